@@ -1,0 +1,39 @@
+"""Back-propagation derived by hand, checked layer by layer against torch.autograd.
+
+Every rule is an attribute: `manual_bp.elu.forward(x, alpha=2.0)`; `manual_bp.RULES` maps all names to rules.
+Nothing heavy is imported until it is touched.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from manual_bp.rule import RULES as RULES
+    from manual_bp.rule import Rule as Rule
+    from manual_bp.rule import Vjp as Vjp
+
+__version__ = "0.1.0"
+
+_LAZY = {"RULES": "manual_bp.rule", "Rule": "manual_bp.rule", "Vjp": "manual_bp.rule"}
+
+
+def __getattr__(name: str) -> Rule:
+    if name in _LAZY:
+        value = getattr(importlib.import_module(_LAZY[name]), name)
+        globals()[name] = value
+        return value  # type: ignore[no-any-return]
+    if not name.startswith("_"):
+        rules = importlib.import_module("manual_bp.rule")
+        try:
+            return rules.RULES[name]  # type: ignore[no-any-return]
+        except rules.UnknownRuleError as error:
+            raise AttributeError(f"module 'manual_bp' has no attribute {name!r}: {error}") from None
+    raise AttributeError(f"module 'manual_bp' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    from manual_bp.rule import RULES
+
+    return sorted([*globals(), *_LAZY, *RULES])

@@ -1,0 +1,89 @@
+"""What a page says about itself, beside its mathematics: inputs, edges and mistakes.
+
+A page imports this module and torch, nothing else of manual_bp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Shape = tuple[int, ...]
+Draw = Callable[[Shape, torch.Generator], Tensor]
+"""Draws float64 (or bool) values of a shape; they are rounded to the dtype under test afterwards."""
+
+
+def normal(mean: float = 0.0, std: float = 1.0) -> Draw:
+    """Normally distributed values."""
+    return lambda shape, generator: mean + std * torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def uniform(low: float, high: float) -> Draw:
+    """Uniformly distributed values in [low, high)."""
+    return lambda shape, generator: low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)
+
+
+def coin(probability: float) -> Draw:
+    """Independent bools, True with the given probability."""
+    return lambda shape, generator: torch.rand(shape, generator=generator) < probability
+
+
+def constant(value: float) -> Draw:
+    """The same value everywhere."""
+    return lambda shape, _: torch.full(shape, value, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input of a page: how ordinary values are drawn, and whether it has a cotangent.  Its axes stand in forward's
+    annotations."""
+
+    draw: Draw = field(default_factory=normal)
+    cotangent: bool = True
+
+
+@dataclass(frozen=True)
+class Edge:
+    """An input or hyperparameter that catches people.
+
+    name: what it is, in a few words.
+    given: by name, values for hyperparameters (a number) and inputs (nested lists of numbers, whose shape decides the
+        axes, or a Draw), and dy likewise.  Whatever is not given is drawn as usual.
+    sizes: by axis name, lengths that differ from the usual ones.
+    raises: the error that the rule must raise here instead of an answer.
+    """
+
+    name: str
+    given: Mapping[str, Any] = field(default_factory=dict)
+    sizes: Mapping[str, int | tuple[int, ...]] = field(default_factory=dict)
+    raises: type[Exception] | None = None
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A backward that people ship, kept so that the comparison can be seen to reject it.
+
+    name: short, for tables and diagnoses.
+    backward: the wrong formula, a function of forward's inputs, of dy and of the hyperparameters, by name.
+    forgets: what it forgets, in words.
+    shows: when the difference can be seen.
+    seen: an address at which the mistake was read, or None.
+    loses_digits: the formula is right in exact arithmetic and wrong in floating point (as y(1 - y) in saturation).
+    """
+
+    name: str
+    backward: Callable[..., tuple[Tensor | None, ...]]
+    forgets: str
+    shows: str
+    seen: str | None = None
+    loses_digits: bool = False
+
+
+def require(holds: bool, must: str, came: object, remedy: str) -> None:
+    """Raise a ValueError that states the invariant, what came, and what to do, unless `holds`."""
+    if not holds:
+        raise ValueError(f"{must}; came {came}. {remedy}")

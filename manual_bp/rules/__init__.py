@@ -1,0 +1,1 @@
+"""The text: a folder is a chapter, a file is a page."""

@@ -1,0 +1,1 @@
+"""Costs: one number for a batch."""
