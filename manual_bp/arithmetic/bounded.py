@@ -1,0 +1,254 @@
+"""Running error analysis: how far off a right program may be.
+
+The text of a page, forward and backward, is run on tensors that carry beside every value a bound on the rounding error
+which a program that computes the same thing in a given precision may have made by then.  What comes out is a *width*.
+What a gradient should be never comes from here: see certified.py.  What each torch function does to value and bound
+stands in bounded_table.py.
+
+**One operation.**  A precision has a unit roundoff u (half the distance from 1 to the next number: 2⁻⁵³ in float64,
+2⁻²⁴ in float32, 2⁻¹¹ in float16, 2⁻⁸ in bfloat16), a smallest normal number `tiny` and a largest number `max`.
+Rounding to nearest gives
+
+    fl(a ∘ b) = (a ∘ b)(1 + d) + h,   |d| ≤ u,   |h| ≤ eta = u · tiny (half the smallest subnormal),   d h = 0
+
+where h is 0 unless the result is below tiny, and always 0 for + and −, whose small results are exact [1, chapter 2].
+
+**Running.**  A number stands for (value, error): the program's number lies in [value − error, value + error].  An
+operation takes such pairs and returns one; its error is the sum of two parts:
+
+    propagated   what the operands' errors can do to the result.  For a b: |a| e_b + |b| e_a + e_a e_b.  Products of
+                 errors are kept, and functions are bounded over the whole interval, so nothing rests on errors being
+                 small.  Errors of different operands are always added as absolute values: they correlate.
+    fresh        the rounding of this operation itself: u (|value| + propagated), or eta if that is larger.
+
+This is [1, section 3.3].  Which u is decided by the dtype that the tensor reports, so a contract needs no code:
+`.to(float32)` of a bfloat16 number is exact, `.to(bfloat16)` of a float32 number is one rounding of bfloat16.
+
+**Sums and products of matrices.**  No order of summation is assumed.  If each term takes part in at most n roundings,
+
+    fresh ≤ γ Σ|x_i|,   γ = min( n u / (1 − n u),   exp(λ √n u + n u² / (1 − u)) − 1 )
+
+The first is the worst case [1, section 4.2].  The second holds with probability at least 1 − 2 exp(−λ² (1 − u)² / 2)
+for each term, if the roundings are independent and have mean 0 [2, theorem 2.4]; λ = 6 makes the probability of
+failure 3e-8.  It is the smaller from n = 37 on.  It is used for the fresh roundings of one sum only; errors that the
+terms bring along are added up in full.
+
+**Library functions** (exp, tanh, ...) are not rounded correctly; their documented errors in ulps stand in the table.
+
+**Inputs** carry one rounding of the precision of computation.  That is what makes the width one for *every* program
+that is as accurate as the problem allows, and not for this text: a program may use another order, a fused multiply-
+add or a rounded reciprocal.
+
+**Overflow.**  Where |value| + propagated exceeds `max`, the error is infinite, and so is it where a denominator may
+be 0. It stays infinite: the bound of 0 · (anything up to ∞) is ∞, since the program may have NaN there.  An infinite
+input is exact.
+
+**Not modelled.**  A comparison decides on the values and gives a plain bool tensor: a program whose number falls on the
+other side of a kink is not covered.  (An input is certain; inside a chain it can happen.)  Flushing of subnormals to
+0 is not covered either.
+
+[1] N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., SIAM 2002.
+[2] N. J. Higham and T. Mary, A New Approach to Probabilistic Rounding Error Analysis, SIAM J. Sci. Comput. 41 (2019).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._mode_utils import no_dispatch
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from manual_bp.arithmetic import bounded_table
+from manual_bp.arithmetic.bounded_table import EXACT, NoMeaning, Pair, holds, number, precision, rounded
+
+if TYPE_CHECKING:
+    from manual_bp.rule import Rule
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Contract:
+    """In which precision a program computes, and in which it stores its inputs and results."""
+
+    compute: torch.dtype
+    storage: torch.dtype
+
+    def __post_init__(self) -> None:
+        for name in ("compute", "storage"):
+            dtype = getattr(self, name)
+            if dtype not in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+                raise ValueError(f"contract: {name} must be float64, float32, bfloat16 or float16; came {dtype}.")
+        if not holds(self.compute, self.storage):
+            came = f"compute={self.compute}, storage={self.storage}"
+            raise ValueError(f"contract: compute must hold every number of storage; came {came}. Swap them.")
+
+
+def contract_of(dtype: torch.dtype) -> Contract:
+    """What a rule promises for inputs of a dtype: 16 bits are computed in float32 and rounded once."""
+    sixteen_bits = dtype in (torch.float16, torch.bfloat16)
+    return Contract(torch.float32 if sixteen_bits else dtype, dtype)
+
+
+class Widths(NamedTuple):
+    """How far off a right program may be: absolute, float64, shaped like y and the cotangents."""
+
+    y: Tensor
+    grads: tuple[Tensor | None, ...]
+
+
+def widths(
+    rule: Rule,
+    inputs: tuple[Tensor, ...],
+    dy: Tensor,
+    contract: Contract,
+    backward: Callable[..., tuple[Tensor | None, ...]] | None = None,
+    **hyper: Any,
+) -> Widths:
+    """The widths of a rule at `inputs` and `dy` (any dtype and device; the work is done on the CPU in float64).
+
+    backward: a formula to take instead of the page's own backward, called with inputs, dy and hyperparameters by name
+        (as in `Mistake`): how far off a program may be that uses this formula.
+    """
+    if len(inputs) != len(rule.inputs):
+        raise ValueError(f"{rule.name}: takes {len(rule.inputs)} inputs {list(rule.inputs)}; came {len(inputs)}.")
+    hyper = rule.check_hyper(hyper)
+    named = {name: enter(x, contract) for name, x in zip(rule.inputs, inputs, strict=True)}
+    cotangent = enter(dy, contract)
+    try:
+        with torch.no_grad():
+            y, residuals = rule.page.forward(*named.values(), **hyper)
+            if tuple(y.shape) != tuple(dy.shape):
+                raise ValueError(f"{rule.name}: dy must have y's shape {tuple(y.shape)}; came {tuple(dy.shape)}.")
+            grads = backward(**named, dy=cotangent, **hyper) if backward else rule.page.backward(residuals, cotangent)
+    except UnknownFunctionError as error:
+        raise UnknownFunctionError(f"{rule.name}: {error}") from None
+    return Widths(_leave(y, contract), tuple(None if grad is None else _leave(grad, contract) for grad in grads))
+
+
+def enter(x: Tensor, contract: Contract) -> Tensor:
+    """`x` as a program under the contract receives it, in the precision of computation, carrying one rounding of it.
+
+    Masks and indices (bool, int) stay plain tensors.
+    """
+    x = x.detach().cpu()
+    if not x.is_floating_point():
+        return x
+    value = x.double()
+    _, error = rounded(precision(contract.compute), value, torch.zeros_like(value), (value, EXACT))
+    return Bounded(value, error, contract.storage).to(contract.compute)
+
+
+def _leave(result: Tensor, contract: Contract) -> Tensor:
+    """The error of a result once it is rounded to storage."""
+    if not isinstance(result, Bounded):
+        result = Bounded(*_pair(result, contract.compute), contract.compute)
+    stored = result.to(contract.storage)
+    assert isinstance(stored, Bounded)
+    return stored.error
+
+
+class UnknownFunctionError(NotImplementedError):
+    """A page uses a function that the table lacks."""
+
+
+class Bounded(Tensor):
+    """A tensor that carries a bound on its rounding error.
+
+    `dtype` is the precision of the arithmetic that is modelled.  `value` and `error` are float64; error ≥ 0.
+    """
+
+    value: Tensor
+    error: Tensor
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    @staticmethod
+    def __new__(cls, value: Tensor, error: Tensor, dtype: torch.dtype) -> Bounded:
+        bounded: Bounded = Tensor._make_wrapper_subclass(cls, value.shape, dtype=dtype, device=value.device)
+        bounded.value = value
+        bounded.error = error if error.shape == value.shape else error.expand(value.shape)
+        return bounded
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
+        return f"Bounded({self.value}, error={self.error}, dtype={self.dtype})"
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in bounded_table.ARITHMETIC:
+            return _calculate(func, args, kwargs)
+        if func in bounded_table.DECISIONS:
+            return func(*tree_map_only(Bounded, lambda x: x.value, args), **kwargs)
+        if func in bounded_table.SHAPES:
+            return _alike(bounded_table.SHAPES[func], args, kwargs)
+        if func in bounded_table.CONSTANTS:
+            return Bounded(func(args[0].value, *args[1:]), EXACT, args[0].dtype)
+        if func is aten._to_copy.default:
+            return _to_copy(*args, **kwargs)
+        if func is aten.squeeze_.dim:
+            return _squeeze_in_place(*args)
+        raise UnknownFunctionError(f"{func} has no entry in manual_bp/arithmetic/bounded_table.py; add its meaning.")
+
+
+def _calculate(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Bounded:
+    """Arithmetic: the operands as pairs, the result in the precision to which they promote."""
+    count, meaning = bounded_table.ARITHMETIC[func]
+    dtype = _promoted(args)
+    operands = [None if x is None else _pair(x, dtype) for x in args[:count]]
+    try:
+        return Bounded(*meaning(precision(dtype), *operands, *args[count:], **kwargs), dtype)
+    except NoMeaning as error:
+        raise UnknownFunctionError(f"{func} {error} has no entry in manual_bp/arithmetic/bounded_table.py.") from None
+
+
+def _alike(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Bounded:
+    """Values and errors take the same way.  A plain tensor of numbers is exact, one of integers is an index."""
+
+    def error_of(x: Tensor) -> Tensor:
+        if isinstance(x, Bounded):
+            return x.error
+        return torch.zeros_like(x, dtype=torch.float64) if x.is_floating_point() else x
+
+    values = tree_map_only(Tensor, lambda x: x.value if isinstance(x, Bounded) else x, args)
+    errors = tree_map_only(Tensor, error_of, args)
+    return Bounded(func(*values, **kwargs), func(*errors, **kwargs), _promoted(tree_leaves(args)))
+
+
+def _to_copy(x: Bounded, *, dtype: torch.dtype | None = None, **_: Any) -> Tensor:
+    """Widening is exact; anything else is one rounding.  Device and layout are ignored: all is done on the CPU."""
+    dtype = dtype or x.dtype
+    if not dtype.is_floating_point:
+        return x.value.to(dtype)
+    if holds(dtype, x.dtype):
+        return Bounded(x.value, x.error, dtype)
+    return Bounded(*rounded(precision(dtype), x.value, x.error, (x.value, x.error)), dtype)
+
+
+def _squeeze_in_place(x: Bounded, dim: int) -> Bounded:
+    """A step of torch's own matmul of a vector; the one operation in place, since pages have none."""
+    x.value, x.error = x.value.squeeze(dim), x.error.squeeze(dim)
+    with no_dispatch():
+        aten.squeeze_.dim(x, dim)  # the shape that torch sees
+    return x
+
+
+def _pair(x: Tensor | float, dtype: torch.dtype) -> Pair:
+    if isinstance(x, Bounded):
+        return x.value, x.error
+    if isinstance(x, Tensor):
+        return x.double(), EXACT
+    return number(float(x), dtype)
+
+
+def _promoted(args: Iterable[Any]) -> torch.dtype:
+    """The dtype to which torch promotes: a tensor without axes counts only where there is no other."""
+    floating = [x for x in args if isinstance(x, Tensor) and x.is_floating_point()]
+    with_axes = [x.dtype for x in floating if x.ndim]
+    return reduce(torch.promote_types, with_axes or [x.dtype for x in floating])
