@@ -1,0 +1,46 @@
+"""Candidates that packages register: torch is the first, a user's package adds its own in the same way.
+
+In pyproject.toml:  [project.entry-points."manual_bp.candidates"]  name = "package.module:object"
+where `object(rule_name)` is a Vjp or None, and `object.model(name, **config)`, if there, is an Engine for lockstep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any, Protocol
+
+from manual_bp.rule import Vjp
+
+GROUP = "manual_bp.candidates"
+
+
+class Candidate(Protocol):
+    """Whoever offers a Vjp for rules, and perhaps an engine for models (`model(name, **config)`)."""
+
+    def __call__(self, rule: str) -> Vjp | None: ...
+
+
+@cache
+def candidates() -> dict[str, Candidate]:
+    """Every registered candidate, by the name of its entry point."""
+    return {point.name: point.load() for point in entry_points(group=GROUP)}
+
+
+def candidate(name: str) -> Candidate:
+    """One registered candidate.  Raises ValueError for a name that nobody registered."""
+    if name not in candidates():
+        raise ValueError(
+            f"no candidate {name!r} is registered under {GROUP!r} (there: {sorted(candidates()) or 'none'}). "
+            "Install this repository with pip, so that its entry points are known."
+        )
+    return candidates()[name]
+
+
+def engine_factory(name: str) -> Callable[..., Any]:
+    """`candidate.model` of a registered candidate.  Raises ValueError if it offers no models."""
+    factory = getattr(candidate(name), "model", None)
+    if factory is None:
+        raise ValueError(f"candidate {name!r} offers no models; it needs an attribute model(name, **config).")
+    return factory  # type: ignore[no-any-return]

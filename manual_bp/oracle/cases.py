@@ -1,0 +1,147 @@
+"""Cases: the points at which a candidate is compared, generated from what a page says about its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import torch
+from torch import Tensor
+
+from manual_bp import axes
+from manual_bp.inputs import Edge
+from manual_bp.rule import Rule
+
+
+class _NotRecorded:
+    def __repr__(self) -> str:
+        return "NOT_RECORDED"
+
+
+NOT_RECORDED: Final = _NotRecorded()
+"""Stands for a result that a recorded case does not hold."""
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One point of comparison.
+
+    inputs: one tensor per input of the rule. dy: the cotangent, shaped like y. hyper: the hyperparameters that differ
+    from the rule's defaults. name: for reports. y, grads: results recorded elsewhere, judged by `compare(None, rule,
+    cases=[...])`; NOT_RECORDED marks a missing one.
+    """
+
+    inputs: tuple[Any, ...]
+    dy: Any
+    hyper: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
+    y: Any = None
+    grads: tuple[Any, ...] | None = None
+
+
+# Lengths of the axes, in order of appearance: small and distinct, so that no mix-up of two axes goes unnoticed.
+SMALL = (4, 3, 2, 5, 6)
+# For benchmarks: the first axis is a batch, the others are layers.
+LARGE = (2048, 512, 512, 512, 512)
+
+
+def sizes_of(rule: Rule, lengths: tuple[int, ...] = SMALL) -> axes.Sizes:
+    """A length for every axis of the rule's inputs; a list of axes that comes first has two, else one."""
+    remaining = iter(lengths)
+    return {
+        name: (next(remaining), next(remaining)) if variadic and position == 0 else (next(remaining),)
+        for position, (name, variadic) in enumerate(rule.axis_names.items())
+    }
+
+
+def draw(
+    rule: Rule, edge: Edge, generator: torch.Generator, lengths: tuple[int, ...] = SMALL
+) -> tuple[tuple[Tensor, ...], Tensor, dict[str, Any]]:
+    """Inputs and cotangent in float64 (bool for a mask), and all hyperparameters, as `edge` wants them."""
+    hyper = {**rule.ordinary, **{name: value for name, value in edge.given.items() if name in rule.hyper}}
+    fixed = {
+        name: torch.as_tensor(value, dtype=torch.float64)
+        for name, value in edge.given.items()
+        if name not in rule.hyper and not callable(value)
+    }
+    sizes: axes.Sizes = {}
+    for name, tensor in fixed.items():
+        if name in rule.inputs:  # whether these lengths fit is for the rule to say
+            axes.bind(name, rule.annotations[name], tuple(tensor.shape), sizes, hyper)
+    chosen = {name: (length,) if isinstance(length, int) else length for name, length in edge.sizes.items()}
+    sizes = {**sizes_of(rule, lengths), **sizes, **chosen}
+
+    def value_of(name: str, annotation: Any, ordinary: Any) -> Tensor:
+        if name in fixed:
+            return fixed[name]
+        drawn: Tensor = edge.given.get(name, ordinary)(axes.shape_of(annotation, sizes, hyper), generator)
+        return drawn
+
+    inputs = tuple(value_of(name, rule.annotations[name], spec.draw) for name, spec in rule.inputs.items())
+    dy = value_of("dy", rule.y_annotation, lambda shape, g: torch.randn(shape, generator=g, dtype=torch.float64))
+    return inputs, dy, hyper
+
+
+def generated(rule: Rule, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> list[Case]:
+    """Every case of a rule: its edges, ranks and sizes that catch people, and memory layouts of inputs and cotangent.
+
+    Points at which the rule itself raises ValueError are not cases.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    cases = [
+        Case(tuple(_cast(x, dtype, device) for x in inputs), _cast(dy, dtype, device), hyper, edge.name)
+        for edge in (Edge("ordinary"), *rule.edges, *_sizes(rule))
+        if not edge.raises
+        for inputs, dy, hyper in [draw(rule, edge, generator)]
+    ]
+    cases.extend(_layouts(rule, cases[0]))
+    return [case for case in cases if _is_defined(rule, case)]
+
+
+def _cast(x: Tensor, dtype: torch.dtype, device: str) -> Tensor:
+    return x.to(device, dtype if x.is_floating_point() else x.dtype)
+
+
+def _is_defined(rule: Rule, case: Case) -> bool:
+    try:
+        rule.forward(*case.inputs, **case.hyper)
+    except ValueError:
+        return False
+    return True
+
+
+def _sizes(rule: Rule) -> Iterator[Edge]:
+    for name, variadic in rule.axis_names.items():
+        if variadic:
+            for rank in ((), (3,), (2, 3), (2, 1, 3)):
+                yield Edge(f"{name} = {rank}", sizes={name: rank})
+            yield Edge(f"{name} empty", sizes={name: (0, 3)})
+        else:
+            yield Edge(f"{name} = 1", sizes={name: 1})
+
+
+Layout = Literal["transposed", "sliced", "stride 0"]
+LAYOUTS: tuple[Layout, ...] = ("transposed", "sliced", "stride 0")
+
+
+def lay_out(x: Tensor, layout: Layout) -> Tensor:
+    """`x` in another memory layout.  Only "stride 0" changes values: its first row stands for all rows."""
+    if layout == "transposed":
+        return x.mT.contiguous().mT if x.ndim >= 2 else x.repeat_interleave(2, -1)[..., ::2] if x.ndim else x
+    if layout == "sliced":
+        wide = x.new_empty((*x.shape[:-1], 2 * x.shape[-1] + 1)) if x.ndim else x.new_empty(3)
+        view = wide[..., 1::2] if x.ndim else wide[1]
+        return view.copy_(x)
+    return x[:1].expand(x.shape) if x.ndim else x[None].expand(2)[1]
+
+
+def _layouts(rule: Rule, ordinary: Case) -> Iterator[Case]:
+    yield Case(ordinary.inputs, torch.zeros_like(ordinary.dy), ordinary.hyper, "zero cotangent")
+    yield Case(ordinary.inputs, torch.ones_like(ordinary.dy), ordinary.hyper, "cotangent of ones")
+    for layout in LAYOUTS:
+        yield Case(ordinary.inputs, lay_out(ordinary.dy, layout), ordinary.hyper, f"dy {layout}")
+        for position, name in enumerate(rule.inputs):
+            inputs = list(ordinary.inputs)
+            inputs[position] = lay_out(inputs[position], layout)
+            yield Case(tuple(inputs), ordinary.dy, ordinary.hyper, f"{name} {layout}")

@@ -1,0 +1,351 @@
+"""`compare` and `check`: one candidate, one rule, one report."""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manual_bp.arithmetic.bounded import Contract, contract_of, widths
+from manual_bp.oracle.cases import NOT_RECORDED, Case, generated
+from manual_bp.oracle.conventions import Conventions
+from manual_bp.oracle.evidence import Evidence, certified_module, evidence, generated_evidence
+from manual_bp.oracle.report import Mismatch, Report, Worst
+from manual_bp.rule import DTYPES, RULES, Rule, Vjp
+
+NOTES = ("digits", "16-bit")
+"""Kinds of mismatch that are notes unless the comparison is strict."""
+
+
+class GradientMismatch(AssertionError):
+    """A candidate's gradient is wrong; the message is the whole report."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__(str(report))
+        self.report = report
+
+
+def check(candidate: Vjp | None, rule: str | Rule, **options: Any) -> Report:
+    """`compare`, raising GradientMismatch (an AssertionError) with the report's text unless it passed."""
+    report = compare(candidate, rule, **options)
+    if not report.passed:
+        raise GradientMismatch(report)
+    return report
+
+
+def compare(
+    candidate: Vjp | None,
+    rule: str | Rule,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    cases: Sequence[Case] | None = None,
+    contract: Contract | None = None,
+    conventions: Mapping[str, Any] | None = None,
+    strict: bool = False,
+) -> Report:
+    """Judge a candidate's value and cotangents against the rule's reference.
+
+    candidate: a Vjp; None to judge results recorded in `cases`. cases: replaces the generated ones; their
+    floating-point inputs must have `dtype`. contract: the precisions in which the candidate promises to compute and
+    store; by default 16-bit inputs are computed in
+        float32 and rounded once.
+    conventions: what the candidate declares to do otherwise than the rule (see `manual_bp.oracle.conventions`).
+    strict: lost digits and 16-bit arithmetic are mismatches and not notes.
+    Raises ValueError for an unknown rule, dtype or convention, or a case that does not fit the rule.
+    """
+    rule = RULES[rule] if isinstance(rule, str) else rule
+    if dtype not in DTYPES:
+        raise ValueError(
+            f"dtype must be one of {[str(d) for d in DTYPES]}; came {dtype}. Pass dtype=torch.float32, say."
+        )
+    if candidate is None and cases is None:
+        raise ValueError(
+            "without a candidate there is nothing to judge; came candidate=None and no cases. Pass recorded cases=."
+        )
+    contract = contract or contract_of(dtype)
+    declared = Conventions.declared(conventions)
+    found: Iterable[Evidence | str]
+    if cases is None and RULES.get(rule.name) is rule:
+        found = generated_evidence(rule.name, dtype, device, contract, declared)
+    else:
+        chosen = generated(rule, dtype, device) if cases is None else cases
+        found = (evidence(rule, _supplied(rule, case, dtype, device), contract, declared) for case in chosen)
+    comparison = _Comparison(rule, dtype, device, contract, declared, strict)
+    for item in found:
+        comparison.judge_case(candidate, item)
+    return comparison.finish()
+
+
+def rejects(candidate: Vjp, rule: Rule, dtype: torch.dtype, device: str = "cpu") -> bool:
+    """Whether the strict comparison finds anything wrong with a candidate; it stops at the first mismatch."""
+    contract = contract_of(dtype)
+    comparison = _Comparison(rule, dtype, device, contract, Conventions(), strict=True)
+    for item in generated_evidence(rule.name, dtype, device, contract):
+        comparison.judge_case(candidate, item)
+        if comparison.report.mismatches:
+            return True
+    return False
+
+
+def _supplied(rule: Rule, case: Case, dtype: torch.dtype, device: str) -> Case:
+    """A user's case as tensors on the device, checked."""
+    inputs = tuple(torch.as_tensor(x, device=device) for x in case.inputs)
+    dy = torch.as_tensor(case.dy, device=device)
+    wrong = [str(x.dtype) for x in (*inputs, dy) if x.is_floating_point() and x.dtype != dtype]
+    if wrong:
+        raise ValueError(
+            f"case {case.name!r}: floating-point inputs and dy must have dtype {dtype}; came {wrong[0]}. "
+            "Pass that dtype to compare, or cast the case."
+        )
+    y, _ = rule.forward(*inputs, **case.hyper)
+    if dy.shape != y.shape:
+        raise ValueError(f"case {case.name!r}: dy must be shaped like y, {tuple(y.shape)}; came {tuple(dy.shape)}.")
+    if case.grads is not None and len(case.grads) != len(rule.inputs):
+        raise ValueError(
+            f"case {case.name!r}: grads must hold one entry per input {list(rule.inputs)}; came {len(case.grads)}. "
+            "Put NOT_RECORDED for a missing one."
+        )
+    return Case(inputs, dy, case.hyper, case.name, case.y, case.grads)
+
+
+class _Comparison:
+    """One run of `compare`: gathers a report, case by case."""
+
+    def __init__(
+        self, rule: Rule, dtype: torch.dtype, device: str, contract: Contract, conventions: Conventions, strict: bool
+    ) -> None:
+        self.rule = rule
+        self.dtype = dtype
+        self.contract = contract
+        self.conventions = conventions
+        self.strict = strict
+        self.report = Report(rule.name, str(dtype).removeprefix("torch."), device)
+        self.arguments = ("y", *(f"d{name}" for name in rule.inputs))
+        self.required = ("y", *(f"d{name}" for name, spec in rule.inputs.items() if spec.cotangent))
+        self.report.worst = {argument: Worst() for argument in self.required}
+        self.tested: set[str] = set()
+
+    def judge_case(self, candidate: Vjp | None, found: Evidence | str) -> None:
+        if isinstance(found, str):
+            self.report.not_tested.append(found)
+            return
+        case = found.case
+        results = self._recorded(case) if candidate is None else self._called(candidate, case)
+        if results is None:
+            return
+        self.report.cases += 1
+        for argument, got in zip(self.arguments, results, strict=True):
+            if got is not NOT_RECORDED and self._fits(argument, found, got):
+                self._judge(argument, found, got, results[1:])
+
+    def finish(self) -> Report:
+        self.report.untested_arguments = [a for a in self.required if a not in self.tested]
+        self.report.not_tested += [
+            f"{a}: in no case was there anything to tell a right value from a wrong one"
+            for a in self.report.untested_arguments
+        ]
+        return self.report
+
+    def _recorded(self, case: Case) -> tuple[Any, ...]:
+        y = NOT_RECORDED if case.y is None else case.y
+        grads = case.grads if case.grads is not None else (NOT_RECORDED,) * len(self.rule.inputs)
+        tensors = [g if g is None or g is NOT_RECORDED else torch.as_tensor(g) for g in (y, *grads)]
+        return tuple(tensors)
+
+    def _called(self, candidate: Vjp, case: Case) -> tuple[Any, ...] | None:
+        hyper = self._passable(candidate, case)
+        if hyper is None:
+            return None
+        before = [x.clone() for x in (*case.inputs, case.dy)]
+        try:
+            y, grads = candidate(case.inputs, case.dy, **hyper)
+            results = (y, *grads)
+        except Exception as error:
+            trace = traceback.format_exc(limit=-3)
+            self._trap("y", case, f"raised {type(error).__name__}: {error}")
+            self.report.findings.append(f"case {case.name!r}: {trace}")
+            return None
+        for name, x, copy in zip((*self.rule.inputs, "dy"), (*case.inputs, case.dy), before, strict=True):
+            if not torch.equal(_bits(x), _bits(copy)):
+                self._trap(name, case, "the candidate overwrote its argument")
+                x.copy_(copy)
+        if len(results) != len(self.arguments):
+            self._trap("y", case, f"{len(self.rule.inputs)} cotangents are due, {len(results) - 1} came")
+            return None
+        return results
+
+    def _passable(self, candidate: Vjp, case: Case) -> dict[str, Any] | None:
+        """The case's hyperparameters, if the candidate's signature takes them all; a default need not be passed."""
+        parameters = inspect.signature(candidate).parameters.values()
+        if any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return dict(case.hyper)
+        names = {p.name for p in parameters}
+        lacking = {n: v for n, v in case.hyper.items() if n not in names and v != self.rule.defaults.get(n)}
+        if lacking:
+            self.report.not_tested.append(f"case {case.name!r}: the candidate takes no {', '.join(lacking)}")
+            return None
+        return {n: v for n, v in case.hyper.items() if n in names}
+
+    def _fits(self, argument: str, found: Evidence, got: Any) -> bool:
+        """Whether a result is of the right kind at all: there or not, shape, dtype, device."""
+        position = self.arguments.index(argument)
+        expected, case = found.expected[position], found.case
+        if expected is None:
+            if got is not None:
+                self._trap(argument, case, "this input has no cotangent: None is due")
+            return False
+        if not isinstance(got, Tensor):
+            self._trap(argument, case, f"a tensor is due, {'None' if got is None else type(got).__name__} came")
+            return False
+        for what, is_, should in (
+            ("shape", tuple(got.shape), tuple(expected.shape)),
+            ("dtype", got.dtype, self.dtype),
+            ("device", got.device.type, case.dy.device.type),
+        ):
+            if is_ != should:
+                self._trap(argument, case, f"{what} must be {should}; came {is_}")
+                return False
+        return True
+
+    def _judge(self, argument: str, found: Evidence, got: Tensor, grads: Sequence[Any]) -> None:
+        position = self.arguments.index(argument)
+        expected, allowance = found.expected[position], found.allowance[position]
+        assert expected is not None
+        assert allowance is not None
+        if not expected.numel():
+            return
+        ratio, ulps = errors(got, expected, allowance, self.dtype)
+        ratio, ulps = self._excused(argument, found, ratio), self._excused(argument, found, ulps)
+        if bool((expected.abs() > allowance).any()):
+            self.tested.add(argument)
+        worst = int(torch.argmax(ratio.reshape(-1)))
+        if float(ratio.reshape(-1)[worst]) <= 1:
+            self._note_worst(argument, ratio, ulps)
+            return
+        if self._as_declared(found, position, got, grads, ratio > 1):
+            self.report.notes.append(
+                f"{argument} in case {found.case.name!r}: the declared convention at a kink or tie"
+            )
+            return
+        kind, detail = self._explain(argument, found, got, grads, ratio > 1)
+        mismatch = Mismatch(
+            kind,
+            argument,
+            found.case.name,
+            detail,
+            tuple(int(i) for i in torch.unravel_index(torch.tensor(worst), expected.shape)),
+            float(expected.reshape(-1)[worst]),
+            float(got.reshape(-1)[worst]),
+            float(ulps.reshape(-1)[worst]),
+            float(ratio.reshape(-1)[worst]),
+        )
+        if kind in NOTES and not self.strict:
+            self.report.notes.append(str(mismatch))
+        else:
+            self.report.mismatches.append(mismatch)
+
+    def _excused(self, argument: str, found: Evidence, error: Tensor) -> Tensor:
+        """`error` with 0 where nothing is judged: at a NaN input, and at kinks where any convention is declared."""
+        position = self.arguments.index(argument)
+        if argument == "y":
+            return error
+        like = found.case.inputs[position - 1].cpu()
+        return torch.where(like.isnan(), 0, error) if like.is_floating_point() else error
+
+    def _note_worst(self, argument: str, ratio: Tensor, ulps: Tensor) -> None:
+        worst = self.report.worst[argument]
+        worst.error_over_allowance = max(worst.error_over_allowance, float(ratio.max()))
+        worst.ulps = max(worst.ulps, float(ulps.max()))
+
+    def _explain(
+        self, argument: str, found: Evidence, got: Tensor, grads: Sequence[Any], beyond: Tensor
+    ) -> tuple[str, str]:
+        """What kind of mismatch it is, and a few words."""
+        position = self.arguments.index(argument)
+        case, expected = found.case, found.expected[position]
+        kinks = found.kinks[position]
+        assert expected is not None
+        assert kinks is not None
+        error = (got.cpu().double() - expected).abs()
+        if position and bool(kinks[beyond].all()) and self._is_subgradient(found, grads):
+            return "convention", "a valid subgradient, and not the one of the declared convention"
+
+        def within(contract: Contract, formula: Any = None) -> bool:
+            found = widths(self.rule, case.inputs, case.dy, contract, backward=formula, **case.hyper)
+            width = (found.y, *found.grads)[position]
+            return width is not None and bool((error <= width)[beyond].all())
+
+        narrow = Contract(self.dtype, self.dtype)
+        if self.contract != narrow and within(narrow):
+            return "16-bit", f"right for arithmetic in {self.report.dtype}, not for {self.contract.compute}"
+        for mistake in self.rule.mistakes if position else ():
+            if mistake.loses_digits and (within(self.contract, mistake.backward) or within(narrow, mistake.backward)):
+                return "digits", f"loses digits, as the formula {mistake.name} does"
+        return "wrong", ""
+
+    def _as_declared(self, found: Evidence, position: int, got: Tensor, grads: Sequence[Any], beyond: Tensor) -> bool:
+        """Whether all that differs is a kink or tie at which the candidate does what it declared."""
+        kinks = found.kinks[position]
+        if position == 0 or kinks is None or not bool(kinks[beyond].all()):
+            return False
+        if self.conventions.any_subgradient(self.rule):
+            return self._is_subgradient(found, grads)
+        if isinstance(self.conventions.kink, int | float) and self.rule.elementwise:
+            slope, allowance = self.conventions.kink, found.allowance[position]
+            expected = slope * found.case.dy.cpu().double()
+            assert allowance is not None
+            ratio, _ = errors(got, expected, allowance, self.dtype)
+            return bool((ratio[beyond] <= 1).all())
+        return False
+
+    def _is_subgradient(self, found: Evidence, grads: Sequence[Any]) -> bool:
+        balls = certified_module()
+        if balls is None or not all(g is None or isinstance(g, Tensor) for g in grads):
+            return False
+        case = found.case
+        inputs = tuple(x.detach().cpu() for x in case.inputs)
+        cpu = tuple(None if g is None else g.detach().cpu() for g in grads)
+        return bool(balls.is_subgradient(self.rule, inputs, case.dy.cpu(), cpu, **case.hyper).passed)
+
+    def _trap(self, argument: str, case: Case, detail: str) -> None:
+        self.report.mismatches.append(Mismatch("trap", argument, case.name, detail))
+
+
+def errors(got: Tensor, expected: Tensor, allowance: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Error over allowance, and error in ulp of the expected value, element by element in float64.
+
+    A value that is not finite must be met exactly; an exact 0 is right where the expected value is below the smallest
+    normal number of the dtype, because hardware may flush it.
+    """
+    expected, got = expected.cpu(), got.detach().cpu().to(torch.float64)
+    rounded = expected.to(dtype).to(torch.float64)
+    special = ~(rounded.isfinite() & got.isfinite())
+    same = (rounded == got) | (rounded.isnan() & got.isnan())
+    flushed = (got == 0) & (expected.abs() < torch.finfo(dtype).smallest_normal)
+    error = (got - expected).abs()
+    ratio = torch.where(error == 0, 0, error / allowance)
+    ulps = error / ulp(expected, dtype)
+    infinite = torch.where(same, 0, torch.inf).to(torch.float64)
+    none = torch.zeros_like(error)
+    return (
+        torch.where(special, infinite, torch.where(flushed, none, ratio)),
+        torch.where(special, infinite, torch.where(flushed, none, ulps)),
+    )
+
+
+def ulp(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """One unit in the last place of `value` in `dtype`, as float64; at least the smallest subnormal."""
+    info = torch.finfo(dtype)
+    _, exponent = torch.frexp(value.to(torch.float64))  # |value| = mantissa · 2^exponent with mantissa in [½, 1)
+    spacing = torch.ldexp(torch.full_like(value, info.eps, dtype=torch.float64), exponent - 1)
+    return spacing.clamp(min=info.smallest_normal * info.eps)
+
+
+def _bits(x: Tensor) -> Tensor:
+    """The values with NaN made comparable."""
+    return torch.nan_to_num(x, nan=12345.0) if x.is_floating_point() else x

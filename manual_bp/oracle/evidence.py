@@ -1,0 +1,158 @@
+"""Evidence: what a gradient should be at a case, and how far off a right program may be.
+
+The value never comes from the backward under test.  It is certified truth (ball arithmetic on the page's forward)
+where that is possible: python-flint installed, everything finite, the case not large.  Elsewhere, and at kinks, where
+there is no derivative but a convention, it is torch.autograd in float64.
+
+The allowance is the running-error bound of the page under the contract, plus the reference's own width: one rounding of
+float64 for certified truth, torch's own running-error bound in float64 otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from manual_bp.arithmetic.bounded import Contract, contract_of, widths
+from manual_bp.oracle.candidates import candidate
+from manual_bp.oracle.cases import Case, generated
+from manual_bp.oracle.conventions import Conventions
+from manual_bp.rule import RULES, Rule
+
+Values = tuple[Tensor | None, ...]
+
+OUR_CONVENTIONS = Conventions()
+
+NO_TWIN = "torch has no twin of this rule"
+
+# A case of at most this many input elements is certified.  A rule that couples everything has the square of this many
+# derivatives, about 2 µs each: at most half a second.
+CERTIFIED_ELEMENTS = 500
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """A case with its expected results.
+
+    expected, allowance: y and then one entry per input, float64 on the CPU; None for an input without cotangent.
+    kinks: bool masks like `expected`: where no derivative exists, so that the expected value is a convention.
+    source: whence the expected values come.
+    """
+
+    case: Case
+    expected: Values
+    allowance: Values
+    kinks: Values
+    source: str
+
+
+def evidence(rule: Rule, case: Case, contract: Contract, conventions: Conventions = OUR_CONVENTIONS) -> Evidence | str:
+    """The evidence at a case, or why there is none."""
+    called, case = case, replace(case, hyper=conventions.hyper(rule, case.hyper))
+    width = widths(rule, case.inputs, case.dy, contract, **case.hyper)
+    autograd = _autograd(rule, case)
+    certified = _certified(rule, case)
+    if isinstance(autograd, str) and (certified is None or autograd != NO_TWIN):
+        return autograd
+    if isinstance(autograd, str):
+        assert certified is not None
+        parts = [None if c is None else (*c, c[0].isnan()) for c in certified]
+    elif certified is None:
+        parts = [None if t is None else (*t, torch.zeros_like(t[0], dtype=torch.bool)) for t in autograd]
+    else:
+        parts = [_prefer(c, t) for c, t in zip(certified, autograd, strict=True)]
+    expected, own, kinks = zip(*(part or (None, None, None) for part in parts), strict=True)
+    allowance = tuple(
+        None if w is None or o is None else w + o for w, o in zip((width.y, *width.grads), own, strict=True)
+    )
+    return Evidence(called, expected, allowance, kinks, "certified truth" if certified else "torch.autograd in float64")
+
+
+@lru_cache(maxsize=128)  # every rule in every dtype, twice over
+def generated_evidence(
+    rule: str, dtype: torch.dtype, device: str, contract: Contract, conventions: Conventions = OUR_CONVENTIONS
+) -> tuple[Evidence | str, ...]:
+    """The evidence at every generated case of a rule."""
+    return tuple(
+        found
+        if isinstance(found := evidence(RULES[rule], case, contract, conventions), Evidence)
+        else f"case {case.name!r}: {found}"
+        for case in generated(RULES[rule], dtype, device)
+    )
+
+
+_Part = tuple[Tensor, Tensor] | None
+"""One expected tensor (nan where it is not known) and its own width."""
+
+
+def _prefer(certified: _Part, twin: _Part) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Expected value, its own width, and where it is a convention: truth where there is truth, torch at kinks."""
+    if certified is None or twin is None:
+        return None
+    unknown = certified[0].isnan()
+    return torch.where(unknown, twin[0], certified[0]), torch.where(unknown, twin[1], certified[1]), unknown
+
+
+def _autograd(rule: Rule, case: Case) -> list[_Part] | str:
+    """torch.autograd in float64, with its own running-error bound."""
+    twin = candidate("torch")(rule.name)
+    if twin is None:
+        return NO_TWIN
+    inputs, dy = tuple(_wide(x) for x in case.inputs), _wide(case.dy)
+    try:
+        y, grads = twin(inputs, dy, **case.hyper)
+    except (RuntimeError, ValueError, IndexError) as error:
+        return f"torch raises {type(error).__name__} here: {error}"
+    width = twin_widths(rule, inputs, dy, case)
+    return [
+        None if w is None or not wanted else (torch.full_like(w, torch.nan) if g is None else g, w)
+        for g, w, wanted in zip(
+            (y, *grads), width, (True, *(spec.cotangent for spec in rule.inputs.values())), strict=True
+        )
+    ]
+
+
+def twin_widths(rule: Rule, inputs: tuple[Tensor, ...], dy: Tensor, case: Case) -> Values:
+    """How far off torch may be in float64: as far as the page, or as any formula of the page that loses digits, since
+    torch's own formula may be one of them."""
+    contract = contract_of(torch.float64)
+    formulas = [None, *(m.backward for m in rule.mistakes if m.loses_digits)]
+    found = [widths(rule, inputs, dy, contract, backward=f, **case.hyper) for f in formulas]
+    columns = zip(*((w.y, *w.grads) for w in found), strict=True)
+    return tuple(None if column[0] is None else torch.stack(column).amax(0) for column in columns)
+
+
+def _certified(rule: Rule, case: Case) -> list[_Part] | None:
+    """Certified truth, rounded to float64 once; nan at kinks."""
+    balls = certified_module()
+    numbers = [x for x in (*case.inputs, case.dy) if x.is_floating_point()]
+    too_large = sum(x.numel() for x in case.inputs) > CERTIFIED_ELEMENTS
+    if balls is None or too_large or not all(bool(x.isfinite().all()) for x in numbers):
+        return None
+    found = balls.truth(rule, tuple(x.detach().cpu() for x in case.inputs), case.dy.detach().cpu(), **case.hyper)
+    u = torch.finfo(torch.float64).eps / 2
+    smallest = torch.finfo(torch.float64).smallest_normal * 2 * u
+    parts: list[_Part] = []
+    for each in (found.y, *found.grads):
+        value = None if each is None else each.midpoint()
+        parts.append(None if value is None else (value, (u * value.abs().nan_to_num()).clamp(min=smallest)))
+    return parts
+
+
+@cache
+def certified_module() -> ModuleType | None:
+    """manual_bp.arithmetic.certified, or None if python-flint is not installed."""
+    try:
+        from manual_bp.arithmetic import certified
+    except ImportError:
+        return None
+    return certified
+
+
+def _wide(x: Tensor) -> Tensor:
+    x = x.detach().cpu()
+    return x.to(torch.float64) if x.is_floating_point() else x

@@ -1,0 +1,105 @@
+"""What a comparison found, as data, as JSON and as text."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """One place where the candidate is not what it should be.
+
+    kind: "wrong" (a value beyond its allowance), "trap" (shape, dtype, device, None, an exception, an overwritten
+        argument) or "digits" (lost digits, under strict).
+    argument: "y" or the name of a cotangent, such as "dweight".
+    index: of the worst element, or None where the mismatch is not about an element.
+    ulps: error in units of the last place of the expected value.
+    """
+
+    kind: str
+    argument: str
+    case: str
+    detail: str = ""
+    index: tuple[int, ...] | None = None
+    expected: float | None = None
+    got: float | None = None
+    ulps: float | None = None
+    error_over_allowance: float | None = None
+
+    def __str__(self) -> str:
+        where = f"{self.argument}{list(self.index) if self.index else ''} in case {self.case!r}"
+        if self.expected is None:
+            return f"{self.kind}: {where}: {self.detail}"
+        return (
+            f"{self.kind}: {where}: expected {self.expected:.9g}, got {self.got:.9g}; {self.ulps:.3g} ulp, "
+            f"{self.error_over_allowance:.3g} times the allowance{'; ' + self.detail if self.detail else ''}"
+        )
+
+
+@dataclass
+class Worst:
+    """The largest error of one argument over all cases."""
+
+    ulps: float = 0.0
+    error_over_allowance: float = 0.0
+
+
+@dataclass
+class Report:
+    """The result of `compare`.
+
+    passed: nothing is wrong and every argument was tested.
+    mismatches: what is wrong.
+    findings: traps that fired, with their words.
+    not_tested: what could not be judged, and why.
+    diagnoses: plain sentences, best first.
+    notes: right, but worth knowing; mismatches under strict.
+    worst: per argument, the largest error.
+    """
+
+    rule: str
+    dtype: str
+    device: str
+    cases: int = 0
+    mismatches: list[Mismatch] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)
+    not_tested: list[str] = field(default_factory=list)
+    diagnoses: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    worst: dict[str, Worst] = field(default_factory=dict)
+    untested_arguments: list[str] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        return self.cases > 0 and not self.mismatches and not self.untested_arguments
+
+    def to_json(self) -> str:
+        """One JSON document; NaN and infinities are written as strings."""
+        return json.dumps(_plain({"schema": SCHEMA, "passed": self.passed, **asdict(self)}), allow_nan=False)
+
+    def __str__(self) -> str:
+        verdict = "agrees" if self.passed else "FAILS"
+        lines = [f"{self.rule} ({self.dtype}, {self.device}): {verdict} in {self.cases} cases"]
+        lines += [f"  {m}" for m in self.mismatches[:10]]
+        if len(self.mismatches) > 10:
+            lines.append(f"  ... and {len(self.mismatches) - 10} more")
+        lines += [f"  finding: {text}" for text in self.findings]
+        lines += [f"  diagnosis: {text}" for text in self.diagnoses]
+        lines += [f"  not tested: {text}" for text in self.not_tested]
+        lines += [f"  note: {text}" for text in self.notes]
+        return "\n".join(lines)
+
+
+def _plain(value: Any) -> Any:
+    """`value` with what JSON cannot write replaced by strings."""
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not (abs(value) < float("inf")):
+        return str(value)
+    return value
