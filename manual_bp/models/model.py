@@ -1,0 +1,79 @@
+"""Model: a layer that knows the names, shapes and initial values of its parameters and state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manual_bp.chain import Layer, Leaf, Tensors, draw_masks, inference, leaves, mask_names
+from manual_bp.models.initialization import INITIALIZERS
+
+
+@dataclass(frozen=True)
+class Model:
+    """A composition of layers; itself a layer.
+
+    name, config: what built it, so that another engine can build its own (`candidate.model(name, **config)`).
+    initializer: the default for weights.
+    """
+
+    name: str
+    config: dict[str, Any]
+    layer: Layer
+    initializer: str
+
+    def forward(self, params: Tensors, state: Tensors, x: Tensor) -> tuple[Tensor, Any, Tensors]:
+        return self.layer.forward(params, state, x)
+
+    def backward(self, residuals: Any, dy: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.layer.backward(residuals, dy)
+
+    def map(self, change: Callable[[str, Leaf], Layer], name: str = "") -> Layer:
+        return self.layer.map(change, name)
+
+    def inference(self) -> Layer:
+        """The model as it is used after training: running statistics, no dropout."""
+        return inference(self.layer)
+
+    @property
+    def masks(self) -> tuple[str, ...]:
+        """The names that dropout masks have in the state."""
+        return mask_names(self.layer)
+
+    def draw_masks(self, batch: int, generator: torch.Generator, device: str = "cpu") -> dict[str, Tensor]:
+        """Fresh dropout masks for a batch, to be put into the state; empty for a model without dropout."""
+        return draw_masks(self.layer, batch, generator, device)
+
+    def init(
+        self,
+        generator: torch.Generator,
+        *,
+        initializer: str | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: str = "cpu",
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Initial parameters and state: weights by `initializer`, biases and means 0, scales and variances 1.
+
+        initializer: "xavier" or "he"; by default the model's own.  Raises ValueError for any other.
+        """
+        chosen = initializer or self.initializer
+        if chosen not in INITIALIZERS:
+            raise ValueError(f"initializer must be one of {list(INITIALIZERS)}; came {chosen!r}.")
+        params: dict[str, Tensor] = {}
+        state: dict[str, Tensor] = {}
+        for leaf in leaves(self.layer).values():
+            local_names = {name: local for local, name in leaf.names.items()}
+            for name, shape in leaf.shapes.items():
+                local = local_names.get(name)
+                if local == "weight" and len(shape) == 2:
+                    value = INITIALIZERS[chosen]((shape[0], shape[1]), generator)
+                elif local == "mask":
+                    continue
+                else:
+                    value = torch.full(shape, 1.0 if local == "weight" or name.endswith("running_var") else 0.0)
+                (state if local is None else params)[name] = value.to(dtype).to(device)
+        return params, state

@@ -1,0 +1,37 @@
+"""A tape of what passed each layer: the tensors themselves, their gradients retained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from torch_ref.candidate import function
+
+
+class Tape:
+    """Called with a dotted layer name, the letter of a quantity, and the tensor."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, dict[str, Tensor]] = {}
+
+    def __call__(self, layer: str, letter: str, tensor: Tensor) -> Tensor:
+        if tensor.requires_grad:
+            tensor.retain_grad()
+        self.tensors.setdefault(layer, {})[letter] = tensor
+        return tensor
+
+
+def ignore(layer: str, letter: str, tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def activation_of(name: str, hyper: dict[str, Any]) -> Callable[[Tensor], Tensor]:
+    """torch's function for a rule's name."""
+    if name == "identity":
+        return nn.Identity()
+    found = function(name)
+    if found is None:
+        raise ValueError(f"torch has no twin for the activation {name!r}; write torch_ref/twins/{name}.py.")
+    return lambda x: found(x, **hyper)

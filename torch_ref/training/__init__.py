@@ -1,0 +1,1 @@
+"""Training by torch: autograd for the gradients, torch.optim for the update."""
