@@ -1,0 +1,48 @@
+"""What the generated tests run over, and the mutation score."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+# The tests run in as many processes as there are cores; more threads would only wait for one another.
+torch.set_num_threads(1)
+
+# The annotations of these modules are checked while the tests run; rules check their own on every call.
+install_import_hook(["manual_bp.models", "manual_bp.training", "torch_ref.models"], "beartype.beartype")
+
+import manual_bp as bp  # noqa: E402 (after the hook)
+from manual_bp.rule import DTYPES  # noqa: E402
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+def short(value: object) -> str:
+    return str(value).removeprefix("torch.")
+
+
+@pytest.fixture(params=list(bp.RULES))
+def rule(request: pytest.FixtureRequest) -> bp.Rule:
+    return bp.RULES[request.param]
+
+
+@pytest.fixture(params=DTYPES, ids=short)
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    return request.param
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The mutation score: how many of the registered mistakes the comparison rejected."""
+    counts = {
+        outcome: sum("test_mistake_is_rejected" in report.nodeid for report in terminalreporter.getreports(outcome))
+        for outcome in ("passed", "failed")
+    }
+    total = sum(counts.values())
+    if total:
+        terminalreporter.write_line(f"mutation score: {counts['passed']} of {total} mistakes rejected")

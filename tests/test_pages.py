@@ -1,0 +1,97 @@
+"""What every page must have, and how pages are found."""
+
+from __future__ import annotations
+
+import inspect
+import pkgutil
+import sys
+import textwrap
+
+import pytest
+import torch
+
+import manual_bp as bp
+from manual_bp.rule import Rules, UnknownRuleError
+
+
+def test_page_tells_its_mathematics(rule):
+    text = rule.page.__doc__
+    assert "Derivation." in text
+    assert "Source:" in text
+    assert rule.page.Residuals.__doc__ is not None
+
+
+def test_page_has_edges_and_mistakes(rule):
+    assert rule.edges
+    assert rule.mistakes
+    assert all(m.forgets and m.shows for m in rule.mistakes)
+    assert all(m.seen is None or m.seen.startswith("https://") for m in rule.mistakes)
+
+
+def test_names_of_edges_and_mistakes_are_unique(rule):
+    for names in ([e.name for e in rule.edges], [m.name for m in rule.mistakes]):
+        assert len(names) == len(set(names))
+
+
+def test_ordinary_hyperparameters_are_complete(rule):
+    assert rule.ordinary.keys() == set(rule.hyper)
+
+
+def test_annotations_name_every_cotangent(rule):
+    returned = inspect.get_annotations(rule.page.backward, eval_str=True)["return"]
+    parts = returned.__args__
+    assert len(parts) == len(rule.inputs)
+    for (name, spec), part in zip(rule.inputs.items(), parts, strict=True):
+        if spec.cotangent:
+            assert part.dim_str == rule.annotations[name].dim_str
+        else:
+            assert part in (None, type(None))
+
+
+def test_rule_has_a_twin(rule):
+    from torch_ref import twin
+
+    assert twin(rule.name) is not None
+
+
+def test_rule_name_hides_nothing():
+    taken = {m.name for m in pkgutil.iter_modules(bp.__path__)} | {"RULES", "Rule", "Vjp", "compile_rule"}
+    assert not taken & set(bp.RULES)
+
+
+def test_a_page_dropped_in_is_found(tmp_path, monkeypatch):
+    chapter = tmp_path / "dropped_in" / "activation"
+    chapter.mkdir(parents=True)
+    (chapter / "square.py").write_text(
+        textwrap.dedent(
+            '''
+            """Square.  Derivation.  Source: none."""
+            from typing import NamedTuple
+            from jaxtyping import Float
+            from torch import Tensor
+            from manual_bp.inputs import Input
+            class Residuals(NamedTuple):
+                x: Float[Tensor, "*shape"]
+            def forward(x: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"], Residuals]:
+                return x * x, Residuals(x)
+            def backward(residuals: Residuals, dy: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"]]:
+                return (2 * residuals.x * dy,)
+            INPUTS, EDGES, MISTAKES = {"x": Input()}, (), ()
+            '''
+        )
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    rules = Rules("dropped_in", tmp_path / "dropped_in")
+    assert list(rules) == ["square"]
+    _, (dx,) = rules["square"].vjp((torch.tensor([3.0]),), torch.tensor([1.0]))
+    assert dx.item() == 6
+    assert "torch" in sys.modules
+
+
+def test_unknown_rule_is_named_with_the_nearest():
+    with pytest.raises(UnknownRuleError, match="Did you mean elu"):
+        bp.RULES["elo"]
+    with pytest.raises(ValueError, match="sigmoid"):
+        bp.RULES["wavelet"]
+    with pytest.raises(AttributeError, match="Did you mean elu"):
+        _ = bp.elo

@@ -1,0 +1,143 @@
+"""Every rule against its reference, at every edge, in every dtype.  All of it is generated from the registry."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import manual_bp as bp
+from manual_bp.inputs import Edge
+from manual_bp.oracle import Case, compare
+from manual_bp.oracle.cases import draw, generated
+from tests.conftest import DEVICES
+
+EDGES = [(name, edge) for name, rule in bp.RULES.items() for edge in rule.edges]
+MISTAKES = [(name, mistake) for name, rule in bp.RULES.items() for mistake in rule.mistakes]
+WIDE = (torch.float64, torch.float32)
+LOSING = [(name, mistake) for name, mistake in MISTAKES if mistake.loses_digits]
+
+
+def ids(pairs):
+    return [f"{name}-{item.name}" for name, item in pairs]
+
+
+@cache
+def cases_of(name: str, dtype: torch.dtype, device: str) -> dict[str, Case]:
+    return {case.name: case for case in generated(bp.RULES[name], dtype, device)}
+
+
+CASES = [
+    pytest.param(name, device, case, id=f"{name}-{device}-{case}")
+    for name in bp.RULES
+    for device in DEVICES
+    for case in cases_of(name, torch.float64, device)
+]
+
+
+@pytest.mark.parametrize(("name", "device", "case"), CASES)
+def test_rule_agrees_with_its_reference(name, device, case, dtype):
+    found = cases_of(name, dtype, device)
+    if case not in found:
+        pytest.skip("the rule is not defined here in this dtype")
+    report = compare(bp.RULES[name].vjp, name, dtype=dtype, device=device, cases=[found[case]], strict=True)
+    assert not report.mismatches, str(report)
+    assert report.cases == 1, str(report)
+
+
+def test_every_argument_is_tested(rule, dtype, device):
+    report = compare(rule.vjp, rule.name, dtype=dtype, device=device, strict=True)
+    assert report.passed, str(report)
+
+
+def test_torch_agrees_up_to_lost_digits(rule, dtype, device):
+    from torch_ref import twin
+
+    report = compare(twin(rule.name), rule.name, dtype=dtype, device=device)
+    assert report.passed, str(report)
+
+
+@pytest.mark.parametrize(("name", "mistake"), MISTAKES, ids=ids(MISTAKES))
+def test_mistake_is_rejected(name, mistake, dtype):
+    if mistake.loses_digits and dtype not in WIDE:
+        pytest.skip("computed in float32 and rounded to 16 bits the formula may be right")
+    rule = bp.RULES[name]
+    report = compare(rule.mistaken(mistake.backward), name, dtype=dtype, strict=True)
+    assert report.mismatches, f"the comparison did not notice {mistake.name}: {mistake.forgets}"
+    assert all(m.argument != "y" for m in report.mismatches), "the mistake should be in the backward only"
+
+
+@pytest.mark.parametrize(("name", "mistake"), LOSING, ids=ids(LOSING))
+def test_lost_digits_are_a_note_unless_strict(name, mistake):
+    rule = bp.RULES[name]
+    report = compare(rule.mistaken(mistake.backward), name, dtype=torch.float32)
+    assert report.passed, str(report)
+    assert any(mistake.name in note for note in report.notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "edge"), [p for p in EDGES if p[1].raises], ids=ids([p for p in EDGES if p[1].raises])
+)
+def test_edge_raises(name, edge):
+    rule = bp.RULES[name]
+    inputs, _, hyper = draw(rule, edge, torch.Generator().manual_seed(0))
+    with pytest.raises(edge.raises, match=name):
+        rule.forward(*inputs, **hyper)
+
+
+def ordinary(rule, dtype=torch.float64, device="cpu"):
+    inputs, dy, hyper = draw(rule, Edge("ordinary"), torch.Generator().manual_seed(1))
+    cast = [x.to(device, dtype if x.is_floating_point() else x.dtype) for x in (*inputs, dy)]
+    return tuple(cast[:-1]), cast[-1], hyper
+
+
+def test_inputs_and_cotangent_are_left_alone(rule, dtype, device):
+    inputs, dy, hyper = ordinary(rule, dtype, device)
+    before = [x.clone() for x in (*inputs, dy)]
+    rule.vjp(inputs, dy, **hyper)
+    assert all(torch.equal(x, copy) for x, copy in zip((*inputs, dy), before, strict=True))
+
+
+def test_two_runs_are_equal_bit_for_bit(rule, dtype, device):
+    inputs, dy, hyper = ordinary(rule, dtype, device)
+    (y1, first), (y2, second) = rule.vjp(inputs, dy, **hyper), rule.vjp(inputs, dy, **hyper)
+    assert torch.equal(y1, y2)
+    assert all(a is b is None or torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_terms_sum_to_the_cotangents(rule):
+    inputs, dy, hyper = ordinary(rule)
+    _, residuals = rule.forward(*inputs, **hyper)
+    grads = {f"d{name}": g for name, g in zip(rule.inputs, rule.backward(residuals, dy), strict=True) if g is not None}
+    terms = rule.terms(residuals, dy)
+    assert terms.keys() == grads.keys()
+    for name, grad in grads.items():
+        torch.testing.assert_close(sum(terms[name].values()), grad)
+
+
+@settings(max_examples=40, deadline=None)
+@pytest.mark.parametrize("name", list(bp.RULES))
+@given(data=st.data())
+def test_any_shape_and_values(name, data):
+    """Axes of 0 to 5, values of all sizes that float32 multiplies without overflow."""
+    rule = bp.RULES[name]
+    lengths = {
+        name: tuple(data.draw(st.lists(st.integers(0, 4), max_size=3))) if variadic else (data.draw(st.integers(0, 5)),)
+        for name, variadic in rule.axis_names.items()
+    }
+    scale = 10.0 ** data.draw(st.integers(-6, 3))
+    seed = data.draw(st.integers(0, 2**31))
+    inputs, dy, hyper = draw(rule, Edge("any", sizes=lengths), torch.Generator().manual_seed(seed))
+    inputs = tuple(
+        (x * scale if rule.inputs[name].cotangent else x).float() if x.is_floating_point() else x
+        for name, x in zip(rule.inputs, inputs, strict=True)
+    )
+    try:
+        rule.forward(*inputs, **hyper)
+    except ValueError:
+        return  # outside the rule's domain; which points these are is tested above
+    report = compare(rule.vjp, rule.name, cases=[Case(inputs, dy.float(), hyper, f"{lengths} x {scale}")])
+    assert not report.mismatches, str(report)
