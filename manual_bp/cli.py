@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -13,6 +14,7 @@ from typing import Annotated, Any, TypeVar
 
 try:
     import typer
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.progress import track
     from rich.table import Table
@@ -25,7 +27,8 @@ SCHEMA = 1
 Item = TypeVar("Item")
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-out = Console()
+# A file or a pipe has no width; the widest table has 110 columns.
+out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
 notices = Console(stderr=True)
 
 Dtype = Annotated[str | None, typer.Option(help="float64, float32, bfloat16 or float16; by default all.")]
@@ -135,14 +138,14 @@ def verify(
 
 def _print_rules(names: list[str], verdicts: list[Any]) -> None:
     dtypes = list(dict.fromkeys(v.dtype for v in verdicts))
-    table = Table(title="rules: largest difference from torch.autograd in ulp, value / cotangents")
-    table.add_column("rule")
+    table = Table(title="rules: largest difference from torch.autograd in ulp, value / cotangents", box=SIMPLE_HEAD)
+    table.add_column("rule", no_wrap=True)
     table.add_column("cases", justify="right")
     for name in dtypes:
-        table.add_column(name, justify="right")
-    table.add_column("error / allowance", justify="right")
-    table.add_column("mistakes rejected", justify="right")
-    table.add_column("")
+        table.add_column(name, justify="right", overflow="fold")
+    table.add_column("error /\nallowance", justify="right")
+    table.add_column("mistakes\nrejected", justify="right", overflow="fold")
+    table.add_column("", no_wrap=True)
     for name in names:
         found = [v for v in verdicts if v.rule == name]
         rejected = sum(v.mistakes - len(v.survivors) for v in found)
@@ -154,6 +157,10 @@ def _print_rules(names: list[str], verdicts: list[Any]) -> None:
             f"{rejected} of {sum(v.mistakes for v in found)}",
             "[green]agrees[/]" if all(v.passed for v in found) else "[bold red]FAILS[/]",
         )
+    table.caption = (
+        "A large number beside error / allowance ≤ 1 is digits lost: by torch's own formula (sigmoid, tanh in "
+        "saturation), or by terms that cancel in any formula (batch norm over two values)."
+    )
     out.print(table)
     certified = [v for v in verdicts if v.dtype in ("float64", "float32")]
     if certified:
@@ -162,8 +169,11 @@ def _print_rules(names: list[str], verdicts: list[Any]) -> None:
 
 def _print_truth(names: list[str], verdicts: list[Any]) -> None:
     dtypes = list(dict.fromkeys(v.dtype for v in verdicts))
-    table = Table(title="accuracy: largest error of the cotangents against certified truth in ulp, manual | torch")
-    table.add_column("rule")
+    table = Table(
+        title="accuracy: largest error of the cotangents against certified truth in ulp, manual | torch",
+        box=SIMPLE_HEAD,
+    )
+    table.add_column("rule", no_wrap=True)
     for name in dtypes:
         table.add_column(name, justify="right")
     for name in names:
@@ -225,7 +235,8 @@ def _lockstep(models: list[str], data: str, steps: int, dtype: str, device: str)
 def _print_lockstep(name: str, report: Any) -> None:
     table = Table(
         title=f"{name} on {report.data}, {report.steps} steps in {report.dtype} on {report.device}: manual against "
-        f"{report.against}, every step from the same state"
+        f"{report.against}, every step from the same state",
+        box=SIMPLE_HEAD,
     )
     table.add_column("layer")
     table.add_column("tensor")
@@ -286,7 +297,9 @@ def list_rules(rule: Annotated[str | None, typer.Argument(help="One page, render
         if rule is not None:
             _print_page(RULES[rule])
             return
-        table = Table("chapter", "rule", "inputs", "hyperparameters", "mistakes")
+        table = Table(box=SIMPLE_HEAD)
+        for heading in ("chapter", "rule", "inputs", "hyperparameters", "mistakes"):
+            table.add_column(heading, no_wrap=heading == "rule")
         for name, found in RULES.items():
             hyper = ", ".join(f"{h}={found.defaults[h]}" if h in found.defaults else h for h in found.hyper)
             table.add_row(found.chapter, name, ", ".join(found.inputs), hyper, str(len(found.mistakes)))
@@ -300,7 +313,7 @@ def _print_page(rule: Any) -> None:
     for function in (rule.page.forward, rule.page.backward):
         out.print()
         out.print(inspect.getsource(function).rstrip(), markup=False)
-    table = Table("mistake", "forgets", "shows", "seen", title="what goes wrong")
+    table = Table("mistake", "forgets", "shows", "seen", title="what goes wrong", box=SIMPLE_HEAD)
     for mistake in rule.mistakes:
         table.add_row(mistake.name, mistake.forgets, mistake.shows, mistake.seen or "")
     out.print(table)

@@ -1,0 +1,234 @@
+"""`compare` and `check`: what they accept, what they reject, and how they say it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+import manual_bp as bp
+from manual_bp.arithmetic.bounded import Contract
+from manual_bp.oracle import NOT_RECORDED, Case, GradientMismatch, check, compare
+from torch_ref import twin
+
+X = torch.tensor([-1.0, 0.5, 2.0])
+DY = torch.tensor([0.3, -2.0, 1.5])
+
+
+def elu(inputs, dy, alpha=1.0):
+    return bp.elu.vjp(inputs, dy, alpha=alpha)
+
+
+def kinds(report):
+    return {m.kind for m in report.mismatches}
+
+
+def test_right_candidate_passes():
+    report = check(elu, "elu")
+    assert report.passed
+    assert str(report).startswith("elu (float32, cpu): agrees")
+    assert json.loads(report.to_json())["passed"] is True
+
+
+def test_check_raises_an_assertion_with_the_report():
+    with pytest.raises(GradientMismatch, match="wrong: dx") as caught:
+        check(lambda inputs, dy, alpha=1.0: (elu(inputs, dy, alpha)[0], (2 * elu(inputs, dy, alpha)[1][0],)), "elu")
+    assert isinstance(caught.value, AssertionError)
+    mismatch = caught.value.report.mismatches[0]
+    assert mismatch.argument == "dx"
+    assert mismatch.got == pytest.approx(2 * mismatch.expected)
+
+
+def test_wrong_value_is_seen():
+    report = compare(lambda inputs, dy, alpha=1.0: (elu(inputs, dy, alpha)[0] + 1, elu(inputs, dy, alpha)[1]), "elu")
+    assert {m.argument for m in report.mismatches} == {"y"}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda g: g[..., None], "shape must be"),
+        (lambda g: g.double(), "dtype must be torch.float32; came torch.float64"),
+        (lambda g: None, "a tensor is due, None came"),
+        (lambda g: g.numpy(), "a tensor is due, ndarray came"),
+        (lambda g: g.sum(), "shape must be"),
+    ],
+    ids=["shape", "dtype", "None", "array", "scalar"],
+)
+def test_result_of_the_wrong_kind(spoil, words):
+    def candidate(inputs, dy, alpha=1.0):
+        y, (dx,) = elu(inputs, dy, alpha)
+        return y, (spoil(dx),)
+
+    report = compare(candidate, "elu")
+    assert kinds(report) == {"trap"}
+    assert words in report.mismatches[0].detail
+
+
+def test_exception_is_a_finding():
+    def candidate(inputs, dy, alpha=1.0):
+        raise RuntimeError("no kernel image")
+
+    report = compare(candidate, "elu")
+    assert not report.passed
+    assert "raised RuntimeError: no kernel image" in str(report)
+    assert any("Traceback" in text for text in report.findings)
+
+
+def test_number_of_cotangents():
+    report = compare(lambda inputs, dy: (bp.linear.vjp(inputs, dy)[0], bp.linear.vjp(inputs, dy)[1][:2]), "linear")
+    assert "3 cotangents are due, 2 came" in str(report)
+
+
+def test_overwritten_argument_is_a_trap_and_is_restored():
+    def candidate(inputs, dy, alpha=1.0):
+        result = elu(inputs, dy, alpha)
+        if dy.is_contiguous() and dy.numel():
+            dy.zero_()
+        return result
+
+    report = compare(candidate, "elu")
+    assert kinds(report) == {"trap"}
+    assert "the candidate overwrote its argument" in str(report)
+    assert compare(elu, "elu").passed  # the cases were not spoilt
+
+
+def test_cotangent_where_none_is_due():
+    def candidate(inputs, dy, p):
+        y, (dx, _) = bp.dropout.vjp(inputs, dy, p=p)
+        return y, (dx, torch.zeros_like(dx))
+
+    assert "None is due" in str(compare(candidate, "dropout"))
+
+
+def test_hyperparameter_that_cannot_be_passed_is_not_tested():
+    report = compare(lambda inputs, dy: bp.elu.vjp(inputs, dy), "elu")
+    assert report.passed
+    assert any("takes no alpha" in text for text in report.not_tested)
+
+
+def test_zero_everywhere_is_no_test():
+    report = compare(elu, "elu", cases=[Case((X,), torch.zeros(3), name="zero")])
+    assert not report.mismatches
+    assert not report.passed
+    assert report.untested_arguments == ["dx"]
+
+
+def test_recorded_results():
+    y, (dx,) = bp.elu.vjp((X,), DY)
+    assert compare(None, "elu", cases=[Case((X,), DY, y=y, grads=(dx,))]).passed
+    assert not compare(None, "elu", cases=[Case((X,), DY, y=y, grads=(-dx,))]).passed
+    partly = compare(None, "elu", cases=[Case((X,), DY, y=y, grads=(NOT_RECORDED,))])
+    assert not partly.mismatches
+    assert partly.untested_arguments == ["dx"]
+
+
+def test_arrays_of_numpy_are_fine_in_cases():
+    y, (dx,) = bp.elu.vjp((X,), DY)
+    assert compare(None, "elu", cases=[Case((X.numpy(),), DY.numpy(), y=y.numpy(), grads=(dx.numpy(),))]).passed
+
+
+def test_kink_is_a_matter_of_convention():
+    def at_one(inputs, dy):
+        y, _ = bp.relu.vjp(inputs, dy)
+        return y, (torch.where(inputs[0] >= 0, dy, 0),)
+
+    assert kinds(compare(at_one, "relu")) == {"convention"}
+    assert compare(at_one, "relu", conventions={"kink": 1.0}).passed
+    assert compare(at_one, "relu", conventions={"kink": "any"}).passed
+    assert kinds(compare(at_one, "relu", conventions={"kink": 0.5})) == {"convention"}
+
+
+def test_no_subgradient_is_no_convention():
+    def doubled_at_kink(inputs, dy):
+        y, (dx,) = bp.relu.vjp(inputs, dy)
+        return y, (torch.where(inputs[0] == 0, 2 * dy, dx),)
+
+    assert kinds(compare(doubled_at_kink, "relu", conventions={"kink": "any"})) == {"wrong"}
+
+
+def test_tie():
+    def split(inputs, dy, pieces):
+        (x,) = inputs
+        z = x.reshape(*x.shape[:-1], x.shape[-1] // pieces, pieces)
+        tied = z == z.amax(-1, keepdim=True)
+        return bp.maxout.vjp(inputs, dy, pieces=pieces)[0], (
+            (tied * dy[..., None] / tied.sum(-1, keepdim=True)).flatten(-2),
+        )
+
+    assert kinds(compare(split, "maxout")) == {"convention"}
+    assert compare(split, "maxout", conventions={"tie": "any"}).passed
+
+
+def test_declared_scalings():
+    plain = lambda inputs, dy, p: bp.dropout.vjp(inputs, dy, p=0.0 if p < 1 else 1.0)  # noqa: E731
+    assert not compare(plain, "dropout").passed
+    assert compare(plain, "dropout", conventions={"dropout": "plain"}).passed
+    lam = lambda inputs, dy, lam, n=1: bp.l2_penalty.vjp(inputs, dy, lam=lam)  # noqa: E731
+    assert not compare(lam, "l2_penalty").passed
+    assert compare(lam, "l2_penalty", conventions={"l2": "lam"}).passed
+
+
+def test_lost_digits_of_torch_are_a_note():
+    report = compare(twin("sigmoid"), "sigmoid", dtype=torch.float64)
+    assert report.passed
+    assert "loses digits, as the formula y(1 - y) does" in str(report)
+    assert kinds(compare(twin("sigmoid"), "sigmoid", dtype=torch.float64, strict=True)) == {"digits"}
+
+
+def test_arithmetic_in_16_bits_is_a_note():
+    def narrow(inputs, dy):
+        x, weight, bias = inputs
+        y = x @ weight.T + bias
+        rows = lambda t: t.reshape(t.shape[:-1].numel(), t.shape[-1])  # noqa: E731
+        db = torch.zeros_like(bias)
+        for row in rows(dy):
+            db = db + row  # rounded to 16 bits each time
+        return y, (dy @ weight, rows(dy).T @ rows(x), db)
+
+    report = compare(narrow, "linear", dtype=torch.bfloat16)
+    assert report.passed, str(report)
+    assert any("right for arithmetic in bfloat16" in note for note in report.notes)
+    assert kinds(compare(narrow, "linear", dtype=torch.bfloat16, strict=True)) == {"16-bit"}
+    declared = Contract(torch.bfloat16, torch.bfloat16)
+    assert compare(narrow, "linear", dtype=torch.bfloat16, contract=declared, strict=True).passed
+
+
+@pytest.mark.parametrize("factor", [2.0, -1.0, 0.0])
+def test_small_gradients_in_float16_do_not_slip_through(factor):
+    """Gradients near float16's smallest normal number, 6e-5: a wrong one is rejected or not tested, never passed."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1000, 3, generator=generator).half()
+    target = (x.float() + 0.01 * torch.randn(1000, 3, generator=generator)).half()
+
+    def scaled(inputs, dy):
+        y, grads = bp.square_loss.vjp(inputs, dy)
+        return y, tuple(factor * g for g in grads)
+
+    one = torch.ones((), dtype=torch.float16)
+    assert not compare(scaled, "square_loss", dtype=torch.float16, cases=[Case((x, target), one)]).passed
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": torch.int32}, "dtype must be one of"),
+        ({"conventions": {"kinks": 0}}, "names are"),
+        ({"conventions": {"tie": "last place"}}, "tie must be one of"),
+        ({"conventions": {"kink": "left"}}, "a number or 'any'"),
+        ({"cases": [Case((X.double(),), DY, name="c")]}, "must have dtype torch.float32; came torch.float64"),
+        ({"cases": [Case((X,), DY[:2], name="c")]}, "dy must be shaped like y"),
+        ({"cases": [Case((X,), DY, grads=(), name="c")]}, "one entry per input"),
+    ],
+)
+def test_bad_calls(options, message):
+    with pytest.raises(ValueError, match=message):
+        compare(elu, "elu", **options)
+
+
+def test_unknown_rule_and_no_candidate():
+    with pytest.raises(ValueError, match="Did you mean elu"):
+        compare(elu, "elo")
+    with pytest.raises(ValueError, match="nothing to judge"):
+        compare(None, "elu")

@@ -1,0 +1,108 @@
+"""Lockstep agrees, and names the layer and the rule when it does not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import manual_bp as bp
+from manual_bp.chain import Leaf
+from manual_bp.lockstep import branches_differ, lockstep
+from manual_bp.models import mlp, residual_mlp
+from manual_bp.oracle.candidates import engine_factory
+from manual_bp.training.data import Dataset
+
+TORCH = engine_factory("torch")
+
+
+def data(n=40, features=5, classes=3):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(n, features, generator=generator, dtype=torch.float64)
+    return Dataset("made up", x, torch.randint(classes, (n,), generator=generator), (1, features))
+
+
+def run(model, **options):
+    return lockstep(model, data(), engine=TORCH, steps=3, batch_size=8, **options)
+
+
+MODELS = {
+    "notes": lambda: mlp([5, 6, 4, 3], "sigmoid", "sigmoid"),
+    "maxout": lambda: mlp([5, 6, 3], "maxout", pieces=2),
+    "residual": lambda: residual_mlp(6, 3, "elu", True, 0.25, inputs=5, outputs=3),
+    "plain residual": lambda: residual_mlp(6, 2, "relu", False, 0.0, inputs=5, outputs=3),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_engines_agree(name, dtype):
+    report = run(MODELS[name](), dtype=dtype)
+    assert report.passed, report.verdict
+    assert report.losses[0] != report.losses[-1]
+    assert len(report.free_losses) == 3
+
+
+def test_every_tensor_of_every_layer_is_judged():
+    report = run(MODELS["residual"](), dtype=torch.float64)
+    found = {(row.layer, row.quantity) for row in report.rows}
+    for block in ("block1", "block2", "block3"):
+        assert {(f"{block}.linear", q) for q in ("z", "delta", "dW", "db", "W", "b", "dx alone")} <= found
+        norm = ("y", "dy", "dweight", "dbias", "weight", "bias", "running_mean", "running_var")
+        assert {(f"{block}.batch_norm", q) for q in norm} <= found
+        assert {(f"{block}.activation", q) for q in ("a", "da")} <= found
+    assert ("loss", "J") in found
+
+
+# A factor that is large against the allowance and small against the eye.
+WRONG = 1.001
+
+
+@pytest.mark.parametrize(
+    ("rule", "cotangent", "layer"),
+    [
+        ("linear", 0, "linear3"),
+        ("linear", 1, "linear3"),
+        ("linear", 2, "linear3"),
+        ("sigmoid", 0, "activation3"),
+        ("square_loss", 0, "activation3"),
+    ],
+)
+def test_wrong_backward_is_named(monkeypatch, rule, cotangent, layer):
+    """Break one cotangent of one rule by hand; the sentence names the layer next to it, and the rule."""
+    page = getattr(bp, rule).page
+    right = page.backward
+
+    def wrong(residuals, dy):
+        grads = list(right(residuals, dy))
+        grads[cotangent] = WRONG * grads[cotangent]
+        return tuple(grads)
+
+    monkeypatch.setattr(page, "backward", wrong)
+    report = run(MODELS["notes"](), dtype=torch.float64)
+    assert not report.passed
+    assert report.disagreements[0].step == 1
+    assert report.verdict.startswith("first disagreement in step 1")
+    assert ("loss" if rule == "square_loss" else rule) in report.verdict
+    assert any(d.layer == layer for d in report.disagreements if d.step == 1)
+
+
+def test_wrong_running_statistics_are_named():
+    model = MODELS["residual"]()
+    wrong = model.map(lambda name, leaf: replace(leaf, momentum=0.2) if hasattr(leaf, "momentum") else leaf)
+    report = run(replace(model, layer=wrong), dtype=torch.float64)
+    assert {d.quantity for d in report.disagreements} == {"running_mean", "running_var"}
+
+
+def test_a_flip_at_a_kink_is_seen():
+    relu = Leaf(bp.relu)
+    x = torch.tensor([1e-9, 1.0, -1.0])
+    assert branches_differ(relu, x, torch.tensor([-1e-9, 1.0 + 1e-7, -1.0])).tolist() == [True, False, False]
+    maxout = Leaf(bp.maxout, hyper={"pieces": 2})
+    assert branches_differ(maxout, torch.tensor([[1.0, 1.0 - 1e-7]]), torch.tensor([[1.0 - 1e-7, 1.0]])).any()
+
+
+def test_sixteen_bits_are_refused():
+    with pytest.raises(ValueError, match=r"float64 or float32; came torch\.bfloat16"):
+        run(MODELS["notes"](), dtype=torch.bfloat16)
