@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
@@ -42,8 +43,9 @@ class Case:
 
 # Lengths of the axes, in order of appearance: small and distinct, so that no mix-up of two axes goes unnoticed.
 SMALL = (4, 3, 2, 5, 6)
-# For benchmarks: the first axis is a batch, the others are layers.
-LARGE = (2048, 512, 512, 512, 512)
+# For benchmarks.
+LARGE = (16, 16, 512, 512, 512)
+LARGE_ELEMENTS = 2**20
 
 
 def sizes_of(rule: Rule, lengths: tuple[int, ...] = SMALL) -> axes.Sizes:
@@ -55,9 +57,16 @@ def sizes_of(rule: Rule, lengths: tuple[int, ...] = SMALL) -> axes.Sizes:
     }
 
 
-def draw(
-    rule: Rule, edge: Edge, generator: torch.Generator, lengths: tuple[int, ...] = SMALL
-) -> tuple[tuple[Tensor, ...], Tensor, dict[str, Any]]:
+def large_sizes(rule: Rule) -> axes.Sizes:
+    """Lengths for benchmarks: layers of 512, and a batch so large that the first input has 2^20 elements or more."""
+    sizes = sizes_of(rule, LARGE)
+    shape = axes.shape_of(rule.annotations[next(iter(rule.inputs))], sizes, rule.ordinary)
+    batch = next(iter(sizes))
+    first, *others = sizes[batch]
+    return {**sizes, batch: (first * max(LARGE_ELEMENTS // math.prod(shape), 1), *others)}
+
+
+def draw(rule: Rule, edge: Edge, generator: torch.Generator) -> tuple[tuple[Tensor, ...], Tensor, dict[str, Any]]:
     """Inputs and cotangent in float64 (bool for a mask), and all hyperparameters, as `edge` wants them."""
     hyper = {**rule.ordinary, **{name: value for name, value in edge.given.items() if name in rule.hyper}}
     fixed = {
@@ -70,7 +79,7 @@ def draw(
         if name in rule.inputs:  # whether these lengths fit is for the rule to say
             axes.bind(name, rule.annotations[name], tuple(tensor.shape), sizes, hyper)
     chosen = {name: (length,) if isinstance(length, int) else length for name, length in edge.sizes.items()}
-    sizes = {**sizes_of(rule, lengths), **sizes, **chosen}
+    sizes = {**sizes_of(rule), **sizes, **chosen}
 
     def value_of(name: str, annotation: Any, ordinary: Any) -> Tensor:
         if name in fixed:

@@ -1,0 +1,1 @@
+"""Measurements: of the comparison (sensitivity) and of speed."""
