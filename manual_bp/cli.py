@@ -96,7 +96,10 @@ def chosen_dtypes(name: str | None) -> list[Any]:
 
 
 def check_device(name: str) -> None:
+    """Refuse a device that is not there.  One thread: on tensors of this size more threads only wait for one another."""
     import torch
+
+    torch.set_num_threads(1)
 
     if name != "cpu" and not (name.startswith("cuda") and torch.cuda.is_available()):
         raise ValueError(f"--device must be cpu, or cuda where there is a GPU; came {name!r}, and there is none.")

@@ -20,8 +20,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from manual_bp.arithmetic.bounded import Bounded
-from manual_bp.chain import Leaf, Visit, leaves, probe
+from manual_bp.arithmetic.perturbed import perturbed, wide
+from manual_bp.chain import Layer, Leaf, Visit, leaves, probe
 from manual_bp.models.model import Model
 from manual_bp.oracle.cases import NOT_RECORDED, Case
 from manual_bp.oracle.comparison import compare, errors, ulp
@@ -49,6 +49,21 @@ class StepRecord:
     params: dict[str, Tensor]
     buffers: dict[str, Tensor]
 
+    @staticmethod
+    def combine(f: Callable[..., Tensor], *records: StepRecord) -> StepRecord:
+        """f of the corresponding tensors of several records."""
+
+        def each(*tensors: Tensors) -> dict[str, Tensor]:
+            return {name: f(*(t[name] for t in tensors)) for name in tensors[0]}
+
+        return StepRecord(
+            f(*(r.loss for r in records)),
+            {layer: each(*(r.layers[layer] for r in records)) for layer in records[0].layers},
+            each(*(r.gradients for r in records)),
+            each(*(r.params for r in records)),
+            each(*(r.buffers for r in records)),
+        )
+
 
 class Engine(Protocol):
     """Whoever can do one training step and show it; `buffers` holds running statistics and dropout masks."""
@@ -59,9 +74,9 @@ class Engine(Protocol):
 class ManualEngine:
     """The hand-derived step, probed; `visits` keeps what passed each layer in the latest step."""
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, step: Step, layer: Layer | None = None) -> None:
         self._step = step
-        self._layer, self.visits = probe(step.model)
+        self._layer, self.visits = probe(layer or step.model)
 
     def step(self, params: Tensors, buffers: Tensors, x: Tensor, target: Tensor) -> StepRecord:
         state = TrainingState(dict(params), dict(buffers), self._step.optimizer.init(params), seed=0)
@@ -74,21 +89,46 @@ class ManualEngine:
         return StepRecord(cost, layers, gradients, after.params, after.buffers)
 
 
-def bounded_record(step: Step, params: Tensors, buffers: Tensors, x: Tensor, target: Tensor) -> StepRecord:
-    """The same step run on numbers that carry a bound on their rounding error, on the CPU."""
+# Runs with random rounding errors from which the allowance of a step is estimated.  Eight leave the size of one
+# element's error uncertain by a factor of about 2, hence the floor at the tensor's own root mean square.
+RUNS = 8
+# The allowance in units of that size.  A normal error beyond 6 has probability 2e-9, and actual errors are about a
+# third of the widths that the random ones fill.
+SIZES = 6.0
+# Roundings that penalty, update and running average add to each element, outside of the layers: at most four.
+OUTSIDE = 4.0
 
-    def enter(tensors: Tensors) -> dict[str, Tensor]:
-        return {name: _with_one_rounding(t) for name, t in tensors.items()}
 
-    return ManualEngine(step).step(enter(params), enter(buffers), *enter({"x": x, "target": target}).values())
+def allowance_of(
+    step: Step, params: Tensors, buffers: Tensors, x: Tensor, target: Tensor, dtype: torch.dtype, seed: int
+) -> StepRecord:
+    """How far each tensor of a step may be off after the whole chain: runs with random rounding errors of `dtype`."""
+    params, buffers = wide(params), wide(buffers)
+    data = wide({"x": x, "target": target}).values()
+    generator = torch.Generator().manual_seed(seed)
+    exact = ManualEngine(step).step(params, buffers, *data)
+    erring = ManualEngine(step, perturbed(step.model, dtype, generator))
+    noisy = [erring.step(params, buffers, *data) for _ in range(RUNS)]
+    size = StepRecord.combine(_error_size, exact, *noisy)
+    u = torch.finfo(dtype).eps / 2
+
+    def outside(sizes: Tensors, after: Tensors, before: Tensors) -> dict[str, Tensor]:
+        return {name: s + OUTSIDE * u * (after[name].abs() + before[name].abs()) for name, s in sizes.items()}
+
+    decays = {name: step.l2 * params[name] if name in step.decayed else torch.zeros(()) for name in params}
+    return StepRecord(
+        size.loss + OUTSIDE * u * exact.loss.abs(),
+        size.layers,
+        outside(size.gradients, exact.gradients, decays),
+        outside(size.params, exact.params, params),
+        outside(size.buffers, exact.buffers, buffers),
+    )
 
 
-def _with_one_rounding(x: Tensor) -> Tensor:
-    x = x.detach().cpu()
-    if not x.is_floating_point():
-        return x
-    value = x.double()
-    return Bounded(value, value.abs() * (torch.finfo(x.dtype).eps / 2), x.dtype)
+def _error_size(exact: Tensor, *noisy: Tensor) -> Tensor:
+    """SIZES times the root mean square of the error: of each element, and at least of the whole tensor."""
+    square = torch.stack([(t - exact) ** 2 for t in noisy]).mean(0)
+    return SIZES * torch.sqrt(torch.maximum(square, square.mean()))
 
 
 VALUES = ("z", "a", "y")
@@ -202,7 +242,7 @@ def lockstep(
         ours = manual.step(state.params, {**state.buffers, **masks}, x, target)
         visits = dict(manual.visits)
         theirs = other.step(state.params, {**state.buffers, **masks}, x, target)
-        width = bounded_record(step, state.params, {**state.buffers, **masks}, x, target)
+        width = allowance_of(step, state.params, {**state.buffers, **masks}, x, target, dtype, seed + number)
         judge.step(number, ours, theirs, width, visits)
         state = replace(state, params=ours.params, buffers=ours.buffers, steps=number)
         report.losses.append((float(ours.loss), float(theirs.loss)))
@@ -249,7 +289,8 @@ class _Judge:
         self, number: int, ours: StepRecord, theirs: StepRecord, width: StepRecord, visits: dict[str, Visit]
     ) -> None:
         flipped = self._flipped(ours, theirs)
-        found = list(self._whole(number, ours, theirs, width, flipped)) + list(self._alone(number, visits))
+        # A layer that is wrong by itself is the cause of what is wrong behind it, so it is named first.
+        found = [*self._alone(number, visits), *self._whole(number, ours, theirs, width, flipped)]
         self.report.rows = list(self.rows.values())
         self.report.disagreements += found
 
@@ -281,18 +322,17 @@ class _Judge:
     def _compare(
         self, number: int, layer: str, names: list[tuple[str, str]], tensors: Sequence[Tensors]
     ) -> Iterator[Disagreement]:
-        ours, theirs, bounded = tensors
+        ours, theirs, allowances = tensors
         for name, letter in names:
             if name in ours:
-                yield from self._compare_one(number, layer, letter, ours[name], theirs[name], bounded[name])
+                yield from self._compare_one(number, layer, letter, ours[name], theirs[name], allowances[name])
 
     def _compare_one(
-        self, number: int, layer: str, letter: str, got: Tensor, other: Tensor, bounded: Tensor
+        self, number: int, layer: str, letter: str, got: Tensor, other: Tensor, allowance: Tensor
     ) -> Iterator[Disagreement]:
         expected = other.detach().cpu().double()
-        assert isinstance(bounded, Bounded)
-        # Both engines may be off by the width, in opposite directions.
-        ratio, _ = errors(got, expected, 2 * bounded.error, self.dtype)
+        # Both engines may be off, in opposite directions.
+        ratio, _ = errors(got, expected, 2 * allowance, self.dtype)
         worst = float(ratio.max()) if ratio.numel() else 0.0
         difference = (got.detach().cpu().double() - expected).abs()
         ulps = float(difference.max() / ulp(expected.abs().max(), self.dtype)) if ratio.numel() else 0.0
@@ -325,9 +365,12 @@ class _Judge:
         above = self.order[position]
         return f"it comes from the backward of {self.leaves[above].rule.name} ({above}), or from a residual connection"
 
-    def _alone(self, number: int, visits: dict[str, Visit]) -> Iterator[Disagreement]:
-        for layer, visit in visits.items():
-            yield from self._alone_one(number, layer, visit.leaf, visit)
+    def _alone(self, number: int, visits: dict[str, Visit]) -> list[Disagreement]:
+        """In the order in which a step computes: values from the first layer on, cotangents from the last layer back."""
+        found = {layer: list(self._alone_one(number, layer, visit.leaf, visit)) for layer, visit in visits.items()}
+        values = [d for some in found.values() for d in some if d.quantity.startswith("y ")]
+        cotangents = [d for layer in reversed(found) for d in found[layer] if not d.quantity.startswith("y ")]
+        return values + cotangents
 
     def _alone_one(self, number: int, layer: str, leaf: Leaf, visit: Visit) -> Iterator[Disagreement]:
         case = visit_case(visit, f"step {number}")
@@ -336,12 +379,9 @@ class _Judge:
             self._note(number, layer, f"{argument} alone", worst.error_over_allowance, worst.ulps)
         for mismatch in report.mismatches:
             self._note(number, layer, f"{mismatch.argument} alone", mismatch.error_over_allowance or torch.inf, 0.0)
-            yield Disagreement(
-                number,
-                layer,
-                f"{mismatch.argument} alone",
-                f"the backward or forward of {leaf.rule.name} is wrong by itself: {mismatch}",
-            )
+            side = "forward" if mismatch.argument == "y" else "backward"
+            sentence = f"the {side} of {leaf.rule.name} is wrong by itself: {mismatch}"
+            yield Disagreement(number, layer, f"{mismatch.argument} alone", sentence)
 
     def _note(self, number: int, layer: str, quantity: str, ratio: float, ulps: float) -> None:
         rule = self.leaves[layer].rule.name if layer in self.leaves else "loss"
