@@ -70,20 +70,13 @@ def write_json(path: Path | None, command: str, passed: bool, content: dict[str,
     """One document; a path that cannot be written is bad usage."""
     if path is None:
         return
+    from manual_bp.oracle.report import plain
+
     document = {"schema": SCHEMA, "command": command, **content, "passed": passed, "versions": versions()}
     try:
-        path.write_text(json.dumps(_finite(document), indent=1, allow_nan=False) + "\n")
+        path.write_text(json.dumps(plain(document), indent=1, allow_nan=False) + "\n")
     except OSError as error:
         raise ValueError(f"--json must name a file that can be written; came {path}: {error.strerror}.") from error
-
-
-def _finite(value: Any) -> Any:
-    """NaN and infinities as strings, which JSON has no numbers for."""
-    if isinstance(value, dict):
-        return {key: _finite(v) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    return str(value) if isinstance(value, float) and not abs(value) < float("inf") else value
 
 
 def chosen_dtypes(name: str | None) -> list[Any]:
@@ -96,7 +89,7 @@ def chosen_dtypes(name: str | None) -> list[Any]:
 
 
 def check_device(name: str) -> None:
-    """Refuse a device that is not there.  One thread: on tensors of this size more threads only wait for one another."""
+    """Refuse a device that is not there.  One thread: on small tensors more threads only wait for one another."""
     import torch
 
     torch.set_num_threads(1)
@@ -167,6 +160,9 @@ def _print_rules(names: list[str], verdicts: list[Any]) -> None:
         "formula (sigmoid, tanh in saturation), or by terms that cancel in any formula (batch norm over two values)."
     )
     out.print(table)
+    for verdict in verdicts:
+        for text in verdict.loose:
+            out.print(f"loose allowance: {verdict.rule}, {verdict.dtype}: {text}", highlight=False)
     certified = [v for v in verdicts if v.dtype in ("float64", "float32")]
     if certified:
         _print_truth(names, certified)

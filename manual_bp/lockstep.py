@@ -366,7 +366,7 @@ class _Judge:
         return f"it comes from the backward of {self.leaves[above].rule.name} ({above}), or from a residual connection"
 
     def _alone(self, number: int, visits: dict[str, Visit]) -> list[Disagreement]:
-        """In the order in which a step computes: values from the first layer on, cotangents from the last layer back."""
+        """In the order of computation: values from the first layer on, cotangents from the last layer back."""
         found = {layer: list(self._alone_one(number, layer, visit.leaf, visit)) for layer, visit in visits.items()}
         values = [d for some in found.values() for d in some if d.quantity.startswith("y ")]
         cotangents = [d for layer in reversed(found) for d in found[layer] if not d.quantity.startswith("y ")]

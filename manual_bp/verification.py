@@ -32,6 +32,8 @@ class Against:
 class RuleVerdict:
     """One rule in one dtype.
 
+    by_case: per argument, the largest error over allowance in each case.
+    loose: the arguments whose allowance is too wide, in words.
     against_torch: the rule and torch.autograd in the same dtype.
     truth, torch_truth: the rule, and torch, against certified truth (where a case is certified).
     survivors: mistakes that the comparison let pass.
@@ -42,6 +44,8 @@ class RuleVerdict:
     passed: bool = False
     cases: int = 0
     error_over_allowance: float = 0.0
+    by_case: dict[str, list[float]] = field(default_factory=dict)
+    loose: list[str] = field(default_factory=list)
     against_torch: Against = field(default_factory=Against)
     truth: Against = field(default_factory=Against)
     torch_truth: Against = field(default_factory=Against)
@@ -70,6 +74,8 @@ def verify_rule(rule: Rule, twin: Vjp | None, dtype: torch.dtype, device: str, m
     report = compare(rule.vjp, rule, dtype=dtype, device=device, strict=True)
     verdict.cases = report.cases
     verdict.error_over_allowance = max(worst.error_over_allowance for worst in report.worst.values())
+    verdict.by_case = {argument: worst.by_case for argument, worst in report.worst.items()}
+    verdict.loose = report.loose
     for item in generated_evidence(rule.name, dtype, device, contract_of(dtype)):
         if isinstance(item, Evidence):
             _measure(verdict, rule, twin, item, dtype)

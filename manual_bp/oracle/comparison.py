@@ -226,7 +226,7 @@ class _Comparison:
             self.tested.add(argument)
         worst = int(torch.argmax(ratio.reshape(-1)))
         if float(ratio.reshape(-1)[worst]) <= 1:
-            self._note_worst(argument, ratio, ulps)
+            self.report.worst[argument].note(float(ratio.max()), float(ulps.max()))
             return
         if self._as_declared(found, position, got, grads, ratio > 1):
             self.report.notes.append(
@@ -257,11 +257,6 @@ class _Comparison:
             return error
         like = found.case.inputs[position - 1].cpu()
         return torch.where(like.isnan(), 0, error) if like.is_floating_point() else error
-
-    def _note_worst(self, argument: str, ratio: Tensor, ulps: Tensor) -> None:
-        worst = self.report.worst[argument]
-        worst.error_over_allowance = max(worst.error_over_allowance, float(ratio.max()))
-        worst.ulps = max(worst.ulps, float(ulps.max()))
 
     def _explain(
         self, argument: str, found: Evidence, got: Tensor, grads: Sequence[Any], beyond: Tensor

@@ -40,12 +40,29 @@ class Mismatch:
         )
 
 
+# An allowance whose largest error in so many cases is below 1/100 of it says little about what it lets pass.
+LOOSE = 0.01
+CASES_TO_JUDGE_LOOSENESS = 10
+
+
 @dataclass
 class Worst:
-    """The largest error of one argument over all cases."""
+    """The largest error of one argument over all cases, and in each of them."""
 
     ulps: float = 0.0
     error_over_allowance: float = 0.0
+    by_case: list[float] = field(default_factory=list)
+
+    def note(self, ratio: float, ulps: float) -> None:
+        """Take in the largest error over allowance, and the largest error in ulp, of one more case."""
+        self.ulps = max(self.ulps, ulps)
+        self.error_over_allowance = max(self.error_over_allowance, ratio)
+        self.by_case.append(ratio)
+
+    @property
+    def loose(self) -> bool:
+        """Whether the allowance is more than a hundred times every error seen.  Exact results say nothing about it."""
+        return len(self.by_case) >= CASES_TO_JUDGE_LOOSENESS and 0 < self.error_over_allowance < LOOSE
 
 
 @dataclass
@@ -58,7 +75,7 @@ class Report:
     not_tested: what could not be judged, and why.
     diagnoses: plain sentences, best first.
     notes: right, but worth knowing; mismatches under strict.
-    worst: per argument, the largest error.
+    worst: per argument, the largest error, and its distribution over the cases.
     """
 
     rule: str
@@ -77,9 +94,19 @@ class Report:
     def passed(self) -> bool:
         return self.cases > 0 and not self.mismatches and not self.untested_arguments
 
+    @property
+    def loose(self) -> list[str]:
+        """Arguments whose allowance is loose by more than 100x, in words."""
+        return [
+            f"{argument}: its largest error is {worst.error_over_allowance:.2g} of the allowance"
+            for argument, worst in self.worst.items()
+            if worst.loose
+        ]
+
     def to_json(self) -> str:
         """One JSON document; NaN and infinities are written as strings."""
-        return json.dumps(_plain({"schema": SCHEMA, "passed": self.passed, **asdict(self)}), allow_nan=False)
+        document = {"schema": SCHEMA, "passed": self.passed, **asdict(self), "loose": self.loose}
+        return json.dumps(plain(document), allow_nan=False)
 
     def __str__(self) -> str:
         verdict = "agrees" if self.passed else "FAILS"
@@ -91,15 +118,16 @@ class Report:
         lines += [f"  diagnosis: {text}" for text in self.diagnoses]
         lines += [f"  not tested: {text}" for text in self.not_tested]
         lines += [f"  note: {text}" for text in self.notes]
+        lines += [f"  loose allowance: {text}" for text in self.loose]
         return "\n".join(lines)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """`value` with what JSON cannot write replaced by strings."""
     if isinstance(value, dict):
-        return {key: _plain(v) for key, v in value.items()}
+        return {key: plain(v) for key, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, float) and not (abs(value) < float("inf")):
         return str(value)
     return value
