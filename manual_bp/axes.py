@@ -79,7 +79,9 @@ def _bind_axis(
 ) -> str | None:
     *known, unknown = sorted(factors(token), key=lambda name: name not in hyper)
     product = math.prod(hyper[name] for name in known)
-    if product < 1 or length % product:
+    if product < 1:
+        return None  # the page says what its hyperparameter must be
+    if length % product:
         return (
             f"{argument} has axes {described}, so its axis {token} must be a multiple of {'*'.join(known)} = {product}"
         )

@@ -23,7 +23,7 @@ from manual_bp.rule import Rule
 Tensors = Mapping[str, Tensor]
 
 
-@runtime_checkable
+@runtime_checkable  # so that annotations can be checked under test
 class Layer(Protocol):
     """What `chain` composes."""
 
@@ -58,12 +58,25 @@ class Leaf:
     def backward(self, residuals: Any, dy: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         dx, *others = self.rule.backward(residuals, dy)
         assert dx is not None
-        dparams = {name: d for name, d in zip(self.names.values(), others, strict=True) if d is not None}
-        return dx, dparams
+        locals_ = list(self.rule.inputs)[1:]
+        return dx, {self.names[local]: d for local, d in zip(locals_, others, strict=True) if d is not None}
 
     def others(self, params: Tensors, state: Tensors) -> list[Tensor]:
-        """The rule's inputs beside x: parameters if they have a cotangent, else state."""
-        return [(params if self.rule.inputs[local].cotangent else state)[name] for local, name in self.names.items()]
+        """The rule's inputs beside x, in its order: parameters if they have a cotangent, else state.
+
+        Raises ValueError if one is missing.
+        """
+        found = []
+        for local in list(self.rule.inputs)[1:]:
+            where, source = ("params", params) if self.rule.inputs[local].cotangent else ("state", state)
+            name = self.names[local]
+            if name not in source:
+                remedy = "Put model.draw_masks(batch, generator) into the state." if local == "mask" else ""
+                raise ValueError(
+                    f"{self.rule.name}: {where} must hold {name!r}; came {sorted(source)}. {remedy}".rstrip()
+                )
+            found.append(source[name])
+        return found
 
     def map(self, change: Callable[[str, Leaf], Layer], name: str = "") -> Layer:
         return change(name, self)
@@ -149,8 +162,19 @@ def linear(inputs: int, outputs: int, *, weight: str = "weight", bias: str = "bi
 
 
 def activation(name: str, **hyper: Any) -> Layer:
-    """a = σ(z); "identity" is nothing at all."""
-    return Identity() if name == "identity" else Leaf(_rule(name), hyper=hyper)
+    """a = σ(z); "identity" is nothing at all.
+
+    Raises ValueError for a rule that is no activation, and for hyperparameters that it does not take or lacks.
+    """
+    if name == "identity":
+        if hyper:
+            raise ValueError(f"activation: identity takes no hyperparameters; came {sorted(hyper)}.")
+        return Identity()
+    rule = _rule(name)
+    if rule.chapter != "activation":
+        raise ValueError(f"activation: a rule of the chapter activation is due; came {name!r} ({rule.chapter}).")
+    rule.check_hyper(hyper)
+    return Leaf(rule, hyper=hyper)
 
 
 class Identity:
@@ -200,7 +224,7 @@ class BatchNorm(Leaf):
             return y, residuals, state
         unbiased = residuals.variance * (m / (m - 1))
         fresh = {
-            name: ((1 - self.momentum) * state[name] + self.momentum * statistic).to(state[name].dtype)
+            name: ((1 - self.momentum) * state[name].detach() + self.momentum * statistic).to(state[name].dtype)
             for name, statistic in zip(self.running, (residuals.mean, unbiased), strict=True)
         }
         return y, residuals, {**state, **fresh}
@@ -262,20 +286,21 @@ class Visit:
 
 @dataclass(frozen=True)
 class _Probe:
-    """A leaf that notes down what passes it, and otherwise is that leaf."""
+    """A leaf that notes down what passes it; `runs` is what computes: the leaf itself, or a stand-in for it."""
 
     name: str
     leaf: Leaf
     log: dict[str, Visit]
+    runs: Layer
 
     def forward(self, params: Tensors, state: Tensors, x: Tensor) -> tuple[Tensor, Any, Tensors]:
         state_before = state
-        y, residuals, state = self.leaf.forward(params, state, x)
+        y, residuals, state = self.runs.forward(params, state, x)
         self.log[self.name] = Visit(self.leaf, (x, *self.leaf.others(params, state_before)), y)
         return y, residuals, state
 
     def backward(self, residuals: Any, dy: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        dx, dparams = self.leaf.backward(residuals, dy)
+        dx, dparams = self.runs.backward(residuals, dy)
         visit = self.log[self.name]
         visit.dy, visit.dx, visit.dparams = dy, dx, dparams
         return dx, dparams
@@ -284,10 +309,13 @@ class _Probe:
         return change(name, self.leaf)
 
 
-def probe(layer: Layer) -> tuple[Layer, dict[str, Visit]]:
-    """The same composition, which also fills a log of visits (in forward order) each time it is run there and back."""
+def probe(layer: Layer, stand_in: Callable[[Leaf], Layer] | None = None) -> tuple[Layer, dict[str, Visit]]:
+    """The same composition, which also fills a log of visits (in forward order) each time it is run there and back.
+
+    stand_in: what computes in place of each leaf.
+    """
     log: dict[str, Visit] = {}
-    return layer.map(lambda name, leaf: _Probe(name, leaf, log)), log
+    return layer.map(lambda name, leaf: _Probe(name, leaf, log, stand_in(leaf) if stand_in else leaf)), log
 
 
 def trace(

@@ -1,6 +1,6 @@
 """What a page says about itself, beside its mathematics: inputs, edges and mistakes.
 
-A page imports this module and torch, nothing else of manual_bp.
+A page imports this module, torch and helpers of its own chapter.
 """
 
 from __future__ import annotations
@@ -40,10 +40,14 @@ def constant(value: float) -> Draw:
 @dataclass(frozen=True)
 class Input:
     """One input of a page: how ordinary values are drawn, and whether it has a cotangent.  Its axes stand in forward's
-    annotations."""
+    annotations.
+
+    optional: a candidate may return None for its cotangent (few need the cotangent of a target).
+    """
 
     draw: Draw = field(default_factory=normal)
     cotangent: bool = True
+    optional: bool = False
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from manual_bp.arithmetic.perturbed import perturbed, wide
-from manual_bp.chain import Layer, Leaf, Visit, leaves, probe
+from manual_bp.arithmetic.perturbed import RandomErrors, wide
+from manual_bp.chain import Leaf, Visit, leaves, probe
 from manual_bp.models.model import Model
 from manual_bp.oracle.cases import NOT_RECORDED, Case
 from manual_bp.oracle.comparison import compare, errors, ulp
@@ -72,15 +72,19 @@ class Engine(Protocol):
 
 
 class ManualEngine:
-    """The hand-derived step, probed; `visits` keeps what passed each layer in the latest step."""
+    """The hand-derived step, probed; `visits` keeps what passed each layer in the latest step.
 
-    def __init__(self, step: Step, layer: Layer | None = None) -> None:
+    errors: makes every layer and the loss err at random.
+    """
+
+    def __init__(self, step: Step, errors: RandomErrors | None = None) -> None:
         self._step = step
-        self._layer, self.visits = probe(layer or step.model)
+        self._cost_of = errors.vjp if errors else None
+        self._layer, self.visits = probe(step.model, errors.leaf if errors else None)
 
     def step(self, params: Tensors, buffers: Tensors, x: Tensor, target: Tensor) -> StepRecord:
         state = TrainingState(dict(params), dict(buffers), self._step.optimizer.init(params), seed=0)
-        cost, gradients, new_buffers = self._step.gradients(self._layer, state, x, target)
+        cost, gradients, new_buffers = self._step.gradients(self._layer, state, x, target, self._cost_of)
         after = self._step.update(state, gradients, new_buffers)
         layers = {
             name: {letter: t for letter, t in visit.quantities().items() if letter in VALUES + COTANGENTS}
@@ -107,7 +111,7 @@ def allowance_of(
     data = wide({"x": x, "target": target}).values()
     generator = torch.Generator().manual_seed(seed)
     exact = ManualEngine(step).step(params, buffers, *data)
-    erring = ManualEngine(step, perturbed(step.model, dtype, generator))
+    erring = ManualEngine(step, RandomErrors(dtype, generator))
     noisy = [erring.step(params, buffers, *data) for _ in range(RUNS)]
     size = StepRecord.combine(_error_size, exact, *noisy)
     u = torch.finfo(dtype).eps / 2
@@ -233,7 +237,9 @@ def lockstep(
     judge = _Judge(model, report, dtype)
     state = step.init(torch.Generator().manual_seed(seed), dtype=dtype, device=device)
     free = {"manual": state, "other": state}
-    batches = minibatches(len(data.x), batch_size, torch.Generator().manual_seed(seed))
+    batches = minibatches(
+        len(data.x), min(batch_size, len(data.x)), torch.Generator().manual_seed(seed), drop_last=True
+    )
     x_all, targets = data.x.to(device, dtype), data.targets(dtype).to(device)
     for number in progress(iter(range(1, steps + 1))):
         index = next(batches).to(device)
@@ -333,7 +339,8 @@ class _Judge:
         expected = other.detach().cpu().double()
         # Both engines may be off, in opposite directions.
         ratio, _ = errors(got, expected, 2 * allowance, self.dtype)
-        worst = float(ratio.max()) if ratio.numel() else 0.0
+        # Where the allowance has no finite bound nothing can be said, and that is no agreement.
+        worst = float(ratio.nan_to_num(torch.inf).max()) if ratio.numel() else 0.0
         difference = (got.detach().cpu().double() - expected).abs()
         ulps = float(difference.max() / ulp(expected.abs().max(), self.dtype)) if ratio.numel() else 0.0
         self._note(number, layer, letter, worst, ulps)
@@ -349,13 +356,13 @@ class _Judge:
     def _origin(self, layer: str, letter: str) -> str:
         """Which piece of the text computed a tensor."""
         if layer not in self.leaves:
-            return "it is the loss's forward"
+            return "it is the forward of the loss, or of the penalty"
         rule = self.leaves[layer].rule.name
         if letter in VALUES or letter.startswith("running"):
             return f"it comes from the forward of {rule}"
         if letter not in COTANGENTS:
             return (
-                f"it comes from the backward of {rule}, or the update"
+                f"it comes from the backward of {rule}, or from the penalty"
                 if letter[0] == "d"
                 else "it comes from the update"
             )
@@ -367,16 +374,19 @@ class _Judge:
 
     def _alone(self, number: int, visits: dict[str, Visit]) -> list[Disagreement]:
         """In the order of computation: values from the first layer on, cotangents from the last layer back."""
-        found = {layer: list(self._alone_one(number, layer, visit.leaf, visit)) for layer, visit in visits.items()}
+        found = {layer: list(self._alone_one(number, layer, visit)) for layer, visit in visits.items()}
         values = [d for some in found.values() for d in some if d.quantity.startswith("y ")]
         cotangents = [d for layer in reversed(found) for d in found[layer] if not d.quantity.startswith("y ")]
         return values + cotangents
 
-    def _alone_one(self, number: int, layer: str, leaf: Leaf, visit: Visit) -> Iterator[Disagreement]:
+    def _alone_one(self, number: int, layer: str, visit: Visit) -> Iterator[Disagreement]:
+        leaf = visit.leaf
         case = visit_case(visit, f"step {number}")
         report = compare(None, leaf.rule, dtype=self.dtype, device=self.report.device, cases=[case])
         for argument, worst in report.worst.items():
             self._note(number, layer, f"{argument} alone", worst.error_over_allowance, worst.ulps)
+        for text in report.not_tested if not report.cases else ():
+            yield Disagreement(number, layer, "alone", f"{leaf.rule.name} could not be judged: {text}")
         for mismatch in report.mismatches:
             self._note(number, layer, f"{mismatch.argument} alone", mismatch.error_over_allowance or torch.inf, 0.0)
             side = "forward" if mismatch.argument == "y" else "backward"
@@ -421,7 +431,7 @@ def branches_differ(leaf: Leaf, x: Tensor, other: Tensor) -> Tensor:
 def visit_case(visit: Visit, name: str) -> Case:
     """A visit as a recorded case: the layer alone, with the inputs and the upstream cotangent that it had."""
     leaf = visit.leaf
-    grads = [visit.dx] + [visit.dparams.get(leaf.names[local]) for local in leaf.names]
+    grads = [visit.dx] + [visit.dparams.get(leaf.names[local]) for local in list(leaf.rule.inputs)[1:]]
     recorded = tuple(
         g if spec.cotangent else NOT_RECORDED for g, spec in zip(grads, leaf.rule.inputs.values(), strict=True)
     )

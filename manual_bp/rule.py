@@ -13,6 +13,7 @@ import difflib
 import importlib
 import inspect
 import math
+import numbers
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -102,8 +103,9 @@ class Rule:
     @property
     def elementwise(self) -> bool:
         """Whether each element of y depends on the same element of each input alone: all share one axis list."""
-        annotations = [self.y_annotation, *(self.annotations[name] for name in self.inputs)]
-        return len({str(a.dim_str) for a in annotations}) == 1 and axes.tokens(annotations[0])[0].startswith("*")
+        annotations = {str(a.dim_str) for a in (self.y_annotation, *(self.annotations[name] for name in self.inputs))}
+        (first, *others) = annotations
+        return not others and first.startswith("*") and len(first.split()) == 1
 
     def forward(self, *inputs: Tensor, **hyper: Any) -> tuple[Tensor, Any]:
         """The value, and what `backward` needs.
@@ -119,7 +121,8 @@ class Rule:
     def backward(self, residuals: Any, dy: Tensor) -> Grads:
         """One cotangent per input of `forward`, None for an input that has none.
 
-        Raises ValueError if `residuals` are not this rule's, or `dy` does not fit them.
+        dy has y's dtype.  Raises ValueError if `residuals` are not this rule's, or dy's shape, device or (where the
+        residuals tell) dtype does not fit them.
         """
         return _leave(self.page.backward(residuals, self._check_backward(residuals, dy)), dy.dtype)
 
@@ -129,11 +132,11 @@ class Rule:
         return y, self.backward(residuals, dy)
 
     def terms(self, residuals: Any, dy: Tensor) -> dict[str, dict[str, Tensor]]:
-        """The named summands of each cotangent; a page without `terms` has one summand a cotangent, "whole"."""
+        """The named summands of each cotangent, in the precision of computation; "whole" if the page names none."""
+        dy = self._check_backward(residuals, dy)
         if hasattr(self.page, "terms"):
-            dy = self._check_backward(residuals, dy)
             return dict(self.page.terms(residuals, dy))
-        grads = self.backward(residuals, dy)
+        grads = self.page.backward(residuals, dy)
         return {f"d{name}": {"whole": grad} for name, grad in zip(self.inputs, grads, strict=True) if grad is not None}
 
     def mistaken(self, backward: Callable[..., Grads]) -> Vjp:
@@ -158,11 +161,12 @@ class Rule:
             self._reject(f"{missing[0]} has no default", "none", f"Pass {missing[0]}=.")
         for name, value in hyper.items():
             integral = self.annotations[name] is int
-            if isinstance(value, bool) or not isinstance(value, int if integral else int | float):
+            if isinstance(value, bool) or not isinstance(value, numbers.Integral if integral else numbers.Real):
                 kind = "an integer" if integral else "a real number"
                 self._reject(f"{name} must be {kind}", f"{value!r}", "Pass a Python number.")
-            if not math.isfinite(value):
+            if not -math.inf < value < math.inf:  # type: ignore[operator]
                 self._reject(f"{name} must be finite", f"{value!r}", "")
+            hyper[name] = int(value) if isinstance(value, numbers.Integral) else float(value)
         return hyper
 
     def _check_inputs(self, inputs: tuple[Tensor, ...], hyper: Mapping[str, Any]) -> torch.dtype:

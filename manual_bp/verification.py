@@ -76,7 +76,7 @@ def verify_rule(rule: Rule, twin: Vjp | None, dtype: torch.dtype, device: str, m
     verdict.error_over_allowance = max(worst.error_over_allowance for worst in report.worst.values())
     verdict.by_case = {argument: worst.by_case for argument, worst in report.worst.items()}
     verdict.loose = report.loose
-    for item in generated_evidence(rule.name, dtype, device, contract_of(dtype)):
+    for item in generated_evidence(rule, dtype, device, contract_of(dtype)):
         if isinstance(item, Evidence):
             _measure(verdict, rule, twin, item, dtype)
     judged = [m for m in rule.mistakes if mistakes and (dtype in WIDE or not m.loses_digits)]

@@ -8,7 +8,8 @@ from typing import Any
 from manual_bp import chain
 from manual_bp.models.model import Model
 
-# ReLU and its relatives cut off about half of the signal, for which He's initial weights make up.
+# ReLU and its relatives cut off or damp half of the signal, for which He's initial weights make up; for maxout, which
+# does not, they are only somewhat larger than need be.
 HE = ("relu", "leaky_relu", "elu", "maxout")
 
 

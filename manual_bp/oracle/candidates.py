@@ -23,19 +23,16 @@ class Candidate(Protocol):
 
 
 @cache
-def candidates() -> dict[str, Candidate]:
-    """Every registered candidate, by the name of its entry point."""
-    return {point.name: point.load() for point in entry_points(group=GROUP)}
-
-
 def candidate(name: str) -> Candidate:
-    """One registered candidate.  Raises ValueError for a name that nobody registered."""
-    if name not in candidates():
+    """One registered candidate; the others are not loaded.  Raises ValueError for a name that nobody registered."""
+    found = {point.name: point for point in entry_points(group=GROUP)}
+    if name not in found:
         raise ValueError(
-            f"no candidate {name!r} is registered under {GROUP!r} (there: {sorted(candidates()) or 'none'}). "
+            f"no candidate {name!r} is registered under {GROUP!r} (there: {sorted(found) or 'none'}). "
             "Install this repository with pip, so that its entry points are known."
         )
-    return candidates()[name]
+    loaded: Candidate = found[name].load()
+    return loaded
 
 
 def engine_factory(name: str) -> Callable[..., Any]:

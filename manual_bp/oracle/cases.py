@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -95,17 +95,18 @@ def draw(rule: Rule, edge: Edge, generator: torch.Generator) -> tuple[tuple[Tens
 def generated(rule: Rule, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> list[Case]:
     """Every case of a rule: its edges, ranks and sizes that catch people, and memory layouts of inputs and cotangent.
 
-    Points at which the rule itself raises ValueError are not cases.
+    Edges that raise are not cases, nor are those sizes at which the rule is not defined.
     """
     generator = torch.Generator().manual_seed(seed)
-    cases = [
-        Case(tuple(_cast(x, dtype, device) for x in inputs), _cast(dy, dtype, device), hyper, edge.name)
-        for edge in (Edge("ordinary"), *rule.edges, *_sizes(rule))
-        if not edge.raises
-        for inputs, dy, hyper in [draw(rule, edge, generator)]
-    ]
-    cases.extend(_layouts(rule, cases[0]))
-    return [case for case in cases if _is_defined(rule, case)]
+
+    def cases(edges: Iterable[Edge]) -> Iterator[Case]:
+        for edge in edges:
+            inputs, dy, hyper = draw(rule, edge, generator)
+            yield Case(tuple(_cast(x, dtype, device) for x in inputs), _cast(dy, dtype, device), hyper, edge.name)
+
+    found = list(cases([Edge("ordinary"), *(edge for edge in rule.edges if not edge.raises)]))
+    sizes = [case for case in cases(_sizes(rule)) if _is_defined(rule, case)]
+    return found + sizes + list(_layouts(rule, found[0]))
 
 
 def _cast(x: Tensor, dtype: torch.dtype, device: str) -> Tensor:

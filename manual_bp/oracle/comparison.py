@@ -71,7 +71,7 @@ def compare(
     declared = Conventions.declared(conventions)
     found: Iterable[Evidence | str]
     if cases is None and RULES.get(rule.name) is rule:
-        found = generated_evidence(rule.name, dtype, device, contract, declared)
+        found = generated_evidence(rule, dtype, device, contract, declared)
     else:
         chosen = generated(rule, dtype, device) if cases is None else cases
         found = (evidence(rule, _supplied(rule, case, dtype, device), contract, declared) for case in chosen)
@@ -85,7 +85,7 @@ def rejects(candidate: Vjp, rule: Rule, dtype: torch.dtype, device: str = "cpu")
     """Whether the strict comparison finds anything wrong with a candidate; it stops at the first mismatch."""
     contract = contract_of(dtype)
     comparison = _Comparison(rule, dtype, device, contract, Conventions(), strict=True)
-    for item in generated_evidence(rule.name, dtype, device, contract):
+    for item in generated_evidence(rule, dtype, device, contract):
         comparison.judge_case(candidate, item)
         if comparison.report.mismatches:
             return True
@@ -94,8 +94,8 @@ def rejects(candidate: Vjp, rule: Rule, dtype: torch.dtype, device: str = "cpu")
 
 def _supplied(rule: Rule, case: Case, dtype: torch.dtype, device: str) -> Case:
     """A user's case as tensors on the device, checked."""
-    inputs = tuple(torch.as_tensor(x, device=device) for x in case.inputs)
-    dy = torch.as_tensor(case.dy, device=device)
+    inputs = tuple(_tensor(x, dtype, device) for x in case.inputs)
+    dy = _tensor(case.dy, dtype, device)
     wrong = [str(x.dtype) for x in (*inputs, dy) if x.is_floating_point() and x.dtype != dtype]
     if wrong:
         raise ValueError(
@@ -111,6 +111,14 @@ def _supplied(rule: Rule, case: Case, dtype: torch.dtype, device: str) -> Case:
             "Put NOT_RECORDED for a missing one."
         )
     return Case(inputs, dy, case.hyper, case.name, case.y, case.grads)
+
+
+def _tensor(x: Any, dtype: torch.dtype, device: str) -> Tensor:
+    """A tensor or an array as it is, and a list of numbers in `dtype`."""
+    if hasattr(x, "dtype"):
+        return torch.as_tensor(x, device=device)
+    plain = torch.tensor(x)
+    return plain.to(device) if plain.dtype == torch.bool else torch.tensor(x, dtype=torch.float64).to(device, dtype)
 
 
 class _Comparison:
@@ -144,7 +152,13 @@ class _Comparison:
                 self._judge(argument, found, got, results[1:])
 
     def finish(self) -> Report:
-        self.report.untested_arguments = [a for a in self.required if a not in self.tested]
+        if certified_module() is None:
+            self.report.not_tested.append(
+                "certified truth: python-flint is not installed, so torch in float64 stands for it, and a convention "
+                "at a kink cannot be told from an error; pip install 'manual-bp[truth]'"
+            )
+        left_out = [a for a in self.required if self._is_optional(a) and not self.report.worst[a].by_case]
+        self.report.untested_arguments = [a for a in self.required if a not in (*self.tested, *left_out)]
         self.report.not_tested += [
             f"{a}: in no case was there anything to tell a right value from a wrong one"
             for a in self.report.untested_arguments
@@ -154,34 +168,48 @@ class _Comparison:
     def _recorded(self, case: Case) -> tuple[Any, ...]:
         y = NOT_RECORDED if case.y is None else case.y
         grads = case.grads if case.grads is not None else (NOT_RECORDED,) * len(self.rule.inputs)
-        tensors = [g if g is None or g is NOT_RECORDED else torch.as_tensor(g) for g in (y, *grads)]
-        return tuple(tensors)
+        return tuple(
+            g if g is None or g is NOT_RECORDED else _tensor(g, self.dtype, self.report.device) for g in (y, *grads)
+        )
 
     def _called(self, candidate: Vjp, case: Case) -> tuple[Any, ...] | None:
         hyper = self._passable(candidate, case)
         if hyper is None:
             return None
-        before = [x.clone() for x in (*case.inputs, case.dy)]
+        # The candidate gets copies with the same strides, so that whatever it does to them, the case stays as it is.
+        inputs, dy = tuple(_copy(x) for x in case.inputs), _copy(case.dy)
         try:
-            y, grads = candidate(case.inputs, case.dy, **hyper)
-            results = (y, *grads)
+            returned = candidate(inputs, dy, **hyper)
         except Exception as error:
             trace = traceback.format_exc(limit=-3)
             self._trap("y", case, f"raised {type(error).__name__}: {error}")
             self.report.findings.append(f"case {case.name!r}: {trace}")
             return None
-        for name, x, copy in zip((*self.rule.inputs, "dy"), (*case.inputs, case.dy), before, strict=True):
-            if not torch.equal(_bits(x), _bits(copy)):
+        for name, given, x in zip((*self.rule.inputs, "dy"), (*inputs, dy), (*case.inputs, case.dy), strict=True):
+            if not torch.equal(_comparable(given), _comparable(x)):
                 self._trap(name, case, "the candidate overwrote its argument")
-                x.copy_(copy)
-        if len(results) != len(self.arguments):
-            self._trap("y", case, f"{len(self.rule.inputs)} cotangents are due, {len(results) - 1} came")
+        return self._unpacked(returned, case)
+
+    def _unpacked(self, returned: Any, case: Case) -> tuple[Any, ...] | None:
+        """y and the cotangents in one tuple, if that is what was returned."""
+        if not (isinstance(returned, tuple | list) and len(returned) == 2):
+            self._trap("y", case, f"(y, grads) is due; {_described(returned)} came")
             return None
-        return results
+        y, grads = returned
+        if not isinstance(grads, tuple | list):
+            self._trap("y", case, f"grads must be a tuple with one entry per input; {_described(grads)} came")
+            return None
+        if len(grads) != len(self.rule.inputs):
+            self._trap("y", case, f"{len(self.rule.inputs)} cotangents are due, {len(grads)} came")
+            return None
+        return (y, *grads)
 
     def _passable(self, candidate: Vjp, case: Case) -> dict[str, Any] | None:
         """The case's hyperparameters, if the candidate's signature takes them all; a default need not be passed."""
-        parameters = inspect.signature(candidate).parameters.values()
+        try:
+            parameters = inspect.signature(candidate).parameters.values()
+        except (ValueError, TypeError):  # a builtin without a signature
+            return dict(case.hyper)
         if any(p.kind is p.VAR_KEYWORD for p in parameters):
             return dict(case.hyper)
         names = {p.name for p in parameters}
@@ -199,6 +227,9 @@ class _Comparison:
             if got is not None:
                 self._trap(argument, case, "this input has no cotangent: None is due")
             return False
+        if got is None and self._is_optional(argument):
+            self._note_once(f"{argument} is None: it is optional and was not judged")
+            return False
         if not isinstance(got, Tensor):
             self._trap(argument, case, f"a tensor is due, {'None' if got is None else type(got).__name__} came")
             return False
@@ -211,6 +242,13 @@ class _Comparison:
                 self._trap(argument, case, f"{what} must be {should}; came {is_}")
                 return False
         return True
+
+    def _is_optional(self, argument: str) -> bool:
+        return argument != "y" and self.rule.inputs[argument.removeprefix("d")].optional
+
+    def _note_once(self, text: str) -> None:
+        if text not in self.report.notes:
+            self.report.notes.append(text)
 
     def _judge(self, argument: str, found: Evidence, got: Tensor, grads: Sequence[Any]) -> None:
         position = self.arguments.index(argument)
@@ -225,13 +263,11 @@ class _Comparison:
         if bool(((expected.abs() > allowance) & (expected.abs() >= torch.finfo(self.dtype).smallest_normal)).any()):
             self.tested.add(argument)
         worst = int(torch.argmax(ratio.reshape(-1)))
-        if float(ratio.reshape(-1)[worst]) <= 1:
-            self.report.worst[argument].note(float(ratio.max()), float(ulps.max()))
+        if self._as_declared(found, position, grads, ratio > 1):
+            self._note_once(f"{argument}: at kinks or ties a valid subgradient other than the rule's, as declared")
             return
-        if self._as_declared(found, position, got, grads, ratio > 1):
-            self.report.notes.append(
-                f"{argument} in case {found.case.name!r}: the declared convention at a kink or tie"
-            )
+        self.report.worst[argument].note(float(ratio.max()), float(ulps.max()))
+        if float(ratio.reshape(-1)[worst]) <= 1:
             return
         kind, detail = self._explain(argument, found, got, grads, ratio > 1)
         mismatch = Mismatch(
@@ -251,11 +287,10 @@ class _Comparison:
             self.report.mismatches.append(mismatch)
 
     def _excused(self, argument: str, found: Evidence, error: Tensor) -> Tensor:
-        """`error` with 0 where nothing is judged: at a NaN input, and at kinks where any convention is declared."""
-        position = self.arguments.index(argument)
+        """`error`, with 0 for the gradient at a NaN input, which is not judged."""
         if argument == "y":
             return error
-        like = found.case.inputs[position - 1].cpu()
+        like = found.case.inputs[self.arguments.index(argument) - 1].cpu()
         return torch.where(like.isnan(), 0, error) if like.is_floating_point() else error
 
     def _explain(
@@ -274,7 +309,9 @@ class _Comparison:
         def within(contract: Contract, formula: Any = None) -> bool:
             found = widths(self.rule, case.inputs, case.dy, contract, backward=formula, **case.hyper)
             width = (found.y, *found.grads)[position]
-            return width is not None and bool((error <= width)[beyond].all())
+            assert width is not None
+            # Where a right program may overflow the bound is infinite: nothing can be said there, of a NaN neither.
+            return bool(((error <= width) | width.isinf())[beyond].all())
 
         narrow = Contract(self.dtype, self.dtype)
         if self.contract != narrow and within(narrow):
@@ -284,20 +321,12 @@ class _Comparison:
                 return "digits", f"loses digits, as the formula {mistake.name} does"
         return "wrong", ""
 
-    def _as_declared(self, found: Evidence, position: int, got: Tensor, grads: Sequence[Any], beyond: Tensor) -> bool:
-        """Whether all that differs is a kink or tie at which the candidate does what it declared."""
+    def _as_declared(self, found: Evidence, position: int, grads: Sequence[Any], beyond: Tensor) -> bool:
+        """Whether all that differs is a kink or tie, where any subgradient was declared and this is one."""
         kinks = found.kinks[position]
-        if position == 0 or kinks is None or not bool(kinks[beyond].all()):
+        if position == 0 or kinks is None or not bool(beyond.any()) or not bool(kinks[beyond].all()):
             return False
-        if self.conventions.any_subgradient(self.rule):
-            return self._is_subgradient(found, grads)
-        if isinstance(self.conventions.kink, int | float) and self.rule.elementwise:
-            slope, allowance = self.conventions.kink, found.allowance[position]
-            expected = slope * found.case.dy.cpu().double()
-            assert allowance is not None
-            ratio, _ = errors(got, expected, allowance, self.dtype)
-            return bool((ratio[beyond] <= 1).all())
-        return False
+        return self.conventions.any_subgradient(self.rule) and self._is_subgradient(found, grads)
 
     def _is_subgradient(self, found: Evidence, grads: Sequence[Any]) -> bool:
         balls = certified_module()
@@ -342,6 +371,17 @@ def ulp(value: Tensor, dtype: torch.dtype) -> Tensor:
     return spacing.clamp(min=info.smallest_normal * info.eps)
 
 
-def _bits(x: Tensor) -> Tensor:
+def _copy(x: Tensor) -> Tensor:
+    """The same values with the same strides and offset, in memory of its own."""
+    storage = torch.UntypedStorage.clone(x.untyped_storage())  # type: ignore[no-untyped-call]
+    return torch.empty(0, dtype=x.dtype, device=x.device).set_(storage, x.storage_offset(), x.size(), x.stride())
+
+
+def _comparable(x: Tensor) -> Tensor:
     """The values with NaN made comparable."""
+    x = x.detach()
     return torch.nan_to_num(x, nan=12345.0) if x.is_floating_point() else x
+
+
+def _described(value: Any) -> str:
+    return f"a {type(value).__name__}" + (f" of {len(value)}" if isinstance(value, tuple | list) else "")

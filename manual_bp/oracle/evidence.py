@@ -21,7 +21,7 @@ from manual_bp.arithmetic.bounded import Contract, contract_of, widths
 from manual_bp.oracle.candidates import candidate
 from manual_bp.oracle.cases import Case, generated
 from manual_bp.oracle.conventions import Conventions
-from manual_bp.rule import RULES, Rule
+from manual_bp.rule import Rule
 
 Values = tuple[Tensor | None, ...]
 
@@ -69,19 +69,27 @@ def evidence(rule: Rule, case: Case, contract: Contract, conventions: Convention
     allowance = tuple(
         None if w is None or o is None else w + o for w, o in zip((width.y, *width.grads), own, strict=True)
     )
+    expected, allowance = conventions.at_kinks(rule, case, expected, allowance, kinks, contract.storage)
     return Evidence(called, expected, allowance, kinks, "certified truth" if certified else "torch.autograd in float64")
 
 
-@lru_cache(maxsize=128)  # every rule in every dtype, twice over
 def generated_evidence(
-    rule: str, dtype: torch.dtype, device: str, contract: Contract, conventions: Conventions = OUR_CONVENTIONS
+    rule: Rule, dtype: torch.dtype, device: str, contract: Contract, conventions: Conventions = OUR_CONVENTIONS
 ) -> tuple[Evidence | str, ...]:
-    """The evidence at every generated case of a rule."""
+    """The evidence at every generated case of a rule, kept for the next candidate."""
+    return _generated(rule, (rule.page.forward, rule.page.backward), dtype, device, contract, conventions)
+
+
+@lru_cache(maxsize=128)  # every rule in every dtype, twice over
+def _generated(
+    rule: Rule, text: object, dtype: torch.dtype, device: str, contract: Contract, conventions: Conventions
+) -> tuple[Evidence | str, ...]:
+    # `text` is in the signature because the evidence depends on it: a page whose functions are replaced is another.
     return tuple(
         found
-        if isinstance(found := evidence(RULES[rule], case, contract, conventions), Evidence)
+        if isinstance(found := evidence(rule, case, contract, conventions), Evidence)
         else f"case {case.name!r}: {found}"
-        for case in generated(RULES[rule], dtype, device)
+        for case in generated(rule, dtype, device)
     )
 
 

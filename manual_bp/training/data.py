@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 import struct
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,9 +59,7 @@ def idx_folder(folder: Path) -> Dataset:
     missing, truncated, of another format, or do not match.
     """
     if not folder.is_dir():
-        raise ValueError(
-            f"--data must be 'digits' or a folder with IDX files; came {str(folder)!r}, which is no folder."
-        )
+        raise ValueError(f"data must be 'digits' or a folder with IDX files; came {str(folder)!r}, which is no folder.")
     images = read_idx(_find(folder, "train-images"))
     labels = read_idx(_find(folder, "train-labels"))
     if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
@@ -93,7 +92,7 @@ def read_idx(path: Path) -> np.ndarray:
         content = path.read_bytes()
         if content[:2] == b"\x1f\x8b":  # gzip's magic number
             content = gzip.decompress(content)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path}: cannot be read as an IDX file: {error}") from error
     if len(content) < 4 or content[:3] != b"\0\0\x08":
         raise ValueError(

@@ -8,13 +8,18 @@ import torch
 from torch import Tensor
 
 
-def minibatches(n: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Endless index tensors of shape (batch_size,), reshuffled every epoch; a last short batch is kept.
+def minibatches(n: int, batch_size: int, generator: torch.Generator, *, drop_last: bool = False) -> Iterator[Tensor]:
+    """Endless index tensors of shape (batch_size,), reshuffled every epoch.
 
-    Raises ValueError unless 1 <= batch_size.
+    drop_last: leave out the last batch of an epoch if it is short, as it otherwise is.
+    Raises ValueError, when the first batch is asked for, unless n ≥ 1, batch_size ≥ 1 and some batch is kept.
     """
-    if batch_size < 1 or n < 1:
-        raise ValueError(f"minibatches: there must be an example and batch_size ≥ 1; came {n} and {batch_size}.")
+    if batch_size < 1 or n < 1 or (drop_last and n < batch_size):
+        raise ValueError(
+            f"minibatches: there must be an example, batch_size ≥ 1, and a whole batch with drop_last; came {n} "
+            f"examples and batch_size {batch_size}."
+        )
     while True:
         order = torch.randperm(n, generator=generator)
-        yield from torch.split(order, batch_size)
+        batches = torch.split(order, batch_size)
+        yield from (batch for batch in batches if not drop_last or len(batch) == batch_size)

@@ -27,6 +27,6 @@ def sgd(lr: float) -> Optimizer:
         raise ValueError(f"sgd: the learning rate must be positive; came {lr}.")
 
     def update(gradients: Tensors, state: Any, params: Tensors) -> tuple[dict[str, Tensor], Any]:
-        return {name: weight - lr * gradients[name] for name, weight in params.items()}, state
+        return {name: weight.detach() - lr * gradients[name] for name, weight in params.items()}, state
 
     return Optimizer("sgd", lambda params: None, update)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from manual_bp.chain import Layer, Tensors, leaves
 from manual_bp.models.model import Model
-from manual_bp.rule import RULES
+from manual_bp.rule import RULES, Grads, Rule
 from manual_bp.training.optimizers import Optimizer
 
 
@@ -30,6 +30,10 @@ class TrainingState:
     optimizer: Any
     seed: int
     steps: int = 0
+
+
+CostOf = Callable[[Rule, tuple[Tensor, ...], Tensor], tuple[Tensor, Grads]]
+"""rule, inputs, cotangent -> value and cotangents."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +56,15 @@ class Step:
     ) -> TrainingState:
         """The state to begin with: parameters drawn from `generator`, or `params` as given.
 
-        Raises ValueError if `params` lacks a name of the model or has one too many.
+        Raises ValueError if `params` are not named and shaped like the model's.
         """
         drawn, buffers = self.model.init(generator, initializer=initializer, dtype=dtype, device=device)
         if params is not None:
             if params.keys() != drawn.keys():
                 raise ValueError(f"params must be named {sorted(drawn)}; came {sorted(params)}.")
+            if wrong := [name for name in drawn if params[name].shape != drawn[name].shape]:
+                wanted, came = tuple(drawn[wrong[0]].shape), tuple(params[wrong[0]].shape)
+                raise ValueError(f"params[{wrong[0]!r}] must have shape {wanted}; came {came}.")
             drawn = {name: params[name].detach().to(device, dtype) for name in drawn}
         seed = int(torch.randint(2**62, (), generator=generator))
         return TrainingState(drawn, buffers, self.optimizer.init(drawn), seed)
@@ -73,24 +80,26 @@ class Step:
         x: (batch, features); target: shaped like the output.
         """
         masks = self.masks(state, len(x), str(x.device))
-        return self.run(self.model, replace(state, buffers={**state.buffers, **masks}), x, target)
-
-    def run(self, layer: Layer, state: TrainingState, x: Tensor, target: Tensor) -> tuple[TrainingState, Tensor]:
-        """The step for masks that are in `state` already, and for `layer`: the model, or the model probed."""
-        cost, gradients, buffers = self.gradients(layer, state, x, target)
+        state = replace(state, buffers={**masks, **state.buffers})
+        cost, gradients, buffers = self.gradients(self.model, state, x, target)
         return self.update(state, gradients, buffers), cost
 
     def gradients(
-        self, layer: Layer, state: TrainingState, x: Tensor, target: Tensor
+        self, layer: Layer, state: TrainingState, x: Tensor, target: Tensor, cost_of: CostOf | None = None
     ) -> tuple[Tensor, dict[str, Tensor], Tensors]:
-        """The cost, its gradient by parameter, and the new buffers; the penalty is in the cost and in the gradient."""
+        """The cost, its gradient by parameter, and the new buffers; the penalty is in the cost and in the gradient.
+
+        layer: the model, or the model with probes; the masks are in `state`.
+        cost_of: what computes in place of the loss.
+        """
         y, residuals, buffers = layer.forward(state.params, state.buffers, x)
-        cost, (dy, *_) = RULES[self.loss].vjp((y, target), torch.ones((), dtype=y.dtype, device=y.device))
+        one = torch.ones((), dtype=y.dtype, device=y.device)
+        cost, (dy, *_) = (cost_of or Rule.vjp)(RULES[self.loss], (y, target), one)
         assert dy is not None
         _, gradients = layer.backward(residuals, dy)
         if self.l2:
             penalty, decays = l2_penalty(state.params, self.decayed, self.l2)
-            cost = cost + penalty
+            cost = cost + penalty.to(cost)
             gradients = {name: g + decays[name] if name in decays else g for name, g in gradients.items()}
         return cost, gradients, buffers
 
@@ -103,20 +112,20 @@ class Step:
     @property
     def decayed(self) -> list[str]:
         """The weights that the penalty is about: matrices of linear layers, never biases, never batch norm's scale."""
-        return [leaf.names["weight"] for leaf in leaves(self.model).values() if leaf.rule.chapter == "linear"]
+        names = (leaf.names["weight"] for leaf in leaves(self.model).values() if leaf.rule.chapter == "linear")
+        return list(dict.fromkeys(names))  # a weight that two layers share is penalised once
 
 
 def l2_penalty(params: Tensors, names: list[str], l2: float) -> tuple[Tensor, dict[str, Tensor]]:
     """l2/2 Σ W² over the named weights, and its gradients."""
-    total, gradients = None, {}
+    total, gradients = torch.zeros(()), {}
     for name in names:
         weight = params[name]
         one = torch.ones((), dtype=weight.dtype, device=weight.device)
         value, (gradient,) = RULES["l2_penalty"].vjp((weight,), one, lam=l2)
         assert gradient is not None
-        total = value if total is None else total + value
+        total = total.to(value) + value
         gradients[name] = gradient
-    assert total is not None
     return total, gradients
 
 

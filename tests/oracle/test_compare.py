@@ -216,7 +216,7 @@ def test_small_gradients_in_float16_do_not_slip_through(factor):
         ({"dtype": torch.int32}, "dtype must be one of"),
         ({"conventions": {"kinks": 0}}, "names are"),
         ({"conventions": {"tie": "last place"}}, "tie must be one of"),
-        ({"conventions": {"kink": "left"}}, "a number or 'any'"),
+        ({"conventions": {"kink": "left"}}, "a finite number or 'any'"),
         ({"cases": [Case((X.double(),), DY, name="c")]}, "must have dtype torch.float32; came torch.float64"),
         ({"cases": [Case((X,), DY[:2], name="c")]}, "dy must be shaped like y"),
         ({"cases": [Case((X,), DY, grads=(), name="c")]}, "one entry per input"),
@@ -232,3 +232,88 @@ def test_unknown_rule_and_no_candidate():
         compare(elu, "elo")
     with pytest.raises(ValueError, match="nothing to judge"):
         compare(None, "elu")
+
+
+def test_a_declared_slope_must_be_a_subgradient_and_be_kept():
+    at_zero = bp.relu.vjp
+    assert kinds(compare(at_zero, "relu", conventions={"kink": 1.0})) == {"convention"}
+
+    def quarter(inputs, dy):
+        y, (dx,) = bp.relu.vjp(inputs, dy)
+        return y, (torch.where(inputs[0] == 0, 0.3 * dy, dx),)
+
+    assert compare(quarter, "relu", conventions={"kink": 0.3}).passed
+
+
+@pytest.mark.parametrize("tie", ["last", "split"])
+def test_declared_tie(tie):
+    def candidate(inputs, dy, pieces):
+        (x,) = inputs
+        z = x.reshape(*x.shape[:-1], x.shape[-1] // pieces, pieces)
+        tied = (z == z.amax(-1, keepdim=True)).to(dy.dtype)
+        if tie == "last":
+            tied = torch.nn.functional.one_hot(pieces - 1 - tied.flip(-1).argmax(-1), pieces).to(dy.dtype)
+        shares = tied * dy[..., None] / tied.sum(-1, keepdim=True)
+        return bp.maxout.vjp(inputs, dy, pieces=pieces)[0], (shares.flatten(-2),)
+
+    assert compare(candidate, "maxout", conventions={"tie": tie}).passed
+    assert not compare(candidate, "maxout").passed
+    assert not compare(bp.maxout.vjp, "maxout", conventions={"tie": tie}).passed
+
+
+def test_what_a_candidate_does_to_its_arguments_harms_nobody_else():
+    def rude(inputs, dy, alpha=1.0):
+        inputs[0].requires_grad_()
+        with torch.no_grad():
+            inputs[0].zero_()
+        raise RuntimeError("no result either")
+
+    assert not compare(rude, "elu").passed
+    assert compare(elu, "elu").passed
+
+
+def test_modules_and_builtins_are_candidates():
+    import torch_ref
+
+    report = compare(torch_ref.vjp(torch.nn.ELU()), "elu")
+    assert report.passed, str(report)
+    assert any("takes no alpha" in text for text in report.not_tested)
+    assert compare(torch_ref.vjp(torch.relu), "relu").passed
+
+
+def test_optional_cotangent_is_a_note():
+    report = compare(
+        lambda inputs, dy: (bp.square_loss.vjp(inputs, dy)[0], (bp.square_loss.vjp(inputs, dy)[1][0], None)),
+        "square_loss",
+    )
+    assert report.passed, str(report)
+    assert any("dtarget is None" in note for note in report.notes)
+
+
+def test_bare_tensor_for_grads():
+    report = compare(lambda inputs, dy, alpha=1.0: (inputs[0], dy), "elu")
+    assert "grads must be a tuple with one entry per input; a Tensor came" in str(report)
+
+
+def test_recorded_lists_in_float64():
+    case = Case(([-1.0, 2.0],), [1.0, 1.0], y=[-0.63212055882855767, 2.0], grads=([0.36787944117144233, 1.0],))
+    assert compare(None, "elu", dtype=torch.float64, cases=[case]).passed
+
+
+def test_failures_enter_the_worst():
+    report = compare(lambda inputs, dy: (bp.tanh.vjp(inputs, dy)[0], (2 * bp.tanh.vjp(inputs, dy)[1][0],)), "tanh")
+    assert report.worst["dx"].error_over_allowance > 1e6
+
+
+def test_a_rule_that_is_defined_nowhere_near_its_edges_is_noticed(monkeypatch):
+    page = bp.elu.page
+    right = page.forward
+
+    def refuses(x, *, alpha=1.0):
+        if alpha < 0:
+            raise ValueError("no negative alpha")
+        return right(x, alpha=alpha)
+
+    monkeypatch.setattr(page, "forward", refuses)
+    with pytest.raises(ValueError, match="no negative alpha"):
+        compare(elu, "elu")

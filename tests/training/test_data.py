@@ -85,5 +85,5 @@ def test_minibatches_visit_each_example_once_per_epoch():
 
 
 def test_bad_batch_size():
-    with pytest.raises(ValueError, match="batch_size ≥ 1; came 10 and 0"):
+    with pytest.raises(ValueError, match="came 10 examples and batch_size 0"):
         next(minibatches(10, 0, torch.Generator()))

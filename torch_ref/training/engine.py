@@ -29,7 +29,8 @@ class TorchEngine:
     def step(
         self, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], x: Tensor, target: Tensor
     ) -> StepRecord:
-        module: nn.Module = self._module(**self._config).to(x.device, x.dtype)
+        with torch.random.fork_rng():  # the modules draw initial values, which are overwritten
+            module: nn.Module = self._module(**self._config).to(x.device, x.dtype)
         self._load(module, params, buffers)
         tape = Tape()
         with torch.enable_grad():

@@ -5,8 +5,11 @@
 
 Derivation.  The right branch has slope 1.  On the left d/dx alpha (eˣ − 1) = alpha eˣ:
 
-    dx = dy             x > 0
-    dx = dy alpha eˣ    x ≤ 0
+    dx = dy                               x > 0
+    dx = dy alpha eˣ = dy (alpha h) h     x ≤ 0,   h = e^(x/2)
+
+eˣ is taken in two halves, so that a large alpha meets a normal number: where eˣ alone has sunk below the smallest
+normal one it has lost digits, which alpha would bring to light.
 
 At 0 the slopes are 1 and alpha; they meet only for alpha = 1.  This page takes alpha there, as torch does.  Any real
 alpha is allowed; for a negative one y > 0 on the left, so the branch cannot be read off y.
@@ -40,7 +43,8 @@ def forward(x: Float[Tensor, "*shape"], *, alpha: float = 1.0) -> tuple[Float[Te
 
 def backward(residuals: Residuals, dy: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"]]:
     x, alpha = residuals
-    return (torch.where(x > 0, dy, dy * (alpha * torch.exp(x))),)
+    h = torch.exp(x / 2)
+    return (torch.where(x > 0, dy, dy * (alpha * h * h)),)
 
 
 INPUTS = {"x": Input(normal())}
@@ -53,6 +57,7 @@ EDGES = (
     Edge("infinities", {"x": [float("inf"), float("-inf")]}),
     Edge("overflowing exponential in the other branch", {"x": [100.0, 800.0]}),
     Edge("alpha above 1", {"alpha": 2}),
+    Edge("large alpha", {"x": [-5.0, -60.0, -92.0, -103.0, -110.0, -700.0, -718.0], "alpha": 1e6}),
     Edge("negative alpha", {"alpha": -0.5}),
     Edge("alpha 0", {"alpha": 0.0}),
 )
@@ -107,7 +112,7 @@ MISTAKES = (
         "masked by multiplication",
         lambda x, dy, alpha: (dy * ((x > 0) + (x <= 0) * (alpha * torch.exp(x))),),
         forgets="that 0 times an overflowed exponential is NaN",
-        shows="where x > 89 (float32) or x > 709 (float64)",
+        shows="where x ≥ 89 (float32) or x ≥ 710 (float64)",
         seen="https://github.com/huggingface/candle/pull/2328",
     ),
     Mistake(

@@ -9,8 +9,7 @@ Derivation.  Each branch is linear:
     dx = negative_slope dy   x ≤ 0
 
 At the kink this page takes negative_slope, as torch does.  Any real slope is allowed.  For a negative slope y > 0 on
-both sides, and for slope 0 y = 0 on the whole left: which branch was taken must be remembered from x, it cannot be
-read off y.
+both sides: the branch must be remembered from x.
 
 Source: Maas, Hannun & Ng, "Rectifier Nonlinearities Improve Neural Network Acoustic Models", ICML 2013 workshop.
 """
@@ -88,14 +87,14 @@ MISTAKES = (
         "branch read off y ≥ 0",
         lambda x, dy, negative_slope: (torch.where(_y(x, negative_slope) >= 0, dy, negative_slope * dy),),
         forgets="that y = 0 on the whole left when the slope is 0",
-        shows="where x < 0 and the slope is 0",
+        shows="at x = 0, and where x < 0 if the slope is 0 or negative",
         seen="https://github.com/chainer/chainer/pull/5898",
     ),
     Mistake(
         "kink passes",
         lambda x, dy, negative_slope: (torch.where(x >= 0, dy, negative_slope * dy),),
         forgets="which slope the convention takes at 0: this one is valid, and not this page's nor torch's",
-        shows="at x = 0",
+        shows="at x = 0 if the slope is not 1",
         seen="https://github.com/PaddlePaddle/Paddle/blob/0805691050fdb951a3180bd90049701a89b96dad/paddle/operators/activation_op.h",
     ),
     Mistake(

@@ -14,7 +14,7 @@ There is no element-wise σ' here: the gradient is routed, not scaled.  At a tie
 pieces is a subgradient; this page gives all of dy to the first of them, as torch.max does.  To give it to each of
 them is no subgradient.
 
-Source: Goodfellow et al., "Maxout Networks", ICML 2013, eq. 1.
+Source: Goodfellow et al., "Maxout Networks", ICML 2013, section 3.
 """
 
 from typing import NamedTuple

@@ -5,11 +5,13 @@
 Derivation.  By the quotient rule dy/dx = (cosh² x − sinh² x) / cosh² x = 1 / cosh² x.  With e = e^−2|x|,
 cosh² x = (e^|x| + e^−|x|)² / 4 = e^2|x| (1 + e)² / 4, hence
 
-    tanh'(x) = 4 e / (1 + e)²,   e = e^−2|x|
+    tanh'(x) = 4 e / (1 + e)² = 4 e / (1 + e (2 + e)),   e = e^−2|x|
     dx       = dy tanh'(x)
 
+The last form is used: the rounding of 1 + e is not squared, and the error falls from 4.2 to 2.4 ulp over all float32.
+
 The textbook form is 1 − y².  It is the same function and a worse program: y² rounds to 1, and the difference of two
-equal numbers has no digits; every one is gone from x = 9 (float32) or 19 (float64).
+equal numbers has no digits; every one is gone from x = 9.1 (float32) or 19.1 (float64).
 
 No kinks.  tanh'(±∞) = 0.
 
@@ -37,7 +39,7 @@ def forward(x: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"], Residu
 
 def backward(residuals: Residuals, dy: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"]]:
     e = torch.exp(-2 * torch.abs(residuals.x))
-    return (dy * (4 * e / (1 + e) ** 2),)
+    return (dy * (4 * e / (1 + e * (2 + e))),)
 
 
 INPUTS = {"x": Input(normal())}
@@ -59,7 +61,7 @@ MISTAKES = (
         "1 - y²",
         lambda x, dy: (dy * (1 - _y(x) ** 2),),
         forgets="that 1 - y² cancels once |y| is near 1",
-        shows="growing with |x|; from 9 (float32) or 19 (float64) no digit is left",
+        shows="growing with |x|; from 9.1 (float32) or 19.1 (float64) no digit is left",
         seen="https://github.com/pjreddie/darknet/blob/00d483697a6e395ef6776320cd1e52a04f4367be/src/activations.c",
         loses_digits=True,
     ),

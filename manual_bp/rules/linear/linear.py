@@ -12,7 +12,8 @@ reaches all outputs of its own row; W_oi reaches output o of every row; b_o like
 "Rows" are all axes of x but the last.  The sums over rows are sums: if the cost is a mean, its 1/n is already in dy.
 In the course notes' letters dy is δ(l+1), x is a(l), and dW is δ(l+1) a(l)ᵀ.
 
-Source: Rumelhart, Hinton & Williams, Nature 323 (1986); Giles, "Collected Matrix Derivative Results" (2008), 2.2.
+Source: Rumelhart, Hinton & Williams, Nature 323 (1986), eq. 1, 6 and 7; Giles, "Collected Matrix Derivative
+Results" (2008), 2.2.2.
 """
 
 from typing import NamedTuple
@@ -98,7 +99,7 @@ MISTAKES = (
         "bias summed over axis 0 only",
         lambda x, weight, bias, dy: (dy @ weight, _rows(dy).T @ _rows(x), dy.sum(0)),
         forgets="the other axes of the batch",
-        shows="for x of rank 3 and more",
+        shows="unless x has rank 2",
         seen="https://github.com/ooples/AiDotNet.Tensors/issues/234",
     ),
     Mistake(

@@ -48,7 +48,7 @@ def backward(
     return dx, -dx
 
 
-INPUTS = {"x": Input(normal()), "target": Input(normal())}
+INPUTS = {"x": Input(normal()), "target": Input(normal(), optional=True)}
 
 EDGES = (
     Edge("exact fit", {"x": [[1.0, 2.0]], "target": [[1.0, 2.0]]}),
@@ -58,6 +58,12 @@ EDGES = (
     Edge("one number each", sizes={"batch": 4, "outputs": ()}),
     Edge("images", sizes={"batch": 2, "outputs": (3, 4)}),
     Edge("large batch", sizes={"batch": 1000, "outputs": (3,)}),
+    Edge(
+        "cotangent near float32's smallest", {"x": normal(std=1e4), "dy": 2e-38}, sizes={"batch": 100, "outputs": (2,)}
+    ),
+    Edge(
+        "cotangent near float64's smallest", {"x": normal(std=1e4), "dy": 3e-308}, sizes={"batch": 100, "outputs": (2,)}
+    ),
     Edge("nearly fitted", {"x": [[1.0, 1.0]], "target": [[1.0, 1.0078125]]}),
     Edge("no batch axis", sizes={"outputs": ()}, given={"x": 1.0, "target": 2.0}, raises=ValueError),
     Edge("a target that would broadcast", given={"x": [[1.0, 2.0]], "target": [1.0, 2.0]}, raises=ValueError),
@@ -100,6 +106,13 @@ MISTAKES = (
         lambda x, target, dy: (_dx(x, target, dy) / len(x), -_dx(x, target, dy) / len(x)),
         forgets="that the cost is divided by n once",
         shows="for more than one example",
+    ),
+    Mistake(
+        "dy/(2n) first",
+        lambda x, target, dy: (dy / (2 * len(x)) * (2 * (x - target)), -dy / (2 * len(x)) * (2 * (x - target))),
+        forgets="that dy/(2n) may fall below the smallest normal number and lose digits, which the difference does not",
+        shows="where dy/(2n) is subnormal; torch's own order in float16",
+        loses_digits=True,
     ),
     Mistake(
         "target's sign",

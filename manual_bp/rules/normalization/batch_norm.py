@@ -9,12 +9,12 @@ Derivation.  bias reaches every y with factor 1, weight with factor x̂:
     dbias = Σ dy      dweight = Σ dy x̂
 
 Put g = dy weight, the cotangent of x̂.  x_i reaches the cost on three ways: through its own x̂_i, and through μ and v,
-which every x̂_j of the channel shares.  For differentials, with m the count:
+which every x̂_j of the channel shares.  A small change ẋ of x (a dot is a change, not a cotangent) changes
 
-    dμ = mean(dx)
-    dv = 2 mean((x − μ)(dx − dμ)) = (2/s) mean(x̂ dx)         since mean(x̂) = 0
-    ds = −½ s³ dv = −s² mean(x̂ dx)
-    dx̂ = s (dx − dμ) + (x − μ) ds = s (dx − mean(dx) − x̂ mean(x̂ dx))
+    μ̇ = mean(ẋ)
+    v̇ = 2 mean((x − μ)(ẋ − μ̇)) = (2/s) mean(x̂ ẋ)         since mean(x̂) = 0
+    ṡ = −½ s³ v̇ = −s² mean(x̂ ẋ)
+    x̂ by s (ẋ − μ̇) + (x − μ) ṡ = s (ẋ − mean(ẋ) − x̂ mean(x̂ ẋ))
 
 This linear map is s times a projection that removes the mean and the part along x̂ (exactly so for eps = 0), and it
 is symmetric; so the transposed map, applied to g, is the same:
@@ -25,7 +25,7 @@ is symmetric; so the transposed map, applied to g, is the same:
 The variance is biased (divided by m).  m = 1 leaves nothing to normalise: ValueError, as in torch.  m = 0 gives empty
 results.
 
-Source: Ioffe & Szegedy, "Batch Normalization", ICML 2015, section 3 (six formulas, of which these are the sum).
+Source: Ioffe & Szegedy, "Batch Normalization", ICML 2015, section 3 (six formulas, which compose to these).
 """
 
 from typing import NamedTuple
@@ -214,7 +214,6 @@ MISTAKES = (
         lambda **p: _Parts(**p).cotangents(projection=count(p["x"]) / (count(p["x"]) - 1)),
         forgets="that forward divided the variance by m",
         shows="unless dy and x̂ are orthogonal",
-        seen="https://github.com/pjreddie/darknet/blob/0109a8dda92380845a2c5232a00ca166f377050c/src/blas.c",
     ),
     Mistake(
         "count without space",
@@ -251,7 +250,7 @@ MISTAKES = (
         lambda **p: _Parts(**{**p, "eps": 0.0}, outside=p["eps"]).cotangents(),
         forgets="where forward added eps",
         shows="where the variance is not large against eps",
-        seen="https://github.com/pjreddie/darknet/blob/0109a8dda92380845a2c5232a00ca166f377050c/src/blas.c",
+        seen="https://github.com/pjreddie/darknet/blob/011eed632d70c4e907ad512e2ac1e04d90b1072c/src/batchnorm_layer.c",
     ),
     Mistake(
         "variance for 1/√v",

@@ -7,7 +7,7 @@ reach every y of their channel:
 
     dx = dy weight s      dweight = Σ dy x̂      dbias = Σ dy
 
-The two terms that training mode subtracts come from the statistics of the batch; there is none here.  running_mean and
+The two terms that training mode subtracts come from the statistics of the batch; there are none here.  running_mean and
 running_var have no cotangent: they are a record, not parameters.  One value per channel is fine.
 
 Source: Ioffe & Szegedy, "Batch Normalization", ICML 2015, algorithm 2, line 11.
@@ -183,8 +183,8 @@ MISTAKES = (
         "gradient for the statistics",
         lambda x, weight, bias, running_mean, running_var, dy, eps: (
             *backward(Residuals(x, weight, running_mean, running_var, eps), dy)[:3],
-            -channel_sum(dy) * weight,
-            torch.zeros_like(running_var),
+            -channel_sum(dy) * weight / torch.sqrt(running_var + eps),
+            -0.5 * channel_sum(dy * (x - like(running_mean, x))) * weight / torch.sqrt(running_var + eps) ** 3,
         ),
         forgets="that running statistics are a record and no parameters",
         shows="everywhere",

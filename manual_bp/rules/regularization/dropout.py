@@ -63,6 +63,7 @@ EDGES = (
     Edge("nothing kept", {"mask": coin(0.0)}),
     Edge("everything kept", {"mask": coin(1.0)}),
     Edge("mask of 0 and 1", {"x": [1.0, 2.0, 3.0], "mask": [0.0, 1.0, 1.0]}),
+    Edge("zero activations", {"x": [0.0, 0.0, 1.0], "mask": [0.0, 1.0, 1.0]}),
     Edge("dropped infinity and NaN", {"x": [float("inf"), float("nan"), 1.0], "mask": [0.0, 0.0, 1.0]}),
     Edge("infinite cotangent", {"x": [1.0, 2.0], "mask": [0.0, 1.0], "dy": [float("inf"), float("inf")]}),
     Edge("negative p", {"p": -0.1}, raises=ValueError),
@@ -114,7 +115,7 @@ MISTAKES = (
     ),
     Mistake(
         "mask read off the ratio",
-        lambda x, mask, dy, p: (torch.where(x == 0, dy, torch.where(mask.bool(), _scaled(dy, p), 0)), None),
+        lambda x, mask, dy, p: (torch.where(x == 0, dy, torch.where(mask.bool() & (p < 1), _scaled(dy, p), 0)), None),
         forgets="that y/x says nothing where x is 0",
         shows="where x = 0",
         seen="https://github.com/kaldi-asr/kaldi/issues/3890",
