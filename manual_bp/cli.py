@@ -27,7 +27,7 @@ SCHEMA = 1
 Item = TypeVar("Item")
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-# A file or a pipe has no width; the widest table has 110 columns.
+# A file or a pipe has no width of its own.
 out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
 notices = Console(stderr=True)
 
@@ -66,17 +66,19 @@ def versions() -> dict[str, str]:
     return found
 
 
+def check_writable(path: Path | None) -> None:
+    """Refuse at once what could not be written after all the work."""
+    if path is not None and (path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK)):
+        raise ValueError(f"--json must name a file that can be written; came {str(path)!r}.")
+
+
 def write_json(path: Path | None, command: str, passed: bool, content: dict[str, Any]) -> None:
-    """One document; a path that cannot be written is bad usage."""
-    if path is None:
-        return
+    """One document."""
     from manual_bp.oracle.report import plain
 
-    document = {"schema": SCHEMA, "command": command, **content, "passed": passed, "versions": versions()}
-    try:
+    if path is not None:
+        document = {"schema": SCHEMA, "command": command, **content, "passed": passed, "versions": versions()}
         path.write_text(json.dumps(plain(document), indent=1, allow_nan=False) + "\n")
-    except OSError as error:
-        raise ValueError(f"--json must name a file that can be written; came {path}: {error.strerror}.") from error
 
 
 def chosen_dtypes(name: str | None) -> list[Any]:
@@ -89,13 +91,19 @@ def chosen_dtypes(name: str | None) -> list[Any]:
 
 
 def check_device(name: str) -> None:
-    """Refuse a device that is not there.  One thread: on small tensors more threads only wait for one another."""
+    import torch
+
+    if name != "cpu" and not name.startswith("cuda"):
+        raise ValueError(f"--device must be cpu or cuda; came {name!r}.")
+    if name != "cpu" and not torch.cuda.is_available():
+        raise ValueError(f"--device {name} needs a GPU; there is none that torch can use. Leave --device out.")
+
+
+def one_thread() -> None:
+    """On tensors of this size more threads only wait for one another, and on a busy machine they wait long."""
     import torch
 
     torch.set_num_threads(1)
-
-    if name != "cpu" and not (name.startswith("cuda") and torch.cuda.is_available()):
-        raise ValueError(f"--device must be cpu, or cuda where there is a GPU; came {name!r}, and there is none.")
 
 
 @app.command()
@@ -106,29 +114,32 @@ def verify(
     json_file: Json = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer dtypes and steps.")] = False,
 ) -> None:
-    """Judge every rule, then train two networks on real data in lockstep with torch."""
+    """Judge every rule, then train three networks on real data in lockstep with torch."""
     with usage():
         from manual_bp.rule import RULES
         from manual_bp.verification import summary, verify_rules
 
         check_device(device)
+        check_writable(json_file)
         names = list(dict.fromkeys(rules)) if rules else list(RULES)
         for name in names:
             RULES[name]
         dtypes = chosen_dtypes(dtype)
-        if quick and dtype is None:
-            dtypes = dtypes[:2]  # float64 and float32
-        found = verify_rules(names, dtypes, device)
-        verdicts = list(shown(found, "judging rules", len(names) * len(dtypes)))
-        result = summary(verdicts)
-        _print_rules(names, verdicts)
-        for verdict in verdicts:
-            if not verdict.passed:
-                out.print(verdict.report, markup=False, highlight=False)
-        lockstep_dtype = dtype if dtype in ("float64", "float32") else "float32"
-        reports = [] if rules else _lockstep(list(MODELS), "digits", 5 if quick else 50, lockstep_dtype, device)
-        passed = result["passed"] and all(report.passed for report in reports)
-        write_json(json_file, "verify", passed, {**result, "lockstep": [report.to_dict() for report in reports]})
+        models = [] if rules else prepared(list(MODELS), "digits")
+    one_thread()
+    if quick and dtype is None:
+        dtypes = dtypes[:2]  # float64 and float32
+    found = verify_rules(names, dtypes, device)
+    verdicts = list(shown(found, "judging rules", len(names) * len(dtypes)))
+    result = summary(verdicts)
+    _print_rules(names, verdicts)
+    for verdict in verdicts:
+        if not verdict.passed:
+            out.print(verdict.report, markup=False, highlight=False)
+    lockstep_dtype = dtype if dtype in ("float64", "float32") else "float32"
+    reports = _lockstep(models, 5 if quick else 50, lockstep_dtype, device)
+    passed = result["passed"] and all(report.passed for report in reports)
+    write_json(json_file, "verify", passed, {**result, "lockstep": [report.to_dict() for report in reports]})
     _verdict(passed, f"{result['mistakes_rejected']} of {result['mistakes']} mistakes rejected")
 
 
@@ -202,8 +213,6 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 def _model(name: str, features: int, classes: int) -> Any:
     from manual_bp.models import mlp, residual_mlp
 
-    if name not in MODELS:
-        raise ValueError(f"--model must be one of {list(MODELS)}; came {name!r}.")
     kind, config = MODELS[name]
     if kind == "residual_mlp":
         return residual_mlp(**config, inputs=features, outputs=classes)
@@ -211,15 +220,23 @@ def _model(name: str, features: int, classes: int) -> Any:
     return mlp([features, *config["hidden"], classes], **options)
 
 
-def _lockstep(models: list[str], data: str, steps: int, dtype: str, device: str) -> list[Any]:
-    from manual_bp.lockstep import lockstep
-    from manual_bp.oracle.candidates import engine_factory
+def prepared(names: list[str], data: str) -> list[tuple[str, Any, Any]]:
+    """Name, model and data set of each network; bad names and unreadable data are bad usage."""
     from manual_bp.training.data import load
 
+    for name in names:
+        if name not in MODELS:
+            raise ValueError(f"--model must be one of {list(MODELS)}; came {name!r}.")
     dataset = load(data)
+    return [(name, _model(name, dataset.x.shape[1], dataset.classes), dataset) for name in names]
+
+
+def _lockstep(models: list[tuple[str, Any, Any]], steps: int, dtype: str, device: str) -> list[Any]:
+    from manual_bp.lockstep import lockstep
+    from manual_bp.oracle.candidates import engine_factory
+
     reports = []
-    for name in models:
-        model = _model(name, dataset.x.shape[1], dataset.classes)
+    for name, model, dataset in models:
 
         def progress(numbers: Iterator[int], name: str = name) -> Iterator[int]:
             return iter(shown(numbers, f"{name} in lockstep with torch", steps))
@@ -263,10 +280,12 @@ def _print_lockstep(name: str, report: Any) -> None:
         )
         layer = row.layer
     out.print(table)
+    if any(row.rule == "batch_norm" for row in report.rows):
+        out.print("a bias before batch norm has the gradient 0: what stands there, and its ulps, is rounding error")
     alone = max((row.error_over_allowance for row in report.rows if row.quantity.endswith("alone")), default=0.0)
     out.print(f"each layer alone, given its own inputs and cotangent: worst error / allowance {alone:.2g}")
     if report.flips:
-        out.print(f"{report.flips} units lay so near a kink that rounding chose another branch; see the JSON")
+        out.print(f"{report.flips} units lay so near a kink that rounding chose another branch")
     if report.losses:
         (ours, theirs), (free, free_theirs) = report.losses[-1], report.free_losses[-1]
         out.print(
@@ -288,9 +307,14 @@ def lockstep(
     """Both engines side by side, layer by layer."""
     with usage():
         check_device(device)
-        reports = _lockstep(list(MODELS) if model == "all" else [model], data, steps, dtype, device)
-        passed = all(report.passed for report in reports)
-        write_json(json_file, "lockstep", passed, {"lockstep": [report.to_dict() for report in reports]})
+        check_writable(json_file)
+        if dtype not in ("float64", "float32"):
+            raise ValueError(f"--dtype must be float64 or float32 in lockstep; came {dtype!r}.")
+        models = prepared(list(MODELS) if model == "all" else [model], data)
+    one_thread()
+    reports = _lockstep(models, steps, dtype, device)
+    passed = all(report.passed for report in reports)
+    write_json(json_file, "lockstep", passed, {"lockstep": [report.to_dict() for report in reports]})
     _verdict(passed, "")
 
 

@@ -33,6 +33,8 @@ for each term, if the roundings are independent and have mean 0 [2, theorem 2.4]
 failure 3e-8.  It is the smaller from n = 37 on.  It is used for the fresh roundings of one sum only; errors that the
 terms bring along are added up in full.
 
+What is added to such a sum may as well be one of its terms, and the first (a bias): it takes part in its roundings.
+
 **Library functions** (exp, tanh, ...) are not rounded correctly; their documented errors in ulps stand in the table.
 
 **Inputs** carry one rounding of the precision of computation.  That is what makes the width one for *every* program
@@ -160,11 +162,13 @@ class UnknownFunctionError(NotImplementedError):
 class Bounded(Tensor):
     """A tensor that carries a bound on its rounding error.
 
-    `dtype` is the precision of the arithmetic that is modelled.  `value` and `error` are float64; error ≥ 0.
+    `dtype` is the precision of the arithmetic that is modelled.  `value` and `error` are float64; error ≥ 0.  `terms`
+    is the number of terms of the sum that made it, 1 for anything else.
     """
 
     value: Tensor
     error: Tensor
+    terms: int
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
@@ -172,6 +176,7 @@ class Bounded(Tensor):
         bounded: Bounded = Tensor._make_wrapper_subclass(cls, value.shape, dtype=dtype, device=value.device)
         bounded.value = value
         bounded.error = error if error.shape == value.shape else error.expand(value.shape)
+        bounded.terms = 1
         return bounded
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
@@ -203,9 +208,27 @@ def _calculate(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> B
     dtype = _promoted(args)
     operands = [None if x is None else _pair(x, dtype) for x in args[:count]]
     try:
-        return Bounded(*meaning(precision(dtype), *operands, *args[count:], **kwargs), dtype)
+        result = Bounded(*meaning(precision(dtype), *operands, *args[count:], **kwargs), dtype)
     except NoMeaning as error:
         raise UnknownFunctionError(f"{func} {error} has no entry in manual_bp/arithmetic/bounded_table.py.") from None
+    if func in bounded_table.SUMS:
+        result.terms = max(args[0].numel() // max(result.numel(), 1), 1)
+    elif func in bounded_table.PRODUCTS:
+        result.terms = max(args[0].shape[-1], 1)
+    elif func in bounded_table.ADDITIONS:
+        _in_any_order(result, args[:2])
+    return result
+
+
+def _in_any_order(result: Bounded, operands: Iterable[Any]) -> None:
+    """What is added to a sum of n terms may be added first, as torch's linear does, and then takes part in n roundings."""
+    a, b = operands
+    for sum_, other in ((a, b), (b, a)):
+        terms = sum_.terms if isinstance(sum_, Bounded) else 1
+        if terms > 1 and isinstance(other, Bounded):
+            gamma = bounded_table.gamma(terms, precision(result.dtype).u)
+            result.error = result.error + gamma * (other.value.abs() + other.error)
+            result.terms = max(result.terms, terms + other.terms)
 
 
 def _alike(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Bounded:
@@ -218,7 +241,9 @@ def _alike(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Bound
 
     values = tree_map_only(Tensor, lambda x: x.value if isinstance(x, Bounded) else x, args)
     errors = tree_map_only(Tensor, error_of, args)
-    return Bounded(func(*values, **kwargs), func(*errors, **kwargs), _promoted(tree_leaves(args)))
+    result = Bounded(func(*values, **kwargs), func(*errors, **kwargs), _promoted(tree_leaves(args)))
+    result.terms = max((x.terms for x in tree_leaves(args) if isinstance(x, Bounded)), default=1)
+    return result
 
 
 def _to_copy(x: Bounded, *, dtype: torch.dtype | None = None, **_: Any) -> Tensor:

@@ -347,6 +347,11 @@ def _amin(_: Precision, a: Pair, dim: tuple[int, ...] = (), keepdim: bool = Fals
     return a[0].amin(dim, keepdim), a[1].expand_as(a[0]).amax(dim, keepdim)
 
 
+SUMS = {aten.sum.default, aten.sum.dim_IntList}
+PRODUCTS = {aten.mm.default, aten.bmm.default, aten.mv.default, aten.dot.default}
+"""Sums of products."""
+ADDITIONS = {aten.add.Tensor, aten.sub.Tensor}
+
 # ---------------------------------------------------------------------------------------- what is not arithmetic
 
 _COMPARISONS = [getattr(aten, name) for name in ("lt", "le", "gt", "ge", "eq", "ne")]

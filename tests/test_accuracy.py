@@ -1,0 +1,131 @@
+"""Element-wise gradients keep their digits over the whole range of float32 and float64 (DESIGN.md, section 5).
+
+Every value is compared with certified truth, which comes from the page's forward in ball arithmetic and is good to
+10^-30: what is held to 5 ulp here is neither compared with torch nor with the page in a wider format.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+import manual_bp as bp
+import torch_ref
+
+pytest.importorskip("flint", reason="certified truth needs python-flint")
+pytest.importorskip("typer", reason="the points are those of the benchmark's table")
+from benchmarks.accuracy import (
+    Hyper,
+    Measured,
+    elementwise_rules,
+    hardest,
+    measure,
+    points,
+    short,
+    variants,
+)
+from manual_bp.arithmetic.certified import ALLOWED_ULPS
+
+RANGES = {torch.float32: (200, 10_000), torch.float64: (2 * 2, 4_000)}
+"""Points of each sign per exponent, and evenly over the range of saturation and underflow.
+
+float32 has 255 exponents: 10^5 points.  float64 has 2047, and 4 points are the fewest: both ends of each binade and
+two between."""
+HARDEST = 1000
+"""float32 points at which a search of 10^6 found the largest errors."""
+VARIANT = 10
+"""Every so many of these points are used with hyperparameters other than the ordinary."""
+KINKS = 1 / 1000
+"""The part of the points that may be without derivative; more would mean that little is judged."""
+
+CASES = [(rule.name, hyper) for rule in elementwise_rules() for hyper in variants(rule)]
+
+
+@pytest.fixture(autouse=True)
+def _no_collection() -> Iterator[None]:
+    """A truth of 10^5 points is a million objects without cycles; looking for some takes a third of the time."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def case_id(value: object) -> str:
+    if isinstance(value, dict):
+        return ",".join(f"{name}={setting}" for name, setting in value.items()) or "plain"
+    return short(value) if isinstance(value, torch.dtype) else str(value)
+
+
+def drawn(rule: bp.Rule, hyper: Hyper, dtype: torch.dtype) -> Tensor:
+    x = points(dtype, *RANGES[dtype])
+    if hyper != rule.ordinary:
+        x = x[::VARIANT]
+    return torch.cat([x, hardest(rule, hyper, HARDEST)]) if dtype == torch.float32 else x
+
+
+def complaint(measured: Measured, what: str) -> str:
+    """The worst point, in full."""
+    result = measured.candidates["manual"][what]
+    ulps, at = result.worst()
+    settings = "".join(f", {name}={value}" for name, value in measured.hyper.items())
+    return (
+        f"{what} of {measured.rule.name}(x{settings}) in {short(measured.x.dtype)} at x = {float(measured.x[at])!r}: "
+        f"got {float(result.got[at])!r}, expected {float(measured.truth[what][at])!r}, "
+        f"off by {ulps:.3g} ulp of {ALLOWED_ULPS} allowed "
+        f"({int((result.ulps > ALLOWED_ULPS).sum())} of {measured.judged} points are)"
+    )
+
+
+@pytest.mark.parametrize("dtype", RANGES, ids=case_id)
+@pytest.mark.parametrize(("name", "hyper"), CASES, ids=case_id)
+def test_value_and_gradient_keep_their_digits(name: str, hyper: Hyper, dtype: torch.dtype) -> None:
+    rule = bp.RULES[name]
+    measured = measure(rule, drawn(rule, hyper, dtype), hyper, {"manual": rule.vjp})
+    assert measured.judged >= (1 - KINKS) * measured.x.numel()
+    for what in ("gradient", "value"):
+        assert measured.candidates["manual"][what].worst()[0] <= ALLOWED_ULPS, complaint(measured, what)
+
+
+@pytest.mark.parametrize("dtype", RANGES, ids=case_id)
+def test_points_cover_the_whole_range(dtype: torch.dtype) -> None:
+    x, info = points(dtype, *RANGES[dtype]), torch.finfo(dtype)
+    assert bool(x.isfinite().all())
+    # As the project asks: 10^5 points of float32, 10^3 of float64
+    assert x.numel() >= {torch.float32: 10**5, torch.float64: 10**3}[dtype]
+    for some in (x, -x):
+        assert some.max() == info.max
+        for number in (info.smallest_normal, info.smallest_normal * info.eps, info.eps, 1.0):
+            assert (some == number).any(), f"{number} is not among the points"
+    zeros = x[x == 0]
+    assert zeros.signbit().unique().numel() == 2  # +0 and -0
+    exponents = x[x != 0].abs().frexp().exponent.unique()
+    assert len(exponents) == exponents.max() - exponents.min() + 1  # no binade is left out, subnormal ones included
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "tanh"])
+@pytest.mark.parametrize(("dtype", "at"), [(torch.float32, 17.0), (torch.float64, 37.0)], ids=case_id)
+def test_torch_loses_every_digit(name: str, dtype: torch.dtype, at: float) -> None:
+    """What the README says of torch; if this fails, torch has improved and the README must follow."""
+    rule, twin = bp.RULES[name], torch_ref.twin(name)
+    assert twin is not None
+    x = torch.tensor([at], dtype=dtype)
+    measured = measure(rule, x, rule.ordinary, {"torch": twin, "manual": rule.vjp})
+    ulps = {who: results["gradient"].worst()[0] for who, results in measured.candidates.items()}
+    assert ulps["torch"] >= 1e6, f"torch's {name} in {short(dtype)} at x = {at} is only {ulps['torch']:.3g} ulp off"
+    assert ulps["manual"] <= ALLOWED_ULPS
+
+
+@pytest.mark.parametrize(
+    ("name", "mistake"), [(r.name, m.name) for r in elementwise_rules() for m in r.mistakes if m.loses_digits]
+)
+def test_formula_that_loses_digits_is_caught(name: str, mistake: str) -> None:
+    """The points and the judgement above see the difference that they are made for."""
+    rule = bp.RULES[name]
+    (wrong,) = [each for each in rule.mistakes if each.name == mistake]
+    for dtype in RANGES:
+        x = points(dtype, *RANGES[dtype])[::VARIANT]
+        measured = measure(rule, x, rule.ordinary, {"manual": rule.mistaken(wrong.backward)})
+        assert measured.candidates["manual"]["gradient"].worst()[0] > 1e6, f"{mistake} passes in {short(dtype)}"
