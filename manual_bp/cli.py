@@ -232,7 +232,7 @@ def prepared(names: list[str], data: str) -> list[tuple[str, Any, Any]]:
 
 
 def _lockstep(models: list[tuple[str, Any, Any]], steps: int, dtype: str, device: str) -> list[Any]:
-    from manual_bp.lockstep import lockstep
+    from manual_bp.lockstep import failed, lockstep
     from manual_bp.oracle.candidates import engine_factory
 
     reports = []
@@ -241,15 +241,12 @@ def _lockstep(models: list[tuple[str, Any, Any]], steps: int, dtype: str, device
         def progress(numbers: Iterator[int], name: str = name) -> Iterator[int]:
             return iter(shown(numbers, f"{name} in lockstep with torch", steps))
 
-        report = lockstep(
-            model,
-            dataset,
-            engine=engine_factory("torch"),
-            steps=steps,
-            dtype=chosen_dtypes(dtype)[0],
-            device=device,
-            progress=progress,
-        )
+        options = {"steps": steps, "dtype": chosen_dtypes(dtype)[0], "device": device, "progress": progress}
+        try:
+            report = lockstep(model, dataset, engine=engine_factory("torch"), **options)
+        except Exception as error:  # said with the model's name, and the others are still run
+            report = failed(model, dataset.name, f"raised {type(error).__name__}: {error}")
+            notices.print_exception()
         _print_lockstep(name, report)
         reports.append(report)
     return reports

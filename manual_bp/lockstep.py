@@ -135,6 +135,10 @@ def _error_size(exact: Tensor, *noisy: Tensor) -> Tensor:
     return SIZES * torch.sqrt(torch.maximum(square, square.mean()))
 
 
+BETWEEN = (
+    "yet every layer agrees by itself, so the cause is between the layers: a residual connection, the loss, the "
+    "penalty, running statistics or the update"
+)
 VALUES = ("z", "a", "y")
 COTANGENTS = ("delta", "da", "dy")
 LETTERS = {"weight": "W", "bias": "b"}
@@ -196,6 +200,8 @@ class LockstepReport:
         if self.passed:
             return f"every layer agrees in {self.steps} steps"
         first = self.disagreements[0]
+        if not first.layer:
+            return first.sentence
         return f"first disagreement in step {first.step} at {first.layer}: {first.sentence}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -257,6 +263,13 @@ def lockstep(
     return report
 
 
+def failed(model: Model, data: str, why: str) -> LockstepReport:
+    """The report of a run that did not come to its end."""
+    report = LockstepReport(model.name, model.config, data, "", "", "", steps=0)
+    report.disagreements.append(Disagreement(0, "", "", why))
+    return report
+
+
 def _run_free(
     free: dict[str, TrainingState],
     manual: Engine,
@@ -296,7 +309,11 @@ class _Judge:
     ) -> None:
         flipped = self._flipped(ours, theirs)
         # A layer that is wrong by itself is the cause of what is wrong behind it, so it is named first.
-        found = [*self._alone(number, visits), *self._whole(number, ours, theirs, width, flipped)]
+        alone = self._alone(number, visits)
+        whole = list(self._whole(number, ours, theirs, width, flipped))
+        if whole and not alone:
+            whole = [replace(d, sentence=f"{d.sentence}; {BETWEEN}") for d in whole]
+        found = [*alone, *whole]
         self.report.rows = list(self.rows.values())
         self.report.disagreements += found
 

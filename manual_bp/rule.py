@@ -129,6 +129,8 @@ class Rule:
     def vjp(self, inputs: tuple[Tensor, ...], dy: Tensor, **hyper: Any) -> tuple[Tensor, Grads]:
         """Value and cotangents in one call (a `Vjp`)."""
         y, residuals = self.forward(*inputs, **hyper)
+        if dy.dtype != y.dtype:
+            self._reject(f"dy must have y's dtype {y.dtype}", f"{dy.dtype}", "Cast dy.")
         return y, self.backward(residuals, dy)
 
     def terms(self, residuals: Any, dy: Tensor) -> dict[str, dict[str, Tensor]]:
@@ -164,16 +166,19 @@ class Rule:
             if isinstance(value, bool) or not isinstance(value, numbers.Integral if integral else numbers.Real):
                 kind = "an integer" if integral else "a real number"
                 self._reject(f"{name} must be {kind}", f"{value!r}", "Pass a Python number.")
-            if not -math.inf < value < math.inf:  # type: ignore[operator]
-                self._reject(f"{name} must be finite", f"{value!r}", "")
-            hyper[name] = int(value) if isinstance(value, numbers.Integral) else float(value)
+            try:
+                hyper[name] = int(value) if integral else float(value)  # type: ignore[call-overload]
+            except OverflowError:
+                hyper[name] = math.inf
+            if not math.isfinite(hyper[name]):
+                self._reject(f"{name} must be finite", f"{value!r:.30}", "")
         return hyper
 
     def _check_inputs(self, inputs: tuple[Tensor, ...], hyper: Mapping[str, Any]) -> torch.dtype:
         if len(inputs) != len(self.inputs):
             self._reject(f"takes {len(self.inputs)} inputs {list(self.inputs)}", f"{len(inputs)}", "")
         self._check_shapes(self.annotations, dict(zip(self.inputs, inputs, strict=True)), {}, hyper)
-        floating = {name: x for name, x in zip(self.inputs, inputs, strict=True) if self._is_float(name)}
+        floating = {name: x for name, x in zip(self.inputs, inputs, strict=True) if self.is_number(name)}
         dtype = next(iter(floating.values())).dtype
         for name, x in floating.items():
             if x.dtype not in DTYPES:
@@ -183,7 +188,7 @@ class Rule:
                 self._reject("the inputs must have one dtype", came, "Nothing is promoted: cast them.")
         return dtype
 
-    def _is_float(self, name: str) -> bool:
+    def is_number(self, name: str) -> bool:
         """Whether an input is a number of the computation, as opposed to a mask."""
         return self.annotations[name].dtype is Float
 
@@ -209,6 +214,8 @@ class Rule:
         for name, tensor in tensors.items():
             if not isinstance(tensor, Tensor):
                 self._reject(f"{name} must be a torch.Tensor", type(tensor).__name__, "Use torch.as_tensor.")
+            if tensor.layout is not torch.strided:
+                self._reject(f"{name} must be a dense tensor", f"one of layout {tensor.layout}", "Use .to_dense().")
             device = device or tensor.device
             if tensor.device != device:
                 self._reject(f"tensors must be on one device ({device})", f"{name} on {tensor.device}", "Move it.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.oracle.candidates import candidate
+from manual_bp.oracle.cases import draw
 from manual_bp.oracle.comparison import compare, rejects, ulp
 from manual_bp.oracle.evidence import Evidence, generated_evidence
 from manual_bp.rule import RULES, Rule, Vjp
@@ -62,7 +64,11 @@ def verify_rules(
         rule = RULES[name]
         twin = candidate("torch")(name)
         for dtype in dtypes:
-            yield verify_rule(rule, twin, dtype, device, mistakes)
+            try:
+                yield verify_rule(rule, twin, dtype, device, mistakes)
+            except Exception as error:  # one broken page must not hide the verdict on the others
+                text = f"{name} ({dtype}): raised {type(error).__name__}: {error}\n{traceback.format_exc(limit=-4)}"
+                yield RuleVerdict(name, str(dtype).removeprefix("torch."), report=text)
 
 
 def verify_rule(rule: Rule, twin: Vjp | None, dtype: torch.dtype, device: str, mistakes: bool) -> RuleVerdict:
@@ -82,12 +88,29 @@ def verify_rule(rule: Rule, twin: Vjp | None, dtype: torch.dtype, device: str, m
     judged = [m for m in rule.mistakes if mistakes and (dtype in WIDE or not m.loses_digits)]
     verdict.mistakes = len(judged)
     verdict.survivors = [m.name for m in judged if not rejects(rule.mistaken(m.backward), rule, dtype, device)]
-    verdict.passed = report.passed and not verdict.survivors
+    silent = _silent_edges(rule)
+    verdict.passed = report.passed and not verdict.survivors and not silent
     if not report.passed:
         verdict.report = str(report)
+    elif silent:
+        verdict.report = f"{rule.name} ({verdict.dtype}): these edges must raise and did not: {silent}"
     elif verdict.survivors:
         verdict.report = f"{rule.name} ({verdict.dtype}): the comparison let these mistakes pass: {verdict.survivors}"
     return verdict
+
+
+def _silent_edges(rule: Rule) -> list[str]:
+    """Edges that must raise and do not."""
+    silent = []
+    for edge in rule.edges:
+        if edge.raises:
+            inputs, _, hyper = draw(rule, edge, torch.Generator().manual_seed(0))
+            try:
+                rule.forward(*inputs, **hyper)
+            except edge.raises:
+                continue
+            silent.append(edge.name)
+    return silent
 
 
 def _measure(verdict: RuleVerdict, rule: Rule, twin: Vjp, item: Evidence, dtype: torch.dtype) -> None:

@@ -1,4 +1,4 @@
-"""Element-wise gradients keep their digits over the whole range of float32 and float64 (DESIGN.md, section 5).
+"""Element-wise gradients keep their digits over the whole range of float32 and float64.
 
 Every value is compared with certified truth, which comes from the page's forward in ball arithmetic and is good to
 10^-30: what is held to 5 ulp here is neither compared with torch nor with the page in a wider format.

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import manual_bp as bp
-from manual_bp.chain import Leaf
+from manual_bp.chain import Leaf, Residual
 from manual_bp.lockstep import branches_differ, lockstep
 from manual_bp.models import mlp, residual_mlp
 from manual_bp.oracle.candidates import engine_factory
@@ -106,3 +106,25 @@ def test_a_flip_at_a_kink_is_seen():
 def test_sixteen_bits_are_refused():
     with pytest.raises(ValueError, match=r"float64 or float32; came torch\.bfloat16"):
         run(MODELS["notes"](), dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.9, -1.0])
+def test_a_wrong_skip_is_found_between_the_layers(monkeypatch, scale):
+    """float32, where the worst-case bound of a deep chain says nothing."""
+
+    def backward(self, residuals, dy):
+        dx, dparams = self.f.backward(residuals, dy)
+        return scale * dy.detach() + dx, dparams
+
+    monkeypatch.setattr(Residual, "backward", backward)
+    report = run(MODELS["residual"](), dtype=torch.float32)
+    assert not report.passed
+    assert "the cause is between the layers: a residual connection" in report.verdict
+
+
+def test_small_data_raise_no_false_alarm():
+    """A gradient that is small because the data are: what the loss rounds is allowed for."""
+    found = data()
+    small = replace(found, x=found.x * 1e-6)
+    report = lockstep(mlp([5, 3]), small, engine=TORCH, steps=3, batch_size=7, dtype=torch.float32)
+    assert report.passed, report.verdict

@@ -221,7 +221,7 @@ def _calculate(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> B
 
 
 def _in_any_order(result: Bounded, operands: Iterable[Any]) -> None:
-    """What is added to a sum of n terms may be added first, as torch's linear does, and then takes part in n roundings."""
+    """What is added to a sum of n terms may be added first (torch's linear does so), and takes part in n roundings."""
     a, b = operands
     for sum_, other in ((a, b), (b, a)):
         terms = sum_.terms if isinstance(sum_, Bounded) else 1

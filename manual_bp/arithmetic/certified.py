@@ -66,7 +66,7 @@ GOOD_BITS = 100
 NEGLIGIBLE = arb(2) ** (-1074 - GOOD_BITS)
 
 ALLOWED_ULPS = 5
-"""What DESIGN.md section 5 allows an element-wise derivative; the allowance where a caller states none."""
+"""What an element-wise derivative is allowed; the allowance where a caller states none."""
 
 ALL_SIGNS = 8
 """Up to so many coupled elements at a kink, every sign vector is tried; beyond, SOME_SIGNS random ones."""

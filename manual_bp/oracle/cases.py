@@ -43,6 +43,9 @@ class Case:
 
 # Lengths of the axes, in order of appearance: small and distinct, so that no mix-up of two axes goes unnoticed.
 SMALL = (4, 3, 2, 5, 6)
+# Ranks 0 to 4, one element, and sizes that are no multiple of a block.
+RANKS = ((), (1,), (3,), (2, 3), (2, 1, 3), (2, 1, 3, 2), (33, 5), (1000,))
+LENGTHS = (1, 33)
 # For benchmarks.
 LARGE = (16, 16, 512, 512, 512)
 LARGE_ELEMENTS = 2**20
@@ -124,15 +127,18 @@ def _is_defined(rule: Rule, case: Case) -> bool:
 def _sizes(rule: Rule) -> Iterator[Edge]:
     for name, variadic in rule.axis_names.items():
         if variadic:
-            for rank in ((), (3,), (2, 3), (2, 1, 3)):
+            for rank in RANKS:
                 yield Edge(f"{name} = {rank}", sizes={name: rank})
             yield Edge(f"{name} empty", sizes={name: (0, 3)})
         else:
-            yield Edge(f"{name} = 1", sizes={name: 1})
+            for length in LENGTHS:
+                yield Edge(f"{name} = {length}", sizes={name: length})
 
 
 Layout = Literal["transposed", "sliced", "stride 0"]
 LAYOUTS: tuple[Layout, ...] = ("transposed", "sliced", "stride 0")
+# A cotangent of this size, and of its inverse, shows who clips or takes dy for 1.
+SCALE = 1e3
 
 
 def lay_out(x: Tensor, layout: Layout) -> Tensor:
@@ -149,6 +155,10 @@ def lay_out(x: Tensor, layout: Layout) -> Tensor:
 def _layouts(rule: Rule, ordinary: Case) -> Iterator[Case]:
     yield Case(ordinary.inputs, torch.zeros_like(ordinary.dy), ordinary.hyper, "zero cotangent")
     yield Case(ordinary.inputs, torch.ones_like(ordinary.dy), ordinary.hyper, "cotangent of ones")
+    for scale in (SCALE, 1 / SCALE):
+        yield Case(ordinary.inputs, scale * ordinary.dy, ordinary.hyper, f"cotangent times {scale:g}")
+    everything = tuple(lay_out(x, "sliced") for x in ordinary.inputs)
+    yield Case(everything, lay_out(ordinary.dy, "sliced"), ordinary.hyper, "everything sliced")
     for layout in LAYOUTS:
         yield Case(ordinary.inputs, lay_out(ordinary.dy, layout), ordinary.hyper, f"dy {layout}")
         for position, name in enumerate(rule.inputs):

@@ -96,7 +96,8 @@ def _supplied(rule: Rule, case: Case, dtype: torch.dtype, device: str) -> Case:
     """A user's case as tensors on the device, checked."""
     inputs = tuple(_tensor(x, dtype, device) for x in case.inputs)
     dy = _tensor(case.dy, dtype, device)
-    wrong = [str(x.dtype) for x in (*inputs, dy) if x.is_floating_point() and x.dtype != dtype]
+    numbers = [x for x, name in zip(inputs, rule.inputs, strict=False) if rule.is_number(name)]
+    wrong = [str(x.dtype) for x in (*numbers, dy) if x.dtype != dtype]
     if wrong:
         raise ValueError(
             f"case {case.name!r}: floating-point inputs and dy must have dtype {dtype}; came {wrong[0]}. "
@@ -147,6 +148,11 @@ class _Comparison:
         if results is None:
             return
         self.report.cases += 1
+        if found.dispute:
+            self.report.mismatches.append(
+                Mismatch("wrong", "y", case.name, f"the page's forward is not torch's function: {found.dispute}")
+            )
+            return
         for argument, got in zip(self.arguments, results, strict=True):
             if got is not NOT_RECORDED and self._fits(argument, found, got):
                 self._judge(argument, found, got, results[1:])
@@ -159,10 +165,12 @@ class _Comparison:
             )
         left_out = [a for a in self.required if self._is_optional(a) and not self.report.worst[a].by_case]
         self.report.untested_arguments = [a for a in self.required if a not in (*self.tested, *left_out)]
-        self.report.not_tested += [
-            f"{a}: in no case was there anything to tell a right value from a wrong one"
-            for a in self.report.untested_arguments
-        ]
+        why = (
+            "in no case was there anything to tell a right value from a wrong one"
+            if self.report.cases
+            else "no case came so far that a result could be judged"
+        )
+        self.report.not_tested += [f"{a}: {why}" for a in self.report.untested_arguments]
         return self.report
 
     def _recorded(self, case: Case) -> tuple[Any, ...]:
@@ -180,7 +188,7 @@ class _Comparison:
         inputs, dy = tuple(_copy(x) for x in case.inputs), _copy(case.dy)
         try:
             returned = candidate(inputs, dy, **hyper)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             trace = traceback.format_exc(limit=-3)
             self._trap("y", case, f"raised {type(error).__name__}: {error}")
             self.report.findings.append(f"case {case.name!r}: {trace}")
@@ -232,6 +240,9 @@ class _Comparison:
             return False
         if not isinstance(got, Tensor):
             self._trap(argument, case, f"a tensor is due, {'None' if got is None else type(got).__name__} came")
+            return False
+        if got.layout is not torch.strided or got.is_quantized:
+            self._trap(argument, case, f"a dense tensor is due, one of layout {got.layout} came")
             return False
         for what, is_, should in (
             ("shape", tuple(got.shape), tuple(expected.shape)),

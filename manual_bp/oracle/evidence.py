@@ -41,6 +41,7 @@ class Evidence:
     expected, allowance: y and then one entry per input, float64 on the CPU; None for an input without cotangent.
     kinks: bool masks like `expected`: where no derivative exists, so that the expected value is a convention.
     source: whence the expected values come.
+    dispute: what certified truth and torch disagree about, in words; empty if they agree.
     """
 
     case: Case
@@ -48,6 +49,7 @@ class Evidence:
     allowance: Values
     kinks: Values
     source: str
+    dispute: str = ""
 
 
 def evidence(rule: Rule, case: Case, contract: Contract, conventions: Conventions = OUR_CONVENTIONS) -> Evidence | str:
@@ -70,7 +72,10 @@ def evidence(rule: Rule, case: Case, contract: Contract, conventions: Convention
         None if w is None or o is None else w + o for w, o in zip((width.y, *width.grads), own, strict=True)
     )
     expected, allowance = conventions.at_kinks(rule, case, expected, allowance, kinks, contract.storage)
-    return Evidence(called, expected, allowance, kinks, "certified truth" if certified else "torch.autograd in float64")
+    if certified is None:
+        return Evidence(called, expected, allowance, kinks, "torch.autograd in float64")
+    dispute = "" if isinstance(autograd, str) else _dispute(rule, case, certified, autograd)
+    return Evidence(called, expected, allowance, kinks, "certified truth", dispute)
 
 
 def generated_evidence(
@@ -95,6 +100,25 @@ def _generated(
 
 _Part = tuple[Tensor, Tensor] | None
 """One expected tensor (nan where it is not known) and its own width."""
+
+
+def _dispute(rule: Rule, case: Case, certified: list[_Part], autograd: list[_Part]) -> str:
+    """Whether truth, which comes from the page's own forward, and torch speak of two functions.
+
+    They may differ by torch's width in float64; a forward and a backward that are wrong in the same way differ by more.
+    """
+    width = widths(rule, case.inputs, case.dy, contract_of(torch.float64), **case.hyper)
+    for name, truth, torchs, w in zip(
+        ("y", *(f"d{name}" for name in rule.inputs)), certified, autograd, (width.y, *width.grads), strict=True
+    ):
+        if truth is None or torchs is None or w is None:
+            continue
+        beyond = (truth[0] - torchs[0]).abs() > truth[1] + torchs[1] + w
+        if bool(beyond.any()):
+            index = tuple(beyond.nonzero()[0].tolist())
+            ours, theirs = float(truth[0][index]), float(torchs[0][index])
+            return f"{name}{list(index)} is {ours:.9g} by the page's own forward and {theirs:.9g} by torch"
+    return ""
 
 
 def _prefer(certified: _Part, twin: _Part) -> tuple[Tensor, Tensor, Tensor] | None:

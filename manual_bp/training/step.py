@@ -79,6 +79,8 @@ class Step:
 
         x: (batch, features); target: shaped like the output.
         """
+        if x.ndim < 2:
+            raise ValueError(f"x must be (batch, features); came {tuple(x.shape)}. Use x[None] for a single example.")
         masks = self.masks(state, len(x), str(x.device))
         state = replace(state, buffers={**masks, **state.buffers})
         cost, gradients, buffers = self.gradients(self.model, state, x, target)

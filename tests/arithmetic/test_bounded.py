@@ -204,7 +204,7 @@ def test_torch_is_within_the_width(rule: Rule, dtype: torch.dtype) -> None:
         assert worst(errors(rule, found, inputs, dy, hyper), allowed) <= 1
 
 
-LOOSEST = 100  # what DESIGN.md calls loose
+LOOSEST = 100  # more than this is called loose
 
 
 @every_rule
@@ -377,7 +377,7 @@ def test_manual_is_within_the_width_at_every_edge(rule: Rule, edge: Any, dtype: 
 
 # ------------------------------------------------------------------------------------------- wrong programs do not
 
-FACTOR = {torch.float64: 1e-6, torch.float32: 1e-3}  # DESIGN.md section 5 and issue 3: scale errors to be rejected
+FACTOR = {torch.float64: 1e-6, torch.float32: 1e-3}  # scale errors that must be rejected
 CANCELLED = 1e-2  # of the largest element: what is smaller may be what is left of terms that cancel
 
 

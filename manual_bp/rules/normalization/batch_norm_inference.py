@@ -51,7 +51,7 @@ def backward(
     residuals: Residuals, dy: Float[Tensor, "batch channels *space"]
 ) -> tuple[Float[Tensor, "batch channels *space"], Float[Tensor, "channels"], Float[Tensor, "channels"], None, None]:
     x_hat, s = _normalised(residuals)
-    dx = dy * like(residuals.weight, dy) * s
+    dx = dy * (like(residuals.weight, dy) * s)
     dweight = channel_sum(dy * x_hat)
     dbias = channel_sum(dy)
     return dx, dweight, dbias, None, None
