@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from manual_bp.oracle.adapters import take_keywords_of
 
 if TYPE_CHECKING:
     from manual_bp import Vjp
@@ -34,24 +35,8 @@ def vjp(fn: Callable[..., Tensor]) -> Vjp:
             found = iter(torch.autograd.grad(y, wanted, dy, allow_unused=True))
         return y.detach(), tuple(next(found) if x.requires_grad else None for x in leaves)
 
-    _copy_keywords(fn, autograd_vjp)
+    take_keywords_of(fn.forward if isinstance(fn, torch.nn.Module) else fn, autograd_vjp)
     return autograd_vjp
-
-
-def _copy_keywords(fn: Callable[..., Tensor], wrapper: Any) -> None:
-    """Let the wrapper's signature say which hyperparameters `fn` takes, where `fn` tells."""
-    try:
-        parameters = inspect.signature(fn.forward if isinstance(fn, torch.nn.Module) else fn).parameters.values()
-    except (ValueError, TypeError):  # a builtin
-        return
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return
-    first = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("inputs", "dy")]
-    keywords = [
-        p.replace(kind=p.KEYWORD_ONLY) for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-    ]
-    named = [p for p in keywords if p.name not in ("inputs", "dy")]
-    wrapper.__signature__ = inspect.Signature([*first, *named])
 
 
 def function(rule: str) -> Callable[..., Tensor] | None:

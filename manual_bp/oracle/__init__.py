@@ -1,8 +1,19 @@
 """The oracle: judge anybody's backward by evidence that does not come from it."""
 
 from manual_bp.arithmetic.bounded import Contract
+from manual_bp.oracle.adapters import from_functions
 from manual_bp.oracle.cases import NOT_RECORDED, Case
 from manual_bp.oracle.comparison import GradientMismatch, check, compare
 from manual_bp.oracle.report import Mismatch, Report
 
-__all__ = ["NOT_RECORDED", "Case", "Contract", "GradientMismatch", "Mismatch", "Report", "check", "compare"]
+__all__ = [
+    "NOT_RECORDED",
+    "Case",
+    "Contract",
+    "GradientMismatch",
+    "Mismatch",
+    "Report",
+    "check",
+    "compare",
+    "from_functions",
+]

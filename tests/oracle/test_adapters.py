@@ -1,0 +1,75 @@
+"""Functions on other arrays become candidates."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from manual_bp.oracle import compare, from_functions
+
+
+def forward_numpy(x, weight, bias):
+    return x @ weight.T + bias, (x, weight)
+
+
+def backward_numpy(dy, cache):
+    x, weight = cache
+    rows = int(np.prod(dy.shape[:-1]))
+    dy2, x2 = dy.reshape(rows, dy.shape[-1]), x.reshape(rows, x.shape[-1])
+    return dy @ weight, dy2.T @ x2, dy2.sum(0)
+
+
+def forward_torch(x, *, alpha=1.0):
+    return torch.where(x > 0, x, alpha * torch.expm1(x)), (x, alpha)
+
+
+def backward_torch(dy, cache):
+    x, alpha = cache
+    return torch.where(x > 0, dy, dy * alpha * torch.exp(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16], ids=str)
+def test_numpy(dtype):
+    report = compare(from_functions(forward_numpy, backward_numpy), "linear", dtype=dtype)
+    assert report.passed, str(report)
+
+
+def test_wrong_numpy():
+    wrong = from_functions(forward_numpy, lambda dy, cache: [2 * g for g in backward_numpy(dy, cache)])
+    assert {m.kind for m in compare(wrong, "linear").mismatches} == {"wrong"}
+
+
+def test_torch_and_a_single_cotangent():
+    report = compare(from_functions(forward_torch, backward_torch), "elu")
+    assert report.passed, str(report)
+    assert not any("takes no" in text for text in report.not_tested)
+
+
+def test_what_it_cannot_take_is_not_passed():
+    plain = from_functions(lambda x: forward_torch(x), backward_torch)
+    assert any("takes no alpha" in text for text in compare(plain, "elu").not_tested)
+
+
+def test_jax():
+    jnp = pytest.importorskip("jax.numpy")
+
+    def forward(x):
+        return jnp.tanh(x), x
+
+    def backward(dy, x):
+        e = jnp.exp(-2 * jnp.abs(x))
+        return dy * 4 * e / (1 + e * (2 + e))
+
+    report = compare(from_functions(forward, backward, arrays="jax"), "tanh")  # XLA flushes subnormal e: digits
+    assert report.passed, str(report)
+
+
+def test_two_kinds_of_arrays_must_be_told_apart():
+    def both(x):
+        return np.tanh(x) if isinstance(x, np.ndarray) else torch.tanh(x), x
+
+    with pytest.raises(ValueError, match="pass arrays="):
+        from_functions(both, both)
+    with pytest.raises(ValueError, match="arrays must be one of"):
+        from_functions(both, both, arrays="lists")
