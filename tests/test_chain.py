@@ -7,6 +7,7 @@ import torch
 
 import manual_bp as bp
 from manual_bp.chain import activation, batch_norm, chain, dropout, inference, leaves, linear, residual, trace
+from tests.allowed import assert_agrees
 from torch_ref import vjp
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -16,39 +17,34 @@ def draw(*shape):
     return torch.randn(shape, generator=GENERATOR, dtype=torch.float64)
 
 
-def close(got, expected):
-    torch.testing.assert_close(got, expected)
+def there_and_back(layer, names=()):
+    """y, dx and the gradients of the named parameters, as a function of x, dy and these parameters."""
+
+    def run(x, dy, *params):
+        y, residuals, _ = layer.forward(dict(zip(names, params, strict=True)), {}, x)
+        dx, dparams = layer.backward(residuals, dy)
+        return y, dx, *(dparams[name] for name in names)
+
+    return run
 
 
 def test_chain_is_the_composition():
-    params = {"W": draw(3, 4), "b": draw(3)}
-    layer = chain(z=linear(4, 3, weight="W", bias="b"), a=activation("tanh"))
-    x, dy = draw(5, 4), draw(5, 3)
-    y, residuals, state = layer.forward(params, {}, x)
-    dx, dparams = layer.backward(residuals, dy)
-    whole = vjp(lambda x, w, b: torch.tanh(x @ w.T + b))
-    expected_y, expected = whole((x, params["W"], params["b"]), dy)
-    close(y, expected_y)
-    close((dx, dparams["W"], dparams["b"]), expected)
-    assert state == {}
+    layer = chain(z=linear(4, 3, weight="W", bias="b"), a=activation("elu"))
+    x, dy, w, b = draw(5, 4), draw(5, 3), draw(3, 4), draw(3)
+    y, grads = vjp(lambda x, w, b: torch.nn.functional.elu(x @ w.T + b))((x, w, b), dy)
+    assert_agrees(there_and_back(layer, ("W", "b")), (x, dy, w, b), (y, *grads))
 
 
 def test_shared_parameter_gets_the_sum():
-    params = {"W": draw(4, 4), "b": draw(4)}
     twice = chain(first=linear(4, 4, weight="W", bias="b"), second=linear(4, 4, weight="W", bias="b"))
-    x, dy = draw(5, 4), draw(5, 4)
-    _, residuals, _ = twice.forward(params, {}, x)
-    _, dparams = twice.backward(residuals, dy)
-    _, (_, dw, db) = vjp(lambda x, w, b: (x @ w.T + b) @ w.T + b)((x, params["W"], params["b"]), dy)
-    close((dparams["W"], dparams["b"]), (dw, db))
+    x, dy, w, b = draw(5, 4), draw(5, 4), draw(4, 4), draw(4)
+    y, grads = vjp(lambda x, w, b: (x @ w.T + b) @ w.T + b)((x, w, b), dy)
+    assert_agrees(there_and_back(twice, ("W", "b")), (x, dy, w, b), (y, *grads))
 
 
 def test_residual_adds_the_cotangent():
-    layer = residual(activation("relu"))
     x, dy = draw(5, 4), draw(5, 4)
-    y, residuals, _ = layer.forward({}, {}, x)
-    close(y, x + x.relu())
-    close(layer.backward(residuals, dy)[0], dy + dy * (x > 0))
+    assert_agrees(there_and_back(residual(activation("relu"))), (x, dy), (x + x.relu(), dy + dy * (x > 0)))
 
 
 def test_residual_broadcasts_nothing():
@@ -59,33 +55,36 @@ def test_residual_broadcasts_nothing():
 
 def test_running_statistics_are_torch_s():
     layer = batch_norm(3)
-    params = {"weight": draw(3), "bias": draw(3)}
-    state = {"running_mean": draw(3), "running_var": draw(3).abs()}
+    xs, mean, var = [draw(6, 3) for _ in range(3)], draw(3), draw(3).abs()
     module = torch.nn.BatchNorm1d(3).double()
-    module.running_mean.copy_(state["running_mean"])
-    module.running_var.copy_(state["running_var"])
-    for _ in range(3):
-        x = draw(6, 3)
+    module.running_mean.copy_(mean)
+    module.running_var.copy_(var)
+    for x in xs:
         module(x)
-        _, _, state = layer.forward(params, state, x)
-    close(state["running_mean"], module.running_mean)
-    close(state["running_var"], module.running_var)
+
+    def run(weight, bias, mean, var, *xs):
+        state = {"running_mean": mean, "running_var": var}
+        for x in xs:
+            _, _, state = layer.forward({"weight": weight, "bias": bias}, state, x)
+        return state["running_mean"], state["running_var"]
+
+    assert_agrees(run, (draw(3), draw(3), mean, var, *xs), (module.running_mean, module.running_var))
 
 
 def test_inference_uses_running_statistics_and_drops_nothing():
-    layer = chain(norm=batch_norm(3), drop=dropout(3, 0.5))
-    params = {"weight": draw(3), "bias": draw(3)}
-    state = {"running_mean": draw(3), "running_var": draw(3).abs(), "mask": torch.zeros(2, 3, dtype=torch.bool)}
-    x = draw(2, 3)
-    y, residuals, after = inference(layer).forward(params, state, x)
-    expected = torch.nn.functional.batch_norm(
-        x, state["running_mean"], state["running_var"], params["weight"], params["bias"]
-    )
-    close(y, expected)
-    assert after is state
-    dx, dparams = inference(layer).backward(residuals, torch.ones_like(x))
-    assert dx.shape == x.shape
-    assert dparams.keys() == params.keys()
+    layer = inference(chain(norm=batch_norm(3), drop=dropout(3, 0.5)))
+    x, weight, bias, mean, var = draw(2, 3), draw(3), draw(3), draw(3), draw(3).abs()
+
+    def run(x, weight, bias, mean, var):
+        state = {"running_mean": mean, "running_var": var, "mask": torch.zeros(2, 3, dtype=torch.bool)}
+        y, residuals, after = layer.forward({"weight": weight, "bias": bias}, state, x)
+        assert after is state
+        dx, dparams = layer.backward(residuals, x)
+        return y, dx, dparams["weight"], dparams["bias"]
+
+    whole = vjp(lambda x, w, b: torch.nn.functional.batch_norm(x, mean, var, w, b))
+    y, grads = whole((x, weight, bias), x)
+    assert_agrees(run, (x, weight, bias, mean, var), (y, *grads))
 
 
 def test_names_are_nested_with_dots():
@@ -99,24 +98,26 @@ def test_identity_is_no_leaf():
 
 def test_trace_is_the_notes_formulas():
     """delta(L) = (a(L) - y) σ'(z(L)) / n; delta(l) = (delta(l+1) W(l+1)) σ'(z(l)); dW = deltaᵀ a; db = Σ delta."""
-    params = {"W1": draw(4, 3), "b1": draw(4), "W2": draw(2, 4), "b2": draw(2)}
     network = chain(
         linear1=linear(3, 4, weight="W1", bias="b1"),
         activation1=activation("sigmoid"),
         linear2=linear(4, 2, weight="W2", bias="b2"),
         activation2=activation("sigmoid"),
     )
-    x, target = draw(5, 3), draw(5, 2)
-    traced = trace(network, params, {}, x, target)
-    y = {layer: torch.sigmoid(traced[layer]["z"]) for layer in ("linear1", "linear2")}
-    slope = {layer: y[layer] * (1 - y[layer]) for layer in y}
-    delta2 = (traced["activation2"]["a"] - target) / 5 * slope["linear2"]
-    delta1 = (delta2 @ params["W2"]) * slope["linear1"]
-    close(traced["linear2"]["delta"], delta2)
-    close(traced["linear1"]["delta"], delta1)
-    close(traced["linear2"]["dW"], delta2.T @ traced["activation1"]["a"])
-    close(traced["linear1"]["dW"], delta1.T @ x)
-    close(traced["linear1"]["db"], delta1.sum(0))
+    x, target, w1, b1, w2, b2 = draw(5, 3), draw(5, 2), draw(4, 3), draw(4), draw(2, 4), draw(2)
+
+    def run(x, target, w1, b1, w2, b2):
+        layers = trace(network, {"W1": w1, "b1": b1, "W2": w2, "b2": b2}, {}, x, target)
+        return [layers[name][letter] for name in ("linear1", "linear2") for letter in ("z", "delta", "dW", "db")]
+
+    z1 = x @ w1.T + b1
+    a1 = torch.sigmoid(z1)
+    z2 = a1 @ w2.T + b2
+    a2 = torch.sigmoid(z2)
+    delta2 = (a2 - target) / 5 * a2 * (1 - a2)
+    delta1 = (delta2 @ w2) * a1 * (1 - a1)
+    first, second = (z1, delta1, delta1.T @ x, delta1.sum(0)), (z2, delta2, delta2.T @ a1, delta2.sum(0))
+    assert_agrees(run, (x, target, w1, b1, w2, b2), (*first, *second))
 
 
 def test_sixteen_bits_pass_through():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,6 +20,17 @@ from manual_bp.rule import DTYPES, RULES, Rule, Vjp
 
 NOTES = ("digits", "16-bit")
 """Kinds of mismatch that are notes unless the comparison is strict."""
+
+
+OTHER_PRECISION = {
+    torch.float64: torch.float32,
+    torch.float32: torch.float64,
+    torch.bfloat16: torch.float32,
+    torch.float16: torch.float32,
+}
+ONE = torch.ones((), dtype=torch.float64)
+# A rounding error shrinks with eps, give or take a factor of luck; a wrong formula's does not shrink.
+LUCK = 1000.0
 
 
 class GradientMismatch(AssertionError):
@@ -138,12 +150,13 @@ class _Comparison:
         self.required = ("y", *(f"d{name}" for name, spec in rule.inputs.items() if spec.cotangent))
         self.report.worst = {argument: Worst() for argument in self.required}
         self.tested: set[str] = set()
+        self.candidate: Vjp | None = None
 
     def judge_case(self, candidate: Vjp | None, found: Evidence | str) -> None:
         if isinstance(found, str):
             self.report.not_tested.append(found)
             return
-        case = found.case
+        case, self.candidate = found.case, candidate
         results = self._recorded(case) if candidate is None else self._called(candidate, case)
         if results is None:
             return
@@ -330,7 +343,29 @@ class _Comparison:
         for mistake in self.rule.mistakes if position else ():
             if mistake.loses_digits and (within(self.contract, mistake.backward) or within(narrow, mistake.backward)):
                 return "digits", f"loses digits, as the formula {mistake.name} does"
+        if self._is_rounding(position, found, error, beyond):
+            return "digits", "loses digits: its error shrinks with the precision, as that of a wrong formula would not"
         return "wrong", ""
+
+    def _is_rounding(self, position: int, found: Evidence, error: Tensor, beyond: Tensor) -> bool:
+        """Whether the candidate's error is rounding error: so much smaller in the finer of two precisions."""
+        if self.candidate is None:
+            return False
+        other = OTHER_PRECISION[self.dtype]
+        case = found.case
+        cast = tuple(x.to(other) if x.is_floating_point() else x for x in (*case.inputs, case.dy))
+        recast = evidence(self.rule, replace(case, inputs=cast[:-1], dy=cast[-1]), contract_of(other), self.conventions)
+        if isinstance(recast, str):
+            return False
+        try:
+            y, grads = self.candidate(tuple(_copy(x) for x in cast[:-1]), _copy(cast[-1]), **case.hyper)
+            there, _ = errors((y, *grads)[position], recast.expected[position], ONE, torch.float64)  # type: ignore[arg-type]
+        except Exception:  # it cannot do that precision: nothing is learnt
+            return False
+        eps, other_eps = torch.finfo(self.dtype).eps, torch.finfo(other).eps
+        fine, coarse = (error, there) if eps < other_eps else (there, error)
+        shrinks = LUCK * min(eps, other_eps) / max(eps, other_eps)
+        return bool((fine <= shrinks * coarse)[beyond].all())
 
     def _as_declared(self, found: Evidence, position: int, grads: Sequence[Any], beyond: Tensor) -> bool:
         """Whether all that differs is a kink or tie, where any subgradient was declared and this is one."""
