@@ -40,6 +40,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from manual_bp.arithmetic import balls_table as balls_table  # fills the table of meanings
 from manual_bp.arithmetic.balls import DIRECTION, NAN, ONE, ZERO, Cell, Jets, NeedMoreBits, UnknownFunction
 from manual_bp.rule import DTYPES, Grads, Rule
 
