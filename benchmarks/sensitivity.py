@@ -31,7 +31,8 @@ from benchmarks.mutations import Backward, Exact, Mutation, mutated, mutations, 
 from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.cli import out, shown, usage, versions
 from manual_bp.oracle import Case, compare
-from manual_bp.oracle.comparison import NOTES, errors, ulp
+from manual_bp.oracle.comparison import NOTES
+from manual_bp.oracle.errors import errors, ulp
 from manual_bp.oracle.evidence import Evidence, evidence
 from manual_bp.rule import DTYPES, Grads, Rule, Vjp
 from torch_ref import twin

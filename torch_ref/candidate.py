@@ -15,7 +15,7 @@ from manual_bp.oracle.adapters import take_keywords_of
 
 if TYPE_CHECKING:
     from manual_bp import Vjp
-    from manual_bp.lockstep import Engine
+    from manual_bp.training.engine import Engine
 
 
 def vjp(fn: Callable[..., Tensor]) -> Vjp:
@@ -60,7 +60,7 @@ class Torch:
         return twin(rule)
 
     def model(self, name: str, **config: Any) -> Engine:
-        """An engine that trains the named model by autograd (manual_bp.lockstep)."""
+        """An engine that trains the named model by autograd (manual_bp.training.engine)."""
         from torch_ref.training.engine import TorchEngine
 
         return TorchEngine(name, **config)

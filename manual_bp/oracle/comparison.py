@@ -14,6 +14,7 @@ from torch import Tensor
 from manual_bp.arithmetic.bounded import Contract, contract_of, widths
 from manual_bp.oracle.cases import NOT_RECORDED, Case, generated
 from manual_bp.oracle.conventions import Conventions
+from manual_bp.oracle.errors import errors
 from manual_bp.oracle.evidence import Evidence, certified_module, evidence, generated_evidence
 from manual_bp.oracle.report import Mismatch, Report, Worst
 from manual_bp.rule import DTYPES, RULES, Rule, Vjp
@@ -385,36 +386,6 @@ class _Comparison:
 
     def _trap(self, argument: str, case: Case, detail: str) -> None:
         self.report.mismatches.append(Mismatch("trap", argument, case.name, detail))
-
-
-def errors(got: Tensor, expected: Tensor, allowance: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Error over allowance, and error in ulp of the expected value, element by element in float64.
-
-    A value that is not finite must be met exactly; an exact 0 is right where the expected value is below the smallest
-    normal number of the dtype, because hardware may flush it.
-    """
-    expected, got = expected.cpu(), got.detach().cpu().to(torch.float64)
-    rounded = expected.to(dtype).to(torch.float64)
-    special = ~(rounded.isfinite() & got.isfinite())
-    same = (rounded == got) | (rounded.isnan() & got.isnan())
-    flushed = (got == 0) & (expected.abs() < torch.finfo(dtype).smallest_normal)
-    error = (got - expected).abs()
-    ratio = torch.where(error == 0, 0, error / allowance)
-    ulps = error / ulp(expected, dtype)
-    infinite = torch.where(same, 0, torch.inf).to(torch.float64)
-    none = torch.zeros_like(error)
-    return (
-        torch.where(special, infinite, torch.where(flushed, none, ratio)),
-        torch.where(special, infinite, torch.where(flushed, none, ulps)),
-    )
-
-
-def ulp(value: Tensor, dtype: torch.dtype) -> Tensor:
-    """One unit in the last place of `value` in `dtype`, as float64; at least the smallest subnormal."""
-    info = torch.finfo(dtype)
-    _, exponent = torch.frexp(value.to(torch.float64))  # |value| = mantissa · 2^exponent with mantissa in [½, 1)
-    spacing = torch.ldexp(torch.full_like(value, info.eps, dtype=torch.float64), exponent - 1)
-    return spacing.clamp(min=info.smallest_normal * info.eps)
 
 
 def _copy(x: Tensor) -> Tensor:

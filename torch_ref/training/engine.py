@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from manual_bp.lockstep import StepRecord
+from manual_bp.training.engine import StepRecord
 from torch_ref.candidate import function
 from torch_ref.models import MODELS
 from torch_ref.models.observing import Tape
@@ -18,7 +18,7 @@ COTANGENTS = {"z": "delta", "a": "da", "y": "dy"}
 
 
 class TorchEngine:
-    """A model with a loss, an L2 penalty and torch.optim.SGD: an `Engine` of manual_bp.lockstep."""
+    """A model with a loss, an L2 penalty and torch.optim.SGD: an `Engine` of manual_bp.training.engine."""
 
     def __init__(self, name: str, *, loss: str, lr: float, l2: float, **config: Any) -> None:
         if name not in MODELS:
