@@ -72,6 +72,14 @@ def compare(
     Raises ValueError for an unknown rule, dtype or convention, or a case that does not fit the rule.
     """
     rule = RULES[rule] if isinstance(rule, str) else rule
+    if not isinstance(rule, Rule):
+        raise ValueError(f"rule must be a rule or its name; came {rule!r}. The names are {', '.join(RULES)}.")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device must be one that torch can use here; came {device!r}: {error}") from None
+    if contract is not None and not isinstance(contract, Contract):
+        raise ValueError(f"contract must be a Contract(compute, storage); came {contract!r}.")
     if dtype not in DTYPES:
         raise ValueError(
             f"dtype must be one of {[str(d) for d in DTYPES]}; came {dtype}. Pass dtype=torch.float32, say."
@@ -107,8 +115,17 @@ def rejects(candidate: Vjp, rule: Rule, dtype: torch.dtype, device: str = "cpu")
 
 def _supplied(rule: Rule, case: Case, dtype: torch.dtype, device: str) -> Case:
     """A user's case as tensors on the device, checked."""
-    inputs = tuple(_tensor(x, dtype, device) for x in case.inputs)
-    dy = _tensor(case.dy, dtype, device)
+    if not isinstance(case, Case):
+        raise ValueError(f"cases must be Case(inputs, dy, ...); came a {type(case).__name__}.")
+    try:
+        inputs = tuple(_tensor(x, dtype, device) for x in case.inputs)
+        dy = _tensor(case.dy, dtype, device)
+        hyper = dict(case.hyper)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"case {case.name!r}: inputs must be a tuple of tensors, arrays or lists of numbers, dy one of these, and "
+            f"hyper a mapping; {error}"
+        ) from error
     numbers = [x for x, name in zip(inputs, rule.inputs, strict=False) if rule.is_number(name)]
     wrong = [str(x.dtype) for x in (*numbers, dy) if x.dtype != dtype]
     if wrong:
@@ -116,7 +133,7 @@ def _supplied(rule: Rule, case: Case, dtype: torch.dtype, device: str) -> Case:
             f"case {case.name!r}: floating-point inputs and dy must have dtype {dtype}; came {wrong[0]}. "
             "Pass that dtype to compare, or cast the case."
         )
-    y, _ = rule.forward(*inputs, **case.hyper)
+    y, _ = rule.forward(*inputs, **hyper)
     if dy.shape != y.shape:
         raise ValueError(f"case {case.name!r}: dy must be shaped like y, {tuple(y.shape)}; came {tuple(dy.shape)}.")
     if case.grads is not None and len(case.grads) != len(rule.inputs):

@@ -336,3 +336,30 @@ def test_rounding_error_of_an_unknown_formula_is_lost_digits_and_a_wrong_formula
         return y, tuple((1 + 1e-4) * g for g in grads)
 
     assert kinds(compare(slightly_wrong, "square_loss")) == {"wrong"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "nowhere"}, "device must be one that torch can use here; came 'nowhere'"),
+        ({"contract": "float32"}, "contract must be a Contract"),
+        ({"cases": [3]}, "cases must be Case"),
+        ({"cases": [Case(None, DY, name="c")]}, "case 'c': inputs must be a tuple"),
+        ({"cases": [Case(("ab",), DY, name="c")]}, "case 'c': inputs must be a tuple"),
+        ({"cases": [Case((X,), None, name="c")]}, "case 'c': inputs must be a tuple"),
+        ({"cases": [Case((X,), DY, hyper=3, name="c")]}, "hyper a mapping"),
+    ],
+)
+def test_more_bad_calls(options, message):
+    with pytest.raises(ValueError, match=message):
+        compare(elu, "elu", **options)
+
+
+def test_a_rule_that_is_none():
+    with pytest.raises(ValueError, match="rule must be a rule or its name"):
+        compare(elu, None)
+
+
+def test_a_sparse_result_is_a_trap():
+    report = compare(lambda inputs, dy: (bp.tanh.vjp(inputs, dy)[0], (dy.to_sparse(),)), "tanh")
+    assert "a dense tensor is due" in str(report)

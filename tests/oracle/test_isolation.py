@@ -1,0 +1,116 @@
+"""`manual-bp check`: candidates by name, and hostile ones in a process of their own."""
+
+from __future__ import annotations
+
+import json
+import sys
+import textwrap
+
+import pytest
+from typer.testing import CliRunner
+
+from manual_bp.cli import app
+
+CANDIDATES = """
+import os, sys
+import torch
+
+def right(inputs, dy):
+    (x,) = inputs
+    return torch.relu(x), (torch.where(x > 0, dy, 0),)
+
+def wrong(inputs, dy):
+    (x,) = inputs
+    return torch.relu(x), (dy,)
+
+def exits(inputs, dy):
+    sys.exit(3)
+
+def dies(inputs, dy):
+    os._exit(7)
+
+def hangs(inputs, dy):
+    while True:
+        pass
+
+def recurses(inputs, dy):
+    return recurses(inputs, dy)
+
+def generator(inputs, dy):
+    yield dy
+
+number = 3
+"""
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    (tmp_path / "candidates_here.py").write_text(textwrap.dedent(CANDIDATES))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "candidates_here", raising=False)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+
+    def check(name, *options):
+        return CliRunner().invoke(app, ["check", f"candidates_here:{name}", "--against", "relu", *options])
+
+    return check
+
+
+@pytest.mark.parametrize("isolate", [[], ["--isolate"]], ids=["here", "isolated"])
+def test_right_and_wrong(run, tmp_path, isolate):
+    good, bad = run("right", *isolate), run("wrong", *isolate, "--json", str(tmp_path / "out.json"))
+    assert good.exit_code == 0, good.output
+    assert "relu (float32, cpu): agrees" in good.output
+    assert bad.exit_code == 1
+    assert "wrong: dx" in bad.output
+    document = json.loads((tmp_path / "out.json").read_text())
+    assert document["passed"] is False
+    assert document["report"]["mismatches"][0]["argument"] == "dx"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("exits", "raised SystemExit: 3"),
+        ("recurses", "raised RecursionError"),
+        ("generator", "(y, grads) is due; a generator came"),
+    ],
+)
+def test_hostile_candidates_are_findings(run, name, words):
+    result = run(name)
+    assert result.exit_code == 1
+    assert words in " ".join(result.output.split())
+
+
+def test_a_candidate_that_ends_the_process(run, tmp_path):
+    result = run("dies", "--isolate", "--json", str(tmp_path / "out.json"))
+    assert result.exit_code == 1
+    assert "ended the process with status 7" in result.output
+    assert "status 7" in json.loads((tmp_path / "out.json").read_text())["report"]["findings"][0]
+
+
+def test_a_candidate_that_never_returns(run):
+    result = run("hangs", "--isolate", "--timeout", "6")
+    assert result.exit_code == 1
+    assert "did not return within 6 s" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("candidates_here", "MODULE:CALLABLE"),
+        ("nowhere_at_all:vjp", "cannot be imported"),
+        ("candidates_here:left", "must hold 'left'; it holds"),
+        ("candidates_here:number", "came a int"),
+    ],
+)
+def test_bad_targets(run, target, message):
+    result = CliRunner().invoke(app, ["check", target, "--against", "relu"])
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())
+
+
+def test_bad_usage_reaches_through_isolation(run):
+    result = run("left", "--isolate")
+    assert result.exit_code == 2
+    assert "must hold 'left'" in " ".join(result.output.split())
