@@ -152,11 +152,20 @@ def lay_out(x: Tensor, layout: Layout) -> Tensor:
     return x[:1].expand(x.shape) if x.ndim else x[None].expand(2)[1]
 
 
+def _with_nan(x: Tensor) -> Tensor:
+    """A copy with NaN in the first row, which must not reach the others unless the function mixes rows."""
+    copy = x.clone()
+    copy[:1] = torch.nan
+    return copy
+
+
 def _layouts(rule: Rule, ordinary: Case) -> Iterator[Case]:
     yield Case(ordinary.inputs, torch.zeros_like(ordinary.dy), ordinary.hyper, "zero cotangent")
     yield Case(ordinary.inputs, torch.ones_like(ordinary.dy), ordinary.hyper, "cotangent of ones")
     for scale in (SCALE, 1 / SCALE):
         yield Case(ordinary.inputs, scale * ordinary.dy, ordinary.hyper, f"cotangent times {scale:g}")
+    poisoned = _with_nan(ordinary.inputs[0])
+    yield Case((poisoned, *ordinary.inputs[1:]), ordinary.dy, ordinary.hyper, "NaN in one row")
     everything = tuple(lay_out(x, "sliced") for x in ordinary.inputs)
     yield Case(everything, lay_out(ordinary.dy, "sliced"), ordinary.hyper, "everything sliced")
     for layout in LAYOUTS:

@@ -227,7 +227,25 @@ class _Comparison:
         for name, given, x in zip((*self.rule.inputs, "dy"), (*inputs, dy), (*case.inputs, case.dy), strict=True):
             if not torch.equal(_comparable(given), _comparable(x)):
                 self._trap(name, case, "the candidate overwrote its argument")
-        return self._unpacked(returned, case)
+        results = self._unpacked(returned, case)
+        if results is not None and case.name == "ordinary":
+            self._compare_two_runs(candidate, case, hyper, results)
+        return results
+
+    def _compare_two_runs(self, candidate: Vjp, case: Case, hyper: dict[str, Any], first: tuple[Any, ...]) -> None:
+        """Bit for bit; a candidate with atomic additions may differ, which is right but worth knowing."""
+        try:
+            y, grads = candidate(tuple(_copy(x) for x in case.inputs), _copy(case.dy), **hyper)
+        except Exception as error:
+            self._trap("y", case, f"raised {type(error).__name__} when it was called again: {error}")
+            return
+        for argument, a, b in zip(self.arguments, first, (y, *grads), strict=False):
+            if isinstance(a, Tensor) and isinstance(b, Tensor) and not _same_bits(a, b):
+                text = f"{argument} differs between two runs on the same input"
+                if self.strict:
+                    self._trap(argument, case, text)
+                else:
+                    self._note_once(text)
 
     def _unpacked(self, returned: Any, case: Case) -> tuple[Any, ...] | None:
         """y and the cotangents in one tuple, if that is what was returned."""
@@ -409,6 +427,12 @@ def _copy(x: Tensor) -> Tensor:
     """The same values with the same strides and offset, in memory of its own."""
     storage = torch.UntypedStorage.clone(x.untyped_storage())  # type: ignore[no-untyped-call]
     return torch.empty(0, dtype=x.dtype, device=x.device).set_(storage, x.storage_offset(), x.size(), x.stride())
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    if (a.shape, a.dtype, a.layout) != (b.shape, b.dtype, b.layout):
+        return False
+    return a.layout is not torch.strided or torch.equal(_comparable(a), _comparable(b))
 
 
 def _comparable(x: Tensor) -> Tensor:

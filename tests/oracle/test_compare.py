@@ -363,3 +363,24 @@ def test_a_rule_that_is_none():
 def test_a_sparse_result_is_a_trap():
     report = compare(lambda inputs, dy: (bp.tanh.vjp(inputs, dy)[0], (dy.to_sparse(),)), "tanh")
     assert "a dense tensor is due" in str(report)
+
+
+def test_a_candidate_that_is_not_repeatable():
+    calls = iter(range(10**6))
+
+    def atomic(inputs, dy):
+        y, (dx,) = bp.tanh.vjp(inputs, dy)
+        return y, (dx * (1 + (next(calls) % 2) * torch.finfo(dx.dtype).eps),)
+
+    report = compare(atomic, "tanh")
+    assert any("differs between two runs" in note for note in report.notes)
+    assert kinds(compare(atomic, "tanh", strict=True)) == {"trap"}
+
+
+def test_nan_that_leaks_into_other_rows():
+    def leaky(inputs, dy):
+        y, (dx,) = bp.tanh.vjp(inputs, dy)
+        return y, (dx + 0 * inputs[0].sum(),)
+
+    report = compare(leaky, "tanh")
+    assert "NaN in one row" in {m.case for m in report.mismatches}
