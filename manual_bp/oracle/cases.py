@@ -137,7 +137,7 @@ def _sizes(rule: Rule) -> Iterator[Edge]:
 
 Layout = Literal["transposed", "sliced", "stride 0"]
 LAYOUTS: tuple[Layout, ...] = ("transposed", "sliced", "stride 0")
-# A cotangent of this size, and of its inverse, shows who clips or takes dy for 1.
+# Cotangents and inputs of this size, and of its inverse, show who clips, and who adds an absolute number.
 SCALE = 1e3
 
 
@@ -164,6 +164,11 @@ def _layouts(rule: Rule, ordinary: Case) -> Iterator[Case]:
     yield Case(ordinary.inputs, torch.ones_like(ordinary.dy), ordinary.hyper, "cotangent of ones")
     for scale in (SCALE, 1 / SCALE):
         yield Case(ordinary.inputs, scale * ordinary.dy, ordinary.hyper, f"cotangent times {scale:g}")
+    for scale in (SCALE, 1 / SCALE):
+        scaled = (
+            scale * x if spec.cotangent else x for x, spec in zip(ordinary.inputs, rule.inputs.values(), strict=True)
+        )
+        yield Case(tuple(scaled), ordinary.dy, ordinary.hyper, f"inputs times {scale:g}")
     poisoned = _with_nan(ordinary.inputs[0])
     yield Case((poisoned, *ordinary.inputs[1:]), ordinary.dy, ordinary.hyper, "NaN in one row")
     everything = tuple(lay_out(x, "sliced") for x in ordinary.inputs)

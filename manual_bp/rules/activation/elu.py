@@ -54,6 +54,7 @@ EDGES = (
     Edge("beside the kink", {"x": [1e-310, -1e-310, 1e-40, -1e-40, 6e-8, -6e-8]}),
     Edge("saturation", {"x": [-9.0, -17.0, -37.0, -80.0]}),
     Edge("gradual underflow", {"x": [-88.0, -95.0, -720.0, -740.0, -800.0]}),
+    Edge("infinite cotangent", {"x": [-1.0, 2.0], "dy": [float("inf"), float("-inf")]}),
     Edge("infinities", {"x": [float("inf"), float("-inf")]}),
     Edge("overflowing exponential in the other branch", {"x": [100.0, 800.0]}),
     Edge("alpha above 1", {"alpha": 2}),

@@ -43,6 +43,7 @@ INPUTS = {"x": Input(normal())}
 EDGES = (
     Edge("kink", {"x": [0.0, -0.0]}),
     Edge("beside the kink", {"x": [1e-310, -1e-310, 1e-40, -1e-40, 6e-8, -6e-8]}),
+    Edge("infinite cotangent", {"x": [-1.0, 2.0], "dy": [float("inf"), float("-inf")]}),
     Edge("infinities", {"x": [float("inf"), float("-inf")]}),
     Edge("negative slope", {"negative_slope": -0.5}),
     Edge("slope 0", {"negative_slope": 0.0}),

@@ -54,6 +54,7 @@ EDGES = (
     Edge("tie", {"x": [[1.0, 1.0, 0.0, 2.0, 0.0, 2.0, 3.0, 3.0, 3.0]]}),
     Edge("tie of signed zeros", {"x": [[0.0, -0.0, -1.0, -0.0, 0.0, -1.0]]}),
     Edge("one piece", {"pieces": 1}),
+    Edge("many pieces", {"pieces": 9}),
     Edge("one unit", {"pieces": 4}, sizes={"units": 1}),
     Edge("no unit", sizes={"units": 0}),
     Edge("infinities", {"x": [[float("inf"), 0.0, float("-inf"), 1.0, float("-inf"), 2.0]]}),

@@ -49,6 +49,7 @@ EDGES = (
     Edge("zeros", {"x": [0.0, -0.0]}),
     Edge("saturation", {"x": [9.0, -9.0, 17.0, -17.0, 37.0, -37.0, 80.0, -80.0]}),
     Edge("gradual underflow", {"x": [88.0, -88.0, 95.0, -95.0, 720.0, -720.0, 740.0, -740.0, 800.0, -800.0]}),
+    Edge("infinite cotangent", {"x": [-1.0, 2.0], "dy": [float("inf"), float("-inf")]}),
     Edge("infinities", {"x": [float("inf"), float("-inf")]}),
     Edge("subnormal inputs", {"x": [1e-310, -1e-310, 1e-40, -1e-40, 1e-7, -1e-7]}),
 )

@@ -48,6 +48,7 @@ EDGES = (
     Edge("zeros", {"x": [0.0, -0.0]}),
     Edge("saturation", {"x": [5.0, -5.0, 9.0, -9.0, 19.0, -19.0, 40.0, -40.0]}),
     Edge("gradual underflow", {"x": [44.0, -44.0, 48.0, -48.0, 360.0, -360.0, 370.0, -370.0, 400.0, -400.0]}),
+    Edge("infinite cotangent", {"x": [-1.0, 2.0], "dy": [float("inf"), float("-inf")]}),
     Edge("infinities", {"x": [float("inf"), float("-inf")]}),
     Edge("subnormal inputs", {"x": [1e-310, -1e-310, 1e-40, -1e-40, 1e-7, -1e-7]}),
 )

@@ -112,6 +112,7 @@ EDGES = (
     Edge("large mean", {"x": normal(mean=30.0)}),
     Edge("large eps", {"eps": 1}),
     Edge("small eps", {"eps": 1e-12}),
+    Edge("small eps beside a small variance", {"x": normal(std=1e-5), "eps": 1e-12}),
     Edge("negative weight", {"weight": constant(-0.5)}),
     Edge("zero weight", {"weight": constant(0.0)}),
     Edge("one value per channel", sizes={"batch": 1, "space": ()}, raises=ValueError),

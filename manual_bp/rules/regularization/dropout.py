@@ -60,6 +60,8 @@ EDGES = (
     Edge("nothing dropped by p", {"p": 0.0}),
     Edge("p = 0 as an int", {"p": 0}),
     Edge("everything dropped by p", {"p": 1.0}),
+    Edge("half dropped", {"p": 0.5}),
+    Edge("most dropped", {"p": 0.9, "mask": coin(0.1)}),
     Edge("nothing kept", {"mask": coin(0.0)}),
     Edge("everything kept", {"mask": coin(1.0)}),
     Edge("mask of 0 and 1", {"x": [1.0, 2.0, 3.0], "mask": [0.0, 1.0, 1.0]}),

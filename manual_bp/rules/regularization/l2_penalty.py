@@ -47,6 +47,7 @@ EDGES = (
     Edge("lam 0", {"lam": 0.0}),
     Edge("an int for lam", {"lam": 2}),
     Edge("averaged over examples", {"n": 50}),
+    Edge("a small lam over many examples", {"lam": 1e-4, "n": 60_000}),
     Edge("zero weights", {"weight": [[0.0, -0.0]]}),
     Edge("empty", sizes={"shape": (0, 3)}),
     Edge("negative lam", {"lam": -0.1}, raises=ValueError),
