@@ -1,0 +1,214 @@
+"""The HTML page: verdict in words, nothing fetched, everything escaped, the picture outlines what is wrong."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+import torch
+
+import manual_bp as bp
+from manual_bp.oracle import Case, Report, compare
+from manual_bp.oracle import html as page_module
+from manual_bp.oracle.html import about_page, flattened, index_html, outline, to_html, verdict_of
+
+pytest.importorskip("jinja2")
+
+VOID = {"meta", "br", "hr", "img", "link"}
+
+
+def elu(inputs, dy, alpha=1.0):
+    return bp.elu.vjp(inputs, dy, alpha=alpha)
+
+
+def last_row_wrong(inputs, dy, alpha=1.0):
+    y, (dx,) = elu(inputs, dy, alpha)
+    if dx.ndim == 2 and len(dx):
+        dx[-1] *= 1.5
+    return y, (dx,)
+
+
+def crashing(inputs, dy, alpha=1.0):
+    raise RuntimeError("<script>alert(1)</script> & \ud800")
+
+
+class Parsed(HTMLParser):
+    """Tags that are open, and what a browser would fetch or follow."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.tags, self.fetched, self.links, self.ids = [], [], [], [], []
+        self.feed(page)
+
+    def handle_startendtag(self, tag, attributes):
+        self._see(tag, dict(attributes))
+
+    def handle_starttag(self, tag, attributes):
+        self._see(tag, dict(attributes))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def _see(self, tag, attributes):
+        self.tags.append(tag)
+        self.ids += [attributes["id"]] if "id" in attributes else []
+        for name in ("src", "href", "xlink:href", "srcset", "data"):
+            if name in attributes:
+                (self.links if tag == "a" else self.fetched).append(attributes[name])
+
+
+def checked(page, rule):
+    """The page is well formed, fetches nothing, and leads nowhere but to where mistakes were seen."""
+    parsed = Parsed(page)
+    assert parsed.open == []
+    assert "script" not in parsed.tags
+    assert all(address.startswith(("data:", "#")) for address in parsed.fetched)
+    assert set(parsed.links) <= {mistake.seen for mistake in bp.RULES[rule].mistakes}
+    assert len(parsed.ids) == len(set(parsed.ids))
+    assert "prefers-color-scheme: dark" in page
+    return parsed
+
+
+def test_failing():
+    pytest.importorskip("matplotlib")
+    report = compare(last_row_wrong, "elu")
+    page = to_html(report, "elu", last_row_wrong, title="tests/test_x.py::test_elu")
+    parsed = checked(page, "elu")
+    assert "<strong>Failed</strong>" in page
+    assert "tests/test_x.py::test_elu" in page
+    assert page.index("Failed</strong>") < page.index("<figure") < page.index("Mismatches (") < page.index("The rule:")
+    assert parsed.tags.count("svg") == 1
+    assert re.search(r"[36] of \d+ elements are beyond their allowance \(outlined\)", page)
+    assert "def backward(" in page
+    assert "alpha forgotten" in page
+    assert torch.__version__ in page
+
+
+def test_passing():
+    page = to_html(compare(elu, "elu"), "elu", elu)
+    parsed = checked(page, "elu")
+    assert "<strong>Passed</strong>" in page
+    assert "svg" not in parsed.tags
+    assert "Mismatches" not in page
+
+
+def test_crashing_is_escaped():
+    page = to_html(compare(crashing, "elu"), "elu", crashing, title="<img src=x>")
+    checked(page, "elu")
+    assert "<strong>Failed</strong>" in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; \\ud800" in page
+    assert "no mismatch is about an element" in page
+    page.encode()
+
+
+@pytest.mark.parametrize("rule", ["batch_norm", "dropout", "linear", "maxout", "square_loss"])
+def test_every_kind_of_rule_has_a_picture(rule):
+    pytest.importorskip("matplotlib")
+
+    def doubled(inputs, dy, **hyper):
+        y, grads = bp.RULES[rule].vjp(inputs, dy, **hyper)
+        return y, tuple(None if g is None else 2 * g for g in grads)
+
+    report = compare(doubled, rule)
+    page = to_html(report, rule, doubled)
+    assert checked(page, rule).tags.count("svg") in (1, 2)
+    assert "There is no picture" not in page
+
+
+def test_recorded_case_has_a_picture():
+    pytest.importorskip("matplotlib")
+    recorded = Case(inputs=([[-1.0, 2.0]],), dy=[[1.0, 1.0]], y=[[-0.63212056, 2.0]], grads=([[0.3, 1.0]],), name="C")
+    page = to_html(compare(None, "elu", cases=[recorded]), "elu", options={"cases": [recorded]})
+    assert checked(page, "elu").tags.count("svg") == 1
+    assert "1 of 2 elements" in page
+
+
+def test_candidate_that_fails_the_second_time():
+    pytest.importorskip("matplotlib")
+    report = compare(last_row_wrong, "elu")
+
+    def exits(inputs, dy, alpha=1.0):
+        raise SystemExit("<b>no more</b>")
+
+    page = to_html(report, "elu", exits)
+    checked(page, "elu")
+    assert "There is no picture: judging the worst case again raised SystemExit: &lt;b&gt;no more" in page
+
+
+def test_without_matplotlib(monkeypatch):
+    report = compare(last_row_wrong, "elu")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert "matplotlib is not installed" in to_html(report, "elu", last_row_wrong)
+
+
+def test_without_jinja2(monkeypatch):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    page_module._template.cache_clear()
+    with pytest.raises(ImportError, match=r"manual-bp\[report\]"):
+        to_html(compare(elu, "elu"), "elu")
+
+
+def test_pyplot_stays_away():
+    """A page must not touch the windows or settings of a user's plots."""
+    code = (
+        "import sys, manual_bp as bp\nfrom manual_bp.oracle import compare\nfrom manual_bp.oracle.html import to_html\n"
+        "bad = lambda i, dy, alpha=1.0: (bp.elu.vjp(i, dy, alpha=alpha)[0], (2 * dy,))\n"
+        "to_html(compare(bad, 'elu'), 'elu', bad)\nassert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("shape", "reduced", "blocks"),
+    [
+        ((), (1, 1), (1, 1)),
+        ((3,), (1, 3), (1, 1)),
+        ((2, 3, 4), (6, 4), (1, 1)),
+        ((1000,), (1, 63), (1, 16)),
+        ((130, 64), (44, 64), (3, 1)),
+    ],
+)
+def test_flattened(shape, reduced, blocks):
+    ratio = torch.zeros(shape, dtype=torch.float64)
+    ratio.reshape(-1)[-1] = 7
+    cells, found = flattened(ratio)
+    assert (tuple(cells.shape), found) == (reduced, blocks)
+    assert float(cells[-1, -1]) == 7
+    assert float(cells.sum()) == 7
+
+
+def test_outline():
+    """One cell has four edges, two neighbours six: the edge between them is none."""
+    wrong = torch.zeros(3, 3, dtype=torch.bool)
+    wrong[1, 1] = True
+    assert len(outline(wrong)) == 4
+    wrong[1, 2] = True
+    assert len(outline(wrong)) == 6
+
+
+def test_verdicts():
+    assert verdict_of(Report("elu", "float32", "cpu", 3)).word == "Passed"
+    undecided = Report("elu", "float32", "cpu", 3, untested_arguments=["dx"])
+    assert verdict_of(undecided).word == "Undecided"
+    assert verdict_of(Report("elu", "float32", "cpu")).word == "Undecided"
+    (kink,) = (m for m in bp.relu.mistakes if m.name == "kink passes")
+    report = compare(bp.relu.mistaken(kink.backward), "relu")
+    assert verdict_of(report).word == "Convention"
+
+
+def test_index(tmp_path):
+    for name, candidate in (("a", elu), ("b", last_row_wrong)):
+        (tmp_path / f"{name}.html").write_text(to_html(compare(candidate, "elu"), "elu", candidate, title=f"{name}<i>"))
+    (tmp_path / "other.html").write_text("<p>not ours")
+    assert about_page(tmp_path / "other.html") is None
+    assert about_page(tmp_path / "a.html")["word"] == "Passed"
+    page = index_html(tmp_path)
+    parsed = Parsed(page)
+    assert parsed.links == ["b.html", "a.html"]
+    assert "1 failed, 1 passed" in page
+    assert "a&lt;i&gt;" in page

@@ -1,0 +1,167 @@
+"""The pytest plugin: the fixture, its pages, parametrised cases, xdist, and what it costs who does not use it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from manual_bp.pytest_plugin import cases, page_name
+
+pytest_plugins = ["pytester"]
+
+CANDIDATES = """
+import pytest, torch
+import manual_bp as bp
+from manual_bp.pytest_plugin import cases
+
+def right(inputs, dy, alpha=1.0):
+    return bp.elu.vjp(inputs, dy, alpha=alpha)
+
+def wrong(inputs, dy, alpha=1.0):
+    y, (dx,) = right(inputs, dy, alpha)
+    return y, (2 * dx,)
+
+def zero(inputs, dy, alpha=1.0):
+    y, (dx,) = right(inputs, dy, alpha)
+    return y, (0 * dx,)
+"""
+ALONE = ("-p", "no:cacheprovider", "-p", "no:xdist")
+
+
+@pytest.fixture
+def run(pytester):
+    def run(tests, *arguments, alone=True):
+        pytester.makepyfile(test_it=CANDIDATES + tests)
+        return pytester.runpytest_subprocess(*(ALONE if alone else ALONE[:2]), *arguments)
+
+    return run
+
+
+def test_passes(run):
+    result = run("def test(oracle):\n    assert oracle.check(right, 'elu', dtype=torch.float64).dtype == 'float64'")
+    result.assert_outcomes(passed=1)
+
+
+def test_fails_with_the_report_and_no_frame_of_ours(run):
+    result = run(
+        "def test(oracle):\n    oracle.check(wrong, 'elu')\n\n"
+        "def test_compare(oracle):\n    assert not oracle.compare(wrong, 'elu').passed"
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["E * elu (float32, cpu): FAILS in *", "E *wrong: dx*times the allowance*"])
+    result.stdout.no_fnmatch_line("*pytest_plugin.py:*")
+    result.stdout.no_fnmatch_line("*comparison.py:*")
+
+
+def test_cases_are_tests_of_their_own(run):
+    tests = (
+        "@pytest.mark.parametrize('case', cases('elu', torch.float64))\n"
+        "@pytest.mark.parametrize('vjp', [right, zero])\n"
+        "def test(oracle, case, vjp):\n    oracle.check(vjp, 'elu', cases=[case])"
+    )
+    result = run(tests, "-v")
+    outcomes = result.parseoutcomes()
+    # A candidate that gives 0 is right where 0 is due, and in no other case.
+    assert outcomes["failed"] > 20
+    assert outcomes["passed"] >= len(cases("elu"))
+    result.stdout.fnmatch_lines(["*test?right-ordinary? PASSED*", "*test?zero-ordinary? FAILED*"])
+    result.stdout.fnmatch_lines(["*test?zero-zero cotangent? PASSED*"])
+
+
+def test_a_single_case_is_spared_only_as_a_parameter(run):
+    tests = (
+        "from manual_bp.oracle import Case\nCASE = Case(([1.0],), [0.0])\n"
+        "@pytest.mark.parametrize('case', [CASE])\n"
+        "def test_parameter(oracle, case):\n    oracle.check(right, 'elu', cases=[case])\n\n"
+        "def test_plain(oracle):\n    oracle.check(right, 'elu', cases=[CASE])\n\n"
+        "@pytest.mark.parametrize('case', [Case(([1.0],), [1.0])])\n"
+        "def test_recorded_nothing(oracle, case):\n    oracle.check(None, 'elu', cases=[case])\n\n"
+        "@pytest.mark.parametrize('case', [Case(([-1.0],), [1.0], {'alpha': 2.0})])\n"
+        "def test_not_judged(oracle, case):\n"
+        "    oracle.check(lambda inputs, dy: right(inputs, dy), 'elu', cases=[case])"
+    )
+    result = run(tests, "-rs")
+    result.assert_outcomes(passed=1, failed=2, skipped=1)
+    result.stdout.fnmatch_lines(["SKIPPED*the candidate takes no alpha*"])
+
+
+PAGES = """
+@pytest.mark.parametrize("vjp", [right, wrong])
+def test_page(oracle, vjp):
+    oracle.check(vjp, "elu")
+
+def test_two(oracle):
+    oracle.check(right, "elu")
+    oracle.check(right, "elu", dtype=torch.float64)
+
+def test_other():
+    pass
+"""
+
+
+@pytest.mark.parametrize("workers", [None, 2])
+def test_pages_and_index(run, pytester, workers):
+    pytest.importorskip("jinja2")
+    pages = pytester.path / "out" / "pages"
+    result = run(PAGES, "--oracle-html", "out/pages", *(["-n", str(workers)] if workers else []), alone=not workers)
+    result.assert_outcomes(passed=3, failed=1)
+    names = {path.name.rpartition("-")[0] for path in pages.glob("test*.html")}
+    assert {"test_it.py_test_page_right", "test_it.py_test_page_wrong", "test_it.py_test_two"} <= names
+    assert len(list(pages.glob("*.html"))) == 5
+    index = (pages / "index.html").read_text()
+    assert "1 failed, 3 passed" in index
+    assert "test_it.py::test_page[wrong]" in index
+    result.stdout.fnmatch_lines([f"page: {pages}*", f"oracle: {pages / 'index.html'}"])
+
+
+def test_pages_of_an_earlier_run_go_and_other_files_stay(run, pytester):
+    pytest.importorskip("jinja2")
+    run(PAGES, "--oracle-html", "out")
+    pages = pytester.path / "out"
+    (pages / "mine.html").write_text("<p>mine")
+    run(PAGES, "--oracle-html", "out", "--collect-only")
+    assert len(list(pages.glob("*.html"))) == 6
+    run(PAGES, "--oracle-html", "out", "-k", "right")
+    assert {path.name.rpartition("-")[0] for path in pages.glob("test*.html")} == {"test_it.py_test_page_right"}
+    assert (pages / "mine.html").exists()
+    assert "Oracle: 1 passed" in (pages / "index.html").read_text()
+
+
+def test_bad_folder(run, pytester):
+    (pytester.path / "file").touch()
+    result = run(PAGES, "--oracle-html", "file")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--oracle-html must name a folder*"])
+
+
+def test_page_names():
+    assert page_name("tests/a.py::test_x[a/b]").startswith("tests_a.py_test_x_a_b-")
+    assert len({page_name(name) for name in ("a::b", "a:b", "A::b", 200 * "x", 201 * "x")}) == 5
+    assert all(len(page_name(name).encode()) < 160 for name in (300 * "x", 300 * "é"))
+    assert page_name("../../etc").startswith("etc-")
+    assert page_name("a", 2) != page_name("a")
+
+
+def test_who_does_not_use_it_pays_nothing(pytester):
+    """Neither torch nor the oracle is imported: by the plugin's module nor by a run that does not use the fixture."""
+    pytester.makepyfile(
+        "import sys\ndef test():\n    assert 'manual_bp.pytest_plugin' in sys.modules\n"
+        "    assert not {'torch', 'numpy', 'manual_bp.oracle', 'manual_bp.rule', 'jinja2'} & set(sys.modules)"
+    )
+    environment = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    for name, value in environment.items():
+        pytester._monkeypatch.setenv(name, value)
+    result = pytester.runpytest_subprocess("-p", "manual_bp.pytest_plugin", "-p", "no:cacheprovider")
+    result.assert_outcomes(passed=1)
+
+
+def test_import_is_quick():
+    """Under 20 ms; it takes about 1 ms once pytest is there."""
+    code = (
+        "import pytest, time\nstart = time.process_time()\nimport manual_bp.pytest_plugin\n"
+        "print(time.process_time() - start)"
+    )
+    found = [float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout) for _ in "abc"]
+    assert min(found) < 0.02
