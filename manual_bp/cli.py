@@ -66,10 +66,10 @@ def versions() -> dict[str, str]:
     return found
 
 
-def check_writable(path: Path | None) -> None:
+def check_writable(path: Path | None, option: str = "--json") -> None:
     """Refuse at once what could not be written after all the work."""
     if path is not None and (path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK)):
-        raise ValueError(f"--json must name a file that can be written; came {str(path)!r}.")
+        raise ValueError(f"{option} must name a file that can be written; came {str(path)!r}.")
 
 
 def write_json(path: Path | None, command: str, passed: bool, content: dict[str, Any]) -> None:
@@ -325,6 +325,7 @@ def check(
     device: Device = "cpu",
     strict: Annotated[bool, typer.Option("--strict", help="Notes are mismatches.")] = False,
     json_file: Json = None,
+    html_file: Annotated[Path | None, typer.Option("--html", help="Write the report as one page.")] = None,
     isolate: Annotated[bool, typer.Option("--isolate", help="In a process that may crash or hang.")] = False,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds that an isolated candidate may take.")] = 60.0,
 ) -> None:
@@ -335,6 +336,9 @@ def check(
 
         check_device(device)
         check_writable(json_file)
+        check_writable(html_file, "--html")
+        if isolate and html_file is not None:
+            raise ValueError("--html calls the candidate again in this process, so it does not go with --isolate.")
         RULES[against]
         (chosen,) = chosen_dtypes(dtype)
         if isolate:
@@ -350,6 +354,10 @@ def check(
         report = compare(candidate, against, dtype=chosen, device=device, strict=strict)
         out.print(str(report), markup=False, highlight=False)
         passed = report.passed
+        if html_file is not None:
+            from manual_bp.oracle.html import to_html
+
+            html_file.write_text(to_html(report, against, candidate, title=target, options={"strict": strict}))
         write_json(json_file, "check", passed, {"report": json.loads(report.to_json())})
     if not passed:
         raise typer.Exit(1)

@@ -14,6 +14,7 @@ from torch import Tensor
 from manual_bp.arithmetic.bounded import Contract, contract_of, widths
 from manual_bp.oracle.cases import NOT_RECORDED, Case, generated
 from manual_bp.oracle.conventions import Conventions
+from manual_bp.oracle.diagnosis import Record, diagnose
 from manual_bp.oracle.errors import errors
 from manual_bp.oracle.evidence import Evidence, certified_module, evidence, generated_evidence
 from manual_bp.oracle.report import Mismatch, Report, Worst
@@ -169,6 +170,7 @@ class _Comparison:
         self.report.worst = {argument: Worst() for argument in self.required}
         self.tested: set[str] = set()
         self.candidate: Vjp | None = None
+        self.records: list[Record] = []
 
     def judge_case(self, candidate: Vjp | None, found: Evidence | str) -> None:
         if isinstance(found, str):
@@ -179,6 +181,7 @@ class _Comparison:
         if results is None:
             return
         self.report.cases += 1
+        self.records.append(Record(found, results))
         if found.dispute:
             self.report.mismatches.append(
                 Mismatch("wrong", "y", case.name, f"the page's forward is not torch's function: {found.dispute}")
@@ -202,6 +205,12 @@ class _Comparison:
             else "no case came so far that a result could be judged"
         )
         self.report.not_tested += [f"{a}: {why}" for a in self.report.untested_arguments]
+        wrong = {m.argument for m in self.report.mismatches if m.kind == "wrong"}
+        if wrong:
+            try:
+                self.report.diagnoses = diagnose(self.rule, self.candidate, self.records, wrong)
+            except Exception as error:  # the verdict stands without it, and the failure is said
+                self.report.notes.append(f"no diagnosis: it raised {type(error).__name__}: {error}")
         return self.report
 
     def _recorded(self, case: Case) -> tuple[Any, ...]:

@@ -10,7 +10,8 @@ from manual_bp.oracle import compare, from_functions
 
 
 def forward_numpy(x, weight, bias):
-    return x @ weight.T + bias, (x, weight)
+    with np.errstate(all="ignore"):  # inputs of 1000 overflow float16, as they should
+        return x @ weight.T + bias, (x, weight)
 
 
 def backward_numpy(dy, cache):

@@ -110,6 +110,14 @@ def test_bad_targets(run, target, message):
     assert message in " ".join(result.output.split())
 
 
+def test_a_page(run, tmp_path):
+    assert run("wrong", "--html", str(tmp_path / "report.html")).exit_code == 1
+    page = (tmp_path / "report.html").read_text()
+    assert "candidates_here:wrong" in page
+    assert "Failed" in page
+    assert run("wrong", "--html", str(tmp_path / "report.html"), "--isolate").exit_code == 2
+
+
 def test_bad_usage_reaches_through_isolation(run):
     result = run("left", "--isolate")
     assert result.exit_code == 2
