@@ -181,7 +181,7 @@ def _print_rules(names: list[str], verdicts: list[Any]) -> None:
 
 def _short(ulps: float) -> str:
     """Two digits below 100, one above: a column for each dtype must fit beside seven others."""
-    return f"{ulps:.2g}" if ulps < 100 else f"{ulps:.0e}".replace("e+0", "e").replace("e+", "e")
+    return f"{round(ulps, 1):.2g}" if ulps < 100 else f"{ulps:.0e}".replace("e+0", "e").replace("e+", "e")
 
 
 def _print_truth(names: list[str], verdicts: list[Any]) -> None:

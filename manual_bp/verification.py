@@ -124,6 +124,8 @@ def _measure(verdict: RuleVerdict, rule: Rule, twin: Vjp, item: Evidence, dtype:
         if expected is None or our is None or their is None or not expected.numel():
             continue
         side = "backward" if position else "forward"
+        if position and bool(case.inputs[position - 1].isnan().any()):
+            continue  # gradients at NaN inputs are not judged, so they are not measured either
         pairs = [(verdict.against_torch, our, their.cpu().double())]
         if item.source == "certified truth":
             pairs += [(verdict.truth, our, expected), (verdict.torch_truth, their, expected)]
