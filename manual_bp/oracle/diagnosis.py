@@ -19,7 +19,7 @@ from manual_bp.arithmetic.bounded import Contract, contract_of, widths
 from manual_bp.inputs import Edge, Mistake
 from manual_bp.oracle.cases import Case, draw
 from manual_bp.oracle.evidence import Evidence, evidence
-from manual_bp.oracle.fitting import CONSTANTS, ROUNDINGS, Factor, Fit, Sample, altered, fit, recognise
+from manual_bp.oracle.fitting import CONSTANTS, NEAR, ROUNDINGS, Factor, Fit, Sample, altered, fit, recognise
 from manual_bp.rule import RULES, Rule, Vjp
 
 Values = tuple[Tensor | None, ...]
@@ -351,7 +351,7 @@ class _Diagnosis:
             return "is 0 everywhere" if factor.name == "0" else "has the wrong sign: it is -1 times what it should be"
         meant = f" ({factor.why})" if factor.why else ""
         reduced = fits[0].case.dy.numel() / max(fits[0].case.inputs[self.arguments.index(argument) - 1].numel(), 1)
-        mean = argument != "y" and factor.name == "1/n" and abs(fits[0].factors[0] * reduced - 1) < 1e-3 and reduced > 1
+        mean = argument != "y" and factor.name == "1/n" and abs(fits[0].factors[0] * reduced - 1) < NEAR and reduced > 1
         return f"is {factor.name} times what it should be{meant}" + (": a mean where a sum is due" if mean else "")
 
     def _terms(self) -> None:

@@ -33,7 +33,7 @@ class Sample(NamedTuple):
         """The largest error over allowance where it is judged."""
         if self.got.shape != self.expected.shape:
             return math.inf
-        ratio = ((self.got - self.expected).abs() / self.allowance.clamp(min=1e-320))[self.judged]
+        ratio = ((self.got - self.expected).abs() / self.allowance.clamp(min=NO_ALLOWANCE))[self.judged]
         return float(ratio.nan_to_num(nan=math.inf).max()) if ratio.numel() else 0.0
 
 
@@ -49,6 +49,12 @@ class Fit(NamedTuple):
 UNCERTAIN = 0.02
 # The parts of a cotangent are told apart if none is, to so many digits, a combination of the others.
 INDEPENDENT = 1e-5
+# The least squares are solved in float64: some thousand of its roundings are granted beside the uncertainty.
+SOLVER = 1e-12
+# Closer to 1 than this a factor is written as its difference from 1.
+NEAR = 1e-3
+# Keeps 0 / 0 from being NaN where nothing may be off; the quotient is judged only where it means something.
+NO_ALLOWANCE = 1e-320
 # A case with more elements than this adds time and no evidence.
 ENOUGH = 4096
 # What rounding may do beyond the allowance of the right formula, where the parts no longer cancel as they do in it: so
@@ -131,7 +137,7 @@ def recognise(rule: Rule, fits: Sequence[Fit], part: int) -> Factor | None:
     found = [(f.case, f.factors[part], f.uncertainty[part]) for f in fits]
 
     def equal(values: Sequence[float]) -> bool:
-        return all(abs(f - v) <= e + 1e-12 * abs(v) for (_, f, e), v in zip(found, values, strict=True))
+        return all(abs(f - v) <= e + SOLVER * abs(v) for (_, f, e), v in zip(found, values, strict=True))
 
     for name, value in {"1": 1.0, **CONSTANTS}.items():
         if equal([value] * len(found)):
@@ -147,9 +153,9 @@ def recognise(rule: Rule, fits: Sequence[Fit], part: int) -> Factor | None:
 def _constant(found: Sequence[tuple[float, float]]) -> Factor | None:
     low, high = max(f - e for f, e in found), min(f + e for f, e in found)
     best = min(found, key=lambda pair: pair[1])[0]
-    if low > high + 1e-12 * abs(high):
+    if low > high + SOLVER * abs(high):
         return None
-    return Factor(f"1 {'+' if best > 1 else '-'} {abs(best - 1):.2g}" if abs(best - 1) < 1e-3 else f"{best:.4g}")
+    return Factor(f"1 {'+' if best > 1 else '-'} {abs(best - 1):.2g}" if abs(best - 1) < NEAR else f"{best:.4g}")
 
 
 def _expressions(rule: Rule, cases: Sequence[Case]) -> Iterator[tuple[str, str, list[float]]]:
