@@ -24,7 +24,7 @@ from torch import Tensor
 import manual_bp as bp
 import torch_ref
 from manual_bp.arithmetic.certified import ALLOWED_ULPS, Balls, truth
-from manual_bp.cli import usage, write_json
+from manual_bp.cli.shared import usage, write_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -29,7 +29,7 @@ from torch import Tensor
 import manual_bp as bp
 from benchmarks.mutations import Backward, Exact, Mutation, mutated, mutations, seeded_case
 from manual_bp.arithmetic.bounded import contract_of
-from manual_bp.cli import out, shown, usage, versions
+from manual_bp.cli.shared import out, shown, usage, versions
 from manual_bp.oracle import Case, compare
 from manual_bp.oracle.comparison import NOTES
 from manual_bp.oracle.errors import errors, ulp

@@ -1,0 +1,3 @@
+from manual_bp.cli import main
+
+main()

@@ -1,0 +1,141 @@
+"""`manual-bp lockstep`: both engines side by side, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from manual_bp.cli.shared import (
+    Data,
+    Device,
+    Json,
+    ModelName,
+    check_device,
+    check_writable,
+    chosen_dtypes,
+    notices,
+    one_thread,
+    out,
+    print_verdict,
+    shown,
+    usage,
+    write_json,
+)
+
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "notes": ("mlp", {"hidden": [32, 32], "activation": "sigmoid", "output_activation": "sigmoid"}),
+    "mlp": ("mlp", {"hidden": [64, 32], "activation": "relu"}),
+    "residual_mlp": (
+        "residual_mlp",
+        {"width": 32, "depth": 4, "activation": "elu", "batch_norm": True, "dropout": 0.2},
+    ),
+}
+"""The networks of verify and lockstep: the course notes', one with ReLU, and a deep one with everything in it."""
+
+
+def _model(name: str, features: int, classes: int) -> Any:
+    from manual_bp.models import mlp, residual_mlp
+
+    kind, config = MODELS[name]
+    if kind == "residual_mlp":
+        return residual_mlp(**config, inputs=features, outputs=classes)
+    options = {key: value for key, value in config.items() if key != "hidden"}
+    return mlp([features, *config["hidden"], classes], **options)
+
+
+def prepared(names: list[str], data: str) -> list[tuple[str, Any, Any]]:
+    """Name, model and data set of each network; bad names and unreadable data are bad usage."""
+    from manual_bp.training.data import load
+
+    for name in names:
+        if name not in MODELS:
+            raise ValueError(f"--model must be one of {list(MODELS)}; came {name!r}.")
+    dataset = load(data)
+    return [(name, _model(name, dataset.x.shape[1], dataset.classes), dataset) for name in names]
+
+
+def run_lockstep(models: list[tuple[str, Any, Any]], steps: int, dtype: str, device: str) -> list[Any]:
+    from manual_bp.lockstep import failed, lockstep
+    from manual_bp.oracle.candidates import engine_factory
+
+    reports = []
+    for name, model, dataset in models:
+
+        def progress(numbers: Iterator[int], name: str = name) -> Iterator[int]:
+            return iter(shown(numbers, f"{name} in lockstep with torch", steps))
+
+        options = {"steps": steps, "dtype": chosen_dtypes(dtype)[0], "device": device, "progress": progress}
+        try:
+            report = lockstep(model, dataset, engine=engine_factory("torch"), **options)
+        except Exception as error:  # said with the model's name, and the others are still run
+            report = failed(model, dataset.name, f"raised {type(error).__name__}: {error}")
+            notices.print_exception()
+        _print_lockstep(name, report)
+        reports.append(report)
+    return reports
+
+
+def _print_lockstep(name: str, report: Any) -> None:
+    table = Table(
+        title=f"{name} on {report.data}, {report.steps} steps in {report.dtype} on {report.device}: manual against "
+        f"{report.against}, every step from the same state",
+        box=SIMPLE_HEAD,
+    )
+    table.add_column("layer")
+    table.add_column("tensor")
+    table.add_column("error / allowance", justify="right")
+    table.add_column("ulp of the largest", justify="right")
+    table.add_column("step", justify="right")
+    layer = None
+    for row in sorted(report.rows, key=lambda row: list(dict.fromkeys(r.layer for r in report.rows)).index(row.layer)):
+        if row.quantity.endswith("alone") and row.error_over_allowance <= 1:
+            continue
+        table.add_row(
+            row.layer if row.layer != layer else "",
+            row.quantity.replace("delta", "δ"),
+            f"{row.error_over_allowance:.2g}",
+            f"{row.ulps:.2g}",
+            str(row.step),
+            style="bold red" if row.error_over_allowance > 1 else None,
+        )
+        layer = row.layer
+    out.print(table)
+    if any(row.rule == "batch_norm" for row in report.rows):
+        out.print("a bias before batch norm has the gradient 0: what stands there, and its ulps, is rounding error")
+    alone = max((row.error_over_allowance for row in report.rows if row.quantity.endswith("alone")), default=0.0)
+    out.print(f"each layer alone, given its own inputs and cotangent: worst error / allowance {alone:.2g}")
+    if report.flips:
+        out.print(f"{report.flips} units lay so near a kink that rounding chose another branch")
+    if report.losses:
+        (ours, theirs), (free, free_theirs) = report.losses[-1], report.free_losses[-1]
+        out.print(
+            f"loss of the last step: manual {ours:.6g}, {report.against} {theirs:.6g}; free run, never resynchronised "
+            f"and not judged: {free:.6g}, {free_theirs:.6g}, parameters apart by {report.free_drift:.1e} of the largest"
+        )
+    out.print(report.verdict, style="green" if report.passed else "bold red", markup=False, highlight=False)
+
+
+def lockstep(
+    model: ModelName = "all",
+    data: Data = "digits",
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 50,
+    dtype: Annotated[str, typer.Option(help="float64 or float32.")] = "float32",
+    device: Device = "cpu",
+    json_file: Json = None,
+) -> None:
+    """Both engines side by side, layer by layer."""
+    with usage():
+        check_device(device)
+        check_writable(json_file)
+        if dtype not in ("float64", "float32"):
+            raise ValueError(f"--dtype must be float64 or float32 in lockstep; came {dtype!r}.")
+        models = prepared(list(MODELS) if model == "all" else [model], data)
+    one_thread()
+    reports = run_lockstep(models, steps, dtype, device)
+    passed = all(report.passed for report in reports)
+    write_json(json_file, "lockstep", passed, {"lockstep": [report.to_dict() for report in reports]})
+    print_verdict(passed, "")

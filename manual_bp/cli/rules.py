@@ -1,0 +1,40 @@
+"""`manual-bp rules`: the table of rules, or one page."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from manual_bp.cli.shared import out, usage
+
+
+def list_rules(rule: Annotated[str | None, typer.Argument(help="One page, rendered.")] = None) -> None:
+    """The table of rules; or one page."""
+    with usage():
+        from manual_bp.rule import RULES
+
+        if rule is not None:
+            _print_page(RULES[rule])
+            return
+        table = Table(box=SIMPLE_HEAD)
+        for heading in ("chapter", "rule", "inputs", "hyperparameters", "mistakes"):
+            table.add_column(heading, no_wrap=heading == "rule")
+        for name, found in RULES.items():
+            hyper = ", ".join(f"{h}={found.defaults[h]}" if h in found.defaults else h for h in found.hyper)
+            table.add_row(found.chapter, name, ", ".join(found.inputs), hyper, str(len(found.mistakes)))
+        out.print(table)
+
+
+def _print_page(rule: Any) -> None:
+    out.print(inspect.cleandoc(rule.page.__doc__), markup=False, highlight=False)
+    for function in (rule.page.forward, rule.page.backward):
+        out.print()
+        out.print(inspect.getsource(function).rstrip(), markup=False)
+    table = Table("mistake", "forgets", "shows", "seen", title="what goes wrong", box=SIMPLE_HEAD)
+    for mistake in rule.mistakes:
+        table.add_row(mistake.name, mistake.forgets, mistake.shows, mistake.seen or "")
+    out.print(table)
