@@ -27,7 +27,7 @@ from manual_bp.oracle.comparison import compare
 from manual_bp.oracle.errors import errors, ulp
 from manual_bp.training.data import Dataset
 from manual_bp.training.engine import COTANGENTS, VALUES, Engine, ManualEngine, StepRecord, Tensors, allowance_of
-from manual_bp.training.minibatches import minibatches
+from manual_bp.training.minibatches import MiniBatches
 from manual_bp.training.optimizers import sgd
 from manual_bp.training.step import TrainingState, training_step
 
@@ -137,9 +137,7 @@ def lockstep(
     judge = _Judge(model, report, dtype)
     state = step.init(torch.Generator().manual_seed(seed), dtype=dtype, device=device)
     free = {"manual": state, "other": state}
-    batches = minibatches(
-        len(data.x), min(batch_size, len(data.x)), torch.Generator().manual_seed(seed), drop_last=True
-    )
+    batches = MiniBatches(len(data.x), min(batch_size, len(data.x)), seed, drop_last=True).after(0)
     x_all, targets = data.x.to(device, dtype), data.targets(dtype).to(device)
     for number in progress(iter(range(1, steps + 1))):
         index = next(batches).to(device)

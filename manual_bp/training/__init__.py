@@ -1,6 +1,18 @@
 """Training: data, mini-batches, optimisers and the step that joins them."""
 
-from manual_bp.training.optimizers import Optimizer, sgd
+from manual_bp.training.early_stopping import EarlyStopping
+from manual_bp.training.minibatches import MiniBatches
+from manual_bp.training.optimizers import Optimizer, adam, adamw, sgd
 from manual_bp.training.step import Step, TrainingState, training_step
 
-__all__ = ["Optimizer", "Step", "TrainingState", "sgd", "training_step"]
+__all__ = [
+    "EarlyStopping",
+    "MiniBatches",
+    "Optimizer",
+    "Step",
+    "TrainingState",
+    "adam",
+    "adamw",
+    "sgd",
+    "training_step",
+]

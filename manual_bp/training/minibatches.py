@@ -1,25 +1,68 @@
-"""Mini-batches: every example once per epoch, in an order that a seed decides."""
+"""Mini-batches: every example once per epoch, in an order that a seed and the epoch's number decide."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
 
+import numpy as np
 import torch
 from torch import Tensor
 
 
-def minibatches(n: int, batch_size: int, generator: torch.Generator, *, drop_last: bool = False) -> Iterator[Tensor]:
-    """Endless index tensors of shape (batch_size,), reshuffled every epoch.
+@dataclass(frozen=True)
+class MiniBatches:
+    """The mini-batches of `n` examples, as index tensors.
 
+    n: number of examples. batch_size: examples per batch.
+    seed: not negative; another seed, other orders.
     drop_last: leave out the last batch of an epoch if it is short, as it otherwise is.
-    Raises ValueError, when the first batch is asked for, unless n ≥ 1, batch_size ≥ 1 and some batch is kept.
+
+    Nothing is remembered between calls: where a run stands is the number of steps it has made.
+
+    >>> batches = MiniBatches(10, 4, seed=0)
+    >>> [len(batch) for batch in batches.epoch(0)]
+    [4, 4, 2]
+    >>> resumed = batches.after(4)              # 4 steps made: the second batch of the second epoch comes next
+    >>> bool((next(resumed) == batches.epoch(1)[1]).all())
+    True
+
+    Raises ValueError unless n ≥ 1, batch_size ≥ 1, seed ≥ 0 and some batch is kept.
     """
-    if batch_size < 1 or n < 1 or (drop_last and n < batch_size):
-        raise ValueError(
-            f"minibatches: there must be an example, batch_size ≥ 1, and a whole batch with drop_last; came {n} "
-            f"examples and batch_size {batch_size}."
-        )
-    while True:
-        order = torch.randperm(n, generator=generator)
-        batches = torch.split(order, batch_size)
-        yield from (batch for batch in batches if not drop_last or len(batch) == batch_size)
+
+    n: int
+    batch_size: int
+    seed: int
+    drop_last: bool = False
+
+    def __post_init__(self) -> None:
+        if self.n < 1 or self.batch_size < 1 or self.seed < 0:
+            raise ValueError(
+                f"MiniBatches: there must be n ≥ 1 examples, batch_size ≥ 1 and seed ≥ 0; came n={self.n}, "
+                f"batch_size={self.batch_size}, seed={self.seed}."
+            )
+        if len(self) == 0:
+            raise ValueError(
+                f"MiniBatches: with drop_last a whole batch must fit; came {self.n} examples for batch_size "
+                f"{self.batch_size}. Make batches smaller, or keep the short one."
+            )
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+        return self.n // self.batch_size if self.drop_last else -(-self.n // self.batch_size)
+
+    def epoch(self, number: int) -> tuple[Tensor, ...]:
+        """The batches of one epoch, counted from 0: int64 index tensors of shape (batch_size,), the last perhaps
+        shorter."""
+        # Mixed, so that neighbouring seeds share no epoch, as they would under seed + number.
+        (mixed,) = np.random.SeedSequence((self.seed, number)).generate_state(1, np.uint64)
+        order = torch.randperm(self.n, generator=torch.Generator().manual_seed(int(mixed) >> 1))
+        return torch.split(order, self.batch_size)[: len(self)]
+
+    def after(self, steps: int) -> Iterator[Tensor]:
+        """Endless; begins with the batch that follows `steps` steps, be it in the middle of an epoch."""
+        first, done = divmod(steps, len(self))
+        yield from self.epoch(first)[done:]
+        for number in count(first + 1):
+            yield from self.epoch(number)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,13 +20,13 @@ class TrainingState:
 
     params: by name, such as "W1" of shape (out, in).
     buffers: running statistics and, if the caller wants to choose them, dropout masks.
-    optimizer: the optimiser's own state.
+    optimizer: the optimiser's own state, such as "exp_avg.W1"; flat, like the others.
     seed, steps: from which the masks of the next step are drawn.
     """
 
     params: dict[str, Tensor]
     buffers: dict[str, Tensor]
-    optimizer: Any
+    optimizer: dict[str, Tensor]
     seed: int
     steps: int = 0
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from manual_bp.training.data import load, read_idx
-from manual_bp.training.minibatches import minibatches
 
 
 def idx(*shape, data=None):
@@ -74,16 +73,3 @@ def test_images_and_labels_must_match(folder):
     (folder / "train-labels-idx1-ubyte.gz").write_bytes(idx(2))
     with pytest.raises(ValueError, match=r"came \(3, 2, 4\) and \(2,\)"):
         load(str(folder))
-
-
-def test_minibatches_visit_each_example_once_per_epoch():
-    batches = minibatches(10, 4, torch.Generator().manual_seed(0))
-    for _ in range(2):
-        epoch = [next(batches) for _ in range(3)]
-        assert [len(b) for b in epoch] == [4, 4, 2]
-        assert sorted(torch.cat(epoch).tolist()) == list(range(10))
-
-
-def test_bad_batch_size():
-    with pytest.raises(ValueError, match="came 10 examples and batch_size 0"):
-        next(minibatches(10, 0, torch.Generator()))

@@ -79,7 +79,6 @@ def test_penalty_leaves_biases_and_scales_alone():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: sgd(lr=0.0), "learning rate must be positive"),
         (lambda: training_step(mlp([2, 2]), "relu", optimizer=sgd(lr=0.1)), "rule of the chapter loss"),
         (lambda: training_step(mlp([2, 2]), optimizer=sgd(lr=0.1), l2=-1.0), "must not be negative"),
     ],
