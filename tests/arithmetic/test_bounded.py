@@ -74,7 +74,9 @@ SHAPES = {
     *(aten.detach.default, aten.view.default, aten._unsafe_view.default, aten.expand.default, aten.unsqueeze.default),
     *(aten.t.default, aten.permute.default, aten.transpose.int, aten.select.int, aten.gather.default),
 }
-NUMPY = {name: getattr(np, name) for name in ("where", "exp", "expm1", "tanh", "sqrt", "argmax", "ones_like")} | {
+NUMPY = {
+    name: getattr(np, name) for name in ("where", "exp", "expm1", "tanh", "sqrt", "sign", "argmax", "ones_like")
+} | {
     "add": np.add,
     "sub": np.subtract,
     "mul": np.multiply,
