@@ -52,9 +52,9 @@ class RandomErrors:
         """A leaf that computes in float64 and errs at random."""
         return _ErringLeaf(leaf, self)
 
-    def vjp(self, rule: Rule, inputs: tuple[Tensor, ...], dy: Tensor) -> tuple[Tensor, Grads]:
+    def vjp(self, rule: Rule, inputs: tuple[Tensor, ...], dy: Tensor, **hyper: Any) -> tuple[Tensor, Grads]:
         """A rule that computes in float64 and errs at random."""
-        y, grads = rule.vjp(tuple(self.enter(x) for x in inputs), dy.to(self.dtype))
+        y, grads = rule.vjp(tuple(self.enter(x) for x in inputs), dy.to(self.dtype), **hyper)
         return self.leave(y), tuple(None if g is None else self.leave(g) for g in grads)
 
 

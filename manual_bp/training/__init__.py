@@ -1,5 +1,6 @@
 """Training: data, mini-batches, optimisers and the step that joins them."""
 
+from manual_bp.training.clipping import clip_by_norm
 from manual_bp.training.early_stopping import EarlyStopping
 from manual_bp.training.minibatches import MiniBatches
 from manual_bp.training.optimizers import Optimizer, adam, adamw, sgd
@@ -13,6 +14,7 @@ __all__ = [
     "TrainingState",
     "adam",
     "adamw",
+    "clip_by_norm",
     "sgd",
     "training_step",
 ]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from manual_bp.arithmetic.perturbed import RandomErrors, wide
 from manual_bp.chain import probe
+from manual_bp.rule import Rule
 from manual_bp.training.step import Step, TrainingState
 
 Tensors = Mapping[str, Tensor]
@@ -66,12 +67,12 @@ class ManualEngine:
 
     def __init__(self, step: Step, errors: RandomErrors | None = None) -> None:
         self._step = step
-        self._cost_of = errors.vjp if errors else None
+        self._vjp = errors.vjp if errors else Rule.vjp
         self._layer, self.visits = probe(step.model, errors.leaf if errors else None)
 
     def step(self, params: Tensors, buffers: Tensors, x: Tensor, target: Tensor) -> StepRecord:
         state = TrainingState(dict(params), dict(buffers), self._step.optimizer.init(params), seed=0)
-        cost, gradients, new_buffers = self._step.gradients(self._layer, state, x, target, self._cost_of)
+        cost, gradients, new_buffers = self._step.gradients(self._layer, state, x, target, self._vjp)
         after = self._step.update(state, gradients, new_buffers)
         layers = {
             name: {letter: t for letter, t in visit.quantities().items() if letter in VALUES + COTANGENTS}
@@ -106,7 +107,7 @@ def allowance_of(
     def outside(sizes: Tensors, after: Tensors, before: Tensors) -> dict[str, Tensor]:
         return {name: s + OUTSIDE * u * (after[name].abs() + before[name].abs()) for name, s in sizes.items()}
 
-    decays = {name: step.l2 * params[name] if name in step.decayed else torch.zeros(()) for name in params}
+    decays = {name: step.l2 * params[name] if name in step.weights else torch.zeros(()) for name in params}
     return StepRecord(
         size.loss + OUTSIDE * u * exact.loss.abs(),
         size.layers,

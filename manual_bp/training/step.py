@@ -1,8 +1,9 @@
-"""One step of training by hand: forward, loss, backward, penalty, update."""
+"""One step of training by hand: forward, loss, backward, penalties, clipping, update."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from manual_bp.chain import Layer, Tensors, leaves
 from manual_bp.models.model import Model
 from manual_bp.rule import RULES, Grads, Rule
+from manual_bp.training.clipping import clip_by_norm
 from manual_bp.training.optimizers import Optimizer
 
 
@@ -31,8 +33,8 @@ class TrainingState:
     steps: int = 0
 
 
-CostOf = Callable[[Rule, tuple[Tensor, ...], Tensor], tuple[Tensor, Grads]]
-"""rule, inputs, cotangent -> value and cotangents."""
+RuleVjp = Callable[..., tuple[Tensor, Grads]]
+"""rule, inputs, cotangent, hyperparameters by name -> value and cotangents: `Rule.vjp`, or a stand-in for it."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,10 @@ class Step:
     model: Model
     loss: str
     optimizer: Optimizer
-    l2: float
+    l2: float = 0.0
+    l1: float = 0.0
+    max_norm: float | None = None
+    clip_norm: float | None = None
 
     def init(
         self,
@@ -74,60 +79,101 @@ class Step:
         return self.model.draw_masks(batch, generator, device)
 
     def __call__(self, state: TrainingState, x: Tensor, target: Tensor) -> tuple[TrainingState, Tensor]:
-        """The state after one update, and the loss before it, penalty included.
+        """The state after one update, and the loss before it, penalties included.
 
-        x: (batch, features); target: shaped like the output.
+        x: (batch, features); target: what the loss takes, of square_loss shaped like the output.
         """
-        if x.ndim < 2:
-            raise ValueError(f"x must be (batch, features); came {tuple(x.shape)}. Use x[None] for a single example.")
-        masks = self.masks(state, len(x), str(x.device))
-        state = replace(state, buffers={**masks, **state.buffers})
-        cost, gradients, buffers = self.gradients(self.model, state, x, target)
+        return self.accumulate(state, [(x, target)])
+
+    def accumulate(
+        self, state: TrainingState, batches: Sequence[tuple[Tensor, Tensor]]
+    ) -> tuple[TrainingState, Tensor]:
+        """One update from a batch that comes in pieces, of equal size or not: (x, target), (x, target), ...
+
+        The gradient is the whole batch's: with a loss that is a mean over examples, each of the N examples counts 1/N,
+        so a piece of n counts n/N (the mean of the pieces' means would favour examples in short pieces).  Penalties
+        count once.  Dropout masks are those that the whole batch would have; batch norm normalises each piece by
+        itself and updates its running statistics piece by piece, as torch does when gradients are accumulated.
+        Raises ValueError if there is no piece.
+        """
+        if not batches:
+            raise ValueError("batches must hold at least one (x, target); came none.")
+        for x, _ in batches:
+            if x.ndim < 2:
+                raise ValueError(
+                    f"x must be (batch, features); came {tuple(x.shape)}. Use x[None] for a single example."
+                )
+        whole = sum(len(x) for x, _ in batches)
+        given = {name: state.buffers[name] for name in self.model.masks if name in state.buffers}
+        masks = {**self.masks(state, whole, str(batches[0][0].device)), **given}
+        costs, found, buffers, start = [], [], state.buffers, 0
+        for x, target in batches:
+            rows = slice(start, start + len(x))
+            piece = replace(state, buffers={**buffers, **{name: mask[rows] for name, mask in masks.items()}})
+            share = len(x) / whole if whole else 1.0  # the loss of no example is NaN, whatever its share
+            cost, gradients, after = self._of_batch(self.model, piece, x, target, share, Rule.vjp)
+            costs.append(cost)
+            found.append(gradients)
+            buffers, start = dict(after), rows.stop
+        total = {name: sum((g[name] for g in found[1:]), found[0][name]) for name in found[0]}
+        cost, gradients = self._penalised(state.params, sum(costs[1:], costs[0]), total, Rule.vjp)
         return self.update(state, gradients, buffers), cost
 
     def gradients(
-        self, layer: Layer, state: TrainingState, x: Tensor, target: Tensor, cost_of: CostOf | None = None
+        self, layer: Layer, state: TrainingState, x: Tensor, target: Tensor, vjp: RuleVjp = Rule.vjp
     ) -> tuple[Tensor, dict[str, Tensor], Tensors]:
-        """The cost, its gradient by parameter, and the new buffers; the penalty is in the cost and in the gradient.
+        """The cost, its gradient by parameter, and the new buffers; the penalties are in the cost and in the gradient.
 
         layer: the model, or the model with probes; the masks are in `state`.
-        cost_of: what computes in place of the loss.
+        vjp: what computes the loss and the penalties.
         """
-        y, residuals, buffers = layer.forward(state.params, state.buffers, x)
-        one = torch.ones((), dtype=y.dtype, device=y.device)
-        cost, (dy, *_) = (cost_of or Rule.vjp)(RULES[self.loss], (y, target), one)
-        assert dy is not None
-        _, gradients = layer.backward(residuals, dy)
-        if self.l2:
-            penalty, decays = l2_penalty(state.params, self.decayed, self.l2)
-            cost = cost + penalty.to(cost)
-            gradients = {name: g + decays[name] if name in decays else g for name, g in gradients.items()}
+        cost, gradients, buffers = self._of_batch(layer, state, x, target, 1.0, vjp)
+        cost, gradients = self._penalised(state.params, cost, gradients, vjp)
         return cost, gradients, buffers
 
     def update(self, state: TrainingState, gradients: Tensors, buffers: Tensors) -> TrainingState:
-        """The next state; the masks of this step are not part of it."""
+        """The next state: gradients clipped, the optimiser's update, weights brought back within max_norm.
+
+        The masks of this step are not part of it.
+        """
+        if self.clip_norm is not None:
+            gradients, _ = clip_by_norm(gradients, self.clip_norm)
         params, optimizer = self.optimizer.update(gradients, state.optimizer, state.params)
+        if self.max_norm is not None:
+            limited = {n: RULES["max_norm"].forward(params[n], limit=self.max_norm)[0] for n in self.weights}
+            params = {**params, **limited}
         kept = {name: value for name, value in buffers.items() if name not in self.model.masks}
         return TrainingState(params, kept, optimizer, state.seed, state.steps + 1)
 
     @property
-    def decayed(self) -> list[str]:
-        """The weights that the penalty is about: matrices of linear layers, never biases, never batch norm's scale."""
+    def weights(self) -> list[str]:
+        """What penalties and max_norm are about: matrices of linear layers, never biases, never batch norm's scale."""
         names = (leaf.names["weight"] for leaf in leaves(self.model).values() if leaf.rule.chapter == "linear")
         return list(dict.fromkeys(names))  # a weight that two layers share is penalised once
 
+    def _of_batch(
+        self, layer: Layer, state: TrainingState, x: Tensor, target: Tensor, share: float, vjp: RuleVjp
+    ) -> tuple[Tensor, dict[str, Tensor], Tensors]:
+        """`share` times a batch's cost, and its gradient; without penalties."""
+        y, residuals, buffers = layer.forward(state.params, state.buffers, x)
+        dcost = torch.full((), share, dtype=y.dtype, device=y.device)
+        cost, (dy, *_) = vjp(RULES[self.loss], (y, target), dcost)
+        assert dy is not None
+        _, gradients = layer.backward(residuals, dy)
+        return dcost * cost, gradients, buffers
 
-def l2_penalty(params: Tensors, names: list[str], l2: float) -> tuple[Tensor, dict[str, Tensor]]:
-    """l2/2 Σ W² over the named weights, and its gradients."""
-    total, gradients = torch.zeros(()), {}
-    for name in names:
-        weight = params[name]
-        one = torch.ones((), dtype=weight.dtype, device=weight.device)
-        value, (gradient,) = RULES["l2_penalty"].vjp((weight,), one, lam=l2)
-        assert gradient is not None
-        total = total.to(value) + value
-        gradients[name] = gradient
-    return total, gradients
+    def _penalised(
+        self, params: Tensors, cost: Tensor, gradients: Tensors, vjp: RuleVjp
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The cost and its gradient with the penalties."""
+        total = dict(gradients)
+        for penalty, lam in (("l1_penalty", self.l1), ("l2_penalty", self.l2)):
+            for name in self.weights if lam else ():
+                one = torch.ones((), dtype=params[name].dtype, device=params[name].device)
+                value, (gradient,) = vjp(RULES[penalty], (params[name],), one, lam=lam)
+                assert gradient is not None
+                cost, total[name] = cost + value, total[name] + gradient
+        return cost, total
 
 
 def training_step(
@@ -136,15 +182,25 @@ def training_step(
     *,
     optimizer: Optimizer,
     l2: float = 0.0,
+    l1: float = 0.0,
+    max_norm: float | None = None,
+    clip_norm: float | None = None,
 ) -> Step:
     """A step that trains `model` by hand-derived gradients.
 
-    loss: name of a rule of the chapter loss.
-    l2: adds l2/2 Σ W² to the mean cost, weights only, never biases.
-    Raises ValueError for an unknown loss or a negative l2.
+    loss: name of a rule of the chapter loss, whose hyperparameters keep their defaults.
+    l2, l1: add l2/2 Σ W² and l1 Σ |W| to the mean cost, weights only, never biases.
+    max_norm: after each update, the incoming weights of a unit that are longer than this are shortened to it.
+    clip_norm: gradients (penalties included) whose common norm exceeds this are shortened to it before the update.
+    Raises ValueError for an unknown loss, a negative penalty, or a limit that is not positive.
     """
     if RULES[loss].chapter != "loss":
         raise ValueError(f"loss must be a rule of the chapter loss; came {loss!r}. One of them is 'square_loss'.")
-    if not l2 >= 0:
-        raise ValueError(f"l2 must not be negative; came {l2}.")
-    return Step(model, loss, optimizer, l2)
+    RULES[loss].check_hyper({})
+    for name, lam in (("l2", l2), ("l1", l1)):
+        if not (lam >= 0 and math.isfinite(lam)):
+            raise ValueError(f"{name} must be a finite number and not negative; came {lam}.")
+    for name, limit in (("max_norm", max_norm), ("clip_norm", clip_norm)):
+        if limit is not None and not (limit > 0 and math.isfinite(limit)):
+            raise ValueError(f"{name} must be a finite number above 0, or None for no limit; came {limit}.")
+    return Step(model, loss, optimizer, l2, l1, max_norm, clip_norm)

@@ -73,14 +73,26 @@ def test_given_parameters_are_used():
 
 def test_penalty_leaves_biases_and_scales_alone():
     step = training_step(residual_mlp(4, 1, "relu", True, inputs=4, outputs=3), optimizer=sgd(lr=0.1), l2=1.0)
-    assert step.decayed == ["input.weight", "block1.linear.weight", "output.weight"]
+    assert step.weights == ["input.weight", "block1.linear.weight", "output.weight"]
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: training_step(mlp([2, 2]), "relu", optimizer=sgd(lr=0.1)), "rule of the chapter loss"),
-        (lambda: training_step(mlp([2, 2]), optimizer=sgd(lr=0.1), l2=-1.0), "must not be negative"),
+        (
+            lambda: training_step(mlp([2, 2]), optimizer=sgd(lr=0.1), l2=-1.0),
+            "l2 must be a finite number and not negative",
+        ),
+        (lambda: training_step(mlp([2, 2]), optimizer=sgd(lr=0.1), l1=float("nan")), "l1 must be a finite number"),
+        (
+            lambda: training_step(mlp([2, 2]), optimizer=sgd(lr=0.1), max_norm=0.0),
+            "max_norm must be a finite number above",
+        ),
+        (
+            lambda: training_step(mlp([2, 2]), optimizer=sgd(lr=0.1), clip_norm=-1.0),
+            "clip_norm must be a finite number",
+        ),
     ],
 )
 def test_bad_steps(make, message):
