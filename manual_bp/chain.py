@@ -207,10 +207,11 @@ class BatchNorm(Leaf):
     """Batch normalisation that also keeps running statistics, for inference.
 
     running ← (1 − momentum) running + momentum (statistic of the batch); the running variance takes the unbiased
-    variance, while the normalisation uses the biased one.  Both as torch.nn.BatchNorm1d does.
+    variance, while the normalisation uses the biased one.  With momentum None each of the k batches so far counts
+    alike: momentum is 1/k, and the state counts k in num_batches_tracked.  All as torch.nn.BatchNorm1d does.
     """
 
-    momentum: float = 0.1
+    momentum: float | None = 0.1
     prefix: str = ""
 
     @property
@@ -219,12 +220,20 @@ class BatchNorm(Leaf):
 
     def forward(self, params: Tensors, state: Tensors, x: Tensor) -> tuple[Tensor, Any, Tensors]:
         y, residuals, state = super().forward(params, state, x)
+        share: float | Tensor
+        if self.momentum is None:
+            tracked = f"{self.prefix}{TRACKED}"
+            k = state[tracked] + 1
+            state = {**state, tracked: k}
+            share = 1 / k.to(residuals.mean.dtype)
+        else:
+            share = self.momentum
         m = x.numel() // max(x.shape[1], 1)
         if m == 0:
             return y, residuals, state
         unbiased = residuals.variance * (m / (m - 1))
         fresh = {
-            name: ((1 - self.momentum) * state[name].detach() + self.momentum * statistic).to(state[name].dtype)
+            name: ((1 - share) * state[name].detach() + share * statistic).to(state[name].dtype)
             for name, statistic in zip(self.running, (residuals.mean, unbiased), strict=True)
         }
         return y, residuals, {**state, **fresh}
@@ -235,10 +244,22 @@ class BatchNorm(Leaf):
         return Leaf(_rule("batch_norm_inference"), names, self.hyper, self.shapes)
 
 
-def batch_norm(channels: int, *, prefix: str = "", momentum: float = 0.1, **hyper: Any) -> BatchNorm:
-    """Batch normalisation with parameters `<prefix>weight`, `<prefix>bias` and state `<prefix>running_mean`, `_var`."""
+TRACKED = "num_batches_tracked"
+"""The state that counts batches: an integer, as in torch."""
+
+
+def batch_norm(channels: int, *, prefix: str = "", momentum: float | None = 0.1, **hyper: Any) -> BatchNorm:
+    """Batch normalisation with parameters `<prefix>weight`, `<prefix>bias` and state `<prefix>running_mean`, `_var`.
+
+    momentum: the share of the newest batch in the running statistics; None for the average over all batches, which
+        also counts them in the state `<prefix>num_batches_tracked`.
+    """
     names = {"weight": f"{prefix}weight", "bias": f"{prefix}bias"}
-    shapes = {f"{prefix}{n}": (channels,) for n in ("weight", "bias", "running_mean", "running_var")}
+    shapes: dict[str, tuple[int, ...]] = {
+        f"{prefix}{n}": (channels,) for n in ("weight", "bias", "running_mean", "running_var")
+    }
+    if momentum is None:
+        shapes[f"{prefix}{TRACKED}"] = ()
     return BatchNorm(_rule("batch_norm"), names, hyper, shapes, momentum, prefix)
 
 

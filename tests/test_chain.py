@@ -53,22 +53,60 @@ def test_residual_broadcasts_nothing():
         layer.forward({"W": draw(1, 4), "b": draw(1)}, {}, draw(5, 4))
 
 
-def test_running_statistics_are_torch_s():
-    layer = batch_norm(3)
-    xs, mean, var = [draw(6, 3) for _ in range(3)], draw(3), draw(3).abs()
-    module = torch.nn.BatchNorm1d(3).double()
+@pytest.mark.parametrize("momentum", [0.1, 0.75, 1.0, None], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_running_statistics_are_torch_s(momentum, dtype):
+    """Over five batches of different sizes, in both conventions; None is the average over all batches."""
+    layer = batch_norm(3, momentum=momentum)
+    xs = [draw(size, 3).to(dtype) for size in (6, 2, 5, 9, 4)]
+    mean, var = draw(3).to(dtype), draw(3).abs().to(dtype)
+    module = torch.nn.BatchNorm1d(3, momentum=momentum).to(dtype)
     module.running_mean.copy_(mean)
     module.running_var.copy_(var)
-    for x in xs:
-        module(x)
+    counts = []
 
     def run(weight, bias, mean, var, *xs):
-        state = {"running_mean": mean, "running_var": var}
+        state = {"running_mean": mean, "running_var": var, "num_batches_tracked": torch.tensor(0)}
+        found = []
         for x in xs:
             _, _, state = layer.forward({"weight": weight, "bias": bias}, state, x)
-        return state["running_mean"], state["running_var"]
+            found += [state["running_mean"], state["running_var"]]
+        counts.append(state["num_batches_tracked"])
+        return found
 
-    assert_agrees(run, (draw(3), draw(3), mean, var, *xs), (module.running_mean, module.running_var))
+    expected = []
+    for x in xs:
+        module(x)
+        expected += [module.running_mean.clone(), module.running_var.clone()]
+    assert_agrees(run, (draw(3).to(dtype), draw(3).to(dtype), mean, var, *xs), expected)
+    assert counts[0] == (module.num_batches_tracked if momentum is None else 0)
+    assert counts[0].dtype == module.num_batches_tracked.dtype
+
+
+def test_the_cumulative_average_counts_every_batch_alike():
+    layer = batch_norm(3, momentum=None)
+    state = {"running_mean": draw(3), "running_var": draw(3), "num_batches_tracked": torch.tensor(0)}
+    xs, weight, bias = draw(4, 6, 3), draw(3), draw(3)
+
+    def run(*xs):
+        after = state
+        for x in xs:
+            _, _, after = layer.forward({"weight": weight, "bias": bias}, after, x)
+        return after["running_mean"], after["running_var"]
+
+    means, variances = xs.mean(1), xs.var(1)
+    assert_agrees(run, tuple(xs), (means.mean(0), variances.mean(0)))
+
+
+def test_a_batch_without_values_leaves_the_statistics_alone():
+    layer, module = batch_norm(3, momentum=None), torch.nn.BatchNorm1d(3, momentum=None)
+    empty = torch.zeros(0, 3)
+    module(empty)
+    state = {"running_mean": torch.zeros(3), "running_var": torch.ones(3), "num_batches_tracked": torch.tensor(0)}
+    _, _, after = layer.forward({"weight": torch.ones(3), "bias": torch.zeros(3)}, state, empty)
+    assert {name: tensor.tolist() for name, tensor in after.items()} == {
+        name: tensor.tolist() for name, tensor in module.named_buffers()
+    }
 
 
 def test_inference_uses_running_statistics_and_drops_nothing():

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.chain import Layer, Leaf, Tensors, draw_masks, inference, leaves, mask_names
+from manual_bp.chain import TRACKED, Layer, Leaf, Tensors, draw_masks, inference, leaves, mask_names
 from manual_bp.models.initialization import INITIALIZERS
 
 
@@ -72,6 +72,9 @@ class Model:
                 if local == "weight" and len(shape) == 2:
                     value = INITIALIZERS[chosen]((shape[0], shape[1]), generator)
                 elif local == "mask":
+                    continue
+                elif name.endswith(TRACKED):
+                    state[name] = torch.zeros(shape, dtype=torch.int64, device=device)
                     continue
                 else:
                     value = torch.full(shape, 1.0 if local == "weight" or name.endswith("running_var") else 0.0)

@@ -18,6 +18,7 @@ def residual_mlp(
     *,
     inputs: int | None = None,
     outputs: int | None = None,
+    momentum: float | None = 0.1,
     **hyper: Any,
 ) -> Model:
     """`depth` blocks y = x + dropout(activation(batch_norm(linear(x)))), all `width` wide.
@@ -26,6 +27,7 @@ def residual_mlp(
     batch_norm: whether each block normalises.
     dropout: probability to drop in each block; 0 leaves dropout out.
     inputs, outputs: if given, a linear layer `input` before the blocks and `output` after them.
+    momentum: of batch norm's running statistics; None for the average over all batches.
     Layers are named block1.linear, block1.batch_norm, block1.activation, block1.dropout, block2.linear, ...; parameters
     block1.linear.weight and so on.
     Raises ValueError for a width or depth below 1, or a dropout that is not a probability below 1.
@@ -39,7 +41,7 @@ def residual_mlp(
         layers["input"] = _linear(inputs, width, "input.")
     for index in range(1, depth + 1):
         layers[f"block{index}"] = chain.residual(
-            _block(width, activation, batch_norm, dropout, f"block{index}.", hyper)
+            _block(width, activation, batch_norm, dropout, f"block{index}.", momentum, hyper)
         )
     if outputs is not None:
         layers["output"] = _linear(width, outputs, "output.")
@@ -51,18 +53,25 @@ def residual_mlp(
         "dropout": dropout,
         "inputs": inputs,
         "outputs": outputs,
+        "momentum": momentum,
         **hyper,
     }
     return Model("residual_mlp", config, chain.chain(**layers), "he" if activation in HE else "xavier")
 
 
 def _block(
-    width: int, activation: str, batch_norm: bool, dropout: float, prefix: str, hyper: dict[str, Any]
+    width: int,
+    activation: str,
+    batch_norm: bool,
+    dropout: float,
+    prefix: str,
+    momentum: float | None,
+    hyper: dict[str, Any],
 ) -> chain.Layer:
     widened = width * (hyper.get("pieces", 1) if activation == "maxout" else 1)
     layers: dict[str, chain.Layer] = {"linear": _linear(width, widened, f"{prefix}linear.")}
     if batch_norm:
-        layers["batch_norm"] = chain.batch_norm(widened, prefix=f"{prefix}batch_norm.")
+        layers["batch_norm"] = chain.batch_norm(widened, prefix=f"{prefix}batch_norm.", momentum=momentum)
     layers["activation"] = chain.activation(activation, **hyper)
     if dropout:
         layers["dropout"] = chain.dropout(width, dropout, mask=f"{prefix}dropout.mask")

@@ -51,6 +51,15 @@ def test_each_layer_alone(kind, activation, dtype):
         assert report.cases == 1
 
 
+def test_counted_batches_are_the_module_s():
+    model = residual_mlp(4, 2, "relu", inputs=5, outputs=3, momentum=None)
+    _, state = model.init(torch.Generator().manual_seed(0), dtype=torch.float64)
+    module = MODELS[model.name](**model.config).double()
+    assert {n: (b.shape, b.dtype) for n, b in state.items()} == {
+        n: (b.shape, b.dtype) for n, b in module.named_buffers()
+    }
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_parameters_are_the_module_s(kind, activation):
     model = build(kind, activation)

@@ -12,11 +12,19 @@ from torch_ref.models.observing import activation_of, ignore
 class Block(nn.Module):
     """x + dropout(activation(batch_norm(linear(x)))), with torch's own modules."""
 
-    def __init__(self, width: int, activation: str, batch_norm: bool, dropout: float, hyper: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        width: int,
+        activation: str,
+        batch_norm: bool,
+        dropout: float,
+        momentum: float | None,
+        hyper: dict[str, Any],
+    ) -> None:
         super().__init__()
         widened = width * (hyper.get("pieces", 1) if activation == "maxout" else 1)
         self.linear = nn.Linear(width, widened)
-        self.batch_norm = nn.BatchNorm1d(widened) if batch_norm else None
+        self.batch_norm = nn.BatchNorm1d(widened, momentum=momentum) if batch_norm else None
         self.activation = None if activation == "identity" else activation_of(activation, hyper)
         self.p = dropout
 
@@ -45,13 +53,14 @@ class ResidualMLP(nn.Module):
         *,
         inputs: int | None = None,
         outputs: int | None = None,
+        momentum: float | None = 0.1,
         **hyper: Any,
     ) -> None:
         super().__init__()
         self.depth = depth
         self.input = nn.Linear(inputs, width) if inputs is not None else None
         for index in range(1, depth + 1):
-            self.add_module(f"block{index}", Block(width, activation, batch_norm, dropout, hyper))
+            self.add_module(f"block{index}", Block(width, activation, batch_norm, dropout, momentum, hyper))
         self.output = nn.Linear(width, outputs) if outputs is not None else None
 
     def forward(
