@@ -25,12 +25,13 @@ ARITHMETIC: dict[Any, tuple[int, Callable[..., Pair]]] = {}
 LAMBDA = 6.0
 """λ of the probabilistic bound: it fails with probability 2 exp(−6²/2) = 3e-8."""
 
-ULPS = {"exp": 2.0, "expm1": 1.0, "log": 1.0, "log1p": 1.0, "tanh": 2.0, "erf": 2.0, "sqrt": 0.5}
+ULPS = {"exp": 2.0, "expm1": 1.0, "log": 1.0, "log1p": 1.0, "tanh": 2.0, "erf": 2.0, "sqrt": 0.5, "pow": 8.0}
 """Errors in ulps, beside the rounding of the result.  From the CUDA C++ Programming Guide, "Mathematical Standard
 Library Functions with Maximum ULP Error", which measures from the correctly rounded result: expf 2, expm1f 1, logf 1,
-log1pf 1, tanhf 2, erff 2; the float64 functions are no worse.  SLEEF's u10 functions, which torch calls on the CPU,
-are at most 1.0 ulp from the exact result, which is less.  sqrt is rounded correctly on most machines, but torch's for
-float32 on the CPU was seen 0.75 ulp off the exact result (torch 2.13, x86); 1 ulp is granted."""
+log1pf 1, tanhf 2, erff 2, powf 4 (8 in older editions); the float64 functions are no worse.  SLEEF's u10 functions,
+which torch calls on the CPU, are at most 1.0 ulp from the exact result, which is less.  sqrt is rounded correctly on
+most machines, but torch's for float32 on the CPU was seen 0.75 ulp off the exact result (torch 2.13, x86); 1 ulp is
+granted."""
 
 INF = torch.tensor(math.inf, dtype=torch.float64)
 EXACT = torch.tensor(0.0, dtype=torch.float64)
@@ -225,12 +226,29 @@ def _pow(p: Precision, a: Pair, exponent: float) -> Pair:
     return _reciprocal(p, power) if exponent < 0 else power
 
 
+@_arithmetic(aten.pow.Scalar, operands=2)
+def _number_to_a_power(p: Precision, a: Pair, b: Pair) -> Pair:
+    """A number to powers: (a + d)^(b + e) = a^b exp(b log(1 + d/a) + e log(a + d)).  Of 0 only exact powers above 0."""
+    value = a[0] ** b[0]
+    base = -torch.log1p(-a[1] / a[0])  # at most |log(1 + d/a)|; NaN at 0 and ∞ or NaN where the base may be negative
+    propagated = _times(value.abs(), torch.expm1(b[0].abs() * base + b[1] * (a[0].log().abs() + base)))
+    zero = (a[0] == 0) & (a[1] == 0) & (b[0] > b[1])
+    propagated = torch.where(zero, EXACT, torch.where(a[0] > a[1], propagated, INF))
+    return rounded(p, value, propagated, roundings=_ulps("pow"))
+
+
 @_arithmetic(aten.sqrt.default, operands=1)
 def _sqrt(p: Precision, a: Pair) -> Pair:
-    """|√(a + d) − √a| = |d| / (√(a + d) + √a).  Where a may be negative, a program may have NaN."""
+    """|√(a + d) − √a| = |d| / (√(a + d) + √a) ≤ √(a + |d|).  Where a may be negative, a program may have NaN.
+
+    May be negative by less than tiny, that is: such a bound comes from terms that have underflowed, which rounding may
+    take to 0 and not beyond (differences are exact there).
+    """
     value, lower = a[0].sqrt(), a[0] - a[1]
     propagated = torch.where(a[1] > 0, a[1] / (lower.sqrt() + value), EXACT)
-    return rounded(p, value, torch.where(lower >= 0, propagated, INF), a, roundings=_ulps("sqrt"))
+    underflowed = (lower < 0) & (lower > -p.tiny) & (a[0] >= 0)
+    propagated = torch.where(underflowed, (a[0] + a[1]).sqrt(), propagated)
+    return rounded(p, value, torch.where((lower >= 0) | underflowed, propagated, INF), a, roundings=_ulps("sqrt"))
 
 
 @_arithmetic(aten.rsqrt.default, operands=1)

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.arithmetic.bounded import Bounded, contract_of, enter
+from manual_bp.arithmetic.bounded_table import EXACT
 from manual_bp.chain import Layer, Leaf, Tensors
 from manual_bp.rule import Grads, Rule
 
@@ -40,6 +41,14 @@ class RandomErrors:
     def enter(self, x: Tensor) -> Tensor:
         """`x` (float64) as a number that carries one rounding."""
         return enter(x, contract_of(self.dtype))
+
+    def exact(self, x: Tensor) -> Tensor:
+        """`x` (float64) as a number that has not been rounded, such as a count."""
+        return Bounded(x, EXACT, self.dtype)
+
+    def rounded(self, x: Tensor) -> Tensor:
+        """`x` (float64) with one random rounding error."""
+        return self.leave(self.enter(x))
 
     def leave(self, x: Tensor) -> Tensor:
         """The value with a random error within its bound; NaN where there is no finite bound."""

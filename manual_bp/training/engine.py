@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from manual_bp.arithmetic.perturbed import RandomErrors, wide
-from manual_bp.chain import probe
+from manual_bp.chain import Tensors, probe
 from manual_bp.rule import Rule
 from manual_bp.training.step import Step, TrainingState
-
-Tensors = Mapping[str, Tensor]
 
 VALUES = ("z", "a", "y")
 COTANGENTS = ("delta", "da", "dy")
@@ -25,10 +23,11 @@ COTANGENTS = ("delta", "da", "dy")
 class StepRecord:
     """What one step of an engine shows.
 
-    loss: the cost before the update, penalty included.
+    loss: the cost before the update, penalties included.
     layers: by dotted layer name, its tensors by letter: z and delta, a and da, or y and dy.
-    gradients, params: by parameter name, the gradient (penalty included) and the updated value.
+    gradients, params: by parameter name, the gradient (penalties included, not clipped) and the updated value.
     buffers: running statistics by name.
+    optimizer: the optimiser's state after the update, by name.
     """
 
     loss: Tensor
@@ -36,6 +35,7 @@ class StepRecord:
     gradients: dict[str, Tensor]
     params: dict[str, Tensor]
     buffers: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
 
     @staticmethod
     def combine(f: Callable[..., Tensor], *records: StepRecord) -> StepRecord:
@@ -50,35 +50,63 @@ class StepRecord:
             each(*(r.gradients for r in records)),
             each(*(r.params for r in records)),
             each(*(r.buffers for r in records)),
+            each(*(r.optimizer for r in records)),
         )
 
 
+@runtime_checkable  # so that annotations can be checked under test
 class Engine(Protocol):
-    """Whoever can do one training step and show it; `buffers` holds running statistics and dropout masks."""
+    """Whoever can do one training step and show it.
 
-    def step(self, params: Tensors, buffers: Tensors, x: Tensor, target: Tensor) -> StepRecord: ...
+    `state.buffers` holds running statistics and the dropout masks of the step; `state.optimizer` is flat, under
+    torch.optim's names (manual_bp.training.optimizers).
+    """
+
+    def step(self, state: TrainingState, x: Tensor, target: Tensor) -> StepRecord: ...
 
 
 class ManualEngine:
     """The hand-derived step, probed; `visits` keeps what passed each layer in the latest step.
 
-    errors: makes every layer and the loss err at random.
+    errors: makes every layer, the loss, the penalties and the update err at random.
     """
 
     def __init__(self, step: Step, errors: RandomErrors | None = None) -> None:
         self._step = step
-        self._vjp = errors.vjp if errors else Rule.vjp
+        self._errors = errors
         self._layer, self.visits = probe(step.model, errors.leaf if errors else None)
 
-    def step(self, params: Tensors, buffers: Tensors, x: Tensor, target: Tensor) -> StepRecord:
-        state = TrainingState(dict(params), dict(buffers), self._step.optimizer.init(params), seed=0)
-        cost, gradients, new_buffers = self._step.gradients(self._layer, state, x, target, self._vjp)
-        after = self._step.update(state, gradients, new_buffers)
+    def step(self, state: TrainingState, x: Tensor, target: Tensor) -> StepRecord:
+        vjp = self._errors.vjp if self._errors else Rule.vjp
+        cost, gradients, buffers = self._step.gradients(self._layer, state, x, target, vjp)
+        if self._errors:
+            # Adding the penalties is one rounding; what the summands bring along is in them.
+            cost = self._errors.rounded(cost)
+            gradients = {name: self._errors.rounded(g) for name, g in gradients.items()}
+            after = _erring_update(self._step, self._errors, state, gradients, buffers)
+        else:
+            after = self._step.update(state, gradients, buffers)
         layers = {
             name: {letter: t for letter, t in visit.quantities().items() if letter in VALUES + COTANGENTS}
             for name, visit in self.visits.items()
         }
-        return StepRecord(cost, layers, gradients, after.params, after.buffers)
+        return StepRecord(cost, layers, gradients, after.params, after.buffers, after.optimizer)
+
+
+def _erring_update(
+    step: Step, errors: RandomErrors, state: TrainingState, gradients: Tensors, buffers: Tensors
+) -> TrainingState:
+    """Clipping, the optimiser and max-norm with random rounding errors, as any layer has them."""
+
+    def entered(tensors: Tensors) -> dict[str, Tensor]:
+        return {name: errors.exact(t) if name == "step" else errors.enter(t) for name, t in tensors.items()}
+
+    def left(tensors: Tensors) -> dict[str, Tensor]:
+        return {name: errors.leave(t) for name, t in tensors.items()}
+
+    erring = replace(state, params=entered(state.params), optimizer=entered(state.optimizer))
+    after = step.update(erring, entered(gradients), buffers)
+    return replace(after, params=left(after.params), optimizer=left(after.optimizer))
 
 
 # Runs with random rounding errors from which the allowance of a step is estimated.  Eight leave the size of one
@@ -87,37 +115,21 @@ RUNS = 8
 # The allowance in units of that size.  A normal error beyond 6 has probability 2e-9, and actual errors are about a
 # third of the widths that the random ones fill.
 SIZES = 6.0
-# Roundings that penalty, update and running average add to each element, outside of the layers: at most four.
-OUTSIDE = 4.0
 
 
 def allowance_of(
-    step: Step, params: Tensors, buffers: Tensors, x: Tensor, target: Tensor, dtype: torch.dtype, seed: int
+    step: Step, state: TrainingState, x: Tensor, target: Tensor, dtype: torch.dtype, seed: int
 ) -> StepRecord:
     """How far each tensor of a step may be off after the whole chain: runs with random rounding errors of `dtype`."""
-    params, buffers = wide(params), wide(buffers)
+    state = replace(state, params=wide(state.params), buffers=wide(state.buffers), optimizer=wide(state.optimizer))
     data = wide({"x": x, "target": target}).values()
-    generator = torch.Generator().manual_seed(seed)
-    exact = ManualEngine(step).step(params, buffers, *data)
-    erring = ManualEngine(step, RandomErrors(dtype, generator))
-    noisy = [erring.step(params, buffers, *data) for _ in range(RUNS)]
-    size = StepRecord.combine(_error_size, exact, *noisy)
-    u = torch.finfo(dtype).eps / 2
-
-    def outside(sizes: Tensors, after: Tensors, before: Tensors) -> dict[str, Tensor]:
-        return {name: s + OUTSIDE * u * (after[name].abs() + before[name].abs()) for name, s in sizes.items()}
-
-    decays = {name: step.l2 * params[name] if name in step.weights else torch.zeros(()) for name in params}
-    return StepRecord(
-        size.loss + OUTSIDE * u * exact.loss.abs(),
-        size.layers,
-        outside(size.gradients, exact.gradients, decays),
-        outside(size.params, exact.params, params),
-        outside(size.buffers, exact.buffers, buffers),
-    )
+    exact = ManualEngine(step).step(state, *data)
+    erring = ManualEngine(step, RandomErrors(dtype, torch.Generator().manual_seed(seed)))
+    noisy = [erring.step(state, *data) for _ in range(RUNS)]
+    return StepRecord.combine(_error_size, exact, *noisy)
 
 
 def _error_size(exact: Tensor, *noisy: Tensor) -> Tensor:
     """SIZES times the root mean square of the error: of each element, and at least of the whole tensor."""
-    square = torch.stack([(t - exact) ** 2 for t in noisy]).mean(0)
+    square = torch.stack([(t.double() - exact.double()) ** 2 for t in noisy]).mean(0)
     return SIZES * torch.sqrt(torch.maximum(square, square.mean()))

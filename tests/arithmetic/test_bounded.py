@@ -505,6 +505,7 @@ FUNCTIONS = {
     "square": lambda a, b: a**2,
     "cube": lambda a, b: a**3,
     "inverse square": lambda a, b: b**-2,
+    "a number to a power": lambda a, b: 0.7**b,
     "sqrt": lambda a, b: b.sqrt(),
     "half power": lambda a, b: b**0.5,
     "rsqrt": lambda a, b: b.rsqrt(),
@@ -620,6 +621,24 @@ def test_an_uncertain_denominator_has_no_bound() -> None:
     assert error_of(of(0.5, 0.75).sqrt()) == math.inf
     assert error_of(of(0.5, 0.75).log()) == math.inf
     assert error_of(of(0.0, 0.0).sqrt()) == 0
+
+
+def test_a_sum_of_squares_that_underflows_has_a_root() -> None:
+    """g² of float32 gradients below 1e-23: the program has a root between 0 and a little more than the true one."""
+    gradients = torch.tensor([1e-23, 3e-23, 1e-25, 0.0])
+    bounded = (enter(gradients, contract_of(torch.float32)) ** 2 * 1e-3).sqrt()
+    program = (gradients**2 * 1e-3).sqrt()
+    assert isinstance(bounded, Bounded)
+    assert ((program.double() - bounded.value).abs() <= bounded.error).all()
+    assert bounded.error.isfinite().all()
+    assert error_of((of(1e-23, 1e-23) ** 2 - of(1e-40, 1e-37)).sqrt()) == math.inf
+
+
+def test_powers_of_a_number_at_its_edges() -> None:
+    assert error_of(0.0 ** of(3.0, 0.0)) == 0
+    assert error_of(0.0 ** of(0.5, 0.5)) == math.inf
+    assert error_of(torch.pow(-2.0, of(3.0, 0.0))) == math.inf
+    assert 0 < error_of(0.999 ** of(200.0, 0.0, torch.float64)) < 1e-12
 
 
 def test_overflow_has_no_bound_and_does_not_poison() -> None:

@@ -9,61 +9,95 @@ import torch
 from torch import Tensor, nn
 
 from manual_bp.training.engine import StepRecord
+from manual_bp.training.optimizers import Optimizer
+from manual_bp.training.step import TrainingState
 from torch_ref.candidate import function
 from torch_ref.models import MODELS
 from torch_ref.models.observing import Tape
+from torch_ref.training.optimizers import update
 
 # The cotangent's letter for each value's letter.
 COTANGENTS = {"z": "delta", "a": "da", "y": "dy"}
 
 
 class TorchEngine:
-    """A model with a loss, an L2 penalty and torch.optim.SGD: an `Engine` of manual_bp.training.engine."""
+    """A model with a loss, penalties and a torch.optim optimiser: an `Engine` of manual_bp.training.engine.
 
-    def __init__(self, name: str, *, loss: str, lr: float, l2: float, **config: Any) -> None:
+    optimizer: its name and config decide which class of torch.optim is built, and with which arguments.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        loss: str,
+        optimizer: Optimizer,
+        l2: float = 0.0,
+        l1: float = 0.0,
+        max_norm: float | None = None,
+        clip_norm: float | None = None,
+        **config: Any,
+    ) -> None:
         if name not in MODELS:
             raise ValueError(f"torch has no model {name!r}; it has {list(MODELS)}.")
         self._module, self._config = MODELS[name], config
-        self._loss, self._lr, self._l2 = loss, lr, l2
+        self._loss, self._optimizer = loss, optimizer
+        self._l2, self._l1, self._max_norm, self._clip_norm = l2, l1, max_norm, clip_norm
 
-    def step(
-        self, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], x: Tensor, target: Tensor
-    ) -> StepRecord:
+    def step(self, state: TrainingState, x: Tensor, target: Tensor) -> StepRecord:
         with torch.random.fork_rng():  # the modules draw initial values, which are overwritten
             module: nn.Module = self._module(**self._config).to(x.device, x.dtype)
-        self._load(module, params, buffers)
+        self._load(module, state)
         tape = Tape()
         with torch.enable_grad():
-            cost = self._cost(module, x, target, buffers, tape)
+            cost = self._cost(module, x, target, state.buffers, tape)
             torch.autograd.backward(cost)
         layers = {name: self._quantities(found) for name, found in tape.tensors.items()}
         gradients = {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
-        torch.optim.SGD(module.parameters(), lr=self._lr).step()
+        if self._clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(module.parameters(), self._clip_norm)
+        clipped = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+        params, optimizer = update(self._optimizer, clipped, state.optimizer, state.params)
+        if self._max_norm is not None:
+            params = self._limited(module, params, self._max_norm)
         return StepRecord(
             cost.detach(),
             layers,
             gradients,
-            {name: p.detach() for name, p in module.named_parameters()},
-            {name: b.detach() for name, b in module.named_buffers() if b.is_floating_point()},
+            params,
+            {name: b.detach() for name, b in module.named_buffers() if name in state.buffers},
+            optimizer,
         )
 
     def _cost(self, module: nn.Module, x: Tensor, target: Tensor, buffers: Mapping[str, Tensor], tape: Tape) -> Tensor:
         loss = function(self._loss)
         assert loss is not None
         cost: Tensor = loss(module(x, buffers, tape), target)
+        weights = self._weights(module).values()
+        if self._l1:
+            cost = cost + self._l1 * torch.stack([w.abs().sum() for w in weights]).sum()
         if self._l2:
-            weights = [p for p in module.parameters() if p.ndim == 2]
             cost = cost + self._l2 / 2 * torch.stack([w.pow(2).sum() for w in weights]).sum()
         return cost
 
+    def _limited(self, module: nn.Module, params: dict[str, Tensor], limit: float) -> dict[str, Tensor]:
+        limited = function("max_norm")
+        assert limited is not None
+        return {**params, **{name: limited(params[name], limit=limit) for name in self._weights(module)}}
+
     @staticmethod
-    def _load(module: nn.Module, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> None:
+    def _weights(module: nn.Module) -> dict[str, nn.Parameter]:
+        """What penalties and max-norm are about: matrices."""
+        return {name: p for name, p in module.named_parameters() if p.ndim == 2}
+
+    @staticmethod
+    def _load(module: nn.Module, state: TrainingState) -> None:
         with torch.no_grad():
             for name, p in module.named_parameters():
-                p.copy_(params[name])
+                p.copy_(state.params[name])
             for name, b in module.named_buffers():
-                if name in buffers:
-                    b.copy_(buffers[name])
+                if name in state.buffers:
+                    b.copy_(state.buffers[name])
 
     @staticmethod
     def _quantities(found: Mapping[str, Tensor]) -> dict[str, Tensor]:

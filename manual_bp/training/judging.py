@@ -1,0 +1,276 @@
+"""Judging: one training step by two engines from the same state, tensor by tensor and layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from manual_bp.chain import Leaf, Tensors, Visit, leaves
+from manual_bp.oracle.cases import NOT_RECORDED, Case
+from manual_bp.oracle.comparison import compare
+from manual_bp.oracle.errors import errors, ulp
+from manual_bp.training.engine import COTANGENTS, VALUES, Engine, ManualEngine, StepRecord, allowance_of
+from manual_bp.training.step import Step, TrainingState
+
+BETWEEN = (
+    "yet every layer agrees by itself, so the cause is between the layers: a residual connection, the loss, the "
+    "penalty or running statistics"
+)
+UPDATE = "it comes from the update"
+LETTERS = {"weight": "W", "bias": "b"}
+
+
+@dataclass
+class Row:
+    """One tensor of one layer, over all steps."""
+
+    layer: str
+    quantity: str
+    rule: str
+    error_over_allowance: float = 0.0
+    ulps: float = 0.0
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """A tensor that is beyond its allowance."""
+
+    step: int
+    layer: str
+    quantity: str
+    sentence: str
+
+
+class Judge:
+    """The hand-derived step against another engine's, judged one step at a time.
+
+    engine: what is judged against; `against` is its name in sentences.
+    rows: the worst of each tensor so far. disagreements: in the order in which they arose.
+    flips: units whose branch differed because z lay within a rounding of a kink.
+    diverged: a sentence once both engines have left the numbers of the dtype, else "".
+    """
+
+    def __init__(self, step: Step, engine: Engine, dtype: torch.dtype, device: str = "cpu", against: str = "") -> None:
+        self.training = step
+        self.manual, self.engine = ManualEngine(step), engine
+        self.dtype, self.device, self.against = dtype, device, against
+        self.leaves = leaves(step.model)
+        self.order = list(self.leaves)
+        self.disagreements: list[Disagreement] = []
+        self.flips = 0
+        self.diverged = ""
+        self._rows: dict[tuple[str, str], Row] = {}
+
+    @property
+    def rows(self) -> list[Row]:
+        return list(self._rows.values())
+
+    def step(
+        self, number: int, state: TrainingState, x: Tensor, target: Tensor, seed: int = 0
+    ) -> tuple[StepRecord, StepRecord]:
+        """Both engines' step from `state` (with its masks among the buffers); what is found is noted.
+
+        seed: of the random errors from which the allowance is estimated.
+        Once `diverged` says something, nothing is judged.
+        """
+        ours, visits = self.manual.step(state, x, target), dict(self.manual.visits)
+        theirs = self.engine.step(state, x, target)
+        self.diverged = _diverged(number, ours, theirs, self.dtype)
+        if not self.diverged:
+            width = allowance_of(self.training, state, x, target, self.dtype, seed)
+            self._judge(number, ours, theirs, width, visits)
+        return ours, theirs
+
+    def _judge(
+        self, number: int, ours: StepRecord, theirs: StepRecord, width: StepRecord, visits: dict[str, Visit]
+    ) -> None:
+        flipped = self._flipped(ours, theirs)
+        # A layer that is wrong by itself is the cause of what is wrong behind it, so it is named first.
+        alone = self._alone(number, visits)
+        whole = list(self._whole(number, ours, theirs, width, flipped))
+        if whole and not alone:
+            whole = [d if UPDATE in d.sentence else replace(d, sentence=f"{d.sentence}; {BETWEEN}") for d in whole]
+        self.disagreements += [*alone, *whole]
+
+    def _whole(
+        self, number: int, ours: StepRecord, theirs: StepRecord, width: StepRecord, flipped: str | None
+    ) -> Iterator[Disagreement]:
+        """In the order in which a step computes: values, the loss, cotangents from the last layer back, updates."""
+        # Behind a flipped branch every gradient differs legitimately.
+        judged_back = self.order if flipped is None else self.order[self.order.index(flipped) + 1 :]
+        records = (ours, theirs, width)
+        for layer in self.order:
+            yield from self._compare(number, layer, [(k, k) for k in VALUES], [r.layers[layer] for r in records])
+        yield from self._compare(number, "loss", [("J", "J")], [{"J": r.loss} for r in records])
+        for layer in reversed(judged_back):
+            yield from self._compare(number, layer, [(k, k) for k in COTANGENTS], [r.layers[layer] for r in records])
+            yield from self._compare(number, layer, self._named(layer, "d"), [r.gradients for r in records])
+        # Clipping by the norm of all gradients carries a flip into every update.
+        for layer in judged_back if flipped is None or self.training.clip_norm is None else ():
+            named = self._named(layer, "")
+            yield from self._compare(
+                number, layer, self._moments(named, ours.optimizer), [r.optimizer for r in records]
+            )
+            yield from self._compare(number, layer, named, [r.params for r in records])
+        yield from self._compare(number, "optimizer", [("step", "step")], [r.optimizer for r in records])
+        for layer, leaf in self.leaves.items():
+            running = [(name, name.rpartition(".")[2]) for name in leaf.shapes]
+            yield from self._compare(number, layer, running, [r.buffers for r in records])
+
+    def _named(self, layer: str, prefix: str) -> list[tuple[str, str]]:
+        """The layer's parameters: name, and letter with a prefix."""
+        leaf = self.leaves[layer]
+        letters = LETTERS if leaf.rule.name == "linear" else {}
+        return [(name, prefix + letters.get(local, local)) for local, name in leaf.names.items()]
+
+    @staticmethod
+    def _moments(named: list[tuple[str, str]], state: Tensors) -> list[tuple[str, str]]:
+        """What the optimiser keeps for these parameters: name, and letter with the kind in front."""
+        kinds = dict.fromkeys(flat.split(".", 1)[0] for flat in state if flat != "step")
+        return [(f"{kind}.{name}", f"{kind} {letter}") for kind in kinds for name, letter in named]
+
+    def _compare(
+        self, number: int, layer: str, names: list[tuple[str, str]], tensors: Sequence[Tensors]
+    ) -> Iterator[Disagreement]:
+        ours, theirs, allowances = tensors
+        for name, letter in names:
+            if name in ours:
+                yield from self._compare_one(number, layer, letter, ours[name], theirs[name], allowances[name])
+
+    def _compare_one(
+        self, number: int, layer: str, letter: str, got: Tensor, other: Tensor, allowance: Tensor
+    ) -> Iterator[Disagreement]:
+        expected = other.detach().cpu().double()
+        # Both engines may be off, in opposite directions.
+        ratio, _ = errors(got, expected, 2 * allowance, self.dtype)
+        # Where the allowance has no finite bound nothing can be said, and that is no agreement.
+        worst = float(ratio.nan_to_num(torch.inf).max()) if ratio.numel() else 0.0
+        difference = (got.detach().cpu().double() - expected).abs()
+        ulps = float(difference.max() / ulp(expected.abs().max(), self.dtype)) if ratio.numel() else 0.0
+        self._note(number, layer, letter, worst, ulps)
+        if worst > 1:
+            yield Disagreement(
+                number,
+                layer,
+                letter,
+                f"{letter} is {worst:.3g} times its allowance away from {self.against}'s; "
+                f"{self._origin(layer, letter)}",
+            )
+
+    def _origin(self, layer: str, letter: str) -> str:
+        """Which piece of the text computed a tensor."""
+        if layer == "loss":
+            return "it is the forward of the loss, or of a penalty"
+        if layer == "optimizer":
+            return self._update
+        rule = self.leaves[layer].rule.name
+        if letter in VALUES or letter.startswith("running"):
+            return f"it comes from the forward of {rule}"
+        if letter not in COTANGENTS:
+            return f"it comes from the backward of {rule}, or from a penalty" if letter[0] == "d" else self._update
+        position = self.order.index(layer) + 1
+        if position == len(self.order):
+            return "it comes from the backward of the loss"
+        above = self.order[position]
+        return f"it comes from the backward of {self.leaves[above].rule.name} ({above}), or from a residual connection"
+
+    @property
+    def _update(self) -> str:
+        parts = {"clipping": self.training.clip_norm, "max-norm": self.training.max_norm}
+        names = [self.training.optimizer.name, *(name for name, limit in parts.items() if limit is not None)]
+        return f"{UPDATE} ({', '.join(names)})"
+
+    def _alone(self, number: int, visits: dict[str, Visit]) -> list[Disagreement]:
+        """In the order of computation: values from the first layer on, cotangents from the last layer back."""
+        found = {layer: list(self._alone_one(number, layer, visit)) for layer, visit in visits.items()}
+        values = [d for some in found.values() for d in some if d.quantity.startswith("y ")]
+        cotangents = [d for layer in reversed(found) for d in found[layer] if not d.quantity.startswith("y ")]
+        return values + cotangents
+
+    def _alone_one(self, number: int, layer: str, visit: Visit) -> Iterator[Disagreement]:
+        leaf = visit.leaf
+        case = visit_case(visit, f"step {number}")
+        report = compare(None, leaf.rule, dtype=self.dtype, device=self.device, cases=[case])
+        for argument, worst in report.worst.items():
+            self._note(number, layer, f"{argument} alone", worst.error_over_allowance, worst.ulps)
+        for text in report.not_tested if not report.cases else ():
+            yield Disagreement(number, layer, "alone", f"{leaf.rule.name} could not be judged: {text}")
+        for mismatch in report.mismatches:
+            self._note(number, layer, f"{mismatch.argument} alone", mismatch.error_over_allowance or torch.inf, 0.0)
+            side = "forward" if mismatch.argument == "y" else "backward"
+            sentence = f"the {side} of {leaf.rule.name} is wrong by itself: {mismatch}"
+            yield Disagreement(number, layer, f"{mismatch.argument} alone", sentence)
+
+    def _note(self, number: int, layer: str, quantity: str, ratio: float, ulps: float) -> None:
+        rule = self.leaves[layer].rule.name if layer in self.leaves else layer
+        row = self._rows.setdefault((layer, quantity), Row(layer, quantity, rule))
+        if ratio > row.error_over_allowance or row.step == 0:
+            row.error_over_allowance, row.ulps, row.step = ratio, ulps, number
+
+    def _flipped(self, ours: StepRecord, theirs: StepRecord) -> str | None:
+        """The last layer with a unit that took another branch in the other engine, z being a rounding from a kink."""
+        last = None
+        for before, layer in zip(self.order, self.order[1:], strict=False):
+            leaf = self.leaves[layer]
+            if leaf.rule.chapter != "activation":
+                continue
+            (inputs,) = (ours.layers[before][k] for k in VALUES if k in ours.layers[before])
+            (others,) = (theirs.layers[before][k] for k in VALUES if k in theirs.layers[before])
+            flips = int(branches_differ(leaf, inputs, others).sum())
+            if flips:
+                self.flips += flips
+                last = layer
+        return last
+
+
+def _diverged(number: int, ours: StepRecord, theirs: StepRecord, dtype: torch.dtype) -> str:
+    """Which tensor first has left, in both engines, the numbers that can be squared in the dtype; "" if none has."""
+    limit = torch.finfo(dtype).max ** 0.5
+
+    def beyond(tensor: Tensor) -> bool:
+        return not bool((tensor.abs() <= limit).all())  # a NaN fails the comparison too
+
+    def tensors(record: StepRecord) -> Iterator[tuple[str, Tensor]]:
+        """In the order in which a step computes."""
+        for letters in (VALUES, COTANGENTS):
+            for layer, found in record.layers.items() if letters is VALUES else reversed(record.layers.items()):
+                yield from ((f"{letter} of {layer}", t) for letter, t in found.items() if letter in letters)
+            if letters is VALUES:
+                yield "the loss", record.loss
+        yield from ((f"the gradient of {name}", t) for name, t in record.gradients.items())
+        yield from ((f"the updated {name}", t) for name, t in (record.params | record.optimizer).items())
+
+    for (name, our), (_, their) in zip(tensors(ours), tensors(theirs), strict=True):
+        if beyond(our) and beyond(their):
+            return (
+                f"training diverged in step {number}, in both engines: {name} is NaN, infinite or beyond {limit:.0e}; "
+                f"the {number - 1} steps before agree.  Lower the learning rate."
+            )
+    return ""
+
+
+def branches_differ(leaf: Leaf, x: Tensor, other: Tensor) -> Tensor:
+    """Where the activation's slope at x and at another x, a rounding away, belongs to different branches."""
+    y, _ = leaf.rule.forward(x, **leaf.hyper)
+    one = torch.ones_like(y)
+    _, (slope,) = leaf.rule.vjp((x,), one, **leaf.hyper)
+    _, (slope_of_other,) = leaf.rule.vjp((other,), one, **leaf.hyper)
+    assert slope is not None
+    assert slope_of_other is not None
+    # Between two roundings of one x a smooth slope moves by about eps; √eps separates that from a change of branch.
+    threshold = float(torch.finfo(x.dtype).eps) ** 0.5
+    return torch.gt((slope - slope_of_other).abs(), threshold)
+
+
+def visit_case(visit: Visit, name: str) -> Case:
+    """A visit as a recorded case: the layer alone, with the inputs and the upstream cotangent that it had."""
+    leaf = visit.leaf
+    grads = [visit.dx] + [visit.dparams.get(leaf.names[local]) for local in list(leaf.rule.inputs)[1:]]
+    recorded = tuple(
+        g if spec.cotangent else NOT_RECORDED for g, spec in zip(grads, leaf.rule.inputs.values(), strict=True)
+    )
+    return Case(visit.inputs, visit.dy, leaf.hyper, name, visit.y, recorded)
