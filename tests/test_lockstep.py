@@ -12,6 +12,7 @@ from manual_bp.chain import Leaf, Residual
 from manual_bp.lockstep import branches_differ, lockstep
 from manual_bp.models import mlp, residual_mlp
 from manual_bp.oracle.candidates import engine_factory
+from manual_bp.training import adam, sgd
 from manual_bp.training.data import Dataset
 
 TORCH = engine_factory("torch")
@@ -128,3 +129,34 @@ def test_small_data_raise_no_false_alarm():
     small = replace(found, x=found.x * 1e-6)
     report = lockstep(mlp([5, 3]), small, engine=TORCH, steps=3, batch_size=7, dtype=torch.float32)
     assert report.passed, report.verdict
+
+
+def test_divergence_is_called_divergence():
+    report = lockstep(
+        mlp([5, 6, 3], "relu"), data(), engine=TORCH, steps=40, batch_size=8, optimizer=sgd(lr=1e4), dtype=torch.float32
+    )
+    assert not report.passed
+    assert not report.disagreements
+    assert report.verdict.startswith(f"training diverged in step {report.steps + 1}, in both engines: ")
+    assert 0 < report.steps < 40
+
+
+def test_one_engine_that_diverges_is_a_disagreement(monkeypatch):
+    right = bp.linear.page.backward
+
+    def wrong(residuals, dy):
+        dx, dweight, dbias = right(residuals, dy)
+        return dx, dweight * torch.inf, dbias
+
+    monkeypatch.setattr(bp.linear.page, "backward", wrong)
+    report = run(MODELS["notes"](), dtype=torch.float64)
+    assert report.disagreements
+    assert report.disagreements[0].layer != ""
+
+
+def test_training_is_recorded():
+    report = run(MODELS["plain residual"](), optimizer=adam(1e-3), l1=1e-3, clip_norm=0.5)
+    assert report.passed, report.verdict
+    assert report.to_dict()["training"]["optimizer"]["name"] == "adam"
+    assert report.training["clip_norm"] == 0.5
+    assert ("optimizer", "step") in {(row.layer, row.quantity) for row in report.rows}

@@ -1,0 +1,124 @@
+"""A batch in pieces of unequal size gives the whole batch's step."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+
+import manual_bp as bp
+from manual_bp.inputs import Edge
+from manual_bp.models import mlp, residual_mlp
+from manual_bp.oracle.cases import draw
+from manual_bp.training import sgd, training_step
+from tests.allowed import assert_agrees
+
+LOSSES = [name for name, rule in bp.RULES.items() if rule.chapter == "loss"]
+MODELS = {
+    "mlp": lambda: mlp([4, 5, 3], "tanh", "sigmoid"),
+    "dropout": lambda: residual_mlp(5, 2, "elu", False, 0.5, inputs=4, outputs=3),
+}
+PENALTIES = {
+    "none": {},
+    "l1": {"l1": 0.1},
+    "l2": {"l2": 0.1},
+    "clipped": {"l2": 0.1, "clip_norm": 0.01},
+    "max_norm": {"max_norm": 0.5},
+}
+PIECES = [(7,), (4, 3), (1, 5, 1), (1,) * 7]
+
+
+def problem(name, loss, penalty):
+    step = training_step(MODELS[name](), loss, optimizer=sgd(0.5, momentum=0.5), **PENALTIES[penalty])
+    generator = torch.Generator().manual_seed(0)
+    state = step.init(generator, dtype=torch.float64)
+    x = torch.randn(7, 4, generator=generator, dtype=torch.float64)
+    y, _, _ = step.model.forward(state.params, {**state.buffers, **step.masks(state, 7)}, x)
+    (_, target, *_), _, _ = draw(bp.RULES[loss], Edge("this output", {"x": y.tolist()}), generator)
+    return step, state, x, target
+
+
+def cut(x, lengths):
+    ends = list(itertools.accumulate(lengths))
+    return [x[end - length : end] for length, end in zip(lengths, ends, strict=True)]
+
+
+def judge(accumulate, step, state, x, target, pieces):
+    """The pieces' step against the whole batch's, within what rounding may do."""
+    names = list(state.params)
+    whole, loss = step(state, x, target)
+
+    def run(x, *params):
+        given = replace(state, params=dict(zip(names, params, strict=True)))
+        after, cost = accumulate(given, list(zip(cut(x, pieces), cut(target, pieces), strict=True)))
+        return cost, *after.params.values(), *after.optimizer.values()
+
+    assert_agrees(run, (x, *state.params.values()), (loss, *whole.params.values(), *whole.optimizer.values()))
+
+
+@pytest.mark.parametrize("pieces", PIECES, ids=str)
+@pytest.mark.parametrize("penalty", PENALTIES)
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("name", MODELS)
+def test_pieces_give_the_whole_batch_s_step(name, loss, penalty, pieces):
+    step, state, x, target = problem(name, loss, penalty)
+    judge(step.accumulate, step, state, x, target, pieces)
+
+
+def mean_of_means(step, state, batches):
+    found = [step.gradients(step.model, state, x, target) for x, target in batches]
+    gradients = {name: sum(g[name] for _, g, _ in found) / len(found) for name in state.params}
+    return step.update(state, gradients, found[-1][2]), sum(cost for cost, _, _ in found) / len(found)
+
+
+def penalty_by_piece(step, state, batches):
+    n = sum(len(x) for x, _ in batches)
+    found = [(len(x) / n, *step.gradients(step.model, state, x, target)) for x, target in batches]
+    gradients = {name: sum(share * g[name] for share, _, g, _ in found) for name in state.params}
+    extra = {name: (len(batches) - 1) * step.l2 * state.params[name] for name in step.weights}
+    gradients = {name: g + extra.get(name, 0) for name, g in gradients.items()}
+    return step.update(state, gradients, found[-1][3]), sum(share * cost for share, cost, _, _ in found)
+
+
+@pytest.mark.parametrize(("wrong", "penalty"), [(mean_of_means, "none"), (penalty_by_piece, "l2")])
+def test_a_wrong_sum_is_rejected(wrong, penalty):
+    step, state, x, target = problem("mlp", "square_loss", penalty)
+    with pytest.raises(AssertionError, match="result"):
+        judge(lambda given, batches: wrong(step, given, batches), step, state, x, target, (1, 6))
+
+
+def test_one_piece_is_the_step_itself_bit_for_bit():
+    step, state, x, target = problem("dropout", "square_loss", "l2")
+    (whole, loss), (pieces, cost) = step(state, x, target), step.accumulate(state, [(x, target)])
+    assert torch.equal(loss, cost)
+    assert all(torch.equal(whole.params[name], pieces.params[name]) for name in whole.params)
+
+
+def test_chosen_masks_are_cut_with_the_batch():
+    step, state, x, target = problem("dropout", "square_loss", "none")
+    chosen = step.model.draw_masks(7, torch.Generator().manual_seed(9))
+    given = replace(state, buffers={**state.buffers, **chosen})
+    judge(step.accumulate, step, given, x, target, (3, 4))
+
+
+def test_batch_norm_sees_each_piece():
+    """Its running statistics are those of the pieces one after the other, and one step is counted."""
+    step = training_step(residual_mlp(4, 1, "relu", momentum=None, inputs=4, outputs=3), optimizer=sgd(0.1))
+    generator = torch.Generator().manual_seed(0)
+    state = step.init(generator)
+    x, target = torch.randn(7, 4, generator=generator), torch.randn(7, 3, generator=generator)
+    after, _ = step.accumulate(state, list(zip(cut(x, (3, 4)), cut(target, (3, 4)), strict=True)))
+    buffers = state.buffers
+    for piece in cut(x, (3, 4)):
+        _, _, buffers = step.model.forward(state.params, buffers, piece)
+    assert after.steps == state.steps + 1
+    assert after.buffers["block1.batch_norm.num_batches_tracked"] == 2
+    assert all(torch.equal(after.buffers[name], buffers[name]) for name in buffers)
+
+
+def test_no_piece():
+    step, state, _, _ = problem("mlp", "square_loss", "none")
+    with pytest.raises(ValueError, match="at least one"):
+        step.accumulate(state, [])
