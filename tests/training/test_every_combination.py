@@ -11,6 +11,7 @@ import manual_bp as bp
 from manual_bp.models import mlp, residual_mlp
 from manual_bp.training import adam, adamw, sgd, training_step
 from manual_bp.training.judging import Judge
+from tests.conftest import short
 from tests.training.wrong_optimizers import WRONG
 from torch_ref.training.engine import TorchEngine
 
@@ -69,11 +70,12 @@ def test_step_is_torch_s(model, loss, penalty, optimizer):
         assert "momentum_buffer" in kinds
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=short)
 @pytest.mark.parametrize("name", WRONG)
 @pytest.mark.parametrize("model", ["notes", "residual"])
-def test_a_wrong_optimizer_is_named_as_the_update(name, model):
+def test_a_wrong_optimizer_is_named_as_the_update(name, model, dtype):
     wrong = WRONG[name]()
     right = {"sgd": sgd, "adam": adam, "adamw": adamw}[wrong.name](**wrong.config)
-    judge = judged(MODELS[model](), "square_loss", right, torch.float64, by=wrong)
+    judge = judged(MODELS[model](), "square_loss", right, dtype, by=wrong)
     assert judge.disagreements, f"{name} went unnoticed"
     assert all("it comes from the update" in d.sentence for d in judge.disagreements), name
