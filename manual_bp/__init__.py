@@ -10,13 +10,19 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from manual_bp.compilation import compile_rule as compile_rule
     from manual_bp.rule import RULES as RULES
     from manual_bp.rule import Rule as Rule
     from manual_bp.rule import Vjp as Vjp
 
 __version__ = "0.1.0"
 
-_LAZY = {"RULES": "manual_bp.rule", "Rule": "manual_bp.rule", "Vjp": "manual_bp.rule"}
+_LAZY = {
+    "compile_rule": "manual_bp.compilation",
+    "RULES": "manual_bp.rule",
+    "Rule": "manual_bp.rule",
+    "Vjp": "manual_bp.rule",
+}
 
 
 def __getattr__(name: str) -> Rule:

@@ -185,6 +185,8 @@ def training_step(
     l1: float = 0.0,
     max_norm: float | None = None,
     clip_norm: float | None = None,
+    compiled: bool = False,
+    donate: bool = False,
 ) -> Step:
     """A step that trains `model` by hand-derived gradients.
 
@@ -192,7 +194,9 @@ def training_step(
     l2, l1: add l2/2 Σ W² and l1 Σ |W| to the mean cost, weights only, never biases.
     max_norm: after each update, the incoming weights of a unit that are longer than this are shortened to it.
     clip_norm: gradients (penalties included) whose common norm exceeds this are shortened to it before the update.
-    Raises ValueError for an unknown loss, a negative penalty, or a limit that is not positive.
+    compiled: the step is one compiled program for each shape of batch (manual_bp.compilation.CompiledStep).
+    donate: a compiled step updates the state in place, and the old state is emptied.
+    Raises ValueError for an unknown loss, a negative penalty, a limit that is not positive, or donate without compiled.
     """
     if RULES[loss].chapter != "loss":
         raise ValueError(f"loss must be a rule of the chapter loss; came {loss!r}. One of them is 'square_loss'.")
@@ -203,4 +207,12 @@ def training_step(
     for name, limit in (("max_norm", max_norm), ("clip_norm", clip_norm)):
         if limit is not None and not (limit > 0 and math.isfinite(limit)):
             raise ValueError(f"{name} must be a finite number above 0, or None for no limit; came {limit}.")
-    return Step(model, loss, optimizer, l2, l1, max_norm, clip_norm)
+    if donate and not compiled:
+        raise ValueError(
+            "donate must come with compiled=True; came donate=True alone. Only a compiled step reuses memory."
+        )
+    if not compiled:
+        return Step(model, loss, optimizer, l2, l1, max_norm, clip_norm)
+    from manual_bp.compilation import CompiledStep
+
+    return CompiledStep(model, loss, optimizer, l2, l1, max_norm, clip_norm, donate)

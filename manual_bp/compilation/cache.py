@@ -1,0 +1,33 @@
+"""Compiled programs on disk, so that another process need not compile them again."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manual_bp.compilation.choice import Choice, processor
+
+
+def folder() -> Path:
+    """Where programs are kept: inductor's cache folder if TORCHINDUCTOR_CACHE_DIR names one, else the user's."""
+    named = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    if named:
+        return Path(named) / "manual_bp"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "manual_bp"
+
+
+def address(exported: Any, example: list[Tensor], choice: Choice) -> Path:
+    """The file of a program.  Its name is a hash of all that the program depends on: the traced graph itself with its
+    shapes and constants, torch's version, the processor, and how it is compiled.
+    """
+    graph = [str(exported.graph_module.code), str(exported.range_constraints)]
+    graph += [f"{n.name} {n.meta.get('val')}" for n in exported.graph.nodes]
+    layouts = [f"{t.dtype} {tuple(t.shape)} {t.stride()} {t.device}" for t in example]
+    constants = [f"{name} {t!r}" for name, t in sorted(exported.constants.items())]
+    parts = [torch.__version__, processor(), repr(choice), *graph, *layouts, *constants]
+    return folder() / f"{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:32]}.pt2"

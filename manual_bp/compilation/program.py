@@ -1,0 +1,145 @@
+"""Program: a function of a flat list of tensors, compiled for one signature."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manual_bp.compilation.cache import address
+from manual_bp.compilation.choice import ONEDNN_PRODUCT, Choice, choose
+from manual_bp.compilation.products import by_onednn, multiply_adds
+
+FlatFunction = Callable[..., Sequence[Tensor]]
+"""Tensors in, tensors out."""
+
+
+NO_COMPILER = "no C++ compiler works here. Install g++ or clang++, or name one in the environment variable CXX."
+
+
+@dataclass(frozen=True)
+class Program:
+    """What was built.
+
+    run: a list of contiguous tensors of the signature that it was built for -> the function's results.
+    kind: "aoti", "cuda graph" or "eager" (the uncompiled function).
+    why: in words, how and why so.
+    from_cache: whether it was loaded and not compiled.
+    """
+
+    run: Callable[[list[Tensor]], Sequence[Tensor]]
+    kind: str
+    why: str
+    from_cache: bool = False
+
+
+def build(function: FlatFunction, example: list[Tensor], *, written: int = 0, dynamic: Any = None) -> Program:
+    """`function` compiled for contiguous tensors like `example`.
+
+    written: into how many of its first inputs the function writes.
+    dynamic: per tensor, the axes whose length may differ from call to call, as torch.export's dynamic_shapes; those
+        lengths may be any but 0.  By default none.
+    Where it cannot be compiled, the program is the function itself, and a warning says why.
+    """
+    try:
+        if example[0].device.type == "cuda":
+            from manual_bp.compilation.cuda import Graph
+
+            why = "the compiled function captured in one CUDA graph"
+            return Program(Graph(function, example, written), "cuda graph", why)
+        return _ahead_of_time(function, example, dynamic)
+    except _NotCompiled as error:
+        warnings.warn(f"not compiled, so slower: {error}", RuntimeWarning, stacklevel=4)
+        return Program(_eager(function), "eager", f"not compiled: {error}")
+
+
+class _NotCompiled(Exception):
+    """Why a function could not be compiled."""
+
+
+def _eager(function: FlatFunction) -> Callable[[list[Tensor]], Sequence[Tensor]]:
+    return lambda flat: function(*flat)
+
+
+def _ahead_of_time(function: FlatFunction, example: list[Tensor], dynamic: Any) -> Program:
+    """Compiled C++ on the CPU, from the disk if it is there."""
+    exported = _exported(function, example, dynamic)
+    products = multiply_adds(exported.graph) if dynamic is None else []
+    floating = next(t.dtype for t in example if t.is_floating_point())
+    choice = choose(example[0].device, floating, max(products, default=0), max(t.numel() for t in example))
+    path = address(exported, example, choice)
+    found = path.exists()
+    if not found:
+        _compile(exported, choice, path)
+    why = f"AOTInductor on {choice.threads} thread{'s' * (choice.threads > 1)}" + (", oneDNN" if choice.onednn else "")
+    return Program(_Runner(path, choice.threads), "aoti", why, found)
+
+
+def _exported(function: FlatFunction, example: list[Tensor], dynamic: Any) -> Any:
+    """The graph of `function`, with no autograd in it."""
+
+    class Wrapped(torch.nn.Module):  # noqa: TID251 (torch.export takes nothing else)
+        def forward(self, *flat: Tensor) -> tuple[Tensor, ...]:
+            return tuple(function(*flat))
+
+    shapes = None if dynamic is None else (tuple(dynamic),)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's own, about its own pytrees
+        exported = torch.export.export(Wrapped(), tuple(example), dynamic_shapes=shapes, strict=False)
+        return exported.run_decompositions({torch.ops.aten.expm1.default: _expm1})
+
+
+def _expm1(x: Tensor) -> Tensor:
+    """eˣ − 1 with all its digits: eˣ − 1 = tanh(x/2) (eˣ + 1).  Inductor's own expm1 is exp(x) − 1, which cancels."""
+    return torch.tanh(x / 2) * (torch.exp(x) + 1)
+
+
+def _compile(exported: Any, choice: Choice, path: Path) -> None:
+    """Compile into `path`.  Raises _NotCompiled in words if there is no compiler or it fails."""
+    from torch._inductor import aoti_compile_and_package
+    from torch._inductor.exc import InductorError, InvalidCxxCompiler
+
+    options: dict[str, Any] = {"cpp.threads": choice.threads}
+    if choice.onednn:
+        options["post_grad_custom_post_pass"] = by_onednn(ONEDNN_PRODUCT)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        unfinished = Path(scratch) / path.name
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)
+                aoti_compile_and_package(exported, package_path=str(unfinished), inductor_configs=options)
+        except InvalidCxxCompiler as error:
+            raise _NotCompiled(NO_COMPILER) from error
+        except InductorError as error:
+            if "InvalidCxxCompiler" in str(error):
+                raise _NotCompiled(NO_COMPILER) from error
+            raise _NotCompiled(f"inductor failed ({str(error).splitlines()[0]:.200}).") from error
+        unfinished.replace(path)
+
+
+class _Runner:
+    """Calls a compiled program through its flat list of tensors."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        from torch._C._aoti import AOTIModelPackageLoader
+
+        self._loader = AOTIModelPackageLoader(str(path), "model", False, 1, -1)
+        self._run = self._loader.run
+        self._threads = threads
+
+    def __call__(self, flat: list[Tensor]) -> Sequence[Tensor]:
+        threads = torch.get_num_threads()
+        if threads == self._threads:
+            return self._run(flat)
+        torch.set_num_threads(self._threads)
+        try:
+            return self._run(flat)
+        finally:
+            torch.set_num_threads(threads)

@@ -1,0 +1,136 @@
+"""A rule's forward and backward as one compiled program."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manual_bp.axes import tokens
+from manual_bp.compilation.choice import ONE_THREAD_ELEMENTS
+from manual_bp.compilation.program import Program, build
+from manual_bp.rule import RULES, Grads, Rule, computing_dtype
+
+
+def compile_rule(name: str, **hyper: Any) -> CompiledRule:
+    """The Vjp of a rule as one compiled program; `hyper` are defaults that a call may override.
+
+    Shapes, dtypes and hyperparameters are checked as the rule checks them, and the rule itself is run once, when a
+    combination of them is seen for the first time; later calls go straight to the program.  A program serves all sizes
+    of an element-wise rule (one for small tensors, one for large), and one size of any other.  Lists of axes are run
+    as one axis, so that the rank makes no other program.  Uncompiled are: results without elements, and a mask that is
+    not bool, whose values must be looked at.
+
+    Raises ValueError for an unknown rule or hyperparameter, and in a call for whatever the rule refuses.
+    """
+    return CompiledRule(RULES[name], hyper)
+
+
+class CompiledRule:
+    """A `Vjp`; `programs` are those built so far, with their kind and why."""
+
+    def __init__(self, rule: Rule, hyper: dict[str, Any]) -> None:
+        rule.check_hyper({**rule.ordinary, **hyper})
+        self.rule, self.hyper = rule, hyper
+        self._programs: dict[Any, Program] = {}
+        self._plans: dict[Any, _Plan | None] = {}
+        self.__name__ = f"compiled {rule.name}"
+
+    @property
+    def programs(self) -> list[Program]:
+        return list(self._programs.values())
+
+    def __call__(self, inputs: tuple[Tensor, ...], dy: Tensor, **hyper: Any) -> tuple[Tensor, Grads]:
+        try:
+            signature = (tuple([(t.shape, t.dtype, t.device, t.layout) for t in (*inputs, dy)]), tuple(hyper.items()))
+            plan = self._plans[signature]
+        except (AttributeError, TypeError):  # no tensors: the rule says what must hold
+            return self.rule.vjp(inputs, dy, **{**self.hyper, **hyper})
+        except KeyError:
+            plan = self._plans[signature] = self._plan(inputs, dy, {**self.hyper, **hyper})
+        if plan is None:
+            return self.rule.vjp(inputs, dy, **{**self.hyper, **hyper})
+        return plan(inputs, dy)
+
+    def _plan(self, inputs: tuple[Tensor, ...], dy: Tensor, given: dict[str, Any]) -> _Plan | None:
+        """How tensors like these are run; None for what is not compiled."""
+        rule = self.rule
+        y, grads = rule.vjp(inputs, dy, **given)
+        hyper = rule.check_hyper(given)
+        odd_mask = any(
+            not rule.is_number(n) and t.dtype != torch.bool for n, t in zip(rule.inputs, inputs, strict=True)
+        )
+        if odd_mask or not all(t.numel() for t in (*inputs, dy)):
+            return None
+        annotations = [*(rule.annotations[name] for name in rule.inputs), rule.y_annotation]
+        shapes = [merged(a, tuple(t.shape)) for a, t in zip(annotations, (*inputs, dy), strict=True)]
+        example = [_plain(t, shape) for t, shape in zip((*inputs, dy), shapes, strict=True)]
+        dtypes = tuple(t.dtype for t in example)
+        small = dy.numel() <= ONE_THREAD_ELEMENTS
+        key: tuple[Any, ...] = (tuple(hyper.items()), dtypes, dy.device, torch.get_num_threads())
+        key += (small,) if rule.elementwise else tuple(shapes)
+        if key not in self._programs:
+            self._programs[key] = self._program(example, hyper, small)
+        results = [y, *(grad for grad in grads if grad is not None)]
+        present = [grad is not None for grad in grads]
+        return _Plan(self._programs[key], shapes, [tuple(t.shape) for t in results], present)
+
+    def _program(self, example: list[Tensor], hyper: dict[str, Any], small: bool) -> Program:
+        page, dtype = self.rule.page, example[-1].dtype
+        computing = computing_dtype(dtype)
+
+        def enter(t: Tensor) -> Tensor:
+            return t.to(computing) if t.is_floating_point() else t
+
+        def run(*flat: Tensor) -> list[Tensor]:
+            *inputs, dy = (enter(t) for t in flat)
+            y, residuals = page.forward(*inputs, **hyper)
+            grads = page.backward(residuals, dy)
+            return [y.to(dtype), *(grad.to(dtype) for grad in grads if grad is not None)]
+
+        if not self.rule.elementwise:
+            return build(run, example)
+        # Any length will do as an example but 0 and 1, which torch.export takes for constants; it also says whether
+        # the program is for large tensors.
+        n = ONE_THREAD_ELEMENTS if small else 2 * ONE_THREAD_ELEMENTS
+        stand_in = [t.new_ones(n) for t in example]
+        return build(run, stand_in, dynamic=[{0: torch.export.Dim.DYNAMIC} for _ in stand_in])
+
+
+def merged(annotation: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """`shape` with the axes of a list `*name` as one axis."""
+    wanted = tokens(annotation)
+    variadic = next((i for i, token in enumerate(wanted) if token.startswith("*")), None)
+    if variadic is None:
+        return shape
+    after = len(shape) - (len(wanted) - variadic - 1)
+    return (*shape[:variadic], math.prod(shape[variadic:after]), *shape[after:])
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A program, the shapes it takes and the shapes of the results; `present`: which inputs have a cotangent."""
+
+    program: Program
+    shapes: Sequence[tuple[int, ...]]
+    result_shapes: Sequence[tuple[int, ...]]
+    present: Sequence[bool]
+
+    def __call__(self, inputs: tuple[Tensor, ...], dy: Tensor) -> tuple[Tensor, Grads]:
+        flat = [_plain(t, shape) for t, shape in zip((*inputs, dy), self.shapes, strict=True)]
+        results = self.program.run(flat)
+        y, *grads = [_plain(t, shape) for t, shape in zip(results, self.result_shapes, strict=True)]
+        if len(grads) == len(self.present):
+            return y, tuple(grads)
+        found = iter(grads)
+        return y, tuple(next(found) if there else None for there in self.present)
+
+
+def _plain(t: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """`t` contiguous, in another shape, and cut off from autograd."""
+    t = (t.detach() if t.requires_grad else t).contiguous()
+    return t if t.shape == shape else t.view(shape)

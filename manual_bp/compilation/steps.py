@@ -1,0 +1,155 @@
+"""A training step as one compiled program."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from operator import is_
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manual_bp.compilation.program import Program, build
+from manual_bp.training.step import Step, TrainingState
+
+
+@dataclass(frozen=True)
+class CompiledStep(Step):
+    """A `Step` whose call is one compiled program for each shape of x and target that it meets.
+
+    donate: the new state takes over the old one's memory: parameters, buffers and the optimiser's state are updated in
+        place, and the dictionaries of the old state are emptied, so that it cannot be used by mistake.
+    The last batch of an epoch, if short, is a second program.  `accumulate`, `gradients` and `update` run uncompiled.
+    `programs` are those built so far, with their kind and why.
+    """
+
+    donate: bool = False
+    _built: dict[Any, _BuiltStep] = field(default_factory=dict, compare=False, repr=False)
+
+    def __call__(self, state: TrainingState, x: Tensor, target: Tensor) -> tuple[TrainingState, Tensor]:
+        """The state after one update, and the loss before it, penalties included.
+
+        x: (batch, features); target: what the loss takes, of square_loss shaped like the output.
+        """
+        signature = (x.shape, x.dtype, target.shape, target.dtype, x.device)
+        built = self._built.get(signature)
+        if built is None or not built.fits(state):
+            built = self._built[signature] = self._build(state, x, target)
+        if built.program.kind == "eager" and not self.donate:
+            return super().__call__(state, x, target)
+        return built(state, x, target)
+
+    @property
+    def programs(self) -> list[Program]:
+        """What has been compiled so far."""
+        return [built.program for built in self._built.values()]
+
+    def _build(self, state: TrainingState, x: Tensor, target: Tensor) -> _BuiltStep:
+        if not state.params:
+            raise ValueError("state.params is empty; was the state donated to an earlier step? Use the newer one.")
+        uncompiled = Step(self.model, self.loss, self.optimizer, self.l2, self.l1, self.max_norm, self.clip_norm)
+        uncompiled(state, x, target)  # refuses what does not fit, in the rules' own words
+        return _BuiltStep(uncompiled, state, x, target, self.donate)
+
+
+class _BuiltStep:
+    """The program for one shape of x and target, and one set of names in the state."""
+
+    def __init__(self, step: Step, state: TrainingState, x: Tensor, target: Tensor, donate: bool) -> None:
+        self._step, self._donate = step, donate
+        self._masks = step.model.masks
+        self._names = (list(state.params), self._kept(state.buffers), list(state.optimizer))
+        flat = [t.detach().contiguous() for t in self._tensors(state)]
+        masks = self._drawn(state, x)
+        self._layouts = [(t.shape, t.dtype, t.device) for t in flat]
+        self._last: list[Tensor] = []
+        example = [*flat, x.detach().contiguous(), target.detach().contiguous(), *masks]
+        self.program = build(self._updated, example, written=len(flat) if donate else 0)
+
+    def fits(self, state: TrainingState) -> bool:
+        """Whether the state has the names that the program was built for."""
+        params, buffers, optimizer = self._names
+        if state.params.keys() == set(params) and state.optimizer.keys() == set(optimizer):
+            return len(state.buffers) == len(buffers) or self._kept(state.buffers) == buffers
+        return False
+
+    def __call__(self, state: TrainingState, x: Tensor, target: Tensor) -> tuple[TrainingState, Tensor]:
+        flat = self._tensors(state)
+        if not (len(flat) == len(self._last) and all(map(is_, flat, self._last))):
+            flat = self._checked(flat)
+        masks = self._drawn(state, x) if self._masks else ()
+        results = self.program.run([*flat, _plain(x), _plain(target), *masks])
+        *new, cost = (*flat, *results) if self._donate else results
+        self._last = new
+        return self._next(state, new), cost
+
+    def _updated(self, *flat: Tensor) -> tuple[Tensor, ...]:
+        """The flat function that is compiled: state, x, target and masks -> new state and loss; the loss alone if the
+        new state is written into the old."""
+        remaining = iter(flat)
+        params, buffers, optimizer = ({name: next(remaining) for name in names} for names in self._names)
+        x, target = next(remaining), next(remaining)
+        masks = dict(zip(self._masks, remaining, strict=True))
+        state = TrainingState(params, {**buffers, **masks}, optimizer, seed=0)
+        cost, gradients, after_buffers = self._step.gradients(self._step.model, state, x, target)
+        after = self._tensors(self._step.update(state, gradients, after_buffers))
+        if not self._donate:
+            return (*after, cost)
+        for old, new in zip(flat, after, strict=False):
+            old.copy_(new)
+        return (cost,)
+
+    def _tensors(self, state: TrainingState) -> list[Tensor]:
+        params, buffers, optimizer = self._names
+        return [
+            *[state.params[name] for name in params],
+            *[state.buffers[name] for name in buffers],
+            *[state.optimizer[name] for name in optimizer],
+        ]
+
+    def _next(self, state: TrainingState, new: list[Tensor]) -> TrainingState:
+        params, buffers, optimizer = self._names
+        remaining = iter(new)
+        after = TrainingState(
+            {name: next(remaining) for name in params},
+            {name: next(remaining) for name in buffers},
+            {name: next(remaining) for name in optimizer},
+            state.seed,
+            state.steps + 1,
+        )
+        if self._donate:
+            for donated in (state.params, state.buffers, state.optimizer):
+                donated.clear()
+        return after
+
+    def _checked(self, flat: list[Tensor]) -> list[Tensor]:
+        """Tensors that this step has not made itself, laid out as the program takes them."""
+        names = [name for names in self._names for name in names]
+        for name, t, (shape, dtype, device) in zip(names, flat, self._layouts, strict=True):
+            if t.shape != shape or t.dtype != dtype or t.device != device:
+                raise ValueError(
+                    f"the step was compiled for {name} of shape {tuple(shape)}, {dtype} on {device}; came "
+                    f"{tuple(t.shape)}, {t.dtype} on {t.device}. Make another step for another kind of state."
+                )
+        return [_plain(t) for t in flat]
+
+    def _kept(self, buffers: Iterable[str]) -> list[str]:
+        return [name for name in buffers if name not in self._masks]
+
+    def _drawn(self, state: TrainingState, x: Tensor) -> list[Tensor]:
+        """The masks of the step: those in the state, else drawn from its seed and number of steps."""
+        if all(name in state.buffers for name in self._masks):
+            masks = [state.buffers[name] for name in self._masks]
+        else:
+            drawn = {**self._step.masks(state, len(x), str(x.device)), **state.buffers}
+            masks = [drawn[name] for name in self._masks]
+        for name, mask in zip(self._masks, masks, strict=True):
+            if mask.dtype != torch.bool:
+                raise ValueError(f"a compiled step takes masks of bool; came {name} of {mask.dtype}. Pass mask.bool().")
+        return [_plain(mask) for mask in masks]
+
+
+def _plain(t: Tensor) -> Tensor:
+    """`t` contiguous, and cut off from autograd."""
+    return (t.detach() if t.requires_grad else t).contiguous()

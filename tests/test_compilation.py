@@ -1,0 +1,202 @@
+"""Compiled programs: judged as candidates, in step with the uncompiled, built once, and honest where they cannot be."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+import manual_bp as bp
+from manual_bp.compilation import cache
+from manual_bp.models import mlp, residual_mlp
+from manual_bp.oracle import compare
+from manual_bp.oracle.cases import generated, lay_out
+from manual_bp.training import adam, sgd, training_step
+from manual_bp.training.engine import allowance_of
+
+# Cases of ordinary hyperparameters in several ranks, layouts and scales, which few programs serve.
+REPRESENTATIVE = (
+    "ordinary",
+    "saturation",
+    "tie",
+    "cotangent times 1000",
+    "inputs times 1000",
+    "everything sliced",
+    "dy stride 0",
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs_of_these_tests(tmp_path_factory):
+    """A cache folder of their own, so that nothing built earlier is judged."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("programs")))
+        yield
+
+
+def test_compiled_rule_passes_the_oracle(rule):
+    compiled = bp.compile_rule(rule.name)
+    cases = [case for case in generated(rule, torch.float32) if case.name in REPRESENTATIVE]
+    report = compare(compiled, rule.name, dtype=torch.float32, cases=cases)
+    assert not report.mismatches, str(report)
+    assert report.cases == len(cases)
+    assert {program.kind for program in compiled.programs} == {"aoti"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_compiled_elu_keeps_all_digits_in_every_dtype(dtype):
+    cases = [
+        case for case in generated(bp.elu, dtype) if not case.hyper.keys() - {"alpha"} and case.hyper["alpha"] == 1
+    ]
+    report = compare(bp.compile_rule("elu"), "elu", dtype=dtype, cases=cases, strict=True)
+    assert cases
+    assert not report.mismatches, str(report)
+
+
+def test_one_program_serves_all_shapes_of_an_elementwise_rule():
+    relu = bp.compile_rule("relu")
+    for shape in ((), (1,), (3, 4), (2, 1, 3), (7,)):
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        y, (dx,) = relu((x,), x)
+        assert torch.equal(y, bp.relu.forward(x)[0])
+        assert dx.shape == y.shape == shape
+    assert len(relu.programs) == 1
+
+
+def test_compiled_rule_refuses_what_the_rule_refuses():
+    relu = bp.compile_rule("relu")
+    with pytest.raises(ValueError, match=r"dy has axes \(\*shape\)"):
+        relu((torch.ones(2, 3),), torch.ones(3))
+    with pytest.raises(ValueError, match=r"x must be a torch\.Tensor; came list"):
+        relu(([1.0],), torch.ones(1))
+    with pytest.raises(ValueError, match=r"0 ≤ p ≤ 1; came 1\.5"):
+        bp.compile_rule("dropout")((torch.ones(2), torch.ones(2).bool()), torch.ones(2), p=1.5)
+    with pytest.raises(ValueError, match=r"came .*alhpa"):
+        bp.compile_rule("elu", alhpa=2.0)
+
+
+STEPS = {
+    "mlp": (mlp([4, 5, 3], "tanh"), {"optimizer": sgd(0.1), "l2": 0.01}),
+    "momentum": (mlp([4, 5, 3], "relu"), {"optimizer": sgd(0.1, momentum=0.9)}),
+    "adam": (mlp([4, 5, 3], "elu"), {"optimizer": adam(0.01)}),
+    "residual": (residual_mlp(4, 2, "tanh", True, 0.5, inputs=4, outputs=3), {"optimizer": sgd(0.1), "l2": 0.01}),
+}
+
+
+def problem(name, dtype, batch=6, **compiled):
+    model, options = STEPS[name]
+    step = training_step(model, **options, compiled=True, **compiled)
+    generator = torch.Generator().manual_seed(0)
+    state = step.init(generator, dtype=dtype)
+    x = torch.randn(batch, 4, generator=generator).to(dtype)
+    return step, state, x, torch.randn(batch, 3, generator=generator).to(dtype)
+
+
+def everything(state):
+    return {**state.params, **state.buffers, **state.optimizer}
+
+
+def copied(state):
+    return replace(
+        state,
+        **{
+            part: {n: t.clone() for n, t in getattr(state, part).items()} for part in ("params", "buffers", "optimizer")
+        },
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", STEPS)
+def test_compiled_step_agrees_with_the_uncompiled(name, dtype):
+    step, state, x, target = problem(name, dtype)
+    model, options = STEPS[name]
+    uncompiled = training_step(model, **options)
+    for number in range(3):
+        masked = replace(state, buffers={**state.buffers, **step.masks(state, len(x))})
+        allowance = allowance_of(uncompiled, masked, x, target, dtype, seed=number)
+        expected, cost = uncompiled(state, x, target)
+        before = copied(state)
+        after, loss = step(state, x, target)
+        assert all(torch.equal(t, everything(before)[n]) for n, t in everything(state).items())
+        assert (loss - cost).abs() <= 2 * allowance.loss
+        widths = {**allowance.params, **allowance.buffers, **allowance.optimizer}
+        for n, t in everything(after).items():
+            beyond = (t - everything(expected)[n]).abs() > 2 * widths[n]
+            assert not beyond.any(), f"step {number}: {n}"
+        assert after.steps == expected.steps
+        state = after
+    (program,) = step.programs  # no recompilation from step to step
+    assert program.kind == "aoti", program.why
+
+
+def test_donated_state_is_updated_in_place_and_emptied():
+    step, state, x, target = problem("residual", torch.float32, donate=True)
+    plain, *_ = problem("residual", torch.float32)
+    kept = copied(state)
+    memory = {n: t.data_ptr() for n, t in everything(state).items()}
+    after, loss = step(state, x, target)
+    expected, cost = plain(kept, x, target)
+    assert torch.equal(loss, cost)
+    assert all(torch.equal(t, everything(expected)[n]) for n, t in everything(after).items())
+    assert {n: t.data_ptr() for n, t in everything(after).items()} == memory
+    assert not everything(state)
+    with pytest.raises(ValueError, match="was the state donated"):
+        step(state, x, target)
+
+
+def test_another_batch_size_is_another_program_and_other_layouts_are_not():
+    step, state, x, target = problem("mlp", torch.float32)
+    expected, _ = step(state, x, target)
+    transposed = {n: lay_out(t, "transposed").requires_grad_() for n, t in state.params.items()}
+    after, loss = step(replace(state, params=transposed), lay_out(x, "transposed"), target)
+    assert len(step.programs) == 1
+    assert not loss.requires_grad
+    assert all(torch.equal(t, expected.params[n]) for n, t in after.params.items())
+    step(after, x[:4], target[:4])
+    step(after, x, target)
+    assert len(step.programs) == 2
+
+
+def test_state_of_another_dtype_is_refused():
+    step, state, x, target = problem("mlp", torch.float32)
+    step(state, x, target)
+    wide = replace(state, params={n: t.double() for n, t in state.params.items()})
+    with pytest.raises(ValueError, match=r"W1 of shape \(5, 4\), torch.float32"):
+        step(wide, x, target)
+
+
+def test_donate_needs_compiled():
+    with pytest.raises(ValueError, match="donate must come with compiled=True"):
+        training_step(mlp([2, 2]), optimizer=sgd(0.1), donate=True)
+
+
+def test_programs_are_kept_on_disk():
+    first, state, x, target = problem("mlp", torch.float32, batch=5)
+    first(state, x, target)
+    second, *_ = problem("mlp", torch.float32, batch=5)
+    second(state, x, target)
+    assert [step.programs[0].from_cache for step in (first, second)] == [False, True]
+    assert list(cache.folder().glob("*.pt2"))
+
+
+WITHOUT_COMPILER = """
+import os, tempfile, warnings, torch
+os.environ.update(CXX="no-such-compiler", PATH="", TORCHINDUCTOR_CACHE_DIR=tempfile.mkdtemp())
+import manual_bp as bp
+x = torch.tensor([-1.0, 2.0])
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    relu = bp.compile_rule("relu")
+    y, _ = relu((x,), x)
+    relu((x,), x)
+said = [str(w.message) for w in caught if "no C++ compiler" in str(w.message)]
+print(relu.programs[0].kind, len(said), y.tolist(), "CXX" in relu.programs[0].why)
+"""
+
+
+def test_without_a_compiler_it_says_so_and_runs():
+    done = subprocess.run([sys.executable, "-c", WITHOUT_COMPILER], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[0] == "eager 1 [0.0, 2.0] True", done.stdout + done.stderr
