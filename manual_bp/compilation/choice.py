@@ -45,7 +45,7 @@ def choose(device: torch.device, dtype: torch.dtype, product: int, elements: int
     128 x 256 x 256 to 512 x 2048 x 2048; at 128 x 128 x 128 90 and 130; at 32 x 64 x 64 MKL was three times as fast,
     for oneDNN packs its operands on every call.  Whole steps: 784-256-256-10 with a batch of 128 took 0.49 of eager
     torch.autograd with oneDNN and 0.82 with MKL; 20 x 128 with a batch of 128 took 0.68 with either.
-     On Intel MKL uses AVX-512 too (not measured) and stays.
+    On Intel MKL uses AVX-512 too (not measured) and stays.
 
     CUDA: the compiled function captured in one CUDA graph, so that a step is one launch (written, not yet measured).
     """
