@@ -1,0 +1,128 @@
+"""The training loop: what it measures, and that it can be stopped and gone on with anywhere."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import pytest
+import torch
+
+from manual_bp.models import mlp, residual_mlp
+from manual_bp.training import sgd, training_step
+from manual_bp.training.data import Dataset
+from manual_bp.training.fit import epochs, evaluate, split
+
+
+class Shuffled:
+    """Mini-batches of 8, as a pure function of the epoch's number."""
+
+    def __init__(self, n):
+        self.n = n
+
+    def __len__(self):
+        return -(-self.n // 8)
+
+    def epoch(self, number):
+        return torch.split(torch.randperm(self.n, generator=torch.Generator().manual_seed(number)), 8)
+
+
+def data(n=50, features=5, classes=3):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(n, features, generator=generator, dtype=torch.float64)
+    return Dataset("made up", x, torch.arange(n) % classes, (1, features))
+
+
+def shift(x, generator):
+    return x + torch.rand(x.shape, generator=generator, dtype=x.dtype)
+
+
+def problem(model=None):
+    training, validation, _ = split(data(), 0)
+    step = training_step(model or residual_mlp(6, 2, "elu", True, 0.25, inputs=5, outputs=3), optimizer=sgd(lr=0.05))
+    return step, step.init(torch.Generator().manual_seed(0)), training, validation, Shuffled(len(training.x))
+
+
+def equal(first, second):
+    return all(torch.equal(first[name], second[name]) for name in first.keys() | second.keys())
+
+
+def test_split_is_drawn_by_the_seed_and_shares_no_example():
+    parts = split(data(), 0, dtype=torch.float64)
+    assert [len(part.x) for part in parts] == [35, 5, 10]
+    rows = torch.cat([part.x for part in parts])
+    assert sorted(rows[:, 0].tolist()) == sorted(data().x[:, 0].tolist())
+    assert all(part.target.argmax(1).equal(part.labels) for part in parts)
+    again, other = split(data(), 0, dtype=torch.float64)[2], split(data(), 1, dtype=torch.float64)[2]
+    assert again.x.equal(parts[2].x)
+    assert not other.x.equal(parts[2].x)
+
+
+def test_too_few_examples():
+    with pytest.raises(
+        ValueError, match=r"examples for training, validation and test; came 3, which gives \[2, 0, 1\]"
+    ):
+        split(data(3), 0)
+
+
+def test_epochs_take_every_batch_and_measure():
+    step, state, training, validation, batches = problem()
+    seen = []
+
+    def take(state, x, target):
+        seen.append(len(x))
+        return step(state, x, target)
+
+    items = list(islice(epochs(step, state, training, validation, batches, take=take), 2))
+    assert seen == [8, 8, 8, 8, 3] * 2
+    assert [(record.epoch, record.steps) for _, record in items] == [(1, 5), (2, 10)]
+    final, record = items[-1]
+    assert (record.training_loss, record.training_accuracy) == evaluate(step, final, training)
+    assert (record.validation_loss, record.validation_accuracy) == evaluate(step, final, validation)
+    assert list(record.gradient_norms) == ["input", "block1.linear", "block2.linear", "output"]
+    assert all(norm > 0 for norm in record.gradient_norms.values())
+    assert list(record.saturation) == ["block1.activation", "block2.activation"]
+
+
+@pytest.mark.parametrize("steps", [3, 5, 7])
+def test_a_state_in_the_middle_of_an_epoch_goes_on(steps):
+    """Augmentation, dropout and the order of the examples depend on the state alone."""
+    step, state, training, validation, batches = problem()
+    whole = list(islice(epochs(step, state, training, validation, batches, augment=shift), 2))
+
+    class Stopped(Exception):
+        pass
+
+    latest = state
+
+    def take(state, x, target):
+        nonlocal latest
+        if state.steps == steps:
+            raise Stopped
+        latest, loss = step(state, x, target)
+        return latest, loss
+
+    with pytest.raises(Stopped):
+        list(epochs(step, state, training, validation, batches, augment=shift, take=take))
+    assert latest.steps == steps
+    *_, (resumed, record) = islice(epochs(step, latest, training, validation, batches, augment=shift), 2 - steps // 5)
+    final, expected = whole[-1]
+    assert equal(resumed.params, final.params)
+    assert equal(resumed.buffers, final.buffers)
+    assert (record.epoch, record.validation_loss) == (expected.epoch, expected.validation_loss)
+
+
+def test_evaluation_is_of_the_network_after_training():
+    """Running statistics and no dropout: the same twice, and not the training network's."""
+    step, state, training, _, _ = problem()
+    loss, accuracy = evaluate(step, state, training)
+    assert (loss, accuracy) == evaluate(step, state, training)
+    y, _, _ = step.model.inference().forward(state.params, state.buffers, training.x)
+    assert accuracy == (y.argmax(1) == training.labels).sum().item() / len(training.x)
+
+
+def test_saturation_is_the_share_of_flat_units():
+    step, state, training, validation, batches = problem(mlp([5, 4, 3], "sigmoid", "sigmoid"))
+    flat = {name: 1e3 * p if name == "W1" else p for name, p in state.params.items()}
+    state = step.init(torch.Generator().manual_seed(0), params=flat)
+    _, record = next(epochs(step, state, training, validation, batches))
+    assert record.saturation["activation1"] > record.saturation["activation2"]
