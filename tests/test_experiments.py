@@ -1,0 +1,116 @@
+"""The experiments run, their numbers are what they say, and their tables stand in the README."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("sklearn", reason="the experiments are about the digits")
+pytest.importorskip("matplotlib")
+pytest.importorskip("typer")
+
+from benchmarks.experiments import batch_size, regularization, shared, vanishing
+from manual_bp.training.data import load
+from manual_bp.training.gradient_flow import TOO_FAR
+
+ROOT = Path(__file__).parent.parent
+EXPERIMENTS = {page.__name__.split(".")[-1]: page for page in (vanishing, regularization, batch_size)}
+TINY = {
+    "vanishing": vanishing.Config(layers=12, width=8, epochs=1, rates=(0.03, 0.1), training=100, measured=50),
+    "regularization": regularization.Config(seeds=2, epochs=3, hidden=(8,), examples=50, patience=1),
+    "batch_size": batch_size.Config(
+        sizes=(25, 100), rates=(0.03, 0.1), seeds=2, most_epochs=40, training=100, validation=50, hidden=8, goal=0.4
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def results():
+    return {name: page.measure(TINY[name]) for name, page in EXPERIMENTS.items()}
+
+
+def without_seconds(value):
+    if isinstance(value, dict):
+        return {name: without_seconds(part) for name, part in value.items() if name != "seconds"}
+    return [without_seconds(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_is_repeatable_but_for_its_seconds(name, results):
+    again = EXPERIMENTS[name].measure(TINY[name])
+    assert json.dumps(without_seconds(again)) == json.dumps(without_seconds(results[name]))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_json_picture_and_table_are_written(name, results, tmp_path, capsys):
+    page = EXPERIMENTS[name]
+    shared.publish(name, results[name], page.table, page.draw, tmp_path)
+    document = json.loads((tmp_path / "results" / f"{name}.json").read_text())
+    assert document["command"] == f"python -m benchmarks.experiments.{name}"
+    assert document["versions"]["torch"]
+    assert (tmp_path / "figures" / f"{name}.svg").read_text().startswith("<?xml")
+    assert capsys.readouterr().out.splitlines() == page.table(results[name])
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_readme_has_the_table_of_the_stored_results(name):
+    stored = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+    readme = (ROOT / "README.md").read_text()
+    assert shared.in_readme(readme, name, EXPERIMENTS[name].table(stored)) == readme
+
+
+def test_a_deep_sigmoid_network_vanishes_and_the_cures_cure(results):
+    shrinks = {each["network"]: each["before"]["first_over_last"] for each in results["vanishing"]["networks"]}
+    assert shrinks["sigmoid"] < 1 / TOO_FAR
+    assert min(shrinks["ReLU"], shrinks["sigmoid + batch norm"], shrinks["sigmoid + residual"]) > 1 / TOO_FAR
+
+
+def test_every_network_has_as_many_linear_layers():
+    config = TINY["vanishing"]
+    for name, model in vanishing.networks(config, 64, 10).items():
+        step = vanishing.training_step(model, optimizer=vanishing.sgd(0.1))
+        matrices = [weight for weight in vanishing.begin(step, name).params.values() if weight.ndim == 2]
+        assert len(matrices) == config.layers, name
+
+
+def test_regularization_chooses_by_validation_and_early_stopping_keeps_the_best_epoch(results):
+    for setting in results["regularization"]["settings"]:
+        losses = {}
+        for run in setting["runs"]:
+            if run["method"] == "L2":
+                losses[run["strength"]] = losses.get(run["strength"], 0) + run["validation_loss"]
+            if run["method"] == "early stopping":
+                until = run["epoch"] + TINY["regularization"].patience
+                assert shared.curve([run["validation_loss"]]) == [min(run["validation_losses"][:until])]
+        (row,) = [each for each in setting["methods"] if each["method"] == "L2"]
+        assert row["strength"] == min(losses, key=losses.get)
+
+
+def test_as_many_labels_are_drawn_as_asked_for():
+    (all_,) = shared.split(load("digits"), 0)
+    wrong = regularization.mislabelled(all_, 0.2, 10, 0)
+    share = float((wrong.labels != all_.labels).double().mean())
+    # a tenth of those drawn are right by chance; 1797 of them make that uncertain by 0.9 %
+    assert abs(share - 0.18) < 6 * math.sqrt(0.18 * 0.82 / 1797)
+    assert wrong.target.argmax(1).equal(wrong.labels)
+    assert regularization.mislabelled(all_, 0.0, 10, 0).target.equal(all_.target)
+
+
+def test_a_run_ends_at_the_goal_and_its_steps_are_timed(results):
+    found = results["batch_size"]
+    runs = [run for each in found["sizes"] for run in each["runs"]]
+    assert any(run["reached"] for run in runs)
+    for run in runs:
+        losses, seconds = run["training_losses"], run["seconds"]
+        assert run["reached"] == (losses[-1] <= found["goal"])
+        assert min(losses[:-1], default=math.inf) > found["goal"]
+        assert all(0 < before < after for before, after in itertools.pairwise(seconds))
+
+
+def test_a_readme_without_the_marks():
+    with pytest.raises(ValueError, match="one table between <!-- vanishing --> and <!-- end -->; came 0"):
+        shared.in_readme("# Title", "vanishing", [])
