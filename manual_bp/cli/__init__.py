@@ -11,6 +11,7 @@ from manual_bp.cli import shared  # noqa: F401  isort: skip
 
 import typer
 
+from manual_bp.cli.bench import bench
 from manual_bp.cli.check import check
 from manual_bp.cli.lockstep import lockstep
 from manual_bp.cli.rules import list_rules
@@ -20,6 +21,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 app.command()(verify)
 app.command()(lockstep)
 app.command()(check)
+app.command()(bench)
 app.command("rules")(list_rules)
 
 

@@ -1,0 +1,68 @@
+"""The largest amount of memory that a step holds at one time, its parameters, gradients and workspace included."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile, record_function
+
+STEPS = 3
+"""In the first ones a program may still allocate what it keeps."""
+
+
+def peak_bytes(build: Callable[[], Callable[[], object]], device: str) -> int:
+    """The peak during the last of a few steps.
+
+    build: makes the program, loads its state and returns its step.  It is called here so that what a program allocates
+    beforehand, such as buffers that it uses again in every step, counts too.
+    """
+    return _peak_on_cuda(build) if device.startswith("cuda") else _peak_on_cpu(build)
+
+
+def _peak_on_cuda(build: Callable[[], Callable[[], object]]) -> int:
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    step = build()
+    for _ in range(STEPS):
+        step()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    step()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def _peak_on_cpu(build: Callable[[], Callable[[], object]]) -> int:
+    """From the profile of torch's CPU allocator, which reports every allocation and every release with its size.
+
+    What other libraries allocate for themselves (scratch space of a matrix product) is not in it, for any program.
+    """
+    label = "the step that is measured"
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        step = build()
+        for _ in range(STEPS):
+            step()
+        with record_function(label):
+            step()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profiled.export_chrome_trace(str(path))
+        events = json.loads(path.read_text())["traceEvents"]
+    (measured,) = (e for e in events if e.get("name") == label and e.get("ph") == "X")
+    begin, end = measured["ts"], measured["ts"] + measured["dur"]
+    changes = sorted((e for e in events if e.get("name") == "[memory]"), key=lambda e: e["args"]["Ev Idx"])
+    level = at_begin = peak = 0
+    for event in changes:
+        if event["args"]["Device Type"] != 0:  # the CPU's number in torch
+            continue
+        level += event["args"]["Bytes"]
+        if event["ts"] < begin:
+            at_begin = level
+        elif event["ts"] <= end:
+            peak = max(peak, level)
+    return max(peak, at_begin)

@@ -1,0 +1,333 @@
+"""From saved runs to the README's tables and the pictures.
+
+    python -m benchmarks.report [FILE ...] [--readme README.md] [--figures benchmarks/figures]
+
+A saved run is what `pytest benchmarks --benchmark-json FILE` or `manual-bp bench --json FILE` wrote.  Rows that miss
+their target stay in the tables and say so; what was not measured says that, and how it would be.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from benchmarks.rows import Row
+
+RESULTS = Path(__file__).parent / "results"
+BEGIN, END = "<!-- speed -->", "<!-- end of speed -->"
+FAMILIES = {"torch": "torch, the faster", "eager": "torch, eager", "jax": "jax.jit", "limit": "limit"}
+LIMITS = {"steps": "matrix products", "rules": "copy", "scaling": "matrix products"}
+
+
+def rows_of(document: Mapping[str, Any]) -> list[Row]:
+    """The rows of a saved run, or of one that has just ended."""
+    found = (benchmark["extra_info"] for benchmark in document["benchmarks"])
+    return [row for row in found if "question" in row]
+
+
+# One table, for a terminal.
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """Rows of one question: what ours took, and its ratio to each family's best."""
+    question = rows[0]["question"]
+    families = [f for f in FAMILIES if any(f in row["best"] or f in row["targets"] for row in rows)]
+    title = {"checker": "what one waits for"}.get(question, f"{question}: ours / theirs (below 1 ours is better)")
+    found = Table(title=title, box=SIMPLE_HEAD)
+    found.add_column("")
+    found.add_column("ours", justify="right")
+    for family in families:
+        found.add_column(LIMITS.get(question, "limit") if family == "limit" else FAMILIES[family], justify="right")
+    found.add_column("target")
+    for row in rows:
+        cells = [_ratio(row, row["best"].get(family)) for family in families]
+        lost = any(t["met"] is False for t in row["targets"].values())
+        found.add_row(row["row"], ours(row), *cells, verdict(row), style="red" if lost else None)
+    missing = sorted({f"{name}: not measured, {why}" for row in rows for name, why in row["not_measured"].items()})
+    found.caption = "\n".join(missing) or None
+    return found
+
+
+def ours(row: Row) -> str:
+    """The value of ours, in its unit."""
+    if row["ours"] is None:
+        return "not measured"
+    text = quantity(row["values"][row["ours"]]["median"], row["unit"])
+    return f"{text} (eager)" if row["ours"] == "manual, eager" else text
+
+
+def quantity(value: float, unit: str) -> str:
+    """Three digits and a unit that suits."""
+    if unit == "bytes":
+        return f"{value / 2**20:.3g} MiB"
+    for factor, name in ((1, "s"), (1e3, "ms"), (1e6, "µs")):
+        if value * factor >= 1 or name == "µs":
+            return f"{value * factor:.3g} {name}"
+    raise AssertionError("unreachable")
+
+
+def _ratio(row: Row, name: str | None, *, interval: bool = True) -> str:
+    if name is None or name not in row["ratios"]:
+        return ""
+    found = row["ratios"][name]
+    if found["low"] == found["high"] or not interval:
+        return f"{found['median']:.2f}"
+    return f"{found['median']:.2f} ({found['low']:.2f}-{found['high']:.2f})"
+
+
+def verdict(row: Row) -> str:
+    """What was asked of a row, and whether it was reached."""
+    found = []
+    for family, target in row["targets"].items():
+        at_most = f"{target['at_most']:.3g} s" if family == "seconds" else f"{family} ≤ {target['at_most']:.3g}"
+        if target["met"] is None:
+            found.append(f"{at_most}: not measured")
+        elif target["by_limit"]:
+            found.append(f"{at_most}: no room above the products, met")
+        else:
+            found.append(f"{at_most}: {'met' if target['met'] else 'MISSED'}")
+    return "; ".join(found)
+
+
+def words(rows: Sequence[Row]) -> str:
+    """How many targets there are and how many were missed."""
+    judged = [t for row in rows for t in row["targets"].values() if t["met"] is not None]
+    missed = [row["row"] for row in rows if any(t["met"] is False for t in row["targets"].values())]
+    if not judged:
+        return "no target was judged"
+    if not missed:
+        return f"all of {len(judged)} targets are met"
+    return f"{sum(not t['met'] for t in judged)} of {len(judged)} targets are missed, in: {', '.join(missed)}"
+
+
+# The README's tables.
+
+
+def markdown(documents: Sequence[Mapping[str, Any]]) -> str:
+    """All tables, the CPU's first; for a device without a saved run, how to measure it."""
+    parts = []
+    by_device = {_device(document): document for document in documents}
+    for device in ("cpu", "cuda"):
+        if device in by_device:
+            parts += [_machine(by_device[device], device), *_tables(rows_of(by_device[device]))]
+        else:
+            command = f"manual-bp bench --device {device} --json benchmarks/results/speed-{device}.json"
+            parts.append(
+                f"{_title(device)}: not measured. To measure: `{command}`, then `python -m benchmarks.report`."
+            )
+    return "\n\n".join(parts)
+
+
+def _device(document: Mapping[str, Any]) -> str:
+    return str(rows_of(document)[0]["device"])
+
+
+def _title(device: str) -> str:
+    return {"cpu": "CPU", "cuda": "GPU (CUDA)"}[device]
+
+
+def _machine(document: Mapping[str, Any], device: str) -> str:
+    info = document["machine_info"]
+    versions = ", ".join(f"{name} {info['versions'][name]}" for name in ("torch", "jax"))
+    what = info.get("gpu") if device == "cuda" else f"{info['cpu']}, {info['cores']} cores"
+    about = f"{what}; {info['threads']} threads; Python {info['python']}, {versions}"
+    return f"{_title(device)}: {about}. {words(rows_of(document)).capitalize()}."
+
+
+def _tables(rows: Sequence[Row]) -> list[str]:
+    parts = []
+    steps = [row for row in rows if row["question"] == "steps"]
+    if steps:
+        parts.append(_markdown_steps(steps))
+    memory = [row for row in rows if row["question"] == "memory"]
+    if memory:
+        parts.append(_markdown_memory(memory))
+    rules = [row for row in rows if row["question"] == "rules"]
+    if rules:
+        parts.append(_markdown_rules(rules))
+    checker = [row for row in rows if row["question"] == "checker"]
+    if checker:
+        parts.append(_markdown_checker(checker))
+    return parts
+
+
+def _lines(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _markdown_steps(rows: Sequence[Row]) -> str:
+    def cells(row: Row) -> list[str]:
+        best, ratios = row["best"], row["ratios"]
+        compiled = [n for n in ratios if n.startswith("torch.compile")]
+        fastest = min(compiled, key=lambda n: row["values"][n]["median"]) if compiled else None
+        columns = ["torch, eager", fastest, best.get("jax"), best.get("limit")]
+        shown = [_ratio(row, best.get("torch")), *(_ratio(row, n, interval=False) or "not measured" for n in columns)]
+        return [row["row"], ours(row), *shown, verdict(row)]
+
+    head = ["step: ours /", "ours", "faster torch (95 %)", "eager", "torch.compile", "jax.jit", "products", "target"]
+    return _lines(head, [cells(row) for row in rows])
+
+
+def _markdown_memory(rows: Sequence[Row]) -> str:
+    body = [
+        [row["row"], ours(row), *(quantity(row["values"][n]["median"], "bytes") for n in _torchs(row)), verdict(row)]
+        for row in rows
+    ]
+    return _lines(["peak memory of a step", "ours", *_torchs(rows[0]), "target"], body)
+
+
+def _torchs(row: Row) -> list[str]:
+    return [name for name in row["values"] if name.startswith("torch")]
+
+
+def _markdown_rules(rows: Sequence[Row]) -> str:
+    """A line a rule, a column a size: ours / faster torch, and in brackets ours / copy."""
+    names = list(dict.fromkeys(_rule_and_size(row)[0] for row in rows))
+    sizes = list(dict.fromkeys(_rule_and_size(row)[1] for row in rows))
+    at = {_rule_and_size(row): row for row in rows}
+
+    def cell(row: Row | None) -> str:
+        if row is None:
+            return ""
+        lost = any(t["met"] is False for t in row["targets"].values())
+        text = f"{_ratio(row, row['best']['torch'], interval=False)} [{_ratio(row, 'copy', interval=False)}]"
+        return f"**{text}**" if lost else text
+
+    head = ["rule: ours / faster torch [ours / copy]", *(f"{size} elements" for size in sizes)]
+    body = [[name, *(cell(at.get((name, size))) for size in sizes)] for name in names]
+    return _lines(head, body) + "\n\nBold: above the target, 1.05 of the faster torch."
+
+
+def _rule_and_size(row: Row) -> tuple[str, str]:
+    name, _, size = row["row"].rpartition(", ")
+    return name, size
+
+
+def _markdown_checker(rows: Sequence[Row]) -> str:
+    checks = [row for row in rows if row["row"].startswith("check of")]
+    shown = [row for row in rows if row not in checks]
+    if checks:
+        slowest = max(checks, key=lambda row: row["values"]["manual-bp"]["median"])
+        shown.append({**slowest, "row": f"one check, the slowest of {len(checks)} rules ({slowest['row'][9:]})"})
+    return _lines(["what one waits for", "seconds", "target"], [[r["row"], ours(r), verdict(r)] for r in shown])
+
+
+def in_readme(readme: str, text: str) -> str:
+    """The README with `text` between its markers.  Raises ValueError if they are not there."""
+    if BEGIN not in readme or END not in readme:
+        raise ValueError(f"the README must hold the lines {BEGIN} and {END}; came without them. Put them back.")
+    return re.sub(f"{BEGIN}.*?{END}", lambda _: f"{BEGIN}\n{text}\n{END}", readme, flags=re.DOTALL)
+
+
+# Pictures.
+
+STYLES = {
+    "manual": ("#c0392b", "-", 2.2),
+    "torch, eager": ("#2c5f8a", "-", 1.3),
+    "torch.compile": ("#2c5f8a", "--", 1.3),
+    "jax.jit": ("#3a8f5c", "-", 1.3),
+    "limit": ("#888888", ":", 1.3),
+}
+"""Colour, dash and width of each line."""
+
+
+def scaling_picture(rows: Sequence[Row], path: Path) -> None:
+    """Time against depth, width and batch, a panel each, on logarithmic axes."""
+    from matplotlib.figure import Figure
+
+    axes_names = list(dict.fromkeys(row["axis"] for row in rows))
+    figure = Figure(figsize=(10.5, 3.6), layout="constrained")
+    for panel, axis in zip(figure.subplots(1, len(axes_names), sharey=True, squeeze=False)[0], axes_names, strict=True):
+        shown = [row for row in rows if row["axis"] == axis]
+        sizes = [row["size"] for row in shown]
+        for label, pick in {
+            shown[0]["ours"]: lambda row: row["ours"],
+            "torch, eager": lambda row: "torch, eager",
+            "torch.compile": lambda row: "torch.compile",
+            "jax.jit": lambda row: "jax.jit",
+            "matrix products": lambda row: row["best"].get("limit"),
+        }.items():
+            values = [row["values"].get(pick(row), {}).get("median", math.nan) for row in shown]
+            style = "manual" if label.startswith("manual") else "limit" if label == "matrix products" else label
+            color, dash, width = STYLES[style]
+            panel.plot(
+                sizes, values, color=color, linestyle=dash, linewidth=width, marker="o", markersize=3, label=label
+            )
+        panel.set_xscale("log", base=2)
+        panel.set_yscale("log")
+        panel.set_xticks(sizes, [str(size) for size in sizes])
+        panel.minorticks_off()
+        panel.set_xlabel(axis)
+        panel.grid(alpha=0.25)
+        panel.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("seconds per step")
+    figure.axes[0].legend(frameon=False, fontsize=8)
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def rules_picture(rows: Sequence[Row], path: Path) -> None:
+    """For every rule and size, time over that of a copy of the same bytes: ours, and the faster torch."""
+    from matplotlib.figure import Figure
+
+    sizes = list(dict.fromkeys(_rule_and_size(row)[1] for row in rows))
+    names = list(dict.fromkeys(_rule_and_size(row)[0] for row in rows))
+    figure = Figure(figsize=(10.5, 0.32 * len(names) + 1.4), layout="constrained")
+    for panel, size in zip(figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0], sizes, strict=True):
+        for row in (row for row in rows if _rule_and_size(row)[1] == size):
+            at = len(names) - names.index(_rule_and_size(row)[0])
+            copy = row["values"]["copy"]["median"]
+            mine, theirs = (row["values"][n]["median"] / copy for n in (row["ours"], row["best"]["torch"]))
+            panel.plot([mine, theirs], [at, at], color="#cccccc", linewidth=1, zorder=1)
+            panel.scatter([theirs], [at], color=STYLES["torch, eager"][0], s=22, zorder=2)
+            panel.scatter([mine], [at], color=STYLES["manual"][0], s=22, zorder=3)
+        panel.axvline(1, color=STYLES["limit"][0], linestyle=":", linewidth=1.2)
+        panel.set_xscale("log")
+        panel.set_title(f"{size} elements", fontsize=9)
+        panel.set_xlabel("time / copy of the same bytes")
+        panel.grid(axis="x", alpha=0.25)
+        panel.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_yticks(range(len(names), 0, -1), names)
+    last = figure.axes[-1]
+    last.scatter([], [], color=STYLES["manual"][0], s=22, label=rows[0]["ours"])
+    last.scatter([], [], color=STYLES["torch, eager"][0], s=22, label="torch, the faster of eager and compiled")
+    figure.legend(*last.get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False, fontsize=8)
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
+    """The pictures for which there are rows."""
+    found = []
+    pictures = {"scaling": scaling_picture, "rules": rules_picture}
+    for question, picture in pictures.items():
+        shown = [row for row in rows if row["question"] == question]
+        if shown:
+            found.append(folder / f"{question}.svg")
+            picture(shown, found[-1])
+    return found
+
+
+def main(
+    files: Annotated[list[Path] | None, typer.Argument(help="Saved runs; by default all in results/.")] = None,
+    readme: Annotated[Path, typer.Option(help="Where the tables are put.")] = Path("README.md"),
+    figures: Annotated[Path, typer.Option(help="Where the pictures are put.")] = Path("benchmarks/figures"),
+) -> None:
+    """Put saved runs into the README and the pictures."""
+    documents = [json.loads(path.read_text()) for path in files or sorted(RESULTS.glob("speed-*.json"))]
+    readme.write_text(in_readme(readme.read_text(), markdown(documents)))
+    for document in documents:
+        if _device(document) == "cpu":
+            for path in draw(rows_of(document), figures):
+                typer.echo(path)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,131 @@
+"""Whole training steps: ours against torch's, jax's, and the bare matrix products.
+
+The hand-derived step is compiled, as a user who wants speed would have it.  Every contestant does the step once from a
+start at which it is judged, and only then is timed.  On a GPU also with TF32 products and in bfloat16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from benchmarks.contestants import jax_steps, manual, torch_steps
+from benchmarks.contestants.products import Products
+from benchmarks.paired import Contestant, measure
+from benchmarks.rows import timed_row
+from benchmarks.steps import StepContestant, StepJudge, StepProblem, mlp_problem, start_of, step_problems
+
+PRECISIONS = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
+WIDTHS = {"float32": torch.float32, "tf32": torch.float16, "bfloat16": torch.bfloat16}
+"""Whose rounding is allowed: TF32 keeps eleven bits of a factor, as many as float16."""
+
+OURS = "manual, compiled"
+
+
+@contextmanager
+def precision_of_products(precision: str) -> Iterator[None]:
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def contestants(
+    problem: StepProblem, device: str, *, one_thread: bool = True
+) -> tuple[list[StepContestant], dict[str, str]]:
+    """Who takes part, and who cannot and why."""
+    found: list[StepContestant] = [manual.eager(problem), torch_steps.eager(problem)]
+    missing: dict[str, str] = {}
+    try:
+        found.append(manual.compiled(problem))
+    except TypeError as error:  # this version cannot compile a step
+        missing[OURS] = f"training_step(compiled=True) is not there: {error}"
+    found += [torch_steps.compiled(problem), torch_steps.compiled_whole(problem)]
+    if device == "cuda":
+        found.append(torch_steps.compiled_graphed(problem))
+    elif one_thread and torch.get_num_threads() > 1:
+        found += [torch_steps.eager(problem, threads=1), torch_steps.compiled(problem, threads=1)]
+    why_not = jax_steps.unavailable(device)
+    if why_not:
+        missing["jax.jit"] = why_not
+    else:
+        found.append(jax_steps.JaxStep(problem))
+    return found, missing
+
+
+def families(found: list[StepContestant], limits: list[Products]) -> dict[str, list[str]]:
+    torchs = [c.name for c in found if isinstance(c, torch_steps.TorchStep)]
+    return {"torch": torchs, "jax": ["jax.jit"], "limit": [c.name for c in limits], "eager": ["torch, eager"]}
+
+
+def limits_of(problem: StepProblem, dtype: torch.dtype, device: str) -> list[Products]:
+    found = [Products(problem, dtype, device)]
+    if device == "cpu" and torch.get_num_threads() > 1:
+        found.append(Products(problem, dtype, device, threads=1))
+    return found
+
+
+def step_problem_rows(device: str) -> list[tuple[StepProblem, str]]:
+    """Problem and precision of each row.  Below float32 ELU takes ReLU's place: too many z would lie near its kink."""
+    rows = [(problem, "float32") for problem in step_problems()]
+    if device == "cuda":
+        for sizes, batch in (([64, 64, 64, 10], 32), ([784, 256, 256, 10], 128), ([2048] * 5, 512)):
+            rows += [(mlp_problem(sizes, batch, "elu", torch=1.0), p) for p in ("tf32", "bfloat16")]
+    return rows
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "row" in metafunc.fixturenames:
+        device = metafunc.config.getoption("--device")
+        rows = step_problem_rows(device)
+        if metafunc.config.getoption("--quick"):
+            rows = rows[: len(step_problems(quick=True))]
+        metafunc.parametrize("row", rows, ids=lambda r: f"{r[0].row}, {r[1]}")
+
+
+def test_step(row, device, timing, report) -> None:
+    problem, precision = row
+    dtype = PRECISIONS[precision]
+    with precision_of_products(precision):
+        found, missing = contestants(problem, device)
+        judge = StepJudge(problem, dtype, device, WIDTHS[precision])
+        for contestant in found:
+            with_threads(contestant, judge)
+        start = start_of(problem, dtype, device)
+        for contestant in found:
+            contestant.load(start)
+        limits = limits_of(problem, dtype, device)
+        timings = measure([Contestant(c.name, c, c.threads) for c in (*found, *limits)], **timing)
+    by_name = {c.name: c for c in found}
+    targets = dict(problem.targets)
+    if device == "cuda" and precision == "float32" and problem in step_problems(quick=True):
+        targets["eager"] = 0.25
+    report(
+        timed_row(
+            "steps",
+            f"{problem.row}" + ("" if precision == "float32" else f", {precision}"),
+            timings,
+            OURS if OURS in by_name else "manual, eager",
+            families(found, limits),
+            targets,
+            missing,
+            device=device,
+            precision=precision,
+        ),
+        by_name.get(OURS),
+    )
+
+
+def with_threads(contestant: StepContestant, judge: StepJudge) -> None:
+    """Judge a contestant with the threads that it is timed with."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(contestant.threads or before)
+    try:
+        judge.check(contestant)
+    finally:
+        torch.set_num_threads(before)

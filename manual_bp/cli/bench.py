@@ -1,0 +1,69 @@
+"""`manual-bp bench`: the benchmarks, as a table of ratios.
+
+The benchmarks lie beside the package, not in it, as torch's own training step and jax's are part of them.  The command
+runs pytest on them in a process of its own, so it needs the repository; from a wheel it says so.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from manual_bp.cli.shared import Device, Json, check_device, check_writable, usage
+
+GROUPS = ("steps", "rules", "memory", "scaling", "checker")
+
+
+def bench(
+    device: Device = "cpu",
+    json_file: Json = None,
+    only: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(GROUPS)}; may be repeated.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="The small problems only, and fewer rounds.")] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="torch's threads; by default as many as it takes.")] = None,
+) -> None:
+    """The benchmarks, as a table of ratios: ours against torch, jax and the physical limit.
+
+    A target that is missed is said, and is no error; a contestant that computes something else is one.
+    """
+    with usage():
+        check_device(device)
+        check_writable(json_file)
+        groups = list(dict.fromkeys(only or GROUPS))
+        if unknown := [group for group in groups if group not in GROUPS]:
+            raise ValueError(f"--only must be one of {list(GROUPS)}; came {unknown[0]!r}.")
+        root = checkout()
+        if missing := [name for name in ("pytest", "pytest_benchmark") if importlib.util.find_spec(name) is None]:
+            raise ValueError(f"bench needs {missing[0]}; it is not installed. Run: pip install 'manual-bp[tests]'")
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "--no-header",
+        "--benchmark-quiet",
+        "--device",
+        device.split(":")[0],
+    ]
+    command += [str(Path("benchmarks") / f"test_{group}.py") for group in groups]
+    command += ["--quick"] if quick else []
+    command += ["--threads", str(threads)] if threads else []
+    command += ["--benchmark-json", str(json_file.resolve())] if json_file else []
+    status = subprocess.run(command, cwd=root).returncode
+    if status:
+        raise typer.Exit(1)
+
+
+def checkout() -> Path:
+    """The folder of the repository that this package is run from.  Raises ValueError if it is installed elsewhere."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / "benchmarks" / "pytest.ini").exists():
+        raise ValueError(
+            f"bench runs the benchmarks of the repository; beside this installation ({root}) there are none. Clone the "
+            "repository, run pip install -e '.[all]' in it, and call bench from that environment."
+        )
+    return root

@@ -1,0 +1,83 @@
+"""`manual-bp bench`: bad usage, a place without benchmarks, and one small run."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from benchmarks.report import rows_of
+from manual_bp.cli import app
+
+bench = importlib.import_module("manual_bp.cli.bench")  # the package gives the name to the command
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["bench", *map(str, arguments)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--only", "speed"), "--only must be one of"),
+        (("--device", "tpu"), "--device must be cpu"),
+        (("--json", "/nowhere/out.json"), "--json must name a file"),
+    ],
+)
+def test_bad_usage(arguments, message):
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu():
+    result = run("--device", "cuda")
+    assert result.exit_code == 2
+    assert "needs a GPU" in result.output
+
+
+def test_outside_of_a_repository(monkeypatch, tmp_path):
+    monkeypatch.setattr(bench, "__file__", str(tmp_path / "site-packages" / "manual_bp" / "cli" / "bench.py"))
+    result = run("--quick")
+    assert result.exit_code == 2
+    assert "Clone the repository" in " ".join(result.output.split())
+
+
+def test_what_is_run(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(
+        subprocess, "run", lambda command, **k: seen.append((command, k)) or subprocess.CompletedProcess(command, 1)
+    )
+    result = run("--quick", "--only", "steps", "--threads", 1, "--json", tmp_path / "out.json")
+    assert result.exit_code == 1  # as pytest's
+    ((command, options),) = seen
+    assert [a for a in command if a.endswith(".py")] == ["benchmarks/test_steps.py"]
+    assert command[-5:] == ["--quick", "--threads", "1", "--benchmark-json", str(tmp_path / "out.json")]
+    assert (options["cwd"] / "pyproject.toml").exists()
+
+
+def test_one_check_end_to_end(tmp_path):
+    """The whole way, on the group that compiles nothing: pytest, the rows, the JSON, the table."""
+    out = tmp_path / "out.json"
+    root = bench.checkout()
+    command = [sys.executable, "-m", "pytest", "-q", "benchmarks/test_checker.py", "-k", "one_check and relu"]
+    # This test may itself run in a worker of pytest-xdist, where pytest-benchmark measures nothing.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    command += ["--benchmark-json", str(out)]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    saved = json.loads(out.read_text())
+    rows = rows_of(saved)
+    assert {row["row"] for row in rows} == {"check of relu", "check of leaky_relu"}
+    assert all(row["values"]["manual-bp"]["median"] > 0 for row in rows)
+    assert saved["schema"] == 1
+    assert saved["machine_info"].keys() >= {"cpu", "cores", "threads", "versions"}
+    assert "node" not in saved["machine_info"]
+    assert "what one waits for" in done.stdout

@@ -1,0 +1,141 @@
+"""Every contestant does the step that it is timed for, and a wrong one is not timed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import manual_bp as bp
+from benchmarks.contestants import jax_steps, manual, torch_steps
+from benchmarks.contestants.products import Products
+from benchmarks.memory import peak_bytes
+from benchmarks.rules import manual_eager, rule_problems, torch_eager
+from benchmarks.steps import StepJudge, mlp_problem, residual_problem, start_of
+from benchmarks.test_rules import CHAPTERS
+
+PROBLEMS = [
+    mlp_problem([6, 5, 4, 3], 8),
+    mlp_problem([6, 5, 4, 3], 8, "tanh"),
+    residual_problem(8, 2, 8),
+]
+
+
+def jax_step(problem):
+    pytest.importorskip("jax", reason="jax is not installed")
+    return jax_steps.JaxStep(problem)
+
+
+@pytest.mark.parametrize("builder", [manual.eager, torch_steps.eager, jax_step], ids=lambda b: b.__module__)
+@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: p.row)
+def test_step_is_right_and_goes_on(problem, builder):
+    contestant = builder(problem)
+    StepJudge(problem, torch.float32, "cpu").check(contestant)
+    start = start_of(problem, torch.float32, "cpu")
+    contestant.load(start)
+    contestant()
+    first = contestant.read()
+    loss = float(first.loss)
+    for _ in range(20):
+        contestant()
+    assert float(contestant.read().loss) < loss
+    for name, p in start_of(problem, torch.float32, "cpu").params.items():
+        assert torch.equal(start.params[name], p), f"{contestant.name} overwrote {name} of its start"
+
+
+class Wrong(torch_steps.TorchStep):
+    """torch's step with one thing changed."""
+
+    def __init__(self, problem, change):
+        super().__init__("wrong", problem)
+        self._change = change
+
+    def __call__(self):
+        self._optimizer.zero_grad()
+        loss = self._cost(self._module, *self._data)
+        loss.backward()
+        self._change(self._module, self._optimizer)
+        self._optimizer.step()
+        self._loss = loss
+        return loss
+
+
+def decay_everything(module, optimizer):
+    for group in optimizer.param_groups:
+        group["weight_decay"] = 1e-4
+
+
+def decay_nothing(module, optimizer):
+    for group in optimizer.param_groups:
+        group["weight_decay"] = 0.0
+
+
+def scale_first_gradient(module, optimizer):
+    next(module.parameters()).grad.mul_(1.001)
+
+
+def no_update_of_the_last(module, optimizer):
+    list(module.parameters())[-1].grad = None
+
+
+@pytest.mark.parametrize("change", [decay_everything, decay_nothing, scale_first_gradient, no_update_of_the_last])
+def test_other_work_is_rejected(change):
+    problem = mlp_problem([6, 5, 4, 3], 8)
+    with pytest.raises(AssertionError, match="wrong does another step"):
+        StepJudge(problem, torch.float32, "cpu").check(Wrong(problem, change))
+
+
+def test_running_statistics_are_judged():
+    problem = residual_problem(8, 2, 8)
+
+    def forget_statistics(module, optimizer):
+        next(b for b in module.buffers() if b.is_floating_point()).zero_()
+
+    with pytest.raises(AssertionError, match="running_mean"):
+        StepJudge(problem, torch.float32, "cpu").check(Wrong(problem, forget_statistics))
+
+
+def test_products_are_those_of_the_step():
+    """Two for the first layer, whose input needs no gradient, three for every other."""
+    products = Products(mlp_problem([6, 5, 4], 8), torch.float32, "cpu")
+    assert [tuple(out.shape) for *_, out in products._calls] == [(8, 5), (5, 6), (8, 4), (4, 5), (8, 5)]
+    products()
+    for a, b, out in products._calls:
+        assert torch.equal(out, a @ b)
+
+
+@pytest.mark.parametrize("name", [name for name, rule in bp.RULES.items() if rule.chapter in CHAPTERS])
+def test_rules_are_right_at_their_size(name):
+    for problem in rule_problems(name, 2**12):
+        assert 2**11 < problem.inputs[0].numel() <= 2**12
+        for build in (manual_eager, torch_eager):
+            problem.check(build.__name__, build(problem))
+
+
+def test_a_wrong_rule_is_rejected():
+    problem = next(rule_problems("tanh", 2**12))
+    right = manual_eager(problem)
+    with pytest.raises(AssertionError, match="dx"):
+        problem.check("wrong", lambda: (right()[0], (1.001 * right()[1][0],)))
+    with pytest.raises(AssertionError, match="a cotangent is missing"):
+        problem.check("wrong", lambda: (right()[0], (None,)))
+
+
+def test_bytes_are_those_of_the_tensors():
+    (problem,) = rule_problems("tanh", 2**12)
+    assert problem.bytes == 4 * 2**12 * 4  # x, dy, y, dx of four bytes
+
+
+def test_peak_is_what_is_held_at_once():
+    def build():
+        kept = torch.empty(1000)
+
+        def step():
+            a = torch.empty(5000)
+            del a
+            b, c = torch.empty(2000), torch.empty(2500)
+            return kept, b, c
+
+        return step
+
+    # 1000 kept throughout, with 5000 at first and then with 4500; an allocation is rounded up to 64 bytes at most.
+    assert 0 <= peak_bytes(build, "cpu") - 4 * 6000 < 2 * 64

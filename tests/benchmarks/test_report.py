@@ -1,0 +1,126 @@
+"""From rows to tables: what is lost or missing is said."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from benchmarks.paired import Timings
+from benchmarks.report import BEGIN, END, draw, in_readme, markdown, ours, quantity, rows_of, table, verdict, words
+from benchmarks.rows import ROOM, counted_row, timed_row
+
+FAMILIES = {"torch": ["torch, eager", "torch.compile"], "jax": ["jax.jit"], "limit": ["products"]}
+
+
+def row(ours_takes, *, targets=None, products=0.1, ours="manual, compiled", missing=None, question="steps", **about):
+    seconds = {"manual, compiled": ours_takes, "torch, eager": 4.0, "torch.compile": 2.0, "products": products}
+    timings = Timings({name: [s] * 7 for name, s in seconds.items()}, dict.fromkeys(seconds, 1))
+    targets = {"torch": 0.6} if targets is None else targets
+    return timed_row(question, "a row", timings, ours, FAMILIES, targets, missing or {}, device="cpu", **about)
+
+
+def document(*rows):
+    info = {"cpu": "a processor", "cores": 2, "threads": 2, "python": "3", "versions": {"torch": "2", "jax": "0"}}
+    return {"machine_info": info, "benchmarks": [{"extra_info": r} for r in rows]}
+
+
+def shown(found):
+    console = Console(width=200, file=io.StringIO())
+    console.print(found)
+    return console.file.getvalue()
+
+
+def test_ratio_is_to_the_faster_of_a_family():
+    found = row(1.0)
+    assert found["best"]["torch"] == "torch.compile"
+    assert found["targets"]["torch"]["ratio"] == 0.5
+    assert found["targets"]["torch"]["met"]
+
+
+def test_a_lost_row_says_so():
+    lost = row(1.5)
+    assert lost["targets"]["torch"]["met"] is False
+    assert "MISSED" in verdict(lost)
+    assert "1 of 1 targets are missed, in: a row" in words([lost])
+    assert "MISSED" in shown(table([lost]))
+    assert "MISSED" in markdown([document(lost)])
+
+
+def test_the_matrix_products_leave_no_room():
+    """Slower than the target, but within 1.15 of what nobody can beat."""
+    found = row(1.5, products=1.5 / ROOM)
+    assert found["targets"]["torch"]["met"]
+    assert "no room above the products" in verdict(found)
+    assert not row(1.5, products=1.4 / ROOM)["targets"]["torch"]["met"]
+
+
+def test_what_is_missing_is_said():
+    found = row(1.0, targets={"torch": 0.6, "jax": 1.0}, missing={"jax.jit": "jax is not installed"})
+    assert found["targets"]["jax"]["met"] is None
+    assert "jax ≤ 1: not measured" in verdict(found)
+    assert "jax.jit: not measured, jax is not installed" in shown(table([found]))
+    nobody = row(1.0, ours=None)
+    assert ours(nobody) == "not measured"
+    assert nobody["targets"]["torch"]["met"] is None
+
+
+def test_a_device_without_a_run_is_not_measured():
+    text = markdown([document(row(1.0))])
+    assert "GPU (CUDA): not measured" in text
+    assert "manual-bp bench --device cuda" in text
+    assert "CPU: a processor, 2 cores" in text
+
+
+def test_memory_and_checker_rows():
+    memory = counted_row(
+        "memory", "deep", {"manual, compiled": 2**20, "torch, eager": 2**21}, "bytes", "manual, compiled",
+        {"torch": ["torch, eager"]}, {"torch": 0.8}, {}, device="cpu",
+    )  # fmt: skip
+    assert memory["targets"]["torch"]["ratio"] == 0.5
+    text = markdown([document(memory)])
+    assert "| deep | 1 MiB | 2 MiB | torch ≤ 0.8: met |" in text
+
+
+def test_rules_in_one_line_and_losses_bold():
+    rows = []
+    for size, takes in (("2^12", 1.0), ("2^18", 3.0)):
+        timings = Timings(
+            {n: [s] * 7 for n, s in (("manual, compiled", takes), ("torch, eager", 2.0), ("copy", 0.5))}, {}
+        )
+        families = {"torch": ["torch, eager"], "limit": ["copy"]}
+        found = timed_row(
+            "rules", f"tanh, {size}", timings, "manual, compiled", families, {"torch": 1.05}, {}, device="cpu"
+        )
+        rows.append(found)
+    assert "| tanh | 0.50 [2.00] | **1.50 [6.00]** |" in markdown([document(*rows)])
+
+
+@pytest.mark.parametrize(("value", "unit", "text"), [(2.0, "s", "2 s"), (0.0021, "s", "2.1 ms"), (3e-6, "s", "3 µs"),
+                                                     (3 * 2**19, "bytes", "1.5 MiB")])  # fmt: skip
+def test_quantities(value, unit, text):
+    assert quantity(value, unit) == text
+
+
+def test_readme_keeps_the_rest():
+    readme = f"before\n{BEGIN}\nold\n{END}\nafter"
+    assert in_readme(readme, r"new \1") == f"before\n{BEGIN}\nnew \\1\n{END}\nafter"
+    with pytest.raises(ValueError, match="must hold the lines"):
+        in_readme("without", "new")
+
+
+def test_pictures(tmp_path):
+    scaling = [row(1.0, question="scaling", axis=axis, size=size) for axis in ("depth", "width") for size in (1, 2)]
+    rules = [{**row(1.0, question="rules"), "row": f"tanh, {size}"} for size in ("2^12", "2^18")]
+    for each in rules:
+        each["values"]["copy"] = each["values"]["products"]
+    found = draw([*scaling, *rules], tmp_path)
+    assert [path.name for path in found] == ["scaling.svg", "rules.svg"]
+    for path in found:
+        assert "</svg>" in path.read_text()
+    assert draw([row(1.0)], tmp_path) == []
+
+
+def test_other_benchmarks_are_no_rows():
+    assert rows_of({"benchmarks": [{"extra_info": {}}, {"extra_info": row(1.0)}]}) == [row(1.0)]
