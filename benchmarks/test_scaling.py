@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from benchmarks.contestants import jax_steps, manual, torch_steps
+from benchmarks.contestants.products import limits_of
 from benchmarks.paired import Contestant, measure
 from benchmarks.rows import timed_row
 from benchmarks.steps import StepJudge, StepProblem, mlp_problem, start_of
-from benchmarks.test_steps import OURS, families, limits_of
+from benchmarks.test_steps import OURS, families
 
 DEPTH, WIDTH, BATCH = 4, 128, 128
 """What stays when another one grows."""

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchmarks.contestants import jax_steps, manual, torch_steps
-from benchmarks.contestants.products import Products
+from benchmarks.contestants.products import Products, limits_of
 from benchmarks.paired import Contestant, measure
 from benchmarks.rows import timed_row
 from benchmarks.steps import StepContestant, StepJudge, StepProblem, mlp_problem, start_of, step_problems
@@ -61,13 +61,6 @@ def contestants(
 def families(found: list[StepContestant], limits: list[Products]) -> dict[str, list[str]]:
     torchs = [c.name for c in found if isinstance(c, torch_steps.TorchStep)]
     return {"torch": torchs, "jax": ["jax.jit"], "limit": [c.name for c in limits], "eager": ["torch, eager"]}
-
-
-def limits_of(problem: StepProblem, dtype: torch.dtype, device: str) -> list[Products]:
-    found = [Products(problem, dtype, device)]
-    if device == "cpu" and torch.get_num_threads() > 1:
-        found.append(Products(problem, dtype, device, threads=1))
-    return found
 
 
 def step_problem_rows(device: str) -> list[tuple[StepProblem, str]]:

@@ -9,22 +9,46 @@ from benchmarks.steps import StepProblem
 
 
 class Products:
-    """x Wᵀ, δᵀ x and, for all layers but the first, δ W, into memory that is there already.
+    """x Wᵀ, δᵀ x and, for all layers but the first, δ W.
 
     No program that multiplies with the same library can be faster; whatever a step takes beyond it is its own.
+
+    onednn: by oneDNN in place of torch.mm, which calls MKL or cuBLAS; some processors prefer the one, some the other.
     """
 
-    def __init__(self, problem: StepProblem, dtype: torch.dtype, device: str, threads: int | None = None) -> None:
-        self.name = "bare matrix products" + ("" if threads is None else f", {threads} thread")
+    def __init__(
+        self, problem: StepProblem, dtype: torch.dtype, device: str, threads: int | None = None, onednn: bool = False
+    ) -> None:
+        one = "" if threads is None else f", {threads} thread"
+        self.name = f"bare matrix products{', oneDNN' if onednn else ''}{one}"
         self.threads = threads
-        self._calls: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._multiply = _by_onednn if onednn else _by_torch
+        self.products: list[tuple[Tensor, Tensor, Tensor]] = []
         for index, (outputs, inputs) in enumerate(problem.shapes):
             x = torch.randn(problem.batch, inputs).to(device, dtype)
             delta = torch.randn(problem.batch, outputs).to(device, dtype)
             weight = torch.randn(outputs, inputs).to(device, dtype)
-            products = [(x, weight.T), (delta.T, x), *([(delta, weight)] if index else [])]
-            self._calls += [(a, b, a.new_empty(a.shape[0], b.shape[1])) for a, b in products]
+            pairs = [(x, weight.T), (delta.T, x), *([(delta, weight)] if index else [])]
+            self.products += [(a, b, a.new_empty(a.shape[0], b.shape[1])) for a, b in pairs]
 
     def __call__(self) -> None:
-        for a, b, out in self._calls:
-            torch.mm(a, b, out=out)
+        for a, b, out in self.products:
+            self._multiply(a, b, out)
+
+
+def _by_torch(a: Tensor, b: Tensor, out: Tensor) -> None:
+    """Into memory that is there already."""
+    torch.mm(a, b, out=out)
+
+
+def _by_onednn(a: Tensor, b: Tensor, out: Tensor) -> None:
+    torch.ops.mkldnn._linear_pointwise(a, b.T, None, "none", [], "")
+
+
+def limits_of(problem: StepProblem, dtype: torch.dtype, device: str) -> list[Products]:
+    """The products with every library and number of threads that there is; the fastest of them is the limit."""
+    if device != "cpu":
+        return [Products(problem, dtype, device)]
+    libraries = [False, *([True] if torch.backends.mkldnn.is_available() and dtype == torch.float32 else [])]
+    threads = [None, *([1] if torch.get_num_threads() > 1 else [])]
+    return [Products(problem, dtype, device, t, onednn) for onednn in libraries for t in threads]

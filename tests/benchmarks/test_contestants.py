@@ -7,7 +7,7 @@ import torch
 
 import manual_bp as bp
 from benchmarks.contestants import jax_steps, manual, torch_steps
-from benchmarks.contestants.products import Products
+from benchmarks.contestants.products import Products, limits_of
 from benchmarks.memory import peak_bytes
 from benchmarks.rules import manual_eager, rule_problems, torch_eager
 from benchmarks.steps import StepJudge, mlp_problem, residual_problem, start_of
@@ -96,10 +96,12 @@ def test_running_statistics_are_judged():
 
 def test_products_are_those_of_the_step():
     """Two for the first layer, whose input needs no gradient, three for every other."""
-    products = Products(mlp_problem([6, 5, 4], 8), torch.float32, "cpu")
-    assert [tuple(out.shape) for *_, out in products._calls] == [(8, 5), (5, 6), (8, 4), (4, 5), (8, 5)]
-    products()
-    for a, b, out in products._calls:
+    for limit in limits_of(mlp_problem([6, 5, 4], 8), torch.float32, "cpu"):
+        limit()
+        assert [tuple(out.shape) for *_, out in limit.products] == [(8, 5), (5, 6), (8, 4), (4, 5), (8, 5)]
+    by_torch = Products(mlp_problem([6, 5, 4], 8), torch.float32, "cpu")
+    by_torch()
+    for a, b, out in by_torch.products:
         assert torch.equal(out, a @ b)
 
 
