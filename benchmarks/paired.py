@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -58,6 +60,12 @@ class Timings:
 
     seconds: dict[str, list[float]]
     calls: dict[str, int]
+    others: float | None = None
+    """The share of the machine's processor time that other programs took meanwhile; None where it cannot be told.
+
+    Threads that wait for one another at every barrier suffer most from a neighbour, so a busy machine is not fair even
+    to contestants that take turns.
+    """
 
     def time(self, name: str) -> Interval:
         return interval(self.seconds[name])
@@ -139,6 +147,7 @@ def measure(
         for c in contestants:
             settle(c)
             calls[c.name] = _calls_per_sample(c, clock)
+        busy_before = _processor_seconds()
         began = time.perf_counter()
         wanted, done = rounds or MAX_ROUNDS, 0
         while done < wanted:
@@ -150,7 +159,30 @@ def measure(
                 affordable = int(seconds * done / (time.perf_counter() - began))
                 wanted = min(MAX_ROUNDS, max(MIN_ROUNDS, affordable))
             gc.collect(0)  # between rounds it strikes nobody
-    return Timings(found, calls)
+        busy_after = _processor_seconds()
+    return Timings(found, calls, _share_of_others(busy_before, busy_after))
+
+
+def _processor_seconds() -> tuple[float, float, float] | None:
+    """Processor time so far of the whole machine, idle included; of all programs; and of this one.  Linux only."""
+    try:
+        first = Path("/proc/stat").read_text().partition("\n")[0].split()
+    except OSError:
+        return None
+    # user, nice, system, idle, iowait, irq, softirq, steal: the first eight columns of proc(5), in ticks.
+    ticks = [int(column) for column in first[1:9]]
+    per_second = os.sysconf("SC_CLK_TCK")
+    idle = ticks[3] + ticks[4]
+    return sum(ticks) / per_second, (sum(ticks) - idle) / per_second, time.process_time()
+
+
+def _share_of_others(
+    before: tuple[float, float, float] | None, after: tuple[float, float, float] | None
+) -> float | None:
+    if before is None or after is None:
+        return None
+    whole, busy, own = (b - a for a, b in zip(before, after, strict=True))
+    return max(busy - own, 0.0) / whole if whole > 0 else None
 
 
 def _calls_per_sample(contestant: Contestant, clock: Clock) -> int:

@@ -51,8 +51,8 @@ def table(rows: Sequence[Row]) -> Table:
         cells = [_ratio(row, row["best"].get(family)) for family in families]
         lost = any(t["met"] is False for t in row["targets"].values())
         found.add_row(row["row"], ours(row), *cells, verdict(row), style="red" if lost else None)
-    missing = sorted({f"{name}: not measured, {why}" for row in rows for name, why in row["not_measured"].items()})
-    found.caption = "\n".join(missing) or None
+    missing = {f"{name}: not measured, {why}" for row in rows for name, why in row["not_measured"].items()}
+    found.caption = "\n".join([*busy(rows), *sorted(missing), *inexact(rows)]) or None
     return found
 
 
@@ -100,12 +100,37 @@ def verdict(row: Row) -> str:
 def words(rows: Sequence[Row]) -> str:
     """How many targets there are and how many were missed."""
     judged = [t for row in rows for t in row["targets"].values() if t["met"] is not None]
-    missed = [row["row"] for row in rows if any(t["met"] is False for t in row["targets"].values())]
+    missed = sum(not t["met"] for t in judged)
     if not judged:
         return "no target was judged"
     if not missed:
         return f"all of {len(judged)} targets are met"
-    return f"{sum(not t['met'] for t in judged)} of {len(judged)} targets are missed, in: {', '.join(missed)}"
+    return f"{missed} of {len(judged)} targets are missed"
+
+
+# Of one core of two that is a fifth; what the system itself does stays below.
+BUSY = 0.1
+
+
+def busy(rows: Sequence[Row]) -> list[str]:
+    """A line if other programs took so much of the machine that the ratios cannot be relied on."""
+    shares = [row["others"] for row in rows if row.get("others") is not None]
+    hit = [share for share in shares if share > BUSY]
+    if not hit:
+        return []
+    return [
+        f"the machine was busy: in {len(hit)} of {len(shares)} rows other programs took more than {BUSY:.0%} of its "
+        f"processors (at most {max(hit):.0%}), which slows programs of several threads most. Measure again."
+    ]
+
+
+def inexact(rows: Sequence[Row]) -> list[str]:
+    """Who was timed although the oracle rejects its result: a line for each rule and contestant."""
+    found: dict[tuple[str, str], str] = {}
+    for row in rows:
+        for name, why in row.get("inexact", {}).items():
+            found.setdefault((row["rule"], name), f"{name} of {row['rule']} is inexact: {why}")
+    return list(found.values())
 
 
 # The README's tables.
@@ -139,7 +164,9 @@ def _machine(document: Mapping[str, Any], device: str) -> str:
     versions = ", ".join(f"{name} {info['versions'][name]}" for name in ("torch", "jax"))
     what = info.get("gpu") if device == "cuda" else f"{info['cpu']}, {info['cores']} cores"
     about = f"{what}; {info['threads']} threads; Python {info['python']}, {versions}"
-    return f"{_title(device)}: {about}. {words(rows_of(document)).capitalize()}."
+    rows = rows_of(document)
+    notes = [words(rows).capitalize(), *(text.capitalize().rstrip(".") for text in busy(rows))]
+    return f"{_title(device)}: {about}. {'. '.join(notes)}."
 
 
 def _tables(rows: Sequence[Row]) -> list[str]:
@@ -204,7 +231,8 @@ def _markdown_rules(rows: Sequence[Row]) -> str:
 
     head = ["rule: ours / faster torch [ours / copy]", *(f"{size} elements" for size in sizes)]
     body = [[name, *(cell(at.get((name, size))) for size in sizes)] for name in names]
-    return _lines(head, body) + "\n\nBold: above the target, 1.05 of the faster torch."
+    notes = ["Bold: above the target, 1.05 of the faster torch.", *(f"{text}." for text in inexact(rows))]
+    return "\n\n".join([_lines(head, body), *notes])
 
 
 def _rule_and_size(row: Row) -> tuple[str, str]:

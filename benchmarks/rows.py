@@ -11,6 +11,8 @@ A row is plain data, so that it can lie in extra_info of a saved run and be read
     best         by family ("torch", "jax", "limit"): the peer that is the fastest (or smallest) of it
     targets      against a family: at_most, ratio, met; or, where a floor is known, what the floor leaves
     not_measured by contestant: why
+    others       the share of processor time that other programs took while a row of times was measured
+    inexact      by contestant: where it is farther off than its allowance (rules only); it is timed all the same
 """
 
 from __future__ import annotations
@@ -59,6 +61,7 @@ def timed_row(
         "not_measured": dict(not_measured),
         "rounds": len(next(iter(timings.seconds.values()))),
         "calls": timings.calls,
+        "others": timings.others,
         **about,
     }
 

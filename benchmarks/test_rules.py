@@ -14,6 +14,7 @@ from benchmarks.rows import timed_row
 from benchmarks.rules import SIZES, RuleProblem, copy_of, manual_compiled, manual_eager, rule_problems
 from benchmarks.rules import torch_compiled as compiled_by_torch
 from benchmarks.rules import torch_eager as eager_by_torch
+from manual_bp.oracle import GradientMismatch
 
 CHAPTERS = ("activation", "normalization", "regularization")
 OURS = "manual, compiled"
@@ -47,8 +48,15 @@ def time_rule(problem: RuleProblem, device: str, timing, report) -> None:
     else:
         missing[OURS] = "bp.compile_rule is not there"
     runs |= {"torch, eager": eager_by_torch(problem), "torch.compile": compiled_by_torch(problem)}
+    inexact = {}
     for name, run in runs.items():
-        problem.check(name, run)
+        try:
+            problem.check(name, run)
+        except GradientMismatch as error:
+            if name.startswith("manual"):
+                raise
+            # It is timed all the same, as its users would have it; the row says what it costs in digits.
+            inexact[name] = str(error.report.mismatches[0])
     everyone = {**runs, "copy": copy_of(problem)}
     rule_timing = {**timing, "seconds": timing["seconds"] / 4}
     timings = measure([Contestant(name, call) for name, call in everyone.items()], **rule_timing)
@@ -68,6 +76,7 @@ def time_rule(problem: RuleProblem, device: str, timing, report) -> None:
             device=device,
             precision="float32",
             rule=problem.rule.name,
+            inexact=inexact,
             elements=problem.inputs[0].numel(),
             bytes=problem.bytes,
         ),

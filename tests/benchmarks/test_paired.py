@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -124,6 +128,22 @@ def test_interval_is_not_wider_than_it_must_be():
     # Binomial(20, ½): at most 5 below has probability 2.07 %, at most 6 has 5.77 %.
     assert (interval(ordered).low, interval(ordered).high) == (5.0, 14.0)
     assert (interval([3.0, 1.0]).low, interval([3.0, 1.0]).high) == (1.0, 3.0)
+
+
+def test_other_programs_are_noticed():
+    """A process that keeps a core busy takes its share; without it there is room for less."""
+    command = "import os, time\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
+    idle = [Contestant("sleeps", lambda: time.sleep(0.05))]
+    if measure(idle, rounds=1).others is None:
+        pytest.skip("this system does not tell")
+    neighbour = subprocess.Popen([sys.executable, "-c", command])
+    try:
+        others = measure(idle, rounds=10).others
+    finally:
+        neighbour.kill()
+        neighbour.wait()
+    # It has one of the cores, unless other tests run too: then it has a part of one, and they have the rest.
+    assert others > 0.5 / os.cpu_count()
 
 
 def test_names_must_differ():

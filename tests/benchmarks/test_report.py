@@ -43,7 +43,7 @@ def test_a_lost_row_says_so():
     lost = row(1.5)
     assert lost["targets"]["torch"]["met"] is False
     assert "MISSED" in verdict(lost)
-    assert "1 of 1 targets are missed, in: a row" in words([lost])
+    assert words([lost, row(1.0)]) == "1 of 2 targets are missed"
     assert "MISSED" in shown(table([lost]))
     assert "MISSED" in markdown([document(lost)])
 
@@ -101,6 +101,13 @@ def test_rules_in_one_line_and_losses_bold():
                                                      (3 * 2**19, "bytes", "1.5 MiB")])  # fmt: skip
 def test_quantities(value, unit, text):
     assert quantity(value, unit) == text
+
+
+def test_a_busy_machine_is_said():
+    found = {**row(1.0), "others": 0.4}
+    assert "the machine was busy: in 1 of 1 rows" in shown(table([found]))
+    assert "at most 40%" in markdown([document(found)])
+    assert "busy" not in markdown([document({**row(1.0), "others": 0.01})])
 
 
 def test_readme_keeps_the_rest():
