@@ -58,10 +58,7 @@ def table(rows: Sequence[Row]) -> Table:
 
 def ours(row: Row) -> str:
     """The value of ours, in its unit."""
-    if row["ours"] is None:
-        return "not measured"
-    text = quantity(row["values"][row["ours"]]["median"], row["unit"])
-    return f"{text} (eager)" if row["ours"] == "manual, eager" else text
+    return quantity(row["values"][row["ours"]]["median"], row["unit"])
 
 
 def quantity(value: float, unit: str) -> str:
@@ -139,16 +136,27 @@ def inexact(rows: Sequence[Row]) -> list[str]:
 def markdown(documents: Sequence[Mapping[str, Any]]) -> str:
     """All tables, the CPU's first; for a device without a saved run, how to measure it."""
     parts = []
-    by_device = {_device(document): document for document in documents}
     for device in ("cpu", "cuda"):
-        if device in by_device:
-            parts += [_machine(by_device[device], device), *_tables(rows_of(by_device[device]))]
+        runs = [document for document in documents if _device(document) == device]
+        if runs:
+            rows = merged(runs)
+            parts += [_machine(runs[0], rows, device), *_tables(rows)]
         else:
             command = f"manual-bp bench --device {device} --json benchmarks/results/speed-{device}.json"
             parts.append(
                 f"{_title(device)}: not measured. To measure: `{command}`, then `python -m benchmarks.report`."
             )
     return "\n\n".join(parts)
+
+
+def merged(runs: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """The rows of several runs on one machine; a question that a later one asked again has the later answers."""
+    found: dict[str, list[Row]] = {}
+    for run in runs:
+        rows = rows_of(run)
+        for question in dict.fromkeys(row["question"] for row in rows):
+            found[question] = [row for row in rows if row["question"] == question]
+    return [row for rows in found.values() for row in rows]
 
 
 def _device(document: Mapping[str, Any]) -> str:
@@ -159,12 +167,11 @@ def _title(device: str) -> str:
     return {"cpu": "CPU", "cuda": "GPU (CUDA)"}[device]
 
 
-def _machine(document: Mapping[str, Any], device: str) -> str:
+def _machine(document: Mapping[str, Any], rows: Sequence[Row], device: str) -> str:
     info = document["machine_info"]
     versions = ", ".join(f"{name} {info['versions'][name]}" for name in ("torch", "jax"))
     what = info.get("gpu") if device == "cuda" else f"{info['cpu']}, {info['cores']} cores"
     about = f"{what}; {info['threads']} threads; Python {info['python']}, {versions}"
-    rows = rows_of(document)
     notes = [words(rows).capitalize(), *(text.capitalize().rstrip(".") for text in busy(rows))]
     return f"{_title(device)}: {about}. {'. '.join(notes)}."
 
@@ -292,7 +299,7 @@ def scaling_picture(rows: Sequence[Row], path: Path) -> None:
             )
         panel.set_xscale("log", base=2)
         panel.set_yscale("log")
-        panel.set_xticks(sizes, [str(size) for size in sizes])
+        panel.set_xticks(sizes, [str(size) for size in sizes], fontsize=8)
         panel.minorticks_off()
         panel.set_xlabel(axis)
         panel.grid(alpha=0.25)
@@ -309,7 +316,9 @@ def rules_picture(rows: Sequence[Row], path: Path) -> None:
     sizes = list(dict.fromkeys(_rule_and_size(row)[1] for row in rows))
     names = list(dict.fromkeys(_rule_and_size(row)[0] for row in rows))
     figure = Figure(figsize=(10.5, 0.32 * len(names) + 1.4), layout="constrained")
-    for panel, size in zip(figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0], sizes, strict=True):
+    for panel, size in zip(
+        figure.subplots(1, len(sizes), sharex=True, sharey=True, squeeze=False)[0], sizes, strict=True
+    ):
         for row in (row for row in rows if _rule_and_size(row)[1] == size):
             at = len(names) - names.index(_rule_and_size(row)[0])
             copy = row["values"]["copy"]["median"]
@@ -319,7 +328,8 @@ def rules_picture(rows: Sequence[Row], path: Path) -> None:
             panel.scatter([mine], [at], color=STYLES["manual"][0], s=22, zorder=3)
         panel.axvline(1, color=STYLES["limit"][0], linestyle=":", linewidth=1.2)
         panel.set_xscale("log")
-        panel.set_title(f"{size} elements", fontsize=9)
+        power = size.removeprefix("2^")
+        panel.set_title(f"$2^{{{power}}}$ elements", fontsize=9)
         panel.set_xlabel("time / copy of the same bytes")
         panel.grid(axis="x", alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
@@ -351,10 +361,8 @@ def main(
     """Put saved runs into the README and the pictures."""
     documents = [json.loads(path.read_text()) for path in files or sorted(RESULTS.glob("speed-*.json"))]
     readme.write_text(in_readme(readme.read_text(), markdown(documents)))
-    for document in documents:
-        if _device(document) == "cpu":
-            for path in draw(rows_of(document), figures):
-                typer.echo(path)
+    for path in draw(merged([d for d in documents if _device(d) == "cpu"]), figures):
+        typer.echo(path)
 
 
 if __name__ == "__main__":

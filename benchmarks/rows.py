@@ -4,7 +4,7 @@ A row is plain data, so that it can lie in extra_info of a saved run and be read
 
     question     "steps", "rules", "memory", "scaling", "checker"
     row          what is asked
-    ours         the contestant that is judged, or None if it could not take part
+    ours         the contestant that is judged
     unit         "s" or "bytes"
     values       by contestant: median, low and high (a confidence interval of 95 %) in that unit
     ratios       by peer: ours / peer, likewise
@@ -34,7 +34,7 @@ def timed_row(
     question: str,
     row: str,
     timings: Timings,
-    ours: str | None,
+    ours: str,
     families: Mapping[str, Sequence[str]],
     targets: Mapping[str, float],
     not_measured: Mapping[str, str],
@@ -46,7 +46,7 @@ def timed_row(
     targets: by family, the largest ratio of ours to the family's fastest.
     """
     values = {name: timings.time(name) for name in timings.seconds}
-    ratios = {} if ours is None else {name: timings.ratio(ours, name) for name in values if name != ours}
+    ratios = {name: timings.ratio(ours, name) for name in values if name != ours}
     present = {family: [n for n in names if n in values] for family, names in families.items()}
     best = {family: timings.fastest(names) for family, names in present.items() if names}
     return {
@@ -71,16 +71,14 @@ def counted_row(
     row: str,
     values: Mapping[str, float],
     unit: str,
-    ours: str | None,
+    ours: str,
     families: Mapping[str, Sequence[str]],
     targets: Mapping[str, float],
     not_measured: Mapping[str, str],
     **about: Any,
 ) -> Row:
     """A row of numbers that are the same in every run, such as bytes."""
-    ratios = {}
-    if ours is not None:
-        ratios = {n: Interval(*(3 * (values[ours] / v,))) for n, v in values.items() if n != ours}
+    ratios = {n: Interval(*(3 * (values[ours] / v,))) for n, v in values.items() if n != ours}
     present = {family: [n for n in names if n in values] for family, names in families.items()}
     best = {family: min(names, key=lambda n: values[n]) for family, names in present.items() if names}
     return {

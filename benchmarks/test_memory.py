@@ -30,11 +30,14 @@ def test_peak_memory(problem, device: str, quick: bool, report) -> None:
         "manual, eager": manual.eager,
         OURS: manual.compiled,
         "torch, eager": torch_steps.eager,
-        "torch.compile": torch_steps.compiled,
-        "torch.compile, whole step": torch_steps.compiled_whole,
     }
+    missing = {}
+    if why_not := torch_steps.not_compiled():
+        missing["torch.compile"] = why_not
+    else:
+        builders |= {"torch.compile": torch_steps.compiled, "torch.compile, whole step": torch_steps.compiled_whole}
     start = start_of(problem, torch.float32, device)
-    values, missing = {}, {}
+    values = {}
     for name, builder in builders.items():
 
         def build(builder: StepBuilder = builder):
@@ -42,12 +45,7 @@ def test_peak_memory(problem, device: str, quick: bool, report) -> None:
             contestant.load(start)
             return contestant
 
-        try:
-            values[name] = float(peak_bytes(build, device))
-        except TypeError as error:
-            if name != OURS:
-                raise
-            missing[name] = f"training_step(compiled=True) is not there: {error}"
+        values[name] = float(peak_bytes(build, device))
         torch.compiler.reset()
     report(
         counted_row(
@@ -55,7 +53,7 @@ def test_peak_memory(problem, device: str, quick: bool, report) -> None:
             problem.row,
             values,
             "bytes",
-            OURS if OURS in values else "manual, eager",
+            OURS,
             {"torch": [name for name in values if name.startswith("torch")]},
             {"torch": TARGET} if problem in DEEP else {},
             missing,

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import manual_bp as bp
+from benchmarks.contestants.torch_steps import not_compiled
 from benchmarks.paired import Contestant, measure
 from benchmarks.rows import timed_row
 from benchmarks.rules import SIZES, RuleProblem, copy_of, manual_compiled, manual_eager, rule_problems
@@ -41,13 +42,16 @@ def test_rule_on_images(name: str, elements: int, device, timing, report) -> Non
 
 
 def time_rule(problem: RuleProblem, device: str, timing, report) -> None:
-    runs = {"manual, eager": manual_eager(problem)}
+    runs = {
+        "manual, eager": manual_eager(problem),
+        OURS: manual_compiled(problem),
+        "torch, eager": eager_by_torch(problem),
+    }
     missing = {}
-    if hasattr(bp, "compile_rule"):
-        runs[OURS] = manual_compiled(problem)
+    if why_not := not_compiled():
+        missing["torch.compile"] = why_not
     else:
-        missing[OURS] = "bp.compile_rule is not there"
-    runs |= {"torch, eager": eager_by_torch(problem), "torch.compile": compiled_by_torch(problem)}
+        runs["torch.compile"] = compiled_by_torch(problem)
     inexact = {}
     for name, run in runs.items():
         try:
@@ -69,7 +73,7 @@ def time_rule(problem: RuleProblem, device: str, timing, report) -> None:
             "rules",
             problem.row,
             timings,
-            OURS if OURS in runs else "manual, eager",
+            OURS,
             {"torch": ["torch, eager", "torch.compile"], "limit": ["copy"]},
             targets,
             missing,
@@ -80,6 +84,6 @@ def time_rule(problem: RuleProblem, device: str, timing, report) -> None:
             elements=problem.inputs[0].numel(),
             bytes=problem.bytes,
         ),
-        runs.get(OURS),
+        runs[OURS],
     )
     torch.compiler.reset()

@@ -10,7 +10,7 @@ from benchmarks.contestants.products import limits_of
 from benchmarks.paired import Contestant, measure
 from benchmarks.rows import timed_row
 from benchmarks.steps import StepJudge, StepProblem, mlp_problem, start_of
-from benchmarks.test_steps import OURS, families
+from benchmarks.test_steps import families
 
 DEPTH, WIDTH, BATCH = 4, 128, 128
 """What stays when another one grows."""
@@ -30,13 +30,13 @@ def test_scaling(axis: str, size: int, device: str, quick: bool, timing, report)
     if quick:
         pytest.skip("--quick: no scaling")
     problem = problem_of(axis, size)
-    found = [torch_steps.eager(problem), torch_steps.compiled(problem)]
+    ours = manual.compiled(problem)
+    found = [ours, torch_steps.eager(problem)]
     missing = {}
-    try:
-        found.insert(0, manual.compiled(problem))
-    except TypeError as error:
-        missing[OURS] = f"training_step(compiled=True) is not there: {error}"
-        found.insert(0, manual.eager(problem))
+    if why_not := torch_steps.not_compiled():
+        missing["torch.compile"] = why_not
+    else:
+        found.append(torch_steps.compiled(problem))
     why_not = jax_steps.unavailable(device)
     if why_not:
         missing["jax.jit"] = why_not
@@ -50,7 +50,6 @@ def test_scaling(axis: str, size: int, device: str, quick: bool, timing, report)
     limits = limits_of(problem, torch.float32, device)
     scaling_timing = {**timing, "seconds": timing["seconds"] / 2}
     timings = measure([Contestant(c.name, c, c.threads) for c in (*found, *limits)], **scaling_timing)
-    ours = found[0]
     row = timed_row(
         "scaling",
         f"{axis} {size}",

@@ -35,21 +35,20 @@ def precision_of_products(precision: str) -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def contestants(
-    problem: StepProblem, device: str, *, one_thread: bool = True
-) -> tuple[list[StepContestant], dict[str, str]]:
+def contestants(problem: StepProblem, device: str) -> tuple[list[StepContestant], dict[str, str]]:
     """Who takes part, and who cannot and why."""
-    found: list[StepContestant] = [manual.eager(problem), torch_steps.eager(problem)]
+    found: list[StepContestant] = [manual.eager(problem), manual.compiled(problem), torch_steps.eager(problem)]
     missing: dict[str, str] = {}
-    try:
-        found.append(manual.compiled(problem))
-    except TypeError as error:  # this version cannot compile a step
-        missing[OURS] = f"training_step(compiled=True) is not there: {error}"
-    found += [torch_steps.compiled(problem), torch_steps.compiled_whole(problem)]
-    if device == "cuda":
-        found.append(torch_steps.compiled_graphed(problem))
-    elif one_thread and torch.get_num_threads() > 1:
-        found += [torch_steps.eager(problem, threads=1), torch_steps.compiled(problem, threads=1)]
+    one_thread = device == "cpu" and torch.get_num_threads() > 1
+    if one_thread:
+        found.append(torch_steps.eager(problem, threads=1))
+    why_not = torch_steps.not_compiled()
+    if why_not:
+        missing["torch.compile"] = why_not
+    else:
+        found += [torch_steps.compiled(problem), torch_steps.compiled_whole(problem)]
+        found += [torch_steps.compiled(problem, threads=1)] if one_thread else []
+        found += [torch_steps.compiled_graphed(problem)] if device == "cuda" else []
     why_not = jax_steps.unavailable(device)
     if why_not:
         missing["jax.jit"] = why_not
@@ -103,14 +102,14 @@ def test_step(row, device, timing, report) -> None:
             "steps",
             f"{problem.row}" + ("" if precision == "float32" else f", {precision}"),
             timings,
-            OURS if OURS in by_name else "manual, eager",
+            OURS,
             families(found, limits),
             targets,
             missing,
             device=device,
             precision=precision,
         ),
-        by_name.get(OURS),
+        by_name[OURS],
     )
 
 

@@ -13,6 +13,18 @@ from benchmarks.steps import L2, LR, Result, Start, StepProblem
 from torch_ref.models.observing import activation_of
 
 
+def not_compiled() -> str | None:
+    """Why torch.compile cannot take part, or None."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        return "no C++ compiler works here: install g++ or clang++"
+    return None
+
+
 class Activation(nn.Module):
     """torch's own function for a rule."""
 

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks.paired import Timings
-from benchmarks.report import BEGIN, END, draw, in_readme, markdown, ours, quantity, rows_of, table, verdict, words
+from benchmarks.report import BEGIN, END, draw, in_readme, markdown, merged, quantity, rows_of, table, verdict, words
 from benchmarks.rows import ROOM, counted_row, timed_row
 
 FAMILIES = {"torch": ["torch, eager", "torch.compile"], "jax": ["jax.jit"], "limit": ["products"]}
@@ -61,9 +61,6 @@ def test_what_is_missing_is_said():
     assert found["targets"]["jax"]["met"] is None
     assert "jax ≤ 1: not measured" in verdict(found)
     assert "jax.jit: not measured, jax is not installed" in shown(table([found]))
-    nobody = row(1.0, ours=None)
-    assert ours(nobody) == "not measured"
-    assert nobody["targets"]["torch"]["met"] is None
 
 
 def test_a_device_without_a_run_is_not_measured():
@@ -71,6 +68,11 @@ def test_a_device_without_a_run_is_not_measured():
     assert "GPU (CUDA): not measured" in text
     assert "manual-bp bench --device cuda" in text
     assert "CPU: a processor, 2 cores" in text
+
+
+def test_a_question_that_is_asked_again():
+    old, kept, new = row(1.5), row(1.0, question="scaling"), row(1.0)
+    assert merged([document(old, kept), document(new)]) == [new, kept]
 
 
 def test_memory_and_checker_rows():
