@@ -15,11 +15,13 @@ from manual_bp.cli.bench import bench
 from manual_bp.cli.check import check
 from manual_bp.cli.lockstep import lockstep
 from manual_bp.cli.rules import list_rules
+from manual_bp.cli.train import train
 from manual_bp.cli.verify import verify
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 app.command()(verify)
 app.command()(lockstep)
+app.command()(train)
 app.command()(check)
 app.command()(bench)
 app.command("rules")(list_rules)

@@ -37,10 +37,12 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 """The networks of verify and lockstep: the course notes', one with ReLU, and a deep one with everything in it."""
 
 
-def _model(name: str, features: int, classes: int) -> Any:
+def network(name: str, features: int, classes: int, **changes: Any) -> Any:
+    """One of MODELS, `changes` made to its configuration."""
     from manual_bp.models import mlp, residual_mlp
 
     kind, config = MODELS[name]
+    config = {**config, **changes}
     if kind == "residual_mlp":
         return residual_mlp(**config, inputs=features, outputs=classes)
     options = {key: value for key, value in config.items() if key != "hidden"}
@@ -55,7 +57,7 @@ def prepared(names: list[str], data: str) -> list[tuple[str, Any, Any]]:
         if name not in MODELS:
             raise ValueError(f"--model must be one of {list(MODELS)}; came {name!r}.")
     dataset = load(data)
-    return [(name, _model(name, dataset.x.shape[1], dataset.classes), dataset) for name in names]
+    return [(name, network(name, dataset.x.shape[1], dataset.classes), dataset) for name in names]
 
 
 def run_lockstep(models: list[tuple[str, Any, Any]], steps: int, dtype: str, device: str) -> list[Any]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from torch import Tensor
 from manual_bp.chain import leaves, trace
 from manual_bp.rule import RULES
 from manual_bp.training.data import Dataset
+from manual_bp.training.minibatches import MiniBatches
+from manual_bp.training.nonfinite import NonFiniteError, first_non_finite
 from manual_bp.training.step import Step, TrainingState
 
 TakeStep = Callable[[TrainingState, Tensor, Tensor], tuple[TrainingState, Tensor]]
@@ -25,15 +27,6 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 ROWS = 1024
 # Training examples on which δ and saturation are measured: the same after every epoch, so that the curves compare.
 MEASURED = 256
-
-
-@runtime_checkable  # so that annotations can be checked under test
-class Batches(Protocol):
-    """The mini-batches of each epoch, as a pure function of its number (from 1)."""
-
-    def __len__(self) -> int: ...
-
-    def epoch(self, number: int) -> tuple[Tensor, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -94,7 +87,7 @@ def epochs(
     state: TrainingState,
     training: Split,
     validation: Split,
-    batches: Batches,
+    batches: MiniBatches,
     *,
     augment: Augment | None = None,
     take: TakeStep | None = None,
@@ -104,16 +97,33 @@ def epochs(
     A state in the middle of an epoch goes on with the next mini-batch of that epoch.
     augment: changes each mini-batch; its generator is seeded by the state, so a repeated step is the same.
     take: what makes a step in place of `step` itself, such as `step` with something that watches it.
+    Raises NonFiniteError, which names the step, the layer and the tensor, as soon as a loss is NaN or infinite.
     """
     take = take or step
+    recent: list[tuple[TrainingState, Tensor, Tensor]] = []
     while True:
         began = time.perf_counter()
         done, position = divmod(state.steps, len(batches))
-        for index in batches.epoch(done + 1)[position:]:
-            x = training.x[index]
-            state, _ = take(state, augment(x, augmentation_generator(state)) if augment else x, training.target[index])
-        measured = measure(step, state, training, validation)
-        yield state, EpochRecord(done + 1, state.steps, *measured, seconds=time.perf_counter() - began)
+        for index in batches.epoch(done)[position:]:
+            x, target = training.x[index], training.target[index]
+            x = augment(x, augmentation_generator(state)) if augment else x
+            # A loss is often fine in the step that spoils the parameters, so the one before is kept too.
+            recent = [*recent[-1:], (state, x, target)]
+            state, loss = take(state, x, target)
+            if not math.isfinite(loss):
+                raise _non_finite(step, recent, f"the loss is {float(loss)}")
+        record = measure(step, state, training, validation)
+        for name, measured in (("training", record.training_loss), ("validation", record.validation_loss)):
+            if not math.isfinite(measured):
+                raise _non_finite(step, recent, f"afterwards the {name} loss is {measured}")
+        yield state, replace(record, epoch=done + 1, seconds=time.perf_counter() - began)
+
+
+def _non_finite(step: Step, recent: list[tuple[TrainingState, Tensor, Tensor]], effect: str) -> NonFiniteError:
+    for state, x, target in recent:
+        if found := first_non_finite(step, state, x, target):
+            return NonFiniteError(state.steps + 1, found)
+    return NonFiniteError(recent[-1][0].steps + 1, f"every tensor of the step is finite, yet {effect}")
 
 
 def augmentation_generator(state: TrainingState) -> torch.Generator:
@@ -121,18 +131,25 @@ def augmentation_generator(state: TrainingState) -> torch.Generator:
     return torch.Generator().manual_seed((state.seed + state.steps + 2**62) % 2**63)
 
 
-def measure(
-    step: Step, state: TrainingState, training: Split, validation: Split
-) -> tuple[float, float, float, float, dict[str, float], dict[str, float]]:
-    """What an epoch's record holds of the networks itself."""
-    (loss, accuracy), (validation_loss, validation_accuracy) = (
-        evaluate(step, state, examples) for examples in (training, validation)
-    )
+def measure(step: Step, state: TrainingState, training: Split, validation: Split) -> EpochRecord:
+    """What an epoch's record says of the network; its number and its time are left at 0."""
+    loss, accuracy = evaluate(step, state, training)
+    validation_loss, validation_accuracy = evaluate(step, state, validation)
     x, target = training.x[:MEASURED], training.target[:MEASURED]
     buffers = {**state.buffers, **step.masks(state, len(x), str(x.device))}
     layers = trace(step.model, state.params, buffers, x, target, step.loss)
     norms = {name: float(found["delta"].norm()) for name, found in layers.items() if "delta" in found}
-    return loss, validation_loss, accuracy, validation_accuracy, norms, saturated(step, layers)
+    return EpochRecord(
+        epoch=0,
+        steps=state.steps,
+        training_loss=loss,
+        validation_loss=validation_loss,
+        training_accuracy=accuracy,
+        validation_accuracy=validation_accuracy,
+        gradient_norms=norms,
+        saturation=saturated(step, layers),
+        seconds=0.0,
+    )
 
 
 def evaluate(step: Step, state: TrainingState, examples: Split) -> tuple[float, float]:

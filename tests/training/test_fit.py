@@ -8,22 +8,10 @@ import pytest
 import torch
 
 from manual_bp.models import mlp, residual_mlp
-from manual_bp.training import sgd, training_step
+from manual_bp.training import MiniBatches, sgd, training_step
 from manual_bp.training.data import Dataset
 from manual_bp.training.fit import epochs, evaluate, split
-
-
-class Shuffled:
-    """Mini-batches of 8, as a pure function of the epoch's number."""
-
-    def __init__(self, n):
-        self.n = n
-
-    def __len__(self):
-        return -(-self.n // 8)
-
-    def epoch(self, number):
-        return torch.split(torch.randperm(self.n, generator=torch.Generator().manual_seed(number)), 8)
+from manual_bp.training.nonfinite import NonFiniteError
 
 
 def data(n=50, features=5, classes=3):
@@ -39,7 +27,13 @@ def shift(x, generator):
 def problem(model=None):
     training, validation, _ = split(data(), 0)
     step = training_step(model or residual_mlp(6, 2, "elu", True, 0.25, inputs=5, outputs=3), optimizer=sgd(lr=0.05))
-    return step, step.init(torch.Generator().manual_seed(0)), training, validation, Shuffled(len(training.x))
+    return (
+        step,
+        step.init(torch.Generator().manual_seed(0)),
+        training,
+        validation,
+        MiniBatches(len(training.x), 8, seed=0),
+    )
 
 
 def equal(first, second):
@@ -126,3 +120,44 @@ def test_saturation_is_the_share_of_flat_units():
     state = step.init(torch.Generator().manual_seed(0), params=flat)
     _, record = next(epochs(step, state, training, validation, batches))
     assert record.saturation["activation1"] > record.saturation["activation2"]
+
+
+def spoiled(step, training, **changes):
+    """A state whose parameters hold what `changes` says, by name."""
+    state = step.init(torch.Generator().manual_seed(0))
+    params = {name: changes[name](p) if name in changes else p for name, p in state.params.items()}
+    return step.init(torch.Generator().manual_seed(0), params=params)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"W2": lambda p: p.index_fill(0, torch.tensor([1]), torch.nan)},
+            r"step 1: the parameter W2 is nan in 4 of 12 elements, first at \[1, 0\]",
+        ),
+        (
+            {"W1": lambda p: p + 1e30, "W2": lambda p: p + 1e30},
+            r"step 1: layer linear2: its value is inf in 24 of 24 elements",
+        ),
+        ({"W2": lambda p: p + 1e25}, r"step 1: layer square_loss: its value J is inf"),
+    ],
+    ids=["parameter", "value", "loss"],
+)
+def test_a_loss_that_is_not_finite_names_step_layer_and_tensor(changes, message):
+    step, _, training, validation, batches = problem(mlp([5, 4, 3]))
+    with pytest.raises(NonFiniteError, match=message):
+        next(epochs(step, spoiled(step, training, **changes), training, validation, batches))
+
+
+def test_the_step_that_spoils_the_parameters_is_named_not_the_next():
+    """Its own loss is fine, about 1e33; what the large weights send back overflows, and the next loss is NaN."""
+    step, _, training, validation, batches = problem(mlp([5, 4, 3]))
+    state = spoiled(step, training, W1=lambda p: 1e-8 * p, W2=lambda p: 1e25 * p)
+    _, loss = step(state, training.x[:8], training.target[:8])
+    assert loss.isfinite()
+    with pytest.raises(
+        NonFiniteError, match=r"step 1: layer activation1: the cotangent of its value is -?inf"
+    ) as caught:
+        next(epochs(step, state, training, validation, batches))
+    assert caught.value.step == 1

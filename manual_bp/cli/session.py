@@ -1,0 +1,156 @@
+"""What `manual-bp train` shows of a run, and how the run ends."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from manual_bp.cli.shared import notices, out
+
+if TYPE_CHECKING:
+    from manual_bp.training.checkpoint import Checkpoint
+    from manual_bp.training.fit import EpochRecord
+    from manual_bp.training.run import Run
+    from manual_bp.training.step import TrainingState
+    from manual_bp.training.verifying import Verifier
+
+
+class Session:
+    """One run from here to its end.  records: the epochs that are done."""
+
+    def __init__(self, run: Run, folder: Path, records: list[EpochRecord], verifier: Verifier | None) -> None:
+        self.run, self.folder, self.records, self.verifier = run, folder, records, verifier
+        command = ["manual-bp", "train", "--out", str(folder), "--resume"]
+        self.command = shlex.join([*command, "--verify"] if verifier else command)
+
+    def go(self, checkpoint: Checkpoint) -> None:
+        """Train, show and conclude.  Whatever stops the run is said with the command to go on, and its exit status."""
+        from manual_bp.training.nonfinite import NonFiniteError
+        from manual_bp.training.run import Interrupted
+
+        self._introduce(checkpoint)
+        try:
+            passed = self._conclude(self._train(checkpoint))
+        except Interrupted as interrupted:
+            say(f"interrupted by {interrupted} after step {interrupted.state.steps}; the state is saved. Go on with:")
+            say(self.command)
+            raise typer.Exit(128 + interrupted.number) from None
+        except NonFiniteError as error:
+            fail(f"training stopped in {error}")
+            say(f"{self._saved()} To train on, use another --out and a lower --lr, or --clip-norm.")
+            raise typer.Exit(1) from None
+        except OSError as error:
+            fail(f"cannot write into {self.folder}: {error.strerror or error}")
+            say(f"{self._saved()} Make room, then go on with:")
+            say(self.command)
+            raise typer.Exit(1) from None
+        if not passed:
+            raise typer.Exit(1)
+
+    def _introduce(self, checkpoint: Checkpoint) -> None:
+        run, c = self.run, self.run.configuration
+        parts = (run.training, run.validation, run.test)
+        examples = "{} examples to learn from, {} to stop by, {} to test".format(*(len(part.x) for part in parts))
+        say(
+            f"{c.model} on {Path(c.data).name}: {examples}; {c.optimizer}, lr {c.lr}, seed {c.seed}; into {self.folder}"
+        )
+        if checkpoint.state.steps:
+            say(f"going on after epoch {checkpoint.epoch}, step {checkpoint.state.steps}")
+
+    def _train(self, checkpoint: Checkpoint) -> Checkpoint:
+        from manual_bp.training.run import interruptible
+
+        run, take = self.run, self.verifier or self.run.step
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+        shown = notices.is_terminal
+        with Progress(*columns, console=notices, disable=not shown) as progress:
+            total = run.configuration.epochs * len(run.batches)
+            task = progress.add_task("epoch 1", total=total, completed=checkpoint.state.steps)
+
+            def advancing(state: TrainingState, x: Tensor, target: Tensor) -> tuple[TrainingState, Tensor]:
+                after = take(state, x, target)
+                progress.advance(task)
+                return after
+
+            verified = self.verifier.found if self.verifier else lambda: checkpoint.verified
+            latest = checkpoint
+            with interruptible(advancing) as taken:
+                for latest, record in run.train(self.folder, checkpoint, taken, verified):  # noqa: B007
+                    self.records.append(record)
+                    progress.update(task, description=line(record))
+                    if not shown:
+                        say(line(record))
+        return latest
+
+    def _conclude(self, checkpoint: Checkpoint) -> bool:
+        """Whether all is well."""
+        from manual_bp.training.checkpoint import tensors_as_bytes, write_atomically
+        from manual_bp.training.fit import evaluate
+        from manual_bp.training.run import CHECKPOINT, METRICS, MODEL
+
+        run, best = self.run, self.run.best(checkpoint)
+        n = len(run.test.x)
+        _, accuracy = evaluate(run.step, best, run.test)
+        say(self._ending(checkpoint))
+        out.print(f"test accuracy {accuracy:.2%} ({round(accuracy * n)} of {n})".replace("%", " %"), style="bold")
+        about = {"model": run.step.model.name, "accuracy": str(accuracy)}
+        write_atomically(self.folder / MODEL, tensors_as_bytes({**best.params, **best.buffers}, about))
+        say(f"{self.folder}: {CHECKPOINT}, {METRICS}, {MODEL} (the parameters tested)")
+        return self._verification(checkpoint)
+
+    def _ending(self, checkpoint: Checkpoint) -> str:
+        stopping, patience = checkpoint.stopping, self.run.configuration.patience
+        if not patience:
+            return f"ended after epoch {checkpoint.epoch}, with the parameters of that epoch"
+        best = f"best validation loss {stopping.best:.4g} in epoch {stopping.best_epoch}, whose parameters are taken"
+        if stopping.stop:
+            return f"stopped after epoch {checkpoint.epoch}, {patience} without a better one: {best}"
+        return f"ended after epoch {checkpoint.epoch}: {best}"
+
+    def _verification(self, checkpoint: Checkpoint) -> bool:
+        if not self.verifier:
+            return True
+        found = self.verifier.found()
+        steps = checkpoint.state.steps
+        others = "" if found["steps"] == steps else f" ({steps - found['steps']} others ran without --verify)"
+        judged = f"{found['steps']} of {steps} steps judged against {self.verifier.against}{others}, each from one state"
+        say(f"{judged}: worst error / allowance {found['worst']:.2g} ({found['where']})")
+        if found["failure"]:
+            fail(found["failure"])
+        else:
+            out.print("every step agrees", style="bold green")
+        return not found["failure"]
+
+    def _saved(self) -> str:
+        """What lies in the folder."""
+        from manual_bp.training import checkpoint as checkpoints
+        from manual_bp.training.run import CHECKPOINT
+
+        path = self.folder / CHECKPOINT
+        if not path.exists():
+            return "There is no checkpoint yet."
+        return f"{path} is whole, of epoch {checkpoints.load(path).epoch}."
+
+
+def line(record: EpochRecord) -> str:
+    """An epoch in a line."""
+    parts = (
+        f"epoch {record.epoch:3}",
+        f"training loss {record.training_loss:.5f} accuracy {record.training_accuracy:7.2%}",
+        f"validation loss {record.validation_loss:.5f} accuracy {record.validation_accuracy:7.2%}",
+    )
+    return "  ".join(parts).replace("%", " %")
+
+
+def say(text: str) -> None:
+    """A line as it is, also where it is longer than the terminal: a command must stay one line."""
+    out.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def fail(text: str) -> None:
+    notices.print(f"error: {text}", style="bold red", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,172 @@
+"""`manual-bp train`: hand-derived training that can be killed, resumed, verified and looked at."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from manual_bp.cli.lockstep import MODELS, network
+from manual_bp.cli.session import Session
+from manual_bp.cli.shared import one_thread, usage
+
+if TYPE_CHECKING:
+    from manual_bp.training.checkpoint import Checkpoint
+    from manual_bp.training.fit import EpochRecord
+    from manual_bp.training.run import Configuration, Run
+    from manual_bp.training.verifying import Verifier
+
+
+def train(
+    model: Annotated[str | None, typer.Option(help=f"{', '.join(MODELS)}.", show_default="mlp")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="digits, or a folder with MNIST-format IDX files.", show_default="digits")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the run.", show_default="the next of runs/MODEL-1, -2, ...")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out, bit for bit, with its own options.")
+    ] = False,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs at most.", show_default="100")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Examples per step.", show_default="64")] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(help="sgd, momentum (sgd with 0.9), adam or adamw.", show_default="adam")
+    ] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(help="Learning rate.", show_default="sgd 0.2, momentum 0.05, adam and adamw 0.005"),
+    ] = None,
+    l2: Annotated[float | None, typer.Option(help="Adds L2/2 Σ W² to the cost.", show_default="0")] = None,
+    l1: Annotated[float | None, typer.Option(help="Adds L1 Σ |W| to the cost.", show_default="0")] = None,
+    dropout: Annotated[
+        float | None, typer.Option(help="Probability to drop, in the blocks of residual_mlp.", show_default="0")
+    ] = None,
+    clip_norm: Annotated[
+        float | None, typer.Option(help="Longest gradient, all parameters together.", show_default="no limit")
+    ] = None,
+    max_norm: Annotated[
+        float | None, typer.Option(help="Longest weight vector of a unit.", show_default="no limit")
+    ] = None,
+    augment: Annotated[
+        bool | None,
+        typer.Option("--augment", help="Shift, turn and scale the training images at random.", show_default=False),
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Stop after so many epochs without a better validation loss, and take the best parameters; 0: never.",
+            show_default="15",
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Decides the split, initial weights, order, masks.", show_default="0"),
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32 or float64.", show_default="float32")] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Judge every step against torch's, from the same state.  Takes far longer.")
+    ] = False,
+) -> None:
+    """Train by hand-derived gradients: 70 % of the examples to learn from, 10 % to stop by, 20 % to test.
+
+    The folder holds a checkpoint, replaced whole after every epoch, the metrics as JSON lines, and at the end the
+    parameters and pictures.  Ctrl-C and SIGTERM save the state and say how to go on (exit status 130, 143).
+    """
+    options = (model, data, epochs, batch_size, optimizer, lr, l2, l1, dropout, clip_norm, max_norm, augment, patience)
+    names = "model data epochs batch_size optimizer lr l2 l1 dropout clip_norm max_norm augment patience seed dtype"
+    given = {
+        name: value for name, value in zip(names.split(), (*options, seed, dtype), strict=True) if value is not None
+    }
+    one_thread()  # bit for bit holds for one number of threads
+    with ExitStack() as stack:
+        with usage():
+            run, checkpoint, records, folder = (_resumed if resume else _begun)(stack, folder, given)
+            verifier = _verifier(run, checkpoint) if verify else None
+        Session(run, folder, records, verifier).go(checkpoint)
+
+
+def _begun(
+    stack: ExitStack, folder: Path | None, given: dict[str, Any]
+) -> tuple[Run, Checkpoint, list[EpochRecord], Path]:
+    from manual_bp.training.run import CHECKPOINT, METRICS, Configuration, alone
+
+    run = _run(Configuration(**given))
+    if folder is None:
+        numbers = (Path("runs") / f"{run.configuration.model}-{n}" for n in range(1, 10**9))
+        folder = next(path for path in numbers if not path.exists())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"--out must name a folder that can be made; came {str(folder)!r}: {error.strerror}."
+        ) from error
+    stack.enter_context(alone(folder))
+    if found := [name for name in (CHECKPOINT, METRICS) if (folder / name).exists()]:
+        raise ValueError(
+            f"--out must name a folder without a run; {str(folder)!r} holds {found[0]}. Add --resume to go on with it, "
+            "or name another folder."
+        )
+    return run, run.start(), [], folder
+
+
+def _resumed(
+    stack: ExitStack, folder: Path | None, given: dict[str, Any]
+) -> tuple[Run, Checkpoint, list[EpochRecord], Path]:
+    """Everything is checked before anything is changed."""
+    from manual_bp.training import checkpoint as checkpoints
+    from manual_bp.training import history
+    from manual_bp.training.run import CHECKPOINT, METRICS, Configuration, alone
+
+    if folder is None:
+        there = sorted(str(path.parent) for path in Path("runs").glob(f"*/{CHECKPOINT}"))
+        raise ValueError(
+            f"--resume needs --out, the folder of the run; there are: {', '.join(there) or 'none in runs/'}."
+        )
+    if not folder.is_dir():
+        raise ValueError(f"--out must name the folder of a run; came {str(folder)!r}, which is no folder.")
+    stack.enter_context(alone(folder))
+    checkpoint = checkpoints.load(folder / CHECKPOINT)
+    before = {name: value for name, value in checkpoint.configuration.items() if name != "data_digest"}
+    configuration = Configuration(**before)
+    for name, value in given.items():
+        if name not in ("epochs", "data") and value != before[name]:
+            raise ValueError(
+                f"the run in {str(folder)!r} has --{name.replace('_', '-')} {before[name]}; came {value}. Leave the "
+                "option out to go on with that run, or name another folder for another run."
+            )
+    if given.get("epochs", checkpoint.epoch) < checkpoint.epoch:
+        raise ValueError(f"--epochs must be at least the {checkpoint.epoch} that are done; came {given['epochs']}.")
+    free: dict[str, Any] = {name: given[name] for name in ("epochs", "data") if name in given}
+    run = _run(replace(configuration, **free))
+    run.check(checkpoint)
+    records = history.read(folder / METRICS, checkpoint.epoch)
+    history.cut(folder / METRICS, checkpoint.epoch)
+    return run, replace(checkpoint, configuration={**checkpoint.configuration, **free}), records, folder
+
+
+def _run(configuration: Configuration) -> Run:
+    from manual_bp.training.data import load
+    from manual_bp.training.run import Run
+
+    c = configuration
+    if c.data != "digits":
+        c = replace(c, data=str(Path(c.data).resolve()))  # so that a run can be resumed from anywhere
+    data = load(c.data)
+    if c.model not in MODELS:
+        raise ValueError(f"--model must be one of {list(MODELS)}; came {c.model!r}.")
+    if c.dropout and c.model != "residual_mlp":
+        raise ValueError(f"--dropout is for --model residual_mlp; came --model {c.model}. Leave it out.")
+    changes = {"dropout": c.dropout} if c.model == "residual_mlp" else {}
+    return Run(c, network(c.model, data.x.shape[1], data.classes, **changes), data)
+
+
+def _verifier(run: Run, checkpoint: Checkpoint) -> Verifier:
+    from manual_bp.oracle.candidates import engine_factory
+    from manual_bp.training.verifying import Verifier
+
+    return Verifier(run.step, run.dtype, engine_factory("torch"), checkpoint.verified)

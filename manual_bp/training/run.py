@@ -1,0 +1,213 @@
+"""A whole run: what decides its course, and training with a checkpoint and a line of metrics after every epoch."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manual_bp.models.model import Model
+from manual_bp.training import checkpoint as checkpoints
+from manual_bp.training import history
+from manual_bp.training.augmentation import augment
+from manual_bp.training.checkpoint import Checkpoint
+from manual_bp.training.data import Dataset
+from manual_bp.training.early_stopping import EarlyStopping, Stopping
+from manual_bp.training.fit import Augment, EpochRecord, TakeStep, epochs, split
+from manual_bp.training.minibatches import MiniBatches
+from manual_bp.training.optimizers import Optimizer, adam, adamw, sgd
+from manual_bp.training.step import Step, TrainingState, training_step
+
+CHECKPOINT, METRICS, MODEL = "checkpoint.safetensors", "metrics.jsonl", "model.safetensors"
+"""The files of a run's folder."""
+
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+    "sgd": sgd,
+    "momentum": partial(sgd, momentum=0.9),
+    "adam": adam,
+    "adamw": adamw,
+}
+# What reached the best validation loss on the digits with each optimiser, among 1, 2 and 5 times powers of ten.
+LEARNING_RATES = {"sgd": 0.2, "momentum": 0.05, "adam": 0.005, "adamw": 0.005}
+# A pixel or two on images of 8 to 28 pixels, and the turns and sizes of a careful hand.
+AUGMENTATION: dict[str, Any] = {"shift": 1, "rotate": 10.0, "scale": 1.1}
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What decides the course of a run, bit for bit: two runs of one configuration are the same run.
+
+    lr: None is the optimiser's usual one, LEARNING_RATES.
+    patience: epochs without a better validation loss after which training stops; 0 never stops, and keeps the last
+        parameters instead of the best.
+    """
+
+    model: str = "mlp"
+    data: str = "digits"
+    epochs: int = 100
+    batch_size: int = 64
+    optimizer: str = "adam"
+    lr: float | None = None
+    l2: float = 0.0
+    l1: float = 0.0
+    dropout: float = 0.0
+    clip_norm: float | None = None
+    max_norm: float | None = None
+    augment: bool = False
+    patience: int = 15
+    seed: int = 0
+    dtype: str = "float32"
+
+
+class Interrupted(Exception):
+    """Somebody asked the run to end; state: after the latest step."""
+
+    def __init__(self, state: TrainingState, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.state, self.number = state, number
+
+
+class Run:
+    """A configuration with its network, its step and its data.
+
+    Raises ValueError for what cannot be.
+    """
+
+    def __init__(self, configuration: Configuration, model: Model, data: Dataset) -> None:
+        c = configuration
+        if c.optimizer not in OPTIMIZERS:
+            raise ValueError(f"--optimizer must be one of {list(OPTIMIZERS)}; came {c.optimizer!r}.")
+        if c.dtype not in ("float32", "float64"):
+            raise ValueError(f"--dtype must be float32 or float64 in training; came {c.dtype!r}.")
+        lr = LEARNING_RATES[c.optimizer] if c.lr is None else c.lr
+        self.configuration = replace(c, lr=lr)
+        dtype: torch.dtype = getattr(torch, c.dtype)
+        limits: dict[str, Any] = {"l2": c.l2, "l1": c.l1, "clip_norm": c.clip_norm, "max_norm": c.max_norm}
+        self.optimizer = OPTIMIZERS[c.optimizer](lr)
+        self.step: Step = training_step(model, optimizer=self.optimizer, **limits)
+        self.dtype = dtype
+        self.training, self.validation, self.test = split(data, c.seed, dtype=dtype)
+        self.batches = MiniBatches(len(self.training.x), c.batch_size, c.seed)
+        self.augment: Augment | None = partial(augment, image=data.image, **AUGMENTATION) if c.augment else None
+        self.early = EarlyStopping(c.patience) if c.patience else None
+        self.data_digest = digest_of(data)
+        self._fresh = self.step.init(torch.Generator().manual_seed(c.seed), dtype=dtype)
+
+    def start(self) -> Checkpoint:
+        """The checkpoint of a run that has made no step."""
+        about = {**vars(self.configuration), "data_digest": self.data_digest}
+        return Checkpoint(about, 0, self._fresh, Stopping())
+
+    def check(self, checkpoint: Checkpoint) -> None:
+        """Raise ValueError unless the checkpoint is one of this run's."""
+        if checkpoint.configuration["data_digest"] != self.data_digest:
+            raise ValueError(
+                "the data must be those with which the run began; they have changed. Use the old data, or --out with "
+                "another folder for a run with the new ones."
+            )
+        checkpoints.check_fits(checkpoint, self.step, self._fresh)
+
+    def finished(self, checkpoint: Checkpoint) -> bool:
+        return checkpoint.stopping.stop or checkpoint.epoch >= self.configuration.epochs
+
+    def train(
+        self, folder: Path, checkpoint: Checkpoint, take: TakeStep, verified: Callable[[], dict[str, Any]]
+    ) -> Iterator[tuple[Checkpoint, EpochRecord]]:
+        """Go on from `checkpoint` to the end; each epoch is on the disk when it is handed out.
+
+        verified: what is to stand in the checkpoint under that name.
+        Raises NonFiniteError and Interrupted; the latter's state is saved.
+        """
+        if self.finished(checkpoint):
+            return
+        path = folder / CHECKPOINT
+        if not path.exists():
+            checkpoints.save(path, checkpoint)  # so that a run that is killed in its first epoch can be resumed too
+        course = epochs(
+            self.step, checkpoint.state, self.training, self.validation, self.batches, augment=self.augment, take=take
+        )
+        try:
+            for state, record in course:
+                stopping = checkpoint.stopping
+                if self.early:
+                    stopping = self.early.observe(stopping, record.epoch, record.validation_loss)
+                checkpoint = replace(
+                    checkpoint, epoch=record.epoch, state=state, stopping=stopping, verified=verified()
+                )
+                if stopping.improved or not self.early:
+                    checkpoint = replace(checkpoint, best_params=state.params, best_buffers=state.buffers)
+                # In this order: a run that is killed between the two has a line too many, which `history.cut` removes.
+                history.append(folder / METRICS, record)
+                checkpoints.save(path, checkpoint)
+                yield checkpoint, record
+                if self.finished(checkpoint):
+                    return
+        except Interrupted as interrupted:
+            checkpoints.save(path, replace(checkpoint, state=interrupted.state, verified=verified()))
+            raise
+
+    def best(self, checkpoint: Checkpoint) -> TrainingState:
+        """The parameters that a finished run leaves."""
+        return replace(checkpoint.state, params=checkpoint.best_params, buffers=checkpoint.best_buffers)
+
+
+def digest_of(data: Dataset) -> str:
+    """SHA-256 of the images and labels."""
+    found = hashlib.sha256(str(tuple(data.x.shape)).encode())
+    for tensor in (data.x, data.labels):
+        found.update(tensor.contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other processes from training into `folder`; the lock ends with the process, however it ends.
+
+    Raises ValueError if one does already.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{folder}: another process is training into it. Wait for it, or end it.") from None
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def interruptible(take: TakeStep) -> Iterator[TakeStep]:
+    """`take`, which raises Interrupted before the next step once SIGINT or SIGTERM has come.
+
+    A second signal does what it does elsewhere.
+    """
+    came: list[int] = []
+    usual: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(number: int, frame: object) -> None:
+        came.append(number)
+        signal.signal(number, usual[number])
+
+    def taken(state: TrainingState, x: Tensor, target: Tensor) -> tuple[TrainingState, Tensor]:
+        if came:
+            raise Interrupted(state, came[0])
+        return take(state, x, target)
+
+    for number in usual:
+        signal.signal(number, handle)
+    try:
+        yield taken
+    finally:
+        for number, former in usual.items():
+            signal.signal(number, former)
