@@ -80,7 +80,8 @@ class Session:
             verified = self.verifier.found if self.verifier else lambda: checkpoint.verified
             latest = checkpoint
             with interruptible(advancing) as taken:
-                for latest, record in run.train(self.folder, checkpoint, taken, verified):  # noqa: B007
+                for after, record in run.train(self.folder, checkpoint, taken, verified):
+                    latest = after
                     self.records.append(record)
                     progress.update(task, description=line(record))
                     if not shown:
@@ -118,8 +119,8 @@ class Session:
         found = self.verifier.found()
         steps = checkpoint.state.steps
         others = "" if found["steps"] == steps else f" ({steps - found['steps']} others ran without --verify)"
-        judged = f"{found['steps']} of {steps} steps judged against {self.verifier.against}{others}, each from one state"
-        say(f"{judged}: worst error / allowance {found['worst']:.2g} ({found['where']})")
+        judged = f"{found['steps']} of {steps} steps judged against {self.verifier.against}, each from the same state"
+        say(f"{judged}{others}: worst error / allowance {found['worst']:.2g} ({found['where']})")
         if found["failure"]:
             fail(found["failure"])
         else:

@@ -151,7 +151,7 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
+        os.replace(partial, path)  # noqa: PTH105 (named in the documentation as atomic)
     except OSError:
         with contextlib.suppress(OSError):
             partial.unlink()

@@ -6,16 +6,17 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from manual_bp.chain import leaves, trace
+from manual_bp.chain import trace
 from manual_bp.rule import RULES
 from manual_bp.training.data import Dataset
+from manual_bp.training.gradient_flow import gradient_flow
 from manual_bp.training.minibatches import MiniBatches
 from manual_bp.training.nonfinite import NonFiniteError, first_non_finite
+from manual_bp.training.saturation import saturation
 from manual_bp.training.step import Step, TrainingState
 
 TakeStep = Callable[[TrainingState, Tensor, Tensor], tuple[TrainingState, Tensor]]
@@ -67,7 +68,8 @@ class EpochRecord:
     statistics, no dropout) and without penalties, so that training and validation differ in nothing but the examples.
     gradient_norms: per linear layer, the norm of δ = ∂J/∂z of the mean cost of a fixed batch of training examples, the
         layers as in training.
-    saturation: per activation layer, the share of its units, over that batch, that stand in a flat part.
+    saturation: per activation layer, the share of it that is lost to flat parts over that batch: see
+        manual_bp.training.saturation.
     seconds: what the epoch took, in wall-clock time.
     """
 
@@ -138,7 +140,7 @@ def measure(step: Step, state: TrainingState, training: Split, validation: Split
     x, target = training.x[:MEASURED], training.target[:MEASURED]
     buffers = {**state.buffers, **step.masks(state, len(x), str(x.device))}
     layers = trace(step.model, state.params, buffers, x, target, step.loss)
-    norms = {name: float(found["delta"].norm()) for name, found in layers.items() if "delta" in found}
+    flat = saturation(step.model, state.params, buffers, x)
     return EpochRecord(
         epoch=0,
         steps=state.steps,
@@ -146,8 +148,8 @@ def measure(step: Step, state: TrainingState, training: Split, validation: Split
         validation_loss=validation_loss,
         training_accuracy=accuracy,
         validation_accuracy=validation_accuracy,
-        gradient_norms=norms,
-        saturation=saturated(step, layers),
+        gradient_norms=gradient_flow(layers).norms,
+        saturation={name: found.share for name, found in flat.layers.items()},
         seconds=0.0,
     )
 
@@ -162,18 +164,3 @@ def evaluate(step: Step, state: TrainingState, examples: Split) -> tuple[float, 
         total += float(loss) * len(x)
         right += int((y.argmax(1) == labels).sum())
     return total / len(examples.x), right / len(examples.x)
-
-
-def saturated(step: Step, layers: dict[str, dict[str, Tensor]]) -> dict[str, float]:
-    """Per activation layer, the share of units whose slope is below a hundredth."""
-    names = list(leaves(step.model))
-    found = {}
-    for before, name in pairwise(names):
-        leaf = leaves(step.model)[name]
-        if leaf.rule.chapter == "activation":
-            (x,) = (layers[before][letter] for letter in ("z", "a", "y") if letter in layers[before])
-            y, _ = leaf.rule.forward(x, **leaf.hyper)
-            _, (slope,) = leaf.rule.vjp((x,), torch.ones_like(y), **leaf.hyper)
-            assert slope is not None
-            found[name] = float((slope.abs() < 0.01).float().mean())
-    return found
