@@ -15,6 +15,7 @@ from manual_bp.cli.shared import notices, out
 if TYPE_CHECKING:
     from manual_bp.training.checkpoint import Checkpoint
     from manual_bp.training.fit import EpochRecord
+    from manual_bp.training.overfitting import Overfitting
     from manual_bp.training.run import Run
     from manual_bp.training.step import TrainingState
     from manual_bp.training.verifying import Verifier
@@ -91,7 +92,8 @@ class Session:
     def _conclude(self, checkpoint: Checkpoint) -> bool:
         """Whether all is well."""
         from manual_bp.training.checkpoint import tensors_as_bytes, write_atomically
-        from manual_bp.training.fit import evaluate
+        from manual_bp.training.fit import evaluate, examine
+        from manual_bp.training.overfitting import overfitting
         from manual_bp.training.run import CHECKPOINT, METRICS, MODEL
 
         run, best = self.run, self.run.best(checkpoint)
@@ -101,8 +103,32 @@ class Session:
         out.print(f"test accuracy {accuracy:.2%} ({round(accuracy * n)} of {n})".replace("%", " %"), style="bold")
         about = {"model": run.step.model.name, "accuracy": str(accuracy)}
         write_atomically(self.folder / MODEL, tensors_as_bytes({**best.params, **best.buffers}, about))
-        say(f"{self.folder}: {CHECKPOINT}, {METRICS}, {MODEL} (the parameters tested)")
+        flow, flat = examine(run.step, best, run.training)
+        found = overfitting([r.training_loss for r in self.records], [r.validation_loss for r in self.records])
+        for name, verdict in (("over-fitting", found), ("gradient", flow), ("saturation", flat)):
+            say(f"{name}: {verdict.verdict}")
+        names = [CHECKPOINT, METRICS, MODEL, *self._pictures(found, checkpoint)]
+        say(f"{self.folder}: {', '.join(names)}")
         return self._verification(checkpoint)
+
+    def _pictures(self, found: Overfitting, checkpoint: Checkpoint) -> list[str]:
+        """The names of the files."""
+        from manual_bp.training import pictures
+
+        kept = checkpoint.stopping.best_epoch
+        try:
+            figures = {
+                "learning_curves.svg": pictures.learning_curves(self.records, found, kept),
+                "gradient_norms.svg": pictures.gradient_norms(self.records),
+            }
+            if self.records[0].saturation:  # a network without activations has none
+                figures["saturation.svg"] = pictures.saturation(self.records)
+        except ValueError as error:  # without matplotlib, as it says
+            say(str(error))
+            return []
+        for name, figure in figures.items():
+            pictures.save(figure, self.folder / name)
+        return list(figures)
 
     def _ending(self, checkpoint: Checkpoint) -> str:
         stopping, patience = checkpoint.stopping, self.run.configuration.patience

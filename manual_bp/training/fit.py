@@ -13,10 +13,10 @@ from torch import Tensor
 from manual_bp.chain import trace
 from manual_bp.rule import RULES
 from manual_bp.training.data import Dataset
-from manual_bp.training.gradient_flow import gradient_flow
+from manual_bp.training.gradient_flow import GradientFlow, gradient_flow
 from manual_bp.training.minibatches import MiniBatches
 from manual_bp.training.nonfinite import NonFiniteError, first_non_finite
-from manual_bp.training.saturation import saturation
+from manual_bp.training.saturation import Saturation, saturation
 from manual_bp.training.step import Step, TrainingState
 
 TakeStep = Callable[[TrainingState, Tensor, Tensor], tuple[TrainingState, Tensor]]
@@ -137,10 +137,7 @@ def measure(step: Step, state: TrainingState, training: Split, validation: Split
     """What an epoch's record says of the network; its number and its time are left at 0."""
     loss, accuracy = evaluate(step, state, training)
     validation_loss, validation_accuracy = evaluate(step, state, validation)
-    x, target = training.x[:MEASURED], training.target[:MEASURED]
-    buffers = {**state.buffers, **step.masks(state, len(x), str(x.device))}
-    layers = trace(step.model, state.params, buffers, x, target, step.loss)
-    flat = saturation(step.model, state.params, buffers, x)
+    flow, flat = examine(step, state, training)
     return EpochRecord(
         epoch=0,
         steps=state.steps,
@@ -148,10 +145,19 @@ def measure(step: Step, state: TrainingState, training: Split, validation: Split
         validation_loss=validation_loss,
         training_accuracy=accuracy,
         validation_accuracy=validation_accuracy,
-        gradient_norms=gradient_flow(layers).norms,
+        gradient_norms=flow.norms,
         saturation={name: found.share for name, found in flat.layers.items()},
         seconds=0.0,
     )
+
+
+def examine(step: Step, state: TrainingState, training: Split) -> tuple[GradientFlow, Saturation]:
+    """How δ fares from layer to layer, and which layers are saturated: over a fixed batch of training examples, the
+    layers as in training."""
+    x, target = training.x[:MEASURED], training.target[:MEASURED]
+    buffers = {**state.buffers, **step.masks(state, len(x), str(x.device))}
+    layers = trace(step.model, state.params, buffers, x, target, step.loss)
+    return gradient_flow(layers), saturation(step.model, state.params, buffers, x)
 
 
 def evaluate(step: Step, state: TrainingState, examples: Split) -> tuple[float, float]:

@@ -1,0 +1,343 @@
+"""`manual-bp train`: whole runs, killed runs, resumed runs, and everything that can go wrong."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+import manual_bp as bp
+from manual_bp.cli import app
+from manual_bp.training import checkpoint as checkpoints
+from manual_bp.training import history
+from manual_bp.training.run import CHECKPOINT, METRICS, MODEL
+
+MODULE = [sys.executable, "-m", "manual_bp.cli", "train"]
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["train", *(str(a) for a in arguments)])
+
+
+def words(result):
+    return " ".join(result.output.split())
+
+
+def same(first, second):
+    """Everything that a checkpoint holds, bit for bit."""
+    ours, theirs = (checkpoints.load(folder / CHECKPOINT) for folder in (first, second))
+    for group, tensors in ours.groups().items():
+        others = theirs.groups()[group]
+        assert tensors.keys() == others.keys()
+        assert all(torch.equal(tensors[name], others[name]) for name in tensors), group
+    assert (ours.epoch, ours.stopping, ours.state.steps) == (theirs.epoch, theirs.stopping, theirs.state.steps)
+    rows = [[json.loads(line) for line in (f / METRICS).read_text().splitlines()] for f in (first, second)]
+    for row in rows[0] + rows[1]:
+        del row["seconds"]
+    assert rows[0] == rows[1]
+    assert [row["epoch"] for row in rows[0]] == list(range(1, ours.epoch + 1))
+
+
+# Everything that has a state: dropout, batch norm, augmentation, Adam, and early stopping that has found a best epoch.
+FULL = ("--model", "residual_mlp", "--dropout", 0.2, "--augment", "--epochs", 4, "--batch-size", 300)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    result = run("--out", folder, *FULL)
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+def test_a_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run("--epochs", 12)
+    assert result.exit_code == 0, result.output
+    folder = tmp_path / "runs" / "mlp-1"
+    names = {CHECKPOINT, METRICS, MODEL, "learning_curves.svg", "gradient_norms.svg", "saturation.svg"}
+    assert {path.name for path in folder.iterdir()} == names
+    lines = result.output.splitlines()
+    assert sum(line.startswith("epoch ") for line in lines) == 12
+    records = history.read(folder / METRICS, 12)
+    assert [record.steps for record in records] == [20 * epoch for epoch in range(1, 13)]
+    assert records[-1].training_loss < records[0].training_loss
+    checkpoint = checkpoints.load(folder / CHECKPOINT)
+    assert checkpoint.stopping.best == min(record.validation_loss for record in records)
+    model = load_file(folder / MODEL)
+    assert all(torch.equal(model[name], p) for name, p in checkpoint.best_params.items())
+    for verdict in ("test accuracy 9", "over-fitting:", "gradient:", "saturation:"):
+        assert any(verdict in line for line in lines), verdict
+    assert run("--epochs", 1).exit_code == 0
+    assert (tmp_path / "runs" / "mlp-2" / CHECKPOINT).exists()
+
+
+def test_early_stopping_takes_the_best_parameters(tmp_path):
+    result = run("--out", tmp_path, "--patience", 1, "--lr", 0.02, "--epochs", 60)
+    assert result.exit_code == 0, result.output
+    records = history.read(tmp_path / METRICS, checkpoints.load(tmp_path / CHECKPOINT).epoch)
+    assert len(records) < 60
+    assert records[-1].validation_loss >= records[-2].validation_loss
+    said = f"stopped after epoch {len(records)}, 1 without a better one: best validation loss"
+    assert said in words(result)
+    assert f"in epoch {len(records) - 1}, whose parameters are taken" in words(result)
+    again = run("--out", tmp_path, "--resume")
+    assert again.exit_code == 0
+    assert said in words(again)
+
+
+def test_the_same_options_are_the_same_run(tmp_path, whole):
+    run("--out", tmp_path, *FULL)
+    same(tmp_path, whole)
+
+
+@pytest.mark.parametrize("kill", range(3))
+def test_kill_9_and_resume(tmp_path, whole, kill):
+    """At random moments, start and end included; however often it is killed, it ends as if it had never been."""
+    moments = random.Random(kill)
+    command = [*MODULE, "--out", str(tmp_path / "run"), *(str(a) for a in FULL)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while not (tmp_path / "run" / CHECKPOINT).exists():
+        time.sleep(0.001)
+    time.sleep(moments.uniform(0, 0.8))
+    process.kill()
+    process.wait()
+    resumed = run("--out", tmp_path / "run", "--resume")
+    assert resumed.exit_code == 0, resumed.output
+    same(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize("after", ["history.append", "checkpoints.save"])
+def test_killed_on_either_side_of_the_checkpoint(tmp_path, monkeypatch, whole, after):
+    """A line of metrics without its checkpoint is removed; half a line too; no epoch is doubled or lost."""
+    module, name = {"history.append": (history, "append"), "checkpoints.save": (checkpoints, "save")}[after]
+    right = getattr(module, name)
+    calls = iter(range(100))
+
+    def killed(*arguments):
+        right(*arguments)
+        if next(calls) == 2:
+            raise SystemExit(9)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, killed)
+        assert run("--out", tmp_path, *FULL).exit_code == 9
+    if after == "history.append":
+        with (tmp_path / METRICS).open("a") as file:
+            file.write('{"epoch": 4, "st')
+    assert run("--out", tmp_path, "--resume").exit_code == 0
+    same(tmp_path, whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_the_state_and_prints_the_command(tmp_path, number):
+    options = ["--epochs", "400", "--patience", "0", "--batch-size", "8"]
+    process = subprocess.Popen([*MODULE, "--out", str(tmp_path / "a run"), *options], stdout=subprocess.PIPE, text=True)
+    while "epoch   2" not in process.stdout.readline():
+        pass
+    process.send_signal(number)
+    rest, _ = process.communicate()
+    assert process.returncode == 128 + number
+    *_, said, command = rest.splitlines()
+    assert said.startswith(f"interrupted by {number.name} after step")
+    assert command == f"manual-bp train --out '{tmp_path}/a run' --resume"
+    found = checkpoints.load(tmp_path / "a run" / CHECKPOINT)
+    assert f"after step {found.state.steps};" in said
+    assert found.state.steps >= found.epoch * 158 > 0  # 158 mini-batches an epoch
+    target = found.epoch + 1
+    result = CliRunner().invoke(app, [*shlex.split(command)[1:], "--epochs", str(target)])
+    assert result.exit_code == 0, result.output
+    options[1] = str(target)
+    assert run("--out", tmp_path / "whole", *options).exit_code == 0
+    same(tmp_path / "a run", tmp_path / "whole")
+
+
+def test_more_epochs_for_a_finished_run(tmp_path, whole):
+    run("--out", tmp_path, *FULL, "--epochs", 2)
+    assert run("--out", tmp_path, "--resume", "--epochs", 4).exit_code == 0
+    same(tmp_path, whole)
+
+
+def test_a_loss_that_is_not_finite(tmp_path):
+    result = run("--out", tmp_path, "--optimizer", "sgd", "--lr", 1e9, "--epochs", 3)
+    assert result.exit_code == 1
+    assert "training stopped in step " in words(result)
+    assert "layer " in words(result)
+    assert "is whole, of epoch 0" in words(result)
+    found = checkpoints.load(tmp_path / CHECKPOINT)
+    assert all(bool(p.isfinite().all()) for p in found.state.params.values())
+
+
+@pytest.mark.parametrize("failing", ["checkpoints.write_atomically", "history.append"])
+def test_a_full_disk(tmp_path, monkeypatch, whole, failing):
+    module, name = (checkpoints, "write_atomically") if failing.startswith("checkpoints") else (history, "append")
+    right = getattr(module, name)
+    calls = iter(range(100))
+
+    def full(*arguments):
+        if next(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        right(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, full)
+        result = run("--out", tmp_path, *FULL)
+    assert result.exit_code == 1
+    assert "No space left on device" in words(result)
+    done = 1 if failing.startswith("checkpoints") else 2
+    assert f"is whole, of epoch {done}. Make room" in words(result)
+    assert checkpoints.load(tmp_path / CHECKPOINT).epoch == done
+    assert run("--out", tmp_path, "--resume").exit_code == 0
+    same(tmp_path, whole)
+
+
+def test_a_damaged_checkpoint_changes_nothing(tmp_path):
+    run("--out", tmp_path, "--epochs", 1)
+    path = tmp_path / CHECKPOINT
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    for content in (bytes(raw), bytes(raw[:1000])):
+        path.write_bytes(content)
+        before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+        result = run("--out", tmp_path, "--resume")
+        assert result.exit_code == 2
+        assert "changed after it was written" in words(result) or "truncated" in words(result)
+        assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: "", "there must be 2 epochs, as many as the checkpoint has; came 0"),
+        (lambda text: text.splitlines()[1] + "\n", "line 1 must be of epoch 1; came epoch 2"),
+        (lambda text: "hello\n" + text, "line 1 must be one epoch's record"),
+    ],
+)
+def test_damaged_metrics(tmp_path, damage, message):
+    run("--out", tmp_path, "--epochs", 2)
+    path = tmp_path / METRICS
+    path.write_text(damage(path.read_text()))
+    result = run("--out", tmp_path, "--resume", "--epochs", 3)
+    assert result.exit_code == 2
+    assert message in words(result)
+    assert checkpoints.load(tmp_path / CHECKPOINT).epoch == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--lr", 0.1), "has --lr 0.005; came 0.1"),
+        (("--model", "notes"), "has --model residual_mlp; came notes"),
+        (("--batch-size", 10), "has --batch-size 300; came 10"),
+        (("--seed", 1), "has --seed 0; came 1"),
+        (("--epochs", 3), "--epochs must be at least the 4 that are done; came 3"),
+    ],
+)
+def test_options_that_contradict_the_checkpoint(whole, options, message):
+    before = {p.name: p.read_bytes() for p in whole.iterdir()}
+    result = run("--out", whole, "--resume", *options)
+    assert result.exit_code == 2
+    assert message in words(result)
+    assert {p.name: p.read_bytes() for p in whole.iterdir()} == before
+
+
+def test_options_that_agree_with_the_checkpoint(whole):
+    assert run("--out", whole, "--resume", *FULL, "--lr", 0.005).exit_code == 0
+
+
+def test_other_data_are_refused(tmp_path, monkeypatch, whole):
+    from manual_bp.training import data
+
+    right = data.digits()
+    monkeypatch.setattr(data, "digits", lambda: data.Dataset("digits", right.x.flip(0), right.labels, right.image))
+    result = run("--out", whole, "--resume")
+    assert result.exit_code == 2
+    assert "the data must be those with which the run began" in words(result)
+
+
+def test_a_run_is_not_overwritten(whole):
+    before = {p.name: p.read_bytes() for p in whole.iterdir()}
+    result = run("--out", whole, *FULL)
+    assert result.exit_code == 2
+    assert "Add --resume to go on with it" in words(result)
+    assert {p.name: p.read_bytes() for p in whole.iterdir()} == before
+
+
+def test_two_processes_in_one_folder(tmp_path):
+    from manual_bp.training.run import alone
+
+    with alone(tmp_path):
+        result = run("--out", tmp_path, "--epochs", 1)
+    assert result.exit_code == 2
+    assert "another process is training into it" in words(result)
+    assert run("--out", tmp_path, "--epochs", 1).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--model", "transformer"), "--model must be one of"),
+        (("--data", "/nowhere"), "folder with IDX files"),
+        (("--optimizer", "lion"), "--optimizer must be one of"),
+        (("--dtype", "bfloat16"), "--dtype must be float32 or float64"),
+        (("--lr", -1), "lr must be a finite number and not negative"),
+        (("--dropout", 0.1), "--dropout is for --model residual_mlp"),
+        (("--model", "residual_mlp", "--dropout", 1), "dropout must be a probability"),
+        (("--epochs", 0), "epochs"),
+        (("--resume",), "--resume needs --out"),
+        (("--resume", "--out", "/nowhere/run"), "is no folder"),
+        (("--out", "/proc/run"), "--out must name a folder that can be made"),
+    ],
+)
+def test_bad_usage_is_status_2(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    result = run(*arguments)
+    assert result.exit_code == 2, result.output
+    assert message in words(result)
+    assert not list(tmp_path.iterdir())
+
+
+def test_verify_judges_every_step(tmp_path):
+    result = run("--out", tmp_path, "--model", "residual_mlp", "--epochs", 2, "--batch-size", 700, "--verify")
+    assert result.exit_code == 0, result.output
+    assert "4 of 4 steps judged against torch, each from the same state: worst error / allowance 0." in words(result)
+    assert "every step agrees" in result.output
+    unverified = run("--out", tmp_path, "--resume", "--epochs", 3)
+    assert unverified.exit_code == 0
+    again = run("--out", tmp_path, "--resume", "--epochs", 4, "--verify")
+    assert "6 of 8 steps judged against torch, each from the same state (2 others ran without --verify)" in words(again)
+
+
+def test_verify_does_not_change_the_run(tmp_path, whole):
+    assert run("--out", tmp_path, *FULL, "--verify").exit_code == 0
+    same(tmp_path, whole)
+
+
+def test_verify_fails_for_a_wrong_backward(tmp_path, monkeypatch):
+    page = bp.relu.page
+    right = page.backward
+    monkeypatch.setattr(page, "backward", lambda residuals, dy: tuple(1.001 * d for d in right(residuals, dy)))
+    result = run("--out", tmp_path, "--epochs", 1, "--batch-size", 700, "--verify")
+    assert result.exit_code == 1
+    assert "first disagreement in step 1 at activation2: the backward of relu is wrong by itself" in words(result)
+    monkeypatch.undo()
+    again = run("--out", tmp_path, "--resume", "--epochs", 2, "--verify")
+    assert again.exit_code == 1
+    assert "first disagreement in step 1" in words(again)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_the_right_to_write(tmp_path):
+    tmp_path.chmod(0o500)
+    assert run("--out", tmp_path / "run").exit_code == 2
