@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import random
 import shlex
 import signal
@@ -142,7 +141,7 @@ def test_killed_on_either_side_of_the_checkpoint(tmp_path, monkeypatch, whole, a
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_the_state_and_prints_the_command(tmp_path, number):
-    options = ["--epochs", "400", "--patience", "0", "--batch-size", "8"]
+    options = ["--epochs", "400", "--patience", "0", "--batch-size", "32"]
     process = subprocess.Popen([*MODULE, "--out", str(tmp_path / "a run"), *options], stdout=subprocess.PIPE, text=True)
     while "epoch   2" not in process.stdout.readline():
         pass
@@ -154,7 +153,7 @@ def test_a_signal_saves_the_state_and_prints_the_command(tmp_path, number):
     assert command == f"manual-bp train --out '{tmp_path}/a run' --resume"
     found = checkpoints.load(tmp_path / "a run" / CHECKPOINT)
     assert f"after step {found.state.steps};" in said
-    assert found.state.steps >= found.epoch * 158 > 0  # 158 mini-batches an epoch
+    assert found.state.steps >= found.epoch * 40 > 0  # 40 mini-batches an epoch
     target = found.epoch + 1
     result = CliRunner().invoke(app, [*shlex.split(command)[1:], "--epochs", str(target)])
     assert result.exit_code == 0, result.output
@@ -319,9 +318,13 @@ def test_verify_judges_every_step(tmp_path):
     assert "6 of 8 steps judged against torch, each from the same state (2 others ran without --verify)" in words(again)
 
 
-def test_verify_does_not_change_the_run(tmp_path, whole):
-    assert run("--out", tmp_path, *FULL, "--verify").exit_code == 0
-    same(tmp_path, whole)
+def test_verify_does_not_change_the_run(tmp_path):
+    options = ("--epochs", 2, "--batch-size", 500, "--augment")
+    assert run("--out", tmp_path / "judged", *options, "--verify").exit_code == 0
+    assert run("--out", tmp_path / "plain", *options).exit_code == 0
+    judged, plain = (checkpoints.load(tmp_path / name / CHECKPOINT) for name in ("judged", "plain"))
+    assert judged.verified["steps"] == 6
+    assert all(torch.equal(judged.state.params[name], p) for name, p in plain.state.params.items())
 
 
 def test_verify_fails_for_a_wrong_backward(tmp_path, monkeypatch):
@@ -335,9 +338,3 @@ def test_verify_fails_for_a_wrong_backward(tmp_path, monkeypatch):
     again = run("--out", tmp_path, "--resume", "--epochs", 2, "--verify")
     assert again.exit_code == 1
     assert "first disagreement in step 1" in words(again)
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_without_the_right_to_write(tmp_path):
-    tmp_path.chmod(0o500)
-    assert run("--out", tmp_path / "run").exit_code == 2

@@ -53,7 +53,9 @@ def train(
     ] = None,
     augment: Annotated[
         bool | None,
-        typer.Option("--augment", help="Shift, turn and scale the training images at random.", show_default=False),
+        typer.Option(
+            "--augment", help="Turn, scale, shift the training images at random, and add noise.", show_default=False
+        ),
     ] = None,
     patience: Annotated[
         int | None,

@@ -37,10 +37,14 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "adam": adam,
     "adamw": adamw,
 }
-# What reached the best validation loss on the digits with each optimiser, among 1, 2 and 5 times powers of ten.
+# Of three each on the digits, three seeds, the one of the lowest validation loss; but for adam with 0.01, whose loss is
+# lower still and jumps: it stopped one run of five at 89 % of right answers.
 LEARNING_RATES = {"sgd": 0.2, "momentum": 0.05, "adam": 0.005, "adamw": 0.005}
-# A pixel or two on images of 8 to 28 pixels, and the turns and sizes of a careful hand.
-AUGMENTATION: dict[str, Any] = {"shift": 1, "rotate": 10.0, "scale": 1.1}
+# The turns and sizes of a careful hand, and some noise.  On the digits: 98.8 % right instead of 98.2 (three seeds).
+AUGMENTATION: dict[str, Any] = {"rotate": 10.0, "scale": 1.1, "noise": 0.05}
+# Images are also shifted by their length over this, rounded down: two pixels of 28, none of 8, where one is a stroke's
+# width and cost 3 % of accuracy.
+LENGTH_PER_SHIFT = 14
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,8 @@ class Run:
         self.dtype = dtype
         self.training, self.validation, self.test = split(data, c.seed, dtype=dtype)
         self.batches = MiniBatches(len(self.training.x), c.batch_size, c.seed)
-        self.augment: Augment | None = partial(augment, image=data.image, **AUGMENTATION) if c.augment else None
+        changes = {**AUGMENTATION, "shift": min(data.image) // LENGTH_PER_SHIFT}
+        self.augment: Augment | None = partial(augment, image=data.image, **changes) if c.augment else None
         self.early = EarlyStopping(c.patience) if c.patience else None
         self.data_digest = digest_of(data)
         self._fresh = self.step.init(torch.Generator().manual_seed(c.seed), dtype=dtype)
