@@ -17,6 +17,7 @@ from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.diagnosis import Record, diagnose
 from manual_bp.oracle.errors import errors
 from manual_bp.oracle.evidence import Evidence, certified_module, evidence, generated_evidence
+from manual_bp.oracle.pattern import pattern
 from manual_bp.oracle.report import Mismatch, Report, Worst
 from manual_bp.rule import DTYPES, RULES, Rule, Vjp
 
@@ -349,6 +350,7 @@ class _Comparison:
             float(got.reshape(-1)[worst]),
             float(ulps.reshape(-1)[worst]),
             float(ratio.reshape(-1)[worst]),
+            pattern(ratio > 1, expected, got, allowance),
         )
         if kind in NOTES and not self.strict:
             self.report.notes.append(str(mismatch))

@@ -208,6 +208,7 @@ def _row(m: Mismatch) -> dict[str, str]:
         "got": "" if m.got is None else f"{m.got:.9g}",
         "ulps": _number(m.ulps),
         "ratio": _number(m.error_over_allowance),
+        "pattern": m.pattern,
         "detail": m.detail,
     }
 
@@ -402,7 +403,7 @@ def _picture(m: Mismatch, ratio: Tensor, source: str, number: int) -> Picture:
     count = int((ratio > 1).sum())
     caption = (
         f"{m.argument} in case {m.case!r}, shape {tuple(ratio.shape)}: {count} of {ratio.numel()} elements are beyond "
-        f"their allowance (outlined). Expected values: {source}."
+        f"their allowance (outlined): {m.pattern or 'scattered'}. Expected values: {source}."
     )
     if ratio.ndim > 2:
         caption += " Rows are all axes but the last, flattened."
@@ -411,7 +412,7 @@ def _picture(m: Mismatch, ratio: Tensor, source: str, number: int) -> Picture:
     svg = draw(cells, blocks)
     # None of the picture's text is a candidate's, and matplotlib escapes.
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>p{number}-", svg)  # two pictures on one page
-    label = f"heat map of error over allowance of {m.argument}: {count} of {ratio.numel()} elements are wrong"
+    label = f"heat map of error over allowance of {m.argument}: {count} of {ratio.numel()} wrong; {m.pattern}"
     return Picture(Markup(svg), caption, label)
 
 

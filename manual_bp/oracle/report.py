@@ -19,6 +19,7 @@ class Mismatch:
     argument: "y" or the name of a cotangent, such as "dweight".
     index: of the worst element, or None where the mismatch is not about an element.
     ulps: error in units of the last place of the expected value.
+    pattern: where the wrong elements of this argument lie, in words (see `manual_bp.oracle.pattern`).
     """
 
     kind: str
@@ -30,6 +31,7 @@ class Mismatch:
     got: float | None = None
     ulps: float | None = None
     error_over_allowance: float | None = None
+    pattern: str = ""
 
     def __str__(self) -> str:
         where = f"{self.argument}{list(self.index) if self.index else ''} in case {self.case!r}"
@@ -37,7 +39,8 @@ class Mismatch:
             return f"{self.kind}: {where}: {self.detail}"
         return (
             f"{self.kind}: {where}: expected {self.expected:.9g}, got {self.got:.9g}; {self.ulps:.3g} ulp, "
-            f"{self.error_over_allowance:.3g} times the allowance{'; ' + self.detail if self.detail else ''}"
+            f"{self.error_over_allowance:.3g} times the allowance"
+            f"{'; ' + self.pattern if self.pattern else ''}{'; ' + self.detail if self.detail else ''}"
         )
 
 

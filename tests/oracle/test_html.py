@@ -212,3 +212,11 @@ def test_index(tmp_path):
     assert parsed.links == ["b.html", "a.html"]
     assert "1 failed, 1 passed" in page
     assert "a&lt;i&gt;" in page
+
+
+def test_the_pattern_stands_in_the_table_and_under_the_picture():
+    report = compare(last_row_wrong, "elu")
+    page = to_html(report, "elu", last_row_wrong)
+    worst = max(report.mismatches, key=lambda m: m.error_over_allowance)
+    assert worst.pattern
+    assert page.count(worst.pattern) >= 3  # in the table, in the caption and in the picture's label
