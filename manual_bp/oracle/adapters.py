@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from types import ModuleType
+from collections.abc import Callable, Iterable
+from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 import torch.utils.dlpack
 from torch import Tensor
 
+from manual_bp.oracle.calling import call_with
 from manual_bp.rule import Vjp
 
 KINDS = ("torch", "numpy", "jax")
@@ -23,37 +24,70 @@ def from_functions(forward: Callable[..., Any], backward: Callable[..., Any], *,
     arrays: "numpy", "torch" or "jax": what the functions are called with; by default the one of these modules that
         their text refers to, torch if there is none.
     What they return may be of any kind that has `__dlpack__` or the array protocol; a single cotangent need not be in
-    a tuple.  Raises ValueError if several modules are referred to and `arrays` is not given.
+    a tuple.  NumPy functions are also called with arrays of negative strides.
+    Raises ValueError if several modules are referred to and `arrays` is not given.
     """
     kind = arrays or _kind_of(forward, backward)
     if kind not in KINDS:
         raise ValueError(f"from_functions: arrays must be one of {list(KINDS)}; came {kind!r}.")
 
-    def vjp(inputs: tuple[Tensor, ...], dy: Tensor, **hyper: Any) -> tuple[Any, tuple[Any, ...]]:
-        y, cache = forward(*(_to_array(x, kind) for x in inputs), **hyper)
-        grads = backward(_to_array(dy, kind), cache)
-        several = grads if isinstance(grads, tuple | list) else (grads,)
-        return to_tensor(y, dy.device), tuple(to_tensor(g, dy.device) for g in several)
+    def vjp_of(lay_inputs: Lay, lay_dy: Lay) -> Vjp:
+        def vjp(inputs: tuple[Tensor, ...], dy: Tensor, **hyper: Any) -> tuple[Any, tuple[Any, ...]]:
+            returned = call_with(forward, [lay_inputs(_to_array(x, kind)) for x in inputs], hyper)
+            if not (isinstance(returned, tuple | list) and len(returned) == 2):
+                raise TypeError(f"forward must return (y, cache); it returned a {type(returned).__name__}")
+            y, cache = returned
+            grads = backward(lay_dy(_to_array(dy, kind)), cache)
+            several = grads if isinstance(grads, tuple | list) else (grads,)
+            return to_tensor(y, dy), tuple(to_tensor(g, dy) for g in several)
 
-    take_keywords_of(forward, vjp)
-    return vjp
+        take_keywords_of(forward, vjp)
+        return vjp
+
+    found = vjp_of(_as_it_is, _as_it_is)
+    if kind == "numpy":
+        reversed_inputs, reversed_dy = vjp_of(_backwards, _as_it_is), vjp_of(_as_it_is, _backwards)
+        layouts = {"inputs with negative strides": reversed_inputs, "dy with negative strides": reversed_dy}
+        vars(found)["layouts"] = layouts  # for `calling.variants`
+    return found
+
+
+Lay = Callable[[Any], Any]
+
+
+def _as_it_is(x: Any) -> Any:
+    return x
+
+
+def _backwards(x: Any) -> Any:
+    """The same values from memory in which they stand in reverse: all strides are negative, as of x[::-1]."""
+    return np.flip(np.array(np.flip(x), order="C"))
 
 
 def _kind_of(*functions: Callable[..., Any]) -> str:
-    """Which array module the functions' text refers to."""
-    found = {
-        value.__name__.partition(".")[0]
-        for function in functions
-        if inspect.isfunction(function)
-        for name in function.__code__.co_names
-        if isinstance(value := function.__globals__.get(name), ModuleType)
-    }
-    kinds = [kind for kind in KINDS if kind in found]
-    if len(kinds) > 1:
+    """Which array module the functions' text refers to, or else the modules in which they stand."""
+    plain = [_plain(function) for function in functions]
+    named = _kinds(f.__globals__.get(name) for f in plain if f for name in f.__code__.co_names)
+    around = _kinds(value for f in plain if f for value in f.__globals__.values())
+    if len(named) > 1:
         raise ValueError(
-            f"from_functions: the functions refer to {kinds}; pass arrays= to say what they are called with."
+            f"from_functions: the functions refer to {named}; pass arrays= to say what they are called with."
         )
-    return kinds[0] if kinds else "torch"
+    return next(iter(named or (around if len(around) == 1 else ())), "torch")
+
+
+def _kinds(values: Iterable[Any]) -> list[str]:
+    found = {value.__name__.partition(".")[0] for value in values if isinstance(value, ModuleType)}
+    return [kind for kind in KINDS if kind in found]
+
+
+def _plain(function: Any) -> FunctionType | None:
+    """The Python function in what `jax.jit` or functools made, in a method, or in an object that can be called."""
+    while inner := getattr(function, "__wrapped__", None) or getattr(function, "func", None):
+        function = inner
+    function = getattr(function, "__func__", function)
+    function = function if inspect.isfunction(function) else getattr(type(function), "__call__", None)  # noqa: B004
+    return function if isinstance(function, FunctionType) else None
 
 
 def _to_array(x: Tensor, kind: str) -> Any:
@@ -61,23 +95,37 @@ def _to_array(x: Tensor, kind: str) -> Any:
     if kind == "torch":
         return x
     if kind == "numpy":
+        if x.dtype == torch.bfloat16:
+            raise ValueError("NumPy has no bfloat16; check in float32 or float16, or pass arrays='torch'")
         return x.detach().cpu().numpy()
     import jax.numpy
 
+    if x.dtype == torch.float64 and not jax.config.values["jax_enable_x64"]:
+        raise ValueError("JAX computes in float32 unless told otherwise; jax.config.update('jax_enable_x64', True)")
     return jax.numpy.from_dlpack(x.detach().contiguous())
 
 
-def to_tensor(x: Any, device: torch.device) -> Any:
-    """A tensor of whatever array `x` is; None, and what is no array, as it is."""
+def to_tensor(x: Any, like: Tensor) -> Any:
+    """A tensor of whatever array `x` is, where `like` is; None, and what is no array, as it is.
+
+    A Python number has no dtype and gets that of `like`.
+    """
     if x is None or isinstance(x, Tensor):
         return x
-    if isinstance(x, np.ndarray | np.generic | float):
-        return torch.from_numpy(np.array(x)).to(device)  # a copy, as the array may be read-only
+    if isinstance(x, int | float) and not isinstance(x, bool | np.generic):
+        return torch.tensor(x, dtype=like.dtype, device=like.device)
+    if isinstance(x, np.ndarray | np.generic):
+        return torch.from_numpy(_native(np.asarray(x))).to(like.device)
     if hasattr(x, "__dlpack__"):
-        return torch.utils.dlpack.from_dlpack(x).clone().to(device)
+        return torch.utils.dlpack.from_dlpack(x).clone().to(like.device)
     if hasattr(x, "__array__"):
-        return torch.from_numpy(np.array(x)).to(device)
+        return torch.from_numpy(_native(np.asarray(x))).to(like.device)
     return x
+
+
+def _native(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """A copy in the byte order of the machine: an array may be read-only, reversed, or from a file of another one."""
+    return np.array(x, dtype=x.dtype.newbyteorder("="), order="C")
 
 
 def take_keywords_of(function: Callable[..., Any], vjp: Any) -> None:
@@ -91,7 +139,7 @@ def take_keywords_of(function: Callable[..., Any], vjp: Any) -> None:
     named = [
         p.replace(kind=p.KEYWORD_ONLY)
         for p in parameters
-        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in ("inputs", "dy")
+        if p.kind is not p.VAR_POSITIONAL and p.name not in ("inputs", "dy")
     ]
     first = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("inputs", "dy")]
     vjp.__signature__ = inspect.Signature([*first, *named])

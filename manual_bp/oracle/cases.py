@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 import torch
@@ -44,8 +44,13 @@ class Case:
 # Lengths of the axes, in order of appearance: small and distinct, so that no mix-up of two axes goes unnoticed.
 SMALL = (4, 3, 2, 5, 6)
 # Ranks 0 to 4, one element, and sizes that are no multiple of a block.
-RANKS = ((), (1,), (3,), (2, 3), (2, 1, 3), (2, 1, 3, 2), (33, 5), (1000,))
-LENGTHS = (1, 33)
+RANKS = ((), (1,), (3,), (2, 3), (2, 1, 3), (2, 1, 3, 2), (33, 5), (129,), (1000,))
+LENGTHS = (1, 33, 1000)
+OFF_BLOCK = 129
+# Element-wise rules get a case of 4351 x 241 elements, more than 2^20 and a multiple of no block: they hide a single
+# wrong one from any mean.  All rows are alike, so that evidence for one is evidence for all; a row is short enough for
+# two inputs to be certified (see evidence.py), and a prime.
+MANY_ROWS, ROW = 4351, 241
 # For benchmarks.
 LARGE = (16, 16, 512, 512, 512)
 LARGE_ELEMENTS = 2**20
@@ -109,7 +114,8 @@ def generated(rule: Rule, dtype: torch.dtype, device: str = "cpu", seed: int = 0
 
     found = list(cases([Edge("ordinary"), *(edge for edge in rule.edges if not edge.raises)]))
     sizes = [case for case in cases(_sizes(rule)) if _is_defined(rule, case)]
-    return found + sizes + list(_layouts(rule, found[0]))
+    many = [_many(case) for case in cases(_one_row(rule))]
+    return found + sizes + list(_layouts(rule, found[0])) + many
 
 
 def _cast(x: Tensor, dtype: torch.dtype, device: str) -> Tensor:
@@ -133,10 +139,35 @@ def _sizes(rule: Rule) -> Iterator[Edge]:
         else:
             for length in LENGTHS:
                 yield Edge(f"{name} = {length}", sizes={name: length})
+    if len(rule.axis_names) > 1:
+        (a, _), (b, _) = two = list(rule.axis_names.items())[:2]
+        lengths = {name: (OFF_BLOCK,) if variadic else OFF_BLOCK for name, variadic in two}
+        yield Edge(f"{a} and {b} = {OFF_BLOCK}", sizes=lengths)
 
 
-Layout = Literal["transposed", "sliced", "stride 0"]
-LAYOUTS: tuple[Layout, ...] = ("transposed", "sliced", "stride 0")
+def _one_row(rule: Rule) -> Iterator[Edge]:
+    if rule.elementwise:
+        (name,) = rule.axis_names
+        yield Edge(f"{MANY_ROWS * ROW} elements", sizes={name: (ROW,)})
+
+
+def _many(case: Case) -> Case:
+    """A case of one row, repeated."""
+    *inputs, dy = (x.repeat(MANY_ROWS, 1) for x in (*case.inputs, case.dy))
+    return Case(tuple(inputs), dy, case.hyper, case.name)
+
+
+def one_row(case: Case) -> Case | None:
+    """The first row of a case of many rows which are all alike, as in the generated one; else None."""
+    tensors = (*case.inputs, case.dy)
+    if any(x.ndim != 2 or len(x) < MANY_ROWS or not torch.equal(x, x[:1].expand(x.shape)) for x in tensors):
+        return None
+    *inputs, dy = (x[0] for x in tensors)
+    return replace(case, inputs=tuple(inputs), dy=dy)
+
+
+Layout = Literal["transposed", "sliced", "misaligned", "stride 0"]
+LAYOUTS: tuple[Layout, ...] = ("transposed", "sliced", "misaligned", "stride 0")
 # Cotangents and inputs of this size, and of its inverse, show who clips, and who adds an absolute number.
 SCALE = 1e3
 
@@ -149,6 +180,8 @@ def lay_out(x: Tensor, layout: Layout) -> Tensor:
         wide = x.new_empty((*x.shape[:-1], 2 * x.shape[-1] + 1)) if x.ndim else x.new_empty(3)
         view = wide[..., 1::2] if x.ndim else wide[1]
         return view.copy_(x)
+    if layout == "misaligned":  # contiguous, one element off: no multiple of 16 bytes, which vector loads ask for
+        return x.new_empty(x.numel() + 1)[1:].view(x.shape).copy_(x)
     return x[:1].expand(x.shape) if x.ndim else x[None].expand(2)[1]
 
 

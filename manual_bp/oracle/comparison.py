@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,29 +9,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.arithmetic.bounded import Contract, contract_of, widths
+from manual_bp.arithmetic.bounded import Contract, contract_of
+from manual_bp.oracle.calling import Call, call, call_again, passable, require_candidate, variants
 from manual_bp.oracle.cases import NOT_RECORDED, Case, generated
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.diagnosis import Record, diagnose
 from manual_bp.oracle.errors import errors
 from manual_bp.oracle.evidence import Evidence, certified_module, evidence, generated_evidence
+from manual_bp.oracle.kinds import Kinds
 from manual_bp.oracle.pattern import pattern
 from manual_bp.oracle.report import Mismatch, Report, Worst
+from manual_bp.oracle.vacuity import Judged, structurally_zero, untested
 from manual_bp.rule import DTYPES, RULES, Rule, Vjp
 
 NOTES = ("digits", "16-bit")
 """Kinds of mismatch that are notes unless the comparison is strict."""
 
-
-OTHER_PRECISION = {
-    torch.float64: torch.float32,
-    torch.float32: torch.float64,
-    torch.bfloat16: torch.float32,
-    torch.float16: torch.float32,
-}
-ONE = torch.ones((), dtype=torch.float64)
-# A rounding error shrinks with eps, give or take a factor of luck; a wrong formula's does not shrink.
-LUCK = 1000.0
+# Cases of more elements are compared, and left out where the cause of an error is sought: every explanation is computed
+# at every case.
+EXPLAINED = 10**5
 
 
 class GradientMismatch(AssertionError):
@@ -86,7 +80,9 @@ def compare(
         raise ValueError(
             f"dtype must be one of {[str(d) for d in DTYPES]}; came {dtype}. Pass dtype=torch.float32, say."
         )
-    if candidate is None and cases is None:
+    if candidate is not None:
+        require_candidate(candidate)
+    elif cases is None:
         raise ValueError(
             "without a candidate there is nothing to judge; came candidate=None and no cases. Pass recorded cases=."
         )
@@ -98,18 +94,23 @@ def compare(
     else:
         chosen = generated(rule, dtype, device) if cases is None else cases
         found = (evidence(rule, _supplied(rule, case, dtype, device), contract, declared) for case in chosen)
-    comparison = _Comparison(rule, dtype, device, contract, declared, strict)
+    comparison = _Comparison(candidate, rule, dtype, device, contract, declared, strict)
+    first: Evidence | str = ""
     for item in found:
-        comparison.judge_case(candidate, item)
-    return comparison.finish()
+        first = first or item
+        comparison.judge_case(item)
+    if cases is None and isinstance(first, Evidence):
+        for name, variant in variants(candidate).items():
+            comparison.judge_case(replace(first, case=replace(first.case, name=name)), variant)
+    return comparison.finish(generated=cases is None)
 
 
 def rejects(candidate: Vjp, rule: Rule, dtype: torch.dtype, device: str = "cpu") -> bool:
     """Whether the strict comparison finds anything wrong with a candidate; it stops at the first mismatch."""
     contract = contract_of(dtype)
-    comparison = _Comparison(rule, dtype, device, contract, Conventions(), strict=True)
+    comparison = _Comparison(candidate, rule, dtype, device, contract, Conventions(), strict=True)
     for item in generated_evidence(rule, dtype, device, contract):
-        comparison.judge_case(candidate, item)
+        comparison.judge_case(item)
         if comparison.report.mismatches:
             return True
     return False
@@ -158,27 +159,37 @@ class _Comparison:
     """One run of `compare`: gathers a report, case by case."""
 
     def __init__(
-        self, rule: Rule, dtype: torch.dtype, device: str, contract: Contract, conventions: Conventions, strict: bool
+        self,
+        candidate: Vjp | None,
+        rule: Rule,
+        dtype: torch.dtype,
+        device: str,
+        contract: Contract,
+        conventions: Conventions,
+        strict: bool,
     ) -> None:
+        self.candidate = candidate
         self.rule = rule
         self.dtype = dtype
-        self.contract = contract
-        self.conventions = conventions
         self.strict = strict
+        self.kinds = Kinds(rule, dtype, contract, conventions)
         self.report = Report(rule.name, str(dtype).removeprefix("torch."), device)
         self.arguments = ("y", *(f"d{name}" for name in rule.inputs))
         self.required = ("y", *(f"d{name}" for name, spec in rule.inputs.items() if spec.cotangent))
         self.report.worst = {argument: Worst() for argument in self.required}
-        self.tested: set[str] = set()
-        self.candidate: Vjp | None = None
+        self.judged: dict[str, list[Judged]] = {argument: [] for argument in self.required}
+        self.excused: dict[tuple[str, str, str], list[Mismatch]] = {}
         self.records: list[Record] = []
+        self.raised: dict[str, list[str]] = {}
+        self.repeated = False
 
-    def judge_case(self, candidate: Vjp | None, found: Evidence | str) -> None:
+    def judge_case(self, found: Evidence | str, variant: Vjp | None = None) -> None:
+        """Judge the candidate at a case; variant: a way to call it, if not as it is."""
         if isinstance(found, str):
             self.report.not_tested.append(found)
             return
-        case, self.candidate = found.case, candidate
-        results = self._recorded(case) if candidate is None else self._called(candidate, case)
+        case, candidate = found.case, variant or self.candidate
+        results = self._recorded(case) if candidate is None else self._called(candidate, found)
         if results is None:
             return
         self.report.cases += 1
@@ -190,29 +201,50 @@ class _Comparison:
             return
         for argument, got in zip(self.arguments, results, strict=True):
             if got is not NOT_RECORDED and self._fits(argument, found, got):
-                self._judge(argument, found, got, results[1:])
+                self._judge(candidate, argument, found, got, results[1:])
 
-    def finish(self) -> Report:
+    def finish(self, generated: bool) -> Report:
+        """The report.  generated: whether the cases are all that the rule has, and not somebody's choice of them."""
+        report = self.report
         if certified_module() is None:
-            self.report.not_tested.append(
+            report.not_tested.append(
                 "certified truth: python-flint is not installed, so torch in float64 stands for it, and a convention "
                 "at a kink cannot be told from an error; pip install 'manual-bp[truth]'"
             )
-        left_out = [a for a in self.required if self._is_optional(a) and not self.report.worst[a].by_case]
-        self.report.untested_arguments = [a for a in self.required if a not in (*self.tested, *left_out)]
-        why = (
-            "in no case was there anything to tell a right value from a wrong one"
-            if self.report.cases
-            else "no case came so far that a result could be judged"
-        )
-        self.report.not_tested += [f"{a}: {why}" for a in self.report.untested_arguments]
-        wrong = {m.argument for m in self.report.mismatches if m.kind == "wrong"}
+        for text, names in self.raised.items():
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            report.findings.append(f"case {names[0]!r}{more}: {text}")
+        for found in self.excused.values():
+            worst = max(found, key=lambda m: m.error_over_allowance or 0.0)
+            others = f" (and in {len(found) - 1} more cases, less so)" if len(found) > 1 else ""
+            report.notes.append(f"{worst}{others}")
+        for argument in self.required:
+            why = self._untested(argument, generated)
+            if why:
+                report.untested_arguments.append(argument)
+                report.not_tested.append(f"{argument}: {why}")
+        wrong = {m.argument for m in report.mismatches if m.kind == "wrong"}
         if wrong:
+            records = [r for r in self.records if r.evidence.case.dy.numel() <= EXPLAINED]
             try:
-                self.report.diagnoses = diagnose(self.rule, self.candidate, self.records, wrong)
+                report.diagnoses = diagnose(self.rule, self.candidate, records, wrong)
             except Exception as error:  # the verdict stands without it, and the failure is said
-                self.report.notes.append(f"no diagnosis: it raised {type(error).__name__}: {error}")
-        return self.report
+                report.notes.append(f"no diagnosis: it raised {type(error).__name__}: {error}")
+        return report
+
+    def _untested(self, argument: str, generated: bool) -> str:
+        """Why a required argument was not tested; "" if it was, or need not be."""
+        judged = self.judged[argument]
+        if not self.report.cases:
+            return "no case came so far that a result could be judged"
+        if not self.report.worst[argument].by_case and self._is_optional(argument):
+            return ""
+        if generated and structurally_zero(judged):
+            self._note_once(f"{argument}: exactly 0 is due in every case, as it has to be if y does not depend on it")
+            return ""
+        return untested(judged, self.dtype, linear=argument != "y")
+
+    # ------------------------------------------------------------------------------------------------------- results
 
     def _recorded(self, case: Case) -> tuple[Any, ...]:
         y = NOT_RECORDED if case.y is None else case.y
@@ -221,70 +253,37 @@ class _Comparison:
             g if g is None or g is NOT_RECORDED else _tensor(g, self.dtype, self.report.device) for g in (y, *grads)
         )
 
-    def _called(self, candidate: Vjp, case: Case) -> tuple[Any, ...] | None:
-        hyper = self._passable(candidate, case)
-        if hyper is None:
+    def _called(self, candidate: Vjp, found: Evidence) -> tuple[Any, ...] | None:
+        case = found.case
+        hyper = passable(candidate, self.rule, case.hyper)
+        if isinstance(hyper, list):
+            self.report.not_tested.append(f"case {case.name!r}: the candidate takes no {', '.join(hyper)}")
             return None
-        # The candidate gets copies with the same strides, so that whatever it does to them, the case stays as it is.
-        inputs, dy = tuple(_copy(x) for x in case.inputs), _copy(case.dy)
-        try:
-            returned = candidate(inputs, dy, **hyper)
-        except (Exception, SystemExit) as error:
-            trace = traceback.format_exc(limit=-3)
-            self._trap("y", case, f"raised {type(error).__name__}: {error}")
-            self.report.findings.append(f"case {case.name!r}: {trace}")
-            return None
-        for name, given, x in zip((*self.rule.inputs, "dy"), (*inputs, dy), (*case.inputs, case.dy), strict=True):
-            if not torch.equal(_comparable(given), _comparable(x)):
-                self._trap(name, case, "the candidate overwrote its argument")
-        results = self._unpacked(returned, case)
-        if results is not None and case.name == "ordinary":
-            self._compare_two_runs(candidate, case, hyper, results)
-        return results
+        called = call(candidate, self.rule, case, found.expected)
+        self._take_in(called, case)
+        if called.results is not None and not self.repeated and case.dy.numel():
+            self.repeated = True  # once is enough
+            self._take_in(call_again(candidate, self.rule, case, called.results), case)
+        return called.results
 
-    def _compare_two_runs(self, candidate: Vjp, case: Case, hyper: dict[str, Any], first: tuple[Any, ...]) -> None:
-        """Bit for bit; a candidate with atomic additions may differ, which is right but worth knowing."""
-        try:
-            y, grads = candidate(tuple(_copy(x) for x in case.inputs), _copy(case.dy), **hyper)
-        except Exception as error:
-            self._trap("y", case, f"raised {type(error).__name__} when it was called again: {error}")
-            return
-        for argument, a, b in zip(self.arguments, first, (y, *grads), strict=False):
-            if isinstance(a, Tensor) and isinstance(b, Tensor) and not _same_bits(a, b):
-                text = f"{argument} differs between two runs on the same input"
-                if self.strict:
-                    self._trap(argument, case, text)
-                else:
-                    self._note_once(text)
-
-    def _unpacked(self, returned: Any, case: Case) -> tuple[Any, ...] | None:
-        """y and the cotangents in one tuple, if that is what was returned."""
-        if not (isinstance(returned, tuple | list) and len(returned) == 2):
-            self._trap("y", case, f"(y, grads) is due; {_described(returned)} came")
-            return None
-        y, grads = returned
-        if not isinstance(grads, tuple | list):
-            self._trap("y", case, f"grads must be a tuple with one entry per input; {_described(grads)} came")
-            return None
-        if len(grads) != len(self.rule.inputs):
-            self._trap("y", case, f"{len(self.rule.inputs)} cotangents are due, {len(grads)} came")
-            return None
-        return (y, *grads)
-
-    def _passable(self, candidate: Vjp, case: Case) -> dict[str, Any] | None:
-        """The case's hyperparameters, if the candidate's signature takes them all; a default need not be passed."""
-        try:
-            parameters = inspect.signature(candidate).parameters.values()
-        except (ValueError, TypeError):  # a builtin without a signature
-            return dict(case.hyper)
-        if any(p.kind is p.VAR_KEYWORD for p in parameters):
-            return dict(case.hyper)
-        names = {p.name for p in parameters}
-        lacking = {n: v for n, v in case.hyper.items() if n not in names and v != self.rule.defaults.get(n)}
-        if lacking:
-            self.report.not_tested.append(f"case {case.name!r}: the candidate takes no {', '.join(lacking)}")
-            return None
-        return {n: v for n, v in case.hyper.items() if n in names}
+    def _take_in(self, called: Call, case: Case) -> None:
+        """What was seen beside the results; what is right but may harm is a mismatch under strict."""
+        for argument, text in called.traps:
+            self._trap(argument, case, text)
+        if called.raised:
+            self.raised.setdefault(called.raised, []).append(case.name)
+        for argument, text in called.findings:
+            if self.strict:
+                self._trap(argument, case, text)
+            elif text not in self.report.findings:
+                self.report.findings.append(text)
+        for argument, text in called.differences:
+            if self.strict:
+                self._trap(argument, case, text)
+            else:
+                self._note_once(text)
+        for text in called.notes:
+            self._note_once(text)
 
     def _fits(self, argument: str, found: Evidence, got: Any) -> bool:
         """Whether a result is of the right kind at all: there or not, shape, dtype, device."""
@@ -298,7 +297,7 @@ class _Comparison:
             self._note_once(f"{argument} is None: it is optional and was not judged")
             return False
         if not isinstance(got, Tensor):
-            self._trap(argument, case, f"a tensor is due, {'None' if got is None else type(got).__name__} came")
+            self._trap(argument, case, f"a tensor is due, {_described(got)} came")
             return False
         if got.layout is not torch.strided or got.is_quantized:
             self._trap(argument, case, f"a dense tensor is due, one of layout {got.layout} came")
@@ -320,7 +319,9 @@ class _Comparison:
         if text not in self.report.notes:
             self.report.notes.append(text)
 
-    def _judge(self, argument: str, found: Evidence, got: Tensor, grads: Sequence[Any]) -> None:
+    # -------------------------------------------------------------------------------------------------------- values
+
+    def _judge(self, candidate: Vjp | None, argument: str, found: Evidence, got: Tensor, grads: Sequence[Any]) -> None:
         position = self.arguments.index(argument)
         expected, allowance = found.expected[position], found.allowance[position]
         assert expected is not None
@@ -328,18 +329,21 @@ class _Comparison:
         if not expected.numel():
             return
         ratio, ulps = errors(got, expected, allowance, self.dtype)
-        ratio, ulps = self._excused(argument, found, ratio), self._excused(argument, found, ulps)
-        # Something was tested where neither 0 nor a flushed result would have passed.
-        if bool(((expected.abs() > allowance) & (expected.abs() >= torch.finfo(self.dtype).smallest_normal)).any()):
-            self.tested.add(argument)
-        worst = int(torch.argmax(ratio.reshape(-1)))
-        if self._as_declared(found, position, grads, ratio > 1):
+        excused = self._excused(position, found, expected)
+        if bool(excused.any()):
+            ratio, ulps = torch.where(excused, 0, ratio), torch.where(excused, 0, ulps)
+            self.judged[argument].append(Judged(found.case, expected[~excused], allowance[~excused]))
+        else:
+            self.judged[argument].append(Judged(found.case, expected, allowance))
+        beyond = ratio > 1
+        if self.kinds.as_declared(found, position, grads, beyond):
             self._note_once(f"{argument}: at kinks or ties a valid subgradient other than the rule's, as declared")
             return
+        worst = int(torch.argmax(ratio.reshape(-1)))
         self.report.worst[argument].note(float(ratio.max()), float(ulps.max()))
         if float(ratio.reshape(-1)[worst]) <= 1:
             return
-        kind, detail = self._explain(argument, found, got, grads, ratio > 1)
+        kind, detail = self.kinds.kind(candidate, position, found, got, grads, beyond)
         mismatch = Mismatch(
             kind,
             argument,
@@ -350,107 +354,25 @@ class _Comparison:
             float(got.reshape(-1)[worst]),
             float(ulps.reshape(-1)[worst]),
             float(ratio.reshape(-1)[worst]),
-            pattern(ratio > 1, expected, got, allowance),
+            pattern(beyond, expected, got, allowance),
         )
         if kind in NOTES and not self.strict:
-            self.report.notes.append(str(mismatch))
+            self.excused.setdefault((argument, kind, detail), []).append(mismatch)
         else:
             self.report.mismatches.append(mismatch)
 
-    def _excused(self, argument: str, found: Evidence, error: Tensor) -> Tensor:
-        """`error`, with 0 for the gradient at a NaN input, which is not judged."""
-        if argument == "y":
-            return error
-        like = found.case.inputs[self.arguments.index(argument) - 1].cpu()
-        return torch.where(like.isnan(), 0, error) if like.is_floating_point() else error
-
-    def _explain(
-        self, argument: str, found: Evidence, got: Tensor, grads: Sequence[Any], beyond: Tensor
-    ) -> tuple[str, str]:
-        """What kind of mismatch it is, and a few words."""
-        position = self.arguments.index(argument)
-        case, expected = found.case, found.expected[position]
-        kinks = found.kinks[position]
-        assert expected is not None
-        assert kinks is not None
-        error = (got.cpu().double() - expected).abs()
-        if position and bool(kinks[beyond].all()) and self._is_subgradient(found, grads):
-            return "convention", "a valid subgradient, and not the one of the declared convention"
-
-        def within(contract: Contract, formula: Any = None) -> bool:
-            found = widths(self.rule, case.inputs, case.dy, contract, backward=formula, **case.hyper)
-            width = (found.y, *found.grads)[position]
-            assert width is not None
-            # Where a right program may overflow the bound is infinite: nothing can be said there, of a NaN neither.
-            return bool(((error <= width) | width.isinf())[beyond].all())
-
-        narrow = Contract(self.dtype, self.dtype)
-        if self.contract != narrow and within(narrow):
-            return "16-bit", f"right for arithmetic in {self.report.dtype}, not for {self.contract.compute}"
-        for mistake in self.rule.mistakes if position else ():
-            if mistake.loses_digits and (within(self.contract, mistake.backward) or within(narrow, mistake.backward)):
-                return "digits", f"loses digits, as the formula {mistake.name} does"
-        if self._is_rounding(position, found, error, beyond):
-            return "digits", "loses digits: its error shrinks with the precision, as that of a wrong formula would not"
-        return "wrong", ""
-
-    def _is_rounding(self, position: int, found: Evidence, error: Tensor, beyond: Tensor) -> bool:
-        """Whether the candidate's error is rounding error: so much smaller in the finer of two precisions."""
-        if self.candidate is None:
-            return False
-        other = OTHER_PRECISION[self.dtype]
-        case = found.case
-        cast = tuple(x.to(other) if x.is_floating_point() else x for x in (*case.inputs, case.dy))
-        recast = evidence(self.rule, replace(case, inputs=cast[:-1], dy=cast[-1]), contract_of(other), self.conventions)
-        if isinstance(recast, str):
-            return False
-        try:
-            y, grads = self.candidate(tuple(_copy(x) for x in cast[:-1]), _copy(cast[-1]), **case.hyper)
-            there, _ = errors((y, *grads)[position], recast.expected[position], ONE, torch.float64)  # type: ignore[arg-type]
-        except Exception:  # it cannot do that precision: nothing is learnt
-            return False
-        eps, other_eps = torch.finfo(self.dtype).eps, torch.finfo(other).eps
-        fine, coarse = (error, there) if eps < other_eps else (there, error)
-        shrinks = LUCK * min(eps, other_eps) / max(eps, other_eps)
-        return bool((fine <= shrinks * coarse)[beyond].all())
-
-    def _as_declared(self, found: Evidence, position: int, grads: Sequence[Any], beyond: Tensor) -> bool:
-        """Whether all that differs is a kink or tie, where any subgradient was declared and this is one."""
-        kinks = found.kinks[position]
-        if position == 0 or kinks is None or not bool(beyond.any()) or not bool(kinks[beyond].all()):
-            return False
-        return self.conventions.any_subgradient(self.rule) and self._is_subgradient(found, grads)
-
-    def _is_subgradient(self, found: Evidence, grads: Sequence[Any]) -> bool:
-        balls = certified_module()
-        if balls is None or not all(g is None or isinstance(g, Tensor) for g in grads):
-            return False
-        case = found.case
-        inputs = tuple(x.detach().cpu() for x in case.inputs)
-        cpu = tuple(None if g is None else g.detach().cpu() for g in grads)
-        return bool(balls.is_subgradient(self.rule, inputs, case.dy.cpu(), cpu, **case.hyper).passed)
+    def _excused(self, position: int, found: Evidence, like: Tensor) -> Tensor:
+        """Where nothing is judged: the gradient at a NaN input."""
+        x = found.case.inputs[position - 1].cpu() if position else like
+        return x.isnan() if position and x.is_floating_point() else torch.zeros_like(like, dtype=torch.bool)
 
     def _trap(self, argument: str, case: Case, detail: str) -> None:
         self.report.mismatches.append(Mismatch("trap", argument, case.name, detail))
 
 
-def _copy(x: Tensor) -> Tensor:
-    """The same values with the same strides and offset, in memory of its own."""
-    storage = torch.UntypedStorage.clone(x.untyped_storage())  # type: ignore[no-untyped-call]
-    return torch.empty(0, dtype=x.dtype, device=x.device).set_(storage, x.storage_offset(), x.size(), x.stride())
-
-
-def _same_bits(a: Tensor, b: Tensor) -> bool:
-    if (a.shape, a.dtype, a.layout) != (b.shape, b.dtype, b.layout):
-        return False
-    return a.layout is not torch.strided or torch.equal(_comparable(a), _comparable(b))
-
-
-def _comparable(x: Tensor) -> Tensor:
-    """The values with NaN made comparable."""
-    x = x.detach()
-    return torch.nan_to_num(x, nan=12345.0) if x.is_floating_point() else x
-
-
 def _described(value: Any) -> str:
-    return f"a {type(value).__name__}" + (f" of {len(value)}" if isinstance(value, tuple | list) else "")
+    """What came in place of a tensor."""
+    if value is None:
+        return "None"
+    hint = "; wrap functions on arrays with from_functions" if hasattr(value, "__array__") else ""
+    return f"a {type(value).__name__}{hint}"

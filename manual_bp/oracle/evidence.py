@@ -19,7 +19,7 @@ from torch import Tensor
 
 from manual_bp.arithmetic.bounded import Contract, contract_of, widths
 from manual_bp.oracle.candidates import candidate
-from manual_bp.oracle.cases import Case, generated
+from manual_bp.oracle.cases import Case, generated, one_row
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.rule import Rule
 
@@ -54,6 +54,9 @@ class Evidence:
 
 def evidence(rule: Rule, case: Case, contract: Contract, conventions: Conventions = OUR_CONVENTIONS) -> Evidence | str:
     """The evidence at a case, or why there is none."""
+    if rule.elementwise and (row := one_row(case)) is not None:
+        found = evidence(rule, row, contract, conventions)
+        return found if isinstance(found, str) else _repeated(found, case)
     called, case = case, replace(case, hyper=conventions.hyper(rule, case.hyper))
     width = widths(rule, case.inputs, case.dy, contract, **case.hyper)
     autograd = _autograd(rule, case)
@@ -74,8 +77,17 @@ def evidence(rule: Rule, case: Case, contract: Contract, conventions: Convention
     expected, allowance = conventions.at_kinks(rule, case, expected, allowance, kinks, contract.storage)
     if certified is None:
         return Evidence(called, expected, allowance, kinks, "torch.autograd in float64")
-    dispute = "" if isinstance(autograd, str) else _dispute(rule, case, certified[0], autograd[0])
+    dispute = "" if isinstance(autograd, str) else _dispute(certified[0], autograd[0])
     return Evidence(called, expected, allowance, kinks, "certified truth", dispute)
+
+
+def _repeated(found: Evidence, case: Case) -> Evidence:
+    """What holds for one row of an element-wise rule holds for every row that is like it."""
+    expected, allowance, kinks = (
+        tuple(None if x is None else x.expand(case.dy.shape) for x in values)
+        for values in (found.expected, found.allowance, found.kinks)
+    )
+    return replace(found, case=case, expected=expected, allowance=allowance, kinks=kinks)
 
 
 def generated_evidence(
@@ -102,7 +114,7 @@ _Part = tuple[Tensor, Tensor] | None
 """One expected tensor (nan where it is not known) and its own width."""
 
 
-def _dispute(rule: Rule, case: Case, certified: _Part, autograd: _Part) -> str:
+def _dispute(certified: _Part, autograd: _Part) -> str:
     """Whether the page's forward, of which truth is the derivative, and torch's are two functions.
 
     Only the values are compared: where they agree, truth is the derivative of torch's function as well, and torch's own
@@ -110,8 +122,8 @@ def _dispute(rule: Rule, case: Case, certified: _Part, autograd: _Part) -> str:
     """
     assert certified is not None
     assert autograd is not None
-    width = widths(rule, case.inputs, case.dy, contract_of(torch.float64), **case.hyper).y
-    beyond = (certified[0] - autograd[0]).abs() > certified[1] + autograd[1] + width
+    # torch's own width twice: once for torch, once for the page in float64, which is another program.
+    beyond = (certified[0] - autograd[0]).abs() > certified[1] + 2 * autograd[1]
     if not bool(beyond.any()):
         return ""
     index = tuple(beyond.nonzero()[0].tolist())

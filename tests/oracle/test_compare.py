@@ -51,7 +51,7 @@ def test_wrong_value_is_seen():
         (lambda g: g[..., None], "shape must be"),
         (lambda g: g.double(), "dtype must be torch.float32; came torch.float64"),
         (lambda g: None, "a tensor is due, None came"),
-        (lambda g: g.numpy(), "a tensor is due, ndarray came"),
+        (lambda g: g.numpy(), "a tensor is due, a ndarray; wrap functions on arrays with from_functions came"),
         (lambda g: g.sum(), "shape must be"),
     ],
     ids=["shape", "dtype", "None", "array", "scalar"],
@@ -78,7 +78,7 @@ def test_exception_is_a_finding():
 
 def test_number_of_cotangents():
     report = compare(lambda inputs, dy: (bp.linear.vjp(inputs, dy)[0], bp.linear.vjp(inputs, dy)[1][:2]), "linear")
-    assert "3 cotangents are due, 2 came" in str(report)
+    assert "3 cotangents are due, (dx, dweight, dbias), 2 came" in str(report)
 
 
 def test_overwritten_argument_is_a_trap_and_is_restored():
@@ -292,7 +292,7 @@ def test_optional_cotangent_is_a_note():
 
 def test_bare_tensor_for_grads():
     report = compare(lambda inputs, dy, alpha=1.0: (inputs[0], dy), "elu")
-    assert "grads must be a tuple with one entry per input; a Tensor came" in str(report)
+    assert "grads must be a tuple with one entry per input, (dx); a Tensor came: put it into a tuple" in str(report)
 
 
 def test_recorded_lists_in_float64():

@@ -1,0 +1,224 @@
+"""Calling a candidate: it gets copies, whatever it raises is a finding, and what it does beside its results is seen."""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manual_bp.oracle.cases import Case
+from manual_bp.oracle.memory import copy, overlap, shares_elements
+from manual_bp.rule import Rule, Vjp
+
+DUE = "a candidate is vjp(inputs, dy, **hyper) -> (y, grads)"
+WRAP = {
+    "torch.nn.modules.module.Module": "Wrap it: torch_ref.vjp({}) is a candidate.",
+    "torch.autograd.function.Function": "Wrap it: torch_ref.vjp({}.apply) is a candidate.",
+}
+
+
+def require_candidate(candidate: Any) -> None:
+    """Raise ValueError, saying what to wrap it with, if it is a module, an autograd function or nothing callable."""
+    kind = candidate if isinstance(candidate, type) else type(candidate)
+    takes_dy = "dy" in (parameters_of(getattr(candidate, "forward", candidate)) or {})
+    for base in kind.__mro__:
+        remedy = WRAP.get(f"{base.__module__}.{base.__qualname__}")
+        if remedy and not (takes_dy and kind is not candidate):  # a module may be a Vjp all the same
+            made = f"{kind.__name__}()" if "Module" in base.__name__ else kind.__name__
+            raise ValueError(f"{DUE}; came the {base.__name__} {kind.__name__}. {remedy.format(made)}")
+    if not callable(candidate):
+        raise ValueError(f"{DUE}; came a {kind.__name__}. Pass a function, or None and recorded cases=.")
+
+
+@dataclass
+class Call:
+    """What one call came to.
+
+    results: y and then one entry per input, copied; None if it did not get so far.
+    traps: argument and words, of what is wrong.  findings: what is right and may harm its user; differences: between
+        two runs.  notes: what is usual, in words.
+    raised: the traceback; empty if it returned.
+    """
+
+    results: tuple[Any, ...] | None = None
+    traps: list[tuple[str, str]] = field(default_factory=list)
+    findings: list[tuple[str, str]] = field(default_factory=list)
+    differences: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    raised: str = ""
+
+
+def call(candidate: Vjp, rule: Rule, case: Case, reference: Sequence[Tensor | None] = ()) -> Call:
+    """Call a candidate at a case.  reference: expected values, which it must not return themselves."""
+    found, raw, given = _call(candidate, rule, case)
+    if raw is not None:
+        _see_memory(rule, raw, given, reference, found)
+        found.results = tuple(_kept(x) for x in raw)
+    return found
+
+
+def call_again(candidate: Vjp, rule: Rule, case: Case, first: tuple[Any, ...]) -> Call:
+    """Two more calls: on the same input, which must give the same bits, and on the negated cotangent, which must leave
+    alone what the call before returned.  first: the results of `call` at this case."""
+    found, raw, _ = _call(candidate, rule, case)
+    if found.raised:
+        found.traps = [(a, f"{text}, when it was called again") for a, text in found.traps]
+    if raw is None:
+        return found
+    arguments = _arguments(rule)
+    kept = tuple(_kept(x) for x in raw)
+    for argument, a, b in zip(arguments, first, kept, strict=True):
+        if isinstance(a, Tensor) and isinstance(b, Tensor) and not _same_bits(a, b):
+            found.differences.append((argument, f"{argument} differs between two runs on the same input"))
+    _, after, _ = _call(candidate, rule, Case(case.inputs, -case.dy, case.hyper, case.name))
+    for argument, x, before, later in zip(arguments, raw, kept, after or (None,) * len(raw), strict=True):
+        if not isinstance(x, Tensor) or x.layout is not torch.strided:
+            continue
+        if not _same_bits(x, before):
+            words = "returned in memory that the next call overwrote: whoever keeps it over a call loses it"
+            found.findings.append((argument, f"{argument} was {words}"))
+        elif argument != "y" and isinstance(later, Tensor) and shares_elements(x, later) and bool((x != 0).any()):
+            words = "the very tensor of an earlier call, though dy was another; it is cached, and nothing was tested"
+            found.traps.append((argument, words))
+    return found
+
+
+def variants(candidate: Any) -> dict[str, Vjp]:
+    """Other ways to call a candidate, by name: its adapter may know layouts that no tensor has."""
+    return dict(getattr(candidate, "layouts", {}))
+
+
+def passable(candidate: Callable[..., Any], rule: Rule, hyper: Mapping[str, Any]) -> dict[str, Any] | list[str]:
+    """The hyperparameters to pass: all of them if the signature takes them; a default need not be taken.  The names of
+    those that it lacks, if it lacks any."""
+    parameters = parameters_of(candidate)
+    if parameters is None or any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return dict(hyper)
+    lacking = [n for n, v in hyper.items() if n not in parameters and v != rule.defaults.get(n)]
+    return lacking or {n: v for n, v in hyper.items() if n in parameters}
+
+
+def parameters_of(function: Any) -> Mapping[str, inspect.Parameter] | None:
+    """The parameters of a callable; None of a builtin that does not say."""
+    try:
+        return inspect.signature(function).parameters
+    except (ValueError, TypeError):
+        return None
+
+
+def call_with(function: Callable[..., Any], arguments: Sequence[Any], hyper: Mapping[str, Any]) -> Any:
+    """Call with hyperparameters by name, or by position where the signature wants that."""
+    parameters = list((parameters_of(function) or {}).values())[len(arguments) :]
+    positional = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY and p.name in hyper]
+    named = {name: value for name, value in hyper.items() if name not in positional}
+    return function(*arguments, *(hyper[name] for name in positional), **named)
+
+
+# -------------------------------------------------------------------------------------------------------- one call
+
+
+def _call(candidate: Vjp, rule: Rule, case: Case) -> tuple[Call, tuple[Any, ...] | None, dict[str, Tensor]]:
+    """What happened, what came (y and one entry per input) and the copies that were given."""
+    found = Call()
+    hyper = passable(candidate, rule, case.hyper)
+    assert isinstance(hyper, dict)
+    own = dict(zip((*rule.inputs, "dy"), (*case.inputs, case.dy), strict=True))
+    given = {name: copy(x) for name, x in own.items()}  # so that whatever it does to them, the case stays as it is
+    *inputs, dy = given.values()
+    try:
+        returned = call_with(candidate, (tuple(inputs), dy), hyper)
+    except (Exception, SystemExit) as error:
+        found.raised = traceback.format_exc(limit=-3)
+        found.traps.append(("y", f"raised {type(error).__name__}: {error}"))
+        return found, None, given
+    for name, x in own.items():
+        if not _same_bits(given[name], x):
+            found.traps.append((name, "the candidate overwrote its argument"))
+    fault = _fault(returned, rule)
+    if fault:
+        found.traps.append(("y", fault))
+        return found, None, given
+    y, grads = returned
+    return found, (y, *grads), given
+
+
+def _fault(returned: Any, rule: Rule) -> str:
+    """What is wrong with the form of what was returned; "" if it is y and a tuple of cotangents."""
+    names = ", ".join(f"d{name}" for name in rule.inputs)
+    due = f"(y, ({names}{',' if len(rule.inputs) == 1 else ''}))"
+    if not isinstance(returned, tuple | list):
+        return f"(y, grads) is due, that is {due}; {_described(returned)} came"
+    if len(returned) != 2:
+        return f"(y, grads) is due, that is {due}; {_described(returned)} came"
+    _, grads = returned
+    if isinstance(grads, Tensor):
+        one = "put it into a tuple" if len(rule.inputs) == 1 else "return one entry per input"
+        return f"grads must be a tuple with one entry per input, ({names}); a Tensor came: {one}"
+    if not isinstance(grads, tuple | list):
+        return f"grads must be a tuple with one entry per input, ({names}); {_described(grads)} came"
+    if len(grads) != len(rule.inputs):
+        return f"{len(rule.inputs)} cotangents are due, ({names}), {len(grads)} came"
+    return ""
+
+
+def _described(value: Any) -> str:
+    return f"a {type(value).__name__}" + (f" of {len(value)}" if isinstance(value, tuple | list | dict) else "")
+
+
+# ---------------------------------------------------------------------------------------------------------- memory
+
+
+def _see_memory(
+    rule: Rule, raw: Sequence[Any], given: Mapping[str, Tensor], reference: Sequence[Tensor | None], found: Call
+) -> None:
+    """Which results share memory, with what was given, with one another, or with the reference."""
+    arguments = _arguments(rule)
+    strided = {a: x for a, x in zip(arguments, raw, strict=True) if isinstance(x, Tensor)}
+    strided = {a: x for a, x in strided.items() if x.layout is torch.strided and x.numel()}
+    is_dy = []
+    for position, (argument, x) in enumerate(strided.items()):
+        if any(shares_elements(x, e) for e in reference if e is not None):
+            found.traps.append((argument, "it is the reference's own tensor: nothing was tested"))
+        if overlap(x):
+            found.notes.append(
+                f"{argument} is expanded: its elements share memory, so that writing into it fails or changes others"
+            )
+        for name, other in given.items():
+            if not shares_elements(x, other):
+                continue
+            if name == "dy" and argument != "y":
+                is_dy.append(argument)
+                found.notes.append(f"{argument} shares memory with dy: adding to one in place changes the other")
+            elif argument == "y":
+                found.notes.append(f"y shares memory with {name}: writing into y changes what backward is due for")
+            else:
+                words = f"{argument} shares memory with {name}: adding to the gradient in place changes the input"
+                found.findings.append((argument, words))
+        for other_argument, other in list(strided.items())[:position]:
+            if shares_elements(x, other) and not {argument, other_argument} <= set(is_dy):
+                words = f"{other_argument} and {argument} share memory: adding to one in place changes the other"
+                found.findings.append((argument, words))
+
+
+def _arguments(rule: Rule) -> tuple[str, ...]:
+    return ("y", *(f"d{name}" for name in rule.inputs))
+
+
+def _kept(x: Any) -> Any:
+    """A result in memory of its own: the candidate may go on writing into what it returned."""
+    return x.detach().clone() if isinstance(x, Tensor) and x.layout is torch.strided and not x.is_quantized else x
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    """Bit for bit, but for the sign of 0 and what a NaN holds."""
+    if (a.shape, a.dtype, a.layout) != (b.shape, b.dtype, b.layout):
+        return False
+    if a.layout is not torch.strided or a.is_quantized:
+        return a.layout is b.layout
+    a, b = a.detach(), b.detach()
+    return torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())

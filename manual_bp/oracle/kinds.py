@@ -1,0 +1,232 @@
+"""What a mismatch is, if it is not simply wrong: another convention, arithmetic in 16 bits, or lost digits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from manual_bp.arithmetic.bounded import Contract, contract_of, widths
+from manual_bp.oracle.calling import call
+from manual_bp.oracle.cases import Case, one_row
+from manual_bp.oracle.conventions import Conventions
+from manual_bp.oracle.errors import errors
+from manual_bp.oracle.evidence import Evidence, Values, certified_module, evidence
+from manual_bp.oracle.memory import copy, whole
+from manual_bp.rule import Rule, Vjp
+
+OTHER_PRECISION = {
+    torch.float64: torch.float32,
+    torch.float32: torch.float64,
+    torch.bfloat16: torch.float32,
+    torch.float16: torch.float32,
+}
+ONE = torch.ones((), dtype=torch.float64)
+# A rounding error shrinks with eps, give or take a factor of luck; a wrong formula's does not shrink.
+LUCK = 1000.0
+# Whether an error is systematic is seen in as many more runs, at other numbers of the same sign and size.
+RUNS = 8
+VARIED = 1 / 2
+# The rounding of a constant has the same sign in all runs; a formula has a few constants.
+FEW_ROUNDINGS = 4
+# A random error keeps its sign in 8 runs with probability 1/256.
+CHANCE = 1 / 16
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """Tells the kind of a mismatch of one rule, under what was declared."""
+
+    rule: Rule
+    dtype: torch.dtype
+    contract: Contract
+    conventions: Conventions
+    _known: dict[Any, tuple[Case, Values]] = field(default_factory=dict)
+
+    def kind(
+        self,
+        candidate: Vjp | None,
+        position: int,
+        found: Evidence,
+        got: Tensor,
+        grads: Sequence[Any],
+        beyond: Tensor,
+    ) -> tuple[str, str]:
+        """Its kind and a few words.
+
+        candidate: None for recorded results, else called again.  position: 0 for y, from 1 on the inputs.  got, grads:
+        what it returned there, and all its cotangents.  beyond: the elements that are wrong.
+        """
+        case, expected, kinks = found.case, found.expected[position], found.kinks[position]
+        assert expected is not None
+        assert kinks is not None
+        error = (got.cpu().double() - expected).abs()
+        if position and bool(kinks[beyond].all()) and self.is_subgradient(found, grads):
+            return "convention", "a valid subgradient, and not the one of the declared convention"
+        judged, largest, where = case, error, beyond
+        if self.rule.elementwise and (row := one_row(case)) is not None:  # all rows alike: the largest error stands
+            judged, largest, where = row, torch.where(beyond, error, 0).amax(0), beyond.any(0)
+
+        def within(contract: Contract, formula: Any = None) -> bool:
+            width = self.widths_of(judged, contract, formula)[position]
+            assert width is not None
+            # Where a right program may overflow the bound is infinite: nothing can be said there, of a NaN neither.
+            return bool(((largest <= width) | width.isinf())[where].all())
+
+        again = _Again(self, candidate, position, case, error, beyond)
+        narrow = Contract(self.dtype, self.dtype)
+        if self.contract != narrow and within(narrow) and again.is_narrow():
+            return "16-bit", f"right for arithmetic in {self._name}, not for {self.contract.compute}"
+        for mistake in self.rule.mistakes if position else ():
+            fits = mistake.loses_digits and (
+                within(self.contract, mistake.backward) or within(narrow, mistake.backward)
+            )
+            if fits and (self.contract == narrow or again.is_narrow(mistake.backward)):
+                return "digits", f"loses digits, as the formula {mistake.name} does"
+        if again.is_rounding():
+            return "digits", "loses digits: its error shrinks with the precision, as that of a wrong formula would not"
+        return "wrong", ""
+
+    def widths_of(self, case: Case, contract: Contract, formula: Any) -> Values:
+        """The widths at a case, kept for the case's other arguments."""
+        key = (case.name, contract, formula)
+        if key not in self._known or self._known[key][0] is not case:
+            found = widths(self.rule, case.inputs, case.dy, contract, backward=formula, **case.hyper)
+            self._known[key] = (case, (found.y, *found.grads))
+        return self._known[key][1]
+
+    @property
+    def _name(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+    def as_declared(self, found: Evidence, position: int, grads: Sequence[Any], beyond: Tensor) -> bool:
+        """Whether all that differs is a kink or tie, where any subgradient was declared and this is one."""
+        kinks = found.kinks[position]
+        if position == 0 or kinks is None or not bool(beyond.any()) or not bool(kinks[beyond].all()):
+            return False
+        return self.conventions.any_subgradient(self.rule) and self.is_subgradient(found, grads)
+
+    def is_subgradient(self, found: Evidence, grads: Sequence[Any]) -> bool:
+        """Whether the cotangents are a subgradient at the case, as far as that can be certified."""
+        balls = certified_module()
+        if balls is None or not all(g is None or isinstance(g, Tensor) for g in grads):
+            return False
+        case = found.case
+        inputs = tuple(x.detach().cpu() for x in case.inputs)
+        cpu = tuple(None if g is None else g.detach().cpu() for g in grads)
+        return bool(balls.is_subgradient(self.rule, inputs, case.dy.cpu(), cpu, **case.hyper).passed)
+
+
+@dataclass(frozen=True)
+class _Again:
+    """Calls a candidate again, to learn whether its error at a case is that of rounding or of the formula."""
+
+    kinds: Kinds
+    candidate: Vjp | None
+    position: int
+    case: Case
+    error: Tensor
+    beyond: Tensor
+
+    def is_narrow(self, formula: Any = None) -> bool:
+        """Whether an error that 16-bit arithmetic may make (of `formula`, if it is not the page's) is of that origin.
+
+        The same program at the same numbers in float32 is right then, where it can be called so.  Recorded results
+        cannot be called: there the bound has to do.
+        """
+        if self.candidate is None:
+            return True
+        case = _cast(self.case, torch.float32)
+        there = self._at(case, torch.float32)
+        if there is None or torch.equal(there.got, there.got.to(self.kinds.dtype).double()):
+            return not self._is_systematic()  # it cannot do float32, or computes in 16 bits whatever comes
+        wrong = (there.ratio > 1) & (there.error > self._shrunk(self.error, torch.float32)) & self.beyond
+        if formula is not None and bool(wrong.any()):
+            width = self.kinds.widths_of(case, contract_of(torch.float32), formula)[self.position]
+            assert width is not None
+            wrong &= there.error > width
+        return not bool(wrong.any())
+
+    def is_rounding(self) -> bool:
+        """Whether the error is so much smaller in the finer of two precisions, and varies like a rounding error."""
+        if self.candidate is None:
+            return False
+        dtype, other = self.kinds.dtype, OTHER_PRECISION[self.kinds.dtype]
+        there = self._at(_cast(self.case, other), other)
+        if there is None:
+            return False  # it cannot do that precision: nothing is learnt
+        finer = torch.finfo(other).eps < torch.finfo(dtype).eps
+        fine, coarse = (there.error, self.error) if finer else (self.error, there.error)
+        shrinks = bool((fine <= self._shrunk(coarse, other))[self.beyond].all())
+        return shrinks and not (finer and self._is_systematic())
+
+    def _shrunk(self, error: Tensor, other: torch.dtype) -> Tensor:
+        eps, other_eps = torch.finfo(self.kinds.dtype).eps, torch.finfo(other).eps
+        return error * (LUCK * min(eps, other_eps) / max(eps, other_eps))
+
+    def _is_systematic(self) -> bool:
+        """Whether the error keeps its sign, relative to the value, while the numbers vary: a rounding error would not.
+
+        What a few roundings of a constant may do (of lam/n, say) is left out.
+        """
+        generator = torch.Generator().manual_seed(0)
+        few = FEW_ROUNDINGS * torch.finfo(self.kinds.dtype).eps
+        stable = self.beyond.clone()
+        own = None
+        for run in range(RUNS + 1):
+            case = self.case if run == 0 else _varied(self.case, generator)
+            there = self._at(case, self.kinds.dtype)
+            if there is None:
+                return False
+            sign = torch.sign(there.got - there.expected) * torch.where(there.expected < 0, -1, 1)
+            own = sign if own is None else own
+            large = (there.error > few * there.expected.abs()) & (there.error > there.allowance)
+            stable &= (sign == own) & large | ~there.got.isfinite()
+        return int(stable.sum()) > int(self.beyond.sum()) * CHANCE
+
+    def _at(self, case: Case, dtype: torch.dtype) -> _There | None:
+        """The error at a case; None if there is no evidence or no result."""
+        assert self.candidate is not None
+        found = evidence(self.kinds.rule, case, contract_of(dtype), self.kinds.conventions)
+        if isinstance(found, str):
+            return None
+        expected, allowance = found.expected[self.position], found.allowance[self.position]
+        results = call(self.candidate, self.kinds.rule, case).results
+        got = results[self.position] if results else None
+        if expected is None or allowance is None or not isinstance(got, Tensor) or got.shape != expected.shape:
+            return None
+        error, _ = errors(got, expected, ONE, torch.float64)
+        ratio, _ = errors(got, expected, allowance, dtype)
+        return _There(got.detach().cpu().double(), expected, allowance, error, ratio)
+
+
+class _There(NamedTuple):
+    got: Tensor
+    expected: Tensor
+    allowance: Tensor
+    error: Tensor
+    ratio: Tensor
+
+
+def _cast(case: Case, dtype: torch.dtype) -> Case:
+    """The case in another precision, in the same layout."""
+    *inputs, dy = (copy(x, dtype) if x.is_floating_point() else x for x in (*case.inputs, case.dy))
+    return replace(case, inputs=tuple(inputs), dy=dy)
+
+
+def _varied(case: Case, generator: torch.Generator) -> Case:
+    """The case with every number moved by up to half of it, in the same layout; 0 and what is not finite stay."""
+
+    def moved(x: Tensor) -> Tensor:
+        same = copy(x)
+        if x.is_floating_point():
+            numbers = whole(same)  # what shares memory stays alike
+            noise = 2 * torch.rand(numbers.shape, generator=generator, dtype=torch.float64) - 1
+            numbers.mul_((1 + VARIED * noise).to(x.device, x.dtype))
+        return same
+
+    *inputs, dy = (moved(x) for x in (*case.inputs, case.dy))
+    return replace(case, inputs=tuple(inputs), dy=dy)

@@ -1,0 +1,433 @@
+"""Traps: layouts, memory, forms of results, hostile candidates.  Each is named in the report when it fires."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+
+import manual_bp as bp
+from manual_bp.oracle import Case, compare, from_functions
+from manual_bp.oracle.cases import generated, lay_out
+from manual_bp.oracle.memory import copy, overlap, shares_elements
+
+X = torch.tensor([-1.0, 0.5, 2.0])
+DY = torch.tensor([0.3, -2.0, 1.5])
+
+
+def tanh(inputs, dy):
+    return bp.tanh.vjp(inputs, dy)
+
+
+def wrong_cases(report):
+    return {m.case for m in report.mismatches}
+
+
+# --------------------------------------------------------------------------------------------------------- layouts
+
+
+def test_misaligned_is_contiguous_and_off_by_one_element():
+    x = lay_out(torch.arange(12.0).view(4, 3), "misaligned")
+    assert x.is_contiguous()
+    assert x.data_ptr() % 16 == x.element_size() == copy(x).data_ptr() % 16
+    assert torch.equal(x, torch.arange(12.0).view(4, 3))
+
+
+@pytest.mark.parametrize("name", ["dy", "x", "weight", "bias"])
+def test_misaligned_tensors_are_cases(name):
+    def aligned_only(inputs, dy):
+        named = dict(zip(("x", "weight", "bias", "dy"), (*inputs, dy), strict=True))
+        y, grads = bp.linear.vjp(inputs, dy)
+        return y, tuple(0 * g if named[name].data_ptr() % 16 and named[name].numel() else g for g in grads)
+
+    assert f"{name} misaligned" in wrong_cases(compare(aligned_only, "linear"))
+
+
+def forward_numpy(x):
+    return np.tanh(x), x
+
+
+def backward_numpy(dy, x):
+    e = np.exp(-2 * np.abs(x))
+    return dy * 4 * e / (1 + e * (2 + e))
+
+
+@pytest.mark.parametrize(
+    ("name", "index"), [("dy with negative strides", 0), ("inputs with negative strides", 1)], ids=["dy", "inputs"]
+)
+def test_negative_strides(name, index):
+    def ignores_direction(dy, x):
+        good = backward_numpy(dy, x)
+        given = (dy, x)[index]
+        return good[::-1] if any(stride < 0 for stride in given.strides) else good
+
+    report = compare(from_functions(forward_numpy, ignores_direction), "tanh")
+    assert wrong_cases(report) == {name}
+    assert compare(from_functions(forward_numpy, backward_numpy), "tanh").passed
+
+
+@pytest.mark.parametrize("name", ["elu", "sigmoid", "dropout"])
+@pytest.mark.parametrize("index", [0, 1, 524_288, 1_048_576, -1])
+def test_one_wrong_element_among_a_million(name, index):
+    """Off by a thousandth; a mean over all would be off by 1e-9, and assert_close's relative tolerance is 1.3e-6."""
+    rule = bp.RULES[name]
+
+    def candidate(inputs, dy, **hyper):
+        y, (dx, *others) = rule.vjp(inputs, dy, **hyper)
+        if dx.numel() > 10**6:
+            flat = dx.view(-1)
+            flat[index] = 1.001 * flat[index] + 0.001
+        return y, (dx, *others)
+
+    (mismatch,) = compare(candidate, name).mismatches
+    assert mismatch.case == "1048591 elements"
+    assert mismatch.pattern.startswith("one element of 1048591")
+
+
+@pytest.mark.parametrize(("rule", "length"), [("linear", 33), ("linear", 129), ("linear", 1000), ("batch_norm", 1000)])
+def test_off_block_lengths_are_cases(rule, length):
+    shapes = [tuple(x.shape) for case in generated(bp.RULES[rule], torch.float32) for x in case.inputs]
+    assert any(length in shape for shape in shapes)
+    ranks = {case.inputs[0].ndim for case in generated(bp.elu, torch.float32)}
+    assert ranks >= {0, 1, 2, 3, 4}
+
+
+# ---------------------------------------------------------------------------------------------------------- memory
+
+
+def test_shared_memory_is_told_element_by_element():
+    buffer = torch.zeros(10)
+    assert not shares_elements(buffer[:5], buffer[5:])
+    assert not shares_elements(buffer[::2], buffer[1::2])
+    assert shares_elements(buffer[::2], buffer[::3])
+    assert shares_elements(buffer, buffer.view(2, 5))
+    assert not shares_elements(buffer, buffer.clone())
+    assert overlap(torch.zeros(1).expand(3))
+    assert not overlap(buffer)
+
+
+def test_a_gradient_in_the_memory_of_an_input():
+    def candidate(inputs, dy):
+        y, (dx,) = tanh(inputs, dy)
+        return y, (dx if bool((dx != inputs[0]).any()) else inputs[0],)  # dx = x: where x is 0
+
+    report = compare(candidate, "tanh", cases=[Case((X,), DY), Case((torch.zeros(2, 3),), torch.zeros(2, 3))])
+    assert report.passed, str(report)
+    assert "dx shares memory with x: adding to the gradient in place changes the input" in report.findings
+    strict = compare(candidate, "tanh", cases=[Case((torch.zeros(2, 3),), torch.zeros(2, 3))], strict=True)
+    assert {m.kind for m in strict.mismatches} == {"trap"}
+
+
+def test_gradients_in_one_anothers_memory():
+    def candidate(inputs, dy):
+        y, (dx, _) = bp.square_loss.vjp(inputs, dy)
+        zero = torch.zeros_like(dx)
+        return y, ((zero, zero) if not dx.any() else (dx, -dx))
+
+    report = compare(candidate, "square_loss")
+    assert report.passed, str(report)
+    assert "dx and dtarget share memory: adding to one in place changes the other" in report.findings
+
+
+def test_dy_itself_and_what_is_expanded_are_notes():
+    def candidate(inputs, dy, p):
+        x, mask = inputs
+        if p == 0 and mask.all():
+            return x, (dy, None)
+        return bp.dropout.vjp(inputs, dy, p=p)
+
+    case = next(c for c in generated(bp.dropout, torch.float32) if c.name == "ordinary")
+    identity = Case((case.inputs[0], torch.ones_like(case.inputs[1])), case.dy, {"p": 0.0})
+    report = compare(candidate, "dropout", cases=[identity], strict=True)
+    assert report.passed, str(report)
+    assert any("dx shares memory with dy" in note for note in report.notes)
+    assert any("y shares memory with x" in note for note in report.notes)
+    assert not report.findings
+    expanded = compare(
+        lambda inputs, dy: (bp.linear.vjp(inputs, dy)[0], (*bp.linear.vjp(inputs, dy)[1][:2], dy[:1].expand(3))),
+        "linear",
+        cases=[Case((torch.ones(1, 2), torch.ones(3, 2), torch.ones(3)), torch.full((1, 3), 2.0)[:, :1].expand(1, 3))],
+    )
+    assert any("dbias is expanded" in note for note in expanded.notes) or expanded.mismatches
+
+
+def test_a_buffer_that_is_used_again():
+    buffers: dict[tuple[int, ...], torch.Tensor] = {}
+
+    def candidate(inputs, dy):
+        y, (dx,) = tanh(inputs, dy)
+        return y, (buffers.setdefault(tuple(dx.shape), torch.empty_like(dx)).copy_(dx),)
+
+    report = compare(candidate, "tanh")
+    assert report.passed, str(report)
+    assert any("returned in memory that the next call overwrote" in finding for finding in report.findings)
+
+
+def test_a_cached_result_tests_nothing():
+    cached = tanh((X,), DY)
+    report = compare(lambda inputs, dy: cached, "tanh", cases=[Case((X,), DY, name="only")])
+    assert not report.passed
+    assert "it is cached, and nothing was tested" in str(report)
+
+
+def test_the_references_own_tensors_test_nothing(monkeypatch):
+    """Whoever finds a way to the expected values passes them off as his own."""
+    from manual_bp.oracle import comparison
+
+    found = {}
+
+    def spied(*arguments):
+        found["evidence"] = evidence(*arguments)
+        return found["evidence"]
+
+    evidence = comparison.evidence
+    monkeypatch.setattr(comparison, "evidence", spied)
+
+    def thief(inputs, dy):
+        y, *grads = found["evidence"].expected
+        return y, tuple(grads)
+
+    case = Case((X.double(),), DY.double(), name="only")
+    report = compare(thief, "tanh", dtype=torch.float64, cases=[case])
+    assert not report.passed
+    assert "it is the reference's own tensor: nothing was tested" in str(report)
+
+
+# ------------------------------------------------------------------------------------------------------------ forms
+
+
+class Function(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return torch.tanh(x)
+
+    @staticmethod
+    def backward(ctx, dy):
+        return dy
+
+
+@pytest.mark.parametrize(
+    ("candidate", "message"),
+    [
+        (torch.nn.Tanh(), r"came the Module Tanh. Wrap it: torch_ref.vjp\(Tanh\(\)\) is a candidate"),
+        (torch.nn.Tanh, r"came the Module Tanh. Wrap it: torch_ref.vjp\(Tanh\(\)\) is a candidate"),
+        (Function, r"came the Function Function. Wrap it: torch_ref.vjp\(Function.apply\) is a candidate"),
+        (3, "came a int. Pass a function, or None and recorded cases="),
+    ],
+    ids=["module", "module class", "autograd function", "number"],
+)
+def test_what_must_be_wrapped(candidate, message):
+    with pytest.raises(ValueError, match=message):
+        compare(candidate, "tanh")
+
+
+def test_a_module_that_is_a_vjp():
+    class Tanh(torch.nn.Module):
+        def forward(self, inputs, dy):
+            return tanh(inputs, dy)
+
+    assert compare(Tanh(), "tanh").passed
+
+
+def returning(value):
+    return lambda inputs, dy: value(*tanh(inputs, dy))
+
+
+@pytest.mark.parametrize(
+    ("candidate", "words"),
+    [
+        (returning(lambda y, grads: grads), "(y, grads) is due, that is (y, (dx,)); a tuple of 1 came"),
+        (returning(lambda y, grads: grads[0]), "(y, grads) is due, that is (y, (dx,)); a Tensor came"),
+        (returning(lambda y, grads: {"y": y, "dx": grads[0]}), "a dict of 2 came"),
+        (returning(lambda y, grads: (y for _ in "ab")), "a generator came"),
+        (returning(lambda y, grads: (y, {"dx": grads[0]})), "grads must be a tuple with one entry per input, (dx)"),
+        (returning(lambda y, grads: (y, iter(grads))), "a tuple_iterator came"),
+        (returning(lambda y, grads: (y, grads[0])), "a Tensor came: put it into a tuple"),
+        (returning(lambda y, grads: (y, [grads[0].tolist()])), "a tensor is due, a list"),
+        (returning(lambda y, grads: (y, (0.5,))), "a tensor is due, a float"),
+        (returning(lambda y, grads: (None, grads)), "a tensor is due, None came"),
+        (lambda inputs, dy: (_ for _ in ()).throw(SystemExit(3)), "raised SystemExit: 3"),
+    ],
+)
+def test_results_of_other_forms(candidate, words):
+    report = compare(candidate, "tanh")
+    assert not report.passed
+    assert words in str(report)
+    assert {m.kind for m in report.mismatches} == {"trap"}
+
+
+def test_a_list_is_as_good_as_a_tuple():
+    assert compare(returning(lambda y, grads: [y, list(grads)]), "tanh").passed
+
+
+def test_positional_only_hyperparameters():
+    assert compare(lambda inputs, dy, alpha=1.0, /: bp.elu.vjp(inputs, dy, alpha=alpha), "elu").passed
+
+    def forward(x, alpha=1.0, /):
+        return torch.where(x > 0, x, alpha * torch.expm1(x)), (x, alpha)
+
+    def backward(dy, cache):
+        x, alpha = cache
+        return torch.where(x > 0, dy, dy * alpha * torch.exp(x))
+
+    report = compare(from_functions(forward, backward), "elu")
+    assert report.passed, str(report)
+    assert not any("takes no" in text for text in report.not_tested)
+
+
+def test_one_finding_for_one_exception():
+    def candidate(inputs, dy):
+        raise RuntimeError("no kernel image")
+
+    (finding,) = compare(candidate, "tanh").findings
+    assert "case 'ordinary' and " in finding
+
+
+def test_deep_recursion_is_a_finding_and_an_interrupt_is_not():
+    def deep(inputs, dy):
+        return deep(inputs, dy)
+
+    assert "raised RecursionError" in str(compare(deep, "tanh"))
+
+    def interrupted(inputs, dy):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compare(interrupted, "tanh")
+
+
+def test_raising_in_a_later_call_only():
+    calls = iter(range(10**6))
+
+    def candidate(inputs, dy):
+        if next(calls) == 1:
+            raise SystemExit("done")
+        return tanh(inputs, dy)
+
+    assert "raised SystemExit: done, when it was called again" in str(compare(candidate, "tanh"))
+
+
+@pytest.mark.parametrize("change", ["resize_", "set_", "t_", "zero_"])
+def test_whatever_is_done_to_the_arguments_is_seen(change):
+    def rude(inputs, dy):
+        result = tanh(inputs, dy)
+        if dy.ndim == 2 and dy.numel():
+            x = inputs[0]
+            {"resize_": lambda: x.resize_(1), "set_": lambda: x.set_(), "t_": x.t_, "zero_": x.zero_}[change]()
+        return result
+
+    report = compare(rude, "tanh")
+    assert "trap: x in case 'ordinary': the candidate overwrote its argument" in str(report)
+    assert compare(tanh, "tanh").passed
+
+
+# ---------------------------------------------------------------------------------------------------- other arrays
+
+
+class OnlyDlpack:
+    def __init__(self, x):
+        self.x = np.asarray(x)
+
+    def __dlpack__(self, **options):
+        return self.x.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self.x.__dlpack_device__()
+
+
+def read_only(x):
+    x = np.array(x)
+    x.flags.writeable = False
+    return x
+
+
+@pytest.mark.parametrize(
+    "made",
+    [lambda x: x.astype(x.dtype.newbyteorder(">")), read_only, OnlyDlpack, lambda x: x.T.copy().T],
+    ids=["big-endian", "read-only", "DLPack only", "Fortran"],
+)
+def test_arrays_of_every_make(made):
+    vjp = from_functions(lambda x: (made(np.tanh(x)), x), lambda dy, x: [made(backward_numpy(dy, x))], arrays="numpy")
+    report = compare(vjp, "tanh")
+    assert report.passed, str(report)
+
+
+def test_a_python_number_is_a_value():
+    def forward(x, target):
+        return float(((x - target) ** 2).sum() / (2 * len(x))) if len(x) else float("nan"), (x, target)
+
+    def backward(dy, cache):
+        x, target = cache
+        dx = dy * (x - target) / np.array(max(len(x), 1), dtype=x.dtype)
+        return dx, -dx
+
+    assert compare(from_functions(forward, backward), "square_loss").passed
+
+
+def test_a_forward_without_cache_is_told():
+    report = compare(from_functions(lambda x: np.tanh(x), backward_numpy), "tanh")
+    assert "forward must return (y, cache); it returned a ndarray" in str(report)
+
+
+def test_the_kind_of_arrays_is_read_through_wrappers():
+    class Layer:
+        def forward(self, x):
+            return forward_numpy(x)  # its own text names no module: the file does, but torch stands there too
+
+        def __call__(self, dy, cache):
+            return np.asarray(backward_numpy(dy, cache))
+
+    assert compare(from_functions(Layer().forward, Layer()), "tanh").passed
+    partial = functools.partial(backward_numpy)
+    assert compare(from_functions(functools.wraps(forward_numpy)(lambda x: forward_numpy(x)), partial), "tanh").passed
+
+
+def test_numpy_has_no_bfloat16():
+    report = compare(from_functions(forward_numpy, backward_numpy), "tanh", dtype=torch.bfloat16)
+    assert "NumPy has no bfloat16" in str(report)
+
+
+# ------------------------------------------------------------------------------------------------ nothing was tested
+
+
+@pytest.mark.parametrize(
+    ("rule", "cases", "argument", "words"),
+    [
+        ("relu", [Case((torch.full((3,), 2.0),), torch.ones(3))], "dx", "the constant 1 would pass"),
+        ("relu", [Case((-X.abs(),), DY)], "dx", "0 would pass in every case"),
+        ("relu", [Case((X,), torch.zeros(3))], "dx", "in no case was there anything"),
+        ("relu", [Case((torch.tensor([3.0]),), torch.tensor([1.0]))], "dx", "the constant 1 would pass"),
+        (
+            "linear",
+            [Case((torch.randn(3, 2), torch.randn(4, 2), torch.randn(4)), torch.ones(3, 4))],
+            "dbias",
+            "the constant 3 would pass",
+        ),
+    ],
+)
+def test_nothing_was_tested(rule, cases, argument, words):
+    report = compare(bp.RULES[rule].vjp, rule, cases=cases)
+    assert not report.mismatches
+    assert not report.passed
+    assert argument in report.untested_arguments
+    assert any(text.startswith(f"{argument}: ") and words in text for text in report.not_tested)
+
+
+def test_the_result_of_another_case_would_pass():
+    """In bfloat16 these two differ by less than one rounding of the sum; each alone is a test."""
+    x = torch.tensor([[1.0, -2.0]], dtype=torch.bfloat16)
+    dy = torch.ones(1, 2, dtype=torch.bfloat16)
+    cases = [
+        Case((x, torch.tensor([[w, 3.0], [3.0, w]], dtype=torch.bfloat16), torch.zeros(2, dtype=torch.bfloat16)), dy)
+        for w in (1e-3, 2e-3)
+    ]
+    assert "y" not in compare(bp.linear.vjp, "linear", dtype=torch.bfloat16, cases=cases[:1]).untested_arguments
+    both = compare(bp.linear.vjp, "linear", dtype=torch.bfloat16, cases=cases)
+    assert "y: the result of one case would pass in all others of its shape" in str(both)
+
+
+def test_one_case_that_tells_is_enough():
+    cases = [Case((torch.full((3,), 2.0),), torch.ones(3)), Case((X,), DY)]
+    assert compare(bp.relu.vjp, "relu", cases=cases).passed
