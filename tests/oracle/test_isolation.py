@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from manual_bp.cli import app
 
 CANDIDATES = """
-import os, sys
+import ctypes, os, subprocess, sys
 import torch
 
 def right(inputs, dy):
@@ -32,6 +32,17 @@ def dies(inputs, dy):
 def hangs(inputs, dy):
     while True:
         pass
+
+def leaves_a_child(inputs, dy):
+    subprocess.Popen(["sleep", "600"])
+    hangs(inputs, dy)
+
+def crashes(inputs, dy):
+    ctypes.string_at(0)
+
+def talks(inputs, dy):
+    os.write(1, b"x" * 10**6)
+    return right(inputs, dy)
 
 def recurses(inputs, dy):
     return recurses(inputs, dy)
@@ -73,7 +84,7 @@ def test_right_and_wrong(run, tmp_path, isolate):
     [
         ("exits", "raised SystemExit: 3"),
         ("recurses", "raised RecursionError"),
-        ("generator", "(y, grads) is due; a generator came"),
+        ("generator", "(y, grads) is due, that is (y, (dx,)); a generator came"),
     ],
 )
 def test_hostile_candidates_are_findings(run, name, words):
@@ -89,8 +100,30 @@ def test_a_candidate_that_ends_the_process(run, tmp_path):
     assert "status 7" in json.loads((tmp_path / "out.json").read_text())["report"]["findings"][0]
 
 
-def test_a_candidate_that_never_returns(run):
-    result = run("hangs", "--isolate", "--timeout", "6")
+def test_a_candidate_that_crashes(run):
+    result = run("crashes", "--isolate")
+    assert result.exit_code == 1
+    assert "ended the process by the signal SIGSEGV" in " ".join(result.output.split())
+
+
+def test_a_candidate_that_prints_and_prints(run):
+    result = run("talks", "--isolate")
+    assert result.exit_code == 0
+    assert "bytes that the candidate printed are left out" in result.output
+    assert "relu (float32, cpu): agrees" in " ".join(result.output.split())
+    assert len(result.output) < 10**6
+
+
+def test_a_module_that_exits_when_it_is_imported(run, tmp_path):
+    (tmp_path / "exits_at_once.py").write_text("import sys\nsys.exit(0)\n")
+    result = CliRunner().invoke(app, ["check", "exits_at_once:vjp", "--against", "relu"])
+    assert result.exit_code == 2
+    assert "cannot be imported: SystemExit: 0" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize("name", ["hangs", "leaves_a_child"])
+def test_a_candidate_that_never_returns(run, name):
+    result = run(name, "--isolate", "--timeout", "6")
     assert result.exit_code == 1
     assert "did not return within 6 s" in " ".join(result.output.split())
 
