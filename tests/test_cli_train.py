@@ -7,6 +7,7 @@ import json
 import random
 import shlex
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -263,6 +264,37 @@ def test_other_data_are_refused(tmp_path, monkeypatch, whole):
     result = run("--out", whole, "--resume")
     assert result.exit_code == 2
     assert "the data must be those with which the run began" in words(result)
+
+
+def idx(values):
+    """An IDX file of unsigned bytes."""
+    return (
+        bytes([0, 0, 8, values.ndim])
+        + struct.pack(f">{values.ndim}I", *values.shape)
+        + bytes(values.flatten().tolist())
+    )
+
+
+def test_a_folder_of_images_that_moves(tmp_path, monkeypatch):
+    """Resumed from elsewhere the relative path still holds; once the folder has moved, --data says where to."""
+    images = torch.randint(256, (60, 4, 5), generator=torch.Generator().manual_seed(0))
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "train-images-idx3-ubyte").write_bytes(idx(images))
+    (tmp_path / "images" / "train-labels-idx1-ubyte").write_bytes(idx(torch.arange(60) % 3))
+    monkeypatch.chdir(tmp_path)
+    result = run("--data", "images", "--out", "run", "--epochs", 1, "--augment")
+    assert result.exit_code == 0, result.output
+    assert "mlp on images: 42 examples to learn from, 6 to stop by, 12 to test" in words(result)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert run("--out", "../run", "--resume", "--epochs", 2).exit_code == 0
+    (tmp_path / "images").rename(tmp_path / "moved")
+    gone = run("--out", "../run", "--resume", "--epochs", 3)
+    assert gone.exit_code == 2
+    assert "which is no folder" in words(gone)
+    assert run("--out", "../run", "--resume", "--epochs", 3, "--data", "../moved").exit_code == 0
+    monkeypatch.chdir(tmp_path)
+    assert run("--out", "run", "--resume", "--epochs", 4).exit_code == 0
 
 
 def test_a_run_is_not_overwritten(whole):

@@ -62,12 +62,14 @@ class Session:
         )
         if checkpoint.state.steps:
             say(f"going on after epoch {checkpoint.epoch}, step {checkpoint.state.steps}")
+        if notices.is_terminal:
+            say("losses and shares of right answers: training, then validation")
 
     def _train(self, checkpoint: Checkpoint) -> Checkpoint:
         from manual_bp.training.run import interruptible
 
         run, take = self.run, self.verifier or self.run.step
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=12), TimeRemainingColumn())
         shown = notices.is_terminal
         with Progress(*columns, console=notices, disable=not shown) as progress:
             total = run.configuration.epochs * len(run.batches)
@@ -84,7 +86,7 @@ class Session:
                 for after, record in run.train(self.folder, checkpoint, taken, verified):
                     latest = after
                     self.records.append(record)
-                    progress.update(task, description=line(record))
+                    progress.update(task, description=short_line(record))
                     if not shown:
                         say(line(record))
         return latest
@@ -172,6 +174,13 @@ def line(record: EpochRecord) -> str:
         f"validation loss {record.validation_loss:.5f} accuracy {record.validation_accuracy:7.2%}",
     )
     return "  ".join(parts).replace("%", " %")
+
+
+def short_line(record: EpochRecord) -> str:
+    """The same beside a progress bar, in 80 columns."""
+    losses = f"{record.training_loss:.4f} {record.validation_loss:.4f}"
+    right = f"{record.training_accuracy:.1%} {record.validation_accuracy:.1%}".replace("%", " %")
+    return f"epoch {record.epoch}: loss {losses}, right {right}"
 
 
 def say(text: str) -> None:

@@ -71,7 +71,10 @@ def train(
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="float32 or float64.", show_default="float32")] = None,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Judge every step against torch's, from the same state.  Takes far longer.")
+        bool,
+        typer.Option(
+            "--verify", help="Judge every step against torch's, from the same state: minutes instead of seconds."
+        ),
     ] = False,
 ) -> None:
     """Train by hand-derived gradients: 70 % of the examples to learn from, 10 % to stop by, 20 % to test.
@@ -148,7 +151,7 @@ def _resumed(
     run.check(checkpoint)
     records = history.read(folder / METRICS, checkpoint.epoch)
     history.cut(folder / METRICS, checkpoint.epoch)
-    return run, replace(checkpoint, configuration={**checkpoint.configuration, **free}), records, folder
+    return run, replace(checkpoint, configuration=run.about), records, folder
 
 
 def _run(configuration: Configuration) -> Run:

@@ -108,10 +108,14 @@ class Run:
         self.data_digest = digest_of(data)
         self._fresh = self.step.init(torch.Generator().manual_seed(c.seed), dtype=dtype)
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a checkpoint says of the configuration."""
+        return {**vars(self.configuration), "data_digest": self.data_digest}
+
     def start(self) -> Checkpoint:
         """The checkpoint of a run that has made no step."""
-        about = {**vars(self.configuration), "data_digest": self.data_digest}
-        return Checkpoint(about, 0, self._fresh, Stopping())
+        return Checkpoint(self.about, 0, self._fresh, Stopping())
 
     def check(self, checkpoint: Checkpoint) -> None:
         """Raise ValueError unless the checkpoint is one of this run's."""
