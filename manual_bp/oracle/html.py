@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.arithmetic.bounded import contract_of
+from manual_bp.oracle.calling import call, variants
 from manual_bp.oracle.cases import Case
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.errors import errors
@@ -261,9 +262,13 @@ class Picture:
 
 
 def _chosen(report: Report) -> list[Mismatch]:
-    """The mismatches about an element, the worst first."""
+    """The mismatches about an element, the worst first; of those of one order of magnitude, the first case."""
     found = [m for m in report.mismatches if m.index is not None and m.error_over_allowance is not None]
-    return sorted(found, key=lambda m: -math.inf if math.isnan(_ratio(m)) else -_ratio(m))
+    return sorted(found, key=lambda m: -_magnitude(_ratio(m)))
+
+
+def _magnitude(ratio: float) -> float:
+    return -math.inf if math.isnan(ratio) or ratio <= 0 else math.inf if ratio == math.inf else math.log10(ratio) // 1
 
 
 def _ratio(m: Mismatch) -> float:
@@ -292,24 +297,30 @@ def _pictures(
             if isinstance(item, Evidence):
                 by_name.setdefault(item.case.name, item)
         drawn = [_picture(m, *_judged_again(m, by_name, rule, candidate, report), k) for k, m in _two(ordered, by_name)]
+    except LookupError as error:
+        return [], f"There is no picture: judging the worst case again {error}"
     except (Exception, SystemExit) as error:  # whatever a candidate may do when it is called again
         return [], f"There is no picture: judging the worst case again raised {type(error).__name__}: {error}"
     return drawn, ""
 
 
 def _two(ordered: list[Mismatch], by_name: Mapping[str, Evidence]) -> list[tuple[int, Mismatch]]:
-    """The worst mismatch, and the largest tensor that is wrong if the worst has too few elements for a pattern."""
+    """The worst mismatch, and a larger tensor if that has too few elements for a pattern: one that still can be drawn
+    cell by cell, of those that show another pattern if there are any."""
     few = 9
 
     def elements(m: Mismatch) -> int:
         return by_name[m.case].case.dy.numel() if m.case in by_name else 0
 
+    def preference(m: Mismatch) -> tuple[bool, int]:
+        drawn = elements(m) <= CELLS * CELLS
+        return drawn and m.where != worst.where and not m.where.startswith(("scattered", "one")), elements(m) * drawn
+
     worst = ordered[0]
-    if elements(worst) >= few:
+    other = max(ordered, key=preference)
+    if other is worst or (elements(worst) >= few and not preference(other)[0]) or elements(other) < few:
         return [(0, worst)]
-    # Of the tensors that are wrong, one that can still be drawn cell by cell; in equal ones the greater error.
-    other = max(ordered, key=lambda m: elements(m) if elements(m) <= CELLS else 0)
-    return [(0, worst)] if elements(other) < few else [(0, worst), (1, other)]
+    return [(0, worst), (1, other)]
 
 
 def _evidences(report: Report, rule: Rule, options: Mapping[str, Any]) -> Iterable[Evidence | str]:
@@ -343,14 +354,15 @@ def _judged_again(
     m: Mismatch, by_name: Mapping[str, Evidence], rule: Rule, candidate: Vjp | None, report: Report
 ) -> tuple[Tensor, str]:
     """Error over allowance of a mismatch's argument at its case, and whence the expected values come."""
-    if m.case not in by_name:
-        raise LookupError(f"no case is called {m.case!r}")
-    found = by_name[m.case]
+    other = variants(candidate).get(m.case)
+    if m.case not in by_name and other is None:
+        raise LookupError(f"found no case {m.case!r}")
+    candidate, found = (other, next(iter(by_name.values()))) if other else (candidate, by_name[m.case])
     position = ("y", *(f"d{name}" for name in rule.inputs)).index(m.argument)
     expected, allowance = found.expected[position], found.allowance[position]
     got = _results(found.case, rule, candidate)[position]
     if expected is None or allowance is None or got is None:
-        raise LookupError(f"there is no {m.argument} at case {m.case!r}")
+        raise LookupError(f"found no {m.argument} at case {m.case!r}")
     dtype = getattr(torch, report.dtype)
     got = got if isinstance(got, Tensor) else torch.as_tensor(got, dtype=torch.float64).to(dtype)
     ratio, _ = errors(got, expected, allowance, dtype)
@@ -363,25 +375,10 @@ def _results(case: Case, rule: Rule, candidate: Vjp | None) -> tuple[Any, ...]:
     """y and the cotangents once more."""
     if candidate is None:
         return (case.y, *(case.grads or (None,) * len(rule.inputs)))
-    taken = _keywords(candidate)
-    hyper = {name: value for name, value in case.hyper.items() if taken is None or name in taken}
-    y, grads = candidate(tuple(_copy(x) for x in case.inputs), _copy(case.dy), **hyper)
-    return (y, *grads)
-
-
-def _keywords(candidate: Vjp) -> set[str] | None:
-    """The names of the parameters, or None where any is taken."""
-    try:
-        parameters = inspect.signature(candidate).parameters.values()
-    except (ValueError, TypeError):  # a builtin without a signature
-        return None
-    return None if any(p.kind is p.VAR_KEYWORD for p in parameters) else {p.name for p in parameters}
-
-
-def _copy(x: Tensor) -> Tensor:
-    """The same values in memory of its own, with the same strides: what is wrong may depend on them."""
-    storage = torch.UntypedStorage.clone(x.untyped_storage())  # type: ignore[no-untyped-call]
-    return torch.empty(0, dtype=x.dtype, device=x.device).set_(storage, x.storage_offset(), x.size(), x.stride())
+    called = call(candidate, rule, case)
+    if called.results is None:
+        raise LookupError(called.traps[0][1])
+    return called.results
 
 
 def flattened(ratio: Tensor) -> tuple[Tensor, tuple[int, int]]:

@@ -160,7 +160,7 @@ class _Again:
             return False  # it cannot do that precision: nothing is learnt
         finer = torch.finfo(other).eps < torch.finfo(dtype).eps
         fine, coarse = (there.error, self.error) if finer else (self.error, there.error)
-        shrinks = bool((fine <= self._shrunk(coarse, other))[self.beyond].all())
+        shrinks = bool(((fine <= self._shrunk(coarse, other)) & fine.isfinite())[self.beyond].all())
         return shrinks and not (finer and self._is_systematic())
 
     def _shrunk(self, error: Tensor, other: torch.dtype) -> Tensor:

@@ -33,6 +33,11 @@ class Mismatch:
     error_over_allowance: float | None = None
     pattern: str = ""
 
+    @property
+    def where(self) -> str:
+        """The kind of the pattern alone, such as "a column": without indices."""
+        return self.pattern.partition(":")[0].rstrip("0123456789 ()of")
+
     def __str__(self) -> str:
         where = f"{self.argument}{list(self.index) if self.index else ''} in case {self.case!r}"
         if self.expected is None:
@@ -44,6 +49,8 @@ class Mismatch:
         )
 
 
+# A longer list is not read; the JSON document holds all.
+SHOWN = 10
 # An allowance whose largest error in so many cases is below 1/100 of it says little about what it lets pass.
 LOOSE = 0.01
 CASES_TO_JUDGE_LOOSENESS = 10
@@ -107,6 +114,15 @@ class Report:
             if worst.loose
         ]
 
+    def _telling(self, number: int) -> list[Mismatch]:
+        """So many mismatches, in order: each pattern of each argument once, and then the first."""
+        kinds: dict[tuple[str, str, str], int] = {}
+        for position, m in enumerate(self.mismatches):
+            kinds.setdefault((m.kind, m.argument, m.where), position)
+        chosen = list(kinds.values())[:number]
+        others = [i for i in range(len(self.mismatches)) if i not in set(chosen)]
+        return [self.mismatches[i] for i in sorted(chosen + others[: number - len(chosen)])]
+
     def to_json(self) -> str:
         """One JSON document; NaN and infinities are written as strings."""
         document = {"schema": SCHEMA, "passed": self.passed, **asdict(self), "loose": self.loose}
@@ -115,9 +131,10 @@ class Report:
     def __str__(self) -> str:
         verdict = "agrees" if self.passed else "FAILS"
         lines = [f"{self.rule} ({self.dtype}, {self.device}): {verdict} in {self.cases} cases"]
-        lines += [f"  {m}" for m in self.mismatches[:10]]
-        if len(self.mismatches) > 10:
-            lines.append(f"  ... and {len(self.mismatches) - 10} more")
+        shown = self._telling(SHOWN)
+        lines += [f"  {m}" for m in shown]
+        if len(self.mismatches) > len(shown):
+            lines.append(f"  ... and {len(self.mismatches) - len(shown)} more")
         lines += [f"  finding: {text}" for text in self.findings]
         lines += [f"  diagnosis: {text}" for text in self.diagnoses]
         lines += [f"  not tested: {text}" for text in self.not_tested]
