@@ -265,6 +265,20 @@ def in_readme(readme: str, text: str) -> str:
 
 # Pictures.
 
+CAPTIONS = {
+    "scaling": (
+        "seconds per step against depth, width and batch for five programs",
+        "The time of a step against depth (128 wide, batch 128), width (4 layers, batch 128) and batch (4 layers of "
+        "128).",
+    ),
+    "rules": (
+        "time of every rule over that of a copy of the same bytes, by hand and by torch",
+        "Forward and backward of a rule over a copy of the same bytes; 1 is the physical limit for tensors that no "
+        "cache holds.",
+    ),
+}
+"""What a picture shows, for those who do not see it, and what stands below it."""
+
 STYLES = {
     "manual": ("#c0392b", "-", 2.2),
     "torch, eager": ("#2c5f8a", "-", 1.3),
@@ -360,9 +374,13 @@ def main(
 ) -> None:
     """Put saved runs into the README and the pictures."""
     documents = [json.loads(path.read_text()) for path in files or sorted(RESULTS.glob("speed-*.json"))]
-    readme.write_text(in_readme(readme.read_text(), markdown(documents)))
-    for path in draw(merged([d for d in documents if _device(d) == "cpu"]), figures):
-        typer.echo(path)
+    drawn = draw(merged([d for d in documents if _device(d) == "cpu"]), figures)
+    shown = [
+        f"![{alternative}](benchmarks/figures/{path.name})\n\n*{caption}*"
+        for path in drawn
+        for alternative, caption in (CAPTIONS[path.stem],)
+    ]
+    readme.write_text(in_readme(readme.read_text(), "\n\n".join([markdown(documents), *shown])))
 
 
 if __name__ == "__main__":

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import io
+import json
 
 import pytest
 from rich.console import Console
 
 from benchmarks.paired import Timings
-from benchmarks.report import BEGIN, END, draw, in_readme, markdown, merged, quantity, rows_of, table, verdict, words
+from benchmarks.report import (
+    BEGIN,
+    END,
+    draw,
+    in_readme,
+    main,
+    markdown,
+    merged,
+    quantity,
+    rows_of,
+    table,
+    verdict,
+    words,
+)
 from benchmarks.rows import ROOM, counted_row, timed_row
 
 FAMILIES = {"torch": ["torch, eager", "torch.compile"], "jax": ["jax.jit"], "limit": ["products"]}
@@ -129,6 +143,20 @@ def test_pictures(tmp_path):
     for path in found:
         assert "</svg>" in path.read_text()
     assert draw([row(1.0)], tmp_path) == []
+
+
+def test_the_command(tmp_path):
+    """Saved runs in, tables and pictures in the README out."""
+    saved, readme = tmp_path / "speed-cpu.json", tmp_path / "README.md"
+    saved.write_text(json.dumps(document(row(1.0), row(1.0, question="scaling", axis="depth", size=2))))
+    readme.write_text(f"before\n{BEGIN}\n{END}\nafter")
+    main([saved], readme, tmp_path)
+    text = readme.read_text()
+    assert "| a row | 1 s | 0.50" in text
+    assert "](benchmarks/figures/scaling.svg)" in text
+    assert (tmp_path / "scaling.svg").exists()
+    assert text.startswith("before")
+    assert text.endswith("after")
 
 
 def test_other_benchmarks_are_no_rows():
