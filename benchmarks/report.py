@@ -9,7 +9,6 @@ their target stay in the tables and say so; what was not measured says that, and
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from benchmarks.pictures import CAPTIONS, draw, rule_and_size
 from benchmarks.rows import Row
 
 RESULTS = Path(__file__).parent / "results"
@@ -225,9 +225,9 @@ def _torchs(row: Row) -> list[str]:
 
 def _markdown_rules(rows: Sequence[Row]) -> str:
     """A line a rule, a column a size: ours / faster torch, and in brackets ours / copy."""
-    names = list(dict.fromkeys(_rule_and_size(row)[0] for row in rows))
-    sizes = list(dict.fromkeys(_rule_and_size(row)[1] for row in rows))
-    at = {_rule_and_size(row): row for row in rows}
+    names = list(dict.fromkeys(rule_and_size(row)[0] for row in rows))
+    sizes = list(dict.fromkeys(rule_and_size(row)[1] for row in rows))
+    at = {rule_and_size(row): row for row in rows}
 
     def cell(row: Row | None) -> str:
         if row is None:
@@ -240,11 +240,6 @@ def _markdown_rules(rows: Sequence[Row]) -> str:
     body = [[name, *(cell(at.get((name, size))) for size in sizes)] for name in names]
     notes = ["Bold: above the target, 1.05 of the faster torch.", *(f"{text}." for text in inexact(rows))]
     return "\n\n".join([_lines(head, body), *notes])
-
-
-def _rule_and_size(row: Row) -> tuple[str, str]:
-    name, _, size = row["row"].rpartition(", ")
-    return name, size
 
 
 def _markdown_checker(rows: Sequence[Row]) -> str:
@@ -261,110 +256,6 @@ def in_readme(readme: str, text: str) -> str:
     if BEGIN not in readme or END not in readme:
         raise ValueError(f"the README must hold the lines {BEGIN} and {END}; came without them. Put them back.")
     return re.sub(f"{BEGIN}.*?{END}", lambda _: f"{BEGIN}\n{text}\n{END}", readme, flags=re.DOTALL)
-
-
-# Pictures.
-
-CAPTIONS = {
-    "scaling": (
-        "seconds per step against depth, width and batch for five programs",
-        "The time of a step against depth (128 wide, batch 128), width (4 layers, batch 128) and batch (4 layers of "
-        "128).",
-    ),
-    "rules": (
-        "time of every rule over that of a copy of the same bytes, by hand and by torch",
-        "Forward and backward of a rule over a copy of the same bytes; 1 is the physical limit for tensors that no "
-        "cache holds.",
-    ),
-}
-"""What a picture shows, for those who do not see it, and what stands below it."""
-
-STYLES = {
-    "manual": ("#c0392b", "-", 2.2),
-    "torch, eager": ("#2c5f8a", "-", 1.3),
-    "torch.compile": ("#2c5f8a", "--", 1.3),
-    "jax.jit": ("#3a8f5c", "-", 1.3),
-    "limit": ("#888888", ":", 1.3),
-}
-"""Colour, dash and width of each line."""
-
-
-def scaling_picture(rows: Sequence[Row], path: Path) -> None:
-    """Time against depth, width and batch, a panel each, on logarithmic axes."""
-    from matplotlib.figure import Figure
-
-    axes_names = list(dict.fromkeys(row["axis"] for row in rows))
-    figure = Figure(figsize=(10.5, 3.6), layout="constrained")
-    for panel, axis in zip(figure.subplots(1, len(axes_names), sharey=True, squeeze=False)[0], axes_names, strict=True):
-        shown = [row for row in rows if row["axis"] == axis]
-        sizes = [row["size"] for row in shown]
-        for label, pick in {
-            shown[0]["ours"]: lambda row: row["ours"],
-            "torch, eager": lambda row: "torch, eager",
-            "torch.compile": lambda row: "torch.compile",
-            "jax.jit": lambda row: "jax.jit",
-            "matrix products": lambda row: row["best"].get("limit"),
-        }.items():
-            values = [row["values"].get(pick(row), {}).get("median", math.nan) for row in shown]
-            style = "manual" if label.startswith("manual") else "limit" if label == "matrix products" else label
-            color, dash, width = STYLES[style]
-            panel.plot(
-                sizes, values, color=color, linestyle=dash, linewidth=width, marker="o", markersize=3, label=label
-            )
-        panel.set_xscale("log", base=2)
-        panel.set_yscale("log")
-        panel.set_xticks(sizes, [str(size) for size in sizes], fontsize=8)
-        panel.minorticks_off()
-        panel.set_xlabel(axis)
-        panel.grid(alpha=0.25)
-        panel.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].set_ylabel("seconds per step")
-    figure.axes[0].legend(frameon=False, fontsize=8)
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-
-
-def rules_picture(rows: Sequence[Row], path: Path) -> None:
-    """For every rule and size, time over that of a copy of the same bytes: ours, and the faster torch."""
-    from matplotlib.figure import Figure
-
-    sizes = list(dict.fromkeys(_rule_and_size(row)[1] for row in rows))
-    names = list(dict.fromkeys(_rule_and_size(row)[0] for row in rows))
-    figure = Figure(figsize=(10.5, 0.32 * len(names) + 1.4), layout="constrained")
-    for panel, size in zip(
-        figure.subplots(1, len(sizes), sharex=True, sharey=True, squeeze=False)[0], sizes, strict=True
-    ):
-        for row in (row for row in rows if _rule_and_size(row)[1] == size):
-            at = len(names) - names.index(_rule_and_size(row)[0])
-            copy = row["values"]["copy"]["median"]
-            mine, theirs = (row["values"][n]["median"] / copy for n in (row["ours"], row["best"]["torch"]))
-            panel.plot([mine, theirs], [at, at], color="#cccccc", linewidth=1, zorder=1)
-            panel.scatter([theirs], [at], color=STYLES["torch, eager"][0], s=22, zorder=2)
-            panel.scatter([mine], [at], color=STYLES["manual"][0], s=22, zorder=3)
-        panel.axvline(1, color=STYLES["limit"][0], linestyle=":", linewidth=1.2)
-        panel.set_xscale("log")
-        power = size.removeprefix("2^")
-        panel.set_title(f"$2^{{{power}}}$ elements", fontsize=9)
-        panel.set_xlabel("time / copy of the same bytes")
-        panel.grid(axis="x", alpha=0.25)
-        panel.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].set_yticks(range(len(names), 0, -1), names)
-    last = figure.axes[-1]
-    last.scatter([], [], color=STYLES["manual"][0], s=22, label=rows[0]["ours"])
-    last.scatter([], [], color=STYLES["torch, eager"][0], s=22, label="torch, the faster of eager and compiled")
-    figure.legend(*last.get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False, fontsize=8)
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-
-
-def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
-    """The pictures for which there are rows."""
-    found = []
-    pictures = {"scaling": scaling_picture, "rules": rules_picture}
-    for question, picture in pictures.items():
-        shown = [row for row in rows if row["question"] == question]
-        if shown:
-            found.append(folder / f"{question}.svg")
-            picture(shown, found[-1])
-    return found
 
 
 def main(

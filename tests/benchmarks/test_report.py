@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 
 from benchmarks.paired import Timings
+from benchmarks.pictures import draw
 from benchmarks.report import (
     BEGIN,
     END,
-    draw,
     in_readme,
     main,
     markdown,
