@@ -8,7 +8,6 @@ examples.  Each network has the learning rate, of five, with which its training 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from manual_bp.training.data import load
 from manual_bp.training.fit import Split, evaluate
 from manual_bp.training.gradient_flow import gradient_flow
 from manual_bp.training.minibatches import MiniBatches
+from manual_bp.training.nonfinite import NonFiniteError
 from manual_bp.training.pictures import GREY, PALETTE, new_figure, style
 from manual_bp.training.saturation import saturation
 from manual_bp.training.step import Step, TrainingState
@@ -94,9 +94,12 @@ def measure(config: Config = Config()) -> Results:
         for rate in config.rates:
             step = training_step(model, optimizer=sgd(rate, momentum=0.9))
             start = begin(step, name)
-            states, records = train(step, start, training, test, batches, config.epochs)
+            try:
+                states, records = train(step, start, training, test, batches, config.epochs)
+            except NonFiniteError:  # too high a rate for this network
+                continue
             losses = [record.training_loss for record in records]
-            runs.append((losses[-1] if math.isfinite(losses[-1]) else math.inf, rate, step, start, states[-1], losses))
+            runs.append((losses[-1], rate, step, start, states[-1], losses))
         _, rate, step, start, end, losses = min(runs, key=lambda run: run[:2])
         found.append(
             {

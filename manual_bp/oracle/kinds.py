@@ -141,7 +141,7 @@ class _Again:
             return True
         case = _cast(self.case, torch.float32)
         there = self._at(case, torch.float32)
-        if there is None or torch.equal(there.got, there.got.to(self.kinds.dtype).double()):
+        if there is None or (bool(there.got.any()) and torch.equal(there.got, there.got.to(self.kinds.dtype).double())):
             return not self._is_systematic()  # it cannot do float32, or computes in 16 bits whatever comes
         wrong = (there.ratio > 1) & (there.error > self._shrunk(self.error, torch.float32)) & self.beyond
         if formula is not None and bool(wrong.any()):
