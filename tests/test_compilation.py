@@ -17,16 +17,8 @@ from manual_bp.oracle.cases import generated, lay_out
 from manual_bp.training import adam, sgd, training_step
 from manual_bp.training.engine import allowance_of
 
-# Cases of ordinary hyperparameters in several ranks, layouts and scales, which few programs serve.
-REPRESENTATIVE = (
-    "ordinary",
-    "saturation",
-    "tie",
-    "cotangent times 1000",
-    "inputs times 1000",
-    "everything sliced",
-    "dy stride 0",
-)
+# Cases of ordinary hyperparameters, which one or two programs serve: each takes a C++ compiler seconds.
+REPRESENTATIVE = ("ordinary", "saturation", "tie", "cotangent times 1000", "everything sliced")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -108,8 +100,9 @@ def copied(state):
     )
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize(
+    ("name", "dtype"), [*((name, torch.float32) for name in STEPS), ("residual", torch.float64)], ids=str
+)
 def test_compiled_step_agrees_with_the_uncompiled(name, dtype):
     step, state, x, target = problem(name, dtype)
     model, options = STEPS[name]
