@@ -223,7 +223,7 @@ class _Comparison:
             if why:
                 report.untested_arguments.append(argument)
                 report.not_tested.append(f"{argument}: {why}")
-        wrong = {m.argument for m in report.mismatches if m.kind == "wrong" or m.detail.startswith("shape")}
+        wrong = {m.argument for m in report.mismatches if m.kind == "wrong"}
         if wrong:
             records = [r for r in self.records if r.evidence.case.dy.numel() <= EXPLAINED]
             try:
