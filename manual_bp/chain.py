@@ -353,18 +353,3 @@ def trace(
     assert dy is not None
     probed.backward(residuals, dy)
     return {name: visit.quantities() for name, visit in log.items()}
-
-
-def mask_names(layer: Layer) -> tuple[str, ...]:
-    """The names under which dropout looks for its masks in the state."""
-    return tuple(name for leaf in leaves(layer).values() if isinstance(leaf, Dropout) for name in leaf.names.values())
-
-
-def draw_masks(layer: Layer, batch: int, generator: torch.Generator, device: str = "cpu") -> dict[str, Tensor]:
-    """A fresh mask for every dropout: (batch, features) bools, True with probability 1 − p."""
-    return {
-        name: (torch.rand((batch, *leaf.shapes[name]), generator=generator) >= leaf.hyper["p"]).to(device)
-        for leaf in leaves(layer).values()
-        if isinstance(leaf, Dropout)
-        for name in leaf.names.values()
-    }

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from manual_bp.compilation.choice import Choice, processor
+if TYPE_CHECKING:
+    from manual_bp.compilation.choice import Choice
 
 
 def folder() -> Path:
@@ -39,3 +41,15 @@ def address(exported: Any, example: list[Tensor], choice: Choice) -> Path:
 def text() -> str:
     """The text of the compilation package."""
     return "\0".join(path.read_text() for path in sorted(Path(__file__).parent.glob("*.py")))
+
+
+@cache
+def processor() -> str:
+    """Maker, model and instruction sets of the processor: what a compiled program depends on."""
+    wanted = ("vendor_id", "model name", "flags")
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    found = {line.partition(":")[0].strip(): line for line in lines}
+    return "\n".join([platform.machine(), *(found[name] for name in wanted if name in found)])

@@ -1,4 +1,4 @@
-"""Matrix products by oneDNN inside a compiled program.
+"""Matrix products inside a compiled program: which library multiplies, and what it is asked to add.
 
 Inductor calls oneDNN's linear operation only for weights that are constants, which it can pack once.  In a training
 step every weight changes; here the operation is called on plain, also transposed, tensors, and packs them itself.
@@ -6,52 +6,81 @@ step every weight changes; here the operation is called on plain, also transpose
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Collection, Iterator
+from typing import Any, NamedTuple
 
 import torch
 
 aten = torch.ops.aten
+Node = Any  # torch.fx.Node; mypy cannot know the types of its arguments
 
 
-def multiply_adds(graph: torch.fx.Graph) -> list[int]:
-    """Multiply-adds of every matrix product in a traced graph whose sizes are known."""
-    found = []
-    for node in graph.nodes:
-        operands = {aten.mm.default: 0, aten.addmm.default: 1, aten.linear.default: 0, aten.matmul.default: 0}
-        if node.target in operands:
-            first, y = node.args[operands[node.target]].meta["val"], node.meta["val"]
-            found.append(int(y.numel()) * int(first.shape[-1]))
-    return found
+class Product(NamedTuple):
+    """A matrix product (m, k) (k, n), and which of its factors lie transposed in memory."""
+
+    m: int
+    n: int
+    k: int
+    left_transposed: bool
+    right_transposed: bool
+
+    @property
+    def multiply_adds(self) -> int:
+        return self.m * self.n * self.k
 
 
-def by_onednn(least: int) -> Any:
-    """A pass over inductor's graph that gives products of at least `least` multiply-adds to oneDNN."""
+def products(graph: torch.fx.Graph) -> Iterator[Product]:
+    """The products of a traced graph whose sizes are known."""
+    return (product for node in graph.nodes if (product := product_of(node)) is not None)
 
-    def replace(graph: torch.fx.Graph) -> None:
-        graph.eliminate_dead_code()
-        for node in list(graph.nodes):
-            if node.target is aten.mm.default:
-                added, (x, w) = None, node.args
-            elif node.target is aten.addmm.default and not node.kwargs:
-                added, x, w = node.args
-            else:
-                continue
-            x_value, value = x.meta["val"], node.meta["val"]
-            if int(value.numel()) * int(x_value.shape[-1]) < least:
-                continue
-            bias = added if added is not None and added.meta["val"].ndim == 1 else None
+
+def product_of(node: Node) -> Product | None:
+    """What a node multiplies; None if it is no product of two matrices."""
+    if node.target not in (aten.mm.default, aten.addmm.default, aten.matmul.default):
+        return None
+    left, right = (factor.meta["val"] for factor in node.args[-2:])
+    if left.ndim != 2 or right.ndim != 2:
+        return None
+    # A factor of one row or column lies both ways.
+    transposed = (not left.is_contiguous(), not right.is_contiguous())
+    return Product(int(left.shape[0]), int(right.shape[1]), int(left.shape[1]), *transposed)
+
+
+def separate_biases(graph: torch.fx.Graph) -> None:
+    """x Wᵀ + b as two operations.
+
+    BLAS adds b by filling the result with copies of it first; the activation behind it reads the result anyway, and
+    inductor lets it add b on the way.
+    """
+    for node in list(graph.nodes):
+        if node.target is aten.addmm.default and not node.kwargs and node.args[0].meta["val"].ndim == 1:
+            bias, left, right = node.args
             with graph.inserting_before(node):
-                weight = graph.call_function(aten.permute.default, (w, [1, 0]))
-                weight.meta["val"] = w.meta["val"].permute(1, 0)
-                new = graph.call_function(onednn_linear, (x, weight, bias))
-                new.meta.update(node.meta)
-                if added is not None and bias is None:
-                    new = graph.call_function(aten.add.Tensor, (new, added))
-                    new.meta.update(node.meta)
-            node.replace_all_uses_with(new)
+                product = graph.call_function(aten.mm.default, (left, right))
+                product.meta.update(node.meta)
+                sum_ = graph.call_function(aten.add.Tensor, (product, bias))
+                sum_.meta.update(node.meta)
+            node.replace_all_uses_with(sum_)
             graph.erase_node(node)
 
-    return replace
+
+def by_onednn(graph: torch.fx.Graph, chosen: Collection[Product]) -> None:
+    """Gives the chosen products to oneDNN.  It adds a bias by itself; what else is added is another operation."""
+    for node in list(graph.nodes):
+        if product_of(node) not in chosen or node.kwargs:
+            continue
+        *added, x, w = node.args
+        bias = added[0] if added and added[0].meta["val"].ndim == 1 else None
+        with graph.inserting_before(node):
+            weight = graph.call_function(aten.permute.default, (w, [1, 0]))
+            weight.meta["val"] = w.meta["val"].permute(1, 0)
+            new = graph.call_function(onednn_linear, (x, weight, bias))
+            new.meta.update(node.meta)
+            if added and bias is None:
+                new = graph.call_function(aten.add.Tensor, (new, added[0]))
+                new.meta.update(node.meta)
+        node.replace_all_uses_with(new)
+        graph.erase_node(node)
 
 
 def onednn_linear(x: Any, weight: Any, bias: Any) -> Any:

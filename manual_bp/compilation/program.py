@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from manual_bp.compilation.cache import address
-from manual_bp.compilation.choice import ONEDNN_PRODUCT, Choice, choose
-from manual_bp.compilation.products import by_onednn, multiply_adds
+from manual_bp.compilation.choice import Choice, choose
+from manual_bp.compilation.decompositions import DECOMPOSITIONS
+from manual_bp.compilation.products import by_onednn, product_of, products, separate_biases
+from manual_bp.compilation.updates import fold
 
 FlatFunction = Callable[..., Sequence[Tensor]]
 """Tensors in, tensors out."""
@@ -70,14 +72,16 @@ def _eager(function: FlatFunction) -> Callable[[list[Tensor]], Sequence[Tensor]]
 def _ahead_of_time(function: FlatFunction, example: list[Tensor], dynamic: Any) -> Program:
     """Compiled C++ on the CPU, from the disk if it is there."""
     exported = _exported(function, example, dynamic)
-    products = multiply_adds(exported.graph) if dynamic is None else []
+    found_products = set(products(exported.graph)) if dynamic is None else set()
     floating = next(t.dtype for t in example if t.is_floating_point())
-    choice = choose(example[0].device, floating, max(products, default=0), max(t.numel() for t in example))
+    choice = choose(example[0].device, floating, found_products, max(t.numel() for t in example))
     path = address(exported, example, choice)
     found = path.exists()
     if not found:
         _compile(exported, choice, path)
-    why = f"AOTInductor on {choice.threads} thread{'s' * (choice.threads > 1)}" + (", oneDNN" if choice.onednn else "")
+    why = f"AOTInductor on {choice.threads} thread{'s' * (choice.threads > 1)}"
+    if choice.onednn:
+        why += f", oneDNN for {len(choice.onednn)} of {len(found_products)} kinds of product"
     return Program(_Runner(path, choice.threads), "aoti", why, found)
 
 
@@ -92,12 +96,7 @@ def _exported(function: FlatFunction, example: list[Tensor], dynamic: Any) -> An
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's own, about its own pytrees
         exported = torch.export.export(Wrapped(), tuple(example), dynamic_shapes=shapes, strict=False)
-        return exported.run_decompositions({torch.ops.aten.expm1.default: _expm1})
-
-
-def _expm1(x: Tensor) -> Tensor:
-    """eˣ − 1 with all its digits: eˣ − 1 = tanh(x/2) (eˣ + 1).  Inductor's own expm1 is exp(x) − 1, which cancels."""
-    return torch.tanh(x / 2) * (torch.exp(x) + 1)
+        return exported.run_decompositions(DECOMPOSITIONS)
 
 
 def _compile(exported: Any, choice: Choice, path: Path) -> None:
@@ -105,9 +104,13 @@ def _compile(exported: Any, choice: Choice, path: Path) -> None:
     from torch._inductor import aoti_compile_and_package
     from torch._inductor.exc import InductorError, InvalidCxxCompiler
 
-    options: dict[str, Any] = {"cpp.threads": choice.threads}
-    if choice.onednn:
-        options["post_grad_custom_post_pass"] = by_onednn(ONEDNN_PRODUCT)
+    def improve(graph: torch.fx.Graph) -> None:
+        graph.eliminate_dead_code()
+        fold(graph, elsewhere=lambda product: product_of(product) in choice.onednn)
+        by_onednn(graph, choice.onednn)
+        separate_biases(graph)
+
+    options: dict[str, Any] = {"cpp.threads": choice.threads, "post_grad_custom_post_pass": improve}
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         unfinished = Path(scratch) / path.name

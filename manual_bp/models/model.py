@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from manual_bp.chain import TRACKED, Layer, Leaf, Tensors, draw_masks, inference, leaves, mask_names
+from manual_bp.chain import TRACKED, Layer, Leaf, Tensors, inference, leaves
+from manual_bp.masks import Mask, draw, masks_of
 from manual_bp.models.initialization import INITIALIZERS
 
 
@@ -42,11 +44,15 @@ class Model:
     @property
     def masks(self) -> tuple[str, ...]:
         """The names that dropout masks have in the state."""
-        return mask_names(self.layer)
+        return tuple(self._masks)
+
+    @cached_property
+    def _masks(self) -> dict[str, Mask]:
+        return masks_of(self.layer)
 
     def draw_masks(self, batch: int, generator: torch.Generator, device: str = "cpu") -> dict[str, Tensor]:
         """Fresh dropout masks for a batch, to be put into the state; empty for a model without dropout."""
-        return draw_masks(self.layer, batch, generator, device)
+        return draw(self._masks, batch, generator, device)
 
     def init(
         self,

@@ -1,0 +1,79 @@
+"""Operations that inductor compiles to slow or inexact code on the CPU, in terms of others.
+
+Each computes the same function as the operation that it stands for; the oracle judges the compiled rules.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+aten = torch.ops.aten
+
+# An axis of at most so many elements is unrolled, so that the code is vectors over the axis before it.
+FEW = 16
+# Below this |x|, eˣ − 1 is summed as a series; from here on the subtraction loses less than a factor 3 (e^-½ = 0.6).
+SERIES_BELOW = 0.5
+
+
+def expm1(x: Tensor) -> Tensor:
+    """eˣ − 1 with all its digits.  Inductor's own is exp(x) − 1, which cancels near 0."""
+    # As many terms of Σ xⁱ/i! as change the sum: the first one left out is x^n/(n+1)! of the whole.
+    terms = next(n for n in range(1, 100) if SERIES_BELOW**n / math.factorial(n + 1) < torch.finfo(x.dtype).eps / 4)
+    series = torch.full_like(x, 1 / math.factorial(terms))
+    for i in range(terms - 1, 0, -1):
+        series = series * x + 1 / math.factorial(i)
+    return torch.where(x.abs() < SERIES_BELOW, series * x, torch.exp(x) - 1)
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    """1/(1 + e^−x) by e = e^−|x|, which the derivative needs too, so that there is one exponential and not two."""
+    e = torch.exp(-x.abs())
+    return torch.where(x < 0, e, 1) / (1 + e)
+
+
+def argmax(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
+    """The index of the first maximum along a short last axis; NaN counts as the largest."""
+    if not _short_last_axis(x, dim):
+        return NotImplemented  # type: ignore[no-any-return]  # as torch's decompositions say that they pass
+    first, *others = x.unbind(-1)
+    largest, index = first, torch.zeros_like(first, dtype=torch.int64)
+    for i, other in enumerate(others, start=1):
+        larger = (other > largest) | (other.isnan() & ~largest.isnan())
+        largest, index = torch.where(larger, other, largest), torch.where(larger, i, index)
+    return index.unsqueeze(-1) if keepdim else index
+
+
+def gather(x: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False) -> Tensor:
+    """One element of each row of a short last axis."""
+    if not _short_last_axis(x, dim) or index.shape != (*x.shape[:-1], 1):
+        return NotImplemented  # type: ignore[no-any-return]
+    first, *others = x.unbind(-1)
+    found = first
+    for i, other in enumerate(others, start=1):
+        found = torch.where(index[..., 0] == i, other, found)
+    return found.unsqueeze(-1)
+
+
+def spread(condition: Tensor, x: Tensor, other: float) -> Tensor:
+    """where(condition, x, other) for an x that is the same all along a short last axis of the condition."""
+    if not _short_last_axis(condition, -1) or x.shape != (*condition.shape[:-1], 1) or condition.shape[-1] < 2:
+        return NotImplemented  # type: ignore[no-any-return]
+    return torch.stack([torch.where(chosen, x[..., 0], other) for chosen in condition.unbind(-1)], dim=-1)
+
+
+def _short_last_axis(x: Tensor, dim: int | None) -> bool:
+    return dim is not None and x.ndim > 0 and dim % x.ndim == x.ndim - 1 and 0 < x.shape[-1] <= FEW
+
+
+DECOMPOSITIONS: dict[Any, Callable[..., Tensor]] = {
+    aten.expm1.default: expm1,
+    aten.sigmoid.default: sigmoid,
+    aten.argmax.default: argmax,
+    aten.gather.default: gather,
+    aten.where.ScalarOther: spread,
+}

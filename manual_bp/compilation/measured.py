@@ -1,0 +1,82 @@
+"""Which library multiplies faster here: measured once for each processor and product, and kept on disk.
+
+No rule of thumb held.  On an AMD EPYC with AVX-512 (Zen 5) oneDNN took half of MKL's time from 128 x 256 x 256 up; on
+one with AVX2 (Zen 3) 1.3 times as long there, and at 512 x 2048 x 2048 between 0.87 and 1.13 of it, depending on which
+factor lies transposed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from manual_bp.compilation.products import Product
+
+# Both libraries take turns so often; the median of the ratios is not moved by two interruptions.
+ROUNDS = 5
+# A sample lasts at least this long: a thousand times what reading the clock costs.
+SAMPLE_SECONDS = 1e-3
+# oneDNN must save this much, so that noise does not make the choice.
+WORTHWHILE = 0.95
+
+
+def onednn_is_faster(product: Product, threads: int, folder: Path, machine: str) -> bool:
+    """Whether oneDNN multiplies float32 matrices like these faster than MKL, with so many threads.
+
+    folder: where what has been measured is kept.  machine: what it depends on beside the arguments.
+    """
+    key = hashlib.sha256(f"{machine}\0{torch.__version__}\0{threads}\0{product}".encode()).hexdigest()[:32]
+    path = folder / "products" / f"{key}.json"
+    try:
+        ratio = float(json.loads(path.read_text())["onednn over mkl"])
+    except (OSError, ValueError, KeyError):
+        ratio = _ratio(product, threads)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(f".{time.time_ns()}")
+        unfinished.write_text(json.dumps({"product": product._asdict(), "threads": threads, "onednn over mkl": ratio}))
+        unfinished.replace(path)
+    return ratio < WORTHWHILE
+
+
+def _ratio(product: Product, threads: int) -> float:
+    """oneDNN's time over MKL's.
+
+    A product whose left factor is transposed is the gradient of a weight, δᵀ x.  MKL adds it to the weight in the
+    same call; oneDNN needs another pass over both.
+    """
+    m, n, k, left_transposed, right_transposed = product
+    x = torch.ones(k, m).T if left_transposed else torch.ones(m, k)
+    w = torch.ones(n, k).T if right_transposed else torch.ones(k, n)
+    y = torch.ones(m, n)
+
+    def by_mkl() -> object:
+        return torch.addmm(y, x, w, beta=0.5, alpha=1 / k, out=y) if left_transposed else torch.mm(x, w, out=y)
+
+    def by_onednn() -> object:
+        result = torch.ops.mkldnn._linear_pointwise(x, w.T, None, "none", [], "")
+        return torch.add(y, result, alpha=1 / k, out=y) if left_transposed else result
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.no_grad():
+            by_mkl(), by_onednn()  # what is prepared once
+            calls = math.ceil(SAMPLE_SECONDS / max(_seconds(by_mkl, 1), 1e-9))
+            ratios = [_seconds(by_onednn, calls) / _seconds(by_mkl, calls) for _ in range(ROUNDS)]
+    finally:
+        torch.set_num_threads(before)
+    return statistics.median(ratios)
+
+
+def _seconds(call: Callable[[], object], calls: int) -> float:
+    began = time.perf_counter()
+    for _ in range(calls):
+        call()
+    return time.perf_counter() - began
