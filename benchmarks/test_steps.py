@@ -58,8 +58,11 @@ def contestants(problem: StepProblem, device: str) -> tuple[list[StepContestant]
 
 
 def families(found: list[StepContestant], limits: list[Products]) -> dict[str, list[str]]:
-    torchs = [c.name for c in found if isinstance(c, torch_steps.TorchStep)]
-    return {"torch": torchs, "jax": ["jax.jit"], "limit": [c.name for c in limits], "eager": ["torch, eager"]}
+    """Who is compared as one.  The step through torch.func is no torch.autograd: it has a column of its own."""
+    functional = [c.name for c in found if isinstance(c, torch_steps.TorchWholeStep)]
+    autograd = [c.name for c in found if isinstance(c, torch_steps.TorchStep) and c.name not in functional]
+    limit = [c.name for c in limits]
+    return {"torch": autograd, "eager": ["torch, eager"], "torch.func": functional, "jax": ["jax.jit"], "limit": limit}
 
 
 def step_problem_rows(device: str) -> list[tuple[StepProblem, str]]:
