@@ -273,27 +273,57 @@ def _reductions(rule: Rule, residuals: Any, dy: Tensor) -> Iterator[Mutation]:
 
 
 def _changes(func: Any, args: Any) -> Iterator[tuple[str, Callable[..., Tensor]]]:
-    """How a reduction can be got wrong without its result changing shape."""
+    """How a reduction can be got wrong without its result changing shape.
+
+    What can be done is read off this case; it is then done at any other case too, with that case's lengths, and where
+    it would change the shape there the reduction stays as it is.
+    """
     axes = _axes(func, args)
-    n = math.prod(args[0].shape[axis] for axis in axes)
-    if n < 2:
+    if _count(func, args) < 2:
         return
     for kind, count in COUNTS.items():
-        yield kind, lambda right, func, args, count=count: right * count(n)
+        yield kind, partial(_times, count)
     if func in SUMS:
         longer = [axis for axis in axes if args[0].shape[axis] > 1]
-        yield "last one left out", lambda right, func, args: _narrowed(func, args, longer[0], -1)
+        yield "last one left out", partial(_shortened, longer[0], -1)
         for axis in longer if len(longer) > 1 else []:
-            yield "an axis forgotten", lambda right, func, args, axis=axis: _narrowed(func, args, axis, 1)
+            yield "an axis forgotten", partial(_shortened, axis, 1)
         for other in itertools.combinations(range(args[0].ndim), len(axes)):
             if set(other) != set(axes) and func(args[0], list(other), *args[2:]).shape == func(*args).shape:
-                yield "another axis", lambda right, func, args, o=other: func(args[0], list(o), *args[2:])
+                yield "another axis", partial(_elsewhere, other)
         return
     yield "last one left out", lambda right, func, args: func(args[0][..., :-1], _without_last(args[1]))
-    if args[0].ndim > 1 and args[0].shape[-1] == args[0].shape[-2]:
-        yield "another axis", lambda right, func, args: func(args[0].mT, args[1])
-    if args[1].ndim > 1 and args[1].shape[-1] == args[1].shape[-2]:
-        yield "another axis", lambda right, func, args: func(args[0], args[1].mT)
+    for operand in (0, 1):
+        if args[operand].ndim > 1 and args[operand].shape[-1] == args[operand].shape[-2]:
+            yield "another axis", partial(_transposed, operand)
+
+
+def _times(count: Callable[[int], float], right: Tensor, func: Any, args: Any) -> Tensor:
+    n = _count(func.func, args)
+    return right * count(n) if n > 1 else right
+
+
+def _shortened(axis: int, length: int, right: Tensor, func: Any, args: Any) -> Tensor:
+    return _narrowed(func, args, axis, length) if axis in _axes(func.func, args) and args[0].shape[axis] else right
+
+
+def _elsewhere(other: Sequence[int], right: Tensor, func: Any, args: Any) -> Tensor:
+    if max(other) >= args[0].ndim:
+        return right
+    moved: Tensor = func(args[0], list(other), *args[2:])
+    return moved if moved.shape == right.shape else right
+
+
+def _transposed(operand: int, right: Tensor, func: Any, args: Any) -> Tensor:
+    matrix = args[operand]
+    if matrix.ndim < 2 or matrix.shape[-1] != matrix.shape[-2]:
+        return right
+    product: Tensor = func(*(x.mT if i == operand else x for i, x in enumerate(args)))
+    return product
+
+
+def _count(func: Any, args: Any) -> int:
+    return math.prod(args[0].shape[axis] for axis in _axes(func, args))
 
 
 def _axes(func: Any, args: Any) -> list[int]:

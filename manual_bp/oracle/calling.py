@@ -13,6 +13,8 @@ from torch import Tensor
 
 from manual_bp.oracle.cases import Case
 from manual_bp.oracle.memory import copy, overlap, shares_elements
+from manual_bp.oracle.pattern import place
+from manual_bp.oracle.unwritten import Filled, unwritten
 from manual_bp.rule import Rule, Vjp
 
 DUE = "a candidate is vjp(inputs, dy, **hyper) -> (y, grads)"
@@ -86,6 +88,15 @@ def call_again(candidate: Vjp, rule: Rule, case: Case, first: tuple[Any, ...]) -
             words = "the very tensor of an earlier call, though dy was another; it is cached, and nothing was tested"
             found.traps.append((argument, words))
     return found
+
+
+def call_filled(candidate: Vjp, rule: Rule, case: Case, first: tuple[Any, ...]) -> dict[str, str]:
+    """Which elements the candidate never writes, by argument in words, found by one more call.  first: the results of
+    `call` at this case.  Nothing is learnt of a candidate that does not return so."""
+    with Filled():
+        _, raw, _ = _call(candidate, rule, case)
+    found = zip(_arguments(rule), map(unwritten, first, raw or ()), strict=False)
+    return {argument: f"never written: {place(where)}" for argument, where in found if where is not None}
 
 
 def variants(candidate: Any) -> dict[str, Vjp]:

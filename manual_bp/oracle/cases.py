@@ -47,7 +47,7 @@ SMALL = (4, 3, 2, 5, 6)
 RANKS = ((), (1,), (3,), (2, 3), (2, 1, 3), (2, 1, 3, 2), (33, 5), (129,), (1000,))
 LENGTHS = (1, 33, 1000)
 OFF_BLOCK = 129
-# Element-wise rules get a case of 4351 x 241 elements, more than 2^20 and a multiple of no block: they hide a single
+# Element-wise rules get two cases of 4351 x 241 elements, more than 2^20 and a multiple of no block: they hide a single
 # wrong one from any mean.  All rows are alike, so that evidence for one is evidence for all; a row is short enough for
 # two inputs to be certified (see evidence.py), and a prime.
 MANY_ROWS, ROW = 4351, 241
@@ -114,8 +114,8 @@ def generated(rule: Rule, dtype: torch.dtype, device: str = "cpu", seed: int = 0
 
     found = list(cases([Edge("ordinary"), *(edge for edge in rule.edges if not edge.raises)]))
     sizes = [case for case in cases(_sizes(rule)) if _is_defined(rule, case)]
-    many = [_many(case) for case in cases(_one_row(rule))]
-    return found + sizes + list(_layouts(rule, found[0])) + many
+    many = [many_rows(case) for case in cases(_one_row(rule))]
+    return found + sizes + list(_layouts(rule, found[0])) + many + [_opposite(case) for case in many]
 
 
 def _cast(x: Tensor, dtype: torch.dtype, device: str) -> Tensor:
@@ -151,10 +151,17 @@ def _one_row(rule: Rule) -> Iterator[Edge]:
         yield Edge(f"{MANY_ROWS * ROW} elements", sizes={name: (ROW,)})
 
 
-def _many(case: Case) -> Case:
+def many_rows(case: Case) -> Case:
     """A case of one row, repeated."""
     *inputs, dy = (x.repeat(MANY_ROWS, 1) for x in (*case.inputs, case.dy))
     return Case(tuple(inputs), dy, case.hyper, case.name)
+
+
+def _opposite(case: Case) -> Case:
+    """The case with inputs of the opposite sign and the other mask: what is 0 in one need not be 0 in the other, so
+    that an element which is never written shows."""
+    inputs = (-x if x.is_floating_point() else ~x for x in case.inputs)
+    return Case(tuple(inputs), case.dy, case.hyper, f"{case.name} of opposite sign")
 
 
 def one_row(case: Case) -> Case | None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.arithmetic.bounded import Contract, contract_of
-from manual_bp.oracle.calling import Call, call, call_again, passable, require_candidate, variants
+from manual_bp.oracle.calling import Call, call, call_again, call_filled, passable, require_candidate, variants
 from manual_bp.oracle.cases import NOT_RECORDED, Case, generated
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.diagnosis import Record, diagnose
@@ -182,6 +182,8 @@ class _Comparison:
         self.records: list[Record] = []
         self.raised: dict[str, list[str]] = {}
         self.repeated = False
+        self.filled: set[torch.Size] = set()
+        self.unwritten: dict[str, str] = {}
 
     def judge_case(self, found: Evidence | str, variant: Vjp | None = None) -> None:
         """Judge the candidate at a case; variant: a way to call it, if not as it is."""
@@ -223,11 +225,13 @@ class _Comparison:
             if why:
                 report.untested_arguments.append(argument)
                 report.not_tested.append(f"{argument}: {why}")
-        wrong = {m.argument for m in report.mismatches if m.kind == "wrong"}
+        report.diagnoses = list(self.unwritten.values())
+        wrong = {m.argument for m in report.mismatches if m.kind == "wrong" or m.detail.startswith("shape")}
+        wrong -= self.unwritten.keys()
         if wrong:
             records = [r for r in self.records if r.evidence.case.dy.numel() <= EXPLAINED]
             try:
-                report.diagnoses = diagnose(self.rule, self.candidate, records, wrong)
+                report.diagnoses += diagnose(self.rule, self.candidate, records, wrong)
             except Exception as error:  # the verdict stands without it, and the failure is said
                 report.notes.append(f"no diagnosis: it raised {type(error).__name__}: {error}")
         return report
@@ -264,6 +268,11 @@ class _Comparison:
         if called.results is not None and not self.repeated and case.dy.numel():
             self.repeated = True  # once is enough
             self._take_in(call_again(candidate, self.rule, case, called.results), case)
+        if called.results is not None and case.dy.shape not in self.filled:  # what is written depends on sizes alone
+            self.filled.add(case.dy.shape)
+            for argument, text in call_filled(candidate, self.rule, case, called.results).items():
+                self._trap(argument, case, text)
+                self.unwritten.setdefault(argument, f"{argument} is not written in full: {text}, in case {case.name!r}")
         return called.results
 
     def _take_in(self, called: Call, case: Case) -> None:
@@ -328,13 +337,15 @@ class _Comparison:
         assert allowance is not None
         if not expected.numel():
             return
+        if found.row is not None and self._row_is_right(argument, found.row, got):
+            return
         ratio, ulps = errors(got, expected, allowance, self.dtype)
         excused = self._excused(position, found, expected)
         if bool(excused.any()):
             ratio, ulps = torch.where(excused, 0, ratio), torch.where(excused, 0, ulps)
             self.judged[argument].append(Judged(found.case, expected[~excused], allowance[~excused]))
         else:
-            self.judged[argument].append(Judged(found.case, expected, allowance))
+            self._expects(argument, found.row or found)
         beyond = ratio > 1
         if self.kinds.as_declared(found, position, grads, beyond):
             self._note_once(f"{argument}: at kinks or ties a valid subgradient other than the rule's, as declared")
@@ -360,6 +371,26 @@ class _Comparison:
             self.excused.setdefault((argument, kind, detail), []).append(mismatch)
         else:
             self.report.mismatches.append(mismatch)
+
+    def _row_is_right(self, argument: str, row: Evidence, got: Tensor) -> bool:
+        """Whether a result whose rows should all be alike has them alike and right, which is soon seen."""
+        position = self.arguments.index(argument)
+        expected, allowance = row.expected[position], row.allowance[position]
+        if expected is None or allowance is None or not torch.equal(got, got[:1].expand_as(got)):
+            return False
+        ratio, ulps = errors(got[0], expected, allowance, self.dtype)
+        if float(ratio.max()) > 1:
+            return False
+        self.report.worst[argument].note(float(ratio.max()), float(ulps.max()))
+        self._expects(argument, row)
+        return True
+
+    def _expects(self, argument: str, found: Evidence) -> None:
+        """Note what was due, for the question whether anything was tested."""
+        expected, allowance = (values[self.arguments.index(argument)] for values in (found.expected, found.allowance))
+        assert expected is not None
+        assert allowance is not None
+        self.judged[argument].append(Judged(found.case, expected, allowance))
 
     def _excused(self, position: int, found: Evidence, like: Tensor) -> Tensor:
         """Where nothing is judged: the gradient at a NaN input."""

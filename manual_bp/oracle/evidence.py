@@ -42,6 +42,7 @@ class Evidence:
     kinks: bool masks like `expected`: where no derivative exists, so that the expected value is a convention.
     source: whence the expected values come.
     dispute: what certified truth and torch disagree about, in words; empty if they agree.
+    row: the evidence of one row, where all rows of a large case are alike.
     """
 
     case: Case
@@ -50,6 +51,7 @@ class Evidence:
     kinks: Values
     source: str
     dispute: str = ""
+    row: Evidence | None = None
 
 
 def evidence(rule: Rule, case: Case, contract: Contract, conventions: Conventions = OUR_CONVENTIONS) -> Evidence | str:
@@ -87,7 +89,7 @@ def _repeated(found: Evidence, case: Case) -> Evidence:
         tuple(None if x is None else x.expand(case.dy.shape) for x in values)
         for values in (found.expected, found.allowance, found.kinks)
     )
-    return replace(found, case=case, expected=expected, allowance=allowance, kinks=kinks)
+    return replace(found, case=case, expected=expected, allowance=allowance, kinks=kinks, row=found)
 
 
 def generated_evidence(
@@ -102,12 +104,23 @@ def _generated(
     rule: Rule, text: object, dtype: torch.dtype, device: str, contract: Contract, conventions: Conventions
 ) -> tuple[Evidence | str, ...]:
     # `text` is in the signature because the evidence depends on it: a page whose functions are replaced is another.
-    return tuple(
-        found
-        if isinstance(found := evidence(rule, case, contract, conventions), Evidence)
-        else f"case {case.name!r}: {found}"
-        for case in generated(rule, dtype, device)
-    )
+    kept: dict[object, Evidence | str] = {}  # many cases are the same numbers in another layout
+    cases = []
+    for case in generated(rule, dtype, device):
+        numbers = _numbers(case)
+        if numbers not in kept:
+            kept[numbers] = evidence(rule, case, contract, conventions)
+        found = kept[numbers]
+        cases.append(f"case {case.name!r}: {found}" if isinstance(found, str) else replace(found, case=case))
+    return tuple(cases)
+
+
+def _numbers(case: Case) -> object:
+    """What a case is but for its layout and name; a large one is like no other."""
+    tensors = (*case.inputs, case.dy)
+    if any(x.numel() > CERTIFIED_ELEMENTS for x in tensors):
+        return case
+    return (tuple(case.hyper.items()), *((tuple(x.shape), _wide(x).numpy().tobytes()) for x in tensors))
 
 
 _Part = tuple[Tensor, Tensor] | None

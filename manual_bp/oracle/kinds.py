@@ -11,7 +11,7 @@ from torch import Tensor
 
 from manual_bp.arithmetic.bounded import Contract, contract_of, widths
 from manual_bp.oracle.calling import call
-from manual_bp.oracle.cases import Case, one_row
+from manual_bp.oracle.cases import Case, many_rows
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.errors import errors
 from manual_bp.oracle.evidence import Evidence, Values, certified_module, evidence
@@ -45,6 +45,7 @@ class Kinds:
     contract: Contract
     conventions: Conventions
     _known: dict[Any, tuple[Case, Values]] = field(default_factory=dict)
+    _others: dict[Any, tuple[Case, Evidence | str]] = field(default_factory=dict)
 
     def kind(
         self,
@@ -67,8 +68,8 @@ class Kinds:
         if position and bool(kinks[beyond].all()) and self.is_subgradient(found, grads):
             return "convention", "a valid subgradient, and not the one of the declared convention"
         judged, largest, where = case, error, beyond
-        if self.rule.elementwise and (row := one_row(case)) is not None:  # all rows alike: the largest error stands
-            judged, largest, where = row, torch.where(beyond, error, 0).amax(0), beyond.any(0)
+        if found.row is not None:  # all rows alike: the largest error stands
+            judged, largest, where = found.row.case, torch.where(beyond, error, 0).amax(0), beyond.any(0)
 
         def within(contract: Contract, formula: Any = None) -> bool:
             width = self.widths_of(judged, contract, formula)[position]
@@ -76,7 +77,7 @@ class Kinds:
             # Where a right program may overflow the bound is infinite: nothing can be said there, of a NaN neither.
             return bool(((largest <= width) | width.isinf())[where].all())
 
-        again = _Again(self, candidate, position, case, error, beyond)
+        again = _Again(self, candidate, position, found, error, beyond)
         narrow = Contract(self.dtype, self.dtype)
         if self.contract != narrow and within(narrow) and again.is_narrow():
             return "16-bit", f"right for arithmetic in {self._name}, not for {self.contract.compute}"
@@ -97,6 +98,17 @@ class Kinds:
             found = widths(self.rule, case.inputs, case.dy, contract, backward=formula, **case.hyper)
             self._known[key] = (case, (found.y, *found.grads))
         return self._known[key][1]
+
+    def evidence_at(self, case: Case) -> Evidence | str:
+        """The evidence at a case, under the contract of its own precision."""
+        return evidence(self.rule, case, contract_of(case.dy.dtype), self.conventions)
+
+    def evidence_in(self, case: Case, dtype: torch.dtype) -> Evidence | str:
+        """The evidence at the same case in another precision, kept for the case's other arguments."""
+        key = (case.name, dtype)
+        if key not in self._others or self._others[key][0] is not case:
+            self._others[key] = (case, self.evidence_at(_cast(case, dtype)))
+        return self._others[key][1]
 
     @property
     def _name(self) -> str:
@@ -127,9 +139,13 @@ class _Again:
     kinds: Kinds
     candidate: Vjp | None
     position: int
-    case: Case
+    found: Evidence
     error: Tensor
     beyond: Tensor
+
+    @property
+    def case(self) -> Case:
+        return self.found.case
 
     def is_narrow(self, formula: Any = None) -> bool:
         """Whether an error that 16-bit arithmetic may make (of `formula`, if it is not the page's) is of that origin.
@@ -139,13 +155,13 @@ class _Again:
         """
         if self.candidate is None:
             return True
-        case = _cast(self.case, torch.float32)
-        there = self._at(case, torch.float32)
+        found = self.kinds.evidence_in(self.case, torch.float32)
+        there = self._at(found)
         if there is None or (bool(there.got.any()) and torch.equal(there.got, there.got.to(self.kinds.dtype).double())):
             return not self._is_systematic()  # it cannot do float32, or computes in 16 bits whatever comes
         wrong = (there.ratio > 1) & (there.error > self._shrunk(self.error, torch.float32)) & self.beyond
-        if formula is not None and bool(wrong.any()):
-            width = self.kinds.widths_of(case, contract_of(torch.float32), formula)[self.position]
+        if formula is not None and isinstance(found, Evidence) and bool(wrong.any()):
+            width = self.kinds.widths_of(found.case, contract_of(torch.float32), formula)[self.position]
             assert width is not None
             wrong &= there.error > width
         return not bool(wrong.any())
@@ -155,13 +171,24 @@ class _Again:
         if self.candidate is None:
             return False
         dtype, other = self.kinds.dtype, OTHER_PRECISION[self.kinds.dtype]
-        there = self._at(_cast(self.case, other), other)
+        finer = torch.finfo(other).eps < torch.finfo(dtype).eps
+        there = self._error_in(other, finer)
         if there is None:
             return False  # it cannot do that precision: nothing is learnt
-        finer = torch.finfo(other).eps < torch.finfo(dtype).eps
-        fine, coarse = (there.error, self.error) if finer else (self.error, there.error)
+        fine, coarse = (there, self.error) if finer else (self.error, there)
         shrinks = bool(((fine <= self._shrunk(coarse, other)) & fine.isfinite())[self.beyond].all())
         return shrinks and not (finer and self._is_systematic())
+
+    def _error_in(self, other: torch.dtype, finer: bool) -> Tensor | None:
+        """The error at the same case in another precision; None if there is no evidence or no result."""
+        expected = self.found.expected[self.position]
+        if not finer:  # else the numbers are the same, and so is what is due
+            found = self.kinds.evidence_in(self.case, other)
+            expected = None if isinstance(found, str) else found.expected[self.position]
+        got = self._result(_cast(self.case, other), expected)
+        if got is None or expected is None:
+            return None
+        return torch.where(got == expected, 0, (got - expected).abs()).nan_to_num(nan=torch.inf, posinf=torch.inf)
 
     def _shrunk(self, error: Tensor, other: torch.dtype) -> Tensor:
         eps, other_eps = torch.finfo(self.kinds.dtype).eps, torch.finfo(other).eps
@@ -177,8 +204,7 @@ class _Again:
         stable = self.beyond.clone()
         own = None
         for run in range(RUNS + 1):
-            case = self.case if run == 0 else _varied(self.case, generator)
-            there = self._at(case, self.kinds.dtype)
+            there = self._at(self.found if run == 0 else self.kinds.evidence_at(self._varied(generator)))
             if there is None:
                 return False
             sign = torch.sign(there.got - there.expected) * torch.where(there.expected < 0, -1, 1)
@@ -187,20 +213,30 @@ class _Again:
             stable &= (sign == own) & large | ~there.got.isfinite()
         return int(stable.sum()) > int(self.beyond.sum()) * CHANCE
 
-    def _at(self, case: Case, dtype: torch.dtype) -> _There | None:
+    def _varied(self, generator: torch.Generator) -> Case:
+        row = self.found.row
+        return _varied(self.case, generator) if row is None else many_rows(_varied(row.case, generator))
+
+    def _at(self, found: Evidence | str) -> _There | None:
         """The error at a case; None if there is no evidence or no result."""
-        assert self.candidate is not None
-        found = evidence(self.kinds.rule, case, contract_of(dtype), self.kinds.conventions)
         if isinstance(found, str):
             return None
         expected, allowance = found.expected[self.position], found.allowance[self.position]
-        results = call(self.candidate, self.kinds.rule, case).results
-        got = results[self.position] if results else None
-        if expected is None or allowance is None or not isinstance(got, Tensor) or got.shape != expected.shape:
+        got = self._result(found.case, expected)
+        if got is None or expected is None or allowance is None:
             return None
         error, _ = errors(got, expected, ONE, torch.float64)
-        ratio, _ = errors(got, expected, allowance, dtype)
-        return _There(got.detach().cpu().double(), expected, allowance, error, ratio)
+        ratio, _ = errors(got, expected, allowance, found.case.dy.dtype)
+        return _There(got, expected, allowance, error, ratio)
+
+    def _result(self, case: Case, expected: Tensor | None) -> Tensor | None:
+        """What the candidate returns for the argument, in float64 on the CPU; None if it is nothing to compare."""
+        assert self.candidate is not None
+        results = call(self.candidate, self.kinds.rule, case).results
+        got = results[self.position] if results else None
+        if expected is None or not isinstance(got, Tensor) or got.shape != expected.shape:
+            return None
+        return got.detach().cpu().double()
 
 
 class _There(NamedTuple):

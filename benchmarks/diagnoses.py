@@ -1,0 +1,208 @@
+"""How often the first diagnosis names the cause, and whether right programs are left alone.
+
+    python -m benchmarks.diagnoses [--seeds 100] [--rules elu,tanh] [--dtypes float32] [--json FILE]
+
+Wrong programs: the bank (tests/oracle/bank), written by hand, and mutations made from each page
+(`benchmarks.mutations`), among them every hyperparameter ignored; none is taken from the registered mistakes, though
+some are the same function.  Each states what words would name its cause.  Right programs: the page itself at random
+cases, and the right entries of the bank; for these any failed verdict and any diagnosis is counted.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import torch
+import typer
+from rich.table import Table
+
+import manual_bp as bp
+from benchmarks.mutations import Exact, mutated, mutations, seeded_case
+from manual_bp.cli.shared import out, shown, usage, versions
+from manual_bp.oracle import compare
+from manual_bp.rule import DTYPES, Rule, Vjp
+from tests.oracle.bank import entries
+
+KNOWN = "known mistake"  # it gives the same numbers in every case, so its name is the cause
+
+CAUSES = {
+    "cotangent dropped": r"0 everywhere",
+    "cotangent negated": r"wrong sign",
+    "cotangent × 2": r"\b2 times",
+    "cotangent × 1/2": r"1/2 times",
+    "cotangent × (1 + 1e-01)": r"1\.1 times",
+    "term dropped": r"term is missing",
+    "term negated": r"term has the wrong sign",
+    "term × 2": r"term is multiplied by 2",
+    "term × 1/2": r"term is multiplied by 1/2",
+    "term × (1 + 1e-01)": r"term is multiplied by 1\.1",
+    "divided by its count": r"1/n|mean|divided|times",
+    "multiplied by its count": r"\bn\b|multiplied by (its count|n)|a sum where|times",
+    "n - 1 for n": r"n - 1|n/\(n-1\)|times",
+    "last one left out": r"last element",
+    "an axis forgotten": r"axis|axes|last element",
+    "another axis": r"axis|axes|transposed",
+    "reduced over an axis of its own": r"axis|axes|averaged|summed",
+}
+"""The words that name each kind of mutation; a factor of a finished cotangent is named as a number, too."""
+
+
+class Wrong(NamedTuple):
+    """A wrong program, and the words that would name its cause."""
+
+    rule: Rule
+    source: str
+    kind: str
+    name: str
+    cause: str
+    candidate: Vjp
+
+
+@dataclass
+class Found:
+    """What was measured in one dtype. named, judged: by source and kind. accepted: what no case shows, or
+    what only raises or takes another valid subgradient. missed: by name, the first diagnosis."""
+
+    dtype: str
+    named: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    judged: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    missed: dict[str, str] = field(default_factory=dict)
+    accepted: list[str] = field(default_factory=list)
+    right: int = 0
+    alarms: list[str] = field(default_factory=list)
+    slowest: tuple[float, str] = (0.0, "")
+
+
+def wrong_programs(rules: Sequence[Rule], dtype: torch.dtype) -> Iterator[Wrong]:
+    """The wrong entries of the bank, and the mutations of each page."""
+    for entry in entries():
+        if entry.kind != "right" and bp.RULES[entry.rule] in rules:
+            yield Wrong(bp.RULES[entry.rule], "bank", entry.kind, entry.name, entry.cause, entry.vjp)
+    for rule in rules:
+        case = seeded_case(rule, dtype, 2, long=False)  # an even seed, so that nothing is scaled
+        exact = Exact.at(rule, case)
+        count: dict[tuple[str, str], int] = defaultdict(int)
+        for m in mutations(rule, case):
+            if m.kind in CAUSES and exact.changed_by(m):
+                count[m.kind, m.argument] += 1
+                name = f"{m.kind} {m.argument} {count[m.kind, m.argument]}"
+                yield Wrong(rule, "mutation", m.kind, name, CAUSES[m.kind], mutated(rule, m.backward))
+        for name in rule.hyper:
+            yield Wrong(rule, "mutation", "hyperparameter ignored", name, rf"\b{name}\b", ignoring(rule, name))
+
+
+def ignoring(rule: Rule, name: str) -> Vjp:
+    """The rule with a backward that takes a hyperparameter at its ordinary value."""
+
+    def vjp(inputs: Any, dy: torch.Tensor, **hyper: Any) -> Any:
+        y, _ = rule.forward(*inputs, **hyper)
+        return y, rule.vjp(inputs, dy, **{**hyper, name: rule.ordinary.get(name, 1)})[1]
+
+    return vjp
+
+
+def judge(found: Found, wrong: Wrong, dtype: torch.dtype) -> None:
+    """Compare a wrong program, and see whether the first diagnosis names its cause."""
+    start = time.perf_counter()
+    try:
+        report = compare(wrong.candidate, wrong.rule, dtype=dtype)
+    finally:
+        found.slowest = max(found.slowest, (time.perf_counter() - start, f"{wrong.rule.name}: {wrong.name}"))
+    full_name = f"{wrong.rule.name}: {wrong.name} ({wrong.source})"
+    if report.passed:
+        found.accepted.append(full_name)
+        return
+    if not any(m.kind == "wrong" or "shape" in m.detail for m in report.mismatches):
+        found.accepted.append(f"{full_name}: {report.mismatches[0].kind} only")  # an exception, or a valid subgradient
+        return
+    first = report.diagnoses[0] if report.diagnoses else ""
+    key = f"{wrong.source}, {wrong.kind}"
+    found.judged[key] += 1
+    words = wrong.cause if wrong.source == "bank" else f"{wrong.cause}|{KNOWN}"
+    if re.search(words, first, re.IGNORECASE):
+        found.named[key] += 1
+    else:
+        found.missed[full_name] = first
+
+
+def right_programs(found: Found, rules: Sequence[Rule], dtype: torch.dtype, seeds: int) -> None:
+    """The page at random cases, and the right entries of the bank at the generated ones."""
+    for rule in rules:
+        for seed in range(seeds):
+            report = compare(rule.vjp, rule, dtype=dtype, cases=[seeded_case(rule, dtype, seed)])
+            _alarm(found, f"{rule.name}, seed {seed}", report)
+    for entry in entries():
+        if entry.kind == "right" and bp.RULES[entry.rule] in rules:
+            _alarm(found, f"{entry.rule}: {entry.name}", compare(entry.vjp, entry.rule, dtype=dtype))
+
+
+def _alarm(found: Found, name: str, report: Any) -> None:
+    found.right += 1
+    if report.mismatches or report.diagnoses:
+        found.alarms.append(f"{name}: {[*report.mismatches, *report.diagnoses][0]}")
+
+
+def table(results: Sequence[Found]) -> Table:
+    rows = Table(title="first diagnosis names the cause: named / judged")
+    for column in ("wrong program", *(r.dtype for r in results)):
+        rows.add_column(column)
+    for key in dict.fromkeys(key for r in results for key in r.judged):
+        rows.add_row(key, *(f"{r.named[key]}/{r.judged[key]}" for r in results))
+    rows.add_row("all", *(f"{sum(r.named.values())}/{sum(r.judged.values())}" for r in results))
+    rows.add_row("right: alarms", *(f"{len(r.alarms)}/{r.right}" for r in results))
+    return rows
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command(help=__doc__)
+def main(
+    seeds: Annotated[int, typer.Option(min=0, help="Random cases per rule and dtype for right programs.")] = 100,
+    rules: Annotated[str | None, typer.Option(help="Names, separated by commas; all by default.")] = None,
+    dtypes: Annotated[str | None, typer.Option(help="Names, separated by commas; all by default.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all of it as one JSON document.")] = None,
+) -> None:
+    torch.set_num_threads(1)  # the tensors are small: more threads would wait for one another
+    warnings.simplefilter("ignore")  # of torch and NumPy, about the means of nothing that wrong programs take
+    start = time.perf_counter()
+    known = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}
+    with usage():
+        chosen = [_known(name, known, "--dtypes") for name in (dtypes or ",".join(known)).split(",")]
+        pages = [_known(name, bp.RULES, "--rules") for name in (rules or ",".join(bp.RULES)).split(",")]
+    results = []
+    for dtype in chosen:
+        found = Found(str(dtype).removeprefix("torch."))
+        for wrong in shown([(w.rule, w) for w in wrong_programs(pages, dtype)], f"wrong programs, {found.dtype}"):
+            judge(found, wrong[1], dtype)
+        right_programs(found, pages, dtype, seeds)
+        results.append(found)
+    out.print(table(results))
+    for r in results:
+        for name, first in r.missed.items():
+            out.print(f"{r.dtype}, {name}: {first or 'no diagnosis'}", markup=False, highlight=False)
+        for alarm in r.alarms:
+            out.print(f"{r.dtype}, alarm: {alarm}", markup=False, highlight=False)
+    if json_file:
+        took = round(time.perf_counter() - start)
+        about = {"command": "python -m benchmarks.diagnoses", "versions": versions(), "seeds": seeds, "seconds": took}
+        json_file.write_text(json.dumps({**about, "results": [asdict(r) for r in results]}, indent=1) + "\n")
+    raise typer.Exit(1 if any(r.alarms for r in results) else 0)
+
+
+def _known(name: str, names: Any, option: str) -> Any:
+    if name not in names:
+        raise ValueError(f"{option} must be some of {','.join(names)}; came {name!r}.")
+    return names[name]
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,81 @@
+"""Diagnosis: why a candidate is wrong.
+
+Every explanation is a hypothesis that says, for each case, what the candidate would have returned if it were true.  It
+is reported only if the candidate returned that in *every* case that counts, within rounding, and if in some case that
+is visibly not the right answer.  So a right candidate gets no diagnosis, and neither does one that is wrong without a
+system.
+
+A detector is a function that takes an Examination and yields Explanations; a family of them is a file.  Their order is
+the ranking: an argument that one has explained is not explained again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+
+import torch
+
+from manual_bp.oracle.diagnosis import factors, formulas, known, layout, precision, reductions, substitutions
+from manual_bp.oracle.diagnosis.examination import Examination
+from manual_bp.oracle.diagnosis.hypothesis import Explanation, Record
+from manual_bp.rule import Rule, Vjp
+
+__all__ = ["Record", "diagnose"]
+
+Detector = Callable[[Examination], Iterator[Explanation]]
+
+# What people have done before comes first; then what is said in the fewest words; then what is searched for most widely
+# and so would be met most easily by chance.
+NAMED: tuple[Detector, ...] = (
+    known.whole_mistakes,
+    factors.plain_factors,
+    substitutions.default_hyperparameters,
+    factors.any_factors,
+    factors.terms,
+    substitutions.cotangents,
+    layout.contiguous,
+    layout.shapes,
+    substitutions.inputs,
+    reductions.sums_of_backward,
+    reductions.sums_of_forward,
+    substitutions.at_the_output,
+    substitutions.neighbours,
+    known.parts_of_mistakes,
+    substitutions.usual_hyperparameters,
+    formulas.formulas,
+    formulas.sums,
+    layout.clipped,
+    factors.added,
+)
+# What says how a candidate goes wrong rather than why.
+DESCRIBED: tuple[Detector, ...] = (
+    layout.ignored_cotangent,
+    known.not_finite_as,
+    layout.reordered,
+    precision.sixteen_bits,
+    factors.varying_factors,
+)
+
+
+def diagnose(rule: Rule, candidate: Vjp | None, records: Sequence[Record], wrong: Collection[str]) -> list[str]:
+    """Plain sentences, best first, each with its evidence; empty for a right candidate.
+
+    candidate: None for results that were recorded. wrong: the arguments ("y", "dx", ...) with a value that is wrong.
+    """
+    with torch.no_grad():
+        found = Examination(rule, candidate, records, wrong)
+        _ask(found, known.whole_mistakes, kinks=True)
+        for detector in NAMED:
+            _ask(found, detector)
+            _ask(found, detector, moderate=True)
+        for detector in DESCRIBED:
+            _ask(found, detector)
+        return found.found
+
+
+def _ask(found: Examination, detector: Detector, kinks: bool = False, moderate: bool = False) -> None:
+    if not found.records or not found.open:
+        return
+    found.look(kinks, moderate)
+    for explanation in detector(found) if found.rows else ():
+        found.tell(explanation)

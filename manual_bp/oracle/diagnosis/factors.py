@@ -1,0 +1,148 @@
+"""Factors and terms: a cotangent, or one of its summands, multiplied by a number; something added to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from manual_bp.oracle.cases import Case
+from manual_bp.oracle.diagnosis.examination import Examination
+from manual_bp.oracle.diagnosis.fitting import CONSTANTS, NEAR, Factor, Fit, Sample, recognise
+from manual_bp.oracle.diagnosis.hypothesis import Explanation, wide
+
+# A claim about one number rests on as many.
+NUMBERS = 3
+
+
+def plain_factors(found: Examination) -> Iterator[Explanation]:
+    """Cotangents multiplied by 0, -1, 2 and the like."""
+    return _factors(found, plain=True)
+
+
+def any_factors(found: Examination) -> Iterator[Explanation]:
+    """Cotangents multiplied by any number that has a name, or is the same everywhere."""
+    return _factors(found, plain=False)
+
+
+def _factors(found: Examination, plain: bool) -> Iterator[Explanation]:
+    told: dict[str, tuple[list[str], int]] = {}
+    for argument in found.unexplained():
+        if found.numbers(argument) < NUMBERS:
+            continue
+        fits = found.fits(argument, lambda sample: [sample.expected])
+        factor = recognise(found.rule, fits, 0) if len(fits) >= min(NUMBERS, len(found.rows)) else None
+        if factor and factor.name != "1" and (factor.name in CONSTANTS or not plain):
+            arguments, _ = told.setdefault(_in_words(found, argument, factor, fits), ([], len(fits)))
+            arguments.append(argument)
+    for words, (arguments, count) in told.items():
+        yield Explanation(arguments, f"{{}} {words}; fitted in {count} cases")
+
+
+def _in_words(found: Examination, argument: str, factor: Factor, fits: Sequence[Fit]) -> str:
+    if factor.name in ("0", "-1"):
+        return "is 0 everywhere" if factor.name == "0" else "has the wrong sign: it is -1 times what it should be"
+    meant = f" ({factor.why})" if factor.why else ""
+    case = fits[0].case
+    reduced = case.dy.numel() / max(case.inputs[found.arguments.index(argument) - 1].numel(), 1)
+    mean = argument != "y" and factor.name == "1/n" and abs(fits[0].factors[0] * reduced - 1) < NEAR and reduced > 1
+    return f"is {factor.name} times what it should be{meant}" + (": a mean where a sum is due" if mean else "")
+
+
+def varying_factors(found: Examination) -> Iterator[Explanation]:
+    """One factor for every element of a case, but no name for it."""
+    for argument in found.unexplained():
+        if found.numbers(argument) < NUMBERS:
+            continue
+        fits = found.fits(argument, lambda sample: [sample.expected])
+        factors = sorted(f.factors[0] for f in fits)
+        if len(fits) >= NUMBERS and factors[-1] - factors[0] > 4 * max(f.uncertainty[0] for f in fits):
+            words = f"by one factor that differs from case to case ({factors[0]:.4g} to {factors[-1]:.4g})"
+            yield Explanation({argument}, f"every element of {{}} is off {words}; fitted in {len(fits)} cases")
+
+
+# ---------------------------------------------------------------------------------------------------------- summands
+
+
+def terms(found: Examination) -> Iterator[Explanation]:
+    """The page's named terms, each multiplied by a number that has a name."""
+    case = found.rows[0][0].evidence.case
+    names = {argument: list(parts) for argument, parts in _terms(found, case).items()}
+    for argument in found.unexplained():
+        if len(names.get(argument, ())) < 2:
+            continue
+        fits = found.fits(argument, partial(_summands, found, argument))
+        if changed := _changed(found, names[argument], fits):
+            yield Explanation({argument}, "{}: " + changed)
+
+
+def _summands(found: Examination, argument: str, sample: Sample) -> list[Tensor]:
+    return list(_terms(found, sample.case)[argument].values())
+
+
+def _terms(found: Examination, case: Case) -> dict[str, dict[str, Tensor]]:
+    _, residuals = found.rule.forward(*map(wide, case.inputs), **case.hyper)
+    return found.rule.terms(residuals, wide(case.dy))
+
+
+def _changed(found: Examination, names: Sequence[str], fits: Sequence[Fit]) -> str:
+    """The terms whose factor is not 1, in words with the fitted numbers; empty if there is no system."""
+    factors = [recognise(found.rule, fits, i) for i in range(len(names))] if len(fits) >= 2 else []
+    recognised = [(n, f) for n, f in zip(names, factors, strict=False) if f is not None]
+    changed = [_term(n, f) for n, f in recognised if f.name != "1"]
+    if len(recognised) < len(names) or not changed:
+        return ""
+    best = min(fits, key=lambda f: max(f.uncertainty))
+    fitted = ", ".join(f"{n} {f:.3f}" for n, f in zip(names, best.factors, strict=True))
+    evidence = f"(fitted factors: {fitted} in case {best.case.name!r}; alike in {len(fits)} cases)"
+    return f"{' and '.join(changed)} {evidence}"
+
+
+def _term(name: str, factor: Factor) -> str:
+    if factor.name == "0":
+        return f"the {name} term is missing"
+    if factor.name == "-1":
+        return f"the {name} term has the wrong sign"
+    return f"the {name} term is multiplied by {factor.name}" + (f" ({factor.why})" if factor.why else "")
+
+
+def added(found: Examination) -> Iterator[Explanation]:
+    """Right, and a multiple of something else added to it: an input, dy, y, a number; or taken after an update."""
+    for argument in found.unexplained():
+        for name in ("dy", "y", *found.rule.inputs, "1", "after an update"):
+            fits = found.fits(argument, partial(_added, found, argument, name))
+            if len(fits) < 2:
+                continue
+            whole, part = recognise(found.rule, fits, 0), recognise(found.rule, fits, 1)
+            if whole is None or part is None or whole.name != "1" or part.name == "0":
+                continue
+            words = f"{part.name} times {name}" if name != "1" else part.name
+            if name == "after an update":
+                words = f"{part.name} times what follows from the cotangents: inputs that an update had changed already"
+            best = min(fits, key=lambda f: max(f.uncertainty))
+            evidence = f"fitted {best.factors[1]:.4g} in case {best.case.name!r}, alike in {len(fits)} cases"
+            yield Explanation({argument}, f"{{}} is right but for an added {words}; {evidence}")
+            break
+
+
+def _added(found: Examination, argument: str, name: str, sample: Sample) -> list[Tensor]:
+    """What is right, and what may have been added to it."""
+    case, position = sample.case, found.arguments.index(argument)
+    if name == "after an update":
+        values = found.right(case)[0]
+        updated = [x if g is None or f"d{n}" == argument else g for n, x, g in _named(found, case.inputs, values)]
+        part = found.at(case, inputs=tuple(updated)).values[position]
+    else:
+        named = {"dy": case.dy, "y": found.value(case), "1": torch.ones_like(sample.expected)}
+        part = {**dict(zip(found.rule.inputs, case.inputs, strict=True)), **named}[name]
+    if part is None or part.shape != sample.expected.shape or not part.is_floating_point():
+        raise ValueError("no such part here")
+    return [sample.expected, wide(part)]
+
+
+def _named(
+    found: Examination, inputs: Sequence[Tensor], values: Sequence[Tensor | None]
+) -> Iterator[tuple[str, Tensor, Tensor | None]]:
+    return zip(found.rule.inputs, inputs, values[1:], strict=True)

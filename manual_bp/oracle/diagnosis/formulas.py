@@ -1,0 +1,239 @@
+"""Formulas: where a cotangent is dy times a function of one point, which function it is.
+
+The functions that are tried are products and sums of a few parts: powers of the inputs and of y, exponentials, signs,
+each with a simple factor.  One is reported if it gives every number that the candidate returned, on a branch of at
+least so many numbers, and if it is not the right one.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manual_bp import axes
+from manual_bp.oracle.cases import Case
+from manual_bp.oracle.diagnosis.examination import APART, Examination
+from manual_bp.oracle.diagnosis.hypothesis import Explanation, Prediction, wide
+from manual_bp.oracle.diagnosis.points import Points, points_of
+
+# A formula is read off as many different numbers; 16 of 16 agreeing with one of a few thousand formulas, to three
+# digits each, is no accident.
+ENOUGH = 16
+
+OF_A_LETTER: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "{}": lambda a: a,
+    "{}²": torch.square,
+    "{}³": lambda a: a**3,
+    "|{}|": torch.abs,
+    "sign({})": torch.sign,
+    "clip({}, -1, 1)": lambda a: a.clamp(-1, 1),
+    "exp({})": torch.exp,
+    "exp(-{})": lambda a: torch.exp(-a),
+    "1/{}": torch.reciprocal,
+    "√{}": torch.sqrt,
+    "1/√{}": torch.rsqrt,
+    "sigmoid({})": torch.sigmoid,
+    "tanh({})": torch.tanh,
+    "({0} - {0}²)": lambda a: a - a * a,  # the slope of a sigmoid, and of tanh, where a is their output
+    "(1 - {}²)": lambda a: 1 - a * a,
+}
+OF_A_NUMBER: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "{}": lambda h: h,
+    "-{}": lambda h: -h,
+    "1/{}": lambda h: 1 / h,
+    "{}²": lambda h: h * h,
+    "(1 - {})": lambda h: 1 - h,
+    "(1 + {})": lambda h: 1 + h,
+    "1/(1 - {})": lambda h: 1 / (1 - h),
+}
+COTANGENTS: Mapping[str, Callable[[Tensor], Tensor]] = {"dy": torch.clone, "": torch.ones_like, "|dy|": torch.abs}
+PLAIN = {"": 1.0, "-": -1.0, "2·": 2.0, "1/2·": 0.5}
+
+
+def formulas(found: Examination) -> Iterator[Explanation]:
+    """dy times another function than the derivative, on the whole or on one branch; read off at moderate numbers."""
+    if not found.moderate:
+        return
+    for argument in found.unexplained():
+        points = points_of(found, argument) if argument != "y" else None
+        if points is None or not _is_wrong(points):
+            continue
+        whole = _formula(points, found.slack)
+        if whole:
+            evidence = f"so in all of {len(points.got)} numbers from {points.cases} cases"
+            yield Explanation({argument}, f"{{}} is {whole}; {evidence}")
+            continue
+        if branches := _on_branches(points, found.slack):
+            evidence = f"so in {len(points.got)} numbers from {points.cases} cases"
+            yield Explanation({argument}, f"{{}} is {branches}; {evidence}")
+
+
+def _on_branches(points: Points, slack: float) -> str:
+    """A formula for each side of the first branch that leaves none unexplained; empty if there is none."""
+    for letter, x in sorted(points.letters.items(), key=lambda named: named[0] == "y"):  # inputs choose branches
+        sides = (f"{letter} > 0", x > 0), (f"{letter} < 0", x < 0)
+        if bool(((x == 0) | (x == 1)).all()):
+            sides = (f"{letter} is 1", x > 0), (f"{letter} is 0", x == 0)
+        words = []
+        for name, mask in sides:
+            side = points.where(mask)
+            if not _is_wrong(side):
+                words.append(f"right where {name}")
+            elif formula := _formula(side, slack):
+                words.append(f"{formula} where {name}")
+        if len(words) == 2 and not all(w.startswith("right") for w in words):
+            return ", and ".join(sorted(words, key=lambda w: w.startswith("right")))
+    return ""
+
+
+def _is_wrong(points: Points) -> bool:
+    return bool(((points.got - points.expected).abs() > APART * points.allowance).any())
+
+
+Family = Callable[[Points], tuple[Sequence[str], Tensor, Tensor]]
+"""Formulas by name; their values, and the sums of the magnitudes of their parts: a row each, a column per number."""
+
+
+def _formula(points: Points, slack: float) -> str:
+    """The first formula that gives every number; empty if none does."""
+    if len(points.got) < ENOUGH:
+        return ""
+    few = points.where(torch.linspace(0, len(points.got) - 1, ENOUGH).long())  # these refute most formulas
+    families: Sequence[Family] = (lambda p: _singles(p, _parts(p)), _pairs, lambda p: _singles(p, _changed_parts(p)))
+    values_at_few = [family(few) for family in families]
+    for cotangent, of in COTANGENTS.items():
+        for family, values in zip(families, values_at_few, strict=True):
+            if bool(_fits(few, of, values, slack).any()):
+                names, *_ = values = family(points)
+                fits = _fits(points, of, values, slack).nonzero()
+                if len(fits):
+                    return _written(cotangent, names[int(fits[0])])
+        if number := _number(points, of(points.dy), slack):
+            return _written(cotangent, number)
+    return ""
+
+
+def _fits(
+    points: Points, of: Callable[[Tensor], Tensor], values: tuple[Sequence[str], Tensor, Tensor], slack: float
+) -> Tensor:
+    """Which formulas of a family give every number."""
+    dy, (_, factors, sizes) = of(points.dy), values
+    tolerance = points.allowance + slack * (dy.abs() * sizes + points.got.abs())
+    return (((factors * dy - points.got).abs() <= tolerance) & factors.isfinite()).all(1)
+
+
+def _written(cotangent: str, name: str) -> str:
+    if name == "0":
+        return "0"
+    factor = f"({name})" if " + " in name or " - " in name or name.startswith("-") else name
+    return f"{cotangent}·{factor}" if cotangent else f"{name}, without dy"
+
+
+def _singles(points: Points, parts: Mapping[str, Tensor]) -> tuple[list[str], Tensor, Tensor]:
+    """Every factor times every part."""
+    numbers = _numbers(points)
+    named = [("0", torch.zeros_like(points.got))]
+    named += [(_product(n, p), v * x) for (p, x), (n, v) in itertools.product(parts.items(), numbers.items())]
+    values = torch.stack([v for _, v in named])
+    return [n for n, _ in named], values, values.abs()
+
+
+def _pairs(points: Points) -> tuple[list[str], Tensor, Tensor]:
+    """Sums and differences of two parts, each with the factor 1 or a hyperparameter."""
+    factors = {"": torch.ones_like(points.got), **{f"{h}·": v for h, v in points.numbers.items()}}
+    plain = {p: x for p, x in _parts(points).items() if "the right" not in p}
+    terms = {f"{n}{p}": v * x for (n, v), (p, x) in itertools.product(factors.items(), plain.items())}
+    x = torch.stack([*terms.values()])
+    first, second = torch.triu_indices(len(x), len(x), offset=1)
+    pairs = list(itertools.combinations(terms, 2))  # in the order of the indices
+    written = [name for a, b in pairs for name in (f"{a} + {b}", f"{a} - {b}", f"{b} - {a}")]
+    names = [name.replace("·1 ", " ").removesuffix("·1") for name in written]
+    values = torch.stack([x[first] + x[second], x[first] - x[second], x[second] - x[first]], 1).flatten(0, 1)
+    return names, values, (x[first].abs() + x[second].abs()).repeat_interleave(3, 0)
+
+
+def _number(points: Points, dy: Tensor, slack: float) -> str:
+    """A part times some number, the same everywhere."""
+    for name, part in _parts(points).items():
+        column = part * dy
+        if not bool(column.isfinite().all()) or not bool(column.any()):
+            continue
+        factor = float((column @ points.got) / (column @ column))
+        tolerance = points.allowance + 2 * slack * ((factor * column).abs() + points.got.abs())
+        if bool(((factor * column - points.got).abs() <= tolerance).all()):
+            return _product(f"{factor:.4g}·", name)
+    return ""
+
+
+def _product(factor: str, part: str) -> str:
+    return factor.removesuffix("·") if part == "1" and factor not in ("", "-") else f"{factor}{part}"
+
+
+def _numbers(points: Points) -> dict[str, Tensor]:
+    ones = torch.ones_like(points.got)
+    plain = {name: value * ones for name, value in PLAIN.items()}
+    given = {
+        f"{name.format(h)}·": function(v) for h, v in points.numbers.items() for name, function in OF_A_NUMBER.items()
+    }
+    return plain | given
+
+
+def _parts(points: Points) -> dict[str, Tensor]:
+    """What formulas are made of."""
+    parts = {"1": torch.ones_like(points.got), "the right factor": points.expected / points.dy}
+    for letter, x in points.letters.items():
+        parts |= {name.format(letter): function(x) for name, function in OF_A_LETTER.items()}
+    return parts
+
+
+def _changed_parts(points: Points) -> dict[str, Tensor]:
+    """The right derivative times a function of a letter, or of a letter plus a hyperparameter (variance + eps)."""
+    right = points.expected / points.dy
+    sums = {f"({a} + {h})": x + v for a, x in points.letters.items() for h, v in points.numbers.items()}
+    return {
+        f"{name.format(letter)}·the right factor": function(x) * right
+        for letter, x in (points.letters | sums).items()
+        for name, function in OF_A_LETTER.items()
+    }
+
+
+# -------------------------------------------------------------------------------------------------- sums of a product
+
+
+def sums(found: Examination) -> Iterator[Explanation]:
+    """Σ dy times an input, or y, over all axes that the cotangent lacks, where something else is due."""
+    names: dict[str, Callable[[Case], Tensor]] = {"dy": lambda case: torch.ones_like(wide(case.dy))}
+    names["dy·y"] = found.value
+    for position, name in enumerate(found.rule.inputs):
+        if found.rule.is_number(name):
+            names[f"dy·{name}"] = partial(_power, position, 1)
+            names[f"dy·{name}²"] = partial(_power, position, 2)
+    for name, of in names.items():
+        yield from found.matched(partial(_summed, found, of), f"{{}} is Σ {name}")
+
+
+def _power(position: int, exponent: int, case: Case) -> Tensor:
+    power: Tensor = wide(case.inputs[position]) ** exponent
+    return power
+
+
+def _summed(found: Examination, of: Callable[[Case], Tensor], case: Case) -> Prediction:
+    dy, factor = wide(case.dy), of(case)
+    if factor.shape != dy.shape:
+        raise ValueError("no such product here")
+    y_axes = axes.tokens(found.rule.y_annotation)
+    values: list[Any] = [None]
+    for name, x in zip(found.rule.inputs, case.inputs, strict=True):
+        own = axes.tokens(found.rule.annotations[name])
+        if len(own) != 1 or own[0].startswith("*") or own[0] not in y_axes:
+            values.append(None)
+            continue
+        before = y_axes.index(own[0])
+        axis = before if not any(t.startswith("*") for t in y_axes[:before]) else dy.ndim - len(y_axes) + before
+        values.append((dy * factor).sum([a for a in range(dy.ndim) if a != axis]) if x.ndim else None)
+    return Prediction(tuple(values))

@@ -1,0 +1,58 @@
+"""What is compared: records of a candidate, and what a hypothesis predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from manual_bp.oracle.cases import Case
+from manual_bp.oracle.diagnosis.fitting import Sample
+from manual_bp.oracle.evidence import Evidence
+
+Values = tuple[Tensor | None, ...]
+"""y, then one entry per input."""
+
+
+class Record(NamedTuple):
+    """A case with its evidence, and what the candidate returned there: y, then one entry per input."""
+
+    evidence: Evidence
+    results: tuple[Any, ...]
+
+
+class Prediction(NamedTuple):
+    """What a candidate would return if a hypothesis held (None: nothing is said), and how far off rounding may take it,
+    which takes longer to find and so is asked for only where it matters (None: not derived)."""
+
+    values: Values
+    tolerance: Callable[[], Values] | None = None
+
+
+Predict = Callable[[Case], Prediction]
+
+
+Row = tuple[Record, list[Sample | None]]
+"""A record, with one sample per argument."""
+
+
+class Match(NamedTuple):
+    """seen: the arguments that a hypothesis explains, and in how many cases each visibly is not the right answer.
+    contradicted: arguments that it would change, and that the candidate did not return so."""
+
+    seen: dict[str, int]
+    contradicted: set[str]
+
+
+class Explanation(NamedTuple):
+    """What is wrong with some arguments; `{}` in the sentence stands for their names."""
+
+    arguments: Collection[str]
+    sentence: str
+
+
+def wide(x: Tensor) -> Tensor:
+    """In float64 on the CPU, unless it is a mask."""
+    x = x.detach().cpu()
+    return x.double() if x.is_floating_point() else x

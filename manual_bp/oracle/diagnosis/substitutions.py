@@ -1,0 +1,136 @@
+"""Substitutions: the right formula at other inputs, another cotangent or other hyperparameters; another formula."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manual_bp.oracle.cases import Case
+from manual_bp.oracle.diagnosis.examination import Examination
+from manual_bp.oracle.diagnosis.hypothesis import Explanation, Prediction, wide
+from manual_bp.rule import RULES, Rule
+
+COTANGENTS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "takes the cotangent for ones: it ignores dy": torch.ones_like,
+    "takes |dy| for dy": torch.abs,
+    "takes dy² for dy": torch.square,
+    "takes the sign of dy for dy": torch.sign,
+    "takes the sum of dy for each of its elements": lambda dy: dy.sum().expand_as(dy),
+    "takes the mean of dy for each of its elements": lambda dy: dy.mean().expand_as(dy),
+    "takes dy clipped to [-1, 1] for dy": lambda dy: dy.clamp(-1, 1),
+    "takes the first row of dy for every row": lambda dy: dy[:1].expand_as(dy),
+    "takes dy divided by its norm for dy": lambda dy: dy / dy.norm(),
+    "takes dy in reversed order along its last axis": lambda dy: dy.flip(-1),
+    "takes dy in reversed order along its first axis": lambda dy: dy.flip(0),
+    "takes dy transposed and read in its own shape": lambda dy: dy.mT.reshape(dy.shape),
+}
+"""What is taken for dy, in words that follow the name of a cotangent."""
+
+INPUTS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "{0} is ignored: {{}} is that of {0} = 1": torch.ones_like,
+    "{0} is ignored: {{}} is that of {0} = 0": torch.zeros_like,
+    "{0} enters with the wrong sign: {{}} is that of -{0}": torch.neg,
+    "{{}} is that of |{0}|": torch.abs,
+    "{{}} is that of {0} less its mean": lambda x: x - x.mean(),
+    "{{}} is that of {0}²": torch.square,
+}
+"""What an input was replaced by; {0} is its name."""
+
+# Where a hyperparameter is written as a number, these are the usual ones: slopes, decay rates, eps of the libraries.
+USUAL = (0, -1, 2, 0.5, 0.1, 0.2, 0.25, 0.3, 0.01, 5e-3, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-12)
+
+
+def cotangents(found: Examination) -> Iterator[Explanation]:
+    """Something else taken for dy."""
+    for words, change in COTANGENTS.items():
+
+        def predict(case: Case, change: Callable[[Tensor], Tensor] = change) -> Prediction:
+            values, tolerance = found.at(case, dy=change(case.dy))
+            return Prediction((None, *values[1:]), tolerance)
+
+        yield from found.matched(predict, f"{{}} {words}")
+
+    def times_y(case: Case) -> Prediction:
+        return Prediction((None, *found.at(case, dy=wide(case.dy) * found.value(case)).values[1:]))
+
+    yield from found.matched(times_y, "{} is multiplied by y: it is that of the cotangent dy·y")
+
+
+def inputs(found: Examination) -> Iterator[Explanation]:
+    """An input ignored, replaced, or confused with another."""
+    for position, name in enumerate(found.rule.inputs):
+        if not found.rule.is_number(name):
+            continue
+        for words, change in INPUTS.items():
+            predict = partial(_replaced, found, position, position, change)
+            yield from found.matched(predict, words.format(name))
+        for other, other_name in enumerate(found.rule.inputs):
+            if other != position and found.rule.is_number(other_name):
+                predict = partial(_replaced, found, position, other, torch.clone)
+                yield from found.matched(predict, f"{{}} is that of {other_name} in place of {name}")
+
+
+def _replaced(
+    found: Examination, position: int, source: int, change: Callable[[Tensor], Tensor], case: Case
+) -> Prediction:
+    inputs = list(case.inputs)
+    inputs[position] = change(case.inputs[source])
+    values, tolerance = found.at(case, inputs=tuple(inputs))
+    return Prediction((None, *values[1:]), tolerance)
+
+
+def default_hyperparameters(found: Examination) -> Iterator[Explanation]:
+    """A hyperparameter left at its default, at 1, or at the page's ordinary value."""
+    for name in found.rule.hyper:
+        tried = (found.rule.defaults.get(name), found.rule.ordinary.get(name), 1)
+        yield from _hyperparameter(found, name, [v for v in tried if v is not None])
+
+
+def usual_hyperparameters(found: Examination) -> Iterator[Explanation]:
+    """A hyperparameter that is written as a number."""
+    for name in found.rule.hyper:
+        yield from _hyperparameter(found, name, USUAL)
+
+
+def _hyperparameter(found: Examination, name: str, values: Any) -> Iterator[Explanation]:
+    for value in dict.fromkeys(values):
+
+        def predict(case: Case, value: Any = value) -> Prediction:
+            values, tolerance = found.at(case, hyper={**case.hyper, name: value})
+            return Prediction((None, *values[1:]), tolerance)
+
+        yield from found.matched(predict, f"{name} is ignored: {{}} is that of {name}={value:g}")
+
+
+# --------------------------------------------------------------------------------------------------- other formulas
+
+
+def at_the_output(found: Examination) -> Iterator[Explanation]:
+    """An element-wise derivative taken at y."""
+    if found.rule.elementwise:
+
+        def predict(case: Case) -> Prediction:
+            return Prediction((None, *found.at(case, inputs=(found.value(case), *case.inputs[1:])).values[1:]))
+
+        yield from found.matched(predict, "{} is the derivative taken at y and not at x")
+
+
+def neighbours(found: Examination) -> Iterator[Explanation]:
+    """Another rule's formula; of rules with modes, that of the other mode."""
+    for other in RULES.values():
+        if other.chapter != found.rule.chapter or other.name == found.rule.name:
+            continue
+        if other.inputs.keys() <= found.rule.inputs.keys() and other.defaults.keys() >= set(other.hyper):
+            yield from found.matched(partial(_neighbour, found, other), f"{{}} is the formula of {other.name}")
+
+
+def _neighbour(found: Examination, other: Rule, case: Case) -> Prediction:
+    named = dict(zip(found.rule.inputs, case.inputs, strict=True))
+    hyper = {n: v for n, v in case.hyper.items() if n in other.hyper}
+    _, *grads = found.at(case, other, inputs=tuple(named[n] for n in other.inputs), hyper=hyper).values
+    by_name = dict(zip(other.inputs, grads, strict=True))
+    return Prediction((None, *(by_name.get(n) for n in found.rule.inputs)))
