@@ -115,7 +115,7 @@ def generated(rule: Rule, dtype: torch.dtype, device: str = "cpu", seed: int = 0
     found = list(cases([Edge("ordinary"), *(edge for edge in rule.edges if not edge.raises)]))
     sizes = [case for case in cases(_sizes(rule)) if _is_defined(rule, case)]
     many = [many_rows(case) for case in cases(_one_row(rule))]
-    return found + sizes + list(_layouts(rule, found[0])) + many + [_opposite(case) for case in many]
+    return found + sizes + list(_layouts(rule, found[0])) + many + [_opposite(rule, case) for case in many]
 
 
 def _cast(x: Tensor, dtype: torch.dtype, device: str) -> Tensor:
@@ -157,10 +157,11 @@ def many_rows(case: Case) -> Case:
     return Case(tuple(inputs), dy, case.hyper, case.name)
 
 
-def _opposite(case: Case) -> Case:
+def _opposite(rule: Rule, case: Case) -> Case:
     """The case with inputs of the opposite sign and the other mask: what is 0 in one need not be 0 in the other, so
     that an element which is never written shows."""
-    inputs = (-x if x.is_floating_point() else ~x for x in case.inputs)
+    named = zip(rule.inputs, case.inputs, strict=True)
+    inputs = (-x if rule.is_number(name) else (x == 0).to(x.dtype) for name, x in named)
     return Case(tuple(inputs), case.dy, case.hyper, f"{case.name} of opposite sign")
 
 

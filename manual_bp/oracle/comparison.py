@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,15 +20,12 @@ from manual_bp.oracle.evidence import Evidence, certified_module, evidence, gene
 from manual_bp.oracle.kinds import Kinds
 from manual_bp.oracle.pattern import pattern
 from manual_bp.oracle.report import Mismatch, Report, Worst
+from manual_bp.oracle.summary import summaries
 from manual_bp.oracle.vacuity import Judged, structurally_zero, untested
 from manual_bp.rule import DTYPES, RULES, Rule, Vjp
 
 NOTES = ("digits", "16-bit")
 """Kinds of mismatch that are notes unless the comparison is strict."""
-
-# Cases of more elements are compared, and left out where the cause of an error is sought: every explanation is computed
-# at every case.
-EXPLAINED = 10**5
 
 
 class GradientMismatch(AssertionError):
@@ -229,11 +227,12 @@ class _Comparison:
         wrong = {m.argument for m in report.mismatches if m.kind == "wrong" or m.detail.startswith("shape")}
         wrong -= self.unwritten.keys()
         if wrong:
-            records = [r for r in self.records if r.evidence.case.dy.numel() <= EXPLAINED]
             try:
-                report.diagnoses += diagnose(self.rule, self.candidate, records, wrong)
+                report.diagnoses += diagnose(self.rule, self.candidate, self.records, wrong)
             except Exception as error:  # the verdict stands without it, and the failure is said
                 report.notes.append(f"no diagnosis: it raised {type(error).__name__}: {error}")
+        explained = [a for a in self.arguments if any(re.search(rf"\b{a}\b", d) for d in report.diagnoses)]
+        report.diagnoses += summaries(report.mismatches, explained)
         return report
 
     def _untested(self, argument: str, generated: bool) -> str:
@@ -308,8 +307,9 @@ class _Comparison:
         if not isinstance(got, Tensor):
             self._trap(argument, case, f"a tensor is due, {_described(got)} came")
             return False
-        if got.layout is not torch.strided or got.is_quantized:
-            self._trap(argument, case, f"a dense tensor is due, one of layout {got.layout} came")
+        if got.layout is not torch.strided or got.is_quantized or got.is_nested:
+            kind = "a nested one" if got.is_nested else f"one of layout {got.layout}"
+            self._trap(argument, case, f"a dense tensor is due, {kind} came")
             return False
         for what, is_, should in (
             ("shape", tuple(got.shape), tuple(expected.shape)),
@@ -330,15 +330,23 @@ class _Comparison:
 
     # -------------------------------------------------------------------------------------------------------- values
 
-    def _judge(self, candidate: Vjp | None, argument: str, found: Evidence, got: Tensor, grads: Sequence[Any]) -> None:
+    def _judge(
+        self, candidate: Vjp | None, argument: str, found: Evidence, got: Tensor, grads: Sequence[Any], rows: str = ""
+    ) -> None:
+        """Compare one argument.  rows: what to say after the pattern, if one row is judged for many."""
         position = self.arguments.index(argument)
         expected, allowance = found.expected[position], found.allowance[position]
         assert expected is not None
         assert allowance is not None
         if not expected.numel():
             return
-        if found.row is not None and self._row_is_right(argument, found.row, got):
-            return
+        if found.row is not None and torch.equal(got, got[:1].expand_as(got)):
+            if self._row_is_right(argument, found.row, got[0]):
+                return
+            alone = None if candidate is None else call(candidate, self.rule, found.row.case).results
+            if alone is not None and isinstance(alone[position], Tensor) and torch.equal(alone[position], got[0]):
+                self._judge(candidate, argument, found.row, got[0], alone[1:], "; alike in every row")
+                return
         ratio, ulps = errors(got, expected, allowance, self.dtype)
         excused = self._excused(position, found, expected)
         if bool(excused.any()):
@@ -365,7 +373,7 @@ class _Comparison:
             float(got.reshape(-1)[worst]),
             float(ulps.reshape(-1)[worst]),
             float(ratio.reshape(-1)[worst]),
-            pattern(beyond, expected, got, allowance),
+            pattern(beyond, expected, got, allowance) + rows,
         )
         if kind in NOTES and not self.strict:
             self.excused.setdefault((argument, kind, detail), []).append(mismatch)
@@ -373,12 +381,12 @@ class _Comparison:
             self.report.mismatches.append(mismatch)
 
     def _row_is_right(self, argument: str, row: Evidence, got: Tensor) -> bool:
-        """Whether a result whose rows should all be alike has them alike and right, which is soon seen."""
+        """Whether a result of one row, to which all others are alike, is right."""
         position = self.arguments.index(argument)
         expected, allowance = row.expected[position], row.allowance[position]
-        if expected is None or allowance is None or not torch.equal(got, got[:1].expand_as(got)):
-            return False
-        ratio, ulps = errors(got[0], expected, allowance, self.dtype)
+        assert expected is not None
+        assert allowance is not None
+        ratio, ulps = errors(got, expected, allowance, self.dtype)
         if float(ratio.max()) > 1:
             return False
         self.report.worst[argument].note(float(ratio.max()), float(ulps.max()))

@@ -37,9 +37,11 @@ def unwritten(plain: Any, filled: Any) -> Tensor | None:
 
     plain, filled: what came without and with it.
     """
-    if not (isinstance(plain, Tensor) and isinstance(filled, Tensor)) or plain.shape != filled.shape:
-        return None
-    if plain.layout is not torch.strided or filled.layout is not torch.strided or not filled.is_floating_point():
+    if not all(isinstance(x, Tensor) and _is_dense(x) for x in (plain, filled)) or plain.shape != filled.shape:
         return None
     found = filled.isnan() & ~plain.isnan()
     return found if bool(found.any()) else None
+
+
+def _is_dense(x: Tensor) -> bool:
+    return x.layout is torch.strided and x.is_floating_point() and not (x.is_nested or x.is_meta)

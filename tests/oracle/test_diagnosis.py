@@ -211,6 +211,36 @@ def test_few_cases_are_completed_by_calls():
     assert diagnose(bp.square_loss, candidate, records[:1], wrong)
 
 
+def in_blocks_of_16(inputs, dy):
+    """The last block that is not full is left out."""
+    y, (dx,) = bp.tanh.vjp(inputs, dy)
+    dx = dx.clone()
+    dx.view(-1)[dx.numel() // 16 * 16 :] = 0
+    return y, (dx,)
+
+
+def with_kept_axis(inputs, dy):
+    y, (dx, dweight, dbias) = bp.linear.vjp(inputs, dy)
+    return y, (dx, dweight, dbias[None])
+
+
+def of_an_empty_batch(inputs, dy):
+    y, (dx, dweight, dbias) = bp.linear.vjp(inputs, dy)
+    return y, (dx, dweight, dbias / (dy.shape[:-1].numel() / max(dy.shape[:-1].numel(), 1)))
+
+
+@pytest.mark.parametrize(
+    ("candidate", "rule", "words"),
+    [
+        (in_blocks_of_16, "tanh", "dx: 0 stands where a number is due"),
+        (with_kept_axis, "linear", r"dbias: shape must be \(5,\); came \(1, 5\); in cases 'ordinary'"),
+        (of_an_empty_batch, "linear", "dbias: NaN stands where a number is due; in case.* 'batch empty'"),
+    ],
+)
+def test_what_has_no_cause_is_told_by_what_it_shares(candidate, rule, words):
+    assert re.search(words, compare(candidate, rule).diagnoses[0])
+
+
 # ------------------------------------------------------------------------------ programs that people might have written
 
 BANK = list(entries())

@@ -502,3 +502,70 @@ def test_the_result_of_another_case_would_pass():
 def test_one_case_that_tells_is_enough():
     cases = [Case((torch.full((3,), 2.0),), torch.ones(3)), Case((X,), DY)]
     assert compare(bp.relu.vjp, "relu", cases=cases).passed
+
+
+# ---------------------------------------------------------------------------------------- results that are not numbers
+
+
+class Unreadable(torch.Tensor):
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        raise RuntimeError("no operation on me")
+
+
+@pytest.mark.parametrize(
+    "result",
+    [lambda g: g.to("meta"), lambda g: torch.nested.nested_tensor([g]), lambda g: g.as_subclass(Unreadable)],
+    ids=["meta", "nested", "unreadable"],
+)
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_results_that_cannot_be_read_are_findings(result):
+    def candidate(inputs, dy):
+        y, (dx,) = tanh(inputs, dy)
+        return y, (result(dx),)
+
+    report = compare(candidate, "tanh")
+    assert not report.passed
+    assert {m.kind for m in report.mismatches} == {"trap"}
+
+
+def test_a_generator_exit_is_a_finding():
+    def candidate(inputs, dy):
+        raise GeneratorExit
+
+    assert "GeneratorExit" in str(compare(candidate, "tanh"))
+
+
+def test_infinity_less_infinity_is_a_note():
+    """dy − dy y² is the right formula; of an infinite dy it makes NaN where infinity is due."""
+
+    def candidate(inputs, dy):
+        y = torch.tanh(inputs[0])
+        return y, (dy - dy * y * y,)
+
+    report = compare(candidate, "tanh")
+    assert report.passed
+    assert any("infinite cotangent" in note for note in report.notes)
+    assert not compare(candidate, "tanh", strict=True).passed
+
+
+def test_a_mask_of_numbers_stays_one_when_numbers_are_varied():
+    """In 16 bits a candidate is called at other numbers, to tell a systematic error from rounding."""
+
+    def candidate(inputs, dy, p):
+        y, (dx, none) = bp.dropout.vjp(inputs, dy, p=p)
+        return y, (dx * 1.01, none)
+
+    assert not compare(candidate, "dropout", dtype=torch.float16).passed
+
+
+def test_updates_lost_in_a_race_are_no_rounding():
+    """Other elements are lost in every call, so that those of one call are right in the next, in whatever precision."""
+    generator = torch.Generator().manual_seed(0)
+
+    def candidate(inputs, dy):
+        y, (dx,) = bp.relu.vjp(inputs, dy)
+        return y, (torch.where(torch.rand(dx.shape, generator=generator) < 1e-4, 0, dx),)
+
+    report = compare(candidate, "relu")
+    assert any("another value came" in m.detail for m in report.mismatches)

@@ -26,7 +26,7 @@ COTANGENTS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "takes dy divided by its norm for dy": lambda dy: dy / dy.norm(),
     "takes dy in reversed order along its last axis": lambda dy: dy.flip(-1),
     "takes dy in reversed order along its first axis": lambda dy: dy.flip(0),
-    "takes dy transposed and read in its own shape": lambda dy: dy.mT.reshape(dy.shape),
+    "takes dy transposed and read in its own shape": lambda dy: dy if dy.ndim < 2 else dy.mT.reshape(dy.shape),
 }
 """What is taken for dy, in words that follow the name of a cotangent."""
 
