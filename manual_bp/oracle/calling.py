@@ -14,9 +14,12 @@ from torch import Tensor
 from manual_bp.oracle.cases import Case
 from manual_bp.oracle.memory import copy, overlap, shares_elements
 from manual_bp.oracle.pattern import place
+from manual_bp.oracle.settings import kept as settings_kept
 from manual_bp.oracle.unwritten import Filled, unwritten
 from manual_bp.rule import Rule, Vjp
 
+# Of a longer exception the beginning and the end are shown: a report is read by people.
+LONGEST = 4000
 DUE = "a candidate is vjp(inputs, dy, **hyper) -> (y, grads)"
 WRAP = {
     "torch.nn.modules.module.Module": "Wrap it: torch_ref.vjp({}) is a candidate.",
@@ -144,12 +147,16 @@ def _call(candidate: Vjp, rule: Rule, case: Case) -> tuple[Call, tuple[Any, ...]
     own = dict(zip((*rule.inputs, "dy"), (*case.inputs, case.dy), strict=True))
     given = {name: copy(x) for name, x in own.items()}  # so that whatever it does to them, the case stays as it is
     *inputs, dy = given.values()
+    changed: list[str] = []
     try:
-        returned = call_with(candidate, (tuple(inputs), dy), hyper)
+        with settings_kept(changed):
+            returned = call_with(candidate, (tuple(inputs), dy), hyper)
     except (Exception, SystemExit, GeneratorExit) as error:
-        found.raised = traceback.format_exc(limit=-3)
-        found.traps.append(("y", f"raised {type(error).__name__}: {error}"))
+        found.raised = _cut(_printed(lambda: traceback.format_exc(limit=-3)))
+        found.traps.append(("y", f"raised {type(error).__name__}: {_cut(_printed(lambda: str(error)))}"))
         return found, None, given
+    finally:
+        found.findings += [("y", f"the candidate changed {name}; it was put back") for name in changed]
     for name, x in own.items():
         if not _same_bits(given[name], x):
             found.traps.append((name, "the candidate overwrote its argument"))
@@ -159,6 +166,18 @@ def _call(candidate: Vjp, rule: Rule, case: Case) -> tuple[Call, tuple[Any, ...]
         return found, None, given
     y, grads = returned
     return found, (y, *grads), given
+
+
+def _printed(text: Callable[[], str]) -> str:
+    """Text that an exception makes itself, and may fail to make."""
+    try:
+        return text()
+    except Exception as error:
+        return f"(its text cannot be printed: {type(error).__name__})"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
 
 def _fault(returned: Any, rule: Rule) -> str:
