@@ -85,7 +85,7 @@ def verify_rule(rule: Rule, twin: Vjp | None, dtype: torch.dtype, device: str, m
     verdict.loose = report.loose
     for item in generated_evidence(rule, dtype, device, contract_of(dtype)):
         if isinstance(item, Evidence):
-            _measure(verdict, rule, twin, item, dtype)
+            _measure(verdict, rule, twin, item.row or item, dtype)  # rows that are all alike differ alike
     judged = [m for m in rule.mistakes if mistakes and (dtype in WIDE or not m.loses_digits)]
     verdict.mistakes = len(judged)
     verdict.survivors = [m.name for m in judged if not rejects(rule.mistaken(m.backward), rule, dtype, device)]

@@ -63,7 +63,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.utils._mode_utils import no_dispatch
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from manual_bp.arithmetic import bounded_table
 from manual_bp.arithmetic.bounded_table import EXACT, NoMeaning, Pair, holds, number, precision, rounded
@@ -123,7 +123,7 @@ def widths(
     named = {name: enter(x, contract) for name, x in zip(rule.inputs, inputs, strict=True)}
     cotangent = enter(dy, contract)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), Running():
             y, residuals = rule.page.forward(*named.values(), **hyper)
             if tuple(y.shape) != tuple(dy.shape):
                 raise ValueError(f"{rule.name}: dy must have y's shape {tuple(y.shape)}; came {tuple(dy.shape)}.")
@@ -142,15 +142,15 @@ def enter(x: Tensor, contract: Contract) -> Tensor:
     if not x.is_floating_point():
         return x
     value = x.double()
-    _, error = rounded(precision(contract.compute), value, torch.zeros_like(value), (value, EXACT))
-    return Bounded(value, error, contract.storage).to(contract.compute)
+    _, error = rounded(precision(contract.compute), value, EXACT, (value, EXACT))
+    return _to_copy(Bounded(value, error, contract.storage), dtype=contract.compute)
 
 
 def _leave(result: Tensor, contract: Contract) -> Tensor:
     """The error of a result once it is rounded to storage."""
     if not isinstance(result, Bounded):
         result = Bounded(*_pair(result, contract.compute), contract.compute)
-    stored = result.to(contract.storage)
+    stored = _to_copy(result, dtype=contract.storage)
     assert isinstance(stored, Bounded)
     return stored.error
 
@@ -190,7 +190,7 @@ class Bounded(Tensor):
         if func in bounded_table.ARITHMETIC:
             return _calculate(func, args, kwargs)
         if func in bounded_table.DECISIONS:
-            return func(*tree_map_only(Bounded, lambda x: x.value, args), **kwargs)
+            return func(*_mapped(_value, args), **kwargs)
         if func in bounded_table.SHAPES:
             return _alike(bounded_table.SHAPES[func], args, kwargs)
         if func in bounded_table.CONSTANTS:
@@ -200,6 +200,22 @@ class Bounded(Tensor):
         if func is aten.squeeze_.dim:
             return _squeeze_in_place(*args)
         raise UnknownFunctionError(f"{func} has no entry in manual_bp/arithmetic/bounded_table.py; add its meaning.")
+
+
+class Running(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Where many operations on `Bounded` are due.  They need no mode, but for the first of them outside one torch
+    imports all its distributed tensors, which takes longer than most analyses."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:  # which would import the compiler, to tell it to stay out
+        return False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if Bounded in types:
+            return Bounded.__torch_dispatch__(func, types, args, kwargs)
+        return func(*args, **(kwargs or {}))
 
 
 def _calculate(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Bounded:
@@ -234,16 +250,25 @@ def _in_any_order(result: Bounded, operands: Iterable[Any]) -> None:
 def _alike(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Bounded:
     """Values and errors take the same way.  A plain tensor of numbers is exact, one of integers is an index."""
 
-    def error_of(x: Tensor) -> Tensor:
+    def error_of(x: Any) -> Any:
         if isinstance(x, Bounded):
             return x.error
-        return torch.zeros_like(x, dtype=torch.float64) if x.is_floating_point() else x
+        return torch.zeros_like(x, dtype=torch.float64) if isinstance(x, Tensor) and x.is_floating_point() else x
 
-    values = tree_map_only(Tensor, lambda x: x.value if isinstance(x, Bounded) else x, args)
-    errors = tree_map_only(Tensor, error_of, args)
-    result = Bounded(func(*values, **kwargs), func(*errors, **kwargs), _promoted(tree_leaves(args)))
-    result.terms = max((x.terms for x in tree_leaves(args) if isinstance(x, Bounded)), default=1)
+    tensors = [x for arg in args for x in (arg if isinstance(arg, list | tuple) else [arg]) if isinstance(x, Tensor)]
+    values, errors = _mapped(_value, args), _mapped(error_of, args)
+    result = Bounded(func(*values, **kwargs), func(*errors, **kwargs), _promoted(tensors))
+    result.terms = max((x.terms for x in tensors if isinstance(x, Bounded)), default=1)
     return result
+
+
+def _value(x: Any) -> Any:
+    return x.value if isinstance(x, Bounded) else x
+
+
+def _mapped(f: Callable[[Any], Any], args: tuple[Any, ...]) -> list[Any]:
+    """f of each argument, or of each one in a list of them."""
+    return [[f(x) for x in arg] if isinstance(arg, list | tuple) else f(arg) for arg in args]
 
 
 def _to_copy(x: Bounded, *, dtype: torch.dtype | None = None, **_: Any) -> Tensor:

@@ -90,8 +90,13 @@ def rounded(
     magnitude = value.abs() + propagated
     fresh = magnitude * (roundings * p.u)
     if underflows:
-        fresh = torch.where((magnitude > 0) & (magnitude < p.tiny), fresh.clamp(min=p.eta), fresh)
-    error = torch.where(magnitude <= p.max, propagated + fresh, INF)  # a NaN fails the comparison too
+        small = magnitude > 0 if roundings else (magnitude > 0) & (magnitude < p.tiny)  # one u of tiny is eta
+        fresh = torch.where(small, fresh.clamp(min=p.eta), fresh)
+    error = propagated + fresh
+    fits = magnitude <= p.max  # a NaN does not
+    if fits.all():
+        return value, error
+    error = torch.where(fits, error, INF)
     infinite = value.isinf()
     if operands and infinite.any():
         exact = reduce(torch.logical_or, [x.isinf() & (e == 0) for x, e in operands])

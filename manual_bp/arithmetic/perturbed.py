@@ -4,11 +4,11 @@ The bound of `bounded.py` holds for whatever signs the errors have.  Over one pa
 layers it multiplies up: after four blocks with batch normalisation the bound of float32 says nothing any more, while
 the actual errors, which have random signs and mostly cancel, are still small.  So a chain is treated in two steps:
 
-- each leaf computes in float64, and its own width comes from the running error analysis of its page;
-- to each result a random error, uniform within that width, is added, and goes through the rest of the chain as a real
-  rounding error would: with its sign, and with the chain's own sensitivity.
+- one run in float64 takes down the width of each leaf's results, by the running error analysis of its page;
+- in further runs a random error, uniform within that width, is added to each result, and goes through the rest of the
+  chain as a real rounding error would: with its sign, and with the chain's own sensitivity.
 
-A handful of such runs give, for every element, the size that the accumulated rounding error has.  To first order it is
+A handful of the latter give, for every element, the size that the accumulated rounding error has.  To first order it is
 a sum of many independent errors, so it is about normally distributed.  An addition between layers (a residual
 connection) is covered by the one rounding that the inputs of the next leaf carry.
 
@@ -18,7 +18,9 @@ Vignes, "A stochastic arithmetic for reliable scientific computation", Math. Com
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,46 +33,84 @@ from manual_bp.chain import Layer, Leaf, Tensors
 from manual_bp.rule import Grads, Rule
 
 
-@dataclass(frozen=True)
-class RandomErrors:
-    """Random rounding errors of one dtype: what enters an operation, and what leaves it."""
+class Errors(ABC):
+    """Rounding errors of the operations of a chain: what enters an operation, and what leaves it."""
 
-    dtype: torch.dtype
-    generator: torch.Generator
-
+    @abstractmethod
     def enter(self, x: Tensor) -> Tensor:
         """`x` (float64) as a number that carries one rounding."""
-        return enter(x, contract_of(self.dtype))
 
+    @abstractmethod
     def exact(self, x: Tensor) -> Tensor:
         """`x` (float64) as a number that has not been rounded, such as a count."""
-        return Bounded(x, EXACT, self.dtype)
+
+    @abstractmethod
+    def leave(self, x: Tensor) -> Tensor:
+        """What comes out of an operation, as float64 again."""
 
     def rounded(self, x: Tensor) -> Tensor:
-        """`x` (float64) with one random rounding error."""
+        """`x` (float64) after one rounding."""
         return self.leave(self.enter(x))
 
-    def leave(self, x: Tensor) -> Tensor:
-        """The value with a random error within its bound; NaN where there is no finite bound."""
-        if not isinstance(x, Bounded):
-            return x
-        noise = 2 * torch.rand(x.shape, generator=self.generator, dtype=torch.float64) - 1
-        return x.value + torch.where(x.error > 0, x.error * noise, 0)
-
     def leaf(self, leaf: Leaf) -> Layer:
-        """A leaf that computes in float64 and errs at random."""
+        """A leaf that computes in float64 and has these errors."""
         return _ErringLeaf(leaf, self)
 
     def vjp(self, rule: Rule, inputs: tuple[Tensor, ...], dy: Tensor, **hyper: Any) -> tuple[Tensor, Grads]:
-        """A rule that computes in float64 and errs at random."""
-        y, grads = rule.vjp(tuple(self.enter(x) for x in inputs), dy.to(self.dtype), **hyper)
+        """A rule that computes in float64 and has these errors."""
+        y, grads = rule.vjp(tuple(self.enter(x) for x in inputs), self.exact(dy), **hyper)
         return self.leave(y), tuple(None if g is None else self.leave(g) for g in grads)
+
+
+class Analysis(Errors):
+    """The running error analysis of one dtype: nothing errs, and `widths` takes down how far each result might."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self.widths: list[Tensor | None] = []
+
+    def enter(self, x: Tensor) -> Tensor:
+        return enter(x, contract_of(self.dtype))
+
+    def exact(self, x: Tensor) -> Tensor:
+        return Bounded(x, EXACT, self.dtype)
+
+    def leave(self, x: Tensor) -> Tensor:
+        bounded = isinstance(x, Bounded)
+        self.widths.append(x.error if bounded else None)
+        return x.value if bounded else x
+
+
+class RandomErrors(Errors):
+    """Errors drawn at random within an analysis's widths, of the same operations in the same order, again and again.
+
+    The operations are done on numbers that differ from the analysed ones by rounding errors, and so do the widths: to
+    first order they are the same.
+    """
+
+    def __init__(self, widths: Sequence[Tensor | None], generator: torch.Generator) -> None:
+        self._widths = itertools.cycle(widths)
+        self._generator = generator
+
+    def enter(self, x: Tensor) -> Tensor:
+        return x
+
+    def exact(self, x: Tensor) -> Tensor:
+        return x
+
+    def leave(self, x: Tensor) -> Tensor:
+        """The value with a random error within its width; NaN where there is no finite one."""
+        width = next(self._widths)
+        if width is None:
+            return x
+        noise = 2 * torch.rand(x.shape, generator=self._generator, dtype=torch.float64) - 1
+        return x + torch.where(width > 0, width * noise, 0)
 
 
 @dataclass(frozen=True)
 class _ErringLeaf:
     inner: Leaf
-    errors: RandomErrors
+    errors: Errors
 
     def forward(self, params: Tensors, state: Tensors, x: Tensor) -> tuple[Tensor, Any, Tensors]:
         own, enter, leave = self.inner.shapes, self.errors.enter, self.errors.leave

@@ -10,9 +10,11 @@ float64 for certified truth, torch's own running-error bound in float64 otherwis
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +26,8 @@ from manual_bp.oracle.conventions import Conventions
 from manual_bp.rule import Rule
 
 Values = tuple[Tensor | None, ...]
+Formula = Callable[..., Any]
+"""A backward that takes inputs, dy and hyperparameters by name (as in `Mistake`)."""
 
 OUR_CONVENTIONS = Conventions()
 
@@ -61,8 +65,8 @@ def evidence(rule: Rule, case: Case, contract: Contract, conventions: Convention
         return found if isinstance(found, str) else _repeated(found, case)
     called, case = case, replace(case, hyper=conventions.hyper(rule, case.hyper))
     width = widths(rule, case.inputs, case.dy, contract, **case.hyper)
-    autograd = _autograd(rule, case)
     certified = _certified(rule, case)
+    autograd = _autograd(rule, case, certified)
     if isinstance(autograd, str) and (certified is None or autograd != NO_TWIN):
         return autograd
     if isinstance(autograd, str):
@@ -153,8 +157,11 @@ def _prefer(certified: _Part, twin: _Part) -> tuple[Tensor, Tensor, Tensor] | No
     return torch.where(unknown, twin[0], certified[0]), torch.where(unknown, twin[1], certified[1]), unknown
 
 
-def _autograd(rule: Rule, case: Case) -> list[_Part] | str:
-    """torch.autograd in float64, with its own running-error bound."""
+def _autograd(rule: Rule, case: Case, certified: list[_Part] | None) -> list[_Part] | str:
+    """torch.autograd in float64, with its own running-error bound.
+
+    certified: what is known already.  Where every cotangent is, the formulas that lose digits are not asked.
+    """
     twin = candidate("torch")(rule.name)
     if twin is None:
         return NO_TWIN
@@ -163,7 +170,8 @@ def _autograd(rule: Rule, case: Case) -> list[_Part] | str:
         y, grads = twin(inputs, dy, **case.hyper)
     except (RuntimeError, ValueError, IndexError) as error:
         return f"torch raises {type(error).__name__} here: {error}"
-    width = twin_widths(rule, inputs, dy, case)
+    known = certified is not None and not any(bool(part[0].isnan().any()) for part in certified[1:] if part)
+    width = _twin_widths(rule, inputs, dy, case, () if known else [m.backward for m in rule.mistakes if m.loses_digits])
     return [
         None if w is None or not wanted else (torch.full_like(w, torch.nan) if g is None else g, w)
         for g, w, wanted in zip(
@@ -172,12 +180,13 @@ def _autograd(rule: Rule, case: Case) -> list[_Part] | str:
     ]
 
 
-def twin_widths(rule: Rule, inputs: tuple[Tensor, ...], dy: Tensor, case: Case) -> Values:
-    """How far off torch may be in float64: as far as the page, or as any formula of the page that loses digits, since
+def _twin_widths(
+    rule: Rule, inputs: tuple[Tensor, ...], dy: Tensor, case: Case, lossy: Sequence[Formula]
+) -> Values:
+    """How far off torch may be in float64: as far as the page, or as any of the formulas that lose digits, since
     torch's own formula may be one of them."""
     contract = contract_of(torch.float64)
-    formulas = [None, *(m.backward for m in rule.mistakes if m.loses_digits)]
-    found = [widths(rule, inputs, dy, contract, backward=f, **case.hyper) for f in formulas]
+    found = [widths(rule, inputs, dy, contract, backward=f, **case.hyper) for f in (None, *lossy)]
     columns = zip(*((w.y, *w.grads) for w in found), strict=True)
     return tuple(None if column[0] is None else torch.stack(column).amax(0) for column in columns)
 

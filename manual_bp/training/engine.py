@@ -9,7 +9,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from manual_bp.arithmetic.perturbed import RandomErrors, wide
+from manual_bp.arithmetic.bounded import Running
+from manual_bp.arithmetic.perturbed import Analysis, Errors, RandomErrors, wide
 from manual_bp.chain import Tensors, probe
 from manual_bp.rule import Rule
 from manual_bp.training.step import Step, TrainingState
@@ -68,10 +69,10 @@ class Engine(Protocol):
 class ManualEngine:
     """The hand-derived step, probed; `visits` keeps what passed each layer in the latest step.
 
-    errors: makes every layer, the loss, the penalties and the update err at random.
+    errors: of every layer, the loss, the penalties and the update.
     """
 
-    def __init__(self, step: Step, errors: RandomErrors | None = None) -> None:
+    def __init__(self, step: Step, errors: Errors | None = None) -> None:
         self._step = step
         self._errors = errors
         self._layer, self.visits = probe(step.model, errors.leaf if errors else None)
@@ -94,9 +95,9 @@ class ManualEngine:
 
 
 def _erring_update(
-    step: Step, errors: RandomErrors, state: TrainingState, gradients: Tensors, buffers: Tensors
+    step: Step, errors: Errors, state: TrainingState, gradients: Tensors, buffers: Tensors
 ) -> TrainingState:
-    """Clipping, the optimiser and max-norm with random rounding errors, as any layer has them."""
+    """Clipping, the optimiser and max-norm with rounding errors, as any layer has them."""
 
     def entered(tensors: Tensors) -> dict[str, Tensor]:
         return {name: errors.exact(t) if name == "step" else errors.enter(t) for name, t in tensors.items()}
@@ -126,8 +127,10 @@ def allowance_of(
     """
     state = replace(state, params=wide(state.params), buffers=wide(state.buffers), optimizer=wide(state.optimizer))
     data = wide({"x": x, "target": target}).values()
-    exact = ManualEngine(step).step(state, *data)
-    erring = ManualEngine(step, RandomErrors(dtype, torch.Generator().manual_seed(seed)))
+    analysis = Analysis(dtype)
+    with Running():
+        exact = ManualEngine(step, analysis).step(state, *data)
+    erring = ManualEngine(step, RandomErrors(analysis.widths, torch.Generator().manual_seed(seed)))
     noisy = [erring.step(state, *data) for _ in range(runs)]
     return StepRecord.combine(_error_size, exact, *noisy)
 
