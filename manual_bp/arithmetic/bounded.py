@@ -206,6 +206,9 @@ class Running(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Where many operations on `Bounded` are due.  They need no mode, but for the first of them outside one torch
     imports all its distributed tensors, which takes longer than most analyses."""
 
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
     @classmethod
     def _should_skip_dynamo(cls) -> bool:  # which would import the compiler, to tell it to stay out
         return False

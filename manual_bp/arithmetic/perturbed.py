@@ -76,9 +76,11 @@ class Analysis(Errors):
         return Bounded(x, EXACT, self.dtype)
 
     def leave(self, x: Tensor) -> Tensor:
-        bounded = isinstance(x, Bounded)
-        self.widths.append(x.error if bounded else None)
-        return x.value if bounded else x
+        if not isinstance(x, Bounded):
+            self.widths.append(None)
+            return x
+        self.widths.append(x.error)
+        return x.value
 
 
 class RandomErrors(Errors):
@@ -99,12 +101,12 @@ class RandomErrors(Errors):
         return x
 
     def leave(self, x: Tensor) -> Tensor:
-        """The value with a random error within its width; NaN where there is no finite one."""
+        """The value with a random error within its width; infinite or NaN where that is not finite."""
         width = next(self._widths)
         if width is None:
             return x
-        noise = 2 * torch.rand(x.shape, generator=self._generator, dtype=torch.float64) - 1
-        return x + torch.where(width > 0, width * noise, 0)
+        noise = torch.empty_like(x).uniform_(-1, 1, generator=self._generator)
+        return torch.addcmul(x, width, noise)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -25,6 +25,9 @@ from manual_bp.cli.shared import (
     usage,
     write_json,
 )
+
+if TYPE_CHECKING:
+    from manual_bp.lockstep import LockstepReport
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "notes": ("mlp", {"hidden": [32, 32], "activation": "sigmoid", "output_activation": "sigmoid"}),
@@ -60,28 +63,23 @@ def prepared(names: list[str], data: str) -> list[tuple[str, Any, Any]]:
     return [(name, network(name, dataset.x.shape[1], dataset.classes), dataset) for name in names]
 
 
-def run_lockstep(models: list[tuple[str, Any, Any]], steps: int, dtype: str, device: str) -> list[Any]:
+def lockstep_of(
+    name: str, data: str, steps: int, dtype: str, device: str, progress: Callable[[Iterator[int]], Iterator[int]] = iter
+) -> LockstepReport:
+    """The report on one network; what it raises is said in it, so that the others are still run."""
     from manual_bp.lockstep import failed, lockstep
     from manual_bp.oracle.candidates import engine_factory
 
-    reports = []
-    for name, model, dataset in models:
-
-        def progress(numbers: Iterator[int], name: str = name) -> Iterator[int]:
-            return iter(shown(numbers, f"{name} in lockstep with torch", steps))
-
-        options = {"steps": steps, "dtype": chosen_dtypes(dtype)[0], "device": device, "progress": progress}
-        try:
-            report = lockstep(model, dataset, engine=engine_factory("torch"), **options)
-        except Exception as error:  # said with the model's name, and the others are still run
-            report = failed(model, dataset.name, f"raised {type(error).__name__}: {error}")
-            notices.print_exception()
-        _print_lockstep(name, report)
-        reports.append(report)
-    return reports
+    ((_, model, dataset),) = prepared([name], data)
+    options = {"steps": steps, "dtype": chosen_dtypes(dtype)[0], "device": device, "progress": progress}
+    try:
+        return lockstep(model, dataset, engine=engine_factory("torch"), **options)
+    except Exception as error:
+        notices.print_exception()
+        return failed(model, dataset.name, f"raised {type(error).__name__}: {error}")
 
 
-def _print_lockstep(name: str, report: Any) -> None:
+def print_lockstep(name: str, report: LockstepReport) -> None:
     table = Table(
         title=f"{name} on {report.data}, {report.steps} steps in {report.dtype} on {report.device}: manual against "
         f"{report.against}, every step from the same state",
@@ -135,9 +133,17 @@ def lockstep(
         check_writable(json_file)
         if dtype not in ("float64", "float32"):
             raise ValueError(f"--dtype must be float64 or float32 in lockstep; came {dtype!r}.")
-        models = prepared(list(MODELS) if model == "all" else [model], data)
+        names = list(MODELS) if model == "all" else [model]
+        prepared(names, data)
     one_thread()
-    reports = run_lockstep(models, steps, dtype, device)
+    reports = []
+    for name in names:
+
+        def progress(numbers: Iterator[int], name: str = name) -> Iterator[int]:
+            return iter(shown(numbers, f"{name} in lockstep with torch", steps))
+
+        reports.append(lockstep_of(name, data, steps, dtype, device, progress))
+        print_lockstep(name, reports[-1])
     passed = all(report.passed for report in reports)
     write_json(json_file, "lockstep", passed, {"lockstep": [report.to_dict() for report in reports]})
     print_verdict(passed, "")

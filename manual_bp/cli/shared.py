@@ -103,6 +103,11 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def print_verdict(passed: bool, addition: str) -> None:
     words = "all holds" if passed else "something is wrong: see above"
     out.print(f"{words}{'; ' + addition if addition else ''}", style="bold green" if passed else "bold red")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from manual_bp.cli.lockstep import MODELS, prepared, run_lockstep
+from manual_bp.cli.lockstep import MODELS, lockstep_of, prepared, print_lockstep
 from manual_bp.cli.shared import (
     Device,
     Dtype,
@@ -16,6 +19,7 @@ from manual_bp.cli.shared import (
     check_device,
     check_writable,
     chosen_dtypes,
+    cores,
     one_thread,
     out,
     print_verdict,
@@ -24,6 +28,15 @@ from manual_bp.cli.shared import (
     write_json,
 )
 
+if TYPE_CHECKING:
+    from manual_bp.verification import RuleVerdict
+
+DATA = "digits"
+# Each process has torch in memory, about half a gigabyte; there are 17 tasks.
+MOST_PROCESSES = 8
+Task = tuple[Callable[..., Any], tuple[Any, ...]]
+"""A function and its arguments, both of which pickle."""
+
 
 def verify(
     rules: Annotated[list[str] | None, typer.Argument(help="Rules to judge; all of them by default.")] = None,
@@ -31,11 +44,14 @@ def verify(
     device: Device = "cpu",
     json_file: Json = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer dtypes and steps.")] = False,
+    jobs: Annotated[
+        int, typer.Option(min=0, help="Processes; 0: one per core, or one if rules are named or on a GPU.")
+    ] = 0,
 ) -> None:
     """Judge every rule, then train three networks on real data in lockstep with torch."""
     with usage():
         from manual_bp.rule import RULES
-        from manual_bp.verification import summary, verify_rules
+        from manual_bp.verification import summary
 
         check_device(device)
         check_writable(json_file)
@@ -43,22 +59,49 @@ def verify(
         for name in names:
             RULES[name]
         dtypes = chosen_dtypes(dtype)
-        models = [] if rules else prepared(list(MODELS), "digits")
-    one_thread()
+        models = [] if rules else list(MODELS)
+        prepared(models, DATA)
     if quick and dtype is None:
         dtypes = dtypes[:2]  # float64 and float32
-    found = verify_rules(names, dtypes, device)
-    verdicts = list(shown(found, "judging rules", len(names) * len(dtypes)))
+    lockstep_dtype = dtype if dtype in ("float64", "float32") else "float32"
+    # The networks come first, the deepest before the others: the longest work must not be begun last.
+    tasks: list[Task] = [
+        (lockstep_of, (name, DATA, 5 if quick else 50, lockstep_dtype, device)) for name in reversed(models)
+    ]
+    tasks += [(_judged, (name, dtypes, device)) for name in names]
+    alone = bool(rules) or device != "cpu"
+    results = _done(tasks, jobs or (1 if alone else min(cores(), len(tasks), MOST_PROCESSES)))
+    reports, verdicts = results[: len(models)][::-1], [v for some in results[len(models) :] for v in some]
     result = summary(verdicts)
     _print_rules(names, verdicts)
     for verdict in verdicts:
         if not verdict.passed:
             out.print(verdict.report, markup=False, highlight=False)
-    lockstep_dtype = dtype if dtype in ("float64", "float32") else "float32"
-    reports = run_lockstep(models, 5 if quick else 50, lockstep_dtype, device)
+    for name, report in zip(models, reports, strict=True):
+        print_lockstep(name, report)
     passed = result["passed"] and all(report.passed for report in reports)
     write_json(json_file, "verify", passed, {**result, "lockstep": [report.to_dict() for report in reports]})
     print_verdict(passed, f"{result['mistakes_rejected']} of {result['mistakes']} mistakes rejected")
+
+
+def _judged(name: str, dtypes: list[Any], device: str) -> list[RuleVerdict]:
+    """The verdicts on one rule."""
+    from manual_bp.verification import verify_rules
+
+    return list(verify_rules([name], dtypes, device))
+
+
+def _done(tasks: list[Task], processes: int) -> list[Any]:
+    """The tasks' results, in order, from processes of one thread each."""
+    if processes == 1:
+        one_thread()
+        return [function(*arguments) for function, arguments in shown(tasks, "judging", len(tasks))]
+    # Forking a process in which torch has started threads may hang: they are spawned.
+    with ProcessPoolExecutor(processes, get_context("spawn"), initializer=one_thread) as pool:
+        futures = [pool.submit(function, *arguments) for function, arguments in tasks]
+        for _ in shown(as_completed(futures), "judging", len(futures)):
+            pass
+    return [future.result() for future in futures]
 
 
 def _print_rules(names: list[str], verdicts: list[Any]) -> None:

@@ -180,9 +180,7 @@ def _autograd(rule: Rule, case: Case, certified: list[_Part] | None) -> list[_Pa
     ]
 
 
-def _twin_widths(
-    rule: Rule, inputs: tuple[Tensor, ...], dy: Tensor, case: Case, lossy: Sequence[Formula]
-) -> Values:
+def _twin_widths(rule: Rule, inputs: tuple[Tensor, ...], dy: Tensor, case: Case, lossy: Sequence[Formula]) -> Values:
     """How far off torch may be in float64: as far as the page, or as any of the formulas that lose digits, since
     torch's own formula may be one of them."""
     contract = contract_of(torch.float64)
