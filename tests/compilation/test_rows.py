@@ -1,0 +1,58 @@
+"""Sums over the rows of large matrices: which are cut into parts, and that nothing is lost in between."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from manual_bp.compilation.program import build
+from manual_bp.compilation.rows import MANY, PARTS, in_parts, sum_of_rows
+
+COLUMNS = 64
+TALL = torch.zeros(MANY // COLUMNS, COLUMNS)
+CUT = {
+    "sum": lambda x: x.sum(0),
+    "kept axis": lambda x: x.mean(0, keepdim=True),
+    "an axis of one": lambda x: x[..., None].sum((0, 2)),
+    "counted from behind": lambda x: x.sum(-2),
+    "of something computed": lambda x: (x * x).mean(0),
+}
+LEFT = {
+    "columns": lambda x: x.sum(1),
+    "everything": lambda x: x.sum(),
+    "two long axes": lambda x: x.reshape(-1, 2, COLUMNS).sum((0, 1)),
+    "too small": lambda x: x[1:].sum(0),
+    "few rows": lambda x: x.reshape(PARTS, -1).sum(0),
+    "another dtype": lambda x: x.sum(0, dtype=torch.float64),
+}
+
+
+def sums_in_parts(function, x):
+    graph = make_fx(function, tracing_mode="fake")(x).graph
+    in_parts(graph)
+    return sum(node.target is sum_of_rows for node in graph.nodes)
+
+
+@pytest.mark.parametrize("function", CUT.values(), ids=CUT)
+def test_a_sum_over_many_rows_is_cut(function):
+    assert sums_in_parts(function, TALL) == 1
+
+
+@pytest.mark.parametrize("function", LEFT.values(), ids=LEFT)
+def test_another_sum_is_left_alone(function):
+    assert sums_in_parts(function, TALL) == 0
+
+
+def test_every_row_is_counted_once():
+    # Whole numbers, so that no order of summation rounds.  Rows are left over at both levels of parts.
+    n = PARTS * (3 * PARTS + 1) + 5
+    x = torch.randint(-8, 9, (n, MANY // n + 3), generator=torch.Generator().manual_seed(0)).float()
+
+    def function(x):
+        return x.sum(0), (x * x).sum(0, keepdim=True), x.mean(0)
+
+    got = build(function, [x]).run([x])
+    for result, expected in zip(got, function(x), strict=True):
+        torch.testing.assert_close(result, expected, rtol=2e-7, atol=0)  # the mean is a product and not a quotient
+    assert torch.equal(got[0], x.sum(0))
