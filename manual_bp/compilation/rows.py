@@ -19,8 +19,9 @@ import torch
 aten = torch.ops.aten
 Node = Any  # torch.fx.Node; mypy cannot know the types of its arguments
 
-# Elements of a matrix from which on it is cut: a quarter of a megabyte, more than lies in the nearest cache.
-MANY = 2**16
+# Elements of a matrix from which on it is cut.  Measured with batch norm over 256 channels: at 2^18, which lies in a
+# cache, the parts took 1.1 times as long as inductor's loop, at 2^20 0.8 times, and at 2^22 half as long.
+MANY = 2**20
 # So many streams the processor still fetches ahead: 16 were at least as fast as 8, and 32 three times as slow.
 PARTS = 16
 
