@@ -25,7 +25,9 @@ def unsteady(found: Examination) -> Iterator[Explanation]:
         return
     for argument in found.unexplained():
         position, words = found.arguments.index(argument), []
-        rows = [(r, row) for r, row in found.rows if not strided_of(found, r.evidence.case)]  # a copy is another layout
+        # A copy is in another layout, and the end of a large case a case of another size.
+        whole = [(r, row) for r, row in found.rows if r.evidence.row is None]
+        rows = [(r, row) for r, row in whole if not strided_of(found, r.evidence.case)]
         wrong = [(r, s) for r, row in rows if (s := row[position]) is not None and s.error > APART**2]
         wrong.sort(key=lambda pair: not bool(pair[1].got.isfinite().all()))  # of NaN nothing is seen
         for record, sample in wrong[:CALLS]:

@@ -40,10 +40,13 @@ def any_factors(found: Examination) -> Iterator[Explanation]:
 
 def _factors(found: Examination, plain: bool) -> Iterator[Explanation]:
     told: dict[str, tuple[list[str], int]] = {}
+    ends = {id(record.evidence.case) for record, _ in found.rows if record.evidence.row is not None}
     for argument in found.unexplained():
         if found.numbers(argument) < NUMBERS:
             continue
         fits = found.fits(argument, lambda sample: [sample.expected])
+        if not plain:  # the end of a large case has other lengths than what the candidate was called with
+            fits = [f for f in fits if id(f.case) not in ends]
         factor = recognise(found.rule, fits, 0) if len(fits) >= min(NUMBERS, len(found.rows)) else None
         if factor and factor.name != "1" and (factor.name in CONSTANTS or not plain):
             arguments, _ = told.setdefault(_in_words(found, argument, factor, fits), ([], len(fits)))
