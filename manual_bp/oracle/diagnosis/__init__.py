@@ -15,7 +15,19 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 import torch
 
-from manual_bp.oracle.diagnosis import factors, formulas, known, layout, precision, reductions, substitutions
+from manual_bp.oracle.diagnosis import (
+    branches,
+    calls,
+    factors,
+    finite,
+    formulas,
+    known,
+    layout,
+    parts,
+    precision,
+    reductions,
+    substitutions,
+)
 from manual_bp.oracle.diagnosis.examination import Examination
 from manual_bp.oracle.diagnosis.hypothesis import Explanation, Record
 from manual_bp.rule import Rule, Vjp
@@ -32,27 +44,53 @@ NAMED: tuple[Detector, ...] = (
     substitutions.default_hyperparameters,
     factors.any_factors,
     factors.terms,
+    substitutions.changed_hyperparameters,
     substitutions.cotangents,
     layout.contiguous,
+    parts.unfinished,
     layout.shapes,
     substitutions.inputs,
     reductions.sums_of_backward,
     reductions.sums_of_forward,
+    parts.of_the_cotangent,
+    parts.of_the_cost,
     substitutions.at_the_output,
     substitutions.neighbours,
     known.parts_of_mistakes,
     substitutions.usual_hyperparameters,
     formulas.formulas,
     formulas.sums,
+    substitutions.seldom,
+    factors.multiplied,
+    factors.scaled_inputs,
     layout.clipped,
     factors.added,
+)
+# Asked about the cases in which an argument is wrong, where it is right in others.
+FAILING: tuple[Detector, ...] = (
+    parts.unfinished,
+    factors.plain_factors,
+    substitutions.default_hyperparameters,
+    known.parts_of_mistakes,
+    substitutions.usual_hyperparameters,
+    substitutions.cotangents,
+    reductions.sums_of_backward,
+    reductions.sums_of_forward,
+    parts.of_the_cotangent,
+    parts.of_the_cost,
+    layout.shapes,
+    substitutions.inputs,
+    substitutions.seldom,
+    factors.any_factors,
+    factors.terms,
 )
 # What says how a candidate goes wrong rather than why.
 DESCRIBED: tuple[Detector, ...] = (
     layout.ignored_cotangent,
-    known.not_finite_as,
+    finite.not_finite,
     layout.reordered,
     precision.sixteen_bits,
+    precision.few_bits,
     factors.varying_factors,
 )
 
@@ -64,18 +102,27 @@ def diagnose(rule: Rule, candidate: Vjp | None, records: Sequence[Record], wrong
     """
     with torch.no_grad():
         found = Examination(rule, candidate, records, wrong)
+        _ask(found, calls.unsteady)
         _ask(found, known.whole_mistakes, kinks=True)
         for detector in NAMED:
             _ask(found, detector)
             _ask(found, detector, moderate=True)
+        _ask(found, known.not_finite_as)
+        _ask(found, branches.branches)
+        for detector in FAILING:
+            _ask(found, detector, failing=True)
+            _ask(found, detector, moderate=True, failing=True)
         for detector in DESCRIBED:
             _ask(found, detector)
+        _ask(found, precision.approximate, moderate=True)
         return found.found
 
 
-def _ask(found: Examination, detector: Detector, kinks: bool = False, moderate: bool = False) -> None:
+def _ask(
+    found: Examination, detector: Detector, kinks: bool = False, moderate: bool = False, failing: bool = False
+) -> None:
     if not found.records or not found.open:
         return
-    found.look(kinks, moderate)
-    for explanation in detector(found) if found.rows else ():
+    found.look(kinks, moderate, failing)
+    for explanation in detector(found) if found.asked else ():
         found.tell(explanation)

@@ -9,27 +9,26 @@ import torch
 from torch import Tensor
 
 from manual_bp.arithmetic.bounded import contract_of, widths
-from manual_bp.inputs import Edge
-from manual_bp.oracle.cases import Case, draw
+from manual_bp.oracle.cases import Case
+from manual_bp.oracle.diagnosis.agreement import agrees, is_far, is_settled
 from manual_bp.oracle.diagnosis.fitting import ROUNDINGS, Fit, Sample, fit
 from manual_bp.oracle.diagnosis.hypothesis import Explanation, Match, Predict, Prediction, Record, Row, Values, wide
-from manual_bp.oracle.evidence import Evidence, evidence
+from manual_bp.oracle.diagnosis.records import end_of, more_records
 from manual_bp.rule import Rule, Vjp, computing_dtype
 
 # Larger cases are left out: every explanation is computed at every case.
 EXPLAINED = 10**5
-# A prediction is told from the right answer where they are so many tolerances apart.
-APART = 4
-# So few records leave factors of lengths and hyperparameters open; so many more are drawn, of these lengths.
+# So few records leave factors of lengths and hyperparameters open, and more are drawn.
 FEW = 4
-MORE = ((5, 3, 2, 4), (3, 4, 5, 2), (7, 2, 3, 3))
 # Numbers up to this size neither saturate an activation beyond half of float32's digits nor overflow an exponential.
 MODERATE = 8.0
-# At moderate numbers a wrong hypothesis is mostly off by more than this share of its largest number, a right one never;
-# so many cases are asked.
-FAR = 0.1
+# What is said of failing cases alone rests on so many wrong numbers.
+EVIDENT = 3
+# So many cases are named.
+NAMED = 3
+# A hypothesis is first asked at so many cases of moderate numbers.
 PROBES = 3
-PLURAL = {"is": "are", "equals": "equal", "takes": "take", "has": "have"}
+PLURAL = {"is": "are", "equals": "equal", "takes": "take", "has": "have", "leaves": "leave"}
 
 
 class Examination:
@@ -41,45 +40,62 @@ class Examination:
     def __init__(self, rule: Rule, candidate: Vjp | None, records: Sequence[Record], wrong: Collection[str]) -> None:
         self.rule, self.candidate = rule, candidate
         self.arguments = ("y", *(f"d{name}" for name in rule.inputs))
-        fit = (r for r in records if r.evidence.case.dy.numel() <= EXPLAINED)
-        self.records = [r for r in fit if len(r.results) == len(self.arguments)]
+        whole = [r for r in records if len(r.results) == len(self.arguments)]
+        self.records = [r for r in whole if r.evidence.case.dy.numel() <= EXPLAINED]
+        self.records += [end for r in whole if r.evidence.row is not None and (end := end_of(r)) is not None]
         self.open = {a for i, a in enumerate(self.arguments) if a in wrong or self._is_misshapen(i)}
         self.found: list[str] = []
         self._kept: dict[int, tuple[Values, Values]] = {}
-        self._views: dict[tuple[bool, bool], list[Row]] = {}
-        self._refuted: set[str] = set()
+        self._views: dict[object, tuple[list[Row], set[str]]] = {}
+        self._refuted: set[object] = set()
+        self._matches: dict[object, Match] = {}
         if not self.records or not self.open:
             return
         self.dtype = self.records[0].evidence.case.dy.dtype
         # Roundings of what is computed, and one of the result.
         self.slack = ROUNDINGS * torch.finfo(computing_dtype(self.dtype)).eps + 2 * torch.finfo(self.dtype).eps
         if candidate is not None and len(self.records) < FEW:
-            self.records += self._drawn()
+            self.records += more_records(self)
         self.look()
         worst = {id(r): max((s.error for _, s in self.wrong(row)), default=0.0) for r, row in self.rows}
-        self.records.sort(key=lambda r: -worst[id(r)])  # what refutes most comes first
+        # What refutes most comes first, and what takes long last.
+        self.records.sort(key=lambda r: (r.evidence.row is not None, -worst[id(r)]))
         self._views.clear()
         self.look()
 
     # -------------------------------------------------------------------------------------------------- what is judged
 
-    def look(self, kinks: bool = True, moderate: bool = False) -> None:
+    def look(self, kinks: bool = True, moderate: bool = False, failing: bool = False) -> None:
         """Choose what counts from now on.
 
         kinks: judge values at kinks and ties too, where a known mistake may be all there is; without, a formula is
         asked nothing about conventions. moderate: only cases of moderate finite numbers at which the candidate is
         finite, with some roundings allowed: a candidate that is wrong in one way often loses digits or overflows too.
+        failing: of each argument that is to be explained only the cases in which it is wrong: what is right for most
+        hyperparameters and sizes has its cause there.
         """
-        self.kinks, self.moderate = kinks, moderate
-        if (kinks, moderate) not in self._views:
+        self.kinks, self.moderate, self.failing = chosen = kinks, moderate, failing
+        if chosen not in self._views:
             samples = [(r, [self.sample(r, i) for i in range(len(self.arguments))]) for r in self.records]
-            chosen = [(r, row) for r, row in samples if not moderate or self._is_moderate(r.evidence.case, row)]
-            self._views[kinks, moderate] = chosen
-        self.rows = self._views[kinks, moderate]
+            rows = [(r, row) for r, row in samples if not moderate or self._is_moderate(r.evidence.case, row)]
+            if failing:
+                rows = [(r, [s if self._is_failing(i, s) else None for i, s in enumerate(row)]) for r, row in rows]
+                rows = [(r, row) for r, row in rows if any(s is not None for s in row)]
+            failed = {a for _, row in rows for i, a in enumerate(self.arguments) if self._is_failing(i, row[i])}
+            self._views[chosen] = rows, failed
+        self.rows, self._failed = self._views[chosen]
+
+    @property
+    def asked(self) -> set[str]:
+        """The arguments that are to be explained and are wrong somewhere in what counts now."""
+        return self.open & self._failed
+
+    def _is_failing(self, position: int, sample: Sample | None) -> bool:
+        return self.arguments[position] in self.open and sample is not None and sample.error > 1
 
     def _moderate_rows(self) -> list[Row]:
-        chosen = self.kinks, self.moderate
-        self.look(kinks=False, moderate=True)
+        chosen = self.kinks, self.moderate, self.failing
+        self.look(kinks=False, moderate=True, failing=self.failing)
         rows = self.rows
         self.look(*chosen)
         return rows
@@ -115,7 +131,7 @@ class Examination:
 
     def unexplained(self) -> list[str]:
         """The arguments that are to be explained, in order."""
-        return [a for a in self.arguments if a in self.open]
+        return [a for a in self.arguments if a in self.asked]
 
     def numbers(self, argument: str) -> int:
         """How many numbers of an argument are judged, over all records."""
@@ -123,10 +139,7 @@ class Examination:
 
     def _is_moderate(self, case: Case, row: Sequence[Sample | None]) -> bool:
         """Numbers of moderate size, at which the candidate is finite and the right formula does not lose its digits."""
-        numbers = [x for x in (*case.inputs, case.dy) if x.is_floating_point() and x.numel()]
-        if not all(bool((x.abs() <= MODERATE).all()) for x in numbers):
-            return False
-        return all(
+        return _is_moderate(case) and all(
             bool(s.got.isfinite().all())
             and (not s.expected.numel() or float(s.allowance.max()) <= 2 * self.slack * float(s.expected.abs().max()))
             for _, s in self.wrong(row)
@@ -150,19 +163,6 @@ class Examination:
         except (Exception, SystemExit):
             return None
 
-    def _drawn(self) -> Iterator[Record]:
-        """A few more cases, of other sizes, at which the candidate is called."""
-        generator = torch.Generator().manual_seed(0)
-        for lengths in MORE:
-            edge = Edge(f"sizes {lengths}", sizes=dict(zip(self.rule.axis_names, lengths, strict=False)))
-            inputs, dy, hyper = draw(self.rule, edge, generator)
-            cast = [x.to(self.dtype) if x.is_floating_point() else x for x in (*inputs, dy)]
-            case = Case(tuple(cast[:-1]), cast[-1], hyper, edge.name)
-            results = self.call(case, case.dy)
-            found = evidence(self.rule, case, contract_of(self.dtype)) if results else ""
-            if results and isinstance(found, Evidence):
-                yield Record(found, results)
-
     # ------------------------------------------------------------------------------------------------------- the page
 
     def at(self, case: Case, rule: Rule | None = None, **other: Any) -> Prediction:
@@ -179,11 +179,10 @@ class Examination:
         return Prediction((y, *grads), tolerance)
 
     def right(self, case: Case) -> tuple[Values, Values]:
-        """The rule at the case itself, and its widths; kept, since every hypothesis asks for it."""
+        """The rule at the case of a record, and how far off it may be; kept, since every hypothesis asks for it."""
         if id(case) not in self._kept:
-            found = self.at(case)
-            assert found.tolerance is not None
-            self._kept[id(case)] = (found.values, found.tolerance())
+            (record,) = (r for r in self.records if r.evidence.case is case)
+            self._kept[id(case)] = (self.at(case).values, record.evidence.allowance)
         return self._kept[id(case)]
 
     def value(self, case: Case) -> Tensor:
@@ -200,21 +199,30 @@ class Examination:
         A prediction may be None for an argument, and may raise at a case where it is not defined.  name: of the
         hypothesis, so that one that was refuted by far is not tested again.
         """
+        key = (name, self.kinks, self.moderate, self.failing)
+        if key not in self._matches:  # fewer arguments are open later, never more
+            self._matches[key] = self._matched(predict, (name, self.failing))
+        seen, contradicted = self._matches[key]
+        return Match({a: n for a, n in seen.items() if a in self.open}, contradicted)
+
+    def _matched(self, predict: Predict, name: object) -> Match:
         alive = dict.fromkeys(self.arguments, 0)
         contradicted: set[str] = set()
         if name in self._refuted or self._is_far_off(predict):
             self._refuted.add(name)
             return Match({}, contradicted)
         for record, row in self.rows:
-            if not self.open & alive.keys():
+            if not self.asked & alive.keys():
                 break
             case = record.evidence.case
             try:
                 predicted = predict(case)
                 if self._is_silent_on_y(predicted.values[0], case):
                     alive.pop("y", None)
-                if not self.open & alive.keys():
+                if not self.asked & alive.keys():
                     break
+                if all(map(is_settled, row, predicted.values)):
+                    continue
                 tolerances = predicted.tolerance() if predicted.tolerance else (None,) * len(row)
             except Exception:  # not defined there, or not for these shapes
                 continue
@@ -225,14 +233,48 @@ class Examination:
                     if sample is not None and sample.expected.shape != sample.got.shape:
                         alive.pop(argument, None)
                     continue
-                agrees, visible = self._agrees(sample, value, tolerance)
-                if visible and not agrees:
+                same, visible = agrees(sample, value, tolerance, self.slack, self.moderate, self.dtype)
+                if visible and not same:
                     contradicted.add(argument)
-                if not agrees:
+                if not same:
                     alive.pop(argument, None)
                 elif argument in alive:
                     alive[argument] += visible
-        return Match({a: n for a, n in alive.items() if n and a in self.open}, contradicted)
+        seen = {a: n for a, n in alive.items() if n and a in self.asked}
+        if self.failing:
+            seen = {a: n for a, n in seen.items() if self._wrong_numbers(a) >= EVIDENT}
+        if self.moderate and seen:
+            seen = {a: n for a, n in seen.items() if not self._is_refuted_beyond(predict, a)}
+        return Match(seen, contradicted)
+
+    def _wrong_numbers(self, argument: str) -> int:
+        """How many numbers of an argument are wrong in what counts now; those of another shape in full."""
+        return sum(
+            int((~((s.got - s.expected).abs() <= s.allowance) & s.judged).sum())
+            if s.got.shape == s.expected.shape
+            else s.got.numel()
+            for s in self.column(argument)
+        )
+
+    def _is_refuted_beyond(self, predict: Predict, argument: str) -> bool:
+        """Whether what holds where no digits are lost is far off in another case of moderate finite numbers."""
+        position, counted = self.arguments.index(argument), {id(record) for record, _ in self.rows}
+        for record in self.records:
+            case, sample = record.evidence.case, self.sample(record, position)
+            if (
+                id(record) in counted
+                or sample is None
+                or not _is_moderate(case)
+                or (self.failing and sample.error <= 1)
+            ):
+                continue
+            try:
+                value = predict(case).values[position]
+            except Exception:
+                continue
+            if bool(sample.got.isfinite().all()) and is_far(sample, value):
+                return True
+        return False
 
     def _is_far_off(self, predict: Predict) -> bool:
         """Whether a hypothesis differs from all that is wrong, in some case of moderate numbers, by more than any
@@ -242,9 +284,9 @@ class Examination:
                 values = predict(record.evidence.case).values
             except Exception:
                 continue
-            asked = self.open - {"y"} if self._is_silent_on_y(values[0], record.evidence.case) else self.open
+            asked = self.asked - {"y"} if self._is_silent_on_y(values[0], record.evidence.case) else self.asked
             pairs = zip(self.arguments, row, values, strict=True)
-            if all(self._far(sample, value) for argument, sample, value in pairs if argument in asked):
+            if all(is_far(sample, value) for argument, sample, value in pairs if argument in asked):
                 return True
         return False
 
@@ -252,51 +294,27 @@ class Examination:
         """Whether a hypothesis is about cotangents alone: then it cannot explain y, in whatever case."""
         return y is None or torch.equal(y, self.value(case))
 
-    @staticmethod
-    def _far(sample: Sample | None, value: Tensor | None) -> bool:
-        if sample is None or value is None or sample.got.shape != value.shape or not value.numel():
-            return sample is not None and value is not None and sample.got.shape != value.shape
-        if sample.judged.shape != value.shape:
-            return False
-        value = value.double()
-        largest = value.abs().nan_to_num(0, 0, 0).max()
-        off = (value - sample.got).abs() > FAR * largest + APART**2 * sample.allowance
-        return bool((off & sample.judged & value.isfinite()).any())
-
-    def _agrees(self, sample: Sample, value: Tensor, tolerance: Tensor | None) -> tuple[bool, bool]:
-        """Whether the candidate returned this value, and whether it is visibly not the right one.
-
-        A value that is not finite never counts as a match.
-        """
-        value = value.double()
-        loose = self.slack * value.abs().nan_to_num(0, 0, 0).max() if value.numel() else 0
-        if value.shape != sample.expected.shape:
-            agrees = value.shape == sample.got.shape and bool(value.isfinite().all())
-            return agrees and bool(((value - sample.got).abs() <= loose).all()), bool(value.numel())
-        if tolerance is None or tolerance.shape != value.shape:
-            tolerance = 4 * sample.allowance + loose
-        elif self.moderate:
-            tolerance = tolerance + loose
-        judged = sample.judged & value.to(self.dtype).isfinite() & tolerance.isfinite()
-        visible = ((value - sample.expected).abs() > APART * (tolerance + sample.allowance))[judged]
-        if sample.got.shape != value.shape:
-            return False, bool(visible.any())
-        close = (value - sample.got).abs() <= tolerance + 2 * torch.finfo(self.dtype).eps * value.abs()
-        return bool(close[judged].all()), bool(visible.any())
-
     def matched(self, predict: Predict, sentence: str, name: str = "") -> Iterator[Explanation]:
         """The explanation that a hypothesis is, with its evidence, if it holds for some argument.
 
         name: what tells it from other hypotheses, if the sentence does not.
         """
-        if self.open and (seen := self.match(predict, name or sentence).seen):
+        if self.asked and (seen := self.match(predict, name or sentence).seen):
             yield Explanation(seen.keys(), f"{sentence}; {self.cases(max(seen.values()))}")
 
     def cases(self, seen: int) -> str:
         """The evidence of a match."""
+        if self.failing:
+            which = "the only case" if len(self.rows) == 1 else f"{seen} of the {len(self.rows)} cases"
+            return f"so in {which} in which it is wrong: {self.names()}"
         which = f" of the {len(self.records)} cases that are of moderate size" if self.moderate else ""
         total = f"{len(self.rows)}{which}" if self.moderate else f"{len(self.rows)} cases"
         return f"so in every one of {total}, and visibly not right in {seen} of them"
+
+    def names(self) -> str:
+        """The names of some of the cases that count."""
+        names = [repr(record.evidence.case.name) for record, _ in self.rows]
+        return ", ".join(names[:NAMED]) + f" and {len(names) - NAMED} more" * (len(names) > NAMED)
 
     def fits(self, argument: str, parts: Callable[[Sample], Sequence[Tensor]]) -> list[Fit]:
         """The factors of the parts in every case that determines them; none at all if one contradicts."""
@@ -314,7 +332,7 @@ class Examination:
 
     def tell(self, explanation: Explanation) -> None:
         """Note an explanation; its arguments are explained from now on, and none is explained twice."""
-        named = [a for a in self.unexplained() if a in explanation.arguments]
+        named = [a for a in self.arguments if a in self.open and a in explanation.arguments]
         if not named:
             return
         names = " and ".join(filter(None, (", ".join(named[:-1]), named[-1])))
@@ -324,3 +342,8 @@ class Examination:
                 sentence = sentence.replace(f"{{}} {singular} ", f"{{}} {plural} ")
         self.found.append(sentence.replace("{}", names, 1))
         self.open -= set(named)
+
+
+def _is_moderate(case: Case) -> bool:
+    numbers = [x for x in (*case.inputs, case.dy) if x.is_floating_point() and x.numel()]
+    return all(bool((x.abs() <= MODERATE).all()) for x in numbers)

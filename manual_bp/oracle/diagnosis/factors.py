@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -11,8 +12,18 @@ from torch import Tensor
 from manual_bp.oracle.cases import Case
 from manual_bp.oracle.diagnosis.examination import Examination
 from manual_bp.oracle.diagnosis.fitting import CONSTANTS, NEAR, Factor, Fit, Sample, recognise
-from manual_bp.oracle.diagnosis.hypothesis import Explanation, wide
+from manual_bp.oracle.diagnosis.hypothesis import Explanation, Prediction, wide
 
+MEANS: Mapping[str, Callable[[int], bool]] = {
+    "its own mean": lambda axis: True,
+    "its own mean over all axes but axis 1": lambda axis: axis != 1,
+    "its own mean over axis 0": lambda axis: axis == 0,
+    "its own mean over axis 1": lambda axis: axis == 1,
+}
+SCALES = {
+    2.0: "2", 0.5: "1/2", -1.0: "-1", 3.0: "3", 1 / 3: "1/3", 4.0: "4", 0.25: "1/4", 2 / 3: "2/3", 1.5: "3/2",
+    math.log(2): "ln 2", math.log(10): "ln 10", 1.702: "1.702", 0.1: "0.1", 10.0: "10",
+}  # fmt: skip
 # A claim about one number rests on as many.
 NUMBERS = 3
 
@@ -29,16 +40,23 @@ def any_factors(found: Examination) -> Iterator[Explanation]:
 
 def _factors(found: Examination, plain: bool) -> Iterator[Explanation]:
     told: dict[str, tuple[list[str], int]] = {}
+    ends = {id(record.evidence.case) for record, _ in found.rows if record.evidence.row is not None}
     for argument in found.unexplained():
         if found.numbers(argument) < NUMBERS:
             continue
         fits = found.fits(argument, lambda sample: [sample.expected])
+        if not plain:  # the end of a large case has other lengths than what the candidate was called with
+            fits = [f for f in fits if id(f.case) not in ends]
         factor = recognise(found.rule, fits, 0) if len(fits) >= min(NUMBERS, len(found.rows)) else None
         if factor and factor.name != "1" and (factor.name in CONSTANTS or not plain):
             arguments, _ = told.setdefault(_in_words(found, argument, factor, fits), ([], len(fits)))
             arguments.append(argument)
     for words, (arguments, count) in told.items():
-        yield Explanation(arguments, f"{{}} {words}; fitted in {count} cases")
+        if not found.failing:
+            yield Explanation(arguments, f"{{}} {words}; fitted in {count} cases")
+        elif count > 1:
+            words = words.replace(" everywhere", "")
+            yield Explanation(arguments, f"{{}} {words}, in the {count} cases in which it is wrong: {found.names()}")
 
 
 def _in_words(found: Examination, argument: str, factor: Factor, fits: Sequence[Fit]) -> str:
@@ -111,7 +129,7 @@ def _term(name: str, factor: Factor) -> str:
 def added(found: Examination) -> Iterator[Explanation]:
     """Right, and a multiple of something else added to it: an input, dy, y, a number; or taken after an update."""
     for argument in found.unexplained():
-        for name in ("dy", "y", *found.rule.inputs, "1", "after an update"):
+        for name in ("dy", "y", *found.rule.inputs, "1", "after an update", *MEANS):
             fits = found.fits(argument, partial(_added, found, argument, name))
             if len(fits) < 2:
                 continue
@@ -134,12 +152,53 @@ def _added(found: Examination, argument: str, name: str, sample: Sample) -> list
         values = found.right(case)[0]
         updated = [x if g is None or f"d{n}" == argument else g for n, x, g in _named(found, case.inputs, values)]
         part = found.at(case, inputs=tuple(updated)).values[position]
+    elif name in MEANS:
+        right = found.right(case)[0][position]
+        axes = [a for a in range(right.ndim if right is not None else 0) if MEANS[name](a)]
+        part = right.mean(axes, keepdim=True).expand_as(right) if right is not None and axes else None
     else:
         named = {"dy": case.dy, "y": found.value(case), "1": torch.ones_like(sample.expected)}
         part = {**dict(zip(found.rule.inputs, case.inputs, strict=True)), **named}[name]
     if part is None or part.shape != sample.expected.shape or not part.is_floating_point():
         raise ValueError("no such part here")
     return [sample.expected, wide(part)]
+
+
+def multiplied(found: Examination) -> Iterator[Explanation]:
+    """A cotangent multiplied or divided by an input of its own shape."""
+    for name in found.rule.inputs:
+        for words, divided in (("multiplied", False), ("divided", True)):
+            predict = partial(_multiplied, found, name, divided)
+            yield from found.matched(predict, f"{{}} is {words} by {name}")
+
+
+def _multiplied(found: Examination, name: str, divided: bool, case: Case) -> Prediction:
+    factor = wide(case.inputs[list(found.rule.inputs).index(name)])
+    grads = (g if g is not None and g.shape == factor.shape and g.ndim else None for g in found.right(case)[0][1:])
+    return Prediction((None, *(None if g is None else g / factor if divided else g * factor for g in grads)))
+
+
+def scaled_inputs(found: Examination) -> Iterator[Explanation]:
+    """An element-wise derivative taken at a multiple of x, times a number."""
+    if not found.rule.elementwise or not found.moderate:
+        return
+    for argument in found.unexplained():
+        for scale, name in SCALES.items():
+            fits = found.fits(argument, partial(_scaled, found, argument, scale))
+            factor = recognise(found.rule, fits, 0) if len(fits) >= NUMBERS else None
+            if factor is not None:
+                times = f"{factor.name} times " * (factor.name != "1")
+                words = f"{{}} is {times}that of {name} times its input; fitted in {len(fits)} cases"
+                yield Explanation({argument}, words)
+                break
+
+
+def _scaled(found: Examination, argument: str, scale: float, sample: Sample) -> list[Tensor]:
+    x, *others = sample.case.inputs
+    value = found.at(sample.case, inputs=(scale * wide(x), *others)).values[found.arguments.index(argument)]
+    if value is None:
+        raise ValueError("no such part here")
+    return [value]
 
 
 def _named(

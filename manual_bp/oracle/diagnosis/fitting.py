@@ -54,8 +54,9 @@ NEAR = 1e-3
 NO_ALLOWANCE = 1e-320
 # Below this, float32 numbers have lost digits, and their products underflow.
 TINY = 1e-32
-# A case with more elements than this adds time and no evidence.
+# Of a case with more elements than this some are taken, and the last few, which a kernel may miss.
 ENOUGH = 4096
+FEW = 64
 # What rounding may do beyond the allowance of the right formula, where the parts no longer cancel as they do in it: so
 # many units roundoff of the largest magnitudes.
 ROUNDINGS = 64
@@ -67,10 +68,12 @@ def fit(sample: Sample, parts: Sequence[Tensor], slack: float) -> Fit | str:
     "contradicts" if what is left is more than rounding, "says nothing" if the case does not determine them.
     """
     judged = sample.judged
-    count = int(judged.sum())
     if sample.got.shape != sample.expected.shape or not bool(sample.got[judged].isfinite().all()):
         return "contradicts"
-    if not len(parts) * 2 - 1 <= count <= ENOUGH:
+    count = int(judged.sum())
+    if count > ENOUGH:
+        judged = _some(judged)
+    if count < len(parts) * 2 - 1:
         return "says nothing"
     columns = torch.stack([p.expand_as(sample.expected)[judged] for p in parts], 1)
     got, allowance = sample.got[judged], sample.allowance[judged]
@@ -91,6 +94,15 @@ def fit(sample: Sample, parts: Sequence[Tensor], slack: float) -> Fit | str:
     if bool(((got - columns @ factors).abs() > tolerance + columns.abs() @ uncertainty).any()):
         return "contradicts"
     return Fit(sample.case, tuple(factors.tolist()), tuple(uncertainty.tolist()))
+
+
+def _some(mask: Tensor) -> Tensor:
+    """At most so many of the marked elements: the first, the last, and some between."""
+    chosen = mask.flatten().nonzero().flatten()
+    some = torch.zeros(mask.numel(), dtype=torch.bool)
+    some[chosen[:: math.ceil(len(chosen) / ENOUGH)]] = True
+    some[chosen[-FEW:]] = True
+    return some.reshape(mask.shape)
 
 
 # --------------------------------------------------------------------------------------------- what a factor is called
@@ -148,7 +160,10 @@ def recognise(rule: Rule, fits: Sequence[Fit], part: int) -> Factor | None:
     found = [(f.case, f.factors[part], f.uncertainty[part]) for f in fits]
 
     def equal(values: Sequence[float]) -> bool:
-        return all(abs(f - v) <= e + SOLVER * abs(v) for (_, f, e), v in zip(found, values, strict=True))
+        """In every case in which the value is defined, if these are several."""
+        defined = [(f, v, e) for (_, f, e), v in zip(found, values, strict=True) if not math.isnan(v)]
+        several = len(defined) == len(found) or len({v for _, v, _ in defined}) > 1
+        return several and all(abs(f - v) <= e + SOLVER * abs(v) for f, v, e in defined)
 
     for name, value in {"1": 1.0, **CONSTANTS}.items():
         if equal([value] * len(found)):
@@ -180,13 +195,21 @@ def _expressions(rule: Rule, cases: Sequence[Case]) -> Iterator[tuple[str, str, 
     for table, values, quantity, why in sources:
         for name, function in table.items():
             try:
-                found = [float(function(v[quantity])) for v in values]
-            except (ZeroDivisionError, KeyError, TypeError, OverflowError):
+                found = [_defined(function, v[quantity]) for v in values]
+            except (KeyError, TypeError):
                 continue
             yield name.replace("{}", quantity), why, found
     for a, b in itertools.permutations(counts[0], 2):
         if all(v.get(b) for v in counts):
             yield f"{a} / {b}", "", [v.get(a, math.nan) / v[b] for v in counts]
+
+
+def _defined(function: Callable[[float], float], quantity: float) -> float:
+    """nan where it is not."""
+    try:
+        return float(function(quantity))
+    except (ZeroDivisionError, OverflowError):
+        return math.nan
 
 
 def _norms(rule: Rule, case: Case) -> dict[str, float]:

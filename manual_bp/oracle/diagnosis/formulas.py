@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,9 +18,10 @@ from torch import Tensor
 
 from manual_bp import axes
 from manual_bp.oracle.cases import Case
-from manual_bp.oracle.diagnosis.examination import APART, Examination
+from manual_bp.oracle.diagnosis.agreement import APART
+from manual_bp.oracle.diagnosis.examination import Examination
 from manual_bp.oracle.diagnosis.hypothesis import Explanation, Prediction, wide
-from manual_bp.oracle.diagnosis.points import Points, points_of
+from manual_bp.oracle.diagnosis.points import Points, letters_of, points_of
 
 # A formula is read off as many different numbers; 16 of 16 agreeing with one of a few thousand formulas, to three
 # digits each, is no accident.
@@ -41,6 +43,8 @@ OF_A_LETTER: Mapping[str, Callable[[Tensor], Tensor]] = {
     "tanh({})": torch.tanh,
     "({0} - {0}²)": lambda a: a - a * a,  # the slope of a sigmoid, and of tanh, where a is their output
     "(1 - {}²)": lambda a: 1 - a * a,
+    "1/(1 + {}²)": lambda a: 1 / (1 + a * a),
+    "1/cosh({})": lambda a: 1 / torch.cosh(a),
 }
 OF_A_NUMBER: Mapping[str, Callable[[Tensor], Tensor]] = {
     "{}": lambda h: h,
@@ -52,6 +56,7 @@ OF_A_NUMBER: Mapping[str, Callable[[Tensor], Tensor]] = {
     "1/(1 - {})": lambda h: 1 / (1 - h),
 }
 COTANGENTS: Mapping[str, Callable[[Tensor], Tensor]] = {"dy": torch.clone, "": torch.ones_like, "|dy|": torch.abs}
+VALUE: Mapping[str, Callable[[Tensor], Tensor]] = {"no cotangent": torch.ones_like}
 PLAIN = {"": 1.0, "-": -1.0, "2·": 2.0, "1/2·": 0.5}
 
 
@@ -60,10 +65,10 @@ def formulas(found: Examination) -> Iterator[Explanation]:
     if not found.moderate:
         return
     for argument in found.unexplained():
-        points = points_of(found, argument) if argument != "y" else None
+        points = points_of(found, argument)
         if points is None or not _is_wrong(points):
             continue
-        whole = _formula(points, found.slack)
+        whole = formula_of(points, found.slack)
         if whole:
             evidence = f"so in all of {len(points.got)} numbers from {points.cases} cases"
             yield Explanation({argument}, f"{{}} is {whole}; {evidence}")
@@ -84,7 +89,7 @@ def _on_branches(points: Points, slack: float) -> str:
             side = points.where(mask)
             if not _is_wrong(side):
                 words.append(f"right where {name}")
-            elif formula := _formula(side, slack):
+            elif formula := formula_of(side, slack):
                 words.append(f"{formula} where {name}")
         if len(words) == 2 and not all(w.startswith("right") for w in words):
             return ", and ".join(sorted(words, key=lambda w: w.startswith("right")))
@@ -99,14 +104,16 @@ Family = Callable[[Points], tuple[Sequence[str], Tensor, Tensor]]
 """Formulas by name; their values, and the sums of the magnitudes of their parts: a row each, a column per number."""
 
 
-def _formula(points: Points, slack: float) -> str:
+def formula_of(points: Points, slack: float) -> str:
     """The first formula that gives every number; empty if none does."""
     if len(points.got) < ENOUGH:
         return ""
     few = points.where(torch.linspace(0, len(points.got) - 1, ENOUGH).long())  # these refute most formulas
     families: Sequence[Family] = (lambda p: _singles(p, _parts(p)), _pairs, lambda p: _singles(p, _changed_parts(p)))
     values_at_few = [family(few) for family in families]
-    for cotangent, of in COTANGENTS.items():
+    is_value = bool((points.dy == 1).all())
+    cotangents = VALUE if is_value else COTANGENTS
+    for cotangent, of in cotangents.items():
         for family, values in zip(families, values_at_few, strict=True):
             if bool(_fits(few, of, values, slack).any()):
                 names, *_ = values = family(points)
@@ -115,7 +122,19 @@ def _formula(points: Points, slack: float) -> str:
                     return _written(cotangent, names[int(fits[0])])
         if number := _number(points, of(points.dy), slack):
             return _written(cotangent, number)
+    if not is_value and bool(_fits(few, torch.ones_like, values := _pairs(_with_dy(few)), slack).any()):
+        names, *_ = values = _pairs(_with_dy(points))
+        fits = _fits(points, torch.ones_like, values, slack).nonzero()
+        return names[int(fits[0])] if len(fits) else ""
     return ""
+
+
+def _with_dy(points: Points) -> Points:
+    """With dy as a letter like others: for a forgotten parenthesis, as in dy - y²."""
+    letters = points.letters | {"dy": points.dy}
+    if "y" in letters:
+        letters["(dy·y)"] = points.dy * letters["y"]
+    return replace(points, letters=letters)
 
 
 def _fits(
@@ -124,13 +143,18 @@ def _fits(
     """Which formulas of a family give every number."""
     dy, (_, factors, sizes) = of(points.dy), values
     tolerance = points.allowance + slack * (dy.abs() * sizes + points.got.abs())
-    return (((factors * dy - points.got).abs() <= tolerance) & factors.isfinite()).all(1)
+    off = (factors * dy - points.got).abs()
+    # Where two parts cancel the tolerance is all there is, and most numbers have to be right to half of their size.
+    mostly = (off <= points.allowance + points.got.abs() / 2).double().mean(1) >= 0.5
+    return ((off <= tolerance) & factors.isfinite()).all(1) & mostly
 
 
 def _written(cotangent: str, name: str) -> str:
     if name == "0":
         return "0"
     factor = f"({name})" if " + " in name or " - " in name or name.startswith("-") else name
+    if cotangent in VALUE:
+        return name
     return f"{cotangent}·{factor}" if cotangent else f"{name}, without dy"
 
 
@@ -145,7 +169,8 @@ def _singles(points: Points, parts: Mapping[str, Tensor]) -> tuple[list[str], Te
 
 def _pairs(points: Points) -> tuple[list[str], Tensor, Tensor]:
     """Sums and differences of two parts, each with the factor 1 or a hyperparameter."""
-    factors = {"": torch.ones_like(points.got), **{f"{h}·": v for h, v in points.numbers.items()}}
+    ones = torch.ones_like(points.got)
+    factors = {"": ones, "2·": 2 * ones, **{f"{h}·": v for h, v in points.numbers.items()}}
     plain = {p: x for p, x in _parts(points).items() if "the right" not in p}
     terms = {f"{n}{p}": v * x for (n, v), (p, x) in itertools.product(factors.items(), plain.items())}
     x = torch.stack([*terms.values()])
@@ -159,7 +184,8 @@ def _pairs(points: Points) -> tuple[list[str], Tensor, Tensor]:
 
 def _number(points: Points, dy: Tensor, slack: float) -> str:
     """A part times some number, the same everywhere."""
-    for name, part in _parts(points).items():
+    ones = torch.ones_like(points.got)
+    for name, part in (_parts(points) | {h: v * ones for h, v in points.numbers.items()}).items():
         column = part * dy
         if not bool(column.isfinite().all()) or not bool(column.any()):
             continue
@@ -206,26 +232,25 @@ def _changed_parts(points: Points) -> dict[str, Tensor]:
 
 
 def sums(found: Examination) -> Iterator[Explanation]:
-    """Σ dy times an input, or y, over all axes that the cotangent lacks, where something else is due."""
-    names: dict[str, Callable[[Case], Tensor]] = {"dy": lambda case: torch.ones_like(wide(case.dy))}
-    names["dy·y"] = found.value
-    for position, name in enumerate(found.rule.inputs):
-        if found.rule.is_number(name):
-            names[f"dy·{name}"] = partial(_power, position, 1)
-            names[f"dy·{name}²"] = partial(_power, position, 2)
-    for name, of in names.items():
-        yield from found.matched(partial(_summed, found, of), f"{{}} is Σ {name}")
+    """Σ dy times an input, y, or a difference or product of them, over all axes that the cotangent lacks, where
+    something else is due."""
+    for name in ("", *_letters_of_y(found, found.rows[0][0].evidence.case)):
+        yield from found.matched(partial(_summed, found, name), f"{{}} is Σ dy{'·' * bool(name)}{name}")
 
 
-def _power(position: int, exponent: int, case: Case) -> Tensor:
-    power: Tensor = wide(case.inputs[position]) ** exponent
-    return power
+def _letters_of_y(found: Examination, case: Case) -> dict[str, Tensor]:
+    """What dy may be multiplied by before it is summed, each shaped like dy."""
+    letters = {n: x for n, x in letters_of(found, "y", case).items() if x.shape == case.dy.shape}
+    numbers = [n for n in letters if n in found.rule.inputs]
+    differences = {f"({a} - {b})": letters[a] - letters[b] for a, b in itertools.permutations(numbers, 2)}
+    letters |= {"y": found.value(case)} | differences
+    products = {f"{a}·{b}": letters[a] * letters[b] for a, b in itertools.combinations(letters, 2)}
+    return letters | {f"{n}²": x * x for n, x in letters.items()} | products
 
 
-def _summed(found: Examination, of: Callable[[Case], Tensor], case: Case) -> Prediction:
-    dy, factor = wide(case.dy), of(case)
-    if factor.shape != dy.shape:
-        raise ValueError("no such product here")
+def _summed(found: Examination, letter: str, case: Case) -> Prediction:
+    dy = wide(case.dy)
+    factor = _letters_of_y(found, case)[letter] if letter else torch.ones_like(dy)
     y_axes = axes.tokens(found.rule.y_annotation)
     values: list[Any] = [None]
     for name, x in zip(found.rule.inputs, case.inputs, strict=True):

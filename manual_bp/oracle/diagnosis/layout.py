@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from manual_bp.oracle.cases import Case
-from manual_bp.oracle.diagnosis.examination import APART, FAR, Examination
+from manual_bp.oracle.diagnosis.agreement import APART, FAR
+from manual_bp.oracle.diagnosis.examination import Examination
 from manual_bp.oracle.diagnosis.fitting import ROUNDINGS, Sample
 from manual_bp.oracle.diagnosis.hypothesis import Explanation, Prediction, Record
 
@@ -82,7 +83,8 @@ def clipped(found: Examination) -> Iterator[Explanation]:
             values[position] = None if right is None else right.clamp(-bound, bound)
             return Prediction(tuple(values))
 
-        yield from found.matched(predict, f"{{}} is clipped to [{-bound:.4g}, {bound:.4g}]")
+        words = f"{{}} is clipped to [{-bound:.4g}, {bound:.4g}]"
+        yield from found.matched(predict, words, f"{argument} clipped")
 
 
 def reordered(found: Examination) -> Iterator[Explanation]:
@@ -116,7 +118,7 @@ def contiguous(found: Examination) -> Iterator[Explanation]:
     for record, row in found.rows:
         for argument, sample in found.wrong(row):
             if sample.error > APART**2:  # no matter of the order in which another layout is summed
-                strided = _strided(found, record.evidence.case)
+                strided = strided_of(found, record.evidence.case)
                 if not strided or not _mended(found, record, found.arguments.index(argument)):
                     return
                 blamed.setdefault(strided, []).append((argument, record.evidence.case.name))
@@ -128,7 +130,8 @@ def contiguous(found: Examination) -> Iterator[Explanation]:
             yield Explanation({a for a, _ in where}, f"{{}}: {words}: {proof}")
 
 
-def _strided(found: Examination, case: Case) -> tuple[str, ...]:
+def strided_of(found: Examination, case: Case) -> tuple[str, ...]:
+    """The tensors of a case that are not contiguous, by name."""
     named = zip(("dy", *found.rule.inputs), (case.dy, *case.inputs), strict=True)
     return tuple(name for name, x in named if not x.is_contiguous())
 

@@ -39,9 +39,10 @@ class Points:
         return Points(got, expected, allowance, dy, letters, numbers, self.cases)
 
 
-def points_of(found: Examination, argument: str) -> Points | None:
-    """The numbers of an argument whose every element depends on one element of each letter."""
-    chosen = [p for p in (_of_case(found, argument, s) for s in found.column(argument)) if p is not None]
+def points_of(found: Examination, argument: str, per_case: int = PER_CASE, finite: bool = True) -> Points | None:
+    """The numbers of an argument whose every element depends on one element of each letter; finite: no others."""
+    column = found.column(argument)
+    chosen = [p for s in column if (p := _of_case(found, argument, s, per_case, finite)) is not None]
     names = set.intersection(*(set(p.letters) for p in chosen)) if chosen else set()
     if not chosen or not names:
         return None
@@ -60,20 +61,21 @@ def points_of(found: Examination, argument: str) -> Points | None:
     )
 
 
-def _of_case(found: Examination, argument: str, sample: Sample) -> Points | None:
+def _of_case(found: Examination, argument: str, sample: Sample, per_case: int, finite: bool) -> Points | None:
     case = sample.case
     shape = sample.expected.shape
     if sample.got.shape != shape or not sample.got.numel() or case.dy.numel() not in (1, sample.got.numel()):
         return None
     dy = wide(case.dy).expand(shape) if case.dy.ndim == 0 or case.dy.shape == shape else None
-    letters = {n: x for n, x in _letters(found, argument, case).items() if x.shape == shape}
+    dy = torch.ones(shape, dtype=torch.float64) if argument == "y" else dy
+    letters = {n: x for n, x in letters_of(found, argument, case).items() if x.shape == shape}
     if dy is None:
         return None
     numbers = {n: float(v) for n, v in {**found.rule.defaults, **case.hyper}.items()}
     if not axes.tokens(found.rule.y_annotation):  # a cost, which may be a mean
         numbers |= {n: float(v) for n, v in counts_of(found.rule, case).items() if n in found.rule.axis_names}
-    useful = sample.judged & (dy != 0) & sample.got.isfinite()
-    step = max(math.ceil(int(useful.sum()) / PER_CASE), 1)
+    useful = sample.judged & (dy != 0) & (sample.got.isfinite() if finite else True)
+    step = max(math.ceil(int(useful.sum()) / per_case), 1)
     mask = useful.flatten()
 
     def picked(x: Tensor) -> Tensor:
@@ -91,19 +93,21 @@ def _of_case(found: Examination, argument: str, sample: Sample) -> Points | None
     )
 
 
-def _letters(found: Examination, argument: str, case: Case) -> dict[str, Tensor]:
+def letters_of(found: Examination, argument: str, case: Case) -> dict[str, Tensor]:
     """Inputs, y, and the difference of two inputs; what has one value per named axis meets the axis of that name."""
     own = argument.removeprefix("d")
-    like = axes.tokens(found.rule.annotations[own])
-    shape = case.inputs[list(found.rule.inputs).index(own)].shape
+    like = axes.tokens(found.rule.annotations[own] if own != "y" else found.rule.y_annotation)
+    shape = case.inputs[list(found.rule.inputs).index(own)].shape if own != "y" else case.dy.shape
     letters: dict[str, Tensor] = {}
     for name, x in zip(found.rule.inputs, case.inputs, strict=True):
         aligned = _aligned(wide(x).double(), axes.tokens(found.rule.annotations[name]), like, len(shape))
         if aligned is not None:
             letters[name] = aligned.expand(shape)
+    if own == "y":
+        return letters
     same = [n for n in letters if axes.tokens(found.rule.annotations[n]) == like and found.rule.is_number(n)]
     letters |= {f"({a} - {b})": letters[a] - letters[b] for a, b in itertools.combinations(same, 2)}
-    return {"y": found.value(case)} | letters
+    return letters | {"y": found.value(case)}
 
 
 def _aligned(x: Tensor, own: list[str], like: list[str], rank: int) -> Tensor | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from manual_bp.arithmetic.bounded import Contract, widths
 from manual_bp.oracle.cases import Case
+from manual_bp.oracle.diagnosis.agreement import APART
 from manual_bp.oracle.diagnosis.examination import Examination
 from manual_bp.oracle.diagnosis.fitting import ROUNDINGS
 from manual_bp.oracle.diagnosis.hypothesis import Explanation
@@ -16,6 +18,11 @@ from manual_bp.oracle.diagnosis.layout import is_telling
 
 # A claim about an argument rests on as many cases, and on as many numbers in each.
 NUMBERS = 3
+# A claim about all numbers rests on so many; a format is told by so many bits less; an approximation is within so much.
+ENOUGH = 16
+MANY = 1000
+FEWER = 3
+CLOSE = 0.1
 # Arithmetic in 16 bits leaves more than this share of all numbers wrong in a longer format.
 MOST = 0.5
 
@@ -31,6 +38,37 @@ def sixteen_bits(found: Examination) -> Iterator[Explanation]:
                 evidence = f"{share:.0%} of its numbers are off, none by more than that allows"
                 yield Explanation({argument}, f"{{}} is computed in low precision: {words}; {evidence}")
                 break
+
+
+def few_bits(found: Examination) -> Iterator[Explanation]:
+    """Numbers with fewer significant bits than their format has."""
+    for argument in found.unexplained():
+        samples = [s for s in found.column(argument) if s.got.shape == s.expected.shape]
+        numbers = torch.cat([s.got[s.judged & s.got.isfinite() & (s.got != 0)] for s in samples] or [torch.zeros(0)])
+        bits = _bits(numbers[:: len(numbers) // MANY + 1])
+        if len(numbers) >= ENOUGH and bits <= -math.log2(torch.finfo(found.dtype).eps) + 1 - FEWER:
+            words = f"at most {bits} significant bits: they were kept in a format that holds no more"
+            yield Explanation({argument}, f"the numbers of {{}} have {words}; so in all of {len(numbers)} numbers")
+
+
+def _bits(numbers: Tensor) -> int:
+    """How many significant bits the longest of them has."""
+    mantissa = torch.frexp(numbers).mantissa.abs() * 2.0**53
+    return max((54 - (m & -m).bit_length() for m in map(int, mantissa.tolist())), default=54)
+
+
+def approximate(found: Examination) -> Iterator[Explanation]:
+    """Right to a few digits nearly everywhere."""
+    for argument in found.unexplained():
+        samples = [s for s in found.column(argument) if s.got.shape == s.expected.shape]
+        shows = [s.judged & (s.expected.abs() > APART * s.allowance) for s in samples]
+        pairs = list(zip(samples, shows, strict=True))
+        off = torch.cat([(s.got - s.expected).abs()[m] / s.expected.abs()[m] for s, m in pairs] or [torch.zeros(0)])
+        allowed = torch.cat([s.allowance[m] / s.expected.abs()[m] for s, m in pairs] or [torch.zeros(0)])
+        beyond = int((off > allowed).sum())
+        if len(off) >= ENOUGH and float(off.max()) < CLOSE and beyond > MOST * len(off):
+            words = f"off by up to {float(off.max()):.2g} of their size: an approximation, a table or too few bits"
+            yield Explanation({argument}, f"nearly all numbers of {{}} are {words}; {beyond} of {len(off)}")
 
 
 def _share_off(found: Examination, argument: str, half: torch.dtype) -> float:

@@ -67,14 +67,14 @@ def sums_of_forward(found: Examination) -> Iterator[Explanation]:
     def predict(position: int, change: Change, case: Case) -> Prediction:
         inputs = tuple(map(wide, case.inputs))
         with Altered(position, change):
-            _, residuals = found.rule.page.forward(*inputs, **{**found.rule.defaults, **case.hyper})
-        return Prediction((found.value(case), *found.rule.backward(residuals, wide(case.dy))))
+            y, residuals = found.rule.page.forward(*inputs, **{**found.rule.defaults, **case.hyper})
+        return Prediction((y, *found.rule.backward(residuals, wide(case.dy))))
 
     case = found.rows[0][0].evidence.case
     with Altered() as text:
         found.rule.page.forward(*map(wide, case.inputs), **{**found.rule.defaults, **case.hyper})
     for position, (words, change) in itertools.product(range(text.seen), CHANGES.items()):
-        sentence = f"{{}} is what follows from a forward in which a sum (of its statistics) is {words}"
+        sentence = f"{{}} is what follows from a forward in which a sum is {words}"
         yield from found.matched(partial(predict, position, change), sentence, f"sum {position} of forward {words}")
 
 

@@ -38,7 +38,43 @@ INPUTS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "{{}} is that of {0} less its mean": lambda x: x - x.mean(),
     "{{}} is that of {0}²": torch.square,
 }
-"""What an input was replaced by; {0} is its name."""
+SELDOM: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "{{}} is that of the sign of {0}": torch.sign,
+    "{{}} is that of {0} rounded to integers": torch.round,
+    "{{}} is that of twice {0}": lambda x: 2 * x,
+    "{{}} is that of half {0}": lambda x: x / 2,
+    "{{}} is that of {0} clipped to [-1, 1]": lambda x: x.clamp(-1, 1),
+    "{{}} is that of {0} clipped to at least 0": lambda x: x.clamp(min=0),
+    "{{}} is that of {0} clipped to at least 1": lambda x: x.clamp(min=1),
+    "{{}} is that of √{0}": torch.sqrt,
+    "{{}} is that of {0} flattened and read in reverse": lambda x: x.flatten().flip(0).reshape(x.shape),
+    "{{}} is that of {0} transposed and read in its own shape": lambda x: x if x.ndim < 2 else x.mT.reshape(x.shape),
+    "{{}} is that of {0} with its first column in every column": lambda x: x[..., :1].expand_as(x),
+    "{{}} is that of {0} with its first row in every row": lambda x: x[:1].expand_as(x),
+}
+"""What an input was replaced by; {0} is its name.  The second are said if no formula is found."""
+
+MASKS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "{0} is ignored: {{}} is that of {0} = 1 everywhere": torch.ones_like,
+    "{0} is inverted: {{}} is that of its complement": lambda m: (m == 0).to(m.dtype),
+    "{{}} is that of {0} transposed and read in its own shape": lambda m: m if m.ndim < 2 else m.mT.reshape(m.shape),
+    "{{}} is that of {0} with its first column in every column": lambda m: m[..., :1].expand_as(m),
+    "{{}} is that of {0} with its first row in every row": lambda m: m[:1].expand_as(m),
+    "{{}} is that of {0} in reversed order": lambda m: m.flatten().flip(0).reshape(m.shape),
+}
+
+HYPERPARAMETERS: Mapping[str, Callable[[float], float]] = {
+    "{0} is truncated to an integer: {{}} is that of int({0})": int,
+    "{0} is taken without its sign: {{}} is that of |{0}|": abs,
+    "{0} is taken with the wrong sign: {{}} is that of -{0}": lambda h: -h,
+    "{0} is cut off at 0: {{}} is that of max({0}, 0)": lambda h: max(h, 0),
+    "{0} is cut off at 1: {{}} is that of min({0}, 1)": lambda h: min(h, 1),
+    "{0} is squared: {{}} is that of {0}²": lambda h: h * h,
+    "{0} is taken inversely: {{}} is that of 1/{0}": lambda h: 1 / h,
+    "{0} is taken twice: {{}} is that of 2·{0}": lambda h: 2 * h,
+    "{{}} is that of 1 - {0} in place of {0}": lambda h: 1 - h,
+}
+"""What a hyperparameter was replaced by; {0} is its name."""
 
 # Where a hyperparameter is written as a number, these are the usual ones: slopes, decay rates, eps of the libraries.
 USUAL = (0, -1, 2, 0.5, 0.1, 0.2, 0.25, 0.3, 0.01, 5e-3, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-12)
@@ -60,10 +96,19 @@ def cotangents(found: Examination) -> Iterator[Explanation]:
     yield from found.matched(times_y, "{} is multiplied by y: it is that of the cotangent dy·y")
 
 
+def seldom(found: Examination) -> Iterator[Explanation]:
+    """An input rounded, clipped, or read in another order."""
+    for position, name in enumerate(found.rule.inputs):
+        for words, change in SELDOM.items() if found.rule.is_number(name) else ():
+            predict = partial(_replaced, found, position, position, change)
+            yield from found.matched(predict, words.format(name))
+
+
 def inputs(found: Examination) -> Iterator[Explanation]:
     """An input ignored, replaced, or confused with another."""
     for position, name in enumerate(found.rule.inputs):
         if not found.rule.is_number(name):
+            yield from _masks(found, position, name)
             continue
         for words, change in INPUTS.items():
             predict = partial(_replaced, found, position, position, change)
@@ -74,13 +119,19 @@ def inputs(found: Examination) -> Iterator[Explanation]:
                 yield from found.matched(predict, f"{{}} is that of {other_name} in place of {name}")
 
 
+def _masks(found: Examination, position: int, name: str) -> Iterator[Explanation]:
+    """A mask ignored, inverted or read in another order."""
+    for words, change in MASKS.items():
+        predict = partial(_replaced, found, position, position, change)
+        yield from found.matched(predict, words.format(name))
+
+
 def _replaced(
     found: Examination, position: int, source: int, change: Callable[[Tensor], Tensor], case: Case
 ) -> Prediction:
     inputs = list(case.inputs)
     inputs[position] = change(case.inputs[source])
-    values, tolerance = found.at(case, inputs=tuple(inputs))
-    return Prediction((None, *values[1:]), tolerance)
+    return found.at(case, inputs=tuple(inputs))
 
 
 def default_hyperparameters(found: Examination) -> Iterator[Explanation]:
@@ -100,10 +151,22 @@ def _hyperparameter(found: Examination, name: str, values: Any) -> Iterator[Expl
     for value in dict.fromkeys(values):
 
         def predict(case: Case, value: Any = value) -> Prediction:
-            values, tolerance = found.at(case, hyper={**case.hyper, name: value})
-            return Prediction((None, *values[1:]), tolerance)
+            return found.at(case, hyper={**case.hyper, name: value})
 
-        yield from found.matched(predict, f"{name} is ignored: {{}} is that of {name}={value:g}")
+        said = "is ignored" if not found.failing else "is ignored in some cases"
+        yield from found.matched(predict, f"{name} {said}: {{}} is that of {name}={value:g}")
+
+
+def changed_hyperparameters(found: Examination) -> Iterator[Explanation]:
+    """A hyperparameter truncated, without its sign, cut off, inverted."""
+    for name in found.rule.hyper:
+        for words, change in HYPERPARAMETERS.items():
+
+            def predict(case: Case, name: str = name, change: Callable[[float], float] = change) -> Prediction:
+                given = {**found.rule.defaults, **case.hyper}
+                return found.at(case, hyper={**case.hyper, name: change(given[name])})
+
+            yield from found.matched(predict, words.format(name))
 
 
 # --------------------------------------------------------------------------------------------------- other formulas

@@ -1,0 +1,84 @@
+"""Branches: wrong only where some number is beyond a threshold, which is read off the candidate's own results."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from manual_bp.oracle.diagnosis.agreement import APART
+from manual_bp.oracle.diagnosis.examination import Examination
+from manual_bp.oracle.diagnosis.formulas import formula_of
+from manual_bp.oracle.diagnosis.hypothesis import Explanation
+from manual_bp.oracle.diagnosis.points import Points, points_of
+
+# From one case come at most so many numbers: few of them may be beyond the threshold.
+PER_CASE = 200
+# A threshold is read off so many wrong numbers, and as many right ones, at least.
+NUMBERS = 3
+# And by chance it would be found in fewer than one of so many arrangements of them.
+CHANCE = 1e6
+
+
+def branches(found: Examination) -> Iterator[Explanation]:
+    """A threshold with all that is wrong on one side, and what stands there."""
+    for argument in found.unexplained():
+        points = points_of(found, argument, PER_CASE, finite=False)
+        if points is None:
+            continue
+        tiny = torch.finfo(found.dtype).smallest_normal  # below it flushing to 0 is no error
+        wrong = ~((points.got - points.expected).abs() <= APART * points.allowance + tiny)
+        right = ~wrong & (points.expected.abs() > APART * points.allowance)  # elsewhere an error may not show
+        if not _is_evident(int(wrong.sum()), int(right.sum())):
+            continue
+        for name, x in _letters(points).items():
+            place = _threshold(name, x[wrong], x[right])
+            if place:
+                words = f"{{}} is wrong where {place[0]}, and right where {place[1]}"
+                what = _what(points, wrong, found.slack)
+                evidence = f"so in {int(wrong.sum())} and {int(right.sum())} numbers from {points.cases} cases"
+                yield Explanation({argument}, f"{words}: {what}{evidence}")
+                break
+
+
+def _is_evident(wrong: int, right: int) -> bool:
+    """Whether so many numbers show a threshold.  What is wrong nearly everywhere has none: there the error only grows
+    from below the allowance."""
+    return NUMBERS <= wrong <= 2 * right and math.comb(wrong + right, wrong) > CHANCE
+
+
+def _letters(points: Points) -> dict[str, Tensor]:
+    """What a threshold may be on."""
+    letters = {name: x for name, x in points.letters.items() if len(set(x.tolist())) > NUMBERS}
+    letters |= {f"|{name}|": x.abs() for name, x in letters.items()}
+    letters |= {"dy": points.dy, "|dy|": points.dy.abs()} if bool((points.dy != 1).any()) else {}
+    factor = points.expected / points.dy
+    return letters | {
+        "the right factor": factor,
+        "|the right factor|": factor.abs(),
+        "|what is due|": points.expected.abs(),
+    }
+
+
+def _threshold(name: str, wrong: Tensor, right: Tensor) -> tuple[str, str] | None:
+    if float(wrong.min()) > float(right.max()):
+        return f"{name} ≥ {float(wrong.min()):.4g}", f"{name} ≤ {float(right.max()):.4g}"
+    if float(wrong.max()) < float(right.min()):
+        return f"{name} ≤ {float(wrong.max()):.4g}", f"{name} ≥ {float(right.min()):.4g}"
+    return None
+
+
+def _what(points: Points, wrong: Tensor, slack: float) -> str:
+    """What stands where it is wrong."""
+    side = points.where(wrong)
+    if not bool(side.got.isfinite().any()):
+        return "NaN or infinity stands there: something overflows; "
+    side = side.where(side.got.isfinite())
+    if not bool((side.got != 0).any()):
+        return "0 stands there; "
+    formula = formula_of(side, slack)
+    is_clipped = formula and not any(letter in formula for letter in points.letters)
+    constant = ", whatever the input: something is clipped" if is_clipped else ""
+    return f"{formula} stands there{constant}; " if formula else ""

@@ -1,0 +1,53 @@
+"""Not finite: NaN and infinity where numbers are due, that leak from elsewhere or come of an overflow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from manual_bp.oracle.cases import Case
+from manual_bp.oracle.diagnosis.agreement import FAR
+from manual_bp.oracle.diagnosis.examination import Examination
+from manual_bp.oracle.diagnosis.fitting import Sample
+from manual_bp.oracle.diagnosis.hypothesis import Explanation
+
+# So many cases are named.
+NAMED = 3
+
+
+def not_finite(found: Examination) -> Iterator[Explanation]:
+    """All that is wrong is NaN or infinite."""
+    for argument in found.unexplained():
+        position = found.arguments.index(argument)
+        wrong = [(r.evidence.case, s) for r, row in found.rows if (s := row[position]) is not None and s.error > 1]
+        if any(s.got.shape != s.expected.shape or _is_finite_and_far(s) for _, s in wrong):
+            continue
+        rows = [(case, s) for case, s in wrong if bool((_wrong(s) & ~s.got.isfinite()).any())]
+        if not rows:
+            continue
+        count = f"{len(rows)} {'case' if len(rows) == 1 else 'cases'}"
+        if all(_holds_nan(case) for case, _ in rows):
+            words = "NaN or infinity in one place of the input reaches others, where numbers are due"
+            yield Explanation(
+                {argument}, f"{{}} is NaN or infinite too widely: {words}; so in all {count} that are wrong"
+            )
+        elif not any(_holds_nan(case) for case, _ in rows):
+            names = ", ".join(repr(case.name) for case, _ in rows[:NAMED])
+            words = "NaN or infinity stands where finite numbers are due, and all else is right"
+            yield Explanation({argument}, f"{{}} overflows, or divides by 0: {words}; in {count}: {names}")
+
+
+def _wrong(sample: Sample) -> Tensor:
+    return sample.judged & ~((sample.got - sample.expected).abs() <= sample.allowance)
+
+
+def _is_finite_and_far(sample: Sample) -> bool:
+    """Whether a finite number is wrong by more than lost digits."""
+    off = (sample.got - sample.expected).abs() > FAR * sample.expected.abs() + sample.allowance
+    return bool((off & sample.judged & sample.got.isfinite()).any())
+
+
+def _holds_nan(case: Case) -> bool:
+    return any(not bool(torch.isfinite(x).all()) for x in (*case.inputs, case.dy) if x.is_floating_point())
