@@ -16,7 +16,7 @@ from manual_bp.compilation.cache import address
 from manual_bp.compilation.choice import Choice, choose
 from manual_bp.compilation.decompositions import DECOMPOSITIONS
 from manual_bp.compilation.products import by_onednn, product_of, products, separate_biases
-from manual_bp.compilation.residuals import keep_conditions
+from manual_bp.compilation.residuals import ask_outputs
 from manual_bp.compilation.rows import in_parts
 from manual_bp.compilation.updates import fold
 
@@ -112,7 +112,7 @@ def _compile(exported: Any, choice: Choice, path: Path) -> None:
         by_onednn(graph, choice.onednn)
         separate_biases(graph)
         in_parts(graph)
-        keep_conditions(graph)
+        ask_outputs(graph)
 
     options: dict[str, Any] = {"cpp.threads": choice.threads, "post_grad_custom_post_pass": improve}
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,8 @@
-"""Residuals of a step: what is kept for backward, where inductor would keep more.
+"""Residuals of a step: what is alive until backward, where inductor would keep more.
 
-Inductor computes a condition again where it is asked for, from the tensor that it is about.  So a ReLU, whose page
-keeps one byte per element, would hold its input until backward, beside the output that the next layer keeps.
+Inductor does not store which branch a ReLU took: it asks z > 0 again in backward, and so keeps z beside a = max(z, 0),
+which the next layer's gradient needs.  a > 0 is the same answer, also at NaN, and z's memory is free at once.  (To
+store the answer in a byte, as the page does, took twice as long: its vectors of bytes are slow.)
 """
 
 from __future__ import annotations
@@ -10,38 +11,25 @@ from typing import Any
 
 import torch
 
-from manual_bp.compilation.products import product_of
-
+aten = torch.ops.aten
 Node = Any  # torch.fx.Node; mypy cannot know the types of its arguments
 
 
-def keep_conditions(graph: torch.fx.Graph) -> None:
-    """Stores every tensor of bool that could be had before a matrix product and is asked for behind it, as soon as it
-    can be had."""
+def ask_outputs(graph: torch.fx.Graph) -> None:
+    """Rewrites z > 0 to a > 0, where a is z with 0 in place of what is z ≤ 0."""
     place = {node: i for i, node in enumerate(graph.nodes)}
-    products = [place[node] for node in graph.nodes if product_of(node) is not None]
     for node in list(graph.nodes):
-        if node.op != "call_function" or getattr(node.meta.get("val"), "dtype", None) is not torch.bool:
-            continue
-        known = max(node.all_input_nodes, key=place.__getitem__, default=None)
-        if known is None or known.op == "placeholder":
-            continue
-        following = next((i for i in products if i > place[known]), len(place))
-        if all(place[user] < following for user in node.users):
-            continue
-        known.append(node)
-        place[node] = place[known]
-        with graph.inserting_after(node):
-            kept = graph.call_function(stored, (node,))
-        kept.meta.update(node.meta)
-        node.replace_all_uses_with(kept, delete_user_cb=lambda user, kept=kept: user is not kept)
-        place[kept] = place[known]
+        if node.target is aten.gt.Scalar and node.args[1] == 0:
+            z = node.args[0]
+            a = next((user for user in z.users if _is_relu(user, z) and place[user] < place[node]), None)
+            if a is not None:
+                node.replace_input_with(z, a)
 
 
-def stored(x: Any) -> Any:
-    """`x` in memory, as inductor's node."""
-    x.realize()
-    return x
-
-
-stored._inductor_lowering_function = True  # type: ignore[attr-defined]  # how inductor knows a lowering
+def _is_relu(node: Node, z: Node) -> bool:
+    """Whether a node is where(z <= 0, 0, z)."""
+    if node.target is not aten.where.self or node.args[2] is not z:
+        return False
+    condition, zero, _ = node.args
+    is_zero = zero.target in (aten.full.default, aten.scalar_tensor.default) and 0 in zero.args
+    return is_zero and condition.target is aten.le.Scalar and condition.args == (z, 0)

@@ -1,35 +1,43 @@
-"""Which conditions a step keeps for backward."""
+"""What backward asks of a ReLU, it asks of its output."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from manual_bp.compilation.residuals import keep_conditions, stored
+from manual_bp import RULES
+from manual_bp.compilation.residuals import ask_outputs
 
-X = torch.zeros(4, 4)
-
-
-def kept(function):
-    graph = make_fx(function, tracing_mode="fake")(X).graph
-    keep_conditions(graph)
-    graph.lint()
-    order = list(graph.nodes)
-    return [order.index(node) for node in order if node.target is stored], [str(node.target) for node in order]
+NAN, INF = float("nan"), float("inf")
+Z = torch.tensor([-1.0, -0.0, 0.0, 1e-45, 2.0, NAN, INF, -INF])
 
 
-def test_what_is_asked_behind_a_product_is_kept_before_it():
-    def layer(x):
-        z = x + 1
-        a = torch.relu(z)
-        return torch.where(z > 0, a @ x, 0)  # torch may have computed z > 0 only here
+def asked(function):
+    """The traced function, before and after, and whose sign it asks."""
+    module = make_fx(function, tracing_mode="real")(Z, torch.ones_like(Z))
+    expected = module(Z, torch.ones_like(Z))
+    ask_outputs(module.graph)
+    module.recompile()
+    (condition,) = (node for node in module.graph.nodes if node.target is torch.ops.aten.gt.Scalar)
+    return expected, module(Z, torch.ones_like(Z)), str(condition.args[0].target)
 
-    (place,), order = kept(layer)
-    assert order[place - 1] == "aten.gt.Scalar"
-    assert place < order.index("aten.mm.default")
+
+def relu(z, dy):
+    y, residuals = RULES["relu"].page.forward(z)
+    return (y, *RULES["relu"].page.backward(residuals, y + dy))
 
 
-def test_what_is_asked_at_once_or_known_from_the_start_is_not_kept():
-    assert kept(lambda x: torch.where(x + 1 > 0, x, 0) @ x)[0] == []
-    assert kept(lambda x: torch.where(x > 0, x @ x, 0))[0] == []  # x is there anyway
-    assert kept(lambda x: torch.where(x + 1 > 0, x, 0))[0] == []
+def leaky_relu(z, dy):
+    return torch.where(z <= 0, 0.1 * z, z), torch.where(z > 0, dy, 0)
+
+
+@pytest.mark.parametrize(("function", "whose"), [(relu, "aten.where.self"), (leaky_relu, "aten.add.Tensor")])
+def test_the_sign_of_the_output(function, whose):
+    def after_addition(z, dy):
+        return function(z + 0, dy)
+
+    expected, got, of = asked(after_addition)
+    assert of == whose
+    for e, g in zip(expected, got, strict=True):
+        torch.testing.assert_close(g, e, rtol=0, atol=0, equal_nan=True)
