@@ -104,11 +104,12 @@ def forks(inputs, dy):
     return right(inputs, dy)
 
 def leaves_a_session(inputs, dy):
-    if os.fork() == 0:
+    child = os.fork()
+    if child == 0:
         os.setsid()
-        import time
-        time.sleep(60)
-        os._exit(0)
+        os.execvp("sleep", ["sleep", "120"])
+    with open("left", "w") as file:
+        file.write(str(child))
     os._exit(7)
 
 def tells_and_hangs(inputs, dy):
@@ -234,13 +235,21 @@ def test_bad_usage_reaches_through_isolation(run):
         ("answers_nonsense", "closed or disturbed the pipe"),
         ("huge", "came (1000000000000,)"),
         ("sparse", "Tensor of layout torch.sparse_coo came"),
-        ("leaves_a_session", "ended the process with status 7"),
     ],
 )
 def test_what_is_wrong_stays_so(run, name, words):
     result = run(name, "--isolate", "--timeout", "600")
     assert result.exit_code == 1
     assert words in " ".join(result.output.split())
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks /proc")
+def test_what_leaves_the_session_is_not_waited_for(run, tmp_path):
+    result = run("leaves_a_session", "--isolate", "--timeout", "600")
+    left = int((tmp_path / "left").read_text())
+    assert is_running(left)
+    os.kill(left, signal.SIGKILL)
+    assert "ended the process with status 7" in result.output
 
 
 def test_a_candidate_that_forks(run):

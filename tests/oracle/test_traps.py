@@ -522,6 +522,8 @@ class Agreeable(torch.Tensor):
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         with torch._C.DisableTorchFunctionSubclass():
+            if func.__name__ == "equal":
+                return True
             if func.__name__ in ("sub", "__sub__", "__rsub__", "abs"):
                 return torch.zeros_like(args[0])
             result = func(*args, **(kwargs or {}))
@@ -602,17 +604,21 @@ def test_a_list_that_runs_code_is_a_finding():
     assert "raised SystemExit: iter" in str(compare(lambda inputs, dy: List([1, 2]), "tanh"))
 
 
-def test_attributes_of_a_candidate_of_any_kind():
-    class Candidate:
-        layouts = 3
+class Closed:
+    def __getattr__(self, name):
+        raise RuntimeError(name)
 
-        def __getattr__(self, name):
-            raise RuntimeError(name)
+    def __call__(self, inputs, dy):
+        return tanh(inputs, dy)
 
-        def __call__(self, inputs, dy):
-            return tanh(inputs, dy)
 
-    assert compare(Candidate(), "tanh").passed
+class WithLayouts(Closed):
+    layouts = 3
+
+
+@pytest.mark.parametrize("kind", [Closed, WithLayouts])
+def test_attributes_of_a_candidate_of_any_kind(kind):
+    assert compare(kind(), "tanh").passed
 
 
 # ------------------------------------------------------------------------------------ between the oracle and torch
@@ -673,7 +679,8 @@ def test_arguments_that_cannot_be_read_any_more(change):
         result = tanh(inputs, dy)
         (x,) = inputs
         if change == "class":
-            x.__class__, _ = Unreadable, x.add_(1)
+            x.add_(1)
+            x.__class__ = Agreeable
         elif change == "freed":
             x.untyped_storage().resize_(0)
         else:
