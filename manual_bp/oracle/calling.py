@@ -174,6 +174,8 @@ def _call(candidate: Vjp, rule: Rule, case: Case) -> tuple[Call, tuple[Any, ...]
     assert isinstance(hyper, dict)
     own = dict(zip((*rule.inputs, "dy"), (*case.inputs, case.dy), strict=True))
     given = {name: copy(x) for name, x in own.items()}  # so that whatever it does to them, the case stays as it is
+    # What stands beside elements is compared with itself: copying makes other bytes of what is no bool.
+    beside = {name: _bytes(x).clone() for name, x in given.items() if _has_gaps(x)}
     *inputs, dy = given.values()
     changed: list[str] = []
     replaced: list[str] = []
@@ -193,7 +195,7 @@ def _call(candidate: Vjp, rule: Rule, case: Case) -> tuple[Call, tuple[Any, ...]
         found.findings += [("y", f"the candidate {words}") for words in replaced]
     for name, x in own.items():
         with torch._C.DisableTorchFunctionSubclass():  # its class may have been changed
-            overwritten = _overwritten(given[name], x)
+            overwritten = _overwritten(given[name], x, beside.get(name))
             if overwritten:
                 found.traps.append((name, f"the candidate {overwritten}"))
             elif given[name].requires_grad:
@@ -334,16 +336,21 @@ def is_dense(x: Tensor) -> bool:
     return x.layout is torch.strided and not (x.is_quantized or x.is_nested or x.is_meta)
 
 
-def _overwritten(given: Tensor, own: Tensor) -> str:
-    """What became of a copy that was given, in words; "" if it is as it was."""
+def _overwritten(given: Tensor, own: Tensor, beside: Tensor | None) -> str:
+    """What became of a copy that was given, in words; "" if it is as it was.  beside: the bytes of its buffer before,
+    if that holds more than its elements."""
     try:
         if not is_whole(given) or not _same_bits(given, own):
             return "overwrote its argument"
-        if not torch.equal(whole(given).view(torch.uint8), whole(own).view(torch.uint8)) and _has_gaps(own):
+        if beside is not None and not torch.equal(_bytes(given), beside):
             return "wrote beside its argument, into memory between or around its elements"
     except Exception:  # it is no tensor any more that can be read
         return "overwrote its argument"
     return ""
+
+
+def _bytes(x: Tensor) -> Tensor:
+    return whole(x).view(torch.uint8)
 
 
 def _has_gaps(x: Tensor) -> bool:

@@ -706,6 +706,13 @@ def test_memory_beside_an_argument():
     }
 
 
+def test_what_stands_beside_a_mask_need_be_no_bool():
+    buffer = torch.full((4, 6), 255, dtype=torch.uint8)
+    buffer[:, ::2] = torch.arange(12).view(4, 3) % 2
+    case = Case((torch.randn(4, 3), buffer.view(torch.bool)[:, ::2]), torch.randn(4, 3), {"p": 0.5})
+    assert not compare(bp.dropout.vjp, "dropout", cases=[case]).mismatches
+
+
 def test_an_argument_that_requires_grad_afterwards():
     def candidate(inputs, dy):
         inputs[0].requires_grad_()
