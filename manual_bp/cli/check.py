@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -26,7 +27,8 @@ def check(
 ) -> None:
     """The oracle on your code."""
     with usage():
-        from manual_bp.oracle.isolation import load, run_isolated
+        from manual_bp.oracle import compare
+        from manual_bp.oracle.isolation import CandidateEnded, Isolated, isolated, load
         from manual_bp.rule import RULES
 
         check_device(device)
@@ -36,34 +38,20 @@ def check(
             raise ValueError("--html calls the candidate again in this process, so it does not go with --isolate.")
         RULES[against]
         (chosen,) = chosen_dtypes(dtype)
-        if isolate:
-            options = ["--against", against, "--dtype", dtype, "--device", device, *(["--strict"] if strict else [])]
-            isolated = run_isolated([target, *options], timeout)
-        else:
-            candidate = load(target)
-    if isolate:
-        passed = _isolated_verdict(isolated, json_file)
-    else:
-        from manual_bp.oracle import compare
+        try:
+            with isolated(target, timeout) if isolate else nullcontext(load(target)) as candidate:
+                report = compare(candidate, against, dtype=chosen, device=device, strict=strict)
+        except CandidateEnded as error:
+            out.print(f"finding: {error}", style="bold red", markup=False, highlight=False)
+            write_json(json_file, "check", False, {"report": {"passed": False, "findings": [str(error)]}})
+            raise typer.Exit(1) from None
+    if isinstance(candidate, Isolated) and (printed := candidate.printed().rstrip()):
+        out.print(f"The candidate printed:\n{printed}\n", markup=False, highlight=False)
+    out.print(str(report), markup=False, highlight=False)
+    if html_file is not None:
+        from manual_bp.oracle.html import to_html
 
-        report = compare(candidate, against, dtype=chosen, device=device, strict=strict)
-        out.print(str(report), markup=False, highlight=False)
-        passed = report.passed
-        if html_file is not None:
-            from manual_bp.oracle.html import to_html
-
-            html_file.write_text(to_html(report, against, candidate, title=target, options={"strict": strict}))
-        write_json(json_file, "check", passed, {"report": json.loads(report.to_json())})
-    if not passed:
+        html_file.write_text(to_html(report, against, candidate, title=target, options={"strict": strict}))
+    write_json(json_file, "check", report.passed, {"report": json.loads(report.to_json())})
+    if not report.passed:
         raise typer.Exit(1)
-
-
-def _isolated_verdict(isolated: Any, json_file: Path | None) -> bool:
-    if isolated.document is not None:
-        out.print(isolated.printed.rstrip(), markup=False, highlight=False)
-        if json_file is not None:
-            json_file.write_text(isolated.document)
-        return bool(json.loads(isolated.document)["passed"])
-    out.print(f"finding: {isolated.finding}", style="bold red", markup=False, highlight=False)
-    write_json(json_file, "check", False, {"report": {"passed": False, "findings": [isolated.finding]}})
-    return False

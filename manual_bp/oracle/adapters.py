@@ -114,10 +114,16 @@ def to_tensor(x: Any, like: Tensor) -> Any:
         return x
     if isinstance(x, int | float) and not isinstance(x, bool | np.generic):
         return torch.tensor(x, dtype=like.dtype, device=like.device)
+    if isinstance(x, np.ma.MaskedArray):
+        x = x.filled(np.nan)  # what is masked is no number
     if isinstance(x, np.ndarray | np.generic):
         return torch.from_numpy(_native(np.asarray(x))).to(like.device)
     if hasattr(x, "__dlpack__"):
-        return torch.utils.dlpack.from_dlpack(x).clone().to(like.device)
+        try:
+            return torch.utils.dlpack.from_dlpack(x).clone().to(like.device)
+        except (BufferError, RuntimeError, TypeError):
+            if not hasattr(x, "__array__"):
+                raise
     if hasattr(x, "__array__"):
         return torch.from_numpy(_native(np.asarray(x))).to(like.device)
     return x

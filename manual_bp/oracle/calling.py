@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,14 +13,17 @@ import torch
 from torch import Tensor
 
 from manual_bp.oracle.cases import Case
-from manual_bp.oracle.memory import copy, overlap, shares_elements
+from manual_bp.oracle.memory import copy, is_whole, overlap, shares_elements, whole
 from manual_bp.oracle.pattern import place
+from manual_bp.oracle.replaced import functions_kept, modes_kept
 from manual_bp.oracle.settings import kept as settings_kept
 from manual_bp.oracle.unwritten import Filled, unwritten
 from manual_bp.rule import Rule, Vjp
 
 # Of a longer exception the beginning and the end are shown: a report is read by people.
 LONGEST = 4000
+# A result of a wrong shape is copied, for its diagnosis, up to this size; none of the generated cases is as large.
+LARGEST = 2**22
 DUE = "a candidate is vjp(inputs, dy, **hyper) -> (y, grads)"
 WRAP = {
     "torch.nn.modules.module.Module": "Wrap it: torch_ref.vjp({}) is a candidate.",
@@ -30,10 +34,12 @@ WRAP = {
 def require_candidate(candidate: Any) -> None:
     """Raise ValueError, saying what to wrap it with, if it is a module, an autograd function or nothing callable."""
     kind = candidate if isinstance(candidate, type) else type(candidate)
-    takes_dy = "dy" in (parameters_of(getattr(candidate, "forward", candidate)) or {})
     for base in kind.__mro__:
         remedy = WRAP.get(f"{base.__module__}.{base.__qualname__}")
-        if remedy and not (takes_dy and kind is not candidate):  # a module may be a Vjp all the same
+        if not remedy:
+            continue
+        takes_dy = "dy" in (parameters_of(getattr(candidate, "forward", candidate)) or {})
+        if not (takes_dy and kind is not candidate):  # a module may be a Vjp all the same
             made = f"{kind.__name__}()" if "Module" in base.__name__ else kind.__name__
             raise ValueError(f"{DUE}; came the {base.__name__} {kind.__name__}. {remedy.format(made)}")
     if not callable(candidate):
@@ -58,34 +64,51 @@ class Call:
     raised: str = ""
 
 
+class Elsewhere(ABC):
+    """A candidate that is called in another process, by the functions of this module there."""
+
+    @abstractmethod
+    def call(self, how: str, rule: Rule, case: Case) -> Call:
+        """What `call`, `call_again` or `call_filled` (in `traps`) finds there; the latter two follow a `call` at the
+        same case."""
+
+
 def call(candidate: Vjp, rule: Rule, case: Case, reference: Sequence[Tensor | None] = ()) -> Call:
     """Call a candidate at a case.  reference: expected values, which it must not return themselves."""
+    if isinstance(candidate, Elsewhere):
+        return candidate.call("call", rule, case)
     found, raw, given = _call(candidate, rule, case)
     if raw is not None:
         try:
             _see_memory(rule, raw, given, reference, found)
-            found.results = tuple(_kept(x) for x in raw)
-        except Exception as error:  # a tensor that nobody can read: nested, too large, of a class of its own
-            found.traps.append(("y", f"results that cannot be read: {type(error).__name__}: {error}"))
+            found.results = all_kept(raw, case)
+        except Exception as error:  # a tensor that nobody can read
+            found.traps.append(_unreadable(error))
     return found
 
 
 def call_again(candidate: Vjp, rule: Rule, case: Case, first: tuple[Any, ...]) -> Call:
     """Two more calls: on the same input, which must give the same bits, and on the negated cotangent, which must leave
     alone what the call before returned.  first: the results of `call` at this case."""
+    if isinstance(candidate, Elsewhere):
+        return candidate.call("call_again", rule, case)
     found, raw, _ = _call(candidate, rule, case)
     if found.raised:
         found.traps = [(a, f"{text}, when it was called again") for a, text in found.traps]
     if raw is None:
         return found
     arguments = _arguments(rule)
-    kept = tuple(_kept(x) for x in raw)
+    try:
+        kept = all_kept(raw, case)
+    except Exception as error:
+        found.traps.append(_unreadable(error))
+        return found
     for argument, a, b in zip(arguments, first, kept, strict=True):
         if isinstance(a, Tensor) and isinstance(b, Tensor) and not _same_bits(a, b):
             found.differences.append((argument, f"{argument} differs between two runs on the same input"))
     _, after, _ = _call(candidate, rule, Case(case.inputs, -case.dy, case.hyper, case.name))
     for argument, x, before, later in zip(arguments, raw, kept, after or (None,) * len(raw), strict=True):
-        if not isinstance(x, Tensor) or x.layout is not torch.strided:
+        if not all(isinstance(t, Tensor) and is_dense(t) for t in (x, before)):
             continue
         if not _same_bits(x, before):
             words = "returned in memory that the next call overwrote: whoever keeps it over a call loses it"
@@ -99,6 +122,10 @@ def call_again(candidate: Vjp, rule: Rule, case: Case, first: tuple[Any, ...]) -
 def call_filled(candidate: Vjp, rule: Rule, case: Case, first: tuple[Any, ...]) -> dict[str, str]:
     """Which elements the candidate never writes, by argument in words, found by one more call.  first: the results of
     `call` at this case.  Nothing is learnt of a candidate that does not return so."""
+    if isinstance(candidate, Elsewhere):
+        return dict(candidate.call("call_filled", rule, case).traps)
+    if any(isinstance(x, Tensor) and x.is_meta for x in first):
+        return {}
     with Filled():
         _, raw, _ = _call(candidate, rule, case)
     found = zip(_arguments(rule), map(unwritten, first, raw or ()), strict=False)
@@ -107,7 +134,8 @@ def call_filled(candidate: Vjp, rule: Rule, case: Case, first: tuple[Any, ...]) 
 
 def variants(candidate: Any) -> dict[str, Vjp]:
     """Other ways to call a candidate, by name: its adapter may know layouts that no tensor has."""
-    return dict(getattr(candidate, "layouts", {}))
+    found = inspect.getattr_static(candidate, "layouts", None)  # which a class of the user's may call something else
+    return dict(found) if isinstance(found, dict) and all(map(callable, found.values())) else {}
 
 
 def passable(candidate: Callable[..., Any], rule: Rule, hyper: Mapping[str, Any]) -> dict[str, Any] | list[str]:
@@ -121,10 +149,10 @@ def passable(candidate: Callable[..., Any], rule: Rule, hyper: Mapping[str, Any]
 
 
 def parameters_of(function: Any) -> Mapping[str, inspect.Parameter] | None:
-    """The parameters of a callable; None of a builtin that does not say."""
+    """The parameters of a callable; None of one that does not say: a builtin, or an object that raises."""
     try:
         return inspect.signature(function).parameters
-    except (ValueError, TypeError):
+    except Exception:
         return None
 
 
@@ -146,34 +174,54 @@ def _call(candidate: Vjp, rule: Rule, case: Case) -> tuple[Call, tuple[Any, ...]
     assert isinstance(hyper, dict)
     own = dict(zip((*rule.inputs, "dy"), (*case.inputs, case.dy), strict=True))
     given = {name: copy(x) for name, x in own.items()}  # so that whatever it does to them, the case stays as it is
+    # What stands beside elements is compared with itself: copying makes other bytes of what is no bool.
+    beside = {name: _bytes(x).clone() for name, x in given.items() if _has_gaps(x)}
     *inputs, dy = given.values()
     changed: list[str] = []
+    replaced: list[str] = []
     try:
-        with settings_kept(changed):
+        with modes_kept(replaced), settings_kept(changed), functions_kept(replaced):
             returned = call_with(candidate, (tuple(inputs), dy), hyper)
-    except (Exception, SystemExit, GeneratorExit) as error:
+            fault = _fault(returned, rule)  # in here, since a list of the candidate's own class runs its code
+            raw = None if fault else (returned[0], *returned[1])
+    except KeyboardInterrupt:  # it is the user's
+        raise
+    except BaseException as error:  # SystemExit, and what else is no Exception, such as what pytest.skip raises
         found.raised = _cut(_printed(lambda: traceback.format_exc(limit=-3)))
         found.traps.append(("y", f"raised {type(error).__name__}: {_cut(_printed(lambda: str(error)))}"))
         return found, None, given
     finally:
         found.findings += [("y", f"the candidate changed {name}; it was put back") for name in changed]
+        found.findings += [("y", f"the candidate {words}") for words in replaced]
     for name, x in own.items():
-        if not _same_bits(given[name], x):
-            found.traps.append((name, "the candidate overwrote its argument"))
-    fault = _fault(returned, rule)
-    if fault:
+        with torch._C.DisableTorchFunctionSubclass():  # its class may have been changed
+            overwritten = _overwritten(given[name], x, beside.get(name))
+            if overwritten:
+                found.traps.append((name, f"the candidate {overwritten}"))
+            elif given[name].requires_grad:
+                found.findings.append((name, f"the candidate made its argument {name} require grad in place"))
+    if raw is None:
         found.traps.append(("y", fault))
         return found, None, given
-    y, grads = returned
-    return found, (y, *grads), given
+    try:
+        return found, tuple(map(plain, raw)), given
+    except Exception as error:  # a tensor that nobody can read
+        found.traps.append(_unreadable(error))
+        return found, None, given
 
 
 def _printed(text: Callable[[], str]) -> str:
     """Text that an exception makes itself, and may fail to make."""
     try:
         return text()
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         return f"(its text cannot be printed: {type(error).__name__})"
+
+
+def _unreadable(error: Exception) -> tuple[str, str]:
+    return "y", f"results that cannot be read: {type(error).__name__}: {_cut(_printed(lambda: str(error)))}"
 
 
 def _cut(text: str) -> str:
@@ -212,7 +260,7 @@ def _see_memory(
     """Which results share memory, with what was given, with one another, or with the reference."""
     arguments = _arguments(rule)
     strided = {a: x for a, x in zip(arguments, raw, strict=True) if isinstance(x, Tensor)}
-    strided = {a: x for a, x in strided.items() if x.layout is torch.strided and x.numel()}
+    strided = {a: x for a, x in strided.items() if is_dense(x) and 0 < x.numel() <= LARGEST}
     is_dy = []
     for position, (argument, x) in enumerate(strided.items()):
         if any(shares_elements(x, e) for e in reference if e is not None):
@@ -242,13 +290,78 @@ def _arguments(rule: Rule) -> tuple[str, ...]:
     return ("y", *(f"d{name}" for name in rule.inputs))
 
 
-def _kept(x: Any) -> Any:
-    """A result in memory of its own: the candidate may go on writing into what it returned."""
-    return x.detach().clone() if isinstance(x, Tensor) and x.layout is torch.strided and not x.is_quantized else x
+def plain(x: Any) -> Any:
+    """A result as a plain tensor, in the same memory: a subclass may answer for itself, but its numbers are judged.
+
+    Of what is no tensor only the name of its type is kept.
+
+    Raises TypeError for what only says that it is a tensor, or has no memory of its own, and whatever a subclass does.
+    """
+    if x is None:
+        return None
+    if not isinstance(x, Tensor):
+        return stand_in(type(x).__name__, hasattr(type(x), "__array__"))
+    with torch._C.DisableTorchFunctionSubclass():
+        same = x if type(x) is Tensor else x.as_subclass(Tensor)
+    # This raises TypeError itself for what only says that it is a tensor, as a mock does.
+    if torch._C._dispatch_keys(same).has(torch._C.DispatchKey.Python):
+        raise TypeError(f"a {type(x).__name__} came, whose numbers are where it says; return a plain Tensor")
+    if is_dense(same) and not is_whole(same):
+        raise TypeError("a tensor came whose memory was freed")
+    return same
+
+
+def stand_in(kind: str, is_array: bool) -> Any:
+    """An object of a type of that name, without the code of the one that came."""
+    return type(kind, (), {"__array__": None} if is_array else {})()
+
+
+def all_kept(raw: Sequence[Any], case: Case) -> tuple[Any, ...]:
+    """Results in memory of their own: the candidate may go on writing into what it returned."""
+    return tuple(_kept(x, like) for x, like in zip(raw, (case.dy, *case.inputs), strict=True))
+
+
+def _kept(x: Any, like: Tensor) -> Any:
+    """A result, copied if it is dense.  One that is too large (expanded, it may have any size) keeps its shape alone:
+    it is not `like` what is due, and that is all that there is to say."""
+    if not isinstance(x, Tensor) or not is_dense(x):
+        return x
+    if x.shape != like.shape and x.numel() > LARGEST:
+        return torch.empty(x.shape, dtype=x.dtype, device="meta")
+    return x.detach().clone()
+
+
+def is_dense(x: Tensor) -> bool:
+    """Whether a tensor is made of numbers that lie in memory."""
+    return x.layout is torch.strided and not (x.is_quantized or x.is_nested or x.is_meta)
+
+
+def _overwritten(given: Tensor, own: Tensor, beside: Tensor | None) -> str:
+    """What became of a copy that was given, in words; "" if it is as it was.  beside: the bytes of its buffer before,
+    if that holds more than its elements."""
+    try:
+        if not is_whole(given) or not _same_bits(given, own):
+            return "overwrote its argument"
+        if beside is not None and not torch.equal(_bytes(given), beside):
+            return "wrote beside its argument, into memory between or around its elements"
+    except Exception:  # it is no tensor any more that can be read
+        return "overwrote its argument"
+    return ""
+
+
+def _bytes(x: Tensor) -> Tensor:
+    return whole(x).view(torch.uint8)
+
+
+def _has_gaps(x: Tensor) -> bool:
+    """Whether a tensor's buffer holds more than its elements."""
+    return x.untyped_storage().nbytes() > x.numel() * x.element_size()
 
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:
     """Bit for bit, but for the sign of 0 and what a NaN holds."""
+    if a.is_nested or b.is_nested:  # it has no shape
+        return a.is_nested and b.is_nested
     if (a.shape, a.dtype, a.layout, a.device) != (b.shape, b.dtype, b.layout, b.device):
         return False
     if a.is_meta:  # it has no bits

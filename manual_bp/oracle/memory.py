@@ -35,6 +35,11 @@ def shares_elements(a: Tensor, b: Tensor) -> bool:
     return bool(both.any())
 
 
+def is_whole(x: Tensor) -> bool:
+    """Whether all elements lie in the buffer; not so if that was resized, and then reading them is a crash."""
+    return not x.numel() or _extent(x)[1] <= x.untyped_storage().nbytes()
+
+
 def overlap(x: Tensor) -> bool:
     """Whether elements of one tensor share memory, as after expand."""
     return any(stride == 0 and size > 1 for size, stride in zip(x.size(), x.stride(), strict=True))

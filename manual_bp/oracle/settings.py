@@ -33,6 +33,13 @@ def _set_filters(value: list[Any]) -> None:
     warnings.filters[:] = value  # type: ignore[index]
 
 
+def _folder() -> str:
+    try:
+        return os.getcwd()  # noqa: PTH109
+    except FileNotFoundError:  # it was removed
+        return ""
+
+
 SETTINGS = {
     "torch's default dtype": Setting(torch.get_default_dtype, torch.set_default_dtype),
     "torch's default device": Setting(torch.get_default_device, torch.set_default_device),
@@ -45,8 +52,11 @@ SETTINGS = {
     "the precision of float32 products": Setting(
         torch.get_float32_matmul_precision, torch.set_float32_matmul_precision
     ),
+    "torch's autocast": Setting(
+        lambda: torch.is_autocast_enabled("cpu"), lambda value: torch.set_autocast_enabled("cpu", value)
+    ),
     "NumPy's handling of floating-point errors": Setting(np.geterr, lambda value: np.seterr(**value)),
-    "the working directory": Setting(os.getcwd, os.chdir),
+    "the working directory": Setting(_folder, os.chdir),
 }
 # What is no fault: drawing numbers, and what libraries do when they are imported or compile for the first time.
 QUIET = {

@@ -74,3 +74,40 @@ def test_two_kinds_of_arrays_must_be_told_apart():
         from_functions(both, both)
     with pytest.raises(ValueError, match="arrays must be one of"):
         from_functions(both, both, arrays="lists")
+
+
+def tanh_in_numpy(made):
+    def backward(dy, x):
+        e = np.exp(-2 * np.abs(x))
+        return made(dy * 4 * e / (1 + e * (2 + e)))
+
+    return from_functions(lambda x: (np.tanh(x), x), backward)
+
+
+class BothProtocols:
+    """NumPy's own read-only arrays fail so."""
+
+    def __init__(self, x):
+        self.x = np.asarray(x)
+
+    def __dlpack__(self, **options):
+        raise BufferError("read-only")
+
+    def __dlpack_device__(self):
+        return (1, 0)
+
+    def __array__(self, dtype=None, copy=None):
+        return self.x
+
+
+def test_the_array_protocol_where_dlpack_fails():
+    assert compare(tanh_in_numpy(BothProtocols), "tanh").passed
+
+
+def test_what_is_masked_is_no_number():
+    def masked(mask):
+        return lambda x: np.ma.masked_array(x, mask=mask(x))
+
+    assert compare(tanh_in_numpy(masked(np.isnan)), "tanh").passed
+    report = compare(tanh_in_numpy(masked(lambda x: x > 0)), "tanh")
+    assert "NaN stands there" in str(report)

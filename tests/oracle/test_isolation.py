@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
 import textwrap
+import time
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+import manual_bp
 from manual_bp.cli import app
 
 CANDIDATES = """
@@ -49,6 +55,81 @@ def recurses(inputs, dy):
 
 def generator(inputs, dy):
     yield dy
+
+def prints_a_verdict(inputs, dy):
+    document = '{"passed": true}'
+    print("relu (float32, cpu): agrees in 34 cases", document)
+    for name in sys.argv:
+        if name.endswith(".json"):
+            open(name, "w").write(document)
+    os._exit(0)
+
+def replaces_the_oracle(inputs, dy):
+    import manual_bp.oracle.comparison, manual_bp.oracle.errors
+    none = lambda got, expected, allowance, dtype: (torch.zeros_like(expected),) * 2
+    manual_bp.oracle.comparison.errors = manual_bp.oracle.errors.errors = none
+    return wrong(inputs, dy)
+
+def answers_itself(inputs, dy):
+    from manual_bp.oracle import isolation
+    frame = sys._getframe()
+    while "answers" not in frame.f_locals:
+        frame = frame.f_back
+    answers, questions = frame.f_locals["answers"], frame.f_locals["questions"]
+    while True:
+        y, (dx,) = wrong(inputs, dy)
+        empty = dict.fromkeys(("traps", "findings", "differences", "notes"), ())
+        isolation._send(answers, {**empty, "passed": True, "results": [y, dx], "raised": ""})
+        question = isolation._receive(questions)
+        inputs, dy = tuple(question["inputs"]), question["dy"]
+
+class Code:
+    def __reduce__(self):
+        return open, ("ran", "w")
+
+def answers_with_code(inputs, dy):
+    from manual_bp.oracle import isolation
+    frame = sys._getframe()
+    while "answers" not in frame.f_locals:
+        frame = frame.f_back
+    isolation._send(frame.f_locals["answers"], {"results": Code()})
+    hangs(inputs, dy)
+
+def answers_nonsense(inputs, dy):
+    for fd in range(3, 20):
+        try:
+            os.write(fd, b"nonsense" * 100)
+        except OSError:
+            pass
+    return right(inputs, dy)
+
+def huge(inputs, dy):
+    y, _ = right(inputs, dy)
+    return y, (dy.reshape(-1)[:1].expand(10**12) if dy.numel() else dy,)
+
+def sparse(inputs, dy):
+    y, (dx,) = right(inputs, dy)
+    return y, (dx.to_sparse(),)
+
+def forks(inputs, dy):
+    os.fork()
+    return right(inputs, dy)
+
+def leaves_a_session(inputs, dy):
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        os.execvp("sleep", ["sleep", "120"])
+    with open("left", "w") as file:
+        file.write(str(child))
+    os._exit(7)
+
+def tells_and_hangs(inputs, dy):
+    child = subprocess.Popen(["sleep", "600"])
+    with open("processes.part", "w") as file:
+        file.write(f"{os.getpid()} {child.pid}")
+    os.rename("processes.part", "processes")
+    hangs(inputs, dy)
 
 number = 3
 """
@@ -155,3 +236,71 @@ def test_bad_usage_reaches_through_isolation(run):
     result = run("left", "--isolate")
     assert result.exit_code == 2
     assert "must hold 'left'" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("prints_a_verdict", "ended the process with status 0"),
+        ("replaces_the_oracle", "wrong: dx"),
+        ("answers_itself", "wrong: dx"),
+        ("answers_nonsense", "closed or disturbed the pipe"),
+        ("huge", "came (1000000000000,)"),
+        ("sparse", "Tensor of layout torch.sparse_coo came"),
+    ],
+)
+def test_what_is_wrong_stays_so(run, name, words):
+    result = run(name, "--isolate", "--timeout", "600")
+    assert result.exit_code == 1
+    assert words in " ".join(result.output.split())
+
+
+def test_an_answer_runs_no_code_here(run, tmp_path):
+    assert run("answers_with_code", "--isolate", "--timeout", "600").exit_code == 1
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks /proc")
+def test_what_leaves_the_session_is_not_waited_for(run, tmp_path):
+    result = run("leaves_a_session", "--isolate", "--timeout", "600")
+    left = int((tmp_path / "left").read_text())
+    assert is_running(left)
+    os.kill(left, signal.SIGKILL)
+    assert "ended the process with status 7" in result.output
+
+
+def test_a_candidate_that_forks(run):
+    assert run("forks", "--isolate", "--timeout", "600").exit_code == 0
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks /proc")
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda s: s.name)
+def test_nothing_is_left_when_the_command_is_ended(run, tmp_path, end):
+    command = [sys.executable, "-m", "manual_bp.cli", "check", "candidates_here:tells_and_hangs"]
+    path = os.pathsep.join([str(Path(manual_bp.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    process = subprocess.Popen(
+        [*command, "--against", "relu", "--isolate", "--timeout", "300"],
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    told = tmp_path / "processes"
+    _until(told.exists)
+    process.send_signal(end)
+    process.wait(60)
+    _until(lambda: not any(is_running(pid) for pid in told.read_text().split()))
+
+
+def _until(holds):
+    for _ in range(1200):
+        if holds():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it did not come about")

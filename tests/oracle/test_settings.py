@@ -23,6 +23,7 @@ CHANGES = {
     "torch's number of threads": lambda: torch.set_num_threads(torch.get_num_threads() + 1),
     "torch's deterministic algorithms": lambda: torch.use_deterministic_algorithms(True),
     "the precision of float32 products": lambda: torch.set_float32_matmul_precision("medium"),
+    "torch's autocast": lambda: torch.set_autocast_enabled("cpu", True),
     "NumPy's handling of floating-point errors": lambda: np.seterr(all="ignore"),
     "the working directory": lambda: os.chdir("/"),
 }

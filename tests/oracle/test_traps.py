@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import importlib
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import _get_current_dispatch_mode
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
 
 import manual_bp as bp
 from manual_bp.oracle import Case, compare, from_functions
@@ -513,10 +516,36 @@ class Unreadable(torch.Tensor):
         raise RuntimeError("no operation on me")
 
 
+class Agreeable(torch.Tensor):
+    """Equal to whatever it is compared with."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        with torch._C.DisableTorchFunctionSubclass():
+            if func.__name__ == "equal":
+                return True
+            if func.__name__ in ("sub", "__sub__", "__rsub__", "abs"):
+                return torch.zeros_like(args[0])
+            result = func(*args, **(kwargs or {}))
+            return result.as_subclass(cls) if isinstance(result, torch.Tensor) else result
+
+
+class Rude:
+    def __getattr__(self, name):
+        raise SystemExit(name)
+
+
 @pytest.mark.parametrize(
     "result",
-    [lambda g: g.to("meta"), lambda g: torch.nested.nested_tensor([g]), lambda g: g.as_subclass(Unreadable)],
-    ids=["meta", "nested", "unreadable"],
+    [
+        lambda g: g.to("meta"),
+        lambda g: torch.nested.nested_tensor([g]),
+        lambda g: FakeTensorMode().from_tensor(g),
+        lambda g: MagicMock(spec=torch.Tensor),
+        lambda g: [g, g.untyped_storage().resize_(0)][0] if g.numel() else None,
+        lambda g: Rude(),
+    ],
+    ids=["meta", "nested", "fake", "mock", "freed", "rude"],
 )
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_results_that_cannot_be_read_are_findings(result):
@@ -529,11 +558,169 @@ def test_results_that_cannot_be_read_are_findings(result):
     assert {m.kind for m in report.mismatches} == {"trap"}
 
 
-def test_a_generator_exit_is_a_finding():
-    def candidate(inputs, dy):
-        raise GeneratorExit
+def test_of_a_subclass_the_numbers_are_judged():
+    wrong = returning(lambda y, grads: (y, (torch.zeros_like(grads[0]).as_subclass(Agreeable),)))
+    right = returning(lambda y, grads: (y, (grads[0].as_subclass(Unreadable),)))
+    assert compare(right, "tanh").passed
+    assert not compare(wrong, "tanh").passed
 
-    assert "GeneratorExit" in str(compare(candidate, "tanh"))
+
+@pytest.mark.parametrize(
+    "huge",
+    [lambda dy: torch.empty(10**8), lambda dy: dy.reshape(-1)[:1].expand(10**12) if dy.numel() else dy],
+    ids=["many elements", "expanded"],
+)
+def test_a_huge_result_is_judged_by_its_shape_and_not_copied(monkeypatch, huge):
+    clone = torch.Tensor.clone
+    copied = []
+    monkeypatch.setattr(torch.Tensor, "clone", lambda x, **options: copied.append(x.numel()) or clone(x, **options))
+    cases = [Case((torch.randn(4, 3),), torch.randn(4, 3), name="only")]
+    report = compare(lambda inputs, dy: (torch.tanh(*inputs), (huge(dy),)), "tanh", cases=cases)
+    assert [m.detail[:28] for m in report.mismatches] == ["shape must be (4, 3); came ("]
+    assert max(copied) < 10**6
+
+
+class Own(BaseException):
+    def __str__(self):
+        raise SystemExit
+
+
+@pytest.mark.parametrize("error", [GeneratorExit(), Own(), pytest.skip.Exception("not today")], ids=repr)
+def test_what_is_no_exception_is_a_finding_all_the_same(error):
+    def candidate(inputs, dy):
+        raise error
+
+    assert f"raised {type(error).__name__}" in str(compare(candidate, "tanh"))
+
+
+def test_a_list_that_runs_code_is_a_finding():
+    class List(list):
+        def __len__(self):
+            return 2
+
+        def __iter__(self):
+            raise SystemExit("iter")
+
+    assert "raised SystemExit: iter" in str(compare(lambda inputs, dy: List([1, 2]), "tanh"))
+
+
+class Closed:
+    def __getattr__(self, name):
+        raise RuntimeError(name)
+
+    def __call__(self, inputs, dy):
+        return tanh(inputs, dy)
+
+
+class WithLayouts(Closed):
+    layouts = 3
+
+
+@pytest.mark.parametrize("kind", [Closed, WithLayouts])
+def test_attributes_of_a_candidate_of_any_kind(kind):
+    assert compare(kind(), "tanh").passed
+
+
+# ------------------------------------------------------------------------------------ between the oracle and torch
+
+
+def zeros(inputs, dy):
+    y, (dx,) = tanh(inputs, dy)
+    return y, (torch.zeros_like(dx),)
+
+
+def test_functions_of_torch_are_put_back_before_they_judge():
+    equal, where, subtract = torch.equal, torch.where, torch.Tensor.__sub__
+
+    def candidate(inputs, dy):
+        result = zeros(inputs, dy)
+        torch.equal = lambda a, b: True
+        torch.where = lambda *arguments: arguments[-1]
+        torch.Tensor.__sub__ = lambda a, b: torch.zeros_like(a)
+        return result
+
+    report = compare(candidate, "tanh")
+    assert not report.passed
+    assert (torch.equal, torch.where, torch.Tensor.__sub__) == (equal, where, subtract)
+    assert "the candidate replaced torch.Tensor.__sub__; it was put back" in report.findings
+
+
+def test_modes_are_left():
+    class Mode(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            return torch.zeros_like(result) if func.overloadpacket.__name__ == "sub" else result
+
+    def candidate(inputs, dy):
+        result = zeros(inputs, dy)
+        Mode().__enter__()
+        torch.autocast("cpu").__enter__()
+        return result
+
+    report = compare(candidate, "tanh")
+    assert not report.passed
+    assert _get_current_dispatch_mode() is None
+    assert not torch.is_autocast_enabled("cpu")
+    assert "the candidate entered the mode Mode; it was left" in report.findings
+    assert "the candidate changed torch's autocast; it was put back" in report.findings
+
+
+def test_a_right_candidate_that_imports_more_of_torch_replaces_nothing():
+    def candidate(inputs, dy):
+        importlib.import_module("torch._dynamo")
+        return tanh(inputs, dy)
+
+    assert not compare(candidate, "tanh").findings
+
+
+@pytest.mark.parametrize("change", ["class", "freed", "strides"])
+def test_arguments_that_cannot_be_read_any_more(change):
+    def candidate(inputs, dy):
+        result = tanh(inputs, dy)
+        (x,) = inputs
+        if change == "class":
+            x.add_(1)
+            x.__class__ = Agreeable
+        elif change == "freed":
+            x.untyped_storage().resize_(0)
+        else:
+            x.as_strided_(x.shape, (0,) * x.ndim)
+        return result
+
+    report = compare(candidate, "tanh")
+    assert "trap: x in case 'ordinary': the candidate overwrote its argument" in str(report)
+
+
+def test_memory_beside_an_argument():
+    """A kernel that takes a slice for contiguous writes between its elements."""
+
+    def candidate(inputs, dy):
+        (x,) = inputs
+        if x.ndim == 2 and x.numel() and x.stride(-1) == 2:
+            x.as_strided((1,), (1,), 0).fill_(1.0)
+        return tanh(inputs, dy)
+
+    report = compare(candidate, "tanh")
+    assert {m.detail for m in report.mismatches} == {
+        "the candidate wrote beside its argument, into memory between or around its elements"
+    }
+
+
+def test_what_stands_beside_a_mask_need_be_no_bool():
+    buffer = torch.full((4, 6), 255, dtype=torch.uint8)
+    buffer[:, ::2] = torch.arange(12).view(4, 3) % 2
+    case = Case((torch.randn(4, 3), buffer.view(torch.bool)[:, ::2]), torch.randn(4, 3), {"p": 0.5})
+    assert not compare(bp.dropout.vjp, "dropout", cases=[case]).mismatches
+
+
+def test_an_argument_that_requires_grad_afterwards():
+    def candidate(inputs, dy):
+        inputs[0].requires_grad_()
+        return tanh(inputs, dy)
+
+    report = compare(candidate, "tanh")
+    assert report.passed
+    assert "the candidate made its argument x require grad in place" in report.findings
 
 
 def test_infinity_less_infinity_is_a_note():

@@ -1,0 +1,64 @@
+"""What a candidate may put between the oracle and torch while it runs, and with which it would then be judged.
+
+Functions of torch that it replaces, and modes that it does not leave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+ABSENT = object()
+
+
+@contextmanager
+def functions_kept(found: list[str]) -> Iterator[None]:
+    """Puts back the functions of torch and the attributes of Tensor that are replaced inside, and says so in `found`.
+
+    What is only added is left: modules that are imported for the first time do so.
+    """
+    functions = {name: value for name, value in vars(torch).items() if callable(value)}
+    attributes = dict(vars(Tensor))
+    try:
+        yield
+    finally:
+        for name, function in functions.items():
+            now = vars(torch).get(name)
+            if now is not function and not _is_torchs(now):
+                setattr(torch, name, function)
+                found.append(f"replaced torch.{name}; it was put back")
+        for name, now in {**dict.fromkeys(attributes, ABSENT), **vars(Tensor)}.items():
+            before = attributes.get(name, ABSENT)
+            hides = before is ABSENT and hasattr(torch._C.TensorBase, name)  # a method of the base
+            if hides and not _is_torchs(now):
+                delattr(Tensor, name)
+            elif before is not ABSENT and before is not now and not _is_torchs(now):
+                setattr(Tensor, name, before)
+            else:
+                continue
+            found.append(f"replaced torch.Tensor.{name}; it was put back")
+
+
+def _is_torchs(function: object) -> bool:
+    """Whether torch's own text defines it: parts of torch that are imported late replace a few functions."""
+    code = getattr(function, "__code__", None)
+    return code is not None and Path(code.co_filename).is_relative_to(Path(torch.__file__).parent)
+
+
+@contextmanager
+def modes_kept(found: list[str]) -> Iterator[None]:
+    """Leaves the modes of torch that are entered inside and not left, and says so in `found`."""
+    depths = torch._C._len_torch_dispatch_stack(), torch._C._len_torch_function_stack()
+    try:
+        yield
+    finally:
+        while torch._C._len_torch_dispatch_stack() > depths[0]:
+            mode: object = torch._C._pop_torch_dispatch_stack(None)
+            found.append(f"entered the mode {type(mode).__name__}; it was left")
+        while torch._C._len_torch_function_stack() > depths[1]:
+            mode = torch._C._pop_torch_function_stack()
+            found.append(f"entered the mode {type(mode).__name__}; it was left")
