@@ -104,13 +104,13 @@ def call_again(candidate: Vjp, rule: Rule, case: Case, first: tuple[Any, ...]) -
         found.traps.append(_unreadable(error))
         return found
     for argument, a, b in zip(arguments, first, kept, strict=True):
-        if isinstance(a, Tensor) and isinstance(b, Tensor) and not _same_bits(a, b):
+        if isinstance(a, Tensor) and isinstance(b, Tensor) and not same_bits(a, b):
             found.differences.append((argument, f"{argument} differs between two runs on the same input"))
     _, after, _ = _call(candidate, rule, Case(case.inputs, -case.dy, case.hyper, case.name))
     for argument, x, before, later in zip(arguments, raw, kept, after or (None,) * len(raw), strict=True):
         if not all(isinstance(t, Tensor) and is_dense(t) for t in (x, before)):
             continue
-        if not _same_bits(x, before):
+        if not same_bits(x, before):
             words = "returned in memory that the next call overwrote: whoever keeps it over a call loses it"
             found.findings.append((argument, f"{argument} was {words}"))
         elif argument != "y" and isinstance(later, Tensor) and shares_elements(x, later) and bool((x != 0).any()):
@@ -340,7 +340,7 @@ def _overwritten(given: Tensor, own: Tensor, beside: Tensor | None) -> str:
     """What became of a copy that was given, in words; "" if it is as it was.  beside: the bytes of its buffer before,
     if that holds more than its elements."""
     try:
-        if not is_whole(given) or not _same_bits(given, own):
+        if not is_whole(given) or not same_bits(given, own):
             return "overwrote its argument"
         if beside is not None and not torch.equal(_bytes(given), beside):
             return "wrote beside its argument, into memory between or around its elements"
@@ -358,7 +358,7 @@ def _has_gaps(x: Tensor) -> bool:
     return x.untyped_storage().nbytes() > x.numel() * x.element_size()
 
 
-def _same_bits(a: Tensor, b: Tensor) -> bool:
+def same_bits(a: Tensor, b: Tensor) -> bool:
     """Bit for bit, but for the sign of 0 and what a NaN holds."""
     if a.is_nested or b.is_nested:  # it has no shape
         return a.is_nested and b.is_nested

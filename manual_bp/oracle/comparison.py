@@ -11,7 +11,16 @@ import torch
 from torch import Tensor
 
 from manual_bp.arithmetic.bounded import Contract, contract_of
-from manual_bp.oracle.calling import Call, call, call_again, call_filled, passable, require_candidate, variants
+from manual_bp.oracle.calling import (
+    Call,
+    call,
+    call_again,
+    call_filled,
+    passable,
+    require_candidate,
+    same_bits,
+    variants,
+)
 from manual_bp.oracle.cases import NOT_RECORDED, Case, generated
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.diagnosis import Record, diagnose
@@ -347,7 +356,7 @@ class _Comparison:
             if self._row_is_right(argument, found.row, got[0]):
                 return
             alone = None if candidate is None else call(candidate, self.rule, found.row.case).results
-            if alone is not None and isinstance(alone[position], Tensor) and torch.equal(alone[position], got[0]):
+            if alone is not None and isinstance(alone[position], Tensor) and same_bits(alone[position], got[0]):
                 self._judge(candidate, argument, found.row, got[0], alone[1:], "; alike in every row")
                 return
         ratio, ulps = errors(got, expected, allowance, self.dtype)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.arithmetic.bounded import Contract, contract_of, widths
-from manual_bp.oracle.calling import call
+from manual_bp.oracle.calling import call, is_dense
 from manual_bp.oracle.cases import Case, many_rows
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.errors import errors
@@ -253,7 +253,7 @@ class _Again:
         assert self.candidate is not None
         results = call(self.candidate, self.kinds.rule, case).results
         got = results[self.position] if results else None
-        if expected is None or not isinstance(got, Tensor) or got.shape != expected.shape:
+        if expected is None or not isinstance(got, Tensor) or not is_dense(got) or got.shape != expected.shape:
             return None
         return got.detach().cpu().double()
 

@@ -5,8 +5,9 @@ Functions of torch that it replaces, and modes that it does not leave.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from operator import is_
 from pathlib import Path
 
 import torch
@@ -21,26 +22,39 @@ def functions_kept(found: list[str]) -> Iterator[None]:
 
     What is only added is left: modules that are imported for the first time do so.
     """
-    functions = {name: value for name, value in vars(torch).items() if callable(value)}
-    attributes = dict(vars(Tensor))
+    functions, attributes = dict(vars(torch)), dict(vars(Tensor))
     try:
         yield
     finally:
-        for name, function in functions.items():
-            now = vars(torch).get(name)
-            if now is not function and not _is_torchs(now):
-                setattr(torch, name, function)
-                found.append(f"replaced torch.{name}; it was put back")
-        for name, now in {**dict.fromkeys(attributes, ABSENT), **vars(Tensor)}.items():
-            before = attributes.get(name, ABSENT)
-            hides = before is ABSENT and hasattr(torch._C.TensorBase, name)  # a method of the base
-            if hides and not _is_torchs(now):
-                delattr(Tensor, name)
-            elif before is not ABSENT and before is not now and not _is_torchs(now):
-                setattr(Tensor, name, before)
-            else:
-                continue
-            found.append(f"replaced torch.Tensor.{name}; it was put back")
+        if not _same(functions, vars(torch)):
+            found += [f"replaced torch.{name}; it was put back" for name in _functions_put_back(functions)]
+        if not _same(attributes, vars(Tensor)):
+            found += [f"replaced torch.Tensor.{name}; it was put back" for name in _attributes_put_back(attributes)]
+
+
+def _same(before: Mapping[str, object], now: Mapping[str, object]) -> bool:
+    """Whether the very same objects have the same names: asked after every call, so it must be fast."""
+    return len(before) == len(now) and all(map(is_, before.values(), now.values()))
+
+
+def _functions_put_back(functions: Mapping[str, object]) -> Iterator[str]:
+    for name, function in functions.items():
+        now = vars(torch).get(name)
+        if callable(function) and now is not function and not _is_torchs(now):
+            setattr(torch, name, function)
+            yield name
+
+
+def _attributes_put_back(attributes: Mapping[str, object]) -> Iterator[str]:
+    for name, now in {**dict.fromkeys(attributes, ABSENT), **vars(Tensor)}.items():
+        before = attributes.get(name, ABSENT)
+        hides = before is ABSENT and hasattr(torch._C.TensorBase, name)  # a method of the base
+        if hides and not _is_torchs(now):
+            delattr(Tensor, name)
+            yield name
+        elif before is not ABSENT and before is not now and not _is_torchs(now):
+            setattr(Tensor, name, before)
+            yield name
 
 
 def _is_torchs(function: object) -> bool:

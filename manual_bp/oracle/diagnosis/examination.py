@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from manual_bp.arithmetic.bounded import contract_of, widths
+from manual_bp.oracle.calling import call, is_dense
 from manual_bp.oracle.cases import Case
 from manual_bp.oracle.diagnosis.agreement import agrees, is_far, is_settled
 from manual_bp.oracle.diagnosis.fitting import ROUNDINGS, Fit, Sample, fit
@@ -103,7 +105,7 @@ class Examination:
     def sample(self, record: Record, position: int) -> Sample | None:
         """What was returned for one argument, with what should have been."""
         found, got = record.evidence, record.results[position]
-        if not isinstance(got, Tensor) or got.layout is not torch.strided:
+        if not isinstance(got, Tensor) or not is_dense(got):
             return None
         expected, allowance, kinks = found.expected[position], found.allowance[position], found.kinks[position]
         got = got.detach().cpu().double()
@@ -155,13 +157,7 @@ class Examination:
     def call(self, case: Case, dy: Tensor, inputs: tuple[Tensor, ...] | None = None) -> tuple[Any, ...] | None:
         """What the candidate returns; None if it does not get so far."""
         assert self.candidate is not None
-        # A hyperparameter at its default need not be taken by the candidate.
-        hyper = {name: v for name, v in case.hyper.items() if self.rule.defaults.get(name) != v}
-        try:
-            y, grads = self.candidate(tuple(x.clone() for x in inputs or case.inputs), dy.clone(), **hyper)
-            return (y, *grads) if len(grads) == len(self.rule.inputs) else None
-        except (Exception, SystemExit):
-            return None
+        return call(self.candidate, self.rule, replace(case, inputs=inputs or case.inputs, dy=dy)).results
 
     # ------------------------------------------------------------------------------------------------------- the page
 

@@ -186,11 +186,20 @@ def scaled_inputs(found: Examination) -> Iterator[Explanation]:
         for scale, name in SCALES.items():
             fits = found.fits(argument, partial(_scaled, found, argument, scale))
             factor = recognise(found.rule, fits, 0) if len(fits) >= NUMBERS else None
-            if factor is not None:
+            if factor is not None and _changes(found, argument, scale):
                 times = f"{factor.name} times " * (factor.name != "1")
                 words = f"{{}} is {times}that of {name} times its input; fitted in {len(fits)} cases"
                 yield Explanation({argument}, words)
                 break
+
+
+def _changes(found: Examination, argument: str, scale: float) -> bool:
+    """Whether the multiple has another derivative at all: tanh' is the same at -x."""
+    for sample in found.column(argument):
+        (value,) = _scaled(found, argument, scale, sample)
+        if bool(((value - sample.expected).abs() > sample.allowance)[sample.judged].any()):
+            return True
+    return False
 
 
 def _scaled(found: Examination, argument: str, scale: float, sample: Sample) -> list[Tensor]:
