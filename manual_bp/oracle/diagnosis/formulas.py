@@ -210,10 +210,13 @@ def _numbers(points: Points) -> dict[str, Tensor]:
 
 
 def _parts(points: Points) -> dict[str, Tensor]:
-    """What formulas are made of."""
-    parts = {"1": torch.ones_like(points.got), "the right factor": points.expected / points.dy}
+    """What formulas are made of.  What is a letter anyway, as sigmoid(x) may be y, goes by that."""
+    parts = {"1": torch.ones_like(points.got), "the right factor": points.expected / points.dy, **points.letters}
     for letter, x in points.letters.items():
-        parts |= {name.format(letter): function(x) for name, function in OF_A_LETTER.items()}
+        for name, function in OF_A_LETTER.items():
+            value = function(x)
+            if not any(torch.allclose(value, other, equal_nan=True) for other in points.letters.values()):
+                parts[name.format(letter)] = value
     return parts
 
 
