@@ -10,11 +10,9 @@ float64 for certified truth, torch's own running-error bound in float64 otherwis
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,8 +24,6 @@ from manual_bp.oracle.conventions import Conventions
 from manual_bp.rule import Rule
 
 Values = tuple[Tensor | None, ...]
-Formula = Callable[..., Any]
-"""A backward that takes inputs, dy and hyperparameters by name (as in `Mistake`)."""
 
 OUR_CONVENTIONS = Conventions()
 
@@ -160,7 +156,7 @@ def _prefer(certified: _Part, twin: _Part) -> tuple[Tensor, Tensor, Tensor] | No
 def _autograd(rule: Rule, case: Case, certified: list[_Part] | None) -> list[_Part] | str:
     """torch.autograd in float64, with its own running-error bound.
 
-    certified: what is known already.  Where every cotangent is, the formulas that lose digits are not asked.
+    certified: what is known already.  Where every cotangent is, torch's will not be used, and has no bound here.
     """
     twin = candidate("torch")(rule.name)
     if twin is None:
@@ -170,8 +166,11 @@ def _autograd(rule: Rule, case: Case, certified: list[_Part] | None) -> list[_Pa
         y, grads = twin(inputs, dy, **case.hyper)
     except (RuntimeError, ValueError, IndexError) as error:
         return f"torch raises {type(error).__name__} here: {error}"
-    known = certified is not None and not any(bool(part[0].isnan().any()) for part in certified[1:] if part)
-    width = _twin_widths(rule, inputs, dy, case, () if known else [m.backward for m in rule.mistakes if m.loses_digits])
+    if certified is not None and not any(bool(part[0].isnan().any()) for part in certified[1:] if part):
+        y_width = widths(rule, inputs, dy, contract_of(torch.float64), backward=lambda **_: (), **case.hyper).y
+        width: Values = (y_width, *(torch.zeros(x.shape, dtype=torch.float64) for x in inputs))
+    else:
+        width = _twin_widths(rule, inputs, dy, case)
     return [
         None if w is None or not wanted else (torch.full_like(w, torch.nan) if g is None else g, w)
         for g, w, wanted in zip(
@@ -180,11 +179,12 @@ def _autograd(rule: Rule, case: Case, certified: list[_Part] | None) -> list[_Pa
     ]
 
 
-def _twin_widths(rule: Rule, inputs: tuple[Tensor, ...], dy: Tensor, case: Case, lossy: Sequence[Formula]) -> Values:
-    """How far off torch may be in float64: as far as the page, or as any of the formulas that lose digits, since
+def _twin_widths(rule: Rule, inputs: tuple[Tensor, ...], dy: Tensor, case: Case) -> Values:
+    """How far off torch may be in float64: as far as the page, or as any formula of the page that loses digits, since
     torch's own formula may be one of them."""
     contract = contract_of(torch.float64)
-    found = [widths(rule, inputs, dy, contract, backward=f, **case.hyper) for f in (None, *lossy)]
+    formulas = [None, *(m.backward for m in rule.mistakes if m.loses_digits)]
+    found = [widths(rule, inputs, dy, contract, backward=f, **case.hyper) for f in formulas]
     columns = zip(*((w.y, *w.grads) for w in found), strict=True)
     return tuple(None if column[0] is None else torch.stack(column).amax(0) for column in columns)
 
