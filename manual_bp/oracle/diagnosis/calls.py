@@ -15,7 +15,8 @@ from manual_bp.oracle.diagnosis.layout import strided_of
 
 # At how many cases a candidate is called again.
 CALLS = 3
-# Sums that differ in their order, and differences of what was accumulated, agree to so much.
+# Sums that differ in their order, and differences of what was accumulated, agree to some hundred roundings of float32
+# (6e-8 each).
 ROUNDING = 1e-5
 
 

@@ -20,6 +20,7 @@ from manual_bp import axes
 from manual_bp.oracle.cases import Case
 from manual_bp.oracle.diagnosis.agreement import APART
 from manual_bp.oracle.diagnosis.examination import Examination
+from manual_bp.oracle.diagnosis.fitting import SOLVER
 from manual_bp.oracle.diagnosis.hypothesis import Explanation, Prediction, wide
 from manual_bp.oracle.diagnosis.points import Points, letters_of, points_of
 
@@ -215,7 +216,7 @@ def _parts(points: Points) -> dict[str, Tensor]:
     for letter, x in points.letters.items():
         for name, function in OF_A_LETTER.items():
             value = function(x)
-            if not any(torch.allclose(value, other, equal_nan=True) for other in points.letters.values()):
+            if not any(torch.allclose(value, y, SOLVER, 0, equal_nan=True) for y in points.letters.values()):
                 parts[name.format(letter)] = value
     return parts
 
