@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from operator import is_
 from typing import Any
 
@@ -19,7 +20,8 @@ class CompiledStep(Step):
     """A `Step` whose call is one compiled program for each shape of x and target that it meets.
 
     donate: the new state takes over the old one's memory: parameters, buffers and the optimiser's state are updated in
-        place, and the dictionaries of the old state are emptied, so that it cannot be used by mistake.
+        place, and the dictionaries of the old state are emptied, so that it cannot be used by mistake.  Raises
+        ValueError if two tensors of the state share memory.
     The last batch of an epoch, if short, is a second program.  `accumulate`, `gradients` and `update` run uncompiled.
     `programs` are those built so far, with their kind and why.
     """
@@ -60,11 +62,14 @@ class _BuiltStep:
         self._step, self._donate = step, donate
         self._masks = step.model.masks
         self._names = (list(state.params), self._kept(state.buffers), list(state.optimizer))
-        flat = [t.detach().contiguous() for t in self._tensors(state)]
+        flat = [_plain(t) for t in self._tensors(state)]
+        if donate:
+            self._refuse_shared_memory(flat)
+            flat = [t.clone() for t in flat]  # views of one storage may be donated, but not traced
         masks = self._drawn(state, x)
         self._layouts = [(t.shape, t.dtype, t.device) for t in flat]
         self._last: list[Tensor] = []
-        example = [*flat, x.detach().contiguous(), target.detach().contiguous(), *masks]
+        example = [*flat, _plain(x), _plain(target), *masks]
         self.program = build(self._updated, example, written=len(flat) if donate else 0)
 
     def fits(self, state: TrainingState) -> bool:
@@ -125,14 +130,28 @@ class _BuiltStep:
 
     def _checked(self, flat: list[Tensor]) -> list[Tensor]:
         """Tensors that this step has not made itself, laid out as the program takes them."""
-        names = [name for names in self._names for name in names]
-        for name, t, (shape, dtype, device) in zip(names, flat, self._layouts, strict=True):
+        for name, t, (shape, dtype, device) in zip(self._flat_names(), flat, self._layouts, strict=True):
             if t.shape != shape or t.dtype != dtype or t.device != device:
                 raise ValueError(
                     f"the step was compiled for {name} of shape {tuple(shape)}, {dtype} on {device}; came "
                     f"{tuple(t.shape)}, {t.dtype} on {t.device}. Make another step for another kind of state."
                 )
-        return [_plain(t) for t in flat]
+        plain = [_plain(t) for t in flat]
+        if self._donate:
+            self._refuse_shared_memory(plain)
+        return plain
+
+    def _refuse_shared_memory(self, flat: list[Tensor]) -> None:
+        named = zip(self._flat_names(), flat, strict=True)
+        spans = sorted((t.data_ptr(), t.data_ptr() + t.nbytes, name) for name, t in named)
+        for (_, end, first), (begin, _, second) in pairwise(spans):
+            if begin < end:
+                raise ValueError(
+                    f"a donated state is updated in place; {first} and {second} share memory. Clone one of them."
+                )
+
+    def _flat_names(self) -> list[str]:
+        return [name for names in self._names for name in names]
 
     def _kept(self, buffers: Iterable[str]) -> list[str]:
         return [name for name in buffers if name not in self._masks]

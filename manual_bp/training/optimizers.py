@@ -134,8 +134,11 @@ def _adam(
         raise ValueError(f"{kind}: betas must be two numbers in [0, 1); came {betas}. Usual are (0.9, 0.999).")
 
     def init(params: Tensors) -> dict[str, Tensor]:
-        zeros = {name: torch.zeros_like(weight.detach()) for name, weight in params.items()}
-        means = {f"{moment}.{name}": zero for moment in ("exp_avg", "exp_avg_sq") for name, zero in zeros.items()}
+        means = {
+            f"{moment}.{name}": torch.zeros_like(weight.detach())  # memory of its own each: a step may write into it
+            for moment in ("exp_avg", "exp_avg_sq")
+            for name, weight in params.items()
+        }
         return {**means, "step": _zero_steps(params)}
 
     def update(gradients: Tensors, state: Tensors, params: Tensors) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -140,6 +140,16 @@ def test_donated_state_is_updated_in_place_and_emptied():
         step(state, x, target)
 
 
+def test_donated_tensors_have_memory_of_their_own():
+    step, state, x, target = problem("adam", torch.float32, donate=True)
+    shared = {**state.optimizer, "exp_avg_sq.W1": state.optimizer["exp_avg.W1"]}
+    with pytest.raises(ValueError, match=r"exp_avg\.W1 and exp_avg_sq\.W1 share memory"):
+        step(replace(state, optimizer=shared), x, target)
+    after, _ = step(state, x, target)  # as optimizers make it, it is their own
+    with pytest.raises(ValueError, match=r"W2 and exp_avg\.W2 share memory"):
+        step(replace(after, params={**after.params, "W2": after.optimizer["exp_avg.W2"]}), x, target)
+
+
 def test_another_batch_size_is_another_program_and_other_layouts_are_not():
     step, state, x, target = problem("mlp", torch.float32)
     expected, _ = step(state, x, target)
