@@ -12,7 +12,7 @@ from manual_bp.arithmetic.bounded import Contract, widths
 from manual_bp.oracle.cases import Case
 from manual_bp.oracle.diagnosis.agreement import APART
 from manual_bp.oracle.diagnosis.examination import Examination
-from manual_bp.oracle.diagnosis.fitting import ROUNDINGS
+from manual_bp.oracle.diagnosis.fitting import ROUNDINGS, Sample
 from manual_bp.oracle.diagnosis.hypothesis import Explanation
 from manual_bp.oracle.diagnosis.layout import is_telling
 
@@ -75,9 +75,8 @@ def _share_off(found: Examination, argument: str, half: torch.dtype) -> float:
     """The share of numbers that are visibly off, if it is most of them and all are within the width of 16 bits."""
     off, most = [], torch.finfo(half).eps * ROUNDINGS
     position = found.arguments.index(argument)
-    for sample in found.column(argument):
-        if not is_telling(sample) or sample.got.shape != sample.expected.shape:
-            continue
+    samples = [s for s in found.column(argument) if is_telling(s) and s.got.shape == s.expected.shape]
+    for sample in sorted(samples, key=_size_of_error, reverse=True):  # what refutes it comes first: a bound takes long
         bound = _width(found, sample.case, position, half)
         error, largest = (sample.got - sample.expected).abs(), sample.expected[sample.judged].abs().max()
         if bound is None or bool((error > bound)[sample.judged].any()):
@@ -88,6 +87,12 @@ def _share_off(found: Examination, argument: str, half: torch.dtype) -> float:
             off.append(float((error > sample.allowance)[sample.judged].double().mean()))
     share = sum(off) / max(len(off), 1)
     return share if len(off) >= NUMBERS and share >= MOST else 0.0
+
+
+def _size_of_error(sample: Sample) -> float:
+    """The largest error, relative to the largest number."""
+    error, largest = ((x.abs()[sample.judged]).max() for x in (sample.got - sample.expected, sample.expected))
+    return float((error / largest).nan_to_num(nan=math.inf))
 
 
 def _width(found: Examination, case: Case, position: int, half: torch.dtype) -> Tensor | None:
