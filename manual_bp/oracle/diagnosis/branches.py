@@ -73,7 +73,7 @@ def _what(points: Points, wrong: Tensor, slack: float) -> str:
     if not bool((side.got[finite] != 0).any()):
         if bool(finite.all()):
             return "0 stands there; "
-        return "0 stands there, and NaN or infinity farther on: something overflows; "
+        return "0 stands there, or NaN or infinity: something overflows; "
     side = side.where(finite)
     formula = formula_of(side, slack)
     is_clipped = formula and not any(letter in formula.replace("dy", "") for letter in points.letters)
@@ -85,21 +85,23 @@ def approximations(found: Examination) -> Iterator[Explanation]:
     """Nearly right up to some size of a number, and farther and farther off beyond."""
     for argument in found.unexplained():
         points = points_of(found, argument, PER_CASE)
-        if points is None:
+        if points is not None and (words := _approximation(points)):
+            yield Explanation({argument}, f"{{}} is an approximation: {words} numbers from {points.cases} cases")
+
+
+def _approximation(points: Points) -> str:
+    """Where it is good and where it is not, with how many numbers show it; empty if no threshold parts them."""
+    error = (points.got - points.expected).abs()
+    for level in LEVELS:
+        off = error > level * points.expected.abs() + APART * points.allowance
+        near = ~off & (points.expected.abs() > APART * points.allowance / level)
+        if not (int(off.sum()) >= NUMBERS and int(near.sum()) >= NUMBERS) or _chance(off, near) < CHANCE:
             continue
-        error = (points.got - points.expected).abs()
-        for level in LEVELS:
-            off = error > level * points.expected.abs() + APART * points.allowance
-            near = ~off & (points.expected.abs() > APART * points.allowance / level)
-            if not (int(off.sum()) >= NUMBERS and int(near.sum()) >= NUMBERS) or _chance(off, near) < CHANCE:
-                continue
-            for name, x in _letters(points).items():
-                place = threshold(name, x[off], x[near])
-                if place:
-                    words = f"right to {level:.0%} where {place[1]}, and off by more where {place[0]}"
-                    evidence = f"so in {int(near.sum())} and {int(off.sum())} numbers from {points.cases} cases"
-                    yield Explanation({argument}, f"{{}} is an approximation: {words}; {evidence}")
-                    return
+        for name, x in _letters(points).items():
+            if place := threshold(name, x[off], x[near]):
+                words = f"right to {level:.0%} where {place[1]}, and off by more where {place[0]}"
+                return f"{words}; so in {int(near.sum())} and {int(off.sum())}"
+    return ""
 
 
 def _chance(off: Tensor, near: Tensor) -> int:

@@ -17,6 +17,8 @@ from manual_bp.oracle.settings import seeded
 
 # At how many cases a candidate is called again.
 CALLS = 3
+# So many coins fall alike by chance once in 4096 times.
+NUMBERS = 12
 # Sums that differ in their order, and differences of what was accumulated, agree to some hundred roundings of float32
 # (6e-8 each).
 ROUNDING = 1e-5
@@ -33,8 +35,7 @@ def unsteady(found: Examination) -> Iterator[Explanation]:
         whole += [(r, [found.sample(r, i) for i in range(len(found.arguments))]) for r in found.large]
         rows = [(r, row) for r, row in whole if not strided_of(found, r.evidence.case)]
         wrong = [(r, s) for r, row in rows if (s := row[position]) is not None and s.error > APART**2]
-        # Of NaN nothing is seen, and a large case takes long.
-        wrong.sort(key=lambda pair: (not bool(pair[1].got.isfinite().all()), pair[1].got.numel() > EXPLAINED))
+        wrong.sort(key=lambda pair: _worth(pair[1]))
         for record, sample in wrong[:CALLS]:
             words.append(_again(found, record, sample, position))
         told = [w for w in words if w]
@@ -44,6 +45,12 @@ def unsteady(found: Examination) -> Iterator[Explanation]:
             mask = of_another_mask(found, argument)
             named += f"; it is {mask}" if mask else ""
             yield Explanation({argument}, f"{{}} depends on earlier calls or on chance: {named}; {evidence}")
+
+
+def _worth(sample: Sample) -> tuple[bool, bool, bool]:
+    """How little a case tells: of NaN nothing is seen, a large one takes long, and few numbers may agree by chance."""
+    count = sample.got.numel()
+    return not bool(sample.got.isfinite().all()), count > EXPLAINED, count < NUMBERS
 
 
 def _again(found: Examination, record: Record, sample: Sample, position: int) -> str:

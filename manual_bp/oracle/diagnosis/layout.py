@@ -107,8 +107,8 @@ def _in_place_of(found: Examination, position: int, source: int, case: Case) -> 
 def overwritten_value(found: Examination) -> Iterator[Explanation]:
     """y holds a cotangent: backward computed it in the memory of forward's result."""
     for source, other in enumerate(found.arguments):
-        rows = [(row[0], row[source]) for _, row in found.rows if source and row[0] is not None]
-        pairs = [(y, g) for y, g in rows if g is not None and y.got.numel() >= NUMBERS]
+        rows = [(row[0], row[source]) for _, row in found.rows if source]
+        pairs = [(y, g) for y, g in rows if y is not None and g is not None and y.got.numel() >= NUMBERS]
         if "y" not in found.asked or not any(y.error > 1 for y, _ in pairs):
             continue
         if all(torch.equal(y.got.nan_to_num(), g.got.nan_to_num()) for y, g in pairs):

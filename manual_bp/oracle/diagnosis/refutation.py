@@ -64,7 +64,8 @@ def _is_telling(found: Examination, sample: Sample | None) -> bool:
     if sample is None or sample.error <= 1 or sample.got.shape != sample.expected.shape:
         return sample is not None and sample.got.shape != sample.expected.shape
     terms = max(sample.case.dy.numel() / sample.got.numel(), 1)
-    return float(sample.allowance.max()) <= 2 * found.slack * terms * float(sample.expected.abs().max())
+    bound = 2 * found.slack * terms * float(sample.expected.abs().max())
+    return bool(float(sample.allowance.max()) <= bound)
 
 
 def is_refuted_beyond(found: Examination, predict: Predict, argument: str) -> bool:

@@ -27,7 +27,7 @@ def _largest(pieces: Tensor) -> Tensor:
     return torch.zeros_like(pieces).scatter_(-1, pieces.argmax(-1, keepdim=True), 1.0)
 
 
-def _among(first: int, last: int, pieces: Tensor) -> Tensor:
+def _among(first: int, last: int | None, pieces: Tensor) -> Tensor:
     """1 at the largest of some of the pieces; of all if those are none."""
     some = torch.full_like(pieces, -torch.inf)
     some[..., first:last] = pieces[..., first:last]
