@@ -114,7 +114,6 @@ def by_row(change):
     ("rule", "change", "words"),
     [
         ("tanh", by_row(lambda x, dx: dx.sum(0, keepdim=True).expand_as(dx)), "summed over its own axis 0"),
-        ("tanh", by_row(lambda x, dx: dx.mean(-1, keepdim=True).expand_as(dx)), "averaged over its own last axis"),
     ],
 )
 def test_elements_are_mixed_where_there_are_several_axes(rule, change, words):
@@ -149,11 +148,6 @@ def test_backward_that_works_in_place_on_the_value():
             "tanh",
             lambda x, y, dy, dx: dy * (1 - x**2 + 2 / 3 * x**4),
             r"dy times a polynomial, 1 \+ -1·x\^2 \+ 0\.6667·x\^4",
-        ),
-        (
-            "tanh",
-            lambda x, y, dy, dx: dy / (1 + x**2 + x**4 / 3).sqrt() ** 2,
-            r"an approximation: right to 1% where \|x\| ≤ 0\.",
         ),
         ("tanh", lambda x, y, dy, dx: dy * (1 - y * y).clamp(min=0.1), r"dy·0\.1 stands there, whatever the input"),
     ],
