@@ -209,6 +209,8 @@ class _Again:
         is far on the left: then no error shrinks there, but on the way to moderate inputs they are those of rounding,
         and so large that the one here is no surprise.  fine: the errors in the finer of the two precisions."""
         dtype, case = self.kinds.dtype, self.case
+        if not case.dy.numel():
+            return False
         finest = min(torch.finfo(dtype).eps, torch.finfo(other).eps)
         size = max(1.0, float(case.dy.abs().max()))
         if self.found.row is not None or not float(fine[self.beyond].max()) <= FEW_ROUNDINGS * finest * size:

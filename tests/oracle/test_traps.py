@@ -160,7 +160,7 @@ def test_memory_that_is_written_in_full_is_no_finding(name):
     assert not report.diagnoses
 
 
-@pytest.mark.parametrize(("rule", "length"), [("linear", 33), ("linear", 129), ("linear", 1017), ("batch_norm", 1017)])
+@pytest.mark.parametrize(("rule", "length"), [("linear", 33), ("linear", 129), ("linear", 1000), ("batch_norm", 1000)])
 def test_off_block_lengths_are_cases(rule, length):
     shapes = [tuple(x.shape) for case in generated(bp.RULES[rule], torch.float32) for x in case.inputs]
     assert any(length in shape for shape in shapes)

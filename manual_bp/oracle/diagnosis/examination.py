@@ -210,11 +210,11 @@ class Examination:
         key = (name, self.kinks, self.moderate, self.failing)
         if key not in self._matches:  # fewer arguments are open later, never more
             self._matches[key] = self._matched(predict, (name, self.failing))
-        seen, contradicted = self._matches[key]
-        return Match({a: n for a, n in seen.items() if a in self.open}, contradicted)
+        match = self._matches[key]
+        return match._replace(seen={a: n for a, n in match.seen.items() if a in self.open})
 
     def _matched(self, predict: Predict, name: object) -> Match:
-        alive = dict.fromkeys(self.arguments, 0)
+        alive, silent = dict.fromkeys(self.arguments, 0), dict.fromkeys(self.arguments, 0)
         contradicted: set[str] = set()
         if name in self._refuted or is_far_off(self, predict):
             self._refuted.add(name)
@@ -233,13 +233,12 @@ class Examination:
                     continue
                 tolerances = predicted.tolerance() if predicted.tolerance else (None,) * len(row)
             except Exception:  # not defined there, or not for these shapes
-                continue
+                predicted, tolerances = Prediction((None,) * len(row)), (None,) * len(row)
             for argument, sample, value, tolerance in zip(
                 self.arguments, row, predicted.values, tolerances, strict=True
             ):
                 if sample is None or value is None:
-                    if sample is not None and sample.expected.shape != sample.got.shape:
-                        alive.pop(argument, None)
+                    silent[argument] += sample is not None and sample.error > 1
                     continue
                 same, visible = agrees(sample, value, tolerance, self.slack, self.moderate, self.dtype)
                 if not same and argument in alive:
@@ -252,12 +251,13 @@ class Examination:
                     alive.pop(argument, None)
                 elif argument in alive:
                     alive[argument] += visible
-        seen = {a: n for a, n in alive.items() if n and a in self.asked}
+        # What says nothing of more wrong results than it explains is not why they are wrong.
+        seen = {a: n for a, n in alive.items() if n > silent[a] and a in self.asked}
         if self.failing:
             seen = {a: n for a, n in seen.items() if self._wrong_numbers(a) >= EVIDENT}
         if self.moderate and seen:
             seen = {a: n for a, n in seen.items() if not is_refuted_beyond(self, predict, a)}
-        return Match(seen, contradicted)
+        return Match(seen, contradicted, max((silent[a] for a in seen), default=0))
 
     def _wrong_numbers(self, argument: str) -> int:
         """How many numbers of an argument are wrong in what counts now; those of another shape in full."""
@@ -277,16 +277,17 @@ class Examination:
 
         name: what tells it from other hypotheses, if the sentence does not.
         """
-        if self.asked and (seen := self.match(predict, name or sentence).seen):
-            yield Explanation(seen.keys(), f"{sentence}; {self.cases(max(seen.values()))}")
+        if self.asked and (match := self.match(predict, name or sentence)).seen:
+            yield Explanation(match.seen.keys(), f"{sentence}; {self.cases(max(match.seen.values()), match.silent)}")
 
-    def cases(self, seen: int) -> str:
-        """The evidence of a match."""
+    def cases(self, seen: int, silent: int = 0) -> str:
+        """The evidence of a match: in how many cases it is visibly not right, and in how many nothing was predicted."""
         if self.failing:
             which = "the only case" if len(self.rows) == 1 else f"{seen} of the {len(self.rows)} cases"
             return f"so in {which} in which it is wrong: {self.names()}"
         which = f" of the {len(self.records)} cases that are of moderate size" if self.moderate else ""
-        total = f"{len(self.rows)}{which}" if self.moderate else f"{len(self.rows)} cases"
+        number = len(self.rows) - silent
+        total = f"{number}{which}" if self.moderate else f"{number} cases"
         return f"so in every one of {total}, and visibly not right in {seen} of them"
 
     def names(self) -> str:

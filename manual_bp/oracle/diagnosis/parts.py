@@ -141,8 +141,13 @@ def _is_cut(left: Left, sample: Sample) -> bool:
 
 def _cut(found: Examination, left: Left, case: Case) -> Prediction:
     values, _ = found.right(case)
-    cut = [None if g is None or not g.ndim else torch.where(left(tuple(g.shape)), g, 0) for g in values]
+    cut = [None if g is None else _what_is_left(left, g) for g in values]
     return Prediction(tuple(cut), lambda: found.right(case)[1])
+
+
+def _what_is_left(left: Left, x: Tensor) -> Tensor:
+    """x with 0 in what is left out; a number is a vector of one."""
+    return torch.where(left(tuple(x.shape) or (1,)), x, 0).reshape(x.shape)
 
 
 def of_the_cotangent(found: Examination) -> Iterator[Explanation]:
@@ -162,9 +167,7 @@ def _distinct(shape: tuple[int, ...]) -> Iterator[tuple[str, Left]]:
 
 
 def _of_part(found: Examination, left: Left, case: Case) -> Prediction:
-    if not case.dy.ndim:
-        raise ValueError("dy is a number")
-    dy = torch.where(left(tuple(case.dy.shape)), wide(case.dy), 0)
+    dy = _what_is_left(left, wide(case.dy))
     values, tolerance = found.at(case, dy=dy)
     return Prediction((None, *values[1:]), tolerance)
 
