@@ -43,8 +43,9 @@ class Case:
 
 # Lengths of the axes, in order of appearance: small and distinct, so that no mix-up of two axes goes unnoticed.
 SMALL = (4, 3, 2, 5, 6)
-# Ranks 0 to 4, one element, and sizes that are no multiple of a block.
-RANKS = ((), (1,), (3,), (2, 3), (2, 1, 3), (2, 1, 3, 2), (33, 5), (129,), (1000,))
+# Ranks 0 to 4, one element, and sizes that are no multiple of a block.  1017 has a 1 in binary at every block from 8 to
+# 512: what is left of it there is not what is left of the next larger block.
+RANKS = ((), (1,), (3,), (2, 3), (2, 1, 3), (2, 1, 3, 2), (33, 5), (129,), (1017,))
 LENGTHS = (1, 33, 1000)
 OFF_BLOCK = 129
 # Element-wise rules get two cases of 4351 x 241 elements, more than 2^20 and a multiple of no block: they hide a single

@@ -32,6 +32,8 @@ RUNS = 8
 VARIED = 1 / 2
 # The rounding of a constant has the same sign in all runs; a formula has a few constants.
 FEW_ROUNDINGS = 4
+# Inputs so many times nearer to 0 are where a program that has lost all digits has some.
+NEARER = (1 / 4, 1 / 16, 1 / 64, 1 / 256)
 # A random error keeps its sign in 8 runs with probability 1/256.
 CHANCE = 1 / 16
 
@@ -91,8 +93,8 @@ class Kinds:
                 or (within(narrow, mistake.backward) and again.is_narrow(mistake.backward))
             ):
                 return "digits", f"loses digits, as the formula {mistake.name} does"
-        if again.is_rounding():
-            return "digits", "loses digits: its error shrinks with the precision, as that of a wrong formula would not"
+        if words := again.rounding():
+            return "digits", words
         return "wrong", ""
 
     def widths_of(self, case: Case, contract: Contract, formula: Any) -> Values:
@@ -184,18 +186,51 @@ class _Again:
         """Whether every number is one of `dtype`."""
         return bool(((x == x.to(dtype).double()) | x.isnan()).all())
 
-    def is_rounding(self) -> bool:
-        """Whether the error is so much smaller in the finer of two precisions, and varies like a rounding error."""
+    def rounding(self) -> str:
+        """In words, that the error is so much smaller in the finer of two precisions, and varies like a rounding error,
+        or that no digit is left to tell by; "" if that is not so."""
         if self.candidate is None:
-            return False
+            return ""
         dtype, other = self.kinds.dtype, OTHER_PRECISION[self.kinds.dtype]
         finer = torch.finfo(other).eps < torch.finfo(dtype).eps
         there = self._error_in(other, finer)
         if there is None:
-            return False  # it cannot do that precision: nothing is learnt
+            return ""  # it cannot do that precision: nothing is learnt
         fine, coarse = (there, self.error) if finer else (self.error, there)
         shrinks = bool(((fine <= self._shrunk(coarse, other)) & fine.isfinite())[self.beyond].all())
-        return shrinks and not (finer and self._is_systematic())
+        if shrinks and not (finer and self._is_systematic()):
+            return "loses digits: its error shrinks with the precision, as that of a wrong formula would not"
+        if self._has_lost_all(fine, other):
+            return "loses all digits: what is due is smaller than the rounding of numbers that the program subtracts"
+        return ""
+
+    def _has_lost_all(self, fine: Tensor, other: torch.dtype) -> bool:
+        """Whether what is wrong is too small to have a digit left in either precision, as the difference 1 + tanh(x/2)
+        is far on the left: then no error shrinks there, but on the way to moderate inputs they are those of rounding,
+        and so large that the one here is no surprise.  fine: the errors in the finer of the two precisions."""
+        dtype, case = self.kinds.dtype, self.case
+        if not case.dy.numel():
+            return False
+        finest = min(torch.finfo(dtype).eps, torch.finfo(other).eps)
+        size = max(1.0, float(case.dy.abs().max()))
+        if self.found.row is not None or not float(fine[self.beyond].max()) <= FEW_ROUNDINGS * finest * size:
+            return False
+        errors, largest = [(fine[self.beyond], fine[self.beyond])], torch.zeros(())
+        for scale in NEARER:
+            named = zip(self.kinds.rule.inputs, case.inputs, strict=True)
+            inputs = tuple(scale * x if self.kinds.rule.is_number(name) else x for name, x in named)
+            pairs = [self._at(self.kinds.evidence_at(_cast(replace(case, inputs=inputs), d))) for d in (dtype, other)]
+            here, there = pairs
+            if here is None or there is None:
+                return False
+            is_finer = torch.finfo(other).eps < torch.finfo(dtype).eps
+            coarse, finer = (here.error, there.error) if is_finer else (there.error, here.error)
+            errors.append((finer, self._shrunk(coarse, other)))
+            largest = largest.maximum(coarse.max())
+        bound = self._shrunk(largest, other)
+        return all(
+            bool((finer <= bound.maximum(shrunk if i else bound)).all()) for i, (finer, shrunk) in enumerate(errors)
+        )
 
     def _error_in(self, other: torch.dtype, finer: bool) -> Tensor | None:
         """The error at the same case in another precision; None if there is no evidence or no result."""

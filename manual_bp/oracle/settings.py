@@ -82,3 +82,17 @@ def kept(changed: list[str]) -> Iterator[None]:
                 changed.append(name)
         for name, setting in QUIET.items():
             setting.put_back(quiet[name])
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Other random numbers inside, of torch on the CPU, NumPy and Python; what was there is put back."""
+    before = {name: QUIET[name].read() for name in ("torch", "NumPy", "Python")}
+    try:
+        torch.default_generator.manual_seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        random.seed(seed)
+        yield
+    finally:
+        for name, state in before.items():
+            QUIET[name].put_back(state)

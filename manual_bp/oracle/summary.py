@@ -29,6 +29,8 @@ def summaries(mismatches: Sequence[Mismatch], explained: Collection[str]) -> Ite
 
 def _shared(wrong: Sequence[Mismatch]) -> str:
     """What is said of every one of the wrong values."""
+    if len(wrong) == 1:
+        return f"{wrong[0].pattern}; it is right in all other cases"
     shared = [words for said, words in STANDS.items() if all(said in m.pattern for m in wrong)]
     if all(TAIL in m.pattern for m in wrong):
         shared.append(f"wrong in {TAIL}")

@@ -23,9 +23,11 @@ from manual_bp.oracle.diagnosis import (
     formulas,
     known,
     layout,
+    masks,
     parts,
     precision,
     reductions,
+    routing,
     substitutions,
 )
 from manual_bp.oracle.diagnosis.examination import Examination
@@ -40,6 +42,8 @@ Detector = Callable[[Examination], Iterator[Explanation]]
 # and so would be met most easily by chance.
 NAMED: tuple[Detector, ...] = (
     known.whole_mistakes,
+    routing.routing,
+    layout.overwritten_value,
     factors.plain_factors,
     substitutions.default_hyperparameters,
     factors.any_factors,
@@ -47,6 +51,7 @@ NAMED: tuple[Detector, ...] = (
     substitutions.changed_hyperparameters,
     substitutions.cotangents,
     layout.contiguous,
+    masks.read_off,
     parts.unfinished,
     layout.shapes,
     substitutions.inputs,
@@ -65,6 +70,8 @@ NAMED: tuple[Detector, ...] = (
     factors.scaled_inputs,
     layout.clipped,
     factors.added,
+    layout.exchanged,
+    formulas.polynomials,
 )
 # Asked about the cases in which an argument is wrong, where it is right in others.
 FAILING: tuple[Detector, ...] = (
@@ -84,8 +91,14 @@ FAILING: tuple[Detector, ...] = (
     factors.any_factors,
     factors.terms,
 )
+# Asked about failing cases before a threshold is sought there, which would say less.
+HYPERPARAMETERS: tuple[Detector, ...] = (
+    substitutions.default_hyperparameters,
+    substitutions.usual_hyperparameters,
+)
 # What says how a candidate goes wrong rather than why.
 DESCRIBED: tuple[Detector, ...] = (
+    masks.own_masks,
     layout.ignored_cotangent,
     finite.not_finite,
     layout.reordered,
@@ -108,6 +121,8 @@ def diagnose(rule: Rule, candidate: Vjp | None, records: Sequence[Record], wrong
             _ask(found, detector)
             _ask(found, detector, moderate=True)
         _ask(found, known.not_finite_as)
+        for detector in HYPERPARAMETERS:
+            _ask(found, detector, failing=True)
         _ask(found, branches.branches)
         for detector in FAILING:
             _ask(found, detector, failing=True)
@@ -115,6 +130,7 @@ def diagnose(rule: Rule, candidate: Vjp | None, records: Sequence[Record], wrong
         for detector in DESCRIBED:
             _ask(found, detector)
         _ask(found, precision.approximate, moderate=True)
+        _ask(found, branches.approximations, moderate=True)
         return found.found
 
 

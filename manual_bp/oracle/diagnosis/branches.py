@@ -12,7 +12,7 @@ from manual_bp.oracle.diagnosis.agreement import APART
 from manual_bp.oracle.diagnosis.examination import Examination
 from manual_bp.oracle.diagnosis.formulas import formula_of
 from manual_bp.oracle.diagnosis.hypothesis import Explanation
-from manual_bp.oracle.diagnosis.points import Points, points_of
+from manual_bp.oracle.diagnosis.points import Points, points_of, threshold
 
 # From one case come at most so many numbers: few of them may be beyond the threshold.
 PER_CASE = 200
@@ -20,6 +20,8 @@ PER_CASE = 200
 NUMBERS = 3
 # And by chance it would be found in fewer than one of so many arrangements of them.
 CHANCE = 1e6
+# An approximation is right to one of these shares of what is due, where it is good.
+LEVELS = (0.01, 0.1)
 
 
 def branches(found: Examination) -> Iterator[Explanation]:
@@ -34,7 +36,7 @@ def branches(found: Examination) -> Iterator[Explanation]:
         if not _is_evident(int(wrong.sum()), int(right.sum())):
             continue
         for name, x in _letters(points).items():
-            place = _threshold(name, x[wrong], x[right])
+            place = threshold(name, x[wrong], x[right])
             if place:
                 words = f"{{}} is wrong where {place[0]}, and right where {place[1]}"
                 what = _what(points, wrong, found.slack)
@@ -62,23 +64,46 @@ def _letters(points: Points) -> dict[str, Tensor]:
     }
 
 
-def _threshold(name: str, wrong: Tensor, right: Tensor) -> tuple[str, str] | None:
-    if float(wrong.min()) > float(right.max()):
-        return f"{name} ≥ {float(wrong.min()):.4g}", f"{name} ≤ {float(right.max()):.4g}"
-    if float(wrong.max()) < float(right.min()):
-        return f"{name} ≤ {float(wrong.max()):.4g}", f"{name} ≥ {float(right.min()):.4g}"
-    return None
-
-
 def _what(points: Points, wrong: Tensor, slack: float) -> str:
     """What stands where it is wrong."""
     side = points.where(wrong)
-    if not bool(side.got.isfinite().any()):
+    finite = side.got.isfinite()
+    if not bool(finite.any()):
         return "NaN or infinity stands there: something overflows; "
-    side = side.where(side.got.isfinite())
-    if not bool((side.got != 0).any()):
-        return "0 stands there; "
+    if not bool((side.got[finite] != 0).any()):
+        if bool(finite.all()):
+            return "0 stands there; "
+        return "0 stands there, or NaN or infinity: something overflows; "
+    side = side.where(finite)
     formula = formula_of(side, slack)
-    is_clipped = formula and not any(letter in formula for letter in points.letters)
-    constant = ", whatever the input: something is clipped" if is_clipped else ""
+    is_clipped = formula and not any(letter in formula.replace("dy", "") for letter in points.letters)
+    constant = ", whatever the input: something is clipped or saturates there" if is_clipped else ""
     return f"{formula} stands there{constant}; " if formula else ""
+
+
+def approximations(found: Examination) -> Iterator[Explanation]:
+    """Nearly right up to some size of a number, and farther and farther off beyond."""
+    for argument in found.unexplained():
+        points = points_of(found, argument, PER_CASE)
+        if points is not None and (words := _approximation(points)):
+            yield Explanation({argument}, f"{{}} is an approximation: {words} numbers from {points.cases} cases")
+
+
+def _approximation(points: Points) -> str:
+    """Where it is good and where it is not, with how many numbers show it; empty if no threshold parts them."""
+    error = (points.got - points.expected).abs()
+    for level in LEVELS:
+        off = error > level * points.expected.abs() + APART * points.allowance
+        near = ~off & (points.expected.abs() > APART * points.allowance / level)
+        if not (int(off.sum()) >= NUMBERS and int(near.sum()) >= NUMBERS) or _chance(off, near) < CHANCE:
+            continue
+        for name, x in _letters(points).items():
+            if place := threshold(name, x[off], x[near]):
+                words = f"right to {level:.0%} where {place[1]}, and off by more where {place[0]}"
+                return f"{words}; so in {int(near.sum())} and {int(off.sum())}"
+    return ""
+
+
+def _chance(off: Tensor, near: Tensor) -> int:
+    """Among how many arrangements of these numbers one would be found in order."""
+    return math.comb(int(off.sum() + near.sum()), int(off.sum()))

@@ -12,24 +12,27 @@ from torch import Tensor
 from manual_bp.arithmetic.bounded import contract_of, widths
 from manual_bp.oracle.calling import call, is_dense
 from manual_bp.oracle.cases import Case
-from manual_bp.oracle.diagnosis.agreement import agrees, is_far, is_settled
+from manual_bp.oracle.diagnosis.agreement import agrees, is_settled
 from manual_bp.oracle.diagnosis.fitting import ROUNDINGS, Fit, Sample, fit
 from manual_bp.oracle.diagnosis.hypothesis import Explanation, Match, Predict, Prediction, Record, Row, Values, wide
 from manual_bp.oracle.diagnosis.records import end_of, more_records
+from manual_bp.oracle.diagnosis.refutation import (
+    agrees_at_whole,
+    is_far_off,
+    is_moderate,
+    is_refuted_beyond,
+    probes_of,
+)
 from manual_bp.rule import Rule, Vjp, computing_dtype
 
 # Larger cases are left out: every explanation is computed at every case.
 EXPLAINED = 10**5
 # So few records leave factors of lengths and hyperparameters open, and more are drawn.
 FEW = 4
-# Numbers up to this size neither saturate an activation beyond half of float32's digits nor overflow an exponential.
-MODERATE = 8.0
 # What is said of failing cases alone rests on so many wrong numbers.
 EVIDENT = 3
 # So many cases are named.
 NAMED = 3
-# A hypothesis is first asked at so many cases of moderate numbers.
-PROBES = 3
 PLURAL = {"is": "are", "equals": "equal", "takes": "take", "has": "have", "leaves": "leave"}
 
 
@@ -44,12 +47,18 @@ class Examination:
         self.arguments = ("y", *(f"d{name}" for name in rule.inputs))
         whole = [r for r in records if len(r.results) == len(self.arguments)]
         self.records = [r for r in whole if r.evidence.case.dy.numel() <= EXPLAINED]
-        self.records += [end for r in whole if r.evidence.row is not None and (end := end_of(r)) is not None]
+        self.large = [r for r in whole if r.evidence.row is not None]
+        self._whole: dict[int, Record] = {}
+        for record in self.large:
+            if (end := end_of(record)) is not None:
+                self.records.append(end)
+                self._whole[id(end.evidence.case)] = record
         self.open = {a for i, a in enumerate(self.arguments) if a in wrong or self._is_misshapen(i)}
         self.found: list[str] = []
         self._kept: dict[int, tuple[Values, Values]] = {}
         self._views: dict[object, tuple[list[Row], set[str]]] = {}
         self._refuted: set[object] = set()
+        self._probed: dict[object, list[Row]] = {}
         self._matches: dict[object, Match] = {}
         if not self.records or not self.open:
             return
@@ -95,12 +104,15 @@ class Examination:
     def _is_failing(self, position: int, sample: Sample | None) -> bool:
         return self.arguments[position] in self.open and sample is not None and sample.error > 1
 
-    def _moderate_rows(self) -> list[Row]:
-        chosen = self.kinks, self.moderate, self.failing
-        self.look(kinks=False, moderate=True, failing=self.failing)
-        rows = self.rows
-        self.look(*chosen)
-        return rows
+    def probes(self) -> list[Row]:
+        """The cases at which a hypothesis is asked first."""
+        key = (self.failing, frozenset(self.asked))
+        if key not in self._probed:
+            chosen = self.kinks, self.moderate, self.failing
+            self.look(kinks=False, failing=self.failing)
+            self._probed[key] = probes_of(self)
+            self.look(*chosen)
+        return self._probed[key]
 
     def sample(self, record: Record, position: int) -> Sample | None:
         """What was returned for one argument, with what should have been."""
@@ -141,7 +153,7 @@ class Examination:
 
     def _is_moderate(self, case: Case, row: Sequence[Sample | None]) -> bool:
         """Numbers of moderate size, at which the candidate is finite and the right formula does not lose its digits."""
-        return _is_moderate(case) and all(
+        return is_moderate(case) and all(
             bool(s.got.isfinite().all())
             and (not s.expected.numel() or float(s.allowance.max()) <= 2 * self.slack * float(s.expected.abs().max()))
             for _, s in self.wrong(row)
@@ -177,7 +189,7 @@ class Examination:
     def right(self, case: Case) -> tuple[Values, Values]:
         """The rule at the case of a record, and how far off it may be; kept, since every hypothesis asks for it."""
         if id(case) not in self._kept:
-            (record,) = (r for r in self.records if r.evidence.case is case)
+            (record,) = (r for r in (*self.records, *self.large) if r.evidence.case is case)
             self._kept[id(case)] = (self.at(case).values, record.evidence.allowance)
         return self._kept[id(case)]
 
@@ -198,13 +210,13 @@ class Examination:
         key = (name, self.kinks, self.moderate, self.failing)
         if key not in self._matches:  # fewer arguments are open later, never more
             self._matches[key] = self._matched(predict, (name, self.failing))
-        seen, contradicted = self._matches[key]
-        return Match({a: n for a, n in seen.items() if a in self.open}, contradicted)
+        match = self._matches[key]
+        return match._replace(seen={a: n for a, n in match.seen.items() if a in self.open})
 
     def _matched(self, predict: Predict, name: object) -> Match:
-        alive = dict.fromkeys(self.arguments, 0)
+        alive, silent = dict.fromkeys(self.arguments, 0), dict.fromkeys(self.arguments, 0)
         contradicted: set[str] = set()
-        if name in self._refuted or self._is_far_off(predict):
+        if name in self._refuted or is_far_off(self, predict):
             self._refuted.add(name)
             return Match({}, contradicted)
         for record, row in self.rows:
@@ -213,7 +225,7 @@ class Examination:
             case = record.evidence.case
             try:
                 predicted = predict(case)
-                if self._is_silent_on_y(predicted.values[0], case):
+                if self.is_silent_on_y(predicted.values[0], case):
                     alive.pop("y", None)
                 if not self.asked & alive.keys():
                     break
@@ -221,27 +233,31 @@ class Examination:
                     continue
                 tolerances = predicted.tolerance() if predicted.tolerance else (None,) * len(row)
             except Exception:  # not defined there, or not for these shapes
-                continue
+                predicted, tolerances = Prediction((None,) * len(row)), (None,) * len(row)
             for argument, sample, value, tolerance in zip(
                 self.arguments, row, predicted.values, tolerances, strict=True
             ):
                 if sample is None or value is None:
-                    if sample is not None and sample.expected.shape != sample.got.shape:
-                        alive.pop(argument, None)
+                    silent[argument] += sample is not None and sample.error > 1
                     continue
                 same, visible = agrees(sample, value, tolerance, self.slack, self.moderate, self.dtype)
+                if not same and argument in alive:
+                    whole = self._whole.get(id(case))
+                    same = agrees_at_whole(self, predict, whole, argument, sample)
+                    visible |= same
                 if visible and not same:
                     contradicted.add(argument)
                 if not same:
                     alive.pop(argument, None)
                 elif argument in alive:
                     alive[argument] += visible
-        seen = {a: n for a, n in alive.items() if n and a in self.asked}
+        # What says nothing of more wrong results than it explains is not why they are wrong.
+        seen = {a: n for a, n in alive.items() if n > silent[a] and a in self.asked}
         if self.failing:
             seen = {a: n for a, n in seen.items() if self._wrong_numbers(a) >= EVIDENT}
         if self.moderate and seen:
-            seen = {a: n for a, n in seen.items() if not self._is_refuted_beyond(predict, a)}
-        return Match(seen, contradicted)
+            seen = {a: n for a, n in seen.items() if not is_refuted_beyond(self, predict, a)}
+        return Match(seen, contradicted, max((silent[a] for a in seen), default=0))
 
     def _wrong_numbers(self, argument: str) -> int:
         """How many numbers of an argument are wrong in what counts now; those of another shape in full."""
@@ -252,41 +268,7 @@ class Examination:
             for s in self.column(argument)
         )
 
-    def _is_refuted_beyond(self, predict: Predict, argument: str) -> bool:
-        """Whether what holds where no digits are lost is far off in another case of moderate finite numbers."""
-        position, counted = self.arguments.index(argument), {id(record) for record, _ in self.rows}
-        for record in self.records:
-            case, sample = record.evidence.case, self.sample(record, position)
-            if (
-                id(record) in counted
-                or sample is None
-                or not _is_moderate(case)
-                or (self.failing and sample.error <= 1)
-            ):
-                continue
-            try:
-                value = predict(case).values[position]
-            except Exception:
-                continue
-            if bool(sample.got.isfinite().all()) and is_far(sample, value):
-                return True
-        return False
-
-    def _is_far_off(self, predict: Predict) -> bool:
-        """Whether a hypothesis differs from all that is wrong, in some case of moderate numbers, by more than any
-        rounding: most do, and this is seen without their tolerances."""
-        for record, row in self._moderate_rows()[:PROBES]:
-            try:
-                values = predict(record.evidence.case).values
-            except Exception:
-                continue
-            asked = self.asked - {"y"} if self._is_silent_on_y(values[0], record.evidence.case) else self.asked
-            pairs = zip(self.arguments, row, values, strict=True)
-            if all(is_far(sample, value) for argument, sample, value in pairs if argument in asked):
-                return True
-        return False
-
-    def _is_silent_on_y(self, y: Tensor | None, case: Case) -> bool:
+    def is_silent_on_y(self, y: Tensor | None, case: Case) -> bool:
         """Whether a hypothesis is about cotangents alone: then it cannot explain y, in whatever case."""
         return y is None or torch.equal(y, self.value(case))
 
@@ -295,16 +277,17 @@ class Examination:
 
         name: what tells it from other hypotheses, if the sentence does not.
         """
-        if self.asked and (seen := self.match(predict, name or sentence).seen):
-            yield Explanation(seen.keys(), f"{sentence}; {self.cases(max(seen.values()))}")
+        if self.asked and (match := self.match(predict, name or sentence)).seen:
+            yield Explanation(match.seen.keys(), f"{sentence}; {self.cases(max(match.seen.values()), match.silent)}")
 
-    def cases(self, seen: int) -> str:
-        """The evidence of a match."""
+    def cases(self, seen: int, silent: int = 0) -> str:
+        """The evidence of a match: in how many cases it is visibly not right, and in how many nothing was predicted."""
         if self.failing:
             which = "the only case" if len(self.rows) == 1 else f"{seen} of the {len(self.rows)} cases"
             return f"so in {which} in which it is wrong: {self.names()}"
         which = f" of the {len(self.records)} cases that are of moderate size" if self.moderate else ""
-        total = f"{len(self.rows)}{which}" if self.moderate else f"{len(self.rows)} cases"
+        number = len(self.rows) - silent
+        total = f"{number}{which}" if self.moderate else f"{number} cases"
         return f"so in every one of {total}, and visibly not right in {seen} of them"
 
     def names(self) -> str:
@@ -336,10 +319,6 @@ class Examination:
         if len(named) > 1:
             for singular, plural in PLURAL.items():
                 sentence = sentence.replace(f"{{}} {singular} ", f"{{}} {plural} ")
+            sentence = sentence.replace(" its own ", " their own ")
         self.found.append(sentence.replace("{}", names, 1))
         self.open -= set(named)
-
-
-def _is_moderate(case: Case) -> bool:
-    numbers = [x for x in (*case.inputs, case.dy) if x.is_floating_point() and x.numel()]
-    return all(bool((x.abs() <= MODERATE).all()) for x in numbers)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.oracle.cases import Case
+from manual_bp.oracle.diagnosis.agreement import APART
 from manual_bp.oracle.diagnosis.examination import Examination
 from manual_bp.oracle.diagnosis.fitting import CONSTANTS, NEAR, Factor, Fit, Sample, recognise
 from manual_bp.oracle.diagnosis.hypothesis import Explanation, Prediction, wide
@@ -186,20 +187,25 @@ def scaled_inputs(found: Examination) -> Iterator[Explanation]:
         for scale, name in SCALES.items():
             fits = found.fits(argument, partial(_scaled, found, argument, scale))
             factor = recognise(found.rule, fits, 0) if len(fits) >= NUMBERS else None
-            if factor is not None and _changes(found, argument, scale):
+            if factor is not None and _explains(found, argument, scale, fits[0].factors[0]):
                 times = f"{factor.name} times " * (factor.name != "1")
                 words = f"{{}} is {times}that of {name} times its input; fitted in {len(fits)} cases"
                 yield Explanation({argument}, words)
                 break
 
 
-def _changes(found: Examination, argument: str, scale: float) -> bool:
-    """Whether the multiple has another derivative at all: tanh' is the same at -x."""
+def _explains(found: Examination, argument: str, scale: float, factor: float) -> bool:
+    """Whether the multiple explains what is wrong: tanh' is the same at -x, and a fit does not look at every number of
+    a large case."""
+    wrong = 0
     for sample in found.column(argument):
         (value,) = _scaled(found, argument, scale, sample)
-        if bool(((value - sample.expected).abs() > sample.allowance)[sample.judged].any()):
-            return True
-    return False
+        off = (sample.got - sample.expected).abs() > APART * sample.allowance
+        better = (sample.got - factor * value).abs() < (sample.got - sample.expected).abs() / APART
+        if not bool(better[off & sample.judged].all()):
+            return False
+        wrong += int((off & sample.judged).sum())
+    return wrong >= NUMBERS
 
 
 def _scaled(found: Examination, argument: str, scale: float, sample: Sample) -> list[Tensor]:

@@ -12,6 +12,7 @@ from manual_bp.oracle.diagnosis.agreement import FAR
 from manual_bp.oracle.diagnosis.examination import Examination
 from manual_bp.oracle.diagnosis.fitting import Sample
 from manual_bp.oracle.diagnosis.hypothesis import Explanation
+from manual_bp.oracle.diagnosis.refutation import is_moderate
 
 # So many cases are named.
 NAMED = 3
@@ -22,7 +23,7 @@ def not_finite(found: Examination) -> Iterator[Explanation]:
     for argument in found.unexplained():
         position = found.arguments.index(argument)
         wrong = [(r.evidence.case, s) for r, row in found.rows if (s := row[position]) is not None and s.error > 1]
-        if any(s.got.shape != s.expected.shape or _is_finite_and_far(s) for _, s in wrong):
+        if any(s.got.shape != s.expected.shape or _is_finite_and_far(found, s) for _, s in wrong):
             continue
         rows = [(case, s) for case, s in wrong if bool((_wrong(s) & ~s.got.isfinite()).any())]
         if not rows:
@@ -43,9 +44,11 @@ def _wrong(sample: Sample) -> Tensor:
     return sample.judged & ~((sample.got - sample.expected).abs() <= sample.allowance)
 
 
-def _is_finite_and_far(sample: Sample) -> bool:
-    """Whether a finite number is wrong by more than lost digits."""
-    off = (sample.got - sample.expected).abs() > FAR * sample.expected.abs() + sample.allowance
+def _is_finite_and_far(found: Examination, sample: Sample) -> bool:
+    """Whether a finite number is wrong by more than lost digits, which are few where numbers are moderate."""
+    largest = sample.expected.abs().nan_to_num(0, 0, 0).max() if sample.expected.numel() else 0
+    digits = found.slack * largest if is_moderate(sample.case) else FAR * sample.expected.abs()
+    off = (sample.got - sample.expected).abs() > digits + sample.allowance
     return bool((off & sample.judged & sample.got.isfinite()).any())
 
 

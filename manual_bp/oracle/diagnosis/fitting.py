@@ -172,7 +172,8 @@ def recognise(rule: Rule, fits: Sequence[Fit], part: int) -> Factor | None:
     for name, why, values in _expressions(rule, [case for case, _, _ in found]):
         # A quantity that was the same everywhere is no better a name than the number.
         if equal(values) and (constant is None or len(found) == 1):
-            return Factor(name, f"{why}{values[0]:.4g} in case {found[0][0].name!r}")
+            known = next(i for i, value in enumerate(values) if not math.isnan(value))
+            return Factor(name, f"{why}{values[known]:.4g} in case {found[known][0].name!r}")
     return constant
 
 

@@ -20,13 +20,20 @@ from manual_bp import axes
 from manual_bp.oracle.cases import Case
 from manual_bp.oracle.diagnosis.agreement import APART
 from manual_bp.oracle.diagnosis.examination import Examination
-from manual_bp.oracle.diagnosis.fitting import SOLVER
+from manual_bp.oracle.diagnosis.fitting import SOLVER, TINY
 from manual_bp.oracle.diagnosis.hypothesis import Explanation, Prediction, wide
-from manual_bp.oracle.diagnosis.points import Points, letters_of, points_of
+from manual_bp.oracle.diagnosis.points import Points, letters_of, points_of, threshold
 
 # A formula is read off as many different numbers; 16 of 16 agreeing with one of a few thousand formulas, to three
 # digits each, is no accident.
 ENOUGH = 16
+# A polynomial has at most this degree, and so many numbers for each coefficient; coefficients that single precision
+# would not show are not written.
+DEGREE = 6
+NUMBERS = 4
+NEGLIGIBLE = 1e-4
+CENTRED = " less its mean"
+NEGATIVE = "dy·(-the right factor)"
 
 OF_A_LETTER: Mapping[str, Callable[[Tensor], Tensor]] = {
     "{}": lambda a: a,
@@ -71,10 +78,11 @@ def formulas(found: Examination) -> Iterator[Explanation]:
             continue
         whole = formula_of(points, found.slack)
         if whole:
+            whole = "dy·(-the right factor): it has the wrong sign" if whole == NEGATIVE else whole
             evidence = f"so in all of {len(points.got)} numbers from {points.cases} cases"
             yield Explanation({argument}, f"{{}} is {whole}; {evidence}")
             continue
-        if branches := _on_branches(points, found.slack):
+        if branches := _on_branches(points, found.slack) or _where_not_zero(points, found.slack):
             evidence = f"so in {len(points.got)} numbers from {points.cases} cases"
             yield Explanation({argument}, f"{{}} is {branches}; {evidence}")
 
@@ -94,6 +102,52 @@ def _on_branches(points: Points, slack: float) -> str:
                 words.append(f"{formula} where {name}")
         if len(words) == 2 and not all(w.startswith("right") for w in words):
             return ", and ".join(sorted(words, key=lambda w: w.startswith("right")))
+    return ""
+
+
+def _where_not_zero(points: Points, slack: float) -> str:
+    """0 beyond some size of a letter, and a formula before: a piecewise function in place of a smooth one."""
+    zero = points.got == 0
+    if not ENOUGH <= int(zero.sum()) <= len(zero) - ENOUGH:
+        return ""
+    letters = points.letters | {f"|{name}|": x.abs() for name, x in points.letters.items()}
+    for name, x in letters.items():
+        if place := threshold(name, x[zero], x[~zero]):
+            formula = formula_of(points.where(~zero), slack)
+            return f"{formula} where {place[1]}, and 0 where {place[0]}" if formula else ""
+    return ""
+
+
+def polynomials(found: Examination) -> Iterator[Explanation]:
+    """dy times a polynomial in an input, where the derivative is none: a series that ends too early, say."""
+    if not found.moderate or not found.rule.elementwise:
+        return
+    for argument in found.unexplained():
+        points = points_of(found, argument)
+        if points is None or not _is_wrong(points):
+            continue
+        for letter in (n for n in found.rule.inputs if n in points.letters and found.rule.is_number(n)):
+            if written := _polynomial(points, letter, found.slack):
+                evidence = f"fitted to all of {len(points.got)} numbers from {points.cases} cases"
+                yield Explanation({argument}, f"{{}} is dy times a polynomial, {written}: a series cut off; {evidence}")
+                break
+
+
+def _polynomial(points: Points, letter: str, slack: float) -> str:
+    """The polynomial of the lowest degree that gives every number; empty if there is none."""
+    for degree in range(1, DEGREE + 1):
+        if len(points.got) < NUMBERS * (degree + 1):
+            return ""
+        powers = torch.stack([points.dy * points.letters[letter] ** k for k in range(degree + 1)], 1)
+        weight = 1 / (points.allowance + slack * (powers.abs().amax(1) + points.got.abs()) + TINY)
+        size = (powers * weight[:, None]).norm(dim=0).clamp(min=TINY)
+        fitted = (
+            torch.linalg.lstsq(powers * weight[:, None] / size, (points.got * weight)[:, None]).solution[:, 0] / size
+        )
+        tolerance = points.allowance + 2 * slack * ((powers * fitted).abs().sum(1) + points.got.abs())
+        if bool(((powers @ fitted - points.got).abs() <= tolerance).all()):
+            shown = [(k, c) for k, c in enumerate(fitted.tolist()) if abs(c) > NEGLIGIBLE]
+            return " + ".join(f"{c:.4g}·{letter}^{k}" if k else f"{c:.4g}" for k, c in shown)
     return ""
 
 
@@ -156,6 +210,8 @@ def _written(cotangent: str, name: str) -> str:
     factor = f"({name})" if " + " in name or " - " in name or name.startswith("-") else name
     if cotangent in VALUE:
         return name
+    if name == "1" and cotangent:
+        return cotangent
     return f"{cotangent}·{factor}" if cotangent else f"{name}, without dy"
 
 
@@ -238,8 +294,11 @@ def _changed_parts(points: Points) -> dict[str, Tensor]:
 def sums(found: Examination) -> Iterator[Explanation]:
     """Σ dy times an input, y, or a difference or product of them, over all axes that the cotangent lacks, where
     something else is due."""
-    for name in ("", *_letters_of_y(found, found.rows[0][0].evidence.case)):
-        yield from found.matched(partial(_summed, found, name), f"{{}} is Σ dy{'·' * bool(name)}{name}")
+    letters = ("", *_letters_of_y(found, found.rows[0][0].evidence.case))
+    for name in (*letters, *(f"{n}{CENTRED}" for n in letters if n in found.rule.inputs)):
+        yield from found.matched(
+            partial(_summed, found, name), f"{{}} is Σ dy{'·' * bool(name)}{f'({name})' if CENTRED in name else name}"
+        )
 
 
 def _letters_of_y(found: Examination, case: Case) -> dict[str, Tensor]:
@@ -254,15 +313,18 @@ def _letters_of_y(found: Examination, case: Case) -> dict[str, Tensor]:
 
 def _summed(found: Examination, letter: str, case: Case) -> Prediction:
     dy = wide(case.dy)
-    factor = _letters_of_y(found, case)[letter] if letter else torch.ones_like(dy)
+    name = letter.removesuffix(CENTRED)
+    factor = _letters_of_y(found, case)[name] if name else torch.ones_like(dy)
     y_axes = axes.tokens(found.rule.y_annotation)
     values: list[Any] = [None]
-    for name, x in zip(found.rule.inputs, case.inputs, strict=True):
-        own = axes.tokens(found.rule.annotations[name])
+    for argument, x in zip(found.rule.inputs, case.inputs, strict=True):
+        own = axes.tokens(found.rule.annotations[argument])
         if len(own) != 1 or own[0].startswith("*") or own[0] not in y_axes:
             values.append(None)
             continue
         before = y_axes.index(own[0])
         axis = before if not any(t.startswith("*") for t in y_axes[:before]) else dy.ndim - len(y_axes) + before
-        values.append((dy * factor).sum([a for a in range(dy.ndim) if a != axis]) if x.ndim else None)
+        others = [a for a in range(dy.ndim) if a != axis]
+        part = factor - factor.mean(others, keepdim=True) if name != letter else factor
+        values.append((dy * part).sum(others) if x.ndim else None)
     return Prediction(tuple(values))

@@ -39,10 +39,12 @@ Row = tuple[Record, list[Sample | None]]
 
 class Match(NamedTuple):
     """seen: the arguments that a hypothesis explains, and in how many cases each visibly is not the right answer.
-    contradicted: arguments that it would change, and that the candidate did not return so."""
+    contradicted: arguments that it would change, and that the candidate did not return so.
+    silent: at how many wrong results it is not defined, of the argument with the most."""
 
     seen: dict[str, int]
     contradicted: set[str]
+    silent: int = 0
 
 
 class Explanation(NamedTuple):

@@ -41,6 +41,8 @@ SHAPES: Mapping[str, Callable[[Tensor], Tensor]] = {
         for axis in range(4)
         for words, reduce in (("summed", torch.sum), ("averaged", torch.mean))
     },
+    "summed over its own last axis and broadcast back": partial(_over, -1, torch.sum),
+    "averaged over its own last axis and broadcast back": partial(_over, -1, torch.mean),
 }
 """What is done to a finished cotangent, in words that follow "dx is"."""
 
@@ -85,6 +87,34 @@ def clipped(found: Examination) -> Iterator[Explanation]:
 
         words = f"{{}} is clipped to [{-bound:.4g}, {bound:.4g}]"
         yield from found.matched(predict, words, f"{argument} clipped")
+
+
+def exchanged(found: Examination) -> Iterator[Explanation]:
+    """What another argument should be."""
+    for position, argument in enumerate(found.arguments):
+        for source, other in enumerate(found.arguments):
+            if argument in found.asked and source and position and source != position:
+                predict = partial(_in_place_of, found, position, source)
+                yield from found.matched(predict, f"{{}} is what {other} should be")
+
+
+def _in_place_of(found: Examination, position: int, source: int, case: Case) -> Prediction:
+    values: list[Tensor | None] = [None] * len(found.arguments)
+    values[position] = found.right(case)[0][source]
+    return Prediction(tuple(values))
+
+
+def overwritten_value(found: Examination) -> Iterator[Explanation]:
+    """y holds a cotangent: backward computed it in the memory of forward's result."""
+    for source, other in enumerate(found.arguments):
+        rows = [(row[0], row[source]) for _, row in found.rows if source]
+        pairs = [(y, g) for y, g in rows if y is not None and g is not None and y.got.numel() >= NUMBERS]
+        if "y" not in found.asked or not any(y.error > 1 for y, _ in pairs):
+            continue
+        if all(torch.equal(y.got.nan_to_num(), g.got.nan_to_num()) for y, g in pairs):
+            words = f"{{}} holds {other}: backward overwrote the value that forward returned, by working in place on it"
+            yield Explanation({"y"}, f"{words}; they are equal in all of {len(pairs)} cases")
+            return
 
 
 def reordered(found: Examination) -> Iterator[Explanation]:

@@ -51,6 +51,13 @@ def _flat(keep: Callable[[Tensor, int], Tensor], shape: tuple[int, ...]) -> Tens
     return keep(torch.arange(length), length).reshape(shape)
 
 
+def _per_channel(keep: Callable[[Tensor, int], Tensor], shape: tuple[int, ...]) -> Tensor:
+    """By the index on all axes but axis 1, counted as one."""
+    before, _, *after = shape
+    length = torch.Size((before, *after)).numel()
+    return keep(torch.arange(length), length).reshape(before, 1, *after)
+
+
 def _full(block: int, index: Tensor, length: int) -> Tensor:
     return index < length // block * block
 
@@ -86,6 +93,7 @@ PLACES: Mapping[str, Callable[[Callable[[Tensor, int], Tensor]], Left]] = {
     "elements": lambda keep: partial(_flat, keep),
     "rows": lambda keep: partial(_rows, keep),
     "columns": lambda keep: partial(_along, -1, keep),
+    "numbers of each slice of axis 1": lambda keep: partial(_per_channel, keep),
 }
 TAILS: Mapping[str, Callable[[int, Tensor, int], Tensor]] = {
     "the tail after the last full block of {} {}": _full,
@@ -104,7 +112,7 @@ def _left() -> Iterator[tuple[str, Left]]:
 
 LEFT = dict(_left())
 # So many axes a tensor must have.
-SMALLEST = {left: 2 for words, left in LEFT.items() if "matrices" in words}
+SMALLEST = {left: 2 for words, left in LEFT.items() if "matrices" in words or "slice of axis 1" in words}
 
 
 def unfinished(found: Examination) -> Iterator[Explanation]:
@@ -133,8 +141,13 @@ def _is_cut(left: Left, sample: Sample) -> bool:
 
 def _cut(found: Examination, left: Left, case: Case) -> Prediction:
     values, _ = found.right(case)
-    cut = [None if g is None or not g.ndim else torch.where(left(tuple(g.shape)), g, 0) for g in values]
+    cut = [None if g is None else _what_is_left(left, g) for g in values]
     return Prediction(tuple(cut), lambda: found.right(case)[1])
+
+
+def _what_is_left(left: Left, x: Tensor) -> Tensor:
+    """x with 0 in what is left out; a number is a vector of one."""
+    return torch.where(left(tuple(x.shape) or (1,)), x, 0).reshape(x.shape)
 
 
 def of_the_cotangent(found: Examination) -> Iterator[Explanation]:
@@ -154,9 +167,7 @@ def _distinct(shape: tuple[int, ...]) -> Iterator[tuple[str, Left]]:
 
 
 def _of_part(found: Examination, left: Left, case: Case) -> Prediction:
-    if not case.dy.ndim:
-        raise ValueError("dy is a number")
-    dy = torch.where(left(tuple(case.dy.shape)), wide(case.dy), 0)
+    dy = _what_is_left(left, wide(case.dy))
     values, tolerance = found.at(case, dy=dy)
     return Prediction((None, *values[1:]), tolerance)
 

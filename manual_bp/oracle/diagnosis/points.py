@@ -120,3 +120,12 @@ def _aligned(x: Tensor, own: list[str], like: list[str], rank: int) -> Tensor | 
     if any(token.startswith("*") for token in like[:before]):
         return x.reshape((-1,) + (1,) * (len(like) - before - 1))
     return x.reshape((1,) * before + (-1,) + (1,) * (rank - before - 1))
+
+
+def threshold(name: str, wrong: Tensor, right: Tensor) -> tuple[str, str] | None:
+    """On which sides of a threshold the two lists lie, in words; None if they are not apart."""
+    if float(wrong.min()) > float(right.max()):
+        return f"{name} ≥ {float(wrong.min()):.4g}", f"{name} ≤ {float(right.max()):.4g}"
+    if float(wrong.max()) < float(right.min()):
+        return f"{name} ≤ {float(wrong.max()):.4g}", f"{name} ≥ {float(right.min()):.4g}"
+    return None

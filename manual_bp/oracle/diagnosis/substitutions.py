@@ -27,6 +27,12 @@ COTANGENTS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "takes dy in reversed order along its last axis": lambda dy: dy.flip(-1),
     "takes dy in reversed order along its first axis": lambda dy: dy.flip(0),
     "takes dy transposed and read in its own shape": lambda dy: dy if dy.ndim < 2 else dy.mT.reshape(dy.shape),
+    "takes dy with its first two axes exchanged and read in its own shape": lambda dy: (
+        dy if dy.ndim < 3 else dy.transpose(0, 1).reshape(dy.shape)
+    ),
+    "takes dy at an index that wraps around at 256, in 8 bits": lambda dy: (
+        dy if not dy.ndim else dy[..., torch.arange(dy.shape[-1]) % 256]
+    ),
 }
 """What is taken for dy, in words that follow the name of a cotangent."""
 
@@ -51,6 +57,15 @@ SELDOM: Mapping[str, Callable[[Tensor], Tensor]] = {
     "{{}} is that of {0} transposed and read in its own shape": lambda x: x if x.ndim < 2 else x.mT.reshape(x.shape),
     "{{}} is that of {0} with its first column in every column": lambda x: x[..., :1].expand_as(x),
     "{{}} is that of {0} with its first row in every row": lambda x: x[:1].expand_as(x),
+    "{{}} is that of {0} with the first element of each slice of axis 0 in the whole slice": lambda x: (
+        x if x.ndim < 2 else x.flatten(1)[:, :1].expand(x.flatten(1).shape).reshape(x.shape)
+    ),
+    "{{}} is that of {0} with the largest number of each row in the whole row": lambda x: x.amax(
+        -1, keepdim=True
+    ).expand_as(x),
+    "{{}} is that of {0} with the smallest number of each row in the whole row": lambda x: x.amin(
+        -1, keepdim=True
+    ).expand_as(x),
 }
 """What an input was replaced by; {0} is its name.  The second are said if no formula is found."""
 
@@ -73,8 +88,19 @@ HYPERPARAMETERS: Mapping[str, Callable[[float], float]] = {
     "{0} is taken inversely: {{}} is that of 1/{0}": lambda h: 1 / h,
     "{0} is taken twice: {{}} is that of 2·{0}": lambda h: 2 * h,
     "{{}} is that of 1 - {0} in place of {0}": lambda h: 1 - h,
+    "{0} is rounded to bfloat16: {{}} is that of a {0} of 8 bits": lambda h: _rounded(h, torch.bfloat16),
+    "{0} is rounded to float16: {{}} is that of a {0} of 11 bits": lambda h: _rounded(h, torch.float16),
+    "{0} is rounded to 8-bit floating point: {{}} is that of a {0} of 3 bits": lambda h: _rounded(h, torch.float8_e5m2),
+    "{0} is rounded to 8-bit floating point: {{}} is that of a {0} of 4 bits": lambda h: _rounded(
+        h, torch.float8_e4m3fn
+    ),
 }
 """What a hyperparameter was replaced by; {0} is its name."""
+
+
+def _rounded(number: float, dtype: torch.dtype) -> float:
+    return float(torch.tensor(number, dtype=torch.float64).to(dtype))
+
 
 # Where a hyperparameter is written as a number, these are the usual ones: slopes, decay rates, eps of the libraries.
 USUAL = (0, -1, 2, 0.5, 0.1, 0.2, 0.25, 0.3, 0.01, 5e-3, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-12)

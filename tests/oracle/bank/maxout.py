@@ -85,12 +85,12 @@ def routed_to_the_first(x, dy, pieces):
     return value(x, pieces), scattered(x, dy, 0 * winners(x, pieces), pieces)
 
 
-@bank.wrong("branch", r"another order|other order|rolled|shifted|wrong place|elsewhere")
+@bank.wrong("branch", r"another order|other order|rolled|shifted|wrong place|elsewhere|off by one")
 def index_counted_from_one(x, dy, pieces):
     return value(x, pieces), scattered(x, dy, (winners(x, pieces) + 1) % pieces, pieces)
 
 
-@bank.wrong("branch", r"another order|other order|wrong place|\|x\||absolute|elsewhere")
+@bank.wrong("branch", r"another order|other order|wrong place|\|x\||absolute|magnitude|elsewhere")
 def winner_by_magnitude(x, dy, pieces):
     return value(x, pieces), scattered(x, dy, winners(x.abs(), pieces), pieces)
 

@@ -1,0 +1,100 @@
+"""Refutation: most hypotheses are far off where numbers are moderate, and this is seen without their tolerances, which
+take longest to find."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from manual_bp.oracle.cases import Case
+from manual_bp.oracle.diagnosis.agreement import agrees, is_far
+from manual_bp.oracle.diagnosis.fitting import Sample
+from manual_bp.oracle.diagnosis.hypothesis import Predict, Record, Row
+
+if TYPE_CHECKING:
+    from manual_bp.oracle.diagnosis.examination import Examination
+
+# Numbers up to this size neither saturate an activation beyond half of float32's digits nor overflow an exponential.
+MODERATE = 8.0
+# A hypothesis is first asked at so many cases of moderate numbers for each argument, and at no more elements than this
+# if there is a case of fewer.
+PROBES = 3
+SMALL = 200
+
+
+def is_moderate(case: Case) -> bool:
+    """Whether no number of a case is large."""
+    numbers = [x for x in (*case.inputs, case.dy) if x.is_floating_point() and x.numel()]
+    return all(bool((x.abs() <= MODERATE).all()) for x in numbers)
+
+
+def is_far_off(found: Examination, predict: Predict) -> bool:
+    """Whether a hypothesis differs from everything that is wrong by more than any rounding, each argument in some case
+    of moderate numbers."""
+    asked = set(found.asked)
+    for record, row in found.probes():
+        try:
+            values = predict(record.evidence.case).values
+        except Exception:
+            continue
+        if found.is_silent_on_y(values[0], record.evidence.case):
+            asked.discard("y")
+        pairs = zip(found.arguments, row, values, strict=True)
+        asked -= {argument for argument, sample, value in pairs if is_far(sample, value)}
+        if not asked:
+            return True
+    return False
+
+
+def probes_of(found: Examination) -> list[Row]:
+    """Where wrong hypotheses are mostly far off: for each argument a few cases in which it is most wrong, small ones
+    first."""
+    rows = [(r, row) for r, row in found.rows if is_moderate(r.evidence.case)]
+    rows = [pair for pair in rows if pair[0].evidence.row is None] or rows  # an end is not what was called
+    rows.sort(key=lambda pair: max(pair[0].evidence.case.dy.numel(), SMALL))  # stable: the most wrong comes first
+    telling: dict[int, Row] = {}
+    for position, argument in enumerate(found.arguments):
+        if argument in found.asked:
+            which = [(r, row) for r, row in rows if _is_telling(found, row[position])][:PROBES]
+            telling |= {id(r): (r, row) for r, row in which}
+    return list(telling.values())
+
+
+def _is_telling(found: Examination, sample: Sample | None) -> bool:
+    """Whether the candidate is wrong where the right formula loses no digits, but for those of a sum."""
+    if sample is None or sample.error <= 1 or sample.got.shape != sample.expected.shape:
+        return sample is not None and sample.got.shape != sample.expected.shape
+    terms = max(sample.case.dy.numel() / sample.got.numel(), 1)
+    bound = 2 * found.slack * terms * float(sample.expected.abs().max())
+    return bool(float(sample.allowance.max()) <= bound)
+
+
+def is_refuted_beyond(found: Examination, predict: Predict, argument: str) -> bool:
+    """Whether what holds where no digits are lost is far off in another case of moderate finite numbers."""
+    position, counted = found.arguments.index(argument), {id(record) for record, _ in found.rows}
+    for record in found.records:
+        case, sample = record.evidence.case, found.sample(record, position)
+        if id(record) in counted or sample is None or not is_moderate(case) or (found.failing and sample.error <= 1):
+            continue
+        try:
+            value = predict(case).values[position]
+        except Exception:
+            continue
+        if bool(sample.got.isfinite().all()) and is_far(sample, value):
+            return True
+    return False
+
+
+def agrees_at_whole(found: Examination, predict: Predict, whole: Record | None, argument: str, sample: Sample) -> bool:
+    """Whether a hypothesis that fails at the end of a large case holds for the case: it may mix rows, or name the first
+    of them."""
+    if whole is None:
+        return False
+    try:
+        value = predict(whole.evidence.case).values[found.arguments.index(argument)]
+    except Exception:
+        return False
+    if value is None or value.shape != whole.evidence.case.dy.shape:
+        return False
+    end = value[len(value) - len(sample.expected) :]
+    same, visible = agrees(sample, end, None, found.slack, True, found.dtype)
+    return same and visible
