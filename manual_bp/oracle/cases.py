@@ -48,6 +48,8 @@ SMALL = (4, 3, 2, 5, 6)
 RANKS = ((), (1,), (3,), (2, 3), (2, 1, 3), (2, 1, 3, 2), (33, 5), (129,), (1017,))
 LENGTHS = (1, 33, 1000)
 OFF_BLOCK = 129
+# Numbers up to this size neither saturate an activation beyond half of float32's digits nor overflow an exponential.
+MODERATE = 8.0
 # Element-wise rules get two cases of 4351 x 241 elements, more than 2^20 and a multiple of no block: they hide a single
 # wrong one from any mean.  All rows are alike, so that evidence for one is evidence for all; a row is short enough for
 # two inputs to be certified (see evidence.py), and a prime.
@@ -55,6 +57,12 @@ MANY_ROWS, ROW = 4351, 241
 # For benchmarks.
 LARGE = (16, 16, 512, 512, 512)
 LARGE_ELEMENTS = 2**20
+
+
+def is_moderate(case: Case) -> bool:
+    """Whether no number of a case is large."""
+    numbers = [x for x in (*case.inputs, case.dy) if x.is_floating_point() and x.numel()]
+    return all(bool((x.abs() <= MODERATE).all()) for x in numbers)
 
 
 def sizes_of(rule: Rule, lengths: tuple[int, ...] = SMALL) -> axes.Sizes:

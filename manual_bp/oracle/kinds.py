@@ -11,7 +11,7 @@ from torch import Tensor
 
 from manual_bp.arithmetic.bounded import Contract, contract_of, widths
 from manual_bp.oracle.calling import call, is_dense
-from manual_bp.oracle.cases import Case, many_rows
+from manual_bp.oracle.cases import Case, is_moderate, many_rows
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.errors import errors
 from manual_bp.oracle.evidence import Evidence, Values, certified_module, evidence
@@ -189,7 +189,7 @@ class _Again:
     def rounding(self) -> str:
         """In words, that the error is so much smaller in the finer of two precisions, and varies like a rounding error,
         or that no digit is left to tell by; "" if that is not so."""
-        if self.candidate is None:
+        if self.candidate is None or (is_moderate(self.case) and self._overflows()):
             return ""
         dtype, other = self.kinds.dtype, OTHER_PRECISION[self.kinds.dtype]
         finer = torch.finfo(other).eps < torch.finfo(dtype).eps
@@ -203,6 +203,12 @@ class _Again:
         if self._has_lost_all(fine, other):
             return "loses all digits: what is due is smaller than the rounding of numbers that the program subtracts"
         return ""
+
+    def _overflows(self) -> bool:
+        """Whether infinity or NaN stands where a finite number is due: of moderate numbers no rounding makes that."""
+        expected = self.found.expected[self.position]
+        assert expected is not None
+        return bool((expected.isfinite() & ~self.got.isfinite())[self.beyond].any())
 
     def _has_lost_all(self, fine: Tensor, other: torch.dtype) -> bool:
         """Whether what is wrong is too small to have a digit left in either precision, as the difference 1 + tanh(x/2)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from manual_bp.arithmetic.bounded import contract_of, widths
 from manual_bp.oracle.calling import call, is_dense
-from manual_bp.oracle.cases import Case
+from manual_bp.oracle.cases import Case, is_moderate
 from manual_bp.oracle.diagnosis.agreement import agrees, is_settled
 from manual_bp.oracle.diagnosis.fitting import ROUNDINGS, Fit, Sample, fit
 from manual_bp.oracle.diagnosis.hypothesis import Explanation, Match, Predict, Prediction, Record, Row, Values, wide
@@ -19,7 +19,6 @@ from manual_bp.oracle.diagnosis.records import end_of, more_records
 from manual_bp.oracle.diagnosis.refutation import (
     agrees_at_whole,
     is_far_off,
-    is_moderate,
     is_refuted_beyond,
     probes_of,
 )

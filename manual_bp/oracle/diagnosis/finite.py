@@ -7,12 +7,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from manual_bp.oracle.cases import Case
+from manual_bp.oracle.cases import Case, is_moderate
 from manual_bp.oracle.diagnosis.agreement import FAR
 from manual_bp.oracle.diagnosis.examination import Examination
 from manual_bp.oracle.diagnosis.fitting import Sample
 from manual_bp.oracle.diagnosis.hypothesis import Explanation
-from manual_bp.oracle.diagnosis.refutation import is_moderate
 
 # So many cases are named.
 NAMED = 3

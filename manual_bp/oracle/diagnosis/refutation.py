@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from manual_bp.oracle.cases import Case
+from manual_bp.oracle.cases import is_moderate
 from manual_bp.oracle.diagnosis.agreement import agrees, is_far
 from manual_bp.oracle.diagnosis.fitting import Sample
 from manual_bp.oracle.diagnosis.hypothesis import Predict, Record, Row
@@ -13,18 +13,10 @@ from manual_bp.oracle.diagnosis.hypothesis import Predict, Record, Row
 if TYPE_CHECKING:
     from manual_bp.oracle.diagnosis.examination import Examination
 
-# Numbers up to this size neither saturate an activation beyond half of float32's digits nor overflow an exponential.
-MODERATE = 8.0
 # A hypothesis is first asked at so many cases of moderate numbers for each argument, and at no more elements than this
 # if there is a case of fewer.
 PROBES = 3
 SMALL = 200
-
-
-def is_moderate(case: Case) -> bool:
-    """Whether no number of a case is large."""
-    numbers = [x for x in (*case.inputs, case.dy) if x.is_floating_point() and x.numel()]
-    return all(bool((x.abs() <= MODERATE).all()) for x in numbers)
 
 
 def is_far_off(found: Examination, predict: Predict) -> bool:
