@@ -28,7 +28,8 @@ FlatFunction = Callable[..., Sequence[Tensor]]
 NO_COMPILER = "no C++ compiler works here. Install g++ or clang++, or name one in the environment variable CXX."
 
 # Up to so many tensors are read again, for the sake of a value, rather than the value stored.  The output of batch
-# norm is made of six; by inductor's own limit of 4 it was kept for backward, and a deep step took 1.03 of the time.
+# norm is made of six; by inductor's own limit of 4 it was kept for backward: 20 residual blocks of 256 held 12.8 MiB
+# and not 10.4.  The rules took 0.97 to 1.04 of the time.
 READS = 8
 
 

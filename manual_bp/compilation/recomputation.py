@@ -13,6 +13,7 @@ nets with sublinear memory cost).  How much of each pays is said beside the numb
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from operator import getitem
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ DEEP = 8
 SUMS = 4
 # Which of five layers in succession, from the last one down, are multiplied again.  The last is needed at once, and no
 # two are neighbours, so that each costs one product: 2 more for 15, as a layer has 3.  20 x 128: 0.81 of the memory and
-# 1.09 of the time; for a whole 0.8 of autograd's memory, two of five are needed, and one of two would cost more.
+# 1.07 to 1.09 of the time; for 0.8 of autograd's memory fewer than two of five are too few.
 MULTIPLIED = (1, 3)
 
 
@@ -148,11 +149,14 @@ def _needs(x: Node, wanted: Callable[[Node], bool], forward: Collection[Node]) -
 
 def _is_kept(node: Node, x: Node, forward: Collection[Node]) -> bool:
     """Whether a node need not be made again for x: it is kept for others, or small."""
-    if node.op == "placeholder":
+    if node.op == "placeholder" or any(user not in forward for user in node.users):
         return True
-    if node.target is aten.permute.default:  # of a weight, and no memory of its own
-        return False
-    return node.meta["val"].numel() < x.meta["val"].numel() or any(user not in forward for user in node.users)
+    return not _is_view(node) and node.meta["val"].numel() < x.meta["val"].numel()
+
+
+def _is_view(node: Node) -> bool:
+    """Whether a node has no memory of its own, but that of what it is a part of."""
+    return node.target is getitem or any(returned.alias_info for returned in node.target._schema.returns)
 
 
 class _Copier:
@@ -218,7 +222,7 @@ def again(x: Any, after: Any) -> Any:
 
     x.realize()
     after.realize()
-    operation = x.get_defining_op().get_operation_name()
+    operation = V.graph.get_buffer(x.get_name()).get_defining_op().get_operation_name()  # x may be a view of it
     V.graph.additional_buffer_deps[operation].add(after.get_name())
     return x
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from manual_bp.compilation import recomputation
+from manual_bp.compilation import program, recomputation
 from manual_bp.models import mlp, residual_mlp
 from manual_bp.training import adam, sgd, training_step
 
@@ -14,6 +14,7 @@ WIDTH, DEPTH, BATCH = 64, 6, 96
 STEPS = {
     "multiplied": (mlp([WIDTH] * (DEPTH + 1), "relu"), sgd(0.01, weight_decay=0.01)),
     "sums": (residual_mlp(WIDTH, DEPTH, "relu", True, 0.5), adam(0.01)),
+    "pieces": (mlp([WIDTH] * (DEPTH + 1), "maxout", pieces=2), sgd(0.001)),
 }
 
 
@@ -22,32 +23,36 @@ def stepped(name, steps=3):
     model, optimizer = STEPS[name]
     generator = torch.Generator().manual_seed(0)
     x, target = torch.randn(2, BATCH, WIDTH, generator=generator)
-
-    def build():
-        step = training_step(model, optimizer=optimizer, compiled=True, donate=True)
-        state = step.init(torch.Generator().manual_seed(1))
-        buffers = {**state.buffers, **step.masks(state, BATCH)}
-        held = [type(state)(state.params, buffers, state.optimizer, state.seed)]
-
-        def run():
-            held[0], loss = step(held[0], x, target)
-            return held[0], loss
-
-        return run
-
-    run = build()
+    step = training_step(model, optimizer=optimizer, compiled=True, donate=True)
+    state = step.init(torch.Generator().manual_seed(1))
     for _ in range(steps):
-        state, loss = run()
+        state, loss = step(state, x, target)
+    assert [built.kind for built in step.programs] == ["aoti"], step.programs[0].why
     return {**state.params, **state.buffers, **state.optimizer, "loss": loss}
+
+
+def count_recomputed(monkeypatch):
+    """A list of how many nodes `recompute` adds to each graph."""
+    added, recompute = [], program.recompute
+
+    def counting(graph):
+        before = len(graph.nodes)
+        recompute(graph)
+        added.append(len(graph.nodes) - before)
+
+    monkeypatch.setattr(program, "recompute", counting)
+    return added
 
 
 @pytest.mark.parametrize("name", STEPS)
 def test_the_same_bits(name, monkeypatch, tmp_path):
-    found = {}
+    added, found = count_recomputed(monkeypatch), []
     for what, deep in (("again", DEPTH - 1), ("kept", DEPTH)):
         monkeypatch.setattr(recomputation, "DEEP", deep)
         monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / what))
-        found[what] = stepped(name)
-    got, kept = found["again"], found["kept"]
+        found.append(stepped(name))
+    got, kept = found
+    assert added[0] > 0
+    assert added[1] == 0
     assert all(t.isfinite().all() for t in kept.values())
     assert not [n for n, t in kept.items() if not torch.equal(got[n], t)]

@@ -48,7 +48,12 @@ def branches(found: Examination) -> Iterator[Explanation]:
 def _is_evident(wrong: int, right: int) -> bool:
     """Whether so many numbers show a threshold.  What is wrong nearly everywhere has none: there the error only grows
     from below the allowance."""
-    return NUMBERS <= wrong <= 2 * right and math.comb(wrong + right, wrong) > CHANCE
+    return wrong <= 2 * right and _is_no_chance(wrong, right)
+
+
+def _is_no_chance(one: int, other: int) -> bool:
+    """Whether so many numbers on the two sides of a threshold would hardly be found in order by chance."""
+    return min(one, other) >= NUMBERS and math.comb(one + other, one) > CHANCE
 
 
 def _letters(points: Points) -> dict[str, Tensor]:
@@ -95,15 +100,10 @@ def _approximation(points: Points) -> str:
     for level in LEVELS:
         off = error > level * points.expected.abs() + APART * points.allowance
         near = ~off & (points.expected.abs() > APART * points.allowance / level)
-        if not (int(off.sum()) >= NUMBERS and int(near.sum()) >= NUMBERS) or _chance(off, near) < CHANCE:
+        if not _is_no_chance(int(off.sum()), int(near.sum())):
             continue
         for name, x in _letters(points).items():
             if place := threshold(name, x[off], x[near]):
                 words = f"right to {level:.0%} where {place[1]}, and off by more where {place[0]}"
                 return f"{words}; so in {int(near.sum())} and {int(off.sum())}"
     return ""
-
-
-def _chance(off: Tensor, near: Tensor) -> int:
-    """Among how many arrangements of these numbers one would be found in order."""
-    return math.comb(int(off.sum() + near.sum()), int(off.sum()))

@@ -27,8 +27,8 @@ from manual_bp.oracle.diagnosis.points import Points, letters_of, points_of, thr
 # A formula is read off as many different numbers; 16 of 16 agreeing with one of a few thousand formulas, to three
 # digits each, is no accident.
 ENOUGH = 16
-# A polynomial has at most this degree, and so many numbers for each coefficient; coefficients that single precision
-# would not show are not written.
+# A polynomial has at most this degree, and so many numbers for each coefficient.  They are written to four digits, the
+# largest being about 1, as the first of a derivative is; what would not show beside it is rounding, and not written.
 DEGREE = 6
 NUMBERS = 4
 NEGLIGIBLE = 1e-4
@@ -78,7 +78,7 @@ def formulas(found: Examination) -> Iterator[Explanation]:
             continue
         whole = formula_of(points, found.slack)
         if whole:
-            whole = "dy·(-the right factor): it has the wrong sign" if whole == NEGATIVE else whole
+            whole = f"{NEGATIVE}: it has the wrong sign" if whole == NEGATIVE else whole
             evidence = f"so in all of {len(points.got)} numbers from {points.cases} cases"
             yield Explanation({argument}, f"{{}} is {whole}; {evidence}")
             continue
