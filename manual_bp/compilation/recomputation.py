@@ -222,8 +222,8 @@ def again(x: Any, after: Any) -> Any:
 
     x.realize()
     after.realize()
-    operation = V.graph.get_buffer(x.get_name()).get_defining_op().get_operation_name()  # x may be a view of it
-    V.graph.additional_buffer_deps[operation].add(after.get_name())
+    buffer: Any = V.graph.get_buffer(x.get_name())  # of which x may be a view
+    V.graph.additional_buffer_deps[buffer.get_defining_op().get_operation_name()].add(after.get_name())
     return x
 
 
