@@ -48,35 +48,39 @@ def _certain(result: arb, *operands: arb) -> arb:
     return result
 
 
-def _chain(*parts: tuple[Tangent, arb]) -> Tangent:
-    """The chain rule: Σ tangent · factor."""
-    total: Tangent = {}
-    for tangent, factor in parts:
+def _plus(*tangents: Tangent) -> Tangent:
+    total = dict(tangents[0]) if tangents else {}
+    for tangent in tangents[1:]:
         for key, slope in tangent.items():
-            term = slope * factor
-            total[key] = total[key] + term if key in total else term
+            total[key] = total[key] + slope if key in total else slope
     return total
 
 
+def _times(factor: arb, tangent: Tangent) -> Tangent:
+    return {key: factor * slope for key, slope in tangent.items()}
+
+
 def _add(a: Cell, b: Cell) -> Cell:
-    return Cell(a.value + b.value, _chain((a.tangent, ONE), (b.tangent, ONE)))
+    return Cell(a.value + b.value, _plus(a.tangent, b.tangent))
 
 
 def _sub(a: Cell, b: Cell) -> Cell:
-    return Cell(a.value - b.value, _chain((a.tangent, ONE), (b.tangent, -ONE)))
+    return Cell(a.value - b.value, _plus(a.tangent, _times(-ONE, b.tangent)))
 
 
 def _mul(a: Cell, b: Cell) -> Cell:
-    return Cell(a.value * b.value, _chain((a.tangent, b.value), (b.tangent, a.value)))
+    return Cell(a.value * b.value, _plus(_times(b.value, a.tangent), _times(a.value, b.tangent)))
 
 
 def _div(a: Cell, b: Cell) -> Cell:
     value = _certain(a.value / b.value, a.value, b.value)
-    return Cell(value, _chain((a.tangent, 1 / b.value), (b.tangent, -value / b.value)))
+    if not b.tangent:
+        return Cell(value, _times(1 / b.value, a.tangent))
+    return Cell(value, _plus(_times(1 / b.value, a.tangent), _times(-value / b.value, b.tangent)))
 
 
 def _total(cells: list[Cell]) -> Cell:
-    return Cell(sum((c.value for c in cells), ZERO), _chain(*((c.tangent, ONE) for c in cells)))
+    return Cell(sum((c.value for c in cells), ZERO), _plus(*(c.tangent for c in cells)))
 
 
 def _pair(function: Callable[[Cell, Cell], Cell]) -> Callable[[Any, Any], Jets]:
@@ -96,7 +100,7 @@ def _elementary(value: Callable[[arb], arb], slope: Callable[[arb, arb], arb]) -
     def of(cell: Cell) -> Cell:
         x = cell.value
         y = _certain(value(x), x)
-        return Cell(y, _chain((cell.tangent, _certain(slope(x, y), x))) if cell.tangent else {})
+        return Cell(y, _times(_certain(slope(x, y), x), cell.tangent) if cell.tangent else {})
 
     return lambda input: Jets(input.shape, [of(cell) for cell in lift(input).cells])
 
