@@ -63,10 +63,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.utils._mode_utils import no_dispatch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from manual_bp.arithmetic import bounded_table
 from manual_bp.arithmetic.bounded_table import EXACT, NoMeaning, Pair, holds, number, precision, rounded
+from manual_bp.dispatch import Mode
 
 if TYPE_CHECKING:
     from manual_bp.rule import Rule
@@ -202,16 +202,9 @@ class Bounded(Tensor):
         raise UnknownFunctionError(f"{func} has no entry in manual_bp/arithmetic/bounded_table.py; add its meaning.")
 
 
-class Running(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Running(Mode):
     """Where many operations on `Bounded` are due.  They need no mode, but for the first of them outside one torch
     imports all its distributed tensors, which takes longer than most analyses."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:  # which would import the compiler, to tell it to stay out
-        return False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -382,7 +383,7 @@ class _Comparison:
             argument,
             found.case.name,
             detail,
-            tuple(int(i) for i in torch.unravel_index(torch.tensor(worst), expected.shape)),
+            tuple(int(i) for i in np.unravel_index(worst, expected.shape)),  # torch's own imports SymPy
             float(expected.reshape(-1)[worst]),
             float(got.reshape(-1)[worst]),
             float(ulps.reshape(-1)[worst]),

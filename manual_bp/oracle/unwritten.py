@@ -11,23 +11,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from manual_bp.dispatch import Mode
 
 ALLOCATE = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "empty_permuted")
 
 
-class Filled(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Filled(Mode):
     """Fills floating-point memory that torch allocates without a value with NaN.
 
     Unlike torch.use_deterministic_algorithms, which does that too, it changes no algorithm.
     """
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:  # which would import the compiler (1.2 s), to tell it to stay out
-        return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))

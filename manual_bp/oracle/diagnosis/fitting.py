@@ -6,6 +6,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +18,8 @@ from manual_bp.oracle.cases import Case
 from manual_bp.rule import Rule
 
 
-class Sample(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Sample:
     """One argument in one record, in float64 on the CPU; judged: where a derivative exists and is finite."""
 
     case: Case
@@ -25,7 +28,7 @@ class Sample(NamedTuple):
     allowance: Tensor
     judged: Tensor
 
-    @property
+    @cached_property
     def error(self) -> float:
         """The largest error over allowance where it is judged."""
         if self.got.shape != self.expected.shape:

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,6 +27,9 @@ from manual_bp.oracle.diagnosis.points import Points, letters_of, points_of, thr
 # A formula is read off as many different numbers; 16 of 16 agreeing with one of a few thousand formulas, to three
 # digits each, is no accident.
 ENOUGH = 16
+# These refute nearly all; a right formula has one digit at one of them at least, and at most of all numbers.
+FEW = 4
+MOST = 0.5
 # A polynomial has at most this degree, and so many numbers for each coefficient.  They are written to four digits, the
 # largest being about 1, as the first of a derivative is; what would not show beside it is rounding, and not written.
 DEGREE = 6
@@ -100,6 +103,8 @@ def _on_branches(points: Points, slack: float) -> str:
                 words.append(f"right where {name}")
             elif formula := formula_of(side, slack):
                 words.append(f"{formula} where {name}")
+            else:
+                break
         if len(words) == 2 and not all(w.startswith("right") for w in words):
             return ", and ".join(sorted(words, key=lambda w: w.startswith("right")))
     return ""
@@ -155,33 +160,43 @@ def _is_wrong(points: Points) -> bool:
     return bool(((points.got - points.expected).abs() > APART * points.allowance).any())
 
 
-Family = Callable[[Points], tuple[Sequence[str], Tensor, Tensor]]
-"""Formulas by name; their values, and the sums of the magnitudes of their parts: a row each, a column per number."""
+class Family(NamedTuple):
+    """Formulas of one kind.  number: how many; name: of the i-th (there are too many to write them all);
+    at: the values of some at some of the points, a row each, and the sums of the magnitudes of their parts."""
+
+    number: int
+    name: Callable[[int], str]
+    at: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def formula_of(points: Points, slack: float) -> str:
     """The first formula that gives every number; empty if none does."""
     if len(points.got) < ENOUGH:
         return ""
-    few = points.where(torch.linspace(0, len(points.got) - 1, ENOUGH).long())  # these refute most formulas
-    families: Sequence[Family] = (lambda p: _singles(p, _parts(p)), _pairs, lambda p: _singles(p, _changed_parts(p)))
-    values_at_few = [family(few) for family in families]
+    parts = _parts(points)
+    families = [_multiples(points, parts), _pairs(points, parts), _multiples(points, _changed_parts(points))]
     is_value = bool((points.dy == 1).all())
-    cotangents = VALUE if is_value else COTANGENTS
-    for cotangent, of in cotangents.items():
-        for family, values in zip(families, values_at_few, strict=True):
-            if bool(_fits(few, of, values, slack).any()):
-                names, *_ = values = family(points)
-                fits = _fits(points, of, values, slack).nonzero()
-                if len(fits):
-                    return _written(cotangent, names[int(fits[0])])
-        if number := _number(points, of(points.dy), slack):
+    for cotangent, of in (VALUE if is_value else COTANGENTS).items():
+        for family in families:
+            if name := _first(family, points, of, slack):
+                return _written(cotangent, name)
+        if number := _number(points, parts, of(points.dy), slack):
             return _written(cotangent, number)
-    if not is_value and bool(_fits(few, torch.ones_like, values := _pairs(_with_dy(few)), slack).any()):
-        names, *_ = values = _pairs(_with_dy(points))
-        fits = _fits(points, torch.ones_like, values, slack).nonzero()
-        return names[int(fits[0])] if len(fits) else ""
-    return ""
+    if is_value:
+        return ""
+    with_dy = _with_dy(points)
+    return _first(_pairs(with_dy, _parts(with_dy)), with_dy, torch.ones_like, slack)
+
+
+def _first(family: Family, points: Points, of: Callable[[Tensor], Tensor], slack: float) -> str:
+    """The first formula that gives every number when it is multiplied by a function of dy; empty if none does."""
+    left, everywhere = torch.arange(family.number), torch.arange(len(points.got))
+    for count, share in ((FEW, 1 / FEW), (ENOUGH, MOST), (len(everywhere), MOST)):
+        places = everywhere[torch.linspace(0, len(everywhere) - 1, count).long()]
+        left = left[_fits(points.where(places), of, *family.at(left, places), slack, share)]
+        if not len(left):
+            return ""
+    return family.name(int(left[0]))
 
 
 def _with_dy(points: Points) -> Points:
@@ -193,15 +208,17 @@ def _with_dy(points: Points) -> Points:
 
 
 def _fits(
-    points: Points, of: Callable[[Tensor], Tensor], values: tuple[Sequence[str], Tensor, Tensor], slack: float
+    points: Points, of: Callable[[Tensor], Tensor], values: Tensor, sizes: Tensor, slack: float, share: float
 ) -> Tensor:
-    """Which formulas of a family give every number."""
-    dy, (_, factors, sizes) = of(points.dy), values
-    tolerance = points.allowance + slack * (dy.abs() * sizes + points.got.abs())
-    off = (factors * dy - points.got).abs()
-    # Where two parts cancel the tolerance is all there is, and most numbers have to be right to half of their size.
-    mostly = (off <= points.allowance + points.got.abs() / 2).double().mean(1) >= 0.5
-    return ((off <= tolerance) & factors.isfinite()).all(1) & mostly
+    """Which formulas give every number within rounding.
+
+    Where two parts cancel the tolerance is all there is: a share of the numbers has to be right to half of its size.
+    """
+    dy = of(points.dy)
+    off = (values * dy - points.got).abs()
+    right = off <= points.allowance + slack * (dy.abs() * sizes + points.got.abs())
+    mostly = (off <= points.allowance + points.got.abs() / 2).double().mean(1) >= share
+    return (right & values.isfinite()).all(1) & mostly
 
 
 def _written(cotangent: str, name: str) -> str:
@@ -215,34 +232,46 @@ def _written(cotangent: str, name: str) -> str:
     return f"{cotangent}·{factor}" if cotangent else f"{name}, without dy"
 
 
-def _singles(points: Points, parts: Mapping[str, Tensor]) -> tuple[list[str], Tensor, Tensor]:
-    """Every factor times every part."""
-    numbers = _numbers(points)
-    named = [("0", torch.zeros_like(points.got))]
-    named += [(_product(n, p), v * x) for (p, x), (n, v) in itertools.product(parts.items(), numbers.items())]
-    values = torch.stack([v for _, v in named])
-    return [n for n, _ in named], values, values.abs()
+def _multiples(points: Points, parts: Mapping[str, Tensor]) -> Family:
+    """Every factor times every part, and 0."""
+    named = {"0": torch.zeros_like(points.got)}
+    for (p, x), (n, v) in itertools.product(parts.items(), _numbers(points).items()):
+        named.setdefault(_product(n, p), v * x)
+    x, names = torch.stack([*named.values()]), [*named]
+
+    def at(which: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        values = x[:, places][which]
+        return values, values.abs()
+
+    return Family(len(x), names.__getitem__, at)
 
 
-def _pairs(points: Points) -> tuple[list[str], Tensor, Tensor]:
+def _pairs(points: Points, parts: Mapping[str, Tensor]) -> Family:
     """Sums and differences of two parts, each with the factor 1 or a hyperparameter."""
     ones = torch.ones_like(points.got)
     factors = {"": ones, "2·": 2 * ones, **{f"{h}·": v for h, v in points.numbers.items()}}
-    plain = {p: x for p, x in _parts(points).items() if "the right" not in p}
+    plain = {p: x for p, x in parts.items() if "the right" not in p}
     terms = {f"{n}{p}": v * x for (n, v), (p, x) in itertools.product(factors.items(), plain.items())}
-    x = torch.stack([*terms.values()])
+    x, names = torch.stack([*terms.values()]), [*terms]
     first, second = torch.triu_indices(len(x), len(x), offset=1)
-    pairs = list(itertools.combinations(terms, 2))  # in the order of the indices
-    written = [name for a, b in pairs for name in (f"{a} + {b}", f"{a} - {b}", f"{b} - {a}")]
-    names = [name.replace("·1 ", " ").removesuffix("·1") for name in written]
-    values = torch.stack([x[first] + x[second], x[first] - x[second], x[second] - x[first]], 1).flatten(0, 1)
-    return names, values, (x[first].abs() + x[second].abs()).repeat_interleave(3, 0)
+    signs = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0]], dtype=x.dtype)
+
+    def at(which: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = x[:, places][first[which // 3]], x[:, places][second[which // 3]]
+        sign = signs[which % 3]
+        return sign[:, :1] * a + sign[:, 1:] * b, a.abs() + b.abs()
+
+    def name(i: int) -> str:
+        a, b = names[int(first[i // 3])], names[int(second[i // 3])]
+        return (f"{a} + {b}", f"{a} - {b}", f"{b} - {a}")[i % 3].replace("·1 ", " ").removesuffix("·1")
+
+    return Family(3 * len(first), name, at)
 
 
-def _number(points: Points, dy: Tensor, slack: float) -> str:
+def _number(points: Points, parts: Mapping[str, Tensor], dy: Tensor, slack: float) -> str:
     """A part times some number, the same everywhere."""
     ones = torch.ones_like(points.got)
-    for name, part in (_parts(points) | {h: v * ones for h, v in points.numbers.items()}).items():
+    for name, part in {**parts, **{h: v * ones for h, v in points.numbers.items()}}.items():
         column = part * dy
         if not bool(column.isfinite().all()) or not bool(column.any()):
             continue
@@ -294,27 +323,51 @@ def _changed_parts(points: Points) -> dict[str, Tensor]:
 def sums(found: Examination) -> Iterator[Explanation]:
     """Σ dy times an input, y, or a difference or product of them, over all axes that the cotangent lacks, where
     something else is due."""
-    letters = ("", *_letters_of_y(found, found.rows[0][0].evidence.case))
-    for name in (*letters, *(f"{n}{CENTRED}" for n in letters if n in found.rule.inputs)):
-        yield from found.matched(
-            partial(_summed, found, name), f"{{}} is Σ dy{'·' * bool(name)}{f'({name})' if CENTRED in name else name}"
-        )
+    numbers = [n for n in _letters_of_y(found, found.rows[0][0].evidence.case) if n != "y"]
+    factors = _factors(numbers)
+    centred = {f"({n}{CENTRED})": partial(_centred, factor) for n, factor in factors.items() if n in numbers}
+    for name, factor in (factors | centred).items():
+        predict = partial(_summed, found, factor)
+        yield from found.matched(predict, f"{{}} is Σ dy·{name}" if name else "{} is Σ dy")
+
+
+Letters = Mapping[str, Tensor]
+Factor = Callable[[Letters, Sequence[int]], Tensor]
+"""What dy is multiplied by before it is summed over some axes, from the letters of a case."""
 
 
 def _letters_of_y(found: Examination, case: Case) -> dict[str, Tensor]:
-    """What dy may be multiplied by before it is summed, each shaped like dy."""
+    """Inputs and y that are shaped like dy, or can be."""
     letters = {n: x for n, x in letters_of(found, "y", case).items() if x.shape == case.dy.shape}
-    numbers = [n for n in letters if n in found.rule.inputs]
-    differences = {f"({a} - {b})": letters[a] - letters[b] for a, b in itertools.permutations(numbers, 2)}
-    letters |= {"y": found.value(case)} | differences
-    products = {f"{a}·{b}": letters[a] * letters[b] for a, b in itertools.combinations(letters, 2)}
-    return letters | {f"{n}²": x * x for n, x in letters.items()} | products
+    return letters | {"y": found.value(case)}
 
 
-def _summed(found: Examination, letter: str, case: Case) -> Prediction:
-    dy = wide(case.dy)
-    name = letter.removesuffix(CENTRED)
-    factor = _letters_of_y(found, case)[name] if name else torch.ones_like(dy)
+def _factors(numbers: Sequence[str]) -> dict[str, Factor]:
+    """1, letters, their differences, the products of two of these, and squares."""
+
+    def letter(name: str) -> Factor:
+        return lambda letters, _: letters[name]
+
+    def minus(a: str, b: str) -> Factor:
+        return lambda letters, _: letters[a] - letters[b]
+
+    def product(f: Factor, g: Factor) -> Factor:
+        return lambda letters, over: f(letters, over) * g(letters, over)
+
+    single = {n: letter(n) for n in (*numbers, "y")}
+    single |= {f"({a} - {b})": minus(a, b) for a, b in itertools.permutations(numbers, 2)}
+    squares = {f"{n}²": product(f, f) for n, f in single.items()}
+    products = {f"{a}·{b}": product(single[a], single[b]) for a, b in itertools.combinations(single, 2)}
+    return {"": lambda letters, _: torch.ones_like(letters["y"]), **single, **squares, **products}
+
+
+def _centred(factor: Factor, letters: Letters, over: Sequence[int]) -> Tensor:
+    value = factor(letters, over)
+    return value - value.mean(list(over), keepdim=True)
+
+
+def _summed(found: Examination, factor: Factor, case: Case) -> Prediction:
+    dy, letters = wide(case.dy), _letters_of_y(found, case)
     y_axes = axes.tokens(found.rule.y_annotation)
     values: list[Any] = [None]
     for argument, x in zip(found.rule.inputs, case.inputs, strict=True):
@@ -324,7 +377,6 @@ def _summed(found: Examination, letter: str, case: Case) -> Prediction:
             continue
         before = y_axes.index(own[0])
         axis = before if not any(t.startswith("*") for t in y_axes[:before]) else dy.ndim - len(y_axes) + before
-        others = [a for a in range(dy.ndim) if a != axis]
-        part = factor - factor.mean(others, keepdim=True) if name != letter else factor
-        values.append((dy * part).sum(others) if x.ndim else None)
+        over = [a for a in range(dy.ndim) if a != axis]
+        values.append((dy * factor(letters, over)).sum(over) if x.ndim else None)
     return Prediction(tuple(values))

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from manual_bp.dispatch import Mode
 from manual_bp.oracle.cases import Case
 from manual_bp.oracle.diagnosis.examination import Examination
 from manual_bp.oracle.diagnosis.hypothesis import Explanation, Prediction, wide
@@ -29,11 +29,11 @@ Change = Callable[[Tensor, Any, tuple[Any, ...], Mapping[str, Any]], Tensor]
 """(right result, torch function, its arguments) -> wrong result."""
 
 
-class Altered(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Altered(Mode):
     """Runs a page's text with its reduction number `position` done otherwise; counts its reductions."""
 
     def __init__(self, position: int = -1, change: Change | None = None) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.position, self.change, self.seen = position, change, 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

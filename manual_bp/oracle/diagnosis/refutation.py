@@ -20,21 +20,23 @@ SMALL = 200
 
 
 def is_far_off(found: Examination, predict: Predict) -> bool:
-    """Whether a hypothesis differs from everything that is wrong by more than any rounding, each argument in some case
-    of moderate numbers."""
-    asked = set(found.asked)
+    """Whether a hypothesis explains nothing that is wrong: it differs from each argument by more than any rounding in
+    some case of moderate numbers, or says nothing of it in any."""
+    asked, silent = set(found.asked), set(found.asked)
     for record, row in found.probes():
         try:
             values = predict(record.evidence.case).values
-        except Exception:
+        except Exception:  # it may be defined elsewhere
+            silent.clear()
             continue
         if found.is_silent_on_y(values[0], record.evidence.case):
             asked.discard("y")
-        pairs = zip(found.arguments, row, values, strict=True)
-        asked -= {argument for argument, sample, value in pairs if is_far(sample, value)}
+        named = list(zip(found.arguments, row, values, strict=True))
+        asked -= {argument for argument, sample, value in named if is_far(sample, value)}
+        silent -= {argument for argument, _, value in named if value is not None}
         if not asked:
             return True
-    return False
+    return asked <= silent and bool(found.probes())
 
 
 def probes_of(found: Examination) -> list[Row]:

@@ -28,6 +28,7 @@ results.
 Source: Ioffe & Szegedy, "Batch Normalization", ICML 2015, section 3 (six formulas, which compose to these).
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -120,6 +121,11 @@ EDGES = (
 )
 
 
+def _average(x: Tensor) -> Tensor:
+    """The mean of each channel, shaped to meet x."""
+    return like(channel_mean(x), x)
+
+
 class _Parts:
     """The parts of the right formula, from which wrong ones are made."""
 
@@ -132,9 +138,11 @@ class _Parts:
         eps: float,
         outside: float = 0.0,
         cancelling: bool = False,
+        average: Callable[[Tensor], Tensor] = _average,
     ) -> None:
-        mean = like(channel_mean(x), x)
-        variance = like(channel_mean(x**2), x) - mean**2 if cancelling else like(channel_mean((x - mean) ** 2), x)
+        mean = average(x)
+        variance = average(x**2) - mean**2 if cancelling else average((x - mean) ** 2)
+        self.average = average
         self.s = 1 / (torch.sqrt(variance + eps) + outside)
         self.x_hat = (x - mean) * self.s
         self.dy = dy
@@ -148,13 +156,18 @@ class _Parts:
         dweight: Tensor | None = None,
         dbias: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        along = like(channel_mean(self.g * self.x_hat), self.g)
-        dx = self.s * (direct * self.g - mean * like(channel_mean(self.g), self.g) - projection * self.x_hat * along)
+        along = self.average(self.g * self.x_hat)
+        dx = self.s * (direct * self.g - mean * self.average(self.g) - projection * self.x_hat * along)
         return (
             dx,
             channel_sum(self.dy * self.x_hat) if dweight is None else dweight,
             channel_sum(self.dy) if dbias is None else dbias,
         )
+
+
+def _means_over_space(parts: _Parts) -> _Parts:
+    parts.average = lambda x: x.mean(tuple(range(2, x.ndim)), keepdim=True) if x.ndim > 2 else _average(x)
+    return parts
 
 
 MISTAKES = (
@@ -231,6 +244,18 @@ MISTAKES = (
         forgets="which axis is averaged",
         shows="unless there are as many values as channels",
         seen="https://github.com/Nico-Curti/NumPyNet/blob/006a19a39db5666d81c59e6c5993e7cbcd2ff2a9/NumPyNet/layers/batchnorm_layer.py",
+    ),
+    Mistake(
+        "statistics of each example",
+        lambda **p: _Parts(**p, average=lambda x: x.mean(tuple(range(1, x.ndim)), keepdim=True)).cotangents(),
+        forgets="over which axes: this is layer normalisation",
+        shows="everywhere",
+    ),
+    Mistake(
+        "means over the space axes",
+        lambda **p: _means_over_space(_Parts(**p)).cotangents(),
+        forgets="that a channel is averaged over the batch axis too",
+        shows="for x of rank 3 and more",
     ),
     Mistake(
         "weight missing in dx",
