@@ -36,6 +36,12 @@ def sigmoid(x: Tensor) -> Tensor:
     return torch.where(x < 0, e, 1) / (1 + e)
 
 
+def tanh(x: Tensor) -> Tensor:
+    """(1 − e)/(1 + e) by e = e^−2|x|, which the derivative needs too."""
+    z = -2 * x.abs()
+    return torch.copysign(-expm1(z) / (1 + torch.exp(z)), x)
+
+
 def argmax(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """The index of the first maximum along a short last axis; NaN counts as the largest."""
     if not _short_last_axis(x, dim):
@@ -73,6 +79,7 @@ def _short_last_axis(x: Tensor, dim: int | None) -> bool:
 DECOMPOSITIONS: dict[Any, Callable[..., Tensor]] = {
     aten.expm1.default: expm1,
     aten.sigmoid.default: sigmoid,
+    aten.tanh.default: tanh,
     aten.argmax.default: argmax,
     aten.gather.default: gather,
     aten.where.ScalarOther: spread,
