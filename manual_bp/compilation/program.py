@@ -18,7 +18,7 @@ from manual_bp.compilation.decompositions import DECOMPOSITIONS
 from manual_bp.compilation.products import by_onednn, product_of, products, separate_biases
 from manual_bp.compilation.recomputation import recompute
 from manual_bp.compilation.residuals import ask_outputs
-from manual_bp.compilation.rows import in_parts
+from manual_bp.compilation.rows import images_first, in_parts
 from manual_bp.compilation.updates import fold
 
 FlatFunction = Callable[..., Sequence[Tensor]]
@@ -117,6 +117,7 @@ def _compile(exported: Any, choice: Choice, path: Path) -> None:
         fold(graph, elsewhere=lambda product: product_of(product) in choice.onednn)
         by_onednn(graph, choice.onednn)
         separate_biases(graph)
+        images_first(graph)
         in_parts(graph)
         ask_outputs(graph)
         recompute(graph)

@@ -1,4 +1,4 @@
-"""Sums over the rows of large matrices: which are cut into parts, and that nothing is lost in between."""
+"""Sums over the rows of large matrices and over images: which are cut into parts, and that nothing is lost."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from manual_bp.compilation.program import build
-from manual_bp.compilation.rows import MANY, PARTS, in_parts, sum_of_rows
+from manual_bp.compilation.rows import IMAGE, MANY, PARTS, images_first, in_parts, sum_of_rows
 
 COLUMNS = 64
 TALL = torch.zeros(MANY // COLUMNS, COLUMNS)
@@ -56,3 +56,40 @@ def test_every_row_is_counted_once():
     for result, expected in zip(got, function(x), strict=True):
         torch.testing.assert_close(result, expected, rtol=2e-7, atol=0)  # the mean is a product and not a quotient
     assert torch.equal(got[0], x.sum(0))
+
+
+SHAPE = (MANY // (8 * 64), 8, 64)
+OVER_IMAGES = {"sum": lambda x: x.sum((0, 2)), "kept axes": lambda x: x.mean((0, -1), keepdim=True)}
+NOT_OVER_IMAGES = {
+    "channels": lambda x: x.sum((0, 1)),
+    "one axis": lambda x: x.sum(2),
+    "too small": lambda x: x[1:].sum((0, 2)),
+    "short images": lambda x: x.reshape(-1, 8, IMAGE // 2).sum((0, 2)),
+}
+
+
+def sums_of_images_first(function):
+    """The axes of all sums once the graph is changed."""
+    graph = make_fx(function, tracing_mode="fake")(torch.zeros(SHAPE)).graph
+    images_first(graph)
+    return [node.args[1] for node in graph.nodes if len(node.args) > 1 and "dim" in str(node.target)]
+
+
+@pytest.mark.parametrize("function", OVER_IMAGES.values(), ids=OVER_IMAGES)
+def test_a_sum_over_images_takes_each_first(function):
+    assert sums_of_images_first(function) == [[2], [0]]
+
+
+@pytest.mark.parametrize("function", NOT_OVER_IMAGES.values(), ids=NOT_OVER_IMAGES)
+def test_another_sum_takes_its_axes_at_once(function):
+    assert len(sums_of_images_first(function)) == 1
+
+
+def test_every_image_is_counted_once():
+    x = torch.randint(-8, 9, SHAPE, generator=torch.Generator().manual_seed(0)).float()
+
+    def function(x):
+        return x.sum((0, 2)), (x * x).sum((0, 2), keepdim=True)
+
+    for result, expected in zip(build(function, [x]).run([x]), function(x), strict=True):
+        assert torch.equal(result, expected)
