@@ -76,8 +76,8 @@ class Found:
     what only raises or takes another valid subgradient. missed: by name, the first diagnosis."""
 
     dtype: str
-    named: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    judged: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    named: dict[str, int] = field(default_factory=dict)
+    judged: dict[str, int] = field(default_factory=dict)
     missed: dict[str, str] = field(default_factory=dict)
     accepted: list[str] = field(default_factory=list)
     right: int = 0
@@ -129,11 +129,11 @@ def judge(found: Found, wrong: Wrong, dtype: torch.dtype) -> None:
         return
     first = report.diagnoses[0] if report.diagnoses else ""
     key = f"{wrong.source}, {wrong.kind}"
-    found.judged[key] += 1
     words = wrong.cause if wrong.source == "bank" else f"{wrong.cause}|{KNOWN}"
-    if re.search(words, first, re.IGNORECASE):
-        found.named[key] += 1
-    else:
+    is_named = bool(re.search(words, first, re.IGNORECASE))
+    found.judged[key] = found.judged.get(key, 0) + 1
+    found.named[key] = found.named.get(key, 0) + is_named
+    if not is_named:
         found.missed[full_name] = first
 
 

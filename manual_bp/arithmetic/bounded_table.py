@@ -89,6 +89,10 @@ def rounded(
     """
     magnitude = value.abs() + propagated
     fresh = magnitude * (roundings * p.u)
+    if magnitude.numel():
+        least, largest = magnitude.aminmax()
+        if least >= 2 * p.tiny and largest <= p.max:  # the ordinary case: nothing of what follows
+            return value, propagated + fresh
     if underflows:
         small = magnitude > 0 if roundings else (magnitude > 0) & (magnitude < p.tiny)  # one u of tiny is eta
         fresh = torch.where(small, fresh.clamp(min=p.eta), fresh)

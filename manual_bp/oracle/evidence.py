@@ -33,8 +33,7 @@ NO_TWIN = "torch has no twin of this rule"
 # derivatives, about 2 µs each: at most half a second.
 CERTIFIED_ELEMENTS = 500
 
-# torch's value within so many roundings of truth, at each element, is that of the same function: fewer than the 100s of
-# operations behind a value of the generated cases make, and nobody's slip.
+# torch's value within so many roundings of truth, at each element, is that of the same function: no slip is so small.
 AGREED = 64
 
 

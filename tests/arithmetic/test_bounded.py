@@ -757,7 +757,7 @@ def test_a_width_takes_less_than_ten_milliseconds(rule: Rule) -> None:
     allowance(rule, inputs, dy, hyper)
     times = []
     for _ in range(10):
-        start = time.perf_counter()
+        start = time.process_time()  # of computing, because other tests run beside this one
         allowance(rule, inputs, dy, hyper)
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.01  # issue 3; the best of ten, because other tests run beside this one
+        times.append(time.process_time() - start)
+    assert min(times) < 0.01
