@@ -69,8 +69,8 @@ class Kinds:
         error = (got.cpu().double() - expected).abs()
         if position and bool(kinks[beyond].all()) and self.is_subgradient(found, grads):
             return "convention", "a valid subgradient, and not the one of the declared convention"
-        if position and _is_infinity_less_infinity(case.dy, expected, got, beyond):
-            return "digits", "loses all digits of an infinite cotangent: NaN where infinity is due"
+        if position and _is_undefined_at_infinity(case.dy, expected, got, beyond):
+            return "digits", "loses all digits of an infinite cotangent: NaN where infinity or 0 is due"
         judged, largest, where = case, error, beyond
         if found.row is not None:  # all rows alike: the largest error stands
             judged, largest, where = found.row.case, torch.where(beyond, error, 0).amax(0), beyond.any(0)
@@ -215,7 +215,7 @@ class _Again:
         is far on the left: then no error shrinks there, but on the way to moderate inputs they are those of rounding,
         and so large that the one here is no surprise.  fine: the errors in the finer of the two precisions."""
         dtype, case = self.kinds.dtype, self.case
-        if not case.dy.numel():
+        if not case.dy.numel() or not bool(case.dy.isfinite().all()):
             return False
         finest = min(torch.finfo(dtype).eps, torch.finfo(other).eps)
         size = max(1.0, float(case.dy.abs().max()))
@@ -299,12 +299,14 @@ class _Again:
         return got.detach().cpu().double()
 
 
-def _is_infinity_less_infinity(dy: Tensor, expected: Tensor, got: Tensor, beyond: Tensor) -> bool:
-    """Whether all that is wrong is NaN where an infinite cotangent makes an infinity due.
+def _is_undefined_at_infinity(dy: Tensor, expected: Tensor, got: Tensor, beyond: Tensor) -> bool:
+    """Whether all that is wrong is NaN where an infinite cotangent makes infinity or 0 due.
 
-    A right formula that takes a difference (dy - dy y²) has it so, and nobody goes on with either.
+    A right formula that takes a difference (dy - dy y²) or multiplies by 0 (dy · mask) has it so, and nobody goes on
+    with either.
     """
-    return bool(dy.isinf().any()) and bool((expected.isinf() & got.cpu().isnan())[beyond].all())
+    due = expected.isinf() | (expected == 0)
+    return bool(dy.isinf().any()) and bool((due & got.cpu().isnan())[beyond].all())
 
 
 class _There(NamedTuple):

@@ -23,3 +23,20 @@ def relu_through(scale):
 def test_an_overflow_of_moderate_numbers_is_no_lost_digits(dtype, passes):
     report = compare(relu_through(2**16), "relu", dtype=dtype)
     assert report.passed is passes, str(report)
+
+
+def test_a_mask_times_an_infinite_cotangent_is_a_note():
+    def candidate(inputs, dy):
+        return torch.relu(inputs[0]), ((inputs[0] > 0).to(dy.dtype) * dy,)
+
+    report = compare(candidate, "relu")
+    assert report.passed, str(report)
+    assert any("infinity or 0 is due" in note for note in report.notes)
+
+
+def test_a_number_in_place_of_an_infinite_cotangent_is_wrong():
+    def candidate(inputs, dy):
+        y, (dx,) = bp.relu.vjp(inputs, dy)
+        return y, (torch.where(dy.isinf(), 5, dx),)
+
+    assert not compare(candidate, "relu").passed
