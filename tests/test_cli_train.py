@@ -144,8 +144,8 @@ def test_killed_on_either_side_of_the_checkpoint(tmp_path, monkeypatch, whole, a
 def test_a_signal_saves_the_state_and_prints_the_command(tmp_path, number):
     options = ["--epochs", "400", "--patience", "0", "--batch-size", "32"]
     process = subprocess.Popen([*MODULE, "--out", str(tmp_path / "a run"), *options], stdout=subprocess.PIPE, text=True)
-    while "epoch   2" not in process.stdout.readline():
-        pass
+    while "epoch   2" not in (line := process.stdout.readline()):
+        assert line, f"it ended with status {process.wait()}"
     process.send_signal(number)
     rest, _ = process.communicate()
     assert process.returncode == 128 + number
