@@ -74,8 +74,6 @@ def _mul(a: Cell, b: Cell) -> Cell:
 
 def _div(a: Cell, b: Cell) -> Cell:
     value = _certain(a.value / b.value, a.value, b.value)
-    if not b.tangent:
-        return Cell(value, _times(1 / b.value, a.tangent))
     return Cell(value, _plus(_times(1 / b.value, a.tangent), _times(-value / b.value, b.tangent)))
 
 

@@ -300,13 +300,16 @@ class _Again:
 
 
 def _is_undefined_at_infinity(dy: Tensor, expected: Tensor, got: Tensor, beyond: Tensor) -> bool:
-    """Whether all that is wrong is NaN where an infinite cotangent makes infinity or 0 due.
+    """Whether all that is wrong is NaN where an infinite cotangent makes infinity due, or is dropped and makes 0 due.
 
     A right formula that takes a difference (dy - dy y²) or multiplies by 0 (dy · mask) has it so, and nobody goes on
     with either.
     """
-    due = expected.isinf() | (expected == 0)
-    return bool(dy.isinf().any()) and bool((due & got.cpu().isnan())[beyond].all())
+    infinite = dy.isinf().cpu()
+    due = expected.isinf()
+    if dy.shape == expected.shape:  # element by element, so that nothing else is excused
+        due |= (expected == 0) & infinite
+    return bool(infinite.any()) and bool((due & got.cpu().isnan())[beyond].all())
 
 
 class _There(NamedTuple):

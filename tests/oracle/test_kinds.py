@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import manual_bp as bp
-from manual_bp.oracle import compare
+from manual_bp.oracle import Case, compare
 
 
 def relu_through(scale):
@@ -32,6 +32,16 @@ def test_a_mask_times_an_infinite_cotangent_is_a_note():
     report = compare(candidate, "relu")
     assert report.passed, str(report)
     assert any("infinity or 0 is due" in note for note in report.notes)
+
+
+def test_nan_that_an_infinite_cotangent_of_another_element_makes_is_wrong():
+    def candidate(inputs, dy):
+        y, (dx,) = bp.relu.vjp(inputs, dy)
+        return y, (dx + 0 * dy.sum(),)
+
+    case = Case((torch.tensor([-1.0, 2.0, -3.0]),), torch.tensor([1.0, float("inf"), 1.0]))
+    report = compare(candidate, "relu", cases=[case])
+    assert [m.kind for m in report.mismatches] == ["wrong"]
 
 
 def test_a_number_in_place_of_an_infinite_cotangent_is_wrong():

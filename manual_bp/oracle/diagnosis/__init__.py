@@ -29,6 +29,7 @@ from manual_bp.oracle.diagnosis import (
     reductions,
     routing,
     substitutions,
+    weighted_sums,
 )
 from manual_bp.oracle.diagnosis.examination import Examination
 from manual_bp.oracle.diagnosis.hypothesis import Explanation, Record
@@ -64,7 +65,7 @@ NAMED: tuple[Detector, ...] = (
     known.parts_of_mistakes,
     substitutions.usual_hyperparameters,
     formulas.formulas,
-    formulas.sums,
+    weighted_sums.weighted_sums,
     substitutions.seldom,
     factors.multiplied,
     factors.scaled_inputs,

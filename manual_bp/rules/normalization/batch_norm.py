@@ -155,9 +155,11 @@ class _Parts:
         projection: float | Tensor = 1.0,
         dweight: Tensor | None = None,
         dbias: Tensor | None = None,
+        average: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        along = self.average(self.g * self.x_hat)
-        dx = self.s * (direct * self.g - mean * self.average(self.g) - projection * self.x_hat * along)
+        average = average or self.average
+        along = average(self.g * self.x_hat)
+        dx = self.s * (direct * self.g - mean * average(self.g) - projection * self.x_hat * along)
         return (
             dx,
             channel_sum(self.dy * self.x_hat) if dweight is None else dweight,
@@ -165,9 +167,8 @@ class _Parts:
         )
 
 
-def _means_over_space(parts: _Parts) -> _Parts:
-    parts.average = lambda x: x.mean(tuple(range(2, x.ndim)), keepdim=True) if x.ndim > 2 else _average(x)
-    return parts
+def _average_over_space(x: Tensor) -> Tensor:
+    return x.mean(tuple(range(2, x.ndim)), keepdim=True) if x.ndim > 2 else _average(x)
 
 
 MISTAKES = (
@@ -253,7 +254,7 @@ MISTAKES = (
     ),
     Mistake(
         "means over the space axes",
-        lambda **p: _means_over_space(_Parts(**p)).cotangents(),
+        lambda **p: _Parts(**p).cotangents(average=_average_over_space),
         forgets="that a channel is averaged over the batch axis too",
         shows="for x of rank 3 and more",
     ),
