@@ -109,6 +109,7 @@ def test_kill_9_and_resume(tmp_path, whole, kill):
     command = [*MODULE, "--out", str(tmp_path / "run"), *(str(a) for a in FULL)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     while not (tmp_path / "run" / CHECKPOINT).exists():
+        assert process.poll() is None, f"the training ended early, with status {process.returncode}"
         time.sleep(0.001)
     time.sleep(moments.uniform(0, 0.8))
     process.kill()

@@ -134,9 +134,9 @@ def test_a_write_that_really_fails_leaves_the_old_file(tmp_path):
     def limited():
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 
-    done = subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "c"], capture_output=True, text=True, preexec_fn=limited
-    )
+    # -B: Python would keep the first 1000 bytes of what it compiles, and every later import would find those.
+    command = [sys.executable, "-B", "-c", code, tmp_path / "c"]
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limited)
     assert done.stdout.strip() == "File too large", done.stderr
     assert (tmp_path / "c").read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
