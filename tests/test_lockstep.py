@@ -38,8 +38,8 @@ MODELS = {
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_engines_agree(name, dtype):
-    report = run(MODELS[name](), dtype=dtype)
+def test_engines_agree(name, dtype, device):
+    report = run(MODELS[name](), dtype=dtype, device=device)
     assert report.passed, report.verdict
     assert report.losses[0] != report.losses[-1]
     assert len(report.free_losses) == 3

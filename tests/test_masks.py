@@ -15,9 +15,10 @@ def seeded(seed=0):
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
-def test_elements_are_kept_with_probability_one_minus_p(p):
+def test_elements_are_kept_with_probability_one_minus_p(p, device):
     n = 10**6
-    (mask,) = draw({"mask": Mask((1000,), p)}, 1000, seeded()).values()
+    (mask,) = draw({"mask": Mask((1000,), p)}, 1000, seeded(), device).values()
+    assert mask.device.type == device
     assert mask.shape == (1000, 1000)
     assert mask.dtype == torch.bool
     # The number kept is binomial; beyond five standard deviations it is once in 3.5 million seeds.
@@ -28,21 +29,23 @@ def test_elements_are_kept_with_probability_one_minus_p(p):
         assert abs(int((one & other).sum()) - one.numel() * together) < 7 * math.sqrt(n * together)
 
 
-def test_nothing_is_dropped_at_0_and_all_at_1():
-    masks = draw({"none": Mask((7,), 0.0), "all": Mask((7,), 1.0)}, 5, seeded())
+def test_nothing_is_dropped_at_0_and_all_at_1(device):
+    masks = draw({"none": Mask((7,), 0.0), "all": Mask((7,), 1.0)}, 5, seeded(), device)
     assert masks["none"].all()
     assert not masks["all"].any()
 
 
-def test_masks_depend_on_the_generator_alone_and_differ_from_each_other():
-    wanted = {"a": Mask((3, 5), 0.5), "b": Mask((3, 5), 0.5)}
-    first, again, other = (draw(wanted, 9, seeded(seed)) for seed in (1, 1, 2))
+def test_masks_depend_on_the_generator_alone_and_differ_from_each_other(device):
+    wanted = {"a": Mask((3, 5), 0.5), "c": Mask((3,), 0.25), "b": Mask((3, 5), 0.5)}
+    first, again, other = (draw(wanted, 9, seeded(seed), device) for seed in (1, 1, 2))
+    assert {name: tuple(mask.shape) for name, mask in first.items()} == {"a": (9, 3, 5), "c": (9, 3), "b": (9, 3, 5)}
+    assert list(first) == list(wanted)
     assert all(torch.equal(first[name], again[name]) for name in wanted)
     assert not torch.equal(first["a"], other["a"])
     assert not torch.equal(first["a"], first["b"])
     generator = seeded(1)
-    draw(wanted, 9, generator)
-    assert not torch.equal(draw(wanted, 9, generator)["a"], first["a"])
+    draw(wanted, 9, generator, device)
+    assert not torch.equal(draw(wanted, 9, generator, device)["a"], first["a"])
 
 
 def test_a_model_without_dropout_leaves_the_generator_alone():

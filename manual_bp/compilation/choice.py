@@ -16,7 +16,7 @@ from manual_bp.compilation.products import Product
 class Choice:
     """How a program is built and run.
 
-    kind: "aoti" (ahead-of-time compiled C++) or "cuda graph".
+    kind: "aoti" (ahead-of-time compiled), or "cuda graph" (the same, replayed as one graph).
     threads: with how many it runs on the CPU.
     onednn: the matrix products that go to oneDNN in place of torch's own choice (MKL).
     """
@@ -34,8 +34,12 @@ ONE_THREAD_ELEMENTS = 2**15
 ONEDNN_PRODUCT = 2**20
 
 
-def choose(device: torch.device, dtype: torch.dtype, products: Collection[Product], elements: int) -> Choice:
+def choose(
+    device: torch.device, dtype: torch.dtype, products: Collection[Product], elements: int, step: bool
+) -> Choice:
     """The choice for a program with these matrix products, whose largest tensor has `elements`.
+
+    step: whether it is a whole training step, and not a rule.
 
     CPU: AOTInductor, called through its flat list of tensors; its pytree wrapper costs as much as a small step, and
     torch.compile's guards cost more.
@@ -46,10 +50,11 @@ def choose(device: torch.device, dtype: torch.dtype, products: Collection[Produc
     oneDNN or MKL: whichever is faster for a product on this processor (measured.py).  Small products stay with MKL: at
     32 x 64 x 64 it was three to ten times as fast, for oneDNN packs its operands on every call.
 
-    CUDA: the compiled function captured in one CUDA graph, so that a step is one launch (written, not yet measured).
+    CUDA: AOTInductor too, whose launches are C++.  A step is captured in one CUDA graph, so that it is one launch; a
+    rule is not, for it is a kernel or a few, and its inputs would have to be copied to where the graph reads them.
     """
     if device.type == "cuda":
-        return Choice("cuda graph", torch.get_num_threads())
+        return Choice("cuda graph" if step else "aoti", torch.get_num_threads())
     largest = max((product.multiply_adds for product in products), default=0)
     small = largest <= ONE_THREAD_PRODUCT if products else elements <= ONE_THREAD_ELEMENTS
     threads = 1 if small else torch.get_num_threads()

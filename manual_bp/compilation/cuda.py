@@ -1,40 +1,56 @@
-"""A function captured in one CUDA graph: one launch in place of one a kernel.  Not yet run on a GPU."""
+"""A compiled program captured in one CUDA graph: one launch in place of one a kernel."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import is_
 
 import torch
 from torch import Tensor
 
-# Runs before the capture, in which kernels are compiled and libraries choose their algorithms.
+# Runs before the first capture, in which kernels are loaded and libraries choose their algorithms and workspaces: so
+# many as torch's own examples have.
 WARM_UP = 3
 
 
 class Graph:
-    """`function` of tensors like `example`, replayed on buffers of its own.
+    """`run`, called with tensors like `example`, as one graph.
 
-    written: into how many of its first inputs the function writes.
-    Inputs are copied into the buffers, what was written is copied back, and results are copies.
+    written: into how many of its first inputs `run` writes, such as a donated state.  A graph reads and writes fixed
+        addresses, so it is captured for the memory of those inputs, and again when other tensors come in their place:
+        whoever trains one state captures once, and whoever steps two by turns with one program captures every time.
+    What is not written is copied to where the graph reads it, and results are copies.
     """
 
-    def __init__(self, function: Callable[..., Sequence[Tensor]], example: Sequence[Tensor], written: int) -> None:
-        self._written = written
-        compiled = torch.compile(function, fullgraph=True, dynamic=False)
-        self._inputs = [t.clone() for t in example]
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.no_grad(), torch.cuda.stream(stream):
+    def __init__(
+        self, run: Callable[[list[Tensor]], Sequence[Tensor]], example: Sequence[Tensor], written: int
+    ) -> None:
+        self._run = run
+        self._written: Sequence[Tensor] | None = None
+        self._read = [t.clone() for t in example[written:]]
+        self._same_dtype = [
+            [i for i, t in enumerate(self._read) if t.dtype is dtype] for dtype in {t.dtype for t in self._read}
+        ]
+        trial = [*(t.clone() for t in example[:written]), *self._read]
+        stream = torch.cuda.Stream(trial[0].device)  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream(trial[0].device))
+        with torch.cuda.stream(stream):
             for _ in range(WARM_UP):
-                compiled(*self._inputs)
-        torch.cuda.current_stream().wait_stream(stream)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.no_grad(), torch.cuda.graph(self._graph):
-            self._results = compiled(*self._inputs)
+                run(trial)
+        torch.cuda.current_stream(trial[0].device).wait_stream(stream)
 
     def __call__(self, flat: list[Tensor]) -> Sequence[Tensor]:
-        torch._foreach_copy_(self._inputs, flat)
+        written, read = flat[: -len(self._read)], flat[-len(self._read) :]
+        for places in self._same_dtype:  # of one dtype, many tensors are copied by one kernel
+            torch._foreach_copy_([self._read[i] for i in places], [read[i] for i in places])
+        if self._written is None or not all(map(is_, written, self._written)):
+            self._capture(written)
         self._graph.replay()
-        if self._written:
-            torch._foreach_copy_(flat[: self._written], self._inputs[: self._written])
         return [result.clone() for result in self._results]
+
+    def _capture(self, written: Sequence[Tensor]) -> None:
+        """Record the program, which does not run it."""
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._results = self._run([*written, *self._read])
+        self._written = written

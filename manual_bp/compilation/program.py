@@ -14,6 +14,7 @@ from torch import Tensor
 
 from manual_bp.compilation.cache import address
 from manual_bp.compilation.choice import Choice, choose
+from manual_bp.compilation.cuda import Graph
 from manual_bp.compilation.decompositions import DECOMPOSITIONS
 from manual_bp.compilation.products import by_onednn, product_of, products, separate_biases
 from manual_bp.compilation.recomputation import recompute
@@ -26,6 +27,7 @@ FlatFunction = Callable[..., Sequence[Tensor]]
 
 
 NO_COMPILER = "no C++ compiler works here. Install g++ or clang++, or name one in the environment variable CXX."
+FAILED = "inductor failed ({}). It needs a C++ compiler; for a GPU also Triton and CUDA's headers, found by CUDA_HOME."
 
 # Up to so many tensors are read again, for the sake of a value, rather than the value stored.  The output of batch
 # norm is made of six; by inductor's own limit of 4 it was kept for backward: 20 residual blocks of 256 held 12.8 MiB
@@ -49,21 +51,29 @@ class Program:
     from_cache: bool = False
 
 
-def build(function: FlatFunction, example: list[Tensor], *, written: int = 0, dynamic: Any = None) -> Program:
+# Kernels on a GPU read so many bytes at a time, from addresses that are a multiple of it.
+ALIGNMENT = 16
+
+
+def plain(t: Tensor) -> Tensor:
+    """`t` as a program takes it: contiguous, cut off from autograd, and on a GPU aligned."""
+    t = (t.detach() if t.requires_grad else t).contiguous()
+    return t.clone() if t.is_cuda and t.data_ptr() % ALIGNMENT else t
+
+
+def build(
+    function: FlatFunction, example: list[Tensor], *, step: bool = False, written: int = 0, dynamic: Any = None
+) -> Program:
     """`function` compiled for contiguous tensors like `example`.
 
+    step: whether it is a whole training step, which is called again and again for one state.
     written: into how many of its first inputs the function writes.
     dynamic: per tensor, the axes whose length may differ from call to call, as torch.export's dynamic_shapes; those
         lengths may be any but 0.  By default none.
     Where it cannot be compiled, the program is the function itself, and a warning says why.
     """
     try:
-        if example[0].device.type == "cuda":
-            from manual_bp.compilation.cuda import Graph
-
-            why = "the compiled function captured in one CUDA graph"
-            return Program(Graph(function, example, written), "cuda graph", why)
-        return _ahead_of_time(function, example, dynamic)
+        return _ahead_of_time(function, example, step, written, dynamic)
     except _NotCompiled as error:
         warnings.warn(f"not compiled, so slower: {error}", RuntimeWarning, stacklevel=4)
         return Program(_eager(function), "eager", f"not compiled: {error}")
@@ -77,20 +87,26 @@ def _eager(function: FlatFunction) -> Callable[[list[Tensor]], Sequence[Tensor]]
     return lambda flat: function(*flat)
 
 
-def _ahead_of_time(function: FlatFunction, example: list[Tensor], dynamic: Any) -> Program:
-    """Compiled C++ on the CPU, from the disk if it is there."""
+def _ahead_of_time(function: FlatFunction, example: list[Tensor], step: bool, written: int, dynamic: Any) -> Program:
+    """Compiled C++, and on a GPU kernels of Triton's, from the disk if they are there."""
+    device = example[0].device
     exported = _exported(function, example, dynamic)
     found_products = set(products(exported.graph)) if dynamic is None else set()
     floating = next(t.dtype for t in example if t.is_floating_point())
-    choice = choose(example[0].device, floating, found_products, max(t.numel() for t in example))
+    choice = choose(device, floating, found_products, max(t.numel() for t in example), step)
     path = address(exported, example, choice)
     found = path.exists()
     if not found:
         _compile(exported, choice, path)
+    runner = _Runner(path, choice, device)
+    if choice.kind == "cuda graph":
+        return Program(Graph(runner, example, written), choice.kind, "AOTInductor, captured in one CUDA graph", found)
+    if device.type == "cuda":
+        return Program(runner, choice.kind, "AOTInductor with kernels of Triton's", found)
     why = f"AOTInductor on {choice.threads} thread{'s' * (choice.threads > 1)}"
     if choice.onednn:
         why += f", oneDNN for {len(choice.onednn)} of {len(found_products)} kinds of product"
-    return Program(_Runner(path, choice.threads), "aoti", why, found)
+    return Program(runner, choice.kind, why, found)
 
 
 def _exported(function: FlatFunction, example: list[Tensor], dynamic: Any) -> Any:
@@ -110,7 +126,7 @@ def _exported(function: FlatFunction, example: list[Tensor], dynamic: Any) -> An
 def _compile(exported: Any, choice: Choice, path: Path) -> None:
     """Compile into `path`.  Raises _NotCompiled in words if there is no compiler or it fails."""
     from torch._inductor import aoti_compile_and_package
-    from torch._inductor.exc import InductorError, InvalidCxxCompiler
+    from torch._inductor.exc import CppCompileError, InductorError, InvalidCxxCompiler
 
     def improve(graph: torch.fx.Graph) -> None:
         graph.eliminate_dead_code()
@@ -136,22 +152,26 @@ def _compile(exported: Any, choice: Choice, path: Path) -> None:
                 aoti_compile_and_package(exported, package_path=str(unfinished), inductor_configs=options)
         except InvalidCxxCompiler as error:
             raise _NotCompiled(NO_COMPILER) from error
-        except InductorError as error:
+        except (InductorError, CppCompileError) as error:
             if "InvalidCxxCompiler" in str(error):
                 raise _NotCompiled(NO_COMPILER) from error
-            raise _NotCompiled(f"inductor failed ({str(error).splitlines()[0]:.200}).") from error
+            raise _NotCompiled(FAILED.format(f"{str(error).splitlines()[0]:.200}")) from error
         unfinished.replace(path)
 
 
 class _Runner:
     """Calls a compiled program through its flat list of tensors."""
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, choice: Choice, device: torch.device) -> None:
         from torch._C._aoti import AOTIModelPackageLoader
 
-        self._loader = AOTIModelPackageLoader(str(path), "model", False, 1, -1)
+        # A program that is captured must not wait for anything, so it does without the locks of one that several
+        # threads may call at once.
+        captured = choice.kind == "cuda graph"
+        index = -1 if device.index is None else device.index
+        self._loader = AOTIModelPackageLoader(str(path), "model", captured, 1, index)
         self._run = self._loader.run
-        self._threads = threads
+        self._threads = choice.threads
 
     def __call__(self, flat: list[Tensor]) -> Sequence[Tensor]:
         threads = torch.get_num_threads()

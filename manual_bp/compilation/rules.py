@@ -12,8 +12,11 @@ from torch import Tensor
 
 from manual_bp.axes import tokens
 from manual_bp.compilation.choice import ONE_THREAD_ELEMENTS
-from manual_bp.compilation.program import Program, build
+from manual_bp.compilation.program import Program, build, plain
 from manual_bp.rule import RULES, Grads, Rule, computing_dtype
+
+# Inductor's kernels count in 32 bits if their example was short, as it is for an element-wise rule.
+MOST_ON_GPU = 2**31 - 1
 
 
 def compile_rule(name: str, **hyper: Any) -> CompiledRule:
@@ -22,8 +25,8 @@ def compile_rule(name: str, **hyper: Any) -> CompiledRule:
     Shapes, dtypes and hyperparameters are checked as the rule checks them, and the rule itself is run once, when a
     combination of them is seen for the first time; later calls go straight to the program.  A program serves all sizes
     of an element-wise rule (one for small tensors, one for large), and one size of any other.  Lists of axes are run
-    as one axis, so that the rank makes no other program.  Uncompiled are: results without elements, and a mask that is
-    not bool, whose values must be looked at.
+    as one axis, so that the rank makes no other program.  Uncompiled are: results without elements, a mask that is not
+    bool, whose values must be looked at, and on a GPU tensors of 2^31 elements and more.
 
     Raises ValueError for an unknown rule or hyperparameter, and in a call for whatever the rule refuses.
     """
@@ -70,7 +73,10 @@ class CompiledRule:
         shapes = [merged(a, tuple(t.shape)) for a, t in zip(annotations, (*inputs, dy), strict=True)]
         example = [_plain(t, shape) for t, shape in zip((*inputs, dy), shapes, strict=True)]
         dtypes = tuple(t.dtype for t in example)
-        small = dy.numel() <= ONE_THREAD_ELEMENTS
+        on_gpu = dy.device.type == "cuda"
+        if on_gpu and max(t.numel() for t in (*inputs, dy)) > MOST_ON_GPU:
+            return None
+        small = not on_gpu and dy.numel() <= ONE_THREAD_ELEMENTS
         key: tuple[Any, ...] = (tuple(hyper.items()), dtypes, dy.device, torch.get_num_threads())
         key += (small,) if rule.elementwise else tuple(shapes)
         if key not in self._programs:
@@ -131,6 +137,6 @@ class _Plan:
 
 
 def _plain(t: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """`t` contiguous, in another shape, and cut off from autograd."""
-    t = (t.detach() if t.requires_grad else t).contiguous()
+    """`t` as a program takes it, in another shape."""
+    t = plain(t)
     return t if t.shape == shape else t.view(shape)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.compilation.program import Program, build
+from manual_bp.compilation.program import Program, build, plain
 from manual_bp.training.step import Step, TrainingState
 
 
@@ -21,7 +21,8 @@ class CompiledStep(Step):
 
     donate: the new state takes over the old one's memory: parameters, buffers and the optimiser's state are updated in
         place, and the dictionaries of the old state are emptied, so that it cannot be used by mistake.  Raises
-        ValueError if two tensors of the state share memory.
+        ValueError if two tensors of the state share memory.  (On a GPU a tensor whose address is no multiple of 16
+        bytes is copied first.)
     The last batch of an epoch, if short, is a second program.  `accumulate`, `gradients` and `update` run uncompiled.
     `programs` are those built so far, with their kind and why.
     """
@@ -34,7 +35,7 @@ class CompiledStep(Step):
 
         x: (batch, features); target: what the loss takes, of square_loss shaped like the output.
         """
-        signature = (x.shape, x.dtype, target.shape, target.dtype, x.device)
+        signature = (x.shape, x.dtype, target.shape, target.dtype, x.device, _precision(x.device))
         built = self._built.get(signature)
         if built is None or not built.fits(state):
             built = self._built[signature] = self._build(state, x, target)
@@ -55,6 +56,11 @@ class CompiledStep(Step):
         return _BuiltStep(uncompiled, state, x, target, self.donate)
 
 
+def _precision(device: torch.device) -> str | None:
+    """How matrices of float32 are multiplied, which a captured graph does as it did when it was captured."""
+    return torch.backends.cuda.matmul.fp32_precision if device.type == "cuda" else None
+
+
 class _BuiltStep:
     """The program for one shape of x and target, and one set of names in the state."""
 
@@ -62,15 +68,15 @@ class _BuiltStep:
         self._step, self._donate = step, donate
         self._masks = step.model.masks
         self._names = (list(state.params), self._kept(state.buffers), list(state.optimizer))
-        flat = [_plain(t) for t in self._tensors(state)]
+        flat = [plain(t) for t in self._tensors(state)]
         if donate:
             self._refuse_shared_memory(flat)
             flat = [t.clone() for t in flat]  # views of one storage may be donated, but not traced
         masks = self._drawn(state, x)
         self._layouts = [(t.shape, t.dtype, t.device) for t in flat]
         self._last: list[Tensor] = []
-        example = [*flat, _plain(x), _plain(target), *masks]
-        self.program = build(self._updated, example, written=len(flat) if donate else 0)
+        example = [*flat, plain(x), plain(target), *masks]
+        self.program = build(self._updated, example, step=True, written=len(flat) if donate else 0)
 
     def fits(self, state: TrainingState) -> bool:
         """Whether the state has the names that the program was built for."""
@@ -84,7 +90,7 @@ class _BuiltStep:
         if not (len(flat) == len(self._last) and all(map(is_, flat, self._last))):
             flat = self._checked(flat)
         masks = self._drawn(state, x) if self._masks else ()
-        results = self.program.run([*flat, _plain(x), _plain(target), *masks])
+        results = self.program.run([*flat, plain(x), plain(target), *masks])
         *new, cost = (*flat, *results) if self._donate else results
         self._last = new
         return self._next(state, new), cost
@@ -136,10 +142,10 @@ class _BuiltStep:
                     f"the step was compiled for {name} of shape {tuple(shape)}, {dtype} on {device}; came "
                     f"{tuple(t.shape)}, {t.dtype} on {t.device}. Make another step for another kind of state."
                 )
-        plain = [_plain(t) for t in flat]
+        taken = [plain(t) for t in flat]
         if self._donate:
-            self._refuse_shared_memory(plain)
-        return plain
+            self._refuse_shared_memory(taken)
+        return taken
 
     def _refuse_shared_memory(self, flat: list[Tensor]) -> None:
         named = zip(self._flat_names(), flat, strict=True)
@@ -166,9 +172,4 @@ class _BuiltStep:
         for name, mask in zip(self._masks, masks, strict=True):
             if mask.dtype != torch.bool:
                 raise ValueError(f"a compiled step takes masks of bool; came {name} of {mask.dtype}. Pass mask.bool().")
-        return [_plain(mask) for mask in masks]
-
-
-def _plain(t: Tensor) -> Tensor:
-    """`t` contiguous, and cut off from autograd."""
-    return (t.detach() if t.requires_grad else t).contiguous()
+        return [plain(mask) for mask in masks]

@@ -124,7 +124,8 @@ def _in_place() -> Any:
             operands: Any = self.inputs
             weight, left, right = (t.codegen_reference() for t in operands)
             factors = [repr(factor) for factor in self.constant_args]
-            wrapper.generate_c_shim_extern_kernel_call("at::addmm_out", [weight, weight, left, right, *factors], "cpu")
+            device = operands[0].get_device().type
+            wrapper.generate_c_shim_extern_kernel_call("at::addmm_out", [weight, weight, left, right, *factors], device)
 
         def should_allocate(self) -> bool:
             return False

@@ -29,29 +29,31 @@ def programs_of_these_tests(tmp_path_factory):
         yield
 
 
-def test_compiled_rule_passes_the_oracle(rule):
+def test_compiled_rule_passes_the_oracle(rule, device):
     compiled = bp.compile_rule(rule.name)
-    cases = [case for case in generated(rule, torch.float32) if case.name in REPRESENTATIVE]
-    report = compare(compiled, rule.name, dtype=torch.float32, cases=cases)
+    cases = [case for case in generated(rule, torch.float32, device) if case.name in REPRESENTATIVE]
+    report = compare(compiled, rule.name, dtype=torch.float32, device=device, cases=cases)
     assert not report.mismatches, str(report)
     assert report.cases == len(cases)
     assert {program.kind for program in compiled.programs} == {"aoti"}
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-def test_compiled_elu_keeps_all_digits_in_every_dtype(dtype):
+def test_compiled_elu_keeps_all_digits_in_every_dtype(dtype, device):
     cases = [
-        case for case in generated(bp.elu, dtype) if not case.hyper.keys() - {"alpha"} and case.hyper["alpha"] == 1
+        case
+        for case in generated(bp.elu, dtype, device)
+        if not case.hyper.keys() - {"alpha"} and case.hyper["alpha"] == 1
     ]
-    report = compare(bp.compile_rule("elu"), "elu", dtype=dtype, cases=cases, strict=True)
+    report = compare(bp.compile_rule("elu"), "elu", dtype=dtype, device=device, cases=cases, strict=True)
     assert cases
     assert not report.mismatches, str(report)
 
 
-def test_one_program_serves_all_shapes_of_an_elementwise_rule():
+def test_one_program_serves_all_shapes_of_an_elementwise_rule(device):
     relu = bp.compile_rule("relu")
     for shape in ((), (1,), (3, 4), (2, 1, 3), (7,)):
-        x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
         y, (dx,) = relu((x,), x)
         assert torch.equal(y, bp.relu.forward(x)[0])
         assert dx.shape == y.shape == shape
@@ -78,13 +80,16 @@ STEPS = {
 }
 
 
-def problem(name, dtype, batch=6, **compiled):
+STEP_KIND = {"cpu": "aoti", "cuda": "cuda graph"}
+
+
+def problem(name, dtype, device="cpu", batch=6, **compiled):
     model, options = STEPS[name]
     step = training_step(model, **options, compiled=True, **compiled)
     generator = torch.Generator().manual_seed(0)
-    state = step.init(generator, dtype=dtype)
-    x = torch.randn(batch, 4, generator=generator).to(dtype)
-    return step, state, x, torch.randn(batch, 3, generator=generator).to(dtype)
+    state = step.init(generator, dtype=dtype, device=device)
+    x = torch.randn(batch, 4, generator=generator).to(device, dtype)
+    return step, state, x, torch.randn(batch, 3, generator=generator).to(device, dtype)
 
 
 def everything(state):
@@ -103,12 +108,12 @@ def copied(state):
 @pytest.mark.parametrize(
     ("name", "dtype"), [*((name, torch.float32) for name in STEPS), ("residual", torch.float64)], ids=str
 )
-def test_compiled_step_agrees_with_the_uncompiled(name, dtype):
-    step, state, x, target = problem(name, dtype)
+def test_compiled_step_agrees_with_the_uncompiled(name, dtype, device):
+    step, state, x, target = problem(name, dtype, device)
     model, options = STEPS[name]
     uncompiled = training_step(model, **options)
     for number in range(3):
-        masked = replace(state, buffers={**state.buffers, **step.masks(state, len(x))})
+        masked = replace(state, buffers={**state.buffers, **step.masks(state, len(x), device)})
         allowance = allowance_of(uncompiled, masked, x, target, dtype, seed=number)
         expected, cost = uncompiled(state, x, target)
         before = copied(state)
@@ -122,12 +127,12 @@ def test_compiled_step_agrees_with_the_uncompiled(name, dtype):
         assert after.steps == expected.steps
         state = after
     (program,) = step.programs  # no recompilation from step to step
-    assert program.kind == "aoti", program.why
+    assert program.kind == STEP_KIND[device], program.why
 
 
-def test_donated_state_is_updated_in_place_and_emptied():
-    step, state, x, target = problem("residual", torch.float32, donate=True)
-    plain, *_ = problem("residual", torch.float32)
+def test_donated_state_is_updated_in_place_and_emptied(device):
+    step, state, x, target = problem("residual", torch.float32, device, donate=True)
+    plain, *_ = problem("residual", torch.float32, device)
     kept = copied(state)
     memory = {n: t.data_ptr() for n, t in everything(state).items()}
     after, loss = step(state, x, target)
@@ -138,6 +143,21 @@ def test_donated_state_is_updated_in_place_and_emptied():
     assert not everything(state)
     with pytest.raises(ValueError, match="was the state donated"):
         step(state, x, target)
+
+
+def test_two_donated_states_by_turns_are_two_trainings(device):
+    """A program that knows the memory of the one must not step it in place of the other."""
+    step, state, x, target = problem("momentum", torch.float32, device, donate=True)
+    alone = copied(state)
+    for _ in range(2):
+        alone, _ = step(alone, x, target)
+    one, other = copied(state), copied(state)
+    for _ in range(2):
+        one, loss = step(one, x, target)
+        other, same_loss = step(other, x, target)
+        assert torch.equal(loss, same_loss)
+    for turns in (one, other):
+        assert all(torch.equal(t, everything(alone)[n]) for n, t in everything(turns).items())
 
 
 def test_donated_tensors_have_memory_of_their_own():

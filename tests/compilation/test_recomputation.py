@@ -18,16 +18,16 @@ STEPS = {
 }
 
 
-def stepped(name, steps=3):
+def stepped(name, device, steps=3):
     """All that `steps` steps leave."""
     model, optimizer = STEPS[name]
     generator = torch.Generator().manual_seed(0)
-    x, target = torch.randn(2, BATCH, WIDTH, generator=generator)
+    x, target = torch.randn(2, BATCH, WIDTH, generator=generator).to(device)
     step = training_step(model, optimizer=optimizer, compiled=True, donate=True)
-    state = step.init(torch.Generator().manual_seed(1))
+    state = step.init(torch.Generator().manual_seed(1), device=device)
     for _ in range(steps):
         state, loss = step(state, x, target)
-    assert [built.kind for built in step.programs] == ["aoti"], step.programs[0].why
+    assert [built.kind for built in step.programs] != ["eager"], step.programs[0].why
     return {**state.params, **state.buffers, **state.optimizer, "loss": loss}
 
 
@@ -45,12 +45,12 @@ def count_recomputed(monkeypatch):
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_the_same_bits(name, monkeypatch, tmp_path):
+def test_the_same_bits(name, device, monkeypatch, tmp_path):
     added, found = count_recomputed(monkeypatch), []
     for what, deep in (("again", DEPTH - 1), ("kept", DEPTH)):
         monkeypatch.setattr(recomputation, "DEEP", deep)
         monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / what))
-        found.append(stepped(name))
+        found.append(stepped(name, device))
     got, kept = found
     assert added[0] > 0
     assert added[1] == 0

@@ -35,18 +35,18 @@ def kind(request):
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-def test_each_layer_alone(kind, activation, dtype):
+def test_each_layer_alone(kind, activation, dtype, device):
     """Each layer judged by its own evidence at the inputs and the cotangent that it has within the chain."""
     model = build(kind, activation)
     generator = torch.Generator().manual_seed(1)
-    params, state = model.init(generator, dtype=dtype)
-    x = torch.randn(7, 5, generator=generator).to(dtype)
+    params, state = model.init(generator, dtype=dtype, device=device)
+    x = torch.randn(7, 5, generator=generator).to(device, dtype)
     probed, log = probe(model)
-    y, residuals, _ = probed.forward(params, {**state, **model.draw_masks(7, generator)}, x)
-    probed.backward(residuals, torch.randn(y.shape, generator=generator).to(dtype))
+    y, residuals, _ = probed.forward(params, {**state, **model.draw_masks(7, generator, device)}, x)
+    probed.backward(residuals, torch.randn(y.shape, generator=generator).to(device, dtype))
     assert list(log) == list(leaves(model))
     for name, visit in log.items():
-        report = compare(None, visit.leaf.rule, dtype=dtype, cases=[visit_case(visit, name)])
+        report = compare(None, visit.leaf.rule, dtype=dtype, device=device, cases=[visit_case(visit, name)])
         assert not report.mismatches, f"{name}: {report}"
         assert report.cases == 1
 
