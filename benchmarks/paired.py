@@ -38,11 +38,13 @@ class Contestant:
     """What is timed: `call` does the work once and may be called any number of times.
 
     threads: torch's threads while it runs; by default as many as torch uses already.
+    wait: returns when all calls are done, if they may return before and torch does not know of it.
     """
 
     name: str
     call: Callable[[], object]
     threads: int | None = None
+    wait: Callable[[], object] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -95,25 +97,29 @@ def interval(values: Sequence[float]) -> Interval:
 
 
 class Clock(Protocol):
-    """Seconds that `calls` calls take."""
+    """Seconds that `calls` calls of a contestant take."""
 
-    def __call__(self, call: Callable[[], object], calls: int) -> float: ...
+    def __call__(self, contestant: Contestant, calls: int) -> float: ...
 
 
-def host_clock(call: Callable[[], object], calls: int) -> float:
+def host_clock(contestant: Contestant, calls: int) -> float:
+    call = contestant.call
     began = time.perf_counter()
     for _ in range(calls):
         call()
+    contestant.wait()
     return time.perf_counter() - began
 
 
-def cuda_clock(call: Callable[[], object], calls: int) -> float:
+def cuda_clock(contestant: Contestant, calls: int) -> float:
     """Between two events on the device: what the calls take there, or what launching them takes if that is longer."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    call = contestant.call
     torch.cuda.synchronize()
     start.record()  # type: ignore[no-untyped-call]
     for _ in range(calls):
         call()
+    contestant.wait()
     end.record()  # type: ignore[no-untyped-call]
     torch.cuda.synchronize()
     return float(start.elapsed_time(end)) / 1000  # type: ignore[no-untyped-call]
@@ -141,7 +147,7 @@ def measure(
             torch.set_num_threads(c.threads or default)
             took = 0.0
             while took < SETTLE_SECONDS:
-                took += clock(c.call, 1)
+                took += clock(c, 1)
 
         calls = {}
         for c in contestants:
@@ -153,7 +159,7 @@ def measure(
         while done < wanted:
             for c in contestants if done % 2 == 0 else reversed(contestants):
                 settle(c)
-                found[c.name].append(clock(c.call, calls[c.name]) / calls[c.name])
+                found[c.name].append(clock(c, calls[c.name]) / calls[c.name])
             done += 1
             if rounds is None:
                 affordable = int(seconds * done / (time.perf_counter() - began))
@@ -187,7 +193,7 @@ def _share_of_others(
 
 def _calls_per_sample(contestant: Contestant, clock: Clock) -> int:
     calls = 1
-    while (took := clock(contestant.call, calls)) < SAMPLE_SECONDS:
+    while (took := clock(contestant, calls)) < SAMPLE_SECONDS:
         # Aim a little beyond, but never grow by more than a factor of ten on one short reading.
         calls = min(10 * calls, math.ceil(1.2 * calls * SAMPLE_SECONDS / max(took, 1e-9)))
     return calls

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from benchmarks.paired import Contestant
 from manual_bp.arithmetic.perturbed import wide
 from manual_bp.chain import leaves
 from manual_bp.models import Model, mlp, residual_mlp
@@ -109,6 +110,12 @@ class StepContestant(Protocol):
 
     def read(self) -> Result:
         """The state after the steps so far, and the loss of the last."""
+
+
+def timed(contestant: StepContestant) -> Contestant:
+    """As it is timed: until its steps are done, if it has a method `wait` that says so."""
+    wait = getattr(contestant, "wait", lambda: None)
+    return Contestant(contestant.name, contestant, contestant.threads, wait)
 
 
 StepBuilder = Callable[[StepProblem], StepContestant]

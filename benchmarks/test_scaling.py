@@ -7,10 +7,10 @@ import torch
 
 from benchmarks.contestants import jax_steps, manual, torch_steps
 from benchmarks.contestants.products import limits_of
-from benchmarks.paired import Contestant, measure
+from benchmarks.paired import measure
 from benchmarks.rows import timed_row
-from benchmarks.steps import StepJudge, StepProblem, mlp_problem, start_of
-from benchmarks.test_steps import families
+from benchmarks.steps import StepJudge, StepProblem, mlp_problem, start_of, timed
+from benchmarks.test_steps import families, those_right
 
 DEPTH, WIDTH, BATCH = 4, 128, 128
 """What stays when another one grows."""
@@ -44,12 +44,12 @@ def test_scaling(axis: str, size: int, device: str, quick: bool, timing, report)
         found.append(jax_steps.JaxStep(problem))
     judge = StepJudge(problem, torch.float32, device)
     start = start_of(problem, torch.float32, device)
+    found = those_right(found, judge, missing)
     for contestant in found:
-        judge.check(contestant)
         contestant.load(start)
     limits = limits_of(problem, torch.float32, device)
     scaling_timing = {**timing, "seconds": timing["seconds"] / 2}
-    timings = measure([Contestant(c.name, c, c.threads) for c in (*found, *limits)], **scaling_timing)
+    timings = measure([timed(c) for c in (*found, *limits)], **scaling_timing)
     row = timed_row(
         "scaling",
         f"{axis} {size}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ MOMENTUM = 0.1
 
 def unavailable(device: str) -> str | None:
     """Why jax cannot take part, or None."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # else it takes most of a GPU, with the first call
     try:
         import jax
     except ImportError:
@@ -55,11 +57,17 @@ class JaxStep:
         self._masks = None if start.masks is None else {name: enter(m) for name, m in start.masks.items()}
         self._key = jax.device_put(jax.random.key(0), device)
         self._data = enter(start.x), enter(start.target)
+        # On a GPU jax multiplies float32 in TF32 unless it is told not to.
+        exact = start.x.dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32
+        self._precision = "highest" if exact else None
 
     def __call__(self) -> None:
         self._params, self._buffers, self._key, self._loss = self._step(
             self._params, self._buffers, self._key, self._masks, *self._data
         )
+
+    def wait(self) -> None:
+        """Steps return before they are done."""
         self._loss.block_until_ready()
 
     def read(self) -> Result:
@@ -77,7 +85,8 @@ class JaxStep:
         key, drawing = jax.random.split(key)
 
         def cost(params: Any) -> Any:
-            y, after = self._forward(params, buffers, drawing, masks, x)
+            with jax.default_matmul_precision(self._precision):
+                y, after = self._forward(params, buffers, drawing, masks, x)
             return jnp.sum((y - target) ** 2) / (2 * x.shape[0]), after
 
         (loss, after), gradients = jax.value_and_grad(cost, has_aux=True)(params)

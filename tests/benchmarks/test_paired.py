@@ -37,10 +37,11 @@ class FakeTime:
 
         return Contestant(name, call, threads)
 
-    def clock(self, call, calls):
+    def clock(self, contestant, calls):
         began = self.now
         for _ in range(calls):
-            call()
+            contestant.call()
+        contestant.wait()
         return self.now - began
 
 
@@ -57,10 +58,10 @@ def test_ratios_are_of_one_round():
     fake = FakeTime()
     contestants = [fake.contestant("a", 2.0), fake.contestant("b", 4.0)]
 
-    def clock(call, calls):
+    def clock(contestant, calls):
         if calls and len(fake.order) % 8 == 0:
             fake.samples += 1
-        return FakeTime.clock(fake, call, calls)
+        return FakeTime.clock(fake, contestant, calls)
 
     fake.speeds = (1.0, 1.0, 2.0, 4.0)
     timings = measure(contestants, clock=clock, rounds=8)
@@ -153,12 +154,18 @@ def test_names_must_differ():
 
 def test_host_clock_counts_all_calls():
     seen = []
-    assert host_clock(lambda: seen.append(0), 5) > 0
+    assert host_clock(Contestant("a", lambda: seen.append(0)), 5) > 0
     assert len(seen) == 5
+
+
+def test_what_calls_leave_to_be_done_counts():
+    slow = Contestant("returns at once", lambda: None, wait=lambda: time.sleep(0.05))
+    assert host_clock(slow, 2) >= 0.05
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU that torch can use")
 def test_cuda_clock_waits_for_the_device():
     x = torch.randn(4096, 4096, device="cuda")
-    few, many = cuda_clock(lambda: x @ x, 2), cuda_clock(lambda: x @ x, 20)
+    multiply = Contestant("multiply", lambda: x @ x)
+    few, many = cuda_clock(multiply, 2), cuda_clock(multiply, 20)
     assert many > few > 0
