@@ -8,10 +8,12 @@ assumes nothing about the distribution of the noise.
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import math
 import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -141,7 +143,7 @@ def measure(
     if len({c.name for c in contestants}) < len(contestants):
         raise ValueError(f"contestants must have names of their own; came {[c.name for c in contestants]}.")
     found: dict[str, list[float]] = {c.name: [] for c in contestants}
-    with _without_gc(), _threads_restored() as default:
+    with _alone(), _without_gc(), _threads_restored() as default:
 
         def settle(c: Contestant) -> None:
             torch.set_num_threads(c.threads or default)
@@ -197,6 +199,14 @@ def _calls_per_sample(contestant: Contestant, clock: Clock) -> int:
         # Aim a little beyond, but never grow by more than a factor of ten on one short reading.
         calls = min(10 * calls, math.ceil(1.2 * calls * SAMPLE_SECONDS / max(took, 1e-9)))
     return calls
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Nothing else is timed on this machine meanwhile, if it is timed by this function."""
+    with (Path(tempfile.gettempdir()) / "manual_bp_timing").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager

@@ -130,7 +130,7 @@ def widths(
             grads = backward(**named, dy=cotangent, **hyper) if backward else rule.page.backward(residuals, cotangent)
     except UnknownFunctionError as error:
         raise UnknownFunctionError(f"{rule.name}: {error}") from None
-    return Widths(_leave(y, contract), tuple(None if grad is None else _leave(grad, contract) for grad in grads))
+    return Widths(leave(y, contract), tuple(None if grad is None else leave(grad, contract) for grad in grads))
 
 
 def enter(x: Tensor, contract: Contract) -> Tensor:
@@ -146,7 +146,7 @@ def enter(x: Tensor, contract: Contract) -> Tensor:
     return _to_copy(Bounded(value, error, contract.storage), dtype=contract.compute)
 
 
-def _leave(result: Tensor, contract: Contract) -> Tensor:
+def leave(result: Tensor, contract: Contract) -> Tensor:
     """The error of a result once it is rounded to storage."""
     if not isinstance(result, Bounded):
         result = Bounded(*_pair(result, contract.compute), contract.compute)

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.arithmetic.bounded import Bounded, contract_of, enter
+from manual_bp.arithmetic.bounded import Bounded, contract_of, enter, leave
 from manual_bp.arithmetic.bounded_table import EXACT
 from manual_bp.chain import Layer, Leaf, Tensors
 from manual_bp.rule import Grads, Rule
@@ -66,20 +66,20 @@ class Analysis(Errors):
     """The running error analysis of one dtype: nothing errs, and `widths` takes down how far each result might."""
 
     def __init__(self, dtype: torch.dtype) -> None:
-        self.dtype = dtype
+        self._contract = contract_of(dtype)
         self.widths: list[Tensor | None] = []
 
     def enter(self, x: Tensor) -> Tensor:
-        return enter(x, contract_of(self.dtype))
+        return enter(x, self._contract)
 
     def exact(self, x: Tensor) -> Tensor:
-        return Bounded(x, EXACT, self.dtype)
+        return Bounded(x, EXACT, self._contract.compute)
 
     def leave(self, x: Tensor) -> Tensor:
         if not isinstance(x, Bounded):
             self.widths.append(None)
             return x
-        self.widths.append(x.error)
+        self.widths.append(leave(x, self._contract))
         return x.value
 
 

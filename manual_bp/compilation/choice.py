@@ -16,7 +16,8 @@ from manual_bp.compilation.products import Product
 class Choice:
     """How a program is built and run.
 
-    kind: "aoti" (ahead-of-time compiled), or "cuda graph" (the same, replayed as one graph).
+    kind: "aoti" (C++ compiled ahead of time), "triton" (inductor's kernels for a GPU), or "cuda graph" (the same,
+        replayed as one graph).
     threads: with how many it runs on the CPU.
     onednn: the matrix products that go to oneDNN in place of torch's own choice (MKL).
     """
@@ -50,11 +51,12 @@ def choose(
     oneDNN or MKL: whichever is faster for a product on this processor (measured.py).  Small products stay with MKL: at
     32 x 64 x 64 it was three to ten times as fast, for oneDNN packs its operands on every call.
 
-    CUDA: AOTInductor too, whose launches are C++.  A step is captured in one CUDA graph, so that it is one launch; a
-    rule is not, for it is a kernel or a few, and its inputs would have to be copied to where the graph reads them.
+    CUDA: inductor's kernels of Triton, and torch's own matrix products.  A step is captured in one CUDA graph, so that
+    it is one launch; a rule is not, for it is a kernel or a few, and its inputs would have to be copied to where the
+    graph reads them.
     """
     if device.type == "cuda":
-        return Choice("cuda graph" if step else "aoti", torch.get_num_threads())
+        return Choice("cuda graph" if step else "triton", torch.get_num_threads())
     largest = max((product.multiply_adds for product in products), default=0)
     small = largest <= ONE_THREAD_PRODUCT if products else elements <= ONE_THREAD_ELEMENTS
     threads = 1 if small else torch.get_num_threads()

@@ -123,9 +123,13 @@ def _in_place() -> Any:
         def codegen(self, wrapper: Any) -> None:
             operands: Any = self.inputs
             weight, left, right = (t.codegen_reference() for t in operands)
-            factors = [repr(factor) for factor in self.constant_args]
-            device = operands[0].get_device().type
-            wrapper.generate_c_shim_extern_kernel_call("at::addmm_out", [weight, weight, left, right, *factors], device)
+            beta, alpha = (repr(factor) for factor in self.constant_args)
+            if V.graph.cpp_wrapper:
+                arguments = [weight, weight, left, right, beta, alpha]
+                wrapper.generate_c_shim_extern_kernel_call("at::addmm_out", arguments, "cpu")
+            else:
+                factors = f"beta={beta}, alpha={alpha}"
+                wrapper.writeline(f"extern_kernels.addmm({weight}, {left}, {right}, {factors}, out={weight})")
 
         def should_allocate(self) -> bool:
             return False

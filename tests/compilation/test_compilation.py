@@ -10,13 +10,15 @@ import pytest
 import torch
 
 import manual_bp as bp
-from manual_bp.compilation import cache
+from manual_bp.compilation import aoti, cache
 from manual_bp.models import mlp, residual_mlp
 from manual_bp.oracle import compare
 from manual_bp.oracle.cases import generated, lay_out
 from manual_bp.training import adam, sgd, training_step
 from manual_bp.training.engine import allowance_of
 
+RULE_KIND = {"cpu": "aoti", "cuda": "triton"}
+STEP_KIND = {"cpu": "aoti", "cuda": "cuda graph"}
 # Cases of ordinary hyperparameters, which one or two programs serve: each takes a C++ compiler seconds.
 REPRESENTATIVE = ("ordinary", "saturation", "tie", "cotangent times 1000", "everything sliced")
 
@@ -35,7 +37,7 @@ def test_compiled_rule_passes_the_oracle(rule, device):
     report = compare(compiled, rule.name, dtype=torch.float32, device=device, cases=cases)
     assert not report.mismatches, str(report)
     assert report.cases == len(cases)
-    assert {program.kind for program in compiled.programs} == {"aoti"}
+    assert {program.kind for program in compiled.programs} == {RULE_KIND[device]}
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
@@ -80,9 +82,6 @@ STEPS = {
 }
 
 
-STEP_KIND = {"cpu": "aoti", "cuda": "cuda graph"}
-
-
 def problem(name, dtype, device="cpu", batch=6, **compiled):
     model, options = STEPS[name]
     step = training_step(model, **options, compiled=True, **compiled)
@@ -105,26 +104,32 @@ def copied(state):
     )
 
 
+def agreeing(name, step, state, x, target, number=0):
+    """The state after one compiled step, which lies where the uncompiled one's may."""
+    model, options = STEPS[name]
+    uncompiled = training_step(model, **options)
+    masked = replace(state, buffers={**state.buffers, **step.masks(state, len(x), str(x.device))})
+    allowance = allowance_of(uncompiled, masked, x, target, x.dtype, seed=number)
+    expected, cost = uncompiled(state, x, target)
+    after, loss = step(state, x, target)
+    assert (loss - cost).abs() <= 2 * allowance.loss
+    widths = {**allowance.params, **allowance.buffers, **allowance.optimizer}
+    for n, t in everything(after).items():
+        beyond = (t - everything(expected)[n]).abs() > 2 * widths[n].to(t.device)
+        assert not beyond.any(), f"step {number}: {n}"
+    assert after.steps == expected.steps
+    return after
+
+
 @pytest.mark.parametrize(
     ("name", "dtype"), [*((name, torch.float32) for name in STEPS), ("residual", torch.float64)], ids=str
 )
 def test_compiled_step_agrees_with_the_uncompiled(name, dtype, device):
     step, state, x, target = problem(name, dtype, device)
-    model, options = STEPS[name]
-    uncompiled = training_step(model, **options)
     for number in range(3):
-        masked = replace(state, buffers={**state.buffers, **step.masks(state, len(x), device)})
-        allowance = allowance_of(uncompiled, masked, x, target, dtype, seed=number)
-        expected, cost = uncompiled(state, x, target)
         before = copied(state)
-        after, loss = step(state, x, target)
+        after = agreeing(name, step, state, x, target, number)
         assert all(torch.equal(t, everything(before)[n]) for n, t in everything(state).items())
-        assert (loss - cost).abs() <= 2 * allowance.loss
-        widths = {**allowance.params, **allowance.buffers, **allowance.optimizer}
-        for n, t in everything(after).items():
-            beyond = (t - everything(expected)[n]).abs() > 2 * widths[n]
-            assert not beyond.any(), f"step {number}: {n}"
-        assert after.steps == expected.steps
         state = after
     (program,) = step.programs  # no recompilation from step to step
     assert program.kind == STEP_KIND[device], program.why
@@ -203,6 +208,16 @@ def test_programs_are_kept_on_disk():
     second(state, x, target)
     assert [step.programs[0].from_cache for step in (first, second)] == [False, True]
     assert list(cache.folder().glob("*.pt2"))
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_where_programs_cannot_be_loaded_python_calls_them(name, monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(aoti, "LOAD", "import os; os.abort()")
+    step, state, x, target = problem(name, torch.float32, donate=True)
+    agreeing(name, step, state, x, target)
+    assert [program.kind for program in step.programs] == ["inductor"]
+    assert "loader of ahead-of-time programs fails here (status -6)" in step.programs[0].why
 
 
 WITHOUT_COMPILER = """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from manual_bp.compilation import program, recomputation
+from manual_bp.compilation import passes, recomputation
 from manual_bp.models import mlp, residual_mlp
 from manual_bp.training import adam, sgd, training_step
 
@@ -33,14 +33,14 @@ def stepped(name, device, steps=3):
 
 def count_recomputed(monkeypatch):
     """A list of how many nodes `recompute` adds to each graph."""
-    added, recompute = [], program.recompute
+    added, recompute = [], passes.recompute
 
     def counting(graph):
         before = len(graph.nodes)
         recompute(graph)
         added.append(len(graph.nodes) - before)
 
-    monkeypatch.setattr(program, "recompute", counting)
+    monkeypatch.setattr(passes, "recompute", counting)
     return added
 
 

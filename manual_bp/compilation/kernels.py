@@ -1,0 +1,47 @@
+"""Programs that are called from Python: a GPU's kernels of Triton's, and a CPU's C++ where `aoti` cannot load its own.
+
+torch.compile would ask before every call whether the program still fits, which takes longer than a small kernel; here
+whoever calls has decided that.  Inductor keeps these programs in a cache of its own, on disk too.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manual_bp.compilation.choice import Choice
+from manual_bp.compilation.decompositions import DECOMPOSITIONS
+from manual_bp.compilation.passes import OPTIONS, passes, said_in_words
+
+
+def compiled(exported: Any, choice: Choice) -> tuple[Callable[[list[Tensor]], Sequence[Tensor]], bool]:
+    """What runs the graph, and whether inductor had it on disk.  Raises NotCompiled."""
+    from torch._dynamo.utils import counters
+    from torch._guards import TracingContext, detect_fake_mode, tracing
+    from torch._inductor import config
+    from torch._inductor.compile_fx import compile_fx_inner
+    from torch._inductor.decomposition import select_decomp_table
+    from torch._inductor.virtualized import V
+
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore", FutureWarning)
+        module = exported.run_decompositions({**select_decomp_table(), **DECOMPOSITIONS}).module(check_guards=False)
+    graph = torch.fx.GraphModule(module, module.graph)
+    graph.graph.set_codegen(torch.fx.graph.CodeGen())  # a flat list in, a flat list out
+    inputs = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
+    fakes = detect_fake_mode(inputs)
+    before = counters["inductor"]["fxgraph_cache_hit"]
+    with (
+        said_in_words(),
+        torch.no_grad(),
+        config.patch({**OPTIONS, "cpp.threads": choice.threads, "post_grad_custom_post_pass": passes(choice.onednn)}),
+        V.set_fake_mode(fakes),
+        tracing(TracingContext(fakes)),
+    ):
+        run: Any = compile_fx_inner(graph, inputs, is_inference=True)
+    # It empties the list that it is given.
+    return lambda flat: run(list(flat)), counters["inductor"]["fxgraph_cache_hit"] > before

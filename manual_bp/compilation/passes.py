@@ -1,0 +1,70 @@
+"""What is done to every traced graph before inductor makes code of it, and how its failures are told."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from manual_bp.compilation.cache import text
+from manual_bp.compilation.products import Product, by_onednn, product_of, separate_biases
+from manual_bp.compilation.recomputation import recompute
+from manual_bp.compilation.residuals import ask_outputs
+from manual_bp.compilation.rows import images_first, in_parts
+from manual_bp.compilation.updates import fold
+
+# Up to so many tensors are read again, for the sake of a value, rather than the value stored.  The output of batch
+# norm is made of six; by inductor's own limit of 4 it was kept for backward: 20 residual blocks of 256 held 12.8 MiB
+# and not 10.4.  The rules took 0.97 to 1.04 of the time.
+READS = 8
+
+OPTIONS: dict[str, Any] = {"realize_reads_threshold": READS}
+"""Of inductor, on every device."""
+
+NO_COMPILER = "no C++ compiler works here. Install g++ or clang++, or name one in the environment variable CXX."
+
+
+class NotCompiled(Exception):
+    """Why a function could not be compiled."""
+
+
+def passes(onednn: Collection[Product]) -> Any:
+    """What inductor calls with a graph, which is rewritten in place.
+
+    onednn: the products that go to oneDNN.
+    """
+    from torch._inductor.custom_graph_pass import CustomGraphPass  # which takes seconds, so only who compiles waits
+
+    class Passes(CustomGraphPass):
+        def __call__(self, graph: torch.fx.Graph) -> None:
+            graph.eliminate_dead_code()
+            fold(graph, elsewhere=lambda product: product_of(product) in onednn)
+            by_onednn(graph, onednn)
+            separate_biases(graph)
+            images_first(graph)
+            in_parts(graph)
+            ask_outputs(graph)
+            recompute(graph)
+
+        def uuid(self) -> str:
+            """What inductor's own cache of programs depends on."""
+            return f"{onednn!r}{text()}"
+
+    return Passes()
+
+
+@contextmanager
+def said_in_words() -> Iterator[None]:
+    """Inductor's failures as NotCompiled, in words."""
+    from torch._inductor.exc import InductorError, InvalidCxxCompiler
+
+    try:
+        yield
+    except InvalidCxxCompiler as error:
+        raise NotCompiled(NO_COMPILER) from error
+    except InductorError as error:
+        if "InvalidCxxCompiler" in str(error):
+            raise NotCompiled(NO_COMPILER) from error
+        raise NotCompiled(f"inductor failed ({str(error).splitlines()[0]:.200}).") from error
