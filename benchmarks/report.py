@@ -147,12 +147,17 @@ def markdown(documents: Sequence[Mapping[str, Any]]) -> str:
         if runs:
             rows = merged(runs)
             parts += [_machine(runs[0], rows, device), *_tables(rows)]
+            for question in [q for q in TABLES if not any(row["question"] == q for row in rows)]:
+                parts.append(f"{_title(device)}, {question}: {_not_measured(device, question)}")
         else:
-            command = f"manual-bp bench --device {device} --json benchmarks/results/speed-{device}.json"
-            parts.append(
-                f"{_title(device)}: not measured. To measure: `{command}`, then `python -m benchmarks.report`."
-            )
+            parts.append(f"{_title(device)}: {_not_measured(device)}")
     return "\n\n".join(parts)
+
+
+def _not_measured(device: str, question: str = "") -> str:
+    only, name = (f" --only {question}", f"{device}-{question}") if question else ("", device)
+    command = f"manual-bp bench --device {device}{only} --json benchmarks/results/speed-{name}.json"
+    return f"not measured. To measure: `{command}`, then `python -m benchmarks.report`."
 
 
 def merged(runs: Sequence[Mapping[str, Any]]) -> list[Row]:
@@ -178,8 +183,13 @@ def _machine(document: Mapping[str, Any], rows: Sequence[Row], device: str) -> s
     versions = ", ".join(f"{name} {info['versions'][name]}" for name in ("torch", "jax"))
     what = info.get("gpu") if device == "cuda" else f"{info['cpu']}, {info['cores']} cores"
     about = f"{what}; {info['threads']} threads; Python {info['python']}, {versions}"
-    notes = [words(rows).capitalize(), *(text.capitalize().rstrip(".") for text in busy(rows))]
+    notes = [words(rows), *(text.rstrip(".") for text in busy(rows))]
+    notes = [text[:1].upper() + text[1:] for text in notes]
     return f"{_title(device)}: {about}. {'. '.join(notes)}."
+
+
+TABLES = ("steps", "memory", "rules")
+"""What is asked on every device."""
 
 
 def _tables(rows: Sequence[Row]) -> list[str]:
@@ -228,6 +238,9 @@ def _torchs(row: Row) -> list[str]:
     return [name for name in row["values"] if name.startswith("torch")]
 
 
+NAMES = {"torch": "the faster torch", "limit": "a copy of as many bytes, where they are more than the caches hold"}
+
+
 def _markdown_rules(rows: Sequence[Row]) -> str:
     """A line a rule, a column a size: ours / faster torch, and in brackets ours / copy."""
     names = list(dict.fromkeys(rule_and_size(row)[0] for row in rows))
@@ -243,7 +256,9 @@ def _markdown_rules(rows: Sequence[Row]) -> str:
 
     head = ["rule: ours / faster torch [ours / copy]", *(f"{size} elements" for size in sizes)]
     body = [[name, *(cell(at.get((name, size))) for size in sizes)] for name in names]
-    notes = ["Bold: above the target, 1.05 of the faster torch.", *(f"{text}." for text in inexact(rows))]
+    asked = {family: t["at_most"] for row in rows for family, t in row["targets"].items()}
+    targets = [f"{at_most:.3g} of {NAMES[family]}" for family, at_most in asked.items()]
+    notes = [f"Bold: above a target: {' or '.join(targets)}.", *(f"{text}." for text in inexact(rows))]
     return "\n\n".join([_lines(head, body), *notes])
 
 

@@ -97,7 +97,8 @@ def test_step(row, device, timing, report) -> None:
         timings = measure([timed(c) for c in (*found, *limits)], **timing)
     by_name = {c.name: c for c in found}
     targets = dict(problem.targets)
-    if device == "cuda" and precision == "float32" and problem in step_problems(quick=True):
+    small = {each.row for each in step_problems(quick=True)}
+    if device == "cuda" and precision == "float32" and problem.row in small:
         targets["eager"] = 0.25
     report(
         timed_row(

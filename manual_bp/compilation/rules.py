@@ -71,7 +71,7 @@ class CompiledRule:
             return None
         annotations = [*(rule.annotations[name] for name in rule.inputs), rule.y_annotation]
         shapes = [merged(a, tuple(t.shape)) for a, t in zip(annotations, (*inputs, dy), strict=True)]
-        example = [_plain(t, shape) for t, shape in zip((*inputs, dy), shapes, strict=True)]
+        example = [plain(t).view(shape) for t, shape in zip((*inputs, dy), shapes, strict=True)]
         dtypes = tuple(t.dtype for t in example)
         on_gpu = dy.device.type == "cuda"
         if on_gpu and max(t.numel() for t in (*inputs, dy)) > MOST_ON_GPU:
@@ -83,7 +83,10 @@ class CompiledRule:
             self._programs[key] = self._program(example, hyper, small)
         results = [y, *(grad for grad in grads if grad is not None)]
         present = [grad is not None for grad in grads]
-        return _Plan(self._programs[key], shapes, [tuple(t.shape) for t in results], present)
+        entering = [None if t.shape == shape else shape for t, shape in zip((*inputs, dy), shapes, strict=True)]
+        raw = self._programs[key].run(list(example))
+        leaving = [None if t.shape == r.shape else tuple(t.shape) for t, r in zip(results, raw, strict=True)]
+        return _Plan(self._programs[key], entering, leaving, present)
 
     def _program(self, example: list[Tensor], hyper: dict[str, Any], small: bool) -> Program:
         page, dtype = self.rule.page, example[-1].dtype
@@ -119,24 +122,19 @@ def merged(annotation: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class _Plan:
-    """A program, the shapes it takes and the shapes of the results; `present`: which inputs have a cotangent."""
+    """A program, and the shapes in which it takes its inputs and leaves its results where these are not their own;
+    `present`: which inputs have a cotangent."""
 
     program: Program
-    shapes: Sequence[tuple[int, ...]]
-    result_shapes: Sequence[tuple[int, ...]]
+    entering: Sequence[tuple[int, ...] | None]
+    leaving: Sequence[tuple[int, ...] | None]
     present: Sequence[bool]
 
     def __call__(self, inputs: tuple[Tensor, ...], dy: Tensor) -> tuple[Tensor, Grads]:
-        flat = [_plain(t, shape) for t, shape in zip((*inputs, dy), self.shapes, strict=True)]
+        flat = [plain(t) if s is None else plain(t).view(s) for t, s in zip((*inputs, dy), self.entering, strict=True)]
         results = self.program.run(flat)
-        y, *grads = [_plain(t, shape) for t, shape in zip(results, self.result_shapes, strict=True)]
+        y, *grads = [t if s is None else t.view(s) for t, s in zip(results, self.leaving, strict=True)]
         if len(grads) == len(self.present):
             return y, tuple(grads)
         found = iter(grads)
         return y, tuple(next(found) if there else None for there in self.present)
-
-
-def _plain(t: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """`t` as a program takes it, in another shape."""
-    t = plain(t)
-    return t if t.shape == shape else t.view(shape)

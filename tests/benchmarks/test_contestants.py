@@ -25,12 +25,17 @@ def jax_step(problem):
     return jax_steps.JaxStep(problem)
 
 
+# What is computed in, and whose rounding is allowed: the precisions of test_steps, TF32 as float16.
+PRECISIONS = [(torch.float32, torch.float32), (torch.float32, torch.float16), (torch.bfloat16, torch.bfloat16)]
+
+
 @pytest.mark.parametrize("builder", [manual.eager, torch_steps.eager, jax_step], ids=lambda b: b.__module__)
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: p.row)
-def test_step_is_right_and_goes_on(problem, builder):
+@pytest.mark.parametrize(("dtype", "width"), PRECISIONS, ids=str)
+def test_step_is_right_and_goes_on(problem, builder, dtype, width):
     contestant = builder(problem)
-    StepJudge(problem, torch.float32, "cpu").check(contestant)
-    start = start_of(problem, torch.float32, "cpu")
+    StepJudge(problem, dtype, "cpu", width).check(contestant)
+    start = start_of(problem, dtype, "cpu")
     contestant.load(start)
     contestant()
     first = contestant.read()
@@ -38,7 +43,7 @@ def test_step_is_right_and_goes_on(problem, builder):
     for _ in range(20):
         contestant()
     assert float(contestant.read().loss) < loss
-    for name, p in start_of(problem, torch.float32, "cpu").params.items():
+    for name, p in start_of(problem, dtype, "cpu").params.items():
         assert torch.equal(start.params[name], p), f"{contestant.name} overwrote {name} of its start"
 
 
@@ -64,6 +69,10 @@ def decay_everything(module, optimizer):
         group["weight_decay"] = 1e-4
 
 
+def halve_first_gradient(module, optimizer):
+    next(module.parameters()).grad.mul_(0.5)
+
+
 def decay_nothing(module, optimizer):
     for group in optimizer.param_groups:
         group["weight_decay"] = 0.0
@@ -82,6 +91,14 @@ def test_other_work_is_rejected(change):
     problem = mlp_problem([6, 5, 4, 3], 8)
     with pytest.raises(AssertionError, match="wrong does another step"):
         StepJudge(problem, torch.float32, "cpu").check(Wrong(problem, change))
+
+
+@pytest.mark.parametrize("change", [halve_first_gradient, no_update_of_the_last])
+@pytest.mark.parametrize(("dtype", "width"), PRECISIONS[1:], ids=str)
+def test_other_work_is_rejected_in_few_digits_too(change, dtype, width):
+    problem = mlp_problem([6, 5, 4, 3], 8, "elu")
+    with pytest.raises(AssertionError, match="wrong does another step"):
+        StepJudge(problem, dtype, "cpu", width).check(Wrong(problem, change))
 
 
 def test_running_statistics_are_judged():

@@ -82,6 +82,7 @@ def test_a_device_without_a_run_is_not_measured():
     assert "GPU (CUDA): not measured" in text
     assert "manual-bp bench --device cuda" in text
     assert "CPU: a processor, 2 cores" in text
+    assert "CPU, memory: not measured. To measure: `manual-bp bench --device cpu --only memory" in text
 
 
 def test_a_question_that_is_asked_again():

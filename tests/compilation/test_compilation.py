@@ -17,8 +17,9 @@ from manual_bp.oracle.cases import generated, lay_out
 from manual_bp.training import adam, sgd, training_step
 from manual_bp.training.engine import allowance_of
 
-RULE_KIND = {"cpu": "aoti", "cuda": "triton"}
-STEP_KIND = {"cpu": "aoti", "cuda": "cuda graph"}
+# "inductor" where torch cannot load what it compiled ahead of time.
+RULE_KINDS = {"cpu": {"aoti", "inductor"}, "cuda": {"triton"}}
+STEP_KINDS = {"cpu": {"aoti", "inductor"}, "cuda": {"cuda graph"}}
 # Cases of ordinary hyperparameters, which one or two programs serve: each takes a C++ compiler seconds.
 REPRESENTATIVE = ("ordinary", "saturation", "tie", "cotangent times 1000", "everything sliced")
 
@@ -37,7 +38,7 @@ def test_compiled_rule_passes_the_oracle(rule, device):
     report = compare(compiled, rule.name, dtype=torch.float32, device=device, cases=cases)
     assert not report.mismatches, str(report)
     assert report.cases == len(cases)
-    assert {program.kind for program in compiled.programs} == {RULE_KIND[device]}
+    assert {program.kind for program in compiled.programs} <= RULE_KINDS[device]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
@@ -132,7 +133,7 @@ def test_compiled_step_agrees_with_the_uncompiled(name, dtype, device):
         assert all(torch.equal(t, everything(before)[n]) for n, t in everything(state).items())
         state = after
     (program,) = step.programs  # no recompilation from step to step
-    assert program.kind == STEP_KIND[device], program.why
+    assert program.kind in STEP_KINDS[device], program.why
 
 
 def test_donated_state_is_updated_in_place_and_emptied(device):
