@@ -8,7 +8,6 @@ assumes nothing about the distribution of the noise.
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import math
 import os
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from filelock import FileLock
 
 # One sample calls a contestant so often that it lasts this long: a thousand times the clock's resolution and the cost
 # of reading it, and longer than a scheduler's interruption is.
@@ -204,8 +204,7 @@ def _calls_per_sample(contestant: Contestant, clock: Clock) -> int:
 @contextmanager
 def _alone() -> Iterator[None]:
     """Nothing else is timed on this machine meanwhile, if it is timed by this function."""
-    with (Path(tempfile.gettempdir()) / "manual_bp_timing").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with FileLock(Path(tempfile.gettempdir()) / "manual_bp_timing"):
         yield
 
 
