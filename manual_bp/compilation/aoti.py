@@ -6,6 +6,7 @@ import hashlib
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -66,7 +67,9 @@ def _try_loader(path: Path) -> None:
     if not said.exists():
         done = subprocess.run([sys.executable, "-c", LOAD, str(path)], capture_output=True, text=True)
         said.parent.mkdir(parents=True, exist_ok=True)
-        said.write_text("" if done.returncode == 0 else f"status {done.returncode} {done.stderr[-200:]}".strip())
+        unfinished = said.with_suffix(f".{time.time_ns()}")
+        unfinished.write_text("" if done.returncode == 0 else f"status {done.returncode} {done.stderr[-200:]}".strip())
+        unfinished.replace(said)
     if why := said.read_text():
         raise NotLoaded(f"torch's loader of ahead-of-time programs fails here ({why})")
 

@@ -290,6 +290,8 @@ def test_nothing_is_left_when_the_command_is_ended(run, tmp_path, end):
         env={**os.environ, "PYTHONPATH": path},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        # A shell has what it starts in the background ignore SIGINT, and so would whatever that starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     told = tmp_path / "processes"
     _until(told.exists)
