@@ -211,12 +211,11 @@ def test_programs_are_kept_on_disk():
     assert list(cache.folder().glob("*.pt2"))
 
 
-@pytest.mark.parametrize("name", STEPS)
-def test_where_programs_cannot_be_loaded_python_calls_them(name, monkeypatch, tmp_path):
+def test_where_programs_cannot_be_loaded_python_calls_them(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(aoti, "LOAD", "import os; os.abort()")
-    step, state, x, target = problem(name, torch.float32, donate=True)
-    agreeing(name, step, state, x, target)
+    step, state, x, target = problem("mlp", torch.float32, donate=True)
+    agreeing("mlp", step, state, x, target)
     assert [program.kind for program in step.programs] == ["inductor"]
     assert "loader of ahead-of-time programs fails here (status -6)" in step.programs[0].why
 

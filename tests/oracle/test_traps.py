@@ -86,7 +86,8 @@ def test_one_wrong_element_among_a_million(name, index):
             flat[index] = 1.001 * flat[index] + 0.001
         return y, (dx, *others)
 
-    found = compare(candidate, name).mismatches
+    large = [case for case in generated(rule, torch.float32) if case.dy.numel() > 10**6]
+    found = compare(candidate, name, cases=large).mismatches
     assert [m.case for m in found] == ["1048591 elements", "1048591 elements of opposite sign"]
     assert all(m.pattern.startswith("one element of 1048591") for m in found)
 
