@@ -108,7 +108,7 @@ def words(rows: Sequence[Row]) -> str:
         return "no target was judged"
     if not missed:
         return f"all of {len(judged)} targets are met"
-    return f"{missed} of {len(judged)} targets are missed"
+    return f"{missed} of {len(judged)} targets {'is' if missed == 1 else 'are'} missed"
 
 
 # Of one core of two that is a fifth; what the system itself does stays below.

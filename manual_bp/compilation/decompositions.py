@@ -1,4 +1,4 @@
-"""Operations that inductor compiles to slow or inexact code on the CPU, in terms of others.
+"""Operations that inductor compiles to slow or inexact code on the CPU, in terms of others; a GPU has them too.
 
 Each computes the same function as the operation that it stands for; the oracle judges the compiled rules.
 """

@@ -84,8 +84,8 @@ class CompiledRule:
         results = [y, *(grad for grad in grads if grad is not None)]
         present = [grad is not None for grad in grads]
         entering = [None if t.shape == shape else shape for t, shape in zip((*inputs, dy), shapes, strict=True)]
-        raw = self._programs[key].run(list(example))
-        leaving = [None if t.shape == r.shape else tuple(t.shape) for t, r in zip(results, raw, strict=True)]
+        left = [shapes[-1], *(shape for shape, there in zip(shapes, present, strict=False) if there)]
+        leaving = [None if t.shape == shape else tuple(t.shape) for t, shape in zip(results, left, strict=True)]
         return _Plan(self._programs[key], entering, leaving, present)
 
     def _program(self, example: list[Tensor], hyper: dict[str, Any], small: bool) -> Program:
@@ -133,7 +133,7 @@ class _Plan:
     def __call__(self, inputs: tuple[Tensor, ...], dy: Tensor) -> tuple[Tensor, Grads]:
         flat = [plain(t) if s is None else plain(t).view(s) for t, s in zip((*inputs, dy), self.entering, strict=True)]
         results = self.program.run(flat)
-        y, *grads = [t if s is None else t.view(s) for t, s in zip(results, self.leaving, strict=True)]
+        y, *grads = [t if s is None else t.reshape(s) for t, s in zip(results, self.leaving, strict=True)]
         if len(grads) == len(self.present):
             return y, tuple(grads)
         found = iter(grads)

@@ -57,7 +57,7 @@ def test_a_lost_row_says_so():
     lost = row(1.5)
     assert lost["targets"]["torch"]["met"] is False
     assert "MISSED" in verdict(lost)
-    assert words([lost, row(1.0)]) == "1 of 2 targets are missed"
+    assert words([lost, row(1.0)]) == "1 of 2 targets is missed"
     assert "MISSED" in shown(table([lost]))
     assert "MISSED" in markdown([document(lost)])
 
