@@ -27,17 +27,14 @@ class Graph:
     ) -> None:
         self._run = run
         self._written: Sequence[Tensor] | None = None
+        self._results: Sequence[Tensor] = ()
         self._read = [t.clone() for t in example[written:]]
         self._same_dtype = [
             [i for i, t in enumerate(self._read) if t.dtype is dtype] for dtype in {t.dtype for t in self._read}
         ]
         trial = [*(t.clone() for t in example[:written]), *self._read]
-        stream = torch.cuda.Stream(trial[0].device)  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream(trial[0].device))
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UP):
-                run(trial)
-        torch.cuda.current_stream(trial[0].device).wait_stream(stream)
+        for _ in range(WARM_UP):
+            run(trial)
 
     def __call__(self, flat: list[Tensor]) -> Sequence[Tensor]:
         written, read = flat[: -len(self._read)], flat[-len(self._read) :]
@@ -49,8 +46,15 @@ class Graph:
         return [result.clone() for result in self._results]
 
     def _capture(self, written: Sequence[Tensor]) -> None:
-        """Record the program, which does not run it."""
+        """Record the program, which does not run it.
+
+        Matrix products need a workspace of cuBLAS, which torch allocates once a stream.  The graph allocates its own,
+        in its own memory: one that lay elsewhere could be freed while the graph still writes into it.
+        """
+        self._written, self._results = None, ()  # the last capture's, before there is memory for another
         self._graph = torch.cuda.CUDAGraph()
+        torch._C._cuda_clearCublasWorkspaces()
         with torch.cuda.graph(self._graph):
             self._results = self._run([*written, *self._read])
+        torch._C._cuda_clearCublasWorkspaces()
         self._written = written

@@ -31,6 +31,7 @@ def compiled(exported: Any, choice: Choice) -> tuple[Callable[[list[Tensor]], Se
     from torch._inductor import config
     from torch._inductor.compile_fx import compile_fx_inner
     from torch._inductor.decomposition import select_decomp_table
+    from torch._inductor.fx_passes.post_grad import remove_noop_ops
     from torch._inductor.virtualized import V
 
     with warnings.catch_warnings(), torch.no_grad():
@@ -38,9 +39,10 @@ def compiled(exported: Any, choice: Choice) -> tuple[Callable[[list[Tensor]], Se
         module = exported.run_decompositions({**select_decomp_table(), **DECOMPOSITIONS}).module(check_guards=False)
     graph = torch.fx.GraphModule(module, module.graph)
     graph.graph.set_codegen(torch.fx.graph.CodeGen())  # a flat list in, a flat list out
+    remove_noop_ops(graph.graph)  # as torch.compile does before; `passes` look for values, not for views of them
     inputs = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
     fakes = detect_fake_mode(inputs)
-    options = {**OPTIONS, **EXACT, **TRUSTING, "cpp.threads": choice.threads}
+    options = {**OPTIONS, **EXACT, **TRUSTING, "cpp.threads": choice.threads, "split_reductions": choice.split}
     options["post_grad_custom_post_pass"] = passes(choice.onednn)
     before = counters["inductor"]["fxgraph_cache_hit"]
     with (
