@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.compilation.cache import address, folder, processor
+from manual_bp.compilation.cache import address, folder, machine
 from manual_bp.compilation.choice import Choice
 from manual_bp.compilation.passes import OPTIONS, passes, said_in_words
 
@@ -59,10 +59,11 @@ def _compile(exported: Any, choice: Choice, path: Path) -> None:
 def _try_loader(path: Path) -> None:
     """Raises NotLoaded if torch's loader does not work on this machine.
 
-    On one (torch 2.11 with CUDA 13, Ubuntu 24.04) it ended the process with a segmentation fault, whatever the program.
-    So it is tried once for a version of torch and a processor, in a process of its own.
+    On one, whose variable CXX named a compiler without a shared libstdc++, every program carried a copy of that library
+    beside torch's, and the process ended with a segmentation fault in std::regex.  So the loader is tried in a process
+    of its own, once for a version of Python and of torch, a processor and a compiler.
     """
-    key = hashlib.sha256(f"{torch.__version__}\0{sys.version}\0{processor()}".encode()).hexdigest()[:32]
+    key = hashlib.sha256("\0".join((sys.version, *machine())).encode()).hexdigest()[:32]
     said = folder() / "loader" / key
     if not said.exists():
         done = subprocess.run([sys.executable, "-c", LOAD, str(path)], capture_output=True, text=True)
@@ -71,7 +72,9 @@ def _try_loader(path: Path) -> None:
         unfinished.write_text("" if done.returncode == 0 else f"status {done.returncode} {done.stderr[-200:]}".strip())
         unfinished.replace(said)
     if why := said.read_text():
-        raise NotLoaded(f"torch's loader of ahead-of-time programs fails here ({why})")
+        raise NotLoaded(
+            f"torch's loader of ahead-of-time programs fails here ({why}); another compiler in CXX may help"
+        )
 
 
 class _Runner:

@@ -26,14 +26,14 @@ def folder() -> Path:
 
 def address(exported: Any, example: list[Tensor], choice: Choice) -> Path:
     """The file of a program.  Its name is a hash of all that the program depends on: the traced graph itself with its
-    shapes and constants, torch's version, the processor, how it is compiled, and the text of this package, whose passes
-    change what is compiled.
+    shapes and constants, the machine, how it is compiled, and the text of this package, whose passes change what is
+    compiled.
     """
     graph = [str(exported.graph_module.code), str(exported.range_constraints)]
     graph += [f"{n.name} {n.meta.get('val')}" for n in exported.graph.nodes]
     layouts = [f"{t.dtype} {tuple(t.shape)} {t.stride()} {t.device}" for t in example]
     constants = [f"{name} {t!r}" for name, t in sorted(exported.constants.items())]
-    parts = [torch.__version__, processor(), repr(choice), text(), *graph, *layouts, *constants]
+    parts = [*machine(), repr(choice), text(), *graph, *layouts, *constants]
     return folder() / f"{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:32]}.pt2"
 
 
@@ -41,6 +41,11 @@ def address(exported: Any, example: list[Tensor], choice: Choice) -> Path:
 def text() -> str:
     """The text of the compilation package."""
     return "\0".join(path.read_text() for path in sorted(Path(__file__).parent.glob("*.py")))
+
+
+def machine() -> tuple[str, ...]:
+    """What the code of every program depends on: torch's version, the processor, and which compiler is named."""
+    return torch.__version__, processor(), os.environ.get("CXX", "")
 
 
 @cache
