@@ -62,7 +62,7 @@ class CompiledRule:
     def _plan(self, inputs: tuple[Tensor, ...], dy: Tensor, given: dict[str, Any]) -> _Plan | None:
         """How tensors like these are run; None for what is not compiled."""
         rule = self.rule
-        y, grads = rule.vjp(inputs, dy, **given)
+        _, grads = rule.vjp(inputs, dy, **given)
         hyper = rule.check_hyper(given)
         odd_mask = any(
             not rule.is_number(n) and t.dtype != torch.bool for n, t in zip(rule.inputs, inputs, strict=True)
@@ -81,12 +81,8 @@ class CompiledRule:
         key += (small,) if rule.elementwise else tuple(shapes)
         if key not in self._programs:
             self._programs[key] = self._program(example, hyper, small)
-        results = [y, *(grad for grad in grads if grad is not None)]
-        present = [grad is not None for grad in grads]
         entering = [None if t.shape == shape else shape for t, shape in zip((*inputs, dy), shapes, strict=True)]
-        left = [shapes[-1], *(shape for shape, there in zip(shapes, present, strict=False) if there)]
-        leaving = [None if t.shape == shape else tuple(t.shape) for t, shape in zip(results, left, strict=True)]
-        return _Plan(self._programs[key], entering, leaving, present)
+        return _Plan(self._programs[key], entering, [grad is not None for grad in grads])
 
     def _program(self, example: list[Tensor], hyper: dict[str, Any], small: bool) -> Program:
         page, dtype = self.rule.page, example[-1].dtype
@@ -122,19 +118,22 @@ def merged(annotation: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class _Plan:
-    """A program, and the shapes in which it takes its inputs and leaves its results where these are not their own;
-    `present`: which inputs have a cotangent."""
+    """A program, and the shapes in which it takes inputs and dy where these are not their own; `present`: which inputs
+    have a cotangent.  A cotangent has the shape of its input, and y that of dy."""
 
     program: Program
     entering: Sequence[tuple[int, ...] | None]
-    leaving: Sequence[tuple[int, ...] | None]
     present: Sequence[bool]
 
     def __call__(self, inputs: tuple[Tensor, ...], dy: Tensor) -> tuple[Tensor, Grads]:
-        flat = [plain(t) if s is None else plain(t).view(s) for t, s in zip((*inputs, dy), self.entering, strict=True)]
-        results = self.program.run(flat)
-        y, *grads = [t if s is None else t.reshape(s) for t, s in zip(results, self.leaving, strict=True)]
-        if len(grads) == len(self.present):
-            return y, tuple(grads)
+        # A shape in one argument (`view(shape)`) takes torch twice as long to read.
+        given = [
+            plain(t) if s is None else plain(t).view(*s) for t, s in zip((*inputs, dy), self.entering, strict=True)
+        ]
+        y, *grads = self.program.run(given)
+        if self.entering[-1] is not None:
+            y = y.reshape_as(dy)
         found = iter(grads)
-        return y, tuple(next(found) if there else None for there in self.present)
+        aligned = [next(found) if there else None for there in self.present]
+        shaped = zip(aligned, self.entering, inputs, strict=False)
+        return y, tuple([g if g is None or s is None else g.reshape_as(x) for g, s, x in shaped])
