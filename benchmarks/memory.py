@@ -13,52 +13,60 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from benchmarks.steps import Start, StepContestant
+
 STEPS = 3
 """In the first ones a program may still allocate what it keeps."""
 MEASURED = 5
 """The median of so many counts on the CPU: one profile of many had not the allocations of a whole forward pass."""
 
 
-def peak_bytes(build: Callable[[], Callable[[], object]], device: str) -> int:
-    """The peak during a step, after a few others.
+def peak_bytes(build: Callable[[], StepContestant], start: Start) -> int:
+    """The peak during a step from `start`, after a few others.
 
-    build: makes the program, loads its state and returns its step.  It is called here so that what a program allocates
-    beforehand, such as buffers that it uses again in every step, counts too.
+    build: makes the contestant.  It is called here so that what a program allocates beforehand, such as buffers that it
+        uses again in every step, counts too.
     """
-    return _peak_on_cuda(build) if device.startswith("cuda") else _peak_on_cpu(build)
+    return _peak_on_cuda(build, start) if start.x.is_cuda else _peak_on_cpu(build, start)
 
 
-def _peak_on_cuda(build: Callable[[], Callable[[], object]]) -> int:
-    """max_memory_allocated, and what a captured graph keeps, whose replays allocate nothing that torch sees."""
+def _peak_on_cuda(build: Callable[[], StepContestant], start: Start) -> int:
+    """max_memory_allocated, from where torch holds no workspace of cuBLAS: 32 MiB on an H200, once a stream and thread.
+
+    A CUDA graph allocates when it is captured and never when it is replayed.  So the step that is measured is the first
+    from another state in other memory, for which a graph is captured again.
+    """
     gc.collect()
-    torch.cuda.synchronize()
+    torch._C._cuda_clearCublasWorkspaces()
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
-    step = build()
+    contestant = build()
+    contestant.load(start)
     for _ in range(STEPS):
-        step()
+        contestant()
+    contestant.load(start)
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
-    step()
+    contestant()
     torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() - before + _kept_by_graphs()
+    return torch.cuda.max_memory_allocated() - before
 
 
-def _kept_by_graphs() -> int:
-    """Bytes of the graphs' own pools of memory that no tensor holds: whole segments, of 2 MiB and more."""
-    pools = (segment for segment in torch.cuda.memory_snapshot() if tuple(segment["segment_pool_id"]) != (0, 0))
-    return sum(segment["total_size"] - segment["allocated_size"] for segment in pools)
-
-
-def _peak_on_cpu(build: Callable[[], Callable[[], object]]) -> int:
+def _peak_on_cpu(build: Callable[[], StepContestant], start: Start) -> int:
     """From the profile of torch's CPU allocator, which reports every allocation and every release with its size.
 
     What other libraries allocate for themselves (scratch space of a matrix product) is not in it, for any program.
     """
-    build()()  # what it compiles comes from the disk from now on: a profile of a compilation lost all that came after
+
+    def loaded() -> StepContestant:
+        contestant = build()
+        contestant.load(start)
+        return contestant
+
+    loaded()()  # what it compiles comes from the disk from now on: a profile of a compilation lost all that came after
     labels = [f"step {i} that is measured" for i in range(MEASURED)]
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        step = build()
+        step = loaded()
         for _ in range(STEPS):
             step()
         for label in labels:

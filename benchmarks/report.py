@@ -238,7 +238,7 @@ def _torchs(row: Row) -> list[str]:
     return [name for name in row["values"] if name.startswith("torch")]
 
 
-NAMES = {"torch": "the faster torch", "limit": "a copy of as many bytes, where they are more than the caches hold"}
+NAMES = {"torch": "the faster torch", "limit": "a copy of as many bytes, if element-wise and beyond all caches"}
 
 
 def _markdown_rules(rows: Sequence[Row]) -> str:

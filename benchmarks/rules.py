@@ -19,6 +19,8 @@ from torch_ref.candidate import function
 
 SIZES = (2**12, 2**18, 2**22)
 """Elements of the first input: in the first cache, in the last, and in memory."""
+LARGE = 2**26
+"""Likewise, on a GPU: there 2^22 lie in its cache, and a copy of them takes less time than Python needs for a call."""
 WIDTH = 256
 """Of all axes but the first."""
 IMAGES = 32, (8, 8)
@@ -38,6 +40,11 @@ class RuleProblem:
     inputs: tuple[Tensor, ...]
     dy: Tensor
     hyper: dict[str, Any]
+
+    @property
+    def elements(self) -> int:
+        """Of the first input."""
+        return self.inputs[0].numel()
 
     @property
     def bytes(self) -> int:

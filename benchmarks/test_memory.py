@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -39,13 +41,7 @@ def test_peak_memory(problem, device: str, quick: bool, report) -> None:
     start = start_of(problem, torch.float32, device)
     values = {}
     for name, builder in builders.items():
-
-        def build(builder: StepBuilder = builder):
-            contestant = builder(problem)
-            contestant.load(start)
-            return contestant
-
-        values[name] = float(peak_bytes(build, device))
+        values[name] = float(peak_bytes(partial(builder, problem), start))
         torch.compiler.reset()
     report(
         counted_row(

@@ -12,30 +12,37 @@ import manual_bp as bp
 from benchmarks.contestants.torch_steps import not_compiled
 from benchmarks.paired import Contestant, measure
 from benchmarks.rows import timed_row
-from benchmarks.rules import SIZES, RuleProblem, copy_of, manual_compiled, manual_eager, rule_problems
+from benchmarks.rules import LARGE, SIZES, RuleProblem, copy_of, manual_compiled, manual_eager, rule_problems
 from benchmarks.rules import torch_compiled as compiled_by_torch
 from benchmarks.rules import torch_eager as eager_by_torch
 from manual_bp.oracle import GradientMismatch
 
 CHAPTERS = ("activation", "normalization", "regularization")
 OURS = "manual, compiled"
-# Of the fastest torch, with 5 % for the timing's own noise; on a GPU also 85 % of the bandwidth of a copy.
+# Of the fastest torch, with 5 % for the timing's own noise; element-wise rules of LARGE tensors also 85 % of the
+# bandwidth of a copy.
 TARGET = 1.05
 TARGET_OF_COPY = 1 / 0.85
 
+NAMES = {
+    "test_rule": [name for name, rule in bp.RULES.items() if rule.chapter in CHAPTERS],
+    "test_rule_on_images": [name for name in bp.RULES if len(list(rule_problems(name, SIZES[0]))) > 1],
+}
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    sizes = SIZES[:1] if metafunc.config.getoption("--quick") else SIZES
-    metafunc.parametrize("elements", sizes, ids=str)
+    names, quick = NAMES[metafunc.definition.name], metafunc.config.getoption("--quick")
+    asked = [(name, elements) for elements in (SIZES[:1] if quick else SIZES) for name in names]
+    if metafunc.config.getoption("--device") == "cuda" and not quick:
+        asked += [(name, LARGE) for name in names if bp.RULES[name].elementwise]
+    metafunc.parametrize(("name", "elements"), asked)
 
 
-@pytest.mark.parametrize("name", [name for name, rule in bp.RULES.items() if rule.chapter in CHAPTERS])
 def test_rule(name: str, elements: int, device, timing, report) -> None:
     problem = next(rule_problems(name, elements, device))
     time_rule(problem, device, timing, report)
 
 
-@pytest.mark.parametrize("name", [name for name in bp.RULES if len(list(rule_problems(name, 2**12))) > 1])
 def test_rule_on_images(name: str, elements: int, device, timing, report) -> None:
     *_, problem = rule_problems(name, elements, device)
     time_rule(problem, device, timing, report)
@@ -65,8 +72,7 @@ def time_rule(problem: RuleProblem, device: str, timing, report) -> None:
     rule_timing = {**timing, "seconds": timing["seconds"] / 4}
     timings = measure([Contestant(name, call) for name, call in everyone.items()], **rule_timing)
     targets = {"torch": TARGET}
-    # Small tensors are in a cache, and what is timed there is the launch.
-    if device == "cuda" and problem.bytes > 2**26:
+    if problem.elements >= LARGE:
         targets["limit"] = TARGET_OF_COPY
     report(
         timed_row(
@@ -81,7 +87,7 @@ def time_rule(problem: RuleProblem, device: str, timing, report) -> None:
             precision="float32",
             rule=problem.rule.name,
             inexact=inexact,
-            elements=problem.inputs[0].numel(),
+            elements=problem.elements,
             bytes=problem.bytes,
         ),
         runs[OURS],

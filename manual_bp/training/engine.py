@@ -119,19 +119,16 @@ SIZES = 6.0
 
 
 def allowance_of(
-    step: Step, state: TrainingState, x: Tensor, target: Tensor, dtype: torch.dtype, seed: int, runs: int = RUNS
+    step: Step, state: TrainingState, x: Tensor, target: Tensor, dtype: torch.dtype, seed: int
 ) -> StepRecord:
-    """How far each tensor of a step may be off after the whole chain: runs with random rounding errors of `dtype`.
-
-    runs: fewer will do where tensors are so large that their own root mean square is certain.
-    """
+    """How far each tensor of a step may be off after the whole chain: runs with random rounding errors of `dtype`."""
     state = replace(state, params=wide(state.params), buffers=wide(state.buffers), optimizer=wide(state.optimizer))
     data = wide({"x": x, "target": target}).values()
     analysis = Analysis(dtype)
     with Running():
         exact = ManualEngine(step, analysis).step(state, *data)
     erring = ManualEngine(step, RandomErrors(analysis.widths, torch.Generator().manual_seed(seed)))
-    noisy = [erring.step(state, *data) for _ in range(runs)]
+    noisy = [erring.step(state, *data) for _ in range(RUNS)]
     return StepRecord.combine(_error_size, exact, *noisy)
 
 
