@@ -87,9 +87,9 @@ def rules_picture(rows: Sequence[Row], path: Path) -> None:
         panel.set_xscale("log")
         power = size.removeprefix("2^")
         panel.set_title(f"$2^{{{power}}}$ elements", fontsize=9)
-        panel.set_xlabel("time / copy of the same bytes")
         panel.grid(axis="x", alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
+    figure.supxlabel("time / copy of the same bytes", fontsize=9)
     figure.axes[0].set_yticks(range(len(names), 0, -1), names)
     last = figure.axes[-1]
     last.scatter([], [], color=STYLES["manual"][0], s=22, label=rows[0]["ours"])
@@ -98,15 +98,15 @@ def rules_picture(rows: Sequence[Row], path: Path) -> None:
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
-def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
-    """The pictures for which there are rows."""
-    found = []
+def draw(rows: Sequence[Row], folder: Path, suffix: str = "") -> dict[str, Path]:
+    """The pictures for which there are rows, by question; the suffix is of the files' names."""
+    found = {}
     pictures = {"scaling": scaling_picture, "rules": rules_picture}
     for question, picture in pictures.items():
         shown = [row for row in rows if row["question"] == question]
         if shown:
-            found.append(folder / f"{question}.svg")
-            picture(shown, found[-1])
+            found[question] = folder / f"{question}{suffix}.svg"
+            picture(shown, found[question])
     return found
 
 

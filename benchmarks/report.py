@@ -285,12 +285,11 @@ def main(
 ) -> None:
     """Put saved runs into the README and the pictures."""
     documents = [json.loads(path.read_text()) for path in files or sorted(RESULTS.glob("speed-*.json"))]
-    drawn = draw(merged([d for d in documents if _device(d) == "cpu"]), figures)
-    shown = [
-        f"![{alternative}](benchmarks/figures/{path.name})\n\n*{caption}*"
-        for path in drawn
-        for alternative, caption in (CAPTIONS[path.stem],)
-    ]
+    shown = []
+    for device, suffix in (("cpu", ""), ("cuda", "-cuda")):
+        for question, path in draw(merged([d for d in documents if _device(d) == device]), figures, suffix).items():
+            alternative, caption = (f"{_title(device)}: {text}" for text in CAPTIONS[question])
+            shown.append(f"![{alternative}](benchmarks/figures/{path.name})\n\n*{caption}*")
     readme.write_text(in_readme(readme.read_text(), "\n\n".join([markdown(documents), *shown])))
 
 

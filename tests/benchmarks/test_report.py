@@ -139,11 +139,14 @@ def test_pictures(tmp_path):
     rules = [{**row(1.0, question="rules"), "row": f"tanh, {size}"} for size in ("2^12", "2^18")]
     for each in rules:
         each["values"]["copy"] = each["values"]["products"]
-    found = draw([*scaling, *rules], tmp_path)
-    assert [path.name for path in found] == ["scaling.svg", "rules.svg"]
-    for path in found:
+    found = draw([*scaling, *rules], tmp_path, "-cuda")
+    assert {question: path.name for question, path in found.items()} == {
+        "scaling": "scaling-cuda.svg",
+        "rules": "rules-cuda.svg",
+    }
+    for path in found.values():
         assert "</svg>" in path.read_text()
-    assert draw([row(1.0)], tmp_path) == []
+    assert draw([row(1.0)], tmp_path) == {}
 
 
 def test_the_command(tmp_path):
