@@ -90,6 +90,20 @@ def term_scaled(term, factor):
     return candidate
 
 
+def term_of_ones(inputs, dy, **hyper):
+    """batch_norm without dy in its mean term."""
+    y, residuals = bp.batch_norm.forward(*inputs, **hyper)
+    dx, *others = bp.batch_norm.backward(residuals, dy)
+    mean, of_ones = (bp.batch_norm.terms(residuals, g)["dx"]["mean"] for g in (dy, torch.ones_like(dy)))
+    return y, (dx - mean + of_ones, *others)
+
+
+def positive_alpha(inputs, dy, alpha):
+    """elu whose backward knows no negative alpha."""
+    y, _ = bp.elu.vjp(inputs, dy, alpha=alpha)
+    return y, bp.elu.vjp(inputs, dy, alpha=alpha if alpha >= 0 else 1.0)[1]
+
+
 def contiguous_only(inputs, dy):
     """Reads dy's memory row by row, whatever its strides."""
     y, _ = bp.tanh.vjp(inputs, dy)
@@ -200,6 +214,12 @@ DETECTORS = {
         ),
         "linear",
         "dbias: one of its sums is taken without its last element",
+    ),
+    "a term without the cotangent": (term_of_ones, "batch_norm", "dx: dy is missing in the mean term"),
+    "a negative hyperparameter": (
+        positive_alpha,
+        "elu",
+        "alpha is ignored where it is negative: dx is that of alpha=1",
     ),
 }
 

@@ -49,6 +49,7 @@ NAMED: tuple[Detector, ...] = (
     substitutions.default_hyperparameters,
     factors.any_factors,
     factors.terms,
+    factors.terms_of_ones,
     substitutions.changed_hyperparameters,
     substitutions.cotangents,
     layout.contiguous,
@@ -95,6 +96,7 @@ FAILING: tuple[Detector, ...] = (
 # Asked about failing cases before a threshold is sought there, which would say less.
 HYPERPARAMETERS: tuple[Detector, ...] = (
     substitutions.default_hyperparameters,
+    substitutions.changed_hyperparameters,
     substitutions.usual_hyperparameters,
 )
 # What says how a candidate goes wrong rather than why.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from dataclasses import replace
+from functools import partial, reduce
 
 import torch
 from torch import Tensor
@@ -95,6 +96,22 @@ def terms(found: Examination) -> Iterator[Explanation]:
         fits = found.fits(argument, partial(_summands, found, argument))
         if changed := _changed(found, names[argument], fits):
             yield Explanation({argument}, "{}: " + changed)
+
+
+def terms_of_ones(found: Examination) -> Iterator[Explanation]:
+    """One of the page's named terms without the cotangent."""
+    for position, argument in enumerate(found.arguments):
+        names = list(_terms(found, found.rows[0][0].evidence.case).get(argument, ()))
+        for name in names if len(names) > 1 else ():
+
+            def predict(case: Case, position: int = position, argument: str = argument, name: str = name) -> Prediction:
+                ones = replace(case, dy=torch.ones_like(case.dy))
+                parts = {**_terms(found, case)[argument], name: _terms(found, ones)[argument][name]}
+                values: list[Tensor | None] = [None] * len(found.arguments)
+                values[position] = reduce(torch.add, parts.values())
+                return Prediction(tuple(values))
+
+            yield from found.matched(predict, f"{{}}: dy is missing in the {name} term, which is that of dy = 1")
 
 
 def _summands(found: Examination, argument: str, sample: Sample) -> list[Tensor]:

@@ -83,6 +83,7 @@ HYPERPARAMETERS: Mapping[str, Callable[[float], float]] = {
     "{0} is taken without its sign: {{}} is that of |{0}|": abs,
     "{0} is taken with the wrong sign: {{}} is that of -{0}": lambda h: -h,
     "{0} is cut off at 0: {{}} is that of max({0}, 0)": lambda h: max(h, 0),
+    "{0} is ignored where it is negative: {{}} is that of {0}=1 there": lambda h: 1 if h < 0 else h,
     "{0} is cut off at 1: {{}} is that of min({0}, 1)": lambda h: min(h, 1),
     "{0} is squared: {{}} is that of {0}²": lambda h: h * h,
     "{0} is taken inversely: {{}} is that of 1/{0}": lambda h: 1 / h,

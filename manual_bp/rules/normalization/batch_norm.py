@@ -286,6 +286,22 @@ MISTAKES = (
         shows="wherever the variance is not 1",
     ),
     Mistake(
+        "x̂ in place of x − μ",
+        lambda **p: _Parts(**p).cotangents(projection=_Parts(**p).s),
+        forgets="that v^−3/2 goes with x − μ: x̂ has been divided by the deviation already",
+        shows="wherever the variance is not 1",
+    ),
+    Mistake(
+        "running statistics",
+        lambda x, weight, bias, dy, eps: (
+            dy * like(weight, dy) * (1 + eps) ** -0.5,
+            channel_sum(dy * x) * (1 + eps) ** -0.5,
+            channel_sum(dy),
+        ),
+        forgets="that training normalises by the batch; here running statistics stand at their first values, 0 and 1",
+        shows="everywhere",
+    ),
+    Mistake(
         "dweight from x",
         lambda **p: _Parts(**p).cotangents(dweight=channel_sum(p["dy"] * p["x"] * _Parts(**p).s)),
         forgets="to centre x",
