@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -26,9 +27,11 @@ REPRESENTATIVE = ("ordinary", "saturation", "tie", "cotangent times 1000", "ever
 
 @pytest.fixture(autouse=True, scope="module")
 def programs_of_these_tests(tmp_path_factory):
-    """A cache folder of their own, so that nothing built earlier is judged."""
+    """A cache folder of this run, so that nothing built earlier is judged.  pytest-xdist's processes share it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "programs"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("programs")))
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder))
         yield
 
 
