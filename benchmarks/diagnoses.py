@@ -159,7 +159,7 @@ def table(results: Sequence[Found]) -> Table:
     for column in ("wrong program", *(r.dtype for r in results)):
         rows.add_column(column)
     for key in dict.fromkeys(key for r in results for key in r.judged):
-        rows.add_row(key, *(f"{r.named[key]}/{r.judged[key]}" for r in results))
+        rows.add_row(key, *(f"{r.named[key]}/{r.judged[key]}" if key in r.judged else "" for r in results))
     rows.add_row("all", *(f"{sum(r.named.values())}/{sum(r.judged.values())}" for r in results))
     rows.add_row("right: alarms", *(f"{len(r.alarms)}/{r.right}" for r in results))
     return rows
@@ -191,18 +191,18 @@ def main(
             judge(found, wrong[1], dtype)
         right_programs(found, pages, dtype, seeds)
         results.append(found)
-    out.print(table(results))
-    for r in results:
-        for name, first in r.missed.items():
-            out.print(f"{r.dtype}, {name}: {first or 'no diagnosis'}", markup=False, highlight=False)
-        for alarm in r.alarms:
-            out.print(f"{r.dtype}, alarm: {alarm}", markup=False, highlight=False)
     if json_file:
         took = round(time.perf_counter() - start)
         about = {"command": "python -m benchmarks.diagnoses", "versions": versions(), "seeds": seeds, "seconds": took}
         if rules or dtypes:
             about["command"] += f" --rules {rules}" * bool(rules) + f" --dtypes {dtypes}" * bool(dtypes)
         json_file.write_text(json.dumps({**about, "results": [asdict(r) for r in results]}, indent=1) + "\n")
+    out.print(table(results))
+    for r in results:
+        for name, first in r.missed.items():
+            out.print(f"{r.dtype}, {name}: {first or 'no diagnosis'}", markup=False, highlight=False)
+        for alarm in r.alarms:
+            out.print(f"{r.dtype}, alarm: {alarm}", markup=False, highlight=False)
     raise typer.Exit(1 if any(r.alarms for r in results) else 0)
 
 

@@ -11,13 +11,17 @@ from benchmarks.diagnoses import app
 
 def test_every_wrong_program_of_a_rule_is_judged_and_written(tmp_path):
     written = tmp_path / "out.json"
-    options = ["--seeds", "1", "--rules", "max_norm", "--dtypes", "float64", "--json", str(written)]
+    options = ["--seeds", "1", "--rules", "max_norm", "--dtypes", "float64,float32", "--json", str(written)]
     result = CliRunner().invoke(app, options)
     assert result.exit_code == 0, result.output
-    (found,) = json.loads(written.read_text())["results"]
-    assert found["judged"]["mutation, cotangent negated"] > 0
-    assert sum(found["named"].values()) + len(found["missed"]) == sum(found["judged"].values())
-    assert (found["right"], found["alarms"]) == (1, [])
+    wide, narrow = json.loads(written.read_text())["results"]
+    for found in (wide, narrow):
+        assert found["judged"]["mutation, cotangent negated"] > 0
+        assert sum(found["named"].values()) + len(found["missed"]) == sum(found["judged"].values())
+        assert found["alarms"] == []
+    assert wide["right"] == 1
+    assert narrow["judged"].keys() > wide["judged"].keys()  # the bank's programs are judged in one dtype
+    assert "mutation, cotangent negated" in result.output
 
 
 def test_an_unknown_rule_is_refused():
