@@ -245,6 +245,20 @@ def test_one_wrong_element_has_no_system():
     assert diagnose(bp.tanh, candidate, records, wrong) == []
 
 
+def test_a_formula_that_is_wrong_by_little_is_not_called_low_precision():
+    """Its errors are within those of 16 bits, but they do not change when the numbers vary a little."""
+
+    def of_another_mean(inputs, dy, eps):
+        y, residuals = bp.batch_norm.forward(*inputs, eps=eps)
+        moved = residuals._replace(mean=0.9 * residuals.mean)
+        parts = bp.batch_norm.terms(moved, dy)["dx"]
+        own = bp.batch_norm.terms(residuals, dy)["dx"]
+        return y, (own["direct"] + own["mean"] + parts["projection"], *bp.batch_norm.backward(residuals, dy)[1:])
+
+    found = diagnosis("batch_norm", of_another_mean)
+    assert not any("16 bits" in sentence for sentence in found)
+
+
 def test_recorded_results_are_diagnosed_without_a_candidate():
     candidate = changed("tanh", lambda g, *_: 2 * g)
     records, wrong = records_of(bp.tanh, candidate)
