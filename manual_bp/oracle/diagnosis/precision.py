@@ -91,8 +91,10 @@ def _is_erratic(found: Examination, argument: str) -> bool:
 
 
 def _is_systematic(found: Examination, argument: str) -> bool:
-    """Whether many errors keep their sign while inputs and dy vary a little.  It is asked in the smallest case, where no
-    long sum stands still; recorded results cannot be asked."""
+    """Whether many errors keep their sign while inputs and dy vary a little.
+
+    It is asked in the smallest case, where no long sum stands still; recorded results cannot be asked.
+    """
     samples = [s for s in found.column(argument) if is_telling(s) and s.got.shape == s.expected.shape]
     samples = [s for s in samples if int(s.judged.sum()) >= NUMBERS]
     if found.candidate is None or not samples:
