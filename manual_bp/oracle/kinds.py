@@ -113,7 +113,7 @@ class Kinds:
         """The evidence at the same case in another precision, kept for the case's other arguments."""
         key = (case.name, dtype)
         if key not in self._others or self._others[key][0] is not case:
-            self._others[key] = (case, self.evidence_at(_cast(case, dtype)))
+            self._others[key] = (case, self.evidence_at(in_precision(case, dtype)))
         return self._others[key][1]
 
     @property
@@ -225,7 +225,9 @@ class _Again:
         for scale in NEARER:
             named = zip(self.kinds.rule.inputs, case.inputs, strict=True)
             inputs = tuple(scale * x if self.kinds.rule.is_number(name) else x for name, x in named)
-            pairs = [self._at(self.kinds.evidence_at(_cast(replace(case, inputs=inputs), d))) for d in (dtype, other)]
+            pairs = [
+                self._at(self.kinds.evidence_at(in_precision(replace(case, inputs=inputs), d))) for d in (dtype, other)
+            ]
             here, there = pairs
             if here is None or there is None:
                 return False
@@ -244,7 +246,7 @@ class _Again:
         if not finer:  # else the numbers are the same, and so is what is due
             found = self.kinds.evidence_in(self.case, other)
             expected = None if isinstance(found, str) else found.expected[self.position]
-        got = self._result(_cast(self.case, other), expected)
+        got = self._result(in_precision(self.case, other), expected)
         if got is None or expected is None:
             return None
         return torch.where(got == expected, 0, (got - expected).abs()).nan_to_num(nan=torch.inf, posinf=torch.inf)
@@ -320,7 +322,7 @@ class _There(NamedTuple):
     ratio: Tensor
 
 
-def _cast(case: Case, dtype: torch.dtype) -> Case:
+def in_precision(case: Case, dtype: torch.dtype) -> Case:
     """The case in another precision, in the same layout."""
     *inputs, dy = (copy(x, dtype) if x.is_floating_point() else x for x in (*case.inputs, case.dy))
     return replace(case, inputs=tuple(inputs), dy=dy)

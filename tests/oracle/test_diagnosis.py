@@ -98,12 +98,6 @@ def term_of_ones(inputs, dy, **hyper):
     return y, (dx - mean + of_ones, *others)
 
 
-def positive_alpha(inputs, dy, alpha):
-    """elu whose backward knows no negative alpha."""
-    y, _ = bp.elu.vjp(inputs, dy, alpha=alpha)
-    return y, bp.elu.vjp(inputs, dy, alpha=alpha if alpha >= 0 else 1.0)[1]
-
-
 def contiguous_only(inputs, dy):
     """Reads dy's memory row by row, whatever its strides."""
     y, _ = bp.tanh.vjp(inputs, dy)
@@ -216,11 +210,6 @@ DETECTORS = {
         "dbias: one of its sums is taken without its last element",
     ),
     "a term without the cotangent": (term_of_ones, "batch_norm", "dx: dy is missing in the mean term"),
-    "a negative hyperparameter": (
-        positive_alpha,
-        "elu",
-        "alpha is ignored where it is negative: dx is that of alpha=1",
-    ),
 }
 
 
@@ -257,6 +246,13 @@ def test_a_formula_that_is_wrong_by_little_is_not_called_low_precision():
 
     found = diagnosis("batch_norm", of_another_mean)
     assert not any("16 bits" in sentence for sentence in found)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_in_16_bits_the_cause_is_sought_in_float32(dtype):
+    (sentence,) = diagnosis("batch_norm", term_scaled("projection", lambda x: 2.0), dtype)
+    assert "the projection term is multiplied by 2" in sentence
+    assert sentence.endswith("seen in float32, where it is wrong too")
 
 
 def test_recorded_results_are_diagnosed_without_a_candidate():

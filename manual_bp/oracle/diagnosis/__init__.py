@@ -33,6 +33,7 @@ from manual_bp.oracle.diagnosis import (
 )
 from manual_bp.oracle.diagnosis.examination import Examination
 from manual_bp.oracle.diagnosis.hypothesis import Explanation, Record
+from manual_bp.oracle.diagnosis.wider import NARROW, in_float32
 from manual_bp.rule import Rule, Vjp
 
 __all__ = ["Record", "diagnose"]
@@ -118,23 +119,35 @@ def diagnose(rule: Rule, candidate: Vjp | None, records: Sequence[Record], wrong
     """
     with torch.no_grad():
         found = Examination(rule, candidate, records, wrong)
-        _ask(found, calls.unsteady)
-        _ask(found, known.whole_mistakes, kinks=True)
-        for detector in NAMED:
-            _ask(found, detector)
-            _ask(found, detector, moderate=True)
-        _ask(found, known.not_finite_as)
-        for detector in HYPERPARAMETERS:
-            _ask(found, detector, failing=True)
-        _ask(found, branches.branches)
-        for detector in FAILING:
-            _ask(found, detector, failing=True)
-            _ask(found, detector, moderate=True, failing=True)
+        sentences = []
+        if candidate is not None and found.records and found.dtype in NARROW:
+            wider = Examination(rule, candidate, *in_float32(rule, candidate, found.records, found.open))
+            asked = set(wider.open)
+            _formulas(wider)
+            found.open -= asked - wider.open
+            sentences = [f"{sentence}; seen in float32, where it is wrong too" for sentence in wider.found]
+        _formulas(found)
         for detector in DESCRIBED:
             _ask(found, detector)
         _ask(found, precision.approximate, moderate=True)
         _ask(found, branches.approximations, moderate=True)
-        return found.found
+        return sentences + found.found
+
+
+def _formulas(found: Examination) -> None:
+    """Asks for what says why a candidate goes wrong."""
+    _ask(found, calls.unsteady)
+    _ask(found, known.whole_mistakes, kinks=True)
+    for detector in NAMED:
+        _ask(found, detector)
+        _ask(found, detector, moderate=True)
+    _ask(found, known.not_finite_as)
+    for detector in HYPERPARAMETERS:
+        _ask(found, detector, failing=True)
+    _ask(found, branches.branches)
+    for detector in FAILING:
+        _ask(found, detector, failing=True)
+        _ask(found, detector, moderate=True, failing=True)
 
 
 def _ask(
