@@ -241,7 +241,7 @@ class _Comparison:
         wrong -= self.unwritten.keys()
         if wrong:
             try:
-                report.diagnoses += diagnose(self.rule, self.candidate, self.records, wrong)
+                report.diagnoses += diagnose(self.rule, self.candidate, self.records, wrong, self.kinds.conventions)
             except Exception as error:  # the verdict stands without it, and the failure is said
                 report.notes.append(f"no diagnosis: it raised {type(error).__name__}: {error}")
         explained = [a for a in self.arguments if any(re.search(rf"\b{a}\b", d) for d in report.diagnoses)]

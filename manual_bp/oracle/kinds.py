@@ -277,7 +277,7 @@ class _Again:
     def _varied(self, generator: torch.Generator) -> Case:
         row = self.found.row
         rule = self.kinds.rule
-        return _varied(rule, self.case, generator) if row is None else many_rows(_varied(rule, row.case, generator))
+        return varied(rule, self.case, generator) if row is None else many_rows(varied(rule, row.case, generator))
 
     def _at(self, found: Evidence | str) -> _There | None:
         """The error at a case; None if there is no evidence or no result."""
@@ -328,7 +328,7 @@ def in_precision(case: Case, dtype: torch.dtype) -> Case:
     return replace(case, inputs=tuple(inputs), dy=dy)
 
 
-def _varied(rule: Rule, case: Case, generator: torch.Generator) -> Case:
+def varied(rule: Rule, case: Case, generator: torch.Generator) -> Case:
     """The case with every number moved by up to half of it, in the same layout; masks, 0 and NaN stay."""
 
     def moved(x: Tensor) -> Tensor:

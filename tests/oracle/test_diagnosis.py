@@ -255,6 +255,18 @@ def test_in_16_bits_the_cause_is_sought_in_float32(dtype):
     assert sentence.endswith("seen in float32, where it is wrong too")
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_declared_convention_is_no_cause(dtype):
+    """Dropout that is not scaled, and dx three times as large: in 16 bits too, where the cause is sought in float32."""
+
+    def candidate(inputs, dy, **_):
+        x, mask = inputs
+        return torch.where(mask.bool(), x, 0), (3 * torch.where(mask.bool(), dy, 0), None)
+
+    first = compare(candidate, "dropout", dtype=dtype, conventions={"dropout": "plain"}).diagnoses[0]
+    assert first.startswith("dx is 3 times what it should be")
+
+
 def test_recorded_results_are_diagnosed_without_a_candidate():
     candidate = changed("tanh", lambda g, *_: 2 * g)
     records, wrong = records_of(bp.tanh, candidate)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 import torch
 
+from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.diagnosis import (
     branches,
     calls,
@@ -34,6 +35,7 @@ from manual_bp.oracle.diagnosis import (
 from manual_bp.oracle.diagnosis.examination import Examination
 from manual_bp.oracle.diagnosis.hypothesis import Explanation, Record
 from manual_bp.oracle.diagnosis.wider import NARROW, in_float32
+from manual_bp.oracle.evidence import OUR_CONVENTIONS
 from manual_bp.rule import Rule, Vjp
 
 __all__ = ["Record", "diagnose"]
@@ -112,16 +114,23 @@ DESCRIBED: tuple[Detector, ...] = (
 )
 
 
-def diagnose(rule: Rule, candidate: Vjp | None, records: Sequence[Record], wrong: Collection[str]) -> list[str]:
+def diagnose(
+    rule: Rule,
+    candidate: Vjp | None,
+    records: Sequence[Record],
+    wrong: Collection[str],
+    conventions: Conventions = OUR_CONVENTIONS,
+) -> list[str]:
     """Plain sentences, best first, each with its evidence; empty for a right candidate.
 
     candidate: None for results that were recorded. wrong: the arguments ("y", "dx", ...) with a value that is wrong.
+    conventions: those of the records' evidence.
     """
     with torch.no_grad():
-        found = Examination(rule, candidate, records, wrong)
+        found = Examination(rule, candidate, records, wrong, conventions)
         sentences = []
         if candidate is not None and found.records and found.dtype in NARROW:
-            wider = Examination(rule, candidate, *in_float32(rule, candidate, found.records, found.open))
+            wider = in_float32(found)
             asked = set(wider.open)
             _formulas(wider)
             found.open -= asked - wider.open

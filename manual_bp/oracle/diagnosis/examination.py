@@ -12,6 +12,7 @@ from torch import Tensor
 from manual_bp.arithmetic.bounded import contract_of, widths
 from manual_bp.oracle.calling import call, is_dense
 from manual_bp.oracle.cases import Case, is_moderate
+from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.diagnosis.agreement import agrees, is_settled
 from manual_bp.oracle.diagnosis.fitting import ROUNDINGS, Fit, Sample, fit
 from manual_bp.oracle.diagnosis.hypothesis import Explanation, Match, Predict, Prediction, Record, Row, Values, wide
@@ -41,8 +42,15 @@ class Examination:
     rows: the records that count now, each with one sample per argument (see `look`).
     """
 
-    def __init__(self, rule: Rule, candidate: Vjp | None, records: Sequence[Record], wrong: Collection[str]) -> None:
-        self.rule, self.candidate = rule, candidate
+    def __init__(
+        self,
+        rule: Rule,
+        candidate: Vjp | None,
+        records: Sequence[Record],
+        wrong: Collection[str],
+        conventions: Conventions,
+    ) -> None:
+        self.rule, self.candidate, self.conventions = rule, candidate, conventions
         self.arguments = ("y", *(f"d{name}" for name in rule.inputs))
         whole = [r for r in records if len(r.results) == len(self.arguments)]
         self.records = [r for r in whole if r.evidence.case.dy.numel() <= EXPLAINED]

@@ -15,6 +15,7 @@ from manual_bp.oracle.diagnosis.examination import Examination
 from manual_bp.oracle.diagnosis.fitting import ROUNDINGS, Sample
 from manual_bp.oracle.diagnosis.hypothesis import Explanation, wide
 from manual_bp.oracle.diagnosis.layout import is_telling
+from manual_bp.oracle.kinds import CHANCE, RUNS, varied
 
 # A claim about an argument rests on as many cases, and on as many numbers in each.
 NUMBERS = 3
@@ -26,11 +27,6 @@ CLOSE = 0.1
 # Roundings go up as often as down; the error of an approximation keeps its sign from one of its zeros to the next.  Of
 # 16 roundings 2 or fewer go one way with probability 1/240.
 SELDOM = 1 / 8
-# Numbers are varied by this share of their size, several spacings of bfloat16: roundings then are others, and a formula
-# is as wrong as before.  A random error keeps its sign in 8 more calls with probability 1/256.
-NEARBY = 2**-5
-CALLS = 8
-CHANCE = 1 / 16
 # Arithmetic in 16 bits leaves more than this share of all numbers wrong in a longer format.
 MOST = 0.5
 
@@ -91,7 +87,7 @@ def _is_erratic(found: Examination, argument: str) -> bool:
 
 
 def _is_systematic(found: Examination, argument: str) -> bool:
-    """Whether many errors keep their sign while inputs and dy vary a little.
+    """Whether many errors keep their sign while inputs and dy vary: those of rounding do not.
 
     It is asked in the smallest case, where no long sum stands still; recorded results cannot be asked.
     """
@@ -100,25 +96,17 @@ def _is_systematic(found: Examination, argument: str) -> bool:
     if found.candidate is None or not samples:
         return False
     position, sample = found.arguments.index(argument), min(samples, key=lambda s: s.got.numel())
-    case, generator = sample.case, torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     own = torch.sign(sample.got - sample.expected)
     stable = wrong = sample.judged & ((sample.got - sample.expected).abs() > sample.allowance)
-    for _ in range(CALLS):
-        *inputs, dy = (_nearby(x, generator) for x in (*case.inputs, case.dy))
-        results = found.call(case, dy, tuple(inputs))
+    for _ in range(RUNS):
+        case = varied(found.rule, sample.case, generator)
+        results, expected = found.call(case, case.dy), found.at(case).values[position]
         got = results[position] if results else None
-        expected = found.at(case, inputs=tuple(inputs), dy=dy).values[position]
         if not isinstance(got, Tensor) or expected is None or got.shape != expected.shape:
             return False
         stable = stable & (torch.sign(wide(got) - expected) == own)
     return int(stable.sum()) > CHANCE * int(wrong.sum())
-
-
-def _nearby(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Numbers not far from x; a mask stays as it is."""
-    if not x.is_floating_point():
-        return x
-    return x * (1 + NEARBY * (2 * torch.rand(x.shape, generator=generator) - 1)).to(x)
 
 
 def _share_off(found: Examination, argument: str, half: torch.dtype) -> float:

@@ -50,6 +50,6 @@ def more_records(found: Examination) -> Iterator[Record]:
         cast = [x.to(found.dtype) if x.is_floating_point() else x for x in (*inputs, dy)]
         case = Case(tuple(cast[:-1]), cast[-1], hyper, edge.name)
         results = found.call(case, case.dy)
-        evident = evidence(rule, case, contract_of(found.dtype)) if results else ""
+        evident = evidence(rule, case, contract_of(found.dtype), found.conventions) if results else ""
         if results and isinstance(evident, Evidence):
             yield Record(evident, results)

@@ -2,38 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-
 import torch
 from torch import Tensor
 
 from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.oracle.calling import call
-from manual_bp.oracle.diagnosis.examination import EXPLAINED
+from manual_bp.oracle.diagnosis.examination import EXPLAINED, Examination
 from manual_bp.oracle.diagnosis.hypothesis import Record
 from manual_bp.oracle.errors import errors
 from manual_bp.oracle.evidence import Evidence, evidence
 from manual_bp.oracle.kinds import in_precision
-from manual_bp.rule import Rule, Vjp
 
 NARROW = (torch.float16, torch.bfloat16)
 
 
-def in_float32(
-    rule: Rule, candidate: Vjp, records: Sequence[Record], wrong: Collection[str]
-) -> tuple[list[Record], set[str]]:
-    """What a candidate returns in float32 at cases of 16 bits, and which of the wrong arguments are wrong there too."""
-    found = []
-    for record in records:
+def in_float32(narrow: Examination) -> Examination:
+    """The candidate at the same cases in float32; asked about are those arguments that are wrong there too."""
+    rule, records = narrow.rule, []
+    assert narrow.candidate is not None
+    for record in narrow.records:
         case = in_precision(record.evidence.case, torch.float32)
         if record.evidence.row is not None or case.dy.numel() > EXPLAINED:
             continue
-        results = call(candidate, rule, case).results
-        evident = evidence(rule, case, contract_of(torch.float32)) if results else ""
+        results = call(narrow.candidate, rule, case).results
+        evident = evidence(rule, case, contract_of(torch.float32), narrow.conventions) if results else ""
         if results and isinstance(evident, Evidence):
-            found.append(Record(evident, results))
-    positions = {argument: i for i, argument in enumerate(("y", *(f"d{name}" for name in rule.inputs)))}
-    return found, {a for a in wrong if any(_is_wrong(record, positions[a]) for record in found)}
+            records.append(Record(evident, results))
+    positions = map(narrow.arguments.index, narrow.open)
+    wrong = {narrow.arguments[i] for i in positions if any(_is_wrong(record, i) for record in records)}
+    return Examination(rule, narrow.candidate, records, wrong, narrow.conventions)
 
 
 def _is_wrong(record: Record, position: int) -> bool:
