@@ -59,7 +59,8 @@ def choose(
     it is one launch; a rule is not, for it is a kernel or a few, and its inputs would have to be copied to where the
     graph reads them.  A rule of few elements takes as long as its launches: batch norm of 2^18 was 10 of them and
     152 µs with sums that are split, and 5 and 82 µs without.  Of 2^22, where a sum takes longer than a launch, it was
-    199 µs with and 540 µs without (H200).
+    199 µs with and 540 µs without.  Products of 16-bit numbers go to tensor cores: 4 x 2048 in bfloat16, batch 512,
+    took 1.25 ms with products of float32 and 0.23 ms with these (all of it on an H200).
     """
     if device.type == "cuda":
         threads = torch.get_num_threads()

@@ -31,6 +31,7 @@ def compiled(exported: Any, choice: Choice) -> tuple[Callable[[list[Tensor]], Se
     from torch._inductor import config
     from torch._inductor.compile_fx import compile_fx_inner
     from torch._inductor.decomposition import select_decomp_table
+    from torch._inductor.fx_passes.joint_graph import constant_fold_uniform_value
     from torch._inductor.fx_passes.post_grad import remove_noop_ops
     from torch._inductor.virtualized import V
 
@@ -39,7 +40,9 @@ def compiled(exported: Any, choice: Choice) -> tuple[Callable[[list[Tensor]], Se
         module = exported.run_decompositions({**select_decomp_table(), **DECOMPOSITIONS}).module(check_guards=False)
     graph = torch.fx.GraphModule(module, module.graph)
     graph.graph.set_codegen(torch.fx.graph.CodeGen())  # a flat list in, a flat list out
-    remove_noop_ops(graph.graph)  # as torch.compile does before; `passes` look for values, not for views of them
+    # As torch.compile does before: `passes` look for values, not for views of them, nor for their products with 1.
+    remove_noop_ops(graph.graph)
+    constant_fold_uniform_value(graph)
     inputs = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
     fakes = detect_fake_mode(inputs)
     options = {**OPTIONS, **EXACT, **TRUSTING, "cpp.threads": choice.threads, "split_reductions": choice.split}

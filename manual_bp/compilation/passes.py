@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from manual_bp.compilation.cache import text
-from manual_bp.compilation.products import Product, by_onednn, product_of, separate_biases
+from manual_bp.compilation.products import Product, by_onednn, by_tensor_cores, product_of, separate_biases
 from manual_bp.compilation.recomputation import recompute
 from manual_bp.compilation.residuals import ask_outputs
 from manual_bp.compilation.rows import images_first, in_parts
@@ -43,6 +43,7 @@ def passes(onednn: Collection[Product]) -> Any:
             fold(graph, elsewhere=lambda product: product_of(product) in onednn)
             by_onednn(graph, onednn)
             separate_biases(graph)
+            by_tensor_cores(graph)
             images_first(graph)
             in_parts(graph)
             ask_outputs(graph)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 aten = torch.ops.aten
+prims = torch.ops.prims
 Node = Any  # torch.fx.Node; mypy cannot know the types of its arguments
 
 
@@ -81,6 +82,45 @@ def by_onednn(graph: torch.fx.Graph, chosen: Collection[Product]) -> None:
                 new.meta.update(node.meta)
         node.replace_all_uses_with(new)
         graph.erase_node(node)
+
+
+def by_tensor_cores(graph: torch.fx.Graph) -> None:
+    """On a GPU, products of 16-bit numbers as such, and not of the float32 that they were widened to.
+
+    Tensor cores multiply them exactly and add up in float32, so the result is the same sum of the same terms.
+    """
+    for node in list(graph.nodes):
+        if node.target is not aten.mm.default or not node.meta["val"].is_cuda:
+            continue
+        left, right = (_widened(factor) for factor in node.args)
+        if left is None or right is None or left.meta["val"].dtype != right.meta["val"].dtype:
+            continue
+        with graph.inserting_before(node):
+            factors = [_as(factor, of) for factor, of in zip(node.args, (left, right), strict=True)]
+            new = graph.call_function(aten.mm.dtype, tuple(factors), {"out_dtype": torch.float32})
+        new.meta.update(node.meta)
+        node.replace_all_uses_with(new)
+        graph.erase_node(node)
+    graph.eliminate_dead_code()
+
+
+def _widened(factor: Node) -> Node | None:
+    """The 16-bit matrix that a factor, transposed or not, is in float32; None if it is none."""
+    if factor.target is aten.permute.default:
+        factor = factor.args[0]
+    if factor.target is not prims.convert_element_type.default or factor.meta["val"].dtype is not torch.float32:
+        return None
+    (narrow, _) = factor.args
+    return narrow if narrow.meta["val"].dtype in (torch.float16, torch.bfloat16) else None
+
+
+def _as(factor: Node, narrow: Node) -> Node:
+    """`narrow`, transposed if the factor is."""
+    if factor.target is not aten.permute.default:
+        return narrow
+    transposed = factor.graph.call_function(aten.permute.default, (narrow, factor.args[1]))
+    transposed.meta["val"] = narrow.meta["val"].permute(factor.args[1])
+    return transposed
 
 
 def onednn_linear(x: Any, weight: Any, bias: Any) -> Any:

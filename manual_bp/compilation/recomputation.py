@@ -63,7 +63,7 @@ def recompute(graph: torch.fx.Graph) -> None:
 
 def is_product(node: Node) -> bool:
     """Whether a node multiplies matrices, in any of the forms that a step's products are rewritten to."""
-    return node.target in (aten.mm.default, aten.addmm.default, onednn_linear, add_product)
+    return node.target in (aten.mm.default, aten.mm.dtype, aten.addmm.default, onednn_linear, add_product)
 
 
 def _factors(product: Node) -> tuple[Node, Node]:

@@ -17,6 +17,9 @@ from manual_bp.rule import RULES, Grads, Rule, computing_dtype
 
 # Inductor's kernels count in 32 bits if their example was short, as it is for an element-wise rule.
 MOST_ON_GPU = 2**31 - 1
+# Rows of so many elements, where there is no remainder: then a GPU's kernel knows that it may load 16 bytes at a time.
+# ReLU of 2^26 took 1.01 to 1.04 of a copy in blocks of any size, and 1.10 to 1.67 without (H200).
+ROW_ON_GPU = 16
 
 
 def compile_rule(name: str, **hyper: Any) -> CompiledRule:
@@ -71,14 +74,16 @@ class CompiledRule:
             return None
         annotations = [*(rule.annotations[name] for name in rule.inputs), rule.y_annotation]
         shapes = [merged(a, tuple(t.shape)) for a, t in zip(annotations, (*inputs, dy), strict=True)]
+        on_gpu = dy.device.type == "cuda"
+        if rule.elementwise and on_gpu and dy.numel() % ROW_ON_GPU == 0:
+            shapes = [(dy.numel() // ROW_ON_GPU, ROW_ON_GPU)] * len(shapes)
         example = [plain(t).view(shape) for t, shape in zip((*inputs, dy), shapes, strict=True)]
         dtypes = tuple(t.dtype for t in example)
-        on_gpu = dy.device.type == "cuda"
         if on_gpu and max(t.numel() for t in (*inputs, dy)) > MOST_ON_GPU:
             return None
         small = not on_gpu and dy.numel() <= ONE_THREAD_ELEMENTS
         key: tuple[Any, ...] = (tuple(hyper.items()), dtypes, dy.device, torch.get_num_threads())
-        key += (small,) if rule.elementwise else tuple(shapes)
+        key += (small, *shapes[0][1:]) if rule.elementwise else tuple(shapes)
         if key not in self._programs:
             self._programs[key] = self._program(example, hyper, small)
         entering = [None if t.shape == shape else shape for t, shape in zip((*inputs, dy), shapes, strict=True)]
@@ -102,7 +107,7 @@ class CompiledRule:
         # Any length will do as an example but 0 and 1, which torch.export takes for constants; it also says whether
         # the program is for large tensors.
         n = ONE_THREAD_ELEMENTS if small else 2 * ONE_THREAD_ELEMENTS
-        stand_in = [t.new_ones(n) for t in example]
+        stand_in = [t.new_ones(n // math.prod(t.shape[1:]), *t.shape[1:]) for t in example]
         return build(run, stand_in, dynamic=[{0: torch.export.Dim.DYNAMIC} for _ in stand_in])
 
 

@@ -6,7 +6,11 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from manual_bp.compilation import passes, program
+from manual_bp.compilation.choice import Choice
 from manual_bp.compilation.updates import add_product, fold
+from manual_bp.models import mlp
+from manual_bp.training import sgd, training_step
 
 W = torch.arange(6, dtype=torch.float64).reshape(2, 3) + 1
 D = torch.tensor([[1.0, -2.0], [0.5, 3.0]], dtype=torch.float64)
@@ -92,3 +96,22 @@ def test_a_product_of_another_library_is_left_alone():
     module = traced(lambda w, d, x: (w - LR * torch.mm(d.t(), x), d.sum()))
     fold(module.graph, elsewhere=lambda product: True)
     assert not nodes(module, torch.ops.aten.addmm.default)
+
+
+def test_a_step_on_a_gpu_folds_every_update(device, monkeypatch, tmp_path):
+    """Its graph takes another way to inductor than a step on the CPU; both ways can be taken here."""
+    folded_updates = []
+
+    def counting(graph, elsewhere):
+        fold(graph, elsewhere)
+        folded_updates.append(sum(node.target is add_product for node in graph.nodes))
+
+    monkeypatch.setattr(passes, "fold", counting)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    if device == "cpu":
+        monkeypatch.setattr(program, "choose", lambda *_: Choice("triton", threads=1))
+    step = training_step(mlp([8, 8, 8, 8]), optimizer=sgd(0.1), l2=0.01, compiled=True, donate=True)
+    state = step.init(torch.Generator().manual_seed(0), device=device)
+    x, target = torch.randn(2, 4, 8, device=device)
+    step(state, x, target)
+    assert folded_updates == [3]

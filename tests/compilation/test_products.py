@@ -1,0 +1,80 @@
+"""Which products go to tensor cores: as graphs for a GPU, which can be made without one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch._inductor.decomposition import select_decomp_table
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from manual_bp.compilation.products import by_tensor_cores
+from manual_bp.compilation.program import build
+
+aten = torch.ops.aten
+NARROW = (torch.float16, torch.bfloat16)
+
+
+def rewritten(function, dtype, device="cuda"):
+    """The graph of function(x (4, 3), w (5, 3)) as a pass meets it, rewritten."""
+    with FakeTensorMode():
+        x, w = (torch.empty(n, 3, dtype=dtype, device=device) for n in (4, 5))
+        graph = make_fx(function, decomposition_table=select_decomp_table())(x, w).graph
+    by_tensor_cores(graph)
+    return graph
+
+
+def products(graph):
+    return [node for node in graph.nodes if node.target in (aten.mm.default, aten.mm.dtype)]
+
+
+ON_TENSOR_CORES = {
+    "x Wᵀ": lambda x, w: x.float() @ w.float().T,
+    "δᵀ x": lambda x, w: x.float().T @ x.float(),
+    "of something rounded": lambda x, w: x.float().exp().to(x.dtype).float() @ w.float().T,
+    "transposed before it is widened": lambda x, w: x.float() @ w.T.float(),
+}
+LEFT = {
+    "of something not rounded": lambda x, w: x.float().exp() @ w.float().T,
+    "one factor": lambda x, w: x.float() @ w.float().exp().T,
+    "wider than float32": lambda x, w: x.double() @ w.double().T,
+    "two kinds of 16 bits": lambda x, w: x.half().float() @ w.bfloat16().float().T,
+}
+
+
+@pytest.mark.parametrize("dtype", NARROW, ids=str)
+@pytest.mark.parametrize("function", ON_TENSOR_CORES.values(), ids=ON_TENSOR_CORES)
+def test_widened_factors_are_multiplied_as_they_were(function, dtype):
+    (product,) = products(rewritten(function, dtype))
+    assert product.target is aten.mm.dtype
+    assert [factor.meta["val"].dtype for factor in product.args] == [dtype, dtype]
+    assert product.meta["val"].dtype is product.kwargs["out_dtype"] is torch.float32
+    (m, k), (k_too, n) = (tuple(factor.meta["val"].shape) for factor in product.args)
+    assert (m, n) == tuple(product.meta["val"].shape)
+    assert k == k_too
+
+
+@pytest.mark.parametrize("function", LEFT.values(), ids=LEFT)
+def test_other_products_are_left_alone(function):
+    (product,) = products(rewritten(function, torch.bfloat16))
+    assert product.target is aten.mm.default
+
+
+def test_float32_is_left_alone():
+    (product,) = products(rewritten(lambda x, w: x @ w.T, torch.float32))
+    assert product.target is aten.mm.default
+
+
+def test_without_a_gpu_products_are_left_alone():
+    (product,) = products(rewritten(ON_TENSOR_CORES["x Wᵀ"], torch.bfloat16, "cpu"))
+    assert product.target is aten.mm.default
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("dtype", NARROW, ids=str)
+def test_products_on_tensor_cores_are_exact_where_sums_are(dtype):
+    """Whole numbers, whose sums float32 holds."""
+    x, w = torch.randint(-8, 9, (2, 64, 64), generator=torch.Generator().manual_seed(0)).to("cuda", dtype)
+    got = build(lambda *t: [ON_TENSOR_CORES["x Wᵀ"](*t), t[0].float().T @ t[0].float()], [x, w]).run([x, w])
+    for result, expected in zip(got, (x.double() @ w.double().T, x.double().T @ x.double()), strict=True):
+        assert torch.equal(result.double(), expected)
