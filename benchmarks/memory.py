@@ -1,4 +1,4 @@
-"""The largest amount of memory that a step holds at one time, its parameters, gradients and workspace included."""
+"""The largest amount of memory that a step holds at one time, its parameters and gradients included."""
 
 from __future__ import annotations
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from operator import is_
 
 import torch
 from torch import Tensor
+
+from manual_bp.compilation.remembered import Remembered
 
 # Runs before the first capture, in which kernels are loaded and libraries choose their algorithms and workspaces: so
 # many as torch's own examples have.
@@ -26,7 +27,7 @@ class Graph:
         self, run: Callable[[list[Tensor]], Sequence[Tensor]], example: Sequence[Tensor], written: int
     ) -> None:
         self._run = run
-        self._written: Sequence[Tensor] | None = None
+        self._written: Remembered | None = None
         self._results: Sequence[Tensor] = ()
         self._read = [t.clone() for t in example[written:]]
         self._same_dtype = [
@@ -40,7 +41,7 @@ class Graph:
         written, read = flat[: -len(self._read)], flat[-len(self._read) :]
         for places in self._same_dtype:  # of one dtype, many tensors are copied by one kernel
             torch._foreach_copy_([self._read[i] for i in places], [read[i] for i in places])
-        if self._written is None or not all(map(is_, written, self._written)):
+        if self._written is None or not self._written.are(written):
             self._capture(written)
         self._graph.replay()
         return [result.clone() for result in self._results]
@@ -57,4 +58,4 @@ class Graph:
         with torch.cuda.graph(self._graph):
             self._results = self._run([*written, *self._read])
         torch._C._cuda_clearCublasWorkspaces()
-        self._written = written
+        self._written = Remembered(written)

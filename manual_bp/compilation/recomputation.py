@@ -29,10 +29,12 @@ DEEP = 8
 # One sum of a residual network in so many is kept, and the others are added up again from there, so many at a time:
 # 20 blocks of 256 hold 5 sums, and at most 3 that were made again.
 SUMS = 4
-# Which of five layers in succession, from the last one down, are multiplied again.  The last is needed at once, and no
-# two are neighbours, so that each costs one product: 2 more for 15, as a layer has 3.  20 x 128: 0.81 of the memory and
-# 1.07 to 1.09 of the time; for 0.8 of autograd's memory fewer than two of five are too few.
-MULTIPLIED = (1, 3)
+# Which of so many layers in succession, from the last one down, are multiplied again.  The last is needed at once.
+# Each costs one product: 2 more for 15, as a layer has 3.  20 x 128: 0.81 of the memory and 1.07 to 1.09 of the time;
+# for 0.8 of autograd's memory fewer than two of five are too few.  On a GPU x and target are copied to where the step's
+# graph reads them, which takes as much as the inputs of two layers, so that two more must be given up: the neighbours 5
+# and 6 are made when most of what was kept is free again.
+MULTIPLIED = {"cpu": (5, (1, 3)), "cuda": (7, (1, 3, 5, 6))}
 
 
 def recompute(graph: torch.fx.Graph) -> None:
@@ -129,7 +131,8 @@ def _given_up(inputs: list[Node], forward: Collection[Node]) -> set[Node]:
     sums = [x for x in reversed(inputs) if x not in multiplied and _needs(x, inputs.__contains__, forward)]
     alone = set(inputs).difference(multiplied, sums)
     some_sums = {x for i, x in enumerate(sums) if i % SUMS}
-    return alone | some_sums | {x for i, x in enumerate(multiplied) if i % 5 in MULTIPLIED}
+    layers, which = MULTIPLIED["cuda" if inputs[0].meta["val"].is_cuda else "cpu"]
+    return alone | some_sums | {x for i, x in enumerate(multiplied) if i % layers in which}
 
 
 def _needs(x: Node, wanted: Callable[[Node], bool], forward: Collection[Node]) -> bool:

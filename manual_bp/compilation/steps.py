@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
-from operator import is_
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from manual_bp.compilation.program import Program, build, plain
+from manual_bp.compilation.remembered import Remembered
 from manual_bp.training.step import Step, TrainingState
 
 
@@ -74,7 +74,7 @@ class _BuiltStep:
             flat = [t.clone() for t in flat]  # views of one storage may be donated, but not traced
         masks = self._drawn(state, x)
         self._layouts = [(t.shape, t.dtype, t.device) for t in flat]
-        self._last: list[Tensor] = []
+        self._last = Remembered([])
         example = [*flat, plain(x), plain(target), *masks]
         self.program = build(self._updated, example, step=True, written=len(flat) if donate else 0)
 
@@ -87,12 +87,14 @@ class _BuiltStep:
 
     def __call__(self, state: TrainingState, x: Tensor, target: Tensor) -> tuple[TrainingState, Tensor]:
         flat = self._tensors(state)
-        if not (len(flat) == len(self._last) and all(map(is_, flat, self._last))):
+        known = self._last.are(flat)
+        if not known:
             flat = self._checked(flat)
         masks = self._drawn(state, x) if self._masks else ()
         results = self.program.run([*flat, plain(x), plain(target), *masks])
         *new, cost = (*flat, *results) if self._donate else results
-        self._last = new
+        if not (known and self._donate):  # donated tensors are the same ones again
+            self._last = Remembered(new)
         return self._next(state, new), cost
 
     def _updated(self, *flat: Tensor) -> tuple[Tensor, ...]:
