@@ -98,16 +98,17 @@ def _erring_update(
     step: Step, errors: Errors, state: TrainingState, gradients: Tensors, buffers: Tensors
 ) -> TrainingState:
     """Clipping, the optimiser and max-norm with rounding errors, as any layer has them."""
+    params, optimizer = (_entered(errors, tensors) for tensors in (state.params, state.optimizer))
+    after = step.update(replace(state, params=params, optimizer=optimizer), _entered(errors, gradients), buffers)
+    return replace(after, params=_left(errors, after.params), optimizer=_left(errors, after.optimizer))
 
-    def entered(tensors: Tensors) -> dict[str, Tensor]:
-        return {name: errors.exact(t) if name == "step" else errors.enter(t) for name, t in tensors.items()}
 
-    def left(tensors: Tensors) -> dict[str, Tensor]:
-        return {name: errors.leave(t) for name, t in tensors.items()}
+def _entered(errors: Errors, tensors: Tensors) -> dict[str, Tensor]:
+    return {name: errors.exact(t) if name == "step" else errors.enter(t) for name, t in tensors.items()}
 
-    erring = replace(state, params=entered(state.params), optimizer=entered(state.optimizer))
-    after = step.update(erring, entered(gradients), buffers)
-    return replace(after, params=left(after.params), optimizer=left(after.optimizer))
+
+def _left(errors: Errors, tensors: Tensors) -> dict[str, Tensor]:
+    return {name: errors.leave(t) for name, t in tensors.items()}
 
 
 # Runs with random rounding errors from which the allowance of a step is estimated.  Eight leave the size of one

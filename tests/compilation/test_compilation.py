@@ -46,7 +46,7 @@ def test_compiled_rule_passes_the_oracle(rule, device):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-def test_compiled_elu_keeps_all_digits_in_every_dtype(dtype, device):
+def test_compiled_elu_keeps_all_digits_in_every_dtype(dtype, device, called_from_python):
     cases = [
         case
         for case in generated(bp.elu, dtype, device)
@@ -57,7 +57,7 @@ def test_compiled_elu_keeps_all_digits_in_every_dtype(dtype, device):
     assert not report.mismatches, str(report)
 
 
-def test_one_program_serves_all_shapes_of_an_elementwise_rule(device):
+def test_one_program_serves_all_shapes_of_an_elementwise_rule(device, called_from_python):
     relu = bp.compile_rule("relu")
     for shape in ((), (1,), (3, 4), (2, 1, 3), (7,), (16,), (2, 24), (3, 4, 8)):
         x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
@@ -152,7 +152,7 @@ def test_donated_state_is_updated_in_place_and_emptied(device):
         step(state, x, target)
 
 
-def test_no_state_is_kept_alive(device):
+def test_no_state_is_kept_alive(device, called_from_python):
     step, state, x, target = problem("mlp", torch.float32, device, donate=True)
     for _ in range(2):
         state, _ = step(state, x, target)
@@ -161,7 +161,7 @@ def test_no_state_is_kept_alive(device):
     assert [t() for t in tensors] == [None] * len(tensors)
 
 
-def test_two_donated_states_by_turns_are_two_trainings(device):
+def test_two_donated_states_by_turns_are_two_trainings(device, called_from_python):
     """A program that knows the memory of the one must not step it in place of the other."""
     step, state, x, target = problem("momentum", torch.float32, device, donate=True)
     alone = copied(state)
@@ -176,7 +176,7 @@ def test_two_donated_states_by_turns_are_two_trainings(device):
         assert all(torch.equal(t, everything(alone)[n]) for n, t in everything(turns).items())
 
 
-def test_donated_tensors_have_memory_of_their_own():
+def test_donated_tensors_have_memory_of_their_own(called_from_python):
     step, state, x, target = problem("adam", torch.float32, donate=True)
     shared = {**state.optimizer, "exp_avg_sq.W1": state.optimizer["exp_avg.W1"]}
     with pytest.raises(ValueError, match=r"exp_avg\.W1 and exp_avg_sq\.W1 share memory"):
@@ -186,7 +186,7 @@ def test_donated_tensors_have_memory_of_their_own():
         step(replace(after, params={**after.params, "W2": after.optimizer["exp_avg.W2"]}), x, target)
 
 
-def test_another_batch_size_is_another_program_and_other_layouts_are_not():
+def test_another_batch_size_is_another_program_and_other_layouts_are_not(called_from_python):
     step, state, x, target = problem("mlp", torch.float32)
     expected, _ = step(state, x, target)
     transposed = {n: lay_out(t, "transposed").requires_grad_() for n, t in state.params.items()}
@@ -199,7 +199,7 @@ def test_another_batch_size_is_another_program_and_other_layouts_are_not():
     assert len(step.programs) == 2
 
 
-def test_state_of_another_dtype_is_refused():
+def test_state_of_another_dtype_is_refused(called_from_python):
     step, state, x, target = problem("mlp", torch.float32)
     step(state, x, target)
     wide = replace(state, params={n: t.double() for n, t in state.params.items()})

@@ -45,7 +45,7 @@ def count_recomputed(monkeypatch):
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_the_same_bits(name, device, monkeypatch, tmp_path):
+def test_the_same_bits(name, device, called_from_python, monkeypatch, tmp_path):
     added, found = count_recomputed(monkeypatch), []
     for what, deep in (("again", DEPTH - 1), ("kept", DEPTH)):
         monkeypatch.setattr(recomputation, "DEEP", deep)

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from manual_bp.compilation import passes, program
-from manual_bp.compilation.choice import Choice
+from manual_bp.compilation import passes
 from manual_bp.compilation.updates import add_product, fold
 from manual_bp.models import mlp
 from manual_bp.training import sgd, training_step
@@ -98,8 +97,8 @@ def test_a_product_of_another_library_is_left_alone():
     assert not nodes(module, torch.ops.aten.addmm.default)
 
 
-def test_a_step_on_a_gpu_folds_every_update(device, monkeypatch, tmp_path):
-    """Its graph takes another way to inductor than a step on the CPU; both ways can be taken here."""
+def test_a_step_on_a_gpu_folds_every_update(device, called_from_python, monkeypatch, tmp_path):
+    """Its graph takes another way to inductor than a step on the CPU."""
     folded_updates = []
 
     def counting(graph, elsewhere):
@@ -108,8 +107,6 @@ def test_a_step_on_a_gpu_folds_every_update(device, monkeypatch, tmp_path):
 
     monkeypatch.setattr(passes, "fold", counting)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    if device == "cpu":
-        monkeypatch.setattr(program, "choose", lambda *_: Choice("triton", threads=1))
     step = training_step(mlp([8, 8, 8, 8]), optimizer=sgd(0.1), l2=0.01, compiled=True, donate=True)
     state = step.init(torch.Generator().manual_seed(0), device=device)
     x, target = torch.randn(2, 4, 8, device=device)

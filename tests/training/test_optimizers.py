@@ -48,8 +48,9 @@ def gradients_of(number, dtype):
     return found
 
 
-def distance(optimizer, gradients, state, params):
-    """The worst error over allowance between the optimiser and torch's from one state, and which tensor it is."""
+def distance(optimizer, right, gradients, state, params):
+    """The worst error over allowance between the optimiser and torch's from one state, and which tensor it is; `right`
+    is what the width is taken from."""
     dtype = params["W1"].dtype
 
     def entered(tensors):
@@ -58,7 +59,6 @@ def distance(optimizer, gradients, state, params):
             for name, t in tensors.items()
         }
 
-    right = {"sgd": sgd, "adam": adam, "adamw": adamw}[optimizer.name](**optimizer.config)
     ours = optimizer.update(gradients, state, params)
     theirs = torch_optim.update(optimizer, gradients, state, params)
     bounded = right.update(entered(gradients), entered(state), entered(params))
@@ -78,8 +78,9 @@ def run(optimizer, dtype, steps=STEPS):
     """The worst over a run along the optimiser's own states."""
     params = begin(dtype)
     state, worst = optimizer.init(params), (0.0, "")
+    right = {"sgd": sgd, "adam": adam, "adamw": adamw}[optimizer.name](**optimizer.config)
     for number in range(steps):
-        found, (params, state) = distance(optimizer, gradients_of(number + 1, dtype), state, params)
+        found, (params, state) = distance(optimizer, right, gradients_of(number + 1, dtype), state, params)
         worst = max(worst, found)
     return worst
 

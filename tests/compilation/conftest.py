@@ -1,0 +1,22 @@
+"""How programs are built that are tested for something else than that."""
+
+from __future__ import annotations
+
+import pytest
+
+from manual_bp.compilation import program
+from manual_bp.compilation.choice import Choice
+
+
+@pytest.fixture
+def called_from_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU too programs take the way of a GPU's: their kernels are the same, and called from Python.
+
+    A C++ compiler takes three seconds for them, and nine more for what AOTInductor puts around them.
+    """
+    choose = program.choose
+
+    def chosen(device, *others):
+        return Choice("triton", threads=1) if device.type == "cpu" else choose(device, *others)
+
+    monkeypatch.setattr(program, "choose", chosen)
