@@ -59,12 +59,14 @@ def _peak_on_cuda(build: Callable[[], StepContestant], start: Start) -> int:
 @contextmanager
 def _no_workspace() -> Iterator[None]:
     """torch allocates a workspace for each stream that multiplies matrices, and asks this variable of cuBLAS how large
-    it is to be."""
+    it is, at every product.  So none of another size may be left when the variable changes."""
     with patch.dict(os.environ, CUBLAS_WORKSPACE_CONFIG=":0:0"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Requested unified CUBLASLT workspace")
         torch._C._cuda_clearCublasWorkspaces()
-        yield
-    torch._C._cuda_clearCublasWorkspaces()
+        try:
+            yield
+        finally:
+            torch._C._cuda_clearCublasWorkspaces()
 
 
 def _peak_on_cpu(build: Callable[[], StepContestant], start: Start) -> int:
