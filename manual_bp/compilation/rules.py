@@ -28,9 +28,9 @@ def compile_rule(name: str, **hyper: Any) -> CompiledRule:
     Shapes, dtypes and hyperparameters are checked as the rule checks them, and the rule itself is run once, when a
     combination of them is seen for the first time; later calls go straight to the program.  A program serves all sizes
     of an element-wise rule (on the CPU one for small tensors and one for large, on a GPU one for multiples of 16
-    elements and one for the others), and one size of any other.  Lists of axes are run
-    as one axis, so that the rank makes no other program.  Uncompiled are: results without elements, a mask that is not
-    bool, whose values must be looked at, and on a GPU tensors of 2^31 elements and more.
+    elements and one for the others), and one size of any other.  Lists of axes are run as one axis, so that the rank
+    makes no other program.  Uncompiled are: results without elements, a mask that is not bool, whose values must be
+    looked at, and on a GPU tensors of 2^31 elements and more.
 
     Raises ValueError for an unknown rule or hyperparameter, and in a call for whatever the rule refuses.
     """
