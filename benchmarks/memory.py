@@ -35,7 +35,7 @@ def peak_bytes(build: Callable[[], StepContestant], start: Start) -> int:
 
 
 def _peak_on_cuda(build: Callable[[], StepContestant], start: Start) -> int:
-    """max_memory_allocated, without the workspace of cuBLAS: 33 MiB on an H200, for whoever multiplies matrices.
+    """max_memory_allocated, without the workspace of cuBLAS: 32 MiB on an H200, for whoever multiplies matrices.
 
     A CUDA graph allocates when it is captured and never when it is replayed.  So the step that is measured is the first
     from another state in other memory, for which a graph is captured again.

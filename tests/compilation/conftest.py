@@ -12,7 +12,7 @@ from manual_bp.compilation.choice import Choice
 def called_from_python(monkeypatch: pytest.MonkeyPatch) -> None:
     """On the CPU too programs take the way of a GPU's: their kernels are the same, and called from Python.
 
-    A C++ compiler takes three seconds for them, and nine more for what AOTInductor puts around them.
+    A C++ compiler takes a second or two for each kernel, and nine for what AOTInductor puts around a program.
     """
     choose = program.choose
 

@@ -47,7 +47,8 @@ class Fit(NamedTuple):
 
 # A factor that the allowance leaves open by more than this says nothing.
 UNCERTAIN = 0.02
-# The parts of a cotangent are told apart if none is, to so many digits, a combination of the others.
+# The parts of a cotangent are told apart if none is, to so many digits, a combination of the others.  With fewer left,
+# a rounding of float32 (1.2e-7) moves a factor by about UNCERTAIN.
 INDEPENDENT = 1e-5
 # The least squares are solved in float64: some thousand of its roundings are granted beside the uncertainty.
 SOLVER = 1e-12
@@ -55,7 +56,8 @@ SOLVER = 1e-12
 NEAR = 1e-3
 # Keeps 0 / 0 from being NaN where nothing may be off; the quotient is judged only where it means something.
 NO_ALLOWANCE = 1e-320
-# Below this, float32 numbers have lost digits, and their products underflow.
+# Of a cotangent below this, a part that is a millionth of it has lost digits in float32, whose normal numbers end at
+# 1.2e-38.
 TINY = 1e-32
 # Of a case with more elements than this some are taken, and the last few, which a kernel may miss.
 ENOUGH = 4096

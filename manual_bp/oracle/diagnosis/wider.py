@@ -7,7 +7,7 @@ from torch import Tensor
 
 from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.oracle.calling import call
-from manual_bp.oracle.diagnosis.examination import EXPLAINED, Examination
+from manual_bp.oracle.diagnosis.examination import Examination
 from manual_bp.oracle.diagnosis.hypothesis import Record
 from manual_bp.oracle.errors import errors
 from manual_bp.oracle.evidence import Evidence, evidence
@@ -21,9 +21,9 @@ def in_float32(narrow: Examination) -> Examination:
     rule, records = narrow.rule, []
     assert narrow.candidate is not None
     for record in narrow.records:
-        case = in_precision(record.evidence.case, torch.float32)
-        if record.evidence.row is not None or case.dy.numel() > EXPLAINED:
+        if record.evidence.row is not None:
             continue
+        case = in_precision(record.evidence.case, torch.float32)
         results = call(narrow.candidate, rule, case).results
         evident = evidence(rule, case, contract_of(torch.float32), narrow.conventions) if results else ""
         if results and isinstance(evident, Evidence):
