@@ -7,6 +7,7 @@ import torch
 from manual_bp.oracle import Case
 from tests.oracle.second_bank import right_digits as digits
 from tests.oracle.second_bank import right_sums as sums
+from tests.oracle.second_bank import wrong_sixteen
 from tests.oracle.second_bank.entry import BF16, F16, F32, F64, Recorded, computed_in, recorded
 from tests.oracle.second_bank.formulas import RIGHT
 from tests.oracle.second_bank.recorded_wrong import ARGUMENTS, BIAS, WEIGHT, X, right_case
@@ -69,10 +70,10 @@ def _short(dtype):
     return str(dtype).removeprefix("torch.")
 
 
-def _at(rule, vjp, dtype, **changes):
-    """A program at the arguments that the bank uses for its rule, some of them changed."""
+def _at(rule, vjp, dtype):
+    """A program at the arguments that the bank uses for its rule, none of them a short binary fraction."""
     inputs, dy, hyper = ARGUMENTS[rule]
-    return recorded(vjp, changes.get("inputs", inputs), changes.get("dy", dy), dtype, "recorded", **hyper)
+    return recorded(vjp, tuple(map(_rough, inputs)), dy, dtype, **hyper)
 
 
 def _random(*shape, seed=0, mean=0.0):
@@ -126,23 +127,42 @@ def _sums():
 
 def _sixteen_bits():
     """Every operation rounded to 16 bits; nothing cancels, or by little, so that most digits stay."""
-    positive = ([[0.5, 1.5, 0.75], [1.25, 0.25, 2.0]], [[0.5, 1.0, 0.25], [1.5, 0.75, 0.5]], [0.5, 0.25])
+    rough = {rule: (tuple(map(_rough, inputs)), dy) for rule, (inputs, dy, _) in ARGUMENTS.items()}
+    along = [[0.53, -0.71], [1.47, 1.03], [-0.77, 0.27], [0.29, -0.41], [-0.27, 0.83]]
+    rough["batch_norm_inference"] = (rough["batch_norm_inference"][0], along)
+    positive = ([[0.53, 1.47, 0.78], [1.21, 0.27, 2.03]], [[0.51, 1.03, 0.29], [1.47, 0.71, 0.53]], [0.47, 0.23])
+    add = wrong_sixteen.one_after_the_other
     for dtype in (BF16, F16):
-        why = f"sums of two or three positive terms, each rounded to {_short(dtype)}"
-        case = recorded(sums.native("linear"), positive, [[1.0, 0.5], [0.75, 1.5]], dtype)
-        yield _row(f"linear: {_short(dtype)} throughout", "linear", case, dtype, why)
-        why = f"a few roundings to {_short(dtype)}, and nothing cancels"
-        for rule in ("sigmoid", "tanh", "elu", "l1_penalty", "l2_penalty"):
-            yield _row(f"{rule}: {_short(dtype)} throughout", rule, _at(rule, sums.native(rule), dtype), dtype, why)
-    why = "a few roundings to bfloat16; s, weight and dy are far from 0"
-    case = _at("batch_norm_inference", sums.native("batch_norm_inference"), F16)
-    yield _row("batch_norm_inference: float16 throughout", "batch_norm_inference", case, F16, why.replace("bfl", "fl"))
-    case = recorded(sums.native("max_norm"), ([[3.0, 4.0], [0.5, 0.25]],), [[4.0, -3.0], [1.0, 2.0]], BF16, limit=1.5)
-    yield _row("max_norm: bfloat16 throughout", "max_norm", case, BF16, why)
+        for vjp, what in ((sums.linear_summed(add), "rows"), (sums.linear_features_summed(add), "features")):
+            case = recorded(vjp, positive, [[1.07, 0.53], [0.79, 1.51]], dtype)
+            why = f"sums of two or three positive products, every step rounded to {_short(dtype)}"
+            yield _row(f"linear: {what} in {_short(dtype)} throughout", "linear", case, dtype, why)
+        programs = (
+            *((rule, sums.native(rule)) for rule in ("sigmoid", "tanh", "elu", "leaky_relu", "dropout")),
+            ("l1_penalty", sums.l1_summed(add)),
+            ("l2_penalty", sums.l2_summed(add)),
+            ("square_loss", sums.square_loss_summed(add)),
+            ("batch_norm_inference", sums.native("batch_norm_inference")),
+        )
+        for rule, vjp in programs:
+            inputs, dy = rough[rule]
+            case = recorded(vjp, inputs, dy, dtype, **ARGUMENTS[rule][2])
+            why = f"a few roundings to {_short(dtype)}, and little cancels"
+            yield _row(f"{rule}: {_short(dtype)} throughout", rule, case, dtype, why)
+        case = recorded(
+            sums.native("max_norm"), ([[2.9, 4.1], [0.47, 0.23]],), [[4.1, -3.3], [1.1, 2.1]], dtype, limit=1.5
+        )
+        why = "dy lies across the long row, so the projection takes little away"
+        yield _row(f"max_norm: {_short(dtype)} throughout", "max_norm", case, dtype, why)
     for rule in ("batch_norm", "linear", "square_loss", "max_norm", "elu"):
-        vjp = computed_in(sums.native(rule), F64)
-        case = _at(rule, vjp, BF16)
+        inputs, dy = rough[rule]
+        case = recorded(computed_in(sums.native(rule), F64), inputs, dy, BF16, **ARGUMENTS[rule][2])
         yield _row(f"{rule}: float64 inside, bfloat16", rule, case, BF16, "exact up to the last rounding")
+
+
+def _rough(values):
+    """The same, 7 % larger, so that products and sums need more bits than 8 or 11."""
+    return values if isinstance(values, torch.Tensor) else 1.07 * torch.tensor(values, dtype=F64)
 
 
 def _extreme():

@@ -272,7 +272,7 @@ def sigmoid_both_sides(inputs, dy):
 
 def leaky_relu_by_parts(inputs, dy, negative_slope=0.01):
     (x,) = inputs
-    slope = torch.where(x > 0, 1.0, negative_slope).to(x.dtype)
+    slope = torch.where(x > 0, torch.ones_like(x), negative_slope)
     return slope * x, (dy * slope,)
 
 

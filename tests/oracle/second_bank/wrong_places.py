@@ -8,6 +8,7 @@ from tests.oracle.second_bank.formulas import (
     RIGHT,
     batch_norm_with,
     checked,
+    count,
     limited,
     on_axis_1,
     penalised,
@@ -112,7 +113,7 @@ def batch_norm_first_4096(inputs, dy, eps=1e-5):
     """Statistics of the first 4096 values of a channel."""
     x = inputs[0]
     checked(x, eps)
-    flat = x.transpose(0, 1).reshape(x.shape[1], -1)[:, :4096]
+    flat = x.transpose(0, 1).reshape(x.shape[1], count(x))[:, :4096]
     mean = flat.mean(1)
     return batch_norm_with(inputs, dy, eps, mean, ((flat - mean[:, None]) ** 2).mean(1))
 
