@@ -179,7 +179,8 @@ def _extreme():
         value = torch.tensor(y, dtype=BF16)
         case = Case((three,), one, {"lam": 0.3}, how, y=value, grads=grads)
         why = "2.7e38 is due, and a float32 sum of 9e38 on the way to it overflows: both are right"
-        yield _row(f"l1_penalty: three times 3e38, {how}", "l1_penalty", case, BF16, why)
+        ordinary = (right_case("l1_penalty", BF16),)
+        yield _row(f"l1_penalty: three times 3e38, {how}", "l1_penalty", case, BF16, why, ordinary)
 
     tiny = torch.tensor([1e-30, 2.0, -3e-25, 0.5], dtype=F32)
     case = recorded(RIGHT["l2_penalty"], (tiny,), 1.0, F32, lam=0.3)
