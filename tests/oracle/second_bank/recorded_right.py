@@ -166,7 +166,7 @@ def _rough(values):
 
 
 def _extreme():
-    beside = (right_case("l2_penalty", F64),)
+    beside = _two_ordinary("l2_penalty", F64)
     huge = torch.full((600,), 1.7e308, dtype=F64)
     case = Case((huge,), torch.tensor(1.0, dtype=F64), {"lam": 0.0}, "lam 0", y=0.0, grads=(torch.zeros_like(huge),))
     why = "0 times a sum of finite squares is 0, though they overflow"
@@ -179,7 +179,7 @@ def _extreme():
         value = torch.tensor(y, dtype=BF16)
         case = Case((three,), one, {"lam": 0.3}, how, y=value, grads=grads)
         why = "2.7e38 is due, and a float32 sum of 9e38 on the way to it overflows: both are right"
-        ordinary = (right_case("l1_penalty", BF16),)
+        ordinary = _two_ordinary("l1_penalty", BF16)
         yield _row(f"l1_penalty: three times 3e38, {how}", "l1_penalty", case, BF16, why, ordinary)
 
     tiny = torch.tensor([1e-30, 2.0, -3e-25, 0.5], dtype=F32)
@@ -190,6 +190,12 @@ def _extreme():
     case = recorded(sums.all_changed(RIGHT["sigmoid"], sums.flushed), (x,), G[:4], F32)
     why = "σ(-100) and σ'(±100) are below the smallest normal number, where 0 is right"
     yield _row("sigmoid: subnormal results flushed", "sigmoid", case, F32, why)
+
+
+def _two_ordinary(rule, dtype):
+    """Results that neither 0 nor one constant meets."""
+    another = recorded(RIGHT[rule], ([[1.5, -2.0, 0.25]],), 1.0, dtype, "another", lam=0.7)
+    return right_case(rule, dtype), another
 
 
 def _layouts():
