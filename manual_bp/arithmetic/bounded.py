@@ -45,6 +45,12 @@ add or a rounded reciprocal.
 be 0. It stays infinite: the bound of 0 · (anything up to ∞) is ∞, since the program may have NaN there.  An infinite
 input is exact.
 
+**Expanded.**  A program that multiplies a page's brackets out computes the same and may lose digits: Σ(x − t)² as
+Σx² − 2 Σxt + Σt², a variance as E[x²] − μ².  Where `widths` is asked for that, a number also carries its *magnitude*,
+the sum of the magnitudes of the terms into which it expands: |a| + |b| for a − b, the product of both magnitudes for
+a b, and its own size again behind any other function.  Every operation then makes so many roundings of this magnitude
+in addition, and they propagate like all others.
+
 **Not modelled.**  A comparison decides on the values and gives a plain bool tensor: a program whose number falls on the
 other side of a kink is not covered.  (An input is certain; inside a chain it can happen.)  Flushing of subnormals to
 0 is not covered either.
@@ -65,7 +71,16 @@ from torch import Tensor
 from torch.utils._mode_utils import no_dispatch
 
 from manual_bp.arithmetic import bounded_table
-from manual_bp.arithmetic.bounded_table import EXACT, NoMeaning, Pair, holds, number, precision, rounded
+from manual_bp.arithmetic.bounded_table import (
+    EXACT,
+    NoMeaning,
+    Pair,
+    Precision,
+    holds,
+    number,
+    precision,
+    rounded,
+)
 from manual_bp.dispatch import Mode
 
 if TYPE_CHECKING:
@@ -110,18 +125,40 @@ def widths(
     dy: Tensor,
     contract: Contract,
     backward: Callable[..., tuple[Tensor | None, ...]] | None = None,
+    how: How | None = None,
     **hyper: Any,
 ) -> Widths:
     """The widths of a rule at `inputs` and `dy` (any dtype and device; the work is done on the CPU in float64).
 
     backward: a formula to take instead of the page's own backward, called with inputs, dy and hyperparameters by name
         (as in `Mistake`): how far off a program may be that uses this formula.
+    how: what else the program may do otherwise than a right one that keeps its digits.
     """
+    return Widths(*_run(rule, inputs, dy, contract, backward, how, hyper, lambda x: leave(x, contract)))
+
+
+def magnitudes(rule: Rule, inputs: tuple[Tensor, ...], dy: Tensor, **hyper: Any) -> Widths:
+    """What the magnitudes of the terms add up to into which y and the cotangents expand (see "Expanded" above)."""
+    contract = contract_of(torch.float64)
+    return Widths(*_run(rule, inputs, dy, contract, None, How(roundings=1.0), hyper, _magnitude))
+
+
+def _run(
+    rule: Rule,
+    inputs: tuple[Tensor, ...],
+    dy: Tensor,
+    contract: Contract,
+    backward: Callable[..., tuple[Tensor | None, ...]] | None,
+    how: How | None,
+    hyper: dict[str, Any],
+    wanted: Callable[[Tensor], Tensor],
+) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+    """The page's text on bounded numbers, and what is wanted of each of its results."""
     if len(inputs) != len(rule.inputs):
         raise ValueError(f"{rule.name}: takes {len(rule.inputs)} inputs {list(rule.inputs)}; came {len(inputs)}.")
     hyper = rule.check_hyper(hyper)
-    named = {name: enter(x, contract) for name, x in zip(rule.inputs, inputs, strict=True)}
-    cotangent = enter(dy, contract)
+    *entered, cotangent = (_done(enter(x, contract), how) for x in (*inputs, dy))
+    named = dict(zip(rule.inputs, entered, strict=True))
     try:
         with torch.no_grad(), Running():
             y, residuals = rule.page.forward(*named.values(), **hyper)
@@ -130,7 +167,7 @@ def widths(
             grads = backward(**named, dy=cotangent, **hyper) if backward else rule.page.backward(residuals, cotangent)
     except UnknownFunctionError as error:
         raise UnknownFunctionError(f"{rule.name}: {error}") from None
-    return Widths(leave(y, contract), tuple(None if grad is None else leave(grad, contract) for grad in grads))
+    return wanted(y), tuple(None if grad is None else wanted(grad) for grad in grads)
 
 
 def enter(x: Tensor, contract: Contract) -> Tensor:
@@ -146,6 +183,14 @@ def enter(x: Tensor, contract: Contract) -> Tensor:
     return _to_copy(Bounded(value, error, contract.storage), dtype=contract.compute)
 
 
+def _done(x: Tensor, how: How | None) -> Tensor:
+    """`x`, with which everything is done in such a way from here on."""
+    if how and isinstance(x, Bounded):
+        x.how = how
+        x.magnitude = x.value.abs() + x.error if how.roundings else None
+    return x
+
+
 def leave(result: Tensor, contract: Contract) -> Tensor:
     """The error of a result once it is rounded to storage."""
     if not isinstance(result, Bounded):
@@ -159,16 +204,30 @@ class UnknownFunctionError(NotImplementedError):
     """A page uses a function that the table lacks."""
 
 
+class How(NamedTuple):
+    """What a program may do otherwise.
+
+    roundings: how many roundings of the magnitude of its expanded terms each operation may make, beside its own.
+    accumulate: the precision in which sums are added up, before they are rounded once; None for that of the numbers.
+    """
+
+    roundings: float = 0.0
+    accumulate: torch.dtype | None = None
+
+
 class Bounded(Tensor):
     """A tensor that carries a bound on its rounding error.
 
     `dtype` is the precision of the arithmetic that is modelled.  `value` and `error` are float64; error ≥ 0.  `terms`
-    is the number of terms of the sum that made it, 1 for anything else.
+    is the number of terms of the sum that made it, 1 for anything else.  `how` and `magnitude`, of the expanded terms,
+    are None unless they were asked for.
     """
 
     value: Tensor
     error: Tensor
     terms: int
+    how: How | None
+    magnitude: Tensor | None
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
@@ -177,6 +236,8 @@ class Bounded(Tensor):
         bounded.value = value
         bounded.error = error if error.shape == value.shape else error.expand(value.shape)
         bounded.terms = 1
+        bounded.how = None
+        bounded.magnitude = None
         return bounded
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
@@ -218,9 +279,11 @@ def _calculate(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> B
     """Arithmetic: the operands as pairs, the result in the precision to which they promote."""
     count, meaning = bounded_table.ARITHMETIC[func]
     dtype = _promoted(args)
+    how = _how(args)
+    p = precision(dtype, how.accumulate if how else None)
     operands = [None if x is None else _pair(x, dtype) for x in args[:count]]
     try:
-        result = Bounded(*meaning(precision(dtype), *operands, *args[count:], **kwargs), dtype)
+        result = Bounded(*meaning(p, *operands, *args[count:], **kwargs), dtype)
     except NoMeaning as error:
         raise UnknownFunctionError(f"{func} {error} has no entry in manual_bp/arithmetic/bounded_table.py.") from None
     if func in bounded_table.SUMS:
@@ -228,18 +291,46 @@ def _calculate(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> B
     elif func in bounded_table.PRODUCTS:
         result.terms = max(args[0].shape[-1], 1)
     elif func in bounded_table.ADDITIONS:
-        _in_any_order(result, args[:2])
+        _in_any_order(result, args[:2], p)
+    result.how = how
+    if how and how.roundings:
+        result.magnitude = _expanded(result, func, args, kwargs, count)
+        result.error = result.error + how.roundings * p.u * result.magnitude
     return result
 
 
-def _in_any_order(result: Bounded, operands: Iterable[Any]) -> None:
+def _how(args: Iterable[Any]) -> How | None:
+    return next((x.how for x in args if isinstance(x, Bounded) and x.how), None)
+
+
+def _expanded(result: Bounded, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], count: int) -> Tensor:
+    """What the magnitudes of the terms add up to into which a result expands; at least its own."""
+    own = result.value.abs() + result.error
+    if func not in bounded_table.MAGNITUDES:
+        return own
+    operands = [_magnitude(x) for x in args[:count]]
+    if func in bounded_table.DIVISIONS:  # by what it is, not by what its terms add up to
+        operands[1] = _pair(args[1], result.dtype)[0].abs()
+    return torch.maximum(own, bounded_table.MAGNITUDES[func](*operands, *args[count:], **kwargs))
+
+
+def _magnitude(x: Tensor | float) -> Tensor:
+    if isinstance(x, Bounded):
+        return x.value.abs() + x.error if x.magnitude is None else x.magnitude
+    return torch.as_tensor(x, dtype=torch.float64).abs()
+
+
+def _magnitude_of_number(x: Any) -> Any:
+    return _magnitude(x) if isinstance(x, Tensor) and x.is_floating_point() else x
+
+
+def _in_any_order(result: Bounded, operands: Iterable[Any], p: Precision) -> None:
     """What is added to a sum of n terms may be added first (torch's linear does so), and takes part in n roundings."""
     a, b = operands
     for sum_, other in ((a, b), (b, a)):
         terms = sum_.terms if isinstance(sum_, Bounded) else 1
         if terms > 1 and isinstance(other, Bounded):
-            gamma = bounded_table.gamma(terms, precision(result.dtype).u)
-            result.error = result.error + gamma * (other.value.abs() + other.error)
+            result.error = result.error + p.gamma(terms) * (other.value.abs() + other.error)
             result.terms = max(result.terms, terms + other.terms)
 
 
@@ -255,6 +346,9 @@ def _alike(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Bound
     values, errors = _mapped(_value, args), _mapped(error_of, args)
     result = Bounded(func(*values, **kwargs), func(*errors, **kwargs), _promoted(tensors))
     result.terms = max((x.terms for x in tensors if isinstance(x, Bounded)), default=1)
+    result.how = _how(tensors)
+    if result.how and result.how.roundings:
+        result.magnitude = func(*_mapped(_magnitude_of_number, args), **kwargs)
     return result
 
 
@@ -273,13 +367,18 @@ def _to_copy(x: Bounded, *, dtype: torch.dtype | None = None, **_: Any) -> Tenso
     if not dtype.is_floating_point:
         return x.value.to(dtype)
     if holds(dtype, x.dtype):
-        return Bounded(x.value, x.error, dtype)
-    return Bounded(*rounded(precision(dtype), x.value, x.error, (x.value, x.error)), dtype)
+        copied = Bounded(x.value, x.error, dtype)
+    else:
+        copied = Bounded(*rounded(precision(dtype), x.value, x.error, (x.value, x.error)), dtype)
+    copied.how, copied.magnitude = x.how, x.magnitude
+    return copied
 
 
 def _squeeze_in_place(x: Bounded, dim: int) -> Bounded:
     """A step of torch's own matmul of a vector; the one operation in place, since pages have none."""
     x.value, x.error = x.value.squeeze(dim), x.error.squeeze(dim)
+    if x.magnitude is not None:
+        x.magnitude = x.magnitude.squeeze(dim)
     with no_dispatch():
         aten.squeeze_.dim(x, dim)  # the shape that torch sees
     return x

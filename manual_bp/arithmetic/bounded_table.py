@@ -44,21 +44,32 @@ class NoMeaning(Exception):
 
 @dataclass(frozen=True)
 class Precision:
-    """The numbers of one floating-point format that the model needs."""
+    """The numbers of one floating-point format that the model needs.
+
+    accumulate: the format in which its sums are added up, if that is another one.
+    """
 
     dtype: torch.dtype
     u: float
     tiny: float
     eta: float
     max: float
+    accumulate: Precision | None = None
+
+    def gamma(self, n: int) -> float:
+        """What n roundings can do to a term of a sum, relatively."""
+        return gamma(n, self.accumulate.u if self.accumulate else self.u)
 
 
 @lru_cache
-def precision(dtype: torch.dtype) -> Precision:
+def precision(dtype: torch.dtype, accumulate: torch.dtype | None = None) -> Precision:
     info = torch.finfo(dtype)
     u = info.eps / 2
     eta = max(u * info.tiny, math.ulp(0.0))  # float64's own is no float64 number; the next larger one stands for it
-    return Precision(dtype, u, info.tiny, eta, info.max)
+    if accumulate is None or torch.finfo(accumulate).eps >= info.eps:
+        return Precision(dtype, u, info.tiny, eta, info.max)
+    wide = precision(accumulate)  # what is fused with a sum has the range of its format
+    return Precision(dtype, u, info.tiny, eta, wide.max, wide)
 
 
 def holds(wide: torch.dtype, narrow: torch.dtype) -> bool:
@@ -79,13 +90,20 @@ def number(x: float, dtype: torch.dtype) -> Pair:
 
 
 def rounded(
-    p: Precision, value: Tensor, propagated: Tensor, *operands: Pair, roundings: float = 1.0, underflows: bool = True
+    p: Precision,
+    value: Tensor,
+    propagated: Tensor,
+    *operands: Pair,
+    roundings: float = 1.0,
+    underflows: bool = True,
+    product: bool = False,
 ) -> Pair:
     """The pair of an operation: its value, and what its operands' errors and its own roundings make together.
 
     operands: of an element-wise operation, to tell an exact infinity from an overflow.
     roundings: how many u the operation itself adds.
     underflows: whether a result below tiny may be inexact (not so for + and −).
+    product: whether it is 0 only where an operand is 0, so that any other 0 has underflowed in float64 itself.
     """
     magnitude = value.abs() + propagated
     fresh = magnitude * (roundings * p.u)
@@ -95,6 +113,8 @@ def rounded(
             return value, propagated + fresh
     if underflows:
         small = magnitude > 0 if roundings else (magnitude > 0) & (magnitude < p.tiny)  # one u of tiny is eta
+        if product:
+            small |= (value == 0) & reduce(torch.logical_and, [x != 0 for x, _ in operands])
         fresh = torch.where(small, fresh.clamp(min=p.eta), fresh)
     error = propagated + fresh
     fits = magnitude <= p.max  # a NaN does not
@@ -152,7 +172,7 @@ def _rsub(p: Precision, a: Pair, b: Pair) -> Pair:
 def _mul(p: Precision, a: Pair, b: Pair) -> Pair:
     propagated = a[0].abs() * b[1] + b[0].abs() * a[1] + a[1] * b[1]
     roundings = 0.0 if _scales_exactly(a) or _scales_exactly(b) else 1.0
-    return rounded(p, a[0] * b[0], propagated, a, b, roundings=roundings)
+    return rounded(p, a[0] * b[0], propagated, a, b, roundings=roundings, product=True)
 
 
 @_arithmetic(aten.div.Tensor, aten.div.Scalar, operands=2)
@@ -160,7 +180,7 @@ def _div(p: Precision, a: Pair, b: Pair) -> Pair:
     value = a[0] / b[0]
     room = b[0].abs() - b[1]  # the denominator is at least this far from 0
     propagated = torch.where(room > 0, (a[1] + value.abs() * b[1]) / room, INF)
-    return rounded(p, value, propagated, a, roundings=0.0 if _scales_exactly(b) else 1.0)
+    return rounded(p, value, propagated, a, roundings=0.0 if _scales_exactly(b) else 1.0, product=True)
 
 
 def _scales_exactly(factor: Pair) -> bool:
@@ -336,7 +356,8 @@ def _sum(p: Precision, a: Pair, dim: list[int] | None = None, keepdim: bool = Fa
     terms = math.prod(a[0].shape[axis] for axis in axes)
     propagated = a[1].sum(axes, keepdim)
     magnitude = a[0].abs().sum(axes, keepdim) + propagated
-    return _accumulated(p, a[0].sum(axes, keepdim), propagated, magnitude * gamma(max(terms - 1, 0), p.u))
+    fresh = magnitude * p.gamma(max(terms - 1, 0))
+    return _accumulated(p, a[0].sum(axes, keepdim), propagated, fresh, magnitude)
 
 
 @_arithmetic(aten.mean.default, aten.mean.dim, operands=1)
@@ -352,15 +373,25 @@ def _matmul(p: Precision, a: Pair, b: Pair) -> Pair:
     a_abs, b_abs = a[0].abs(), b[0].abs()
     propagated = a_abs @ b[1].expand_as(b_abs) + a[1].expand_as(a_abs) @ (b_abs + b[1])
     magnitude = a_abs @ b_abs + propagated
-    fresh = magnitude * gamma(terms, p.u)
-    fresh = torch.where(magnitude > 0, fresh + terms * p.eta, fresh)
-    return _accumulated(p, a[0] @ b[0], propagated, fresh)
+    fresh = magnitude * p.gamma(terms)
+    rounds = magnitude > 0
+    if not rounds.all():  # a product of two numbers that are not 0 may have underflowed in float64 itself
+        rounds |= (a[0] != 0).double() @ (b[0] != 0).double() > 0
+    fresh = torch.where(rounds, fresh + terms * p.eta, fresh)
+    return _accumulated(p, a[0] @ b[0], propagated, fresh, magnitude)
 
 
-def _accumulated(p: Precision, value: Tensor, propagated: Tensor, fresh: Tensor) -> Pair:
-    """The pair of a sum, whose fresh roundings are known."""
+def _accumulated(p: Precision, value: Tensor, propagated: Tensor, fresh: Tensor, magnitude: Tensor) -> Pair:
+    """The pair of a sum, whose fresh roundings are known; one more where it was added up in another format.
+
+    magnitude: what the terms add up to if all have one sign: in some order a part of the sum is up to half of that
+    beyond the whole, and may overflow.
+    """
     error = propagated + fresh
-    return value, torch.where(value.abs() + error <= p.max, error, INF)  # a NaN fails the comparison too
+    if p.accumulate:
+        error = error + p.u * (value.abs() + error)
+    largest = torch.maximum(value.abs(), (value.abs() + magnitude) / 2)
+    return value, torch.where(largest + error <= p.max, error, INF)  # a NaN fails the comparison too
 
 
 @_arithmetic(aten.amax.default, operands=1)
@@ -378,6 +409,38 @@ SUMS = {aten.sum.default, aten.sum.dim_IntList}
 PRODUCTS = {aten.mm.default, aten.bmm.default, aten.mv.default, aten.dot.default}
 """Sums of products."""
 ADDITIONS = {aten.add.Tensor, aten.sub.Tensor}
+
+
+def _sum_of(a: Tensor, b: Tensor) -> Tensor:
+    return a + b
+
+
+def _power_of(a: Tensor, exponent: float) -> Tensor:
+    return a**exponent if exponent > 0 else torch.zeros_like(a)  # a negative one is no polynomial
+
+
+def _chosen_of(condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return torch.where(condition.bool(), a, b)
+
+
+MAGNITUDES: dict[Any, Callable[..., Tensor]] = {
+    **dict.fromkeys((aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor, aten.sub.Scalar), _sum_of),
+    **dict.fromkeys((aten.rsub.Scalar, aten.rsub.Tensor), _sum_of),
+    aten.pow.Tensor_Scalar: _power_of,
+    aten.where.self: _chosen_of,
+    **{
+        same: same
+        for same in (
+            *(aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar, aten.neg.default, aten.abs.default),
+            *(aten.sum.default, aten.sum.dim_IntList, aten.mean.default, aten.mean.dim),
+            *(aten.mm.default, aten.bmm.default, aten.mv.default, aten.dot.default),
+            *(aten.maximum.default, aten.minimum.default),
+        )
+    },
+}
+"""What the terms of an expanded result add up to, from what those of its operands do; never less than its own size,
+which holds for every function that is not here."""
+DIVISIONS = {aten.div.Tensor, aten.div.Scalar}
 
 # ---------------------------------------------------------------------------------------- what is not arithmetic
 

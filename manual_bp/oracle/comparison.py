@@ -361,7 +361,7 @@ class _Comparison:
                 self._judge(candidate, argument, found.row, got[0], alone[1:], "; alike in every row")
                 return
         ratio, ulps = errors(got, expected, allowance, self.dtype)
-        excused = self._excused(position, found, expected)
+        excused = self._excused(position, found, expected) | self._overflows_alike(position, found, got, ratio)
         if bool(excused.any()):
             ratio, ulps = torch.where(excused, 0, ratio), torch.where(excused, 0, ulps)
             self.judged[argument].append(Judged(found.case, expected[~excused], allowance[~excused]))
@@ -419,6 +419,18 @@ class _Comparison:
         """Where nothing is judged: the gradient at a NaN input."""
         x = found.case.inputs[position - 1].cpu() if position else like
         return x.isnan() if position and x.is_floating_point() else torch.zeros_like(like, dtype=torch.bool)
+
+    def _overflows_alike(self, position: int, found: Evidence, got: Tensor, ratio: Tensor) -> Tensor:
+        """Where NaN came, a step on the way may overflow, and the page itself has NaN."""
+        allowance = found.allowance[position]
+        assert allowance is not None
+        nan = (ratio > 1) & allowance.isinf() & got.detach().cpu().isnan()
+        if bool(nan.any()):
+            y, grads = self.rule.vjp(found.case.inputs, found.case.dy, **found.case.hyper)
+            own = (y, *grads)[position]
+            assert own is not None
+            nan &= own.cpu().isnan()
+        return nan
 
     def _trap(self, argument: str, case: Case, detail: str) -> None:
         self.report.mismatches.append(Mismatch("trap", argument, case.name, detail))

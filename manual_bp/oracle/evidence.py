@@ -10,6 +10,7 @@ float64 for certified truth, torch's own running-error bound in float64 otherwis
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from types import ModuleType
@@ -21,6 +22,7 @@ from manual_bp.arithmetic.bounded import Contract, contract_of, widths
 from manual_bp.oracle.candidates import candidate
 from manual_bp.oracle.cases import Case, generated, one_row
 from manual_bp.oracle.conventions import Conventions
+from manual_bp.oracle.kinks import kinks_of
 from manual_bp.rule import Rule
 
 Values = tuple[Tensor | None, ...]
@@ -32,6 +34,12 @@ NO_TWIN = "torch has no twin of this rule"
 # A case of at most this many input elements is certified.  A rule that couples everything has the square of this many
 # derivatives, about 2 µs each: at most half a second.
 CERTIFIED_ELEMENTS = 500
+
+# Where float64 itself may over- or underflow on the way, it is no reference; up to as many elements are certified then,
+# which takes up to 8 seconds.  No generated case is of that sort.
+MOST_CERTIFIED_ELEMENTS = 2000
+# A formula multiplies with each of its arguments, or divides by it, at most so often on the way to one number.
+POWER = 2
 
 # torch's value within so many roundings of truth, at each element, is that of the same function: no slip is so small.
 AGREED = 64
@@ -73,8 +81,12 @@ def evidence(rule: Rule, case: Case, contract: Contract, conventions: Convention
     else:
         assert not isinstance(autograd, str)
         twin = _with_widths(rule, case, autograd)
+        if not _fits_float64(case):
+            twin = [part and (part[0], torch.full_like(part[1], torch.inf)) for part in twin]
         parts = [_prefer(c, t) for c, t in zip(certified or [None] * len(twin), twin, strict=True)]
     expected, own, kinks = zip(*(part or (None, None, None) for part in parts), strict=True)
+    if certified is None:
+        kinks = _kinks(rule, case) or kinks
     allowance = tuple(
         None if w is None or o is None else w + o for w, o in zip((width.y, *width.grads), own, strict=True)
     )
@@ -197,7 +209,8 @@ def _certified(rule: Rule, case: Case) -> list[_Part] | None:
     """Certified truth, rounded to float64 once; nan at kinks."""
     balls = certified_module()
     numbers = [x for x in (*case.inputs, case.dy) if x.is_floating_point()]
-    too_large = sum(x.numel() for x in case.inputs) > CERTIFIED_ELEMENTS
+    most = CERTIFIED_ELEMENTS if _fits_float64(case) else MOST_CERTIFIED_ELEMENTS
+    too_large = sum(x.numel() for x in case.inputs) > most
     if balls is None or too_large or not all(bool(x.isfinite().all()) for x in numbers):
         return None
     found = balls.truth(rule, tuple(x.detach().cpu() for x in case.inputs), case.dy.detach().cpu(), **case.hyper)
@@ -208,6 +221,23 @@ def _certified(rule: Rule, case: Case) -> list[_Part] | None:
         value = None if each is None else each.midpoint()
         parts.append(None if value is None else (value, (u * value.abs().nan_to_num()).clamp(min=smallest)))
     return parts
+
+
+def _kinks(rule: Rule, case: Case) -> Values | None:
+    """Where no derivative exists, if that can be certified row by row."""
+    balls = certified_module()
+    return None if balls is None else kinks_of(rule, case, balls)
+
+
+def _fits_float64(case: Case) -> bool:
+    """Whether no product of the case's numbers over- or underflows in float64, so that torch can be the reference."""
+    largest = 0.0
+    for x in (*case.inputs, case.dy, *(torch.tensor(h) for h in case.hyper.values() if isinstance(h, float))):
+        if x.is_floating_point():
+            size = x.detach().abs()
+            exponents = size[(size > 0) & size.isfinite()].double().log2().abs()
+            largest += POWER * float(exponents.max()) if exponents.numel() else 0.0
+    return largest < -math.log2(torch.finfo(torch.float64).tiny)
 
 
 @cache

@@ -10,6 +10,7 @@ import torch
 import manual_bp as bp
 from manual_bp.arithmetic.bounded import Contract
 from manual_bp.oracle import NOT_RECORDED, Case, GradientMismatch, check, compare
+from manual_bp.oracle.cases import generated
 from torch_ref import twin
 
 X = torch.tensor([-1.0, 0.5, 2.0])
@@ -177,22 +178,33 @@ def test_lost_digits_of_torch_are_a_note():
     assert kinds(compare(twin("sigmoid"), "sigmoid", dtype=torch.float64, strict=True)) == {"digits"}
 
 
-def test_arithmetic_in_16_bits_is_a_note():
-    def narrow(inputs, dy):
-        x, weight, bias = inputs
-        y = x @ weight.T + bias
-        rows = lambda t: t.reshape(t.shape[:-1].numel(), t.shape[-1])  # noqa: E731
-        db = torch.zeros_like(bias)
-        for row in rows(dy):
-            db = db + row  # rounded to 16 bits each time
-        return y, (dy @ weight, rows(dy).T @ rows(x), db)
+def linear_in_its_own_precision(inputs, dy):
+    x, weight, bias = inputs
+    y = x @ weight.T + bias
+    rows = lambda t: t.reshape(t.shape[:-1].numel(), t.shape[-1])  # noqa: E731
+    db = torch.zeros_like(bias)
+    for row in rows(dy):
+        db = db + row  # rounded to 16 bits each time
+    return y, (dy @ weight, rows(dy).T @ rows(x), db)
 
-    report = compare(narrow, "linear", dtype=torch.bfloat16)
+
+def test_arithmetic_in_16_bits_is_a_note():
+    narrow = linear_in_its_own_precision
+    few = {"cases": [case for case in generated(bp.linear, torch.bfloat16) if case.dy.numel() <= 200]}
+    report = compare(narrow, "linear", dtype=torch.bfloat16, **few)
     assert report.passed, str(report)
     assert any("right for arithmetic in bfloat16" in note for note in report.notes)
-    assert kinds(compare(narrow, "linear", dtype=torch.bfloat16, strict=True)) == {"16-bit"}
+    assert kinds(compare(narrow, "linear", dtype=torch.bfloat16, strict=True, **few)) == {"16-bit"}
     declared = Contract(torch.bfloat16, torch.bfloat16)
-    assert compare(narrow, "linear", dtype=torch.bfloat16, contract=declared, strict=True).passed
+    assert compare(narrow, "linear", dtype=torch.bfloat16, contract=declared, strict=True, **few).passed
+
+
+def test_a_sum_in_16_bits_that_stands_still_is_wrong():
+    ones = torch.ones(1600, 1, dtype=torch.bfloat16)
+    case = Case((ones, torch.ones(1, 1, dtype=torch.bfloat16), torch.zeros(1, dtype=torch.bfloat16)), ones)
+    report = compare(linear_in_its_own_precision, "linear", dtype=torch.bfloat16, cases=[case])
+    assert [(m.kind, m.argument, m.got) for m in report.mismatches] == [("wrong", "dbias", 256.0)]
+    assert "leaves no digit" in report.mismatches[0].detail
 
 
 @pytest.mark.parametrize("factor", [2.0, -1.0, 0.0])
@@ -319,17 +331,27 @@ def test_a_rule_that_is_defined_nowhere_near_its_edges_is_noticed(monkeypatch):
         compare(elu, "elu")
 
 
-def test_rounding_error_of_an_unknown_formula_is_lost_digits_and_a_wrong_formula_is_not():
-    def shifted(inputs, dy):
+def test_rounding_errors_of_an_unknown_formula_are_lost_digits_within_what_its_terms_lose():
+    def expanded(inputs, dy):
         x, target = inputs
-        difference = (x + 1000) - (target + 1000)
-        dx = dy * difference / max(len(x), 1)
+        y = (x * x - 2 * x * target + target * target).sum() / (2 * len(x))
+        dx = dy / len(x) * ((x + target) - 2 * target)
+        return y, (dx, -dx)
+
+    assert compare(expanded, "square_loss").passed
+    generator = torch.Generator().manual_seed(0)
+    near = Case(tuple(300 + torch.randn(5, 3, generator=generator) for _ in range(2)), torch.tensor(1.5))
+    report = compare(expanded, "square_loss", cases=[near])
+    assert report.passed, str(report)
+    assert any("magnitudes of the terms" in note for note in report.notes), str(report)
+    assert kinds(compare(expanded, "square_loss", cases=[near], strict=True)) == {"digits"}
+
+    def shifted(inputs, dy):  # 1000 is no term of any formula for this
+        x, target = inputs
+        dx = dy * ((x + 1000) - (target + 1000)) / max(len(x), 1)
         return bp.square_loss.vjp(inputs, dy)[0], (dx, -dx)
 
-    report = compare(shifted, "square_loss")
-    assert report.passed, str(report)
-    assert any("its error shrinks with the precision" in note for note in report.notes)
-    assert kinds(compare(shifted, "square_loss", strict=True)) == {"digits"}
+    assert kinds(compare(shifted, "square_loss")) == {"wrong"}
 
     def slightly_wrong(inputs, dy):
         y, grads = bp.square_loss.vjp(inputs, dy)

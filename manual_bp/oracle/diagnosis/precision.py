@@ -15,8 +15,12 @@ from manual_bp.oracle.diagnosis.examination import Examination
 from manual_bp.oracle.diagnosis.fitting import ROUNDINGS, Sample
 from manual_bp.oracle.diagnosis.hypothesis import Explanation, wide
 from manual_bp.oracle.diagnosis.layout import is_telling
-from manual_bp.oracle.kinds import CHANCE, RUNS, varied
+from manual_bp.oracle.variation import varied
 
+# Whether an error is systematic is seen in as many more runs, at other numbers of the same sign and size.
+RUNS = 8
+# A random error keeps its sign in 8 runs with probability 1/256.
+CHANCE = 1 / 16
 # A claim about an argument rests on as many cases, and on as many numbers in each.
 NUMBERS = 3
 # A claim about all numbers rests on so many; a format is told by so many bits less; an approximation is within so much.

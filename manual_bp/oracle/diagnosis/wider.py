@@ -11,7 +11,7 @@ from manual_bp.oracle.diagnosis.examination import Examination
 from manual_bp.oracle.diagnosis.hypothesis import Record
 from manual_bp.oracle.errors import errors
 from manual_bp.oracle.evidence import Evidence, evidence
-from manual_bp.oracle.kinds import in_precision
+from manual_bp.oracle.variation import in_precision
 
 NARROW = (torch.float16, torch.bfloat16)
 

@@ -1,0 +1,35 @@
+"""The same case in another precision, or with other numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from manual_bp.oracle.cases import Case
+from manual_bp.oracle.memory import copy, whole
+from manual_bp.rule import Rule
+
+VARIED = 1 / 2
+
+
+def in_precision(case: Case, dtype: torch.dtype) -> Case:
+    """The case in another precision, in the same layout."""
+    *inputs, dy = (copy(x, dtype) if x.is_floating_point() else x for x in (*case.inputs, case.dy))
+    return replace(case, inputs=tuple(inputs), dy=dy)
+
+
+def varied(rule: Rule, case: Case, generator: torch.Generator) -> Case:
+    """The case with every number moved by up to half of it, in the same layout; masks, 0 and NaN stay."""
+
+    def moved(x: Tensor) -> Tensor:
+        same = copy(x)
+        numbers = whole(same)  # what shares memory stays alike
+        noise = 2 * torch.rand(numbers.shape, generator=generator, dtype=torch.float64) - 1
+        numbers.mul_((1 + VARIED * noise).to(x.device, x.dtype))
+        return same
+
+    named = zip(rule.inputs, case.inputs, strict=True)
+    inputs = tuple(moved(x) if rule.is_number(name) else x for name, x in named)
+    return replace(case, inputs=inputs, dy=moved(case.dy))
