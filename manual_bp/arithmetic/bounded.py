@@ -207,7 +207,8 @@ class UnknownFunctionError(NotImplementedError):
 class How(NamedTuple):
     """What a program may do otherwise.
 
-    roundings: how many roundings of the magnitude of its expanded terms each operation may make, beside its own.
+    roundings: how many roundings of the magnitude of its expanded terms each operation may make, beside its own; sums
+        of few terms are then granted the worst case of being added up one after the other.
     accumulate: the precision in which sums are added up, before they are rounded once; None for that of the numbers.
     """
 
@@ -280,7 +281,7 @@ def _calculate(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> B
     count, meaning = bounded_table.ARITHMETIC[func]
     dtype = _promoted(args)
     how = _how(args)
-    p = precision(dtype, how.accumulate if how else None)
+    p = precision(dtype, how.accumulate, how.roundings > 0) if how else precision(dtype)
     operands = [None if x is None else _pair(x, dtype) for x in args[:count]]
     try:
         result = Bounded(*meaning(p, *operands, *args[count:], **kwargs), dtype)

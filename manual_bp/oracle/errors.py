@@ -15,7 +15,7 @@ def errors(got: Tensor, expected: Tensor, allowance: Tensor, dtype: torch.dtype)
     """
     expected, got = expected.cpu(), got.detach().cpu().to(torch.float64)
     rounded = expected.to(dtype).to(torch.float64)
-    anything = allowance.isinf() & ~got.isnan()
+    anything = allowance.isinf() & ~got.isnan() & ~expected.isnan()
     special = ~(rounded.isfinite() & got.isfinite()) & ~anything
     same = (rounded == got) | (rounded.isnan() & got.isnan())
     flushed = (got == 0) & (expected.abs() < torch.finfo(dtype).smallest_normal)

@@ -82,7 +82,7 @@ def evidence(rule: Rule, case: Case, contract: Contract, conventions: Convention
         assert not isinstance(autograd, str)
         twin = _with_widths(rule, case, autograd)
         if not _fits_float64(case):
-            twin = [part and (part[0], torch.full_like(part[1], torch.inf)) for part in twin]
+            twin = [part and (part[0].nan_to_num(), torch.full_like(part[1], torch.inf)) for part in twin]
         parts = [_prefer(c, t) for c, t in zip(certified or [None] * len(twin), twin, strict=True)]
     expected, own, kinks = zip(*(part or (None, None, None) for part in parts), strict=True)
     if certified is None:
