@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import time
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from manual_bp.oracle.cases import Case
-from manual_bp.oracle.memory import copy, is_whole, overlap, shares_elements, whole
+from manual_bp.oracle.memory import copies, is_whole, overlap, shares_elements, whole
 from manual_bp.oracle.pattern import place
 from manual_bp.oracle.replaced import functions_kept, modes_kept
 from manual_bp.oracle.settings import kept as settings_kept
@@ -22,6 +23,10 @@ from manual_bp.rule import Rule, Vjp
 
 # Of a longer exception the beginning and the end are shown: a report is read by people.
 LONGEST = 4000
+# So many calls on the same numbers find what goes wrong once in 50 calls with a probability of 1 - 0.98^200 = 98 %.  What
+# is slow is called as often as it can be meanwhile.
+OFTEN = 200
+SECONDS = 0.25
 # A result of a wrong shape is copied, for its diagnosis, up to this size; none of the generated cases is as large.
 LARGEST = 2**22
 DUE = "a candidate is vjp(inputs, dy, **hyper) -> (y, grads)"
@@ -69,8 +74,8 @@ class Elsewhere(ABC):
 
     @abstractmethod
     def call(self, how: str, rule: Rule, case: Case) -> Call:
-        """What `call`, `call_again` or `call_filled` (in `traps`) finds there; the latter two follow a `call` at the
-        same case."""
+        """What `call`, `call_again`, `call_often` or `call_filled` (in `traps`) finds there; all but the first follow a
+        `call` at the same case."""
 
 
 def call(candidate: Vjp, rule: Rule, case: Case, reference: Sequence[Tensor | None] = ()) -> Call:
@@ -88,11 +93,12 @@ def call(candidate: Vjp, rule: Rule, case: Case, reference: Sequence[Tensor | No
 
 
 def call_again(candidate: Vjp, rule: Rule, case: Case, first: tuple[Any, ...]) -> Call:
-    """Two more calls: on the same input, which must give the same bits, and on the negated cotangent, which must leave
-    alone what the call before returned.  first: the results of `call` at this case."""
+    """More calls: on the same input, which must give the same bits; on the negated cotangent, which must leave alone
+    what the call before returned; and on other numbers in the very tensors of the first, which must give what these
+    numbers give elsewhere.  first: the results of `call` at this case."""
     if isinstance(candidate, Elsewhere):
         return candidate.call("call_again", rule, case)
-    found, raw, _ = _call(candidate, rule, case)
+    found, raw, given = _call(candidate, rule, case)
     if found.raised:
         found.traps = [(a, f"{text}, when it was called again") for a, text in found.traps]
     if raw is None:
@@ -116,6 +122,57 @@ def call_again(candidate: Vjp, rule: Rule, case: Case, first: tuple[Any, ...]) -
         elif argument != "y" and isinstance(later, Tensor) and shares_elements(x, later) and bool((x != 0).any()):
             words = "the very tensor of an earlier call, though dy was another; it is cached, and nothing was tested"
             found.traps.append((argument, words))
+    if not found.differences and not found.traps:
+        found.traps += _remembered(candidate, rule, case, given)
+    return found
+
+
+def _remembered(candidate: Vjp, rule: Rule, case: Case, given: Mapping[str, Tensor]) -> Iterator[tuple[str, str]]:
+    """What a candidate remembers of tensors whose numbers have changed since.  given: those of a call."""
+    *inputs, dy = (x.flip(tuple(range(x.ndim))) for x in (*case.inputs, case.dy))
+    other = replace(case, inputs=tuple(inputs), dy=2 * dy)
+    _, due, _ = _call(candidate, rule, other)
+    _, got, _ = _call(candidate, rule, other, given)
+    for argument, a, b in zip(_arguments(rule), due or (), got or (), strict=False):
+        if all(isinstance(x, Tensor) and is_dense(x) for x in (a, b)) and not same_bits(a, b):
+            words = "remembered from an earlier call on the same tensors, though their numbers have changed"
+            yield argument, f"is {words}"
+
+
+def call_often(candidate: Vjp, rule: Rule, case: Case, first: tuple[Any, ...], times: int = OFTEN) -> Call:
+    """Many calls on the same tensors, compared bit by bit.  first: the results of `call` at this case.
+
+    `results` holds for each argument the result that differed most; None if none did.
+    """
+    if isinstance(candidate, Elsewhere):
+        return candidate.call("call_often", rule, case)
+    found = Call()
+    hyper = passable(candidate, rule, case.hyper)
+    assert isinstance(hyper, dict)
+    *inputs, dy = copies((*case.inputs, case.dy))
+    worst = {i: 0.0 for i, x in enumerate(first) if isinstance(x, Tensor) and is_dense(x)}
+    results = list(first)
+    end = time.monotonic() + SECONDS
+    replaced: list[str] = []
+    try:
+        with modes_kept(replaced), settings_kept(replaced), functions_kept(replaced):
+            for _ in range(times):
+                y, grads = call_with(candidate, (tuple(inputs), dy), hyper)
+                for i, got in enumerate((y, *grads)):
+                    if i not in worst or same_bits(first[i], got := plain(got)):
+                        continue
+                    difference = (got.detach().double() - first[i].double()).abs().nan_to_num(nan=torch.inf)
+                    if float(difference.max()) > worst[i]:
+                        worst[i], results[i] = float(difference.max()), got.detach().clone()
+                if time.monotonic() > end:
+                    break
+    except KeyboardInterrupt:  # it is the user's
+        raise
+    except BaseException as error:
+        found.raised = _cut(_printed(lambda: traceback.format_exc(limit=-3)))
+        found.traps.append(("y", f"raised {type(error).__name__} when it was called again and again"))
+    if any(worst.values()):
+        found.results = tuple(results)
     return found
 
 
@@ -167,13 +224,22 @@ def call_with(function: Callable[..., Any], arguments: Sequence[Any], hyper: Map
 # -------------------------------------------------------------------------------------------------------- one call
 
 
-def _call(candidate: Vjp, rule: Rule, case: Case) -> tuple[Call, tuple[Any, ...] | None, dict[str, Tensor]]:
-    """What happened, what came (y and one entry per input) and the copies that were given."""
+def _call(
+    candidate: Vjp, rule: Rule, case: Case, given: Mapping[str, Tensor] | None = None
+) -> tuple[Call, tuple[Any, ...] | None, Mapping[str, Tensor]]:
+    """What happened, what came (y and one entry per input) and the copies that were given.
+
+    given: tensors to put the case's numbers into, in place of copies.
+    """
     found = Call()
     hyper = passable(candidate, rule, case.hyper)
     assert isinstance(hyper, dict)
     own = dict(zip((*rule.inputs, "dy"), (*case.inputs, case.dy), strict=True))
-    given = {name: copy(x) for name, x in own.items()}  # so that whatever it does to them, the case stays as it is
+    if given is None:  # copies, so that whatever it does to them, the case stays as it is
+        given = dict(zip(own, copies(own.values()), strict=True))
+    else:
+        for name, x in own.items():
+            given[name].copy_(x)
     # What stands beside elements is compared with itself: copying makes other bytes of what is no bool.
     beside = {name: _bytes(x).clone() for name, x in given.items() if _has_gaps(x)}
     *inputs, dy = given.values()
@@ -270,7 +336,7 @@ def _see_memory(
                 f"{argument} is expanded: its elements share memory, so that writing into it fails or changes others"
             )
         for name, other in given.items():
-            if not shares_elements(x, other):
+            if not shares_elements(x, other) or (name != "dy" and shares_elements(other, given["dy"])):
                 continue
             if name == "dy" and argument != "y":
                 is_dy.append(argument)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Literal
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import Tensor
 
 from manual_bp import axes
 from manual_bp.inputs import Edge
+from manual_bp.oracle.layouts import aliased, laid_out
+from manual_bp.oracle.sizes import BEYOND, BLOCKS, OFF, SIGNS, sized, weighted
+from manual_bp.oracle.values import hyperparameters, named, valued
 from manual_bp.rule import Rule
 
 
@@ -41,19 +44,36 @@ class Case:
     grads: tuple[Any, ...] | None = None
 
 
+AnyCase = TypeVar("AnyCase", bound=Case)
+
+
+class WellConditioned(Case):
+    """A case at which torch in float64 loses so few digits that nobody needs certified truth, which takes long."""
+
+
+class Sized(WellConditioned):
+    """A case that is there for its size, or for a scale, and says nothing of the formula that smaller ones do not.
+
+    There are many.  They come last, and are left out for a candidate that is wrong already.
+    """
+
+
 # Lengths of the axes, in order of appearance: small and distinct, so that no mix-up of two axes goes unnoticed.
 SMALL = (4, 3, 2, 5, 6)
 # Ranks 0 to 4, one element, and sizes that are no multiple of a block.  1017 has a 1 in binary at every block from 8 to
 # 512: what is left of it there is not what is left of the next larger block.
 RANKS = ((), (1,), (3,), (2, 3), (2, 1, 3), (2, 1, 3, 2), (33, 5), (129,), (1017,))
 LENGTHS = (1, 33, 1000)
-OFF_BLOCK = 129
 # Numbers up to this size neither saturate an activation beyond half of float32's digits nor overflow an exponential.
 MODERATE = 8.0
 # Element-wise rules get two cases of 4351 x 241 elements, more than 2^20 and a multiple of no block: they hide a single
 # wrong one from any mean.  All rows are alike, so that evidence for one is evidence for all; a row is short enough for
 # two inputs to be certified (see evidence.py), and a prime.
 MANY_ROWS, ROW = 4351, 241
+# Of a rule that couples its elements, so many have their derivatives certified in a few milliseconds.
+COUPLED = 64
+# What overflowed is further off than by this fraction, and what is computed in 16 bits is not.
+SOUND = 0.1
 # For benchmarks.
 LARGE = (16, 16, 512, 512, 512)
 LARGE_ELEMENTS = 2**20
@@ -122,9 +142,57 @@ def generated(rule: Rule, dtype: torch.dtype, device: str = "cpu", seed: int = 0
             yield Case(tuple(_cast(x, dtype, device) for x in inputs), _cast(dy, dtype, device), hyper, edge.name)
 
     found = list(cases([Edge("ordinary"), *(edge for edge in rule.edges if not edge.raises)]))
-    sizes = [case for case in cases(_sizes(rule)) if _is_defined(rule, case)]
+    more = [Edge(named(given), given) for given in hyperparameters(rule)]
+    found += [_unless_small(rule, case) for case in cases([*_sizes(rule), *more]) if _is_defined(rule, case)]
+    found += [*laid_out(rule, found[0]), *(case for case in aliased(rule, found[0]) if _is_sound(rule, case))]
     many = [many_rows(case) for case in cases(_one_row(rule))]
-    return found + sizes + list(_layouts(rule, found[0])) + many + [_opposite(rule, case) for case in many]
+    found += [*many, *(_opposite(rule, case) for case in many)]
+    more = (Sized(**vars(case)) for case in cases(valued(rule, dtype)))
+    found += [case for case in more if _is_sound(rule, case)]
+    return found + [case for case in _sized(rule, dtype, device, generator) if _is_defined(rule, case)]
+
+
+def _unless_small(rule: Rule, case: Case) -> Case:
+    """The case, well conditioned, if truth would take long: where everything is coupled, as the square of its size."""
+    small = rule.elementwise or sum(x.numel() for x in case.inputs) <= COUPLED
+    return case if small else WellConditioned(**vars(case))
+
+
+def _sized(rule: Rule, dtype: torch.dtype, device: str, generator: torch.Generator) -> Iterator[Sized]:
+    block = draw(rule, next(_one_row(rule)), generator) if rule.elementwise else None
+    for edge in sized(rule):
+        if block is None:
+            inputs, dy, hyper = draw(rule, edge, generator)
+            chosen = enumerate(zip(inputs, rule.inputs.values(), strict=True))
+            inputs = tuple(weighted(x, last=SIGNS[i % 2]) if spec.cotangent else x for i, (x, spec) in chosen)
+            dy = weighted(dy, last=SIGNS[len(inputs) % 2])
+        else:  # so that evidence for one block is evidence for all
+            ((shape,), (inputs, dy, hyper)) = edge.sizes.values(), block
+            assert isinstance(shape, tuple)
+            inputs, dy = tuple(repeated(x, shape) for x in inputs), repeated(dy, shape)
+        case = Sized(tuple(_cast(x, dtype, device) for x in inputs), _cast(dy, dtype, device), hyper, edge.name)
+        yield case
+        length = math.prod(shape) if block is not None else 0
+        if length - BLOCKS[-1] in OFF or length in BEYOND:  # on all blocks, one off all, or beyond a limit
+            yield _opposite(rule, case)
+
+
+def repeated(block: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """As many of the numbers of a block, one block after the other, as the shape holds."""
+    length = math.prod(shape)
+    return block.repeat(-(-length // len(block)))[:length].reshape(shape)
+
+
+def first_block(case: Case) -> Case | None:
+    """The block that a case of an element-wise rule repeats, if `generated` made it so; else None."""
+    tensors = (*case.inputs, case.dy)
+    if any(x.numel() <= ROW for x in tensors):
+        return None
+    blocks = [x.reshape(-1)[:ROW] for x in tensors]
+    if not all(torch.equal(x, repeated(block, tuple(x.shape))) for x, block in zip(tensors, blocks, strict=True)):
+        return None
+    *inputs, dy = blocks
+    return Case(tuple(inputs), dy, case.hyper, case.name)
 
 
 def _cast(x: Tensor, dtype: torch.dtype, device: str) -> Tensor:
@@ -139,6 +207,19 @@ def _is_defined(rule: Rule, case: Case) -> bool:
     return True
 
 
+def _is_sound(rule: Rule, case: Case) -> bool:
+    """Whether the rule is defined at a case, and nothing overflows there."""
+    if rule.elementwise:
+        return _is_defined(rule, case)
+    try:
+        y, _ = rule.forward(*case.inputs, **case.hyper)
+        wide, _ = rule.forward(*(x.double() if x.is_floating_point() else x for x in case.inputs), **case.hyper)
+    except ValueError:
+        return False
+    error = (y.double() - wide).abs()
+    return bool((error <= SOUND * (1 + wide.abs())).all())  # not so where either is no number
+
+
 def _sizes(rule: Rule) -> Iterator[Edge]:
     for name, variadic in rule.axis_names.items():
         if variadic:
@@ -148,10 +229,6 @@ def _sizes(rule: Rule) -> Iterator[Edge]:
         else:
             for length in LENGTHS:
                 yield Edge(f"{name} = {length}", sizes={name: length})
-    if len(rule.axis_names) > 1:
-        (a, _), (b, _) = two = list(rule.axis_names.items())[:2]
-        lengths = {name: (OFF_BLOCK,) if variadic else OFF_BLOCK for name, variadic in two}
-        yield Edge(f"{a} and {b} = {OFF_BLOCK}", sizes=lengths)
 
 
 def _one_row(rule: Rule) -> Iterator[Edge]:
@@ -166,12 +243,12 @@ def many_rows(case: Case) -> Case:
     return Case(tuple(inputs), dy, case.hyper, case.name)
 
 
-def _opposite(rule: Rule, case: Case) -> Case:
+def _opposite(rule: Rule, case: AnyCase) -> AnyCase:
     """The case with inputs of the opposite sign and the other mask: what is 0 in one need not be 0 in the other, so
     that an element which is never written shows."""
     named = zip(rule.inputs, case.inputs, strict=True)
     inputs = (-x if rule.is_number(name) else (x == 0).to(x.dtype) for name, x in named)
-    return Case(tuple(inputs), case.dy, case.hyper, f"{case.name} of opposite sign")
+    return replace(case, inputs=tuple(inputs), name=f"{case.name} of opposite sign")
 
 
 def one_row(case: Case) -> Case | None:
@@ -181,51 +258,3 @@ def one_row(case: Case) -> Case | None:
         return None
     *inputs, dy = (x[0] for x in tensors)
     return replace(case, inputs=tuple(inputs), dy=dy)
-
-
-Layout = Literal["transposed", "sliced", "misaligned", "stride 0"]
-LAYOUTS: tuple[Layout, ...] = ("transposed", "sliced", "misaligned", "stride 0")
-# Cotangents and inputs of this size, and of its inverse, show who clips, and who adds an absolute number.
-SCALE = 1e3
-
-
-def lay_out(x: Tensor, layout: Layout) -> Tensor:
-    """`x` in another memory layout.  Only "stride 0" changes values: its first row stands for all rows."""
-    if layout == "transposed":
-        return x.mT.contiguous().mT if x.ndim >= 2 else x.repeat_interleave(2, -1)[..., ::2] if x.ndim else x
-    if layout == "sliced":
-        wide = x.new_empty((*x.shape[:-1], 2 * x.shape[-1] + 1)) if x.ndim else x.new_empty(3)
-        view = wide[..., 1::2] if x.ndim else wide[1]
-        return view.copy_(x)
-    if layout == "misaligned":  # contiguous, one element off: no multiple of 16 bytes, which vector loads ask for
-        return x.new_empty(x.numel() + 1)[1:].view(x.shape).copy_(x)
-    return x[:1].expand(x.shape) if x.ndim else x[None].expand(2)[1]
-
-
-def _with_nan(x: Tensor) -> Tensor:
-    """A copy with NaN in the first row, which must not reach the others unless the function mixes rows."""
-    copy = x.clone()
-    copy[:1] = torch.nan
-    return copy
-
-
-def _layouts(rule: Rule, ordinary: Case) -> Iterator[Case]:
-    yield Case(ordinary.inputs, torch.zeros_like(ordinary.dy), ordinary.hyper, "zero cotangent")
-    yield Case(ordinary.inputs, torch.ones_like(ordinary.dy), ordinary.hyper, "cotangent of ones")
-    for scale in (SCALE, 1 / SCALE):
-        yield Case(ordinary.inputs, scale * ordinary.dy, ordinary.hyper, f"cotangent times {scale:g}")
-    for scale in (SCALE, 1 / SCALE):
-        scaled = (
-            scale * x if spec.cotangent else x for x, spec in zip(ordinary.inputs, rule.inputs.values(), strict=True)
-        )
-        yield Case(tuple(scaled), ordinary.dy, ordinary.hyper, f"inputs times {scale:g}")
-    poisoned = _with_nan(ordinary.inputs[0])
-    yield Case((poisoned, *ordinary.inputs[1:]), ordinary.dy, ordinary.hyper, "NaN in one row")
-    everything = tuple(lay_out(x, "sliced") for x in ordinary.inputs)
-    yield Case(everything, lay_out(ordinary.dy, "sliced"), ordinary.hyper, "everything sliced")
-    for layout in LAYOUTS:
-        yield Case(ordinary.inputs, lay_out(ordinary.dy, layout), ordinary.hyper, f"dy {layout}")
-        for position, name in enumerate(rule.inputs):
-            inputs = list(ordinary.inputs)
-            inputs[position] = lay_out(inputs[position], layout)
-            yield Case(tuple(inputs), ordinary.dy, ordinary.hyper, f"{name} {layout}")

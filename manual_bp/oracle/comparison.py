@@ -17,22 +17,30 @@ from manual_bp.oracle.calling import (
     call,
     call_again,
     call_filled,
+    call_often,
     passable,
     require_candidate,
     same_bits,
     variants,
 )
-from manual_bp.oracle.cases import NOT_RECORDED, Case, generated
+from manual_bp.oracle.cases import NOT_RECORDED, Case, Sized
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.diagnosis import Record, diagnose
 from manual_bp.oracle.errors import errors
-from manual_bp.oracle.evidence import Evidence, certified_module, evidence, generated_evidence
+from manual_bp.oracle.evidence import Evidence, Generated, certified_module, evidence, generated_evidence
 from manual_bp.oracle.kinds import Kinds
 from manual_bp.oracle.pattern import pattern
 from manual_bp.oracle.report import Mismatch, Report, Worst
 from manual_bp.oracle.summary import summaries
 from manual_bp.oracle.vacuity import Judged, structurally_zero, untested
 from manual_bp.rule import DTYPES, RULES, Rule, Vjp
+
+# Elements of a case that is called many times, and of one that is called once more with its memory filled: larger ones
+# show nothing that these do not.
+REPEATED = range(1000, 2**15)
+FILLED = 2**14
+# So many cases that are there for their size alone are enough to explain what is wrong in them.
+EXPLAINED = 6
 
 NOTES = ("digits", "16-bit")
 """Kinds of mismatch that are notes unless the comparison is strict."""
@@ -97,20 +105,28 @@ def compare(
     contract = contract or contract_of(dtype)
     declared = Conventions.declared(conventions)
     found: Iterable[Evidence | str]
-    if cases is None and RULES.get(rule.name) is rule:
-        found = generated_evidence(rule, dtype, device, contract, declared)
+    if cases is None:
+        kept = RULES.get(rule.name) is rule
+        found = (generated_evidence if kept else Generated)(rule, dtype, device, contract, declared)
+        cases, is_generated = found.cases, True
     else:
-        chosen = generated(rule, dtype, device) if cases is None else cases
-        found = (evidence(rule, _supplied(rule, case, dtype, device), contract, declared) for case in chosen)
+        found = (evidence(rule, _supplied(rule, case, dtype, device), contract, declared) for case in cases)
+        is_generated = False
     comparison = _Comparison(candidate, rule, dtype, device, contract, declared, strict)
     first: Evidence | str = ""
-    for item in found:
+    evident = iter(found)
+    for case in cases:
+        if is_generated and isinstance(case, Sized) and comparison.report.mismatches:
+            break  # they come last, and would say nothing new
+        item = next(evident)
         first = first or item
         comparison.judge_case(item)
-    if cases is None and isinstance(first, Evidence):
+    if is_generated and isinstance(first, Evidence):
         for name, variant in variants(candidate).items():
             comparison.judge_case(replace(first, case=replace(first.case, name=name)), variant)
-    return comparison.finish(generated=cases is None)
+        comparison.judge_defaults(first)
+        comparison.repeat()
+    return comparison.finish(is_generated)
 
 
 def rejects(candidate: Vjp, rule: Rule, dtype: torch.dtype, device: str = "cpu") -> bool:
@@ -193,7 +209,8 @@ class _Comparison:
         self.records: list[Record] = []
         self.raised: dict[str, list[str]] = {}
         self.repeated = False
-        self.filled: set[torch.Size] = set()
+        self.filled: set[object] = set()
+        self.long: list[Record] = []
         self.unwritten: dict[str, str] = {}
 
     def judge_case(self, found: Evidence | str, variant: Vjp | None = None) -> None:
@@ -206,7 +223,19 @@ class _Comparison:
         if results is None:
             return
         self.report.cases += 1
-        self.records.append(Record(found, results))
+        before = len(self.report.mismatches)
+        self._judge_results(candidate, found, results)
+        is_wrong = len(self.report.mismatches) > before
+        if not isinstance(case, Sized):
+            self.records.append(Record(found, results))
+            elements = sum(x.numel() for x in case.inputs)
+            if not is_wrong and variant is None and found.row is None and elements in REPEATED:
+                self.long.append(Record(found, results))
+        elif is_wrong and sum(isinstance(r.evidence.case, Sized) for r in self.records) < EXPLAINED:
+            self.records.append(Record(found, results))
+
+    def _judge_results(self, candidate: Vjp | None, found: Evidence, results: tuple[Any, ...]) -> None:
+        case = found.case
         if found.dispute:
             self.report.mismatches.append(
                 Mismatch("wrong", "y", case.name, f"the page's forward is not torch's function: {found.dispute}")
@@ -215,6 +244,31 @@ class _Comparison:
         for argument, got in zip(self.arguments, results, strict=True):
             if got is not NOT_RECORDED and self._fits(argument, found, got):
                 self._judge(candidate, argument, found, got, results[1:])
+
+    def judge_defaults(self, found: Evidence) -> None:
+        """Judge the candidate at a case where every hyperparameter that has a default is left to it, if it has them."""
+        hyper = {name: value for name, value in found.case.hyper.items() if name not in self.rule.defaults}
+        if self.candidate is None or hyper.keys() == found.case.hyper.keys():
+            return
+        case = replace(found.case, hyper=hyper, name="the candidate's own defaults")
+        if isinstance(passable(self.candidate, self.rule, hyper), list):
+            return
+        results = call(self.candidate, self.rule, case, found.expected).results
+        if results is not None:
+            self.report.cases += 1
+            self._judge_results(self.candidate, replace(found, case=case), results)
+
+    def repeat(self) -> None:
+        """Call the candidate many times at the case with the most rows, if it was right so far."""
+        if self.candidate is None or self.report.mismatches or not self.long:
+            return
+        found, results = max(self.long, key=lambda r: max(len(x) if x.ndim else 0 for x in r.evidence.case.inputs))
+        often = call_often(self.candidate, self.rule, found.case, results)
+        self._take_in(often, found.case)
+        for argument, a, b in zip(self.arguments, results, often.results or (), strict=False):
+            if b is not a and self._fits(argument, found, b):
+                assert often.results is not None
+                self._judge(self.candidate, argument, found, b, often.results[1:], "; in some of many calls alike")
 
     def finish(self, generated: bool) -> Report:
         """The report.  generated: whether the cases are all that the rule has, and not somebody's choice of them."""
@@ -280,8 +334,10 @@ class _Comparison:
         if called.results is not None and not self.repeated and case.dy.numel():
             self.repeated = True  # once is enough
             self._take_in(call_again(candidate, self.rule, case, called.results), case)
-        if called.results is not None and case.dy.shape not in self.filled:  # what is written depends on sizes alone
-            self.filled.add(case.dy.shape)
+        shapes = tuple(x.shape for x in (*case.inputs, case.dy))
+        small = not isinstance(case, Sized) or sum(map(torch.Size.numel, shapes)) <= FILLED
+        if called.results is not None and small and shapes not in self.filled:  # what is written depends on sizes alone
+            self.filled.add(shapes)
             for argument, text in call_filled(candidate, self.rule, case, called.results).items():
                 self._trap(argument, case, text)
                 self.unwritten.setdefault(argument, f"{argument} is not written in full: {text}, in case {case.name!r}")
@@ -353,6 +409,8 @@ class _Comparison:
         assert allowance is not None
         if not expected.numel():
             return
+        if isinstance(found.case, Sized) and bool(((got.cpu().double() - expected).abs() <= allowance).all()):
+            return  # there are many of these, and what is right tells nothing more
         if found.row is not None and torch.equal(got, got[:1].expand_as(got)):
             if self._row_is_right(argument, found.row, got[0]):
                 return
@@ -409,7 +467,9 @@ class _Comparison:
         return True
 
     def _expects(self, argument: str, found: Evidence) -> None:
-        """Note what was due, for the question whether anything was tested."""
+        """Note what was due, for the question whether anything was tested, which small cases answer."""
+        if isinstance(found.case, Sized):
+            return
         expected, allowance = (values[self.arguments.index(argument)] for values in (found.expected, found.allowance))
         assert expected is not None
         assert allowance is not None

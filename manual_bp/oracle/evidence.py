@@ -11,6 +11,7 @@ float64 for certified truth, torch's own running-error bound in float64 otherwis
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from types import ModuleType
@@ -18,9 +19,9 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from manual_bp.arithmetic.bounded import Contract, contract_of, widths
+from manual_bp.arithmetic.bounded import Contract, Widths, contract_of, widths
 from manual_bp.oracle.candidates import candidate
-from manual_bp.oracle.cases import Case, generated, one_row
+from manual_bp.oracle.cases import Case, Sized, WellConditioned, first_block, generated, one_row, repeated
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.kinks import kinks_of
 from manual_bp.rule import Rule
@@ -40,6 +41,13 @@ CERTIFIED_ELEMENTS = 500
 MOST_CERTIFIED_ELEMENTS = 2000
 # A formula multiplies with each of its arguments, or divides by it, at most so often on the way to one number.
 POWER = 2
+
+# An element-wise rule couples nothing.
+CERTIFIED_ALONE = 2**13
+
+# At numbers of moderate condition no formula loses so much: a factor of 2^11 beside the page's own width, that is 11 of
+# 53 bits.  torch's width in float64 is then that part of the width in float32, which grows at least as its roundings.
+MODERATE_LOSS = 2.0**11
 
 # torch's value within so many roundings of truth, at each element, is that of the same function: no slip is so small.
 AGREED = 64
@@ -72,15 +80,17 @@ def evidence(rule: Rule, case: Case, contract: Contract, conventions: Convention
         return found if isinstance(found, str) else _repeated(found, case)
     called, case = case, replace(case, hyper=conventions.hyper(rule, case.hyper))
     width = widths(rule, case.inputs, case.dy, contract, **case.hyper)
-    certified = _certified(rule, case)
     autograd = _autograd(rule, case)
+    is_cheap = isinstance(case, WellConditioned) and not rule.elementwise and not isinstance(autograd, str)
+    certified = None if is_cheap else _certified(rule, case)
     if isinstance(autograd, str) and (certified is None or autograd != NO_TWIN):
         return autograd
     if certified is not None and (isinstance(autograd, str) or _is_complete(certified)):
         parts = [None if c is None else (*c, c[0].isnan()) for c in certified]
     else:
         assert not isinstance(autograd, str)
-        twin = _with_widths(rule, case, autograd)
+        in_float32 = is_cheap and contract.compute is torch.float32
+        twin = _scaled(rule, width, autograd) if in_float32 else _with_widths(rule, case, autograd)
         if not _fits_float64(case):
             twin = [part and (part[0].nan_to_num(), torch.full_like(part[1], torch.inf)) for part in twin]
         parts = [_prefer(c, t) for c, t in zip(certified or [None] * len(twin), twin, strict=True)]
@@ -106,9 +116,43 @@ def _repeated(found: Evidence, case: Case) -> Evidence:
     return replace(found, case=case, expected=expected, allowance=allowance, kinks=kinks, row=found)
 
 
+class Generated:
+    """The evidence at the generated cases of a rule, found when it is first asked for: who stops early, as at the first
+    mismatch, waits for no other."""
+
+    def __init__(
+        self, rule: Rule, dtype: torch.dtype, device: str, contract: Contract, conventions: Conventions
+    ) -> None:
+        self.rule, self.contract, self.conventions = rule, contract, conventions
+        self.cases = generated(rule, dtype, device)
+        self._found: dict[int, Evidence | str] = {}
+        self._kept: dict[object, Evidence | str] = {}  # many cases are the same numbers in another layout
+
+    def __iter__(self) -> Iterator[Evidence | str]:
+        return map(self.at, range(len(self.cases)))
+
+    def at(self, position: int) -> Evidence | str:
+        """The evidence at the case of that position, or why there is none."""
+        if position not in self._found:
+            case = self.cases[position]
+            found = self._at(case)
+            self._found[position] = f"case {case.name!r}: {found}" if isinstance(found, str) else found
+        return self._found[position]
+
+    def _at(self, case: Case) -> Evidence | str:
+        block = first_block(case) if self.rule.elementwise and isinstance(case, Sized) else None
+        numbers = _numbers(block or case)
+        if numbers not in self._kept:
+            self._kept[numbers] = evidence(self.rule, block or case, self.contract, self.conventions)
+        found = self._kept[numbers]
+        if isinstance(found, str):
+            return found
+        return replace(found, case=case) if block is None else _in_blocks(found, case)
+
+
 def generated_evidence(
     rule: Rule, dtype: torch.dtype, device: str, contract: Contract, conventions: Conventions = OUR_CONVENTIONS
-) -> tuple[Evidence | str, ...]:
+) -> Generated:
     """The evidence at every generated case of a rule, kept for the next candidate."""
     return _generated(rule, (rule.page.forward, rule.page.backward), dtype, device, contract, conventions)
 
@@ -116,17 +160,18 @@ def generated_evidence(
 @lru_cache(maxsize=128)  # every rule in every dtype, twice over
 def _generated(
     rule: Rule, text: object, dtype: torch.dtype, device: str, contract: Contract, conventions: Conventions
-) -> tuple[Evidence | str, ...]:
+) -> Generated:
     # `text` is in the signature because the evidence depends on it: a page whose functions are replaced is another.
-    kept: dict[object, Evidence | str] = {}  # many cases are the same numbers in another layout
-    cases = []
-    for case in generated(rule, dtype, device):
-        numbers = _numbers(case)
-        if numbers not in kept:
-            kept[numbers] = evidence(rule, case, contract, conventions)
-        found = kept[numbers]
-        cases.append(f"case {case.name!r}: {found}" if isinstance(found, str) else replace(found, case=case))
-    return tuple(cases)
+    return Generated(rule, dtype, device, contract, conventions)
+
+
+def _in_blocks(found: Evidence, case: Case) -> Evidence:
+    """What holds for one block of an element-wise rule holds for every block that is like it."""
+    expected, allowance, kinks = (
+        tuple(None if x is None else repeated(x, tuple(case.dy.shape)) for x in values)
+        for values in (found.expected, found.allowance, found.kinks)
+    )
+    return replace(found, case=case, expected=expected, allowance=allowance, kinks=kinks)
 
 
 def _numbers(case: Case) -> object:
@@ -205,11 +250,22 @@ def _with_widths(rule: Rule, case: Case, results: Values) -> list[_Part]:
     ]
 
 
+def _scaled(rule: Rule, width: Widths, results: Values) -> list[_Part]:
+    """torch's results in float64, and how far off they may be by the page's width in float32."""
+    share = MODERATE_LOSS * torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
+    wanted = (True, *(spec.cotangent for spec in rule.inputs.values()))
+    return [
+        None if w is None or not is_wanted else (torch.full_like(w, torch.nan) if x is None else x, share * w)
+        for x, w, is_wanted in zip(results, (width.y, *width.grads), wanted, strict=True)
+    ]
+
+
 def _certified(rule: Rule, case: Case) -> list[_Part] | None:
     """Certified truth, rounded to float64 once; nan at kinks."""
     balls = certified_module()
     numbers = [x for x in (*case.inputs, case.dy) if x.is_floating_point()]
-    most = CERTIFIED_ELEMENTS if _fits_float64(case) else MOST_CERTIFIED_ELEMENTS
+    fitting = CERTIFIED_ALONE if rule.elementwise else CERTIFIED_ELEMENTS
+    most = fitting if _fits_float64(case) else max(fitting, MOST_CERTIFIED_ELEMENTS)
     too_large = sum(x.numel() for x in case.inputs) > most
     if balls is None or too_large or not all(bool(x.isfinite().all()) for x in numbers):
         return None

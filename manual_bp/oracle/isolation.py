@@ -317,8 +317,9 @@ def _called(candidate: Vjp, question: Mapping[str, Any], case: Case, first: tupl
     rule = RULES[question["rule"]]
     if how == "call_filled":
         return Call(traps=list(calling.call_filled(candidate, rule, case, first).items()))
-    if how == "call_again":
-        return calling.call_again(candidate, rule, case, first)
+    if how in ("call_again", "call_often"):
+        again: Call = getattr(calling, how)(candidate, rule, case, first)
+        return again
     return calling.call(candidate, rule, case)
 
 

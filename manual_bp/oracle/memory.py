@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -19,6 +21,22 @@ def whole(x: Tensor) -> Tensor:
 def copy(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """The same values with the same strides and offset in memory of its own, as another dtype if one is given."""
     return whole(x).to(dtype or x.dtype, copy=True).as_strided(x.size(), x.stride(), x.storage_offset())
+
+
+def copies(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Copies that share memory with one another as the originals do: what is one tensor stays one."""
+    same: dict[int, Tensor] = {}
+    buffers: dict[object, Tensor] = {}
+    found = []
+    for x in tensors:
+        if id(x) not in same:
+            address = x.untyped_storage().data_ptr()
+            key = (address, x.dtype, x.device) if address else id(x)
+            if key not in buffers:
+                buffers[key] = whole(x).clone()
+            same[id(x)] = buffers[key].as_strided(x.size(), x.stride(), x.storage_offset())
+        found.append(same[id(x)])
+    return found
 
 
 def shares_elements(a: Tensor, b: Tensor) -> bool:

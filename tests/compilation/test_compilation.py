@@ -15,7 +15,8 @@ import manual_bp as bp
 from manual_bp.compilation import aoti, cache
 from manual_bp.models import mlp, residual_mlp
 from manual_bp.oracle import compare
-from manual_bp.oracle.cases import generated, lay_out
+from manual_bp.oracle.cases import generated
+from manual_bp.oracle.layouts import lay_out
 from manual_bp.training import adam, sgd, training_step
 from manual_bp.training.engine import allowance_of
 

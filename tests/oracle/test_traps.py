@@ -14,7 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatc
 
 import manual_bp as bp
 from manual_bp.oracle import Case, compare, from_functions
-from manual_bp.oracle.cases import generated, lay_out
+from manual_bp.oracle.cases import generated
+from manual_bp.oracle.layouts import lay_out
 from manual_bp.oracle.memory import copy, overlap, shares_elements
 from torch_ref import vjp
 

@@ -1,0 +1,126 @@
+"""Sizes: lengths of axes at which a program goes wrong that is right for small ones.
+
+What adds up or loops in blocks errs where a length is a multiple of its block, one more or one less; what has a limit
+errs beyond it.  Every axis over which an input runs gets such lengths: those of the annotations, and hyperparameters
+that are one (`units*pieces`).
+
+A long sum would hide what is small in it.  So along a long axis all numbers are light but one in each block, and the
+last one is the heaviest: what loses a block, or the end, is seen in any precision, and the bound on the rounding
+of the sum stays that of a short one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from manual_bp import axes
+from manual_bp.inputs import Edge
+from manual_bp.rule import Rule
+
+# The blocks in which programs work: vectors, warps, threads of a block.  Up to WHOLE all axes are long at once.  The
+# largest is a multiple of all others, so that three lengths there try every remainder of 0 and 1 on either side.
+BLOCKS = (8, 16, 32, 64, 128, 256, 512, 1024)
+OFF = (-1, 0, 1)
+WHOLE = 32
+# Beyond two limits: what a block of 1024 threads adds up with four loads each, and the blocks that an axis of a CUDA
+# grid may have (65 535).
+BEYOND = (4097, 65_537)
+# Both above the sides of usual tiles of a product (64 to 128), and one of them a multiple.
+PAIR = (257, 256)
+# The other axes, while one is long: tiny, distinct, and a list of axes sometimes empty.
+TINY = (3, 2, 4, 5)
+TINIEST = (2, 1)
+ONE = (1,)
+LISTS: tuple[tuple[int, ...], ...] = ((), (2,))
+# Matrices for element-wise rules, which have one list of axes.
+MATRICES = ((31, 32), (256, 257), (5, 1024), (1024, 3))
+# From this length on an axis is light, and has so many heavy numbers; light ones are so much smaller, and still no
+# subnormals of float16.
+LONG = 500
+HEAVY = 64
+LIGHT = 2.0**-10
+# The signs that the ends of inputs have by turns.
+SIGNS = (1.0, -1.0)
+
+
+def looped_axes(rule: Rule) -> list[str]:
+    """The axes of the rule's inputs, and the hyperparameters that are the length of one."""
+    used = {
+        factor
+        for name in rule.inputs
+        for token in axes.tokens(rule.annotations[name])
+        for factor in axes.factors(token)
+    }
+    return [*rule.axis_names, *(name for name in rule.hyper if name in used)]
+
+
+def sized(rule: Rule) -> Iterator[Edge]:
+    """Lengths at, below and above every block on every axis, and beyond every limit."""
+    if rule.elementwise:
+        (name,) = rule.axis_names
+        lengths = [(block + off,) for block in BLOCKS for off in OFF] + [(length,) for length in BEYOND]
+        for shape in (*lengths, *MATRICES):
+            yield Edge(f"{name} = {shape if len(shape) > 1 else shape[0]}", sizes={name: shape})
+        return
+    names = looped_axes(rule)
+    for position, block in enumerate(BLOCKS):
+        for off in OFF:
+            turn = position + off  # so that a list of axes is sometimes empty, on and off a block
+            # Every axis has all three lengths in the end, each beside others.
+            lengths = {name: block + OFF[(turn + i) % len(OFF)] for i, name in enumerate(names)}
+            if block <= WHOLE:
+                yield _edge(rule, lengths, turn)
+            elif block == BLOCKS[-1] or len(names) == 1:
+                for name in names:
+                    yield _edge(rule, {name: block + off}, turn)
+            elif off == 0:
+                for name, length in lengths.items():
+                    yield _edge(rule, {name: length}, turn)
+    for pair in combinations(names, 2):
+        yield _edge(rule, dict(zip(pair, PAIR, strict=True)), turn=0, tiny=ONE)
+    for length in BEYOND:
+        for name in names:
+            yield _edge(rule, {name: length}, turn=0, tiny=TINIEST)
+
+
+def _edge(rule: Rule, lengths: dict[str, int], turn: int, tiny: tuple[int, ...] = TINY) -> Edge:
+    """These lengths, with tiny ones on other axes, and one of LISTS, by turn, on a list of axes."""
+    sizes: dict[str, tuple[int, ...]] = {}
+    for position, (name, variadic) in enumerate(rule.axis_names.items()):
+        short = LISTS[turn % len(LISTS)] if variadic else (tiny[position % len(tiny)],)
+        sizes[name] = (lengths[name],) if name in lengths else short
+    given = {name: length for name, length in lengths.items() if name in rule.hyper}
+    return Edge(", ".join(f"{name} = {length}" for name, length in lengths.items()), given=given, sizes=sizes)
+
+
+def weighted(x: Tensor, last: float) -> Tensor:
+    """Numbers that are light along every long axis but for a few, the one that is largest times the sign `last` at the
+    end, which neither a product of two inputs nor their difference loses then."""
+    for dim, length in enumerate(x.shape):
+        if length > LONG:
+            x = x * _weights(length).reshape(-1, *(1,) * (x.ndim - dim - 1))
+        if length >= BLOCKS[0] - 1:
+            end = x.narrow(dim, length - 1, 1)
+            place = (last * x).argmax(dim, keepdim=True)
+            largest = x.gather(dim, place)
+            x = x.scatter(dim, place, end)
+            x.narrow(dim, length - 1, 1).copy_(largest)
+    return x
+
+
+@lru_cache(maxsize=16)
+def _weights(length: int) -> Tensor:
+    """1 at the ends and at one place in each of HEAVY blocks, else LIGHT."""
+    block = max(length // HEAVY, 1)
+    starts = torch.arange(0, length, block)
+    generator = torch.Generator().manual_seed(length)
+    places = (starts + torch.randint(block, starts.shape, generator=generator)).clamp(max=length - 1)
+    weights = torch.full((length,), LIGHT, dtype=torch.float64)
+    weights[places] = 1.0
+    weights[[0, -1]] = 1.0
+    return weights

@@ -1,0 +1,145 @@
+"""Numbers that catch programs of any page: every octave, all negative, usual hyperparameters and pairs of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import combinations, product
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manual_bp import axes
+from manual_bp.inputs import Draw, Edge, Shape
+from manual_bp.rule import Rule
+
+# Numbers of ordinary size, 2^-14 to 2^8, get so many values in each octave; approximations and tables go wrong there.
+ORDINARY = range(-14, 9)
+DENSE = 16
+# With each set of hyperparameters, fewer.
+SPARSE = 3
+# Scales (powers of 2) of the numbers when all are of one sign and far from 0: a running maximum that starts at -9999,
+# -65504, -1e9 or -1e30 is beyond them.  The numbers vary by a fraction, so that even float16 holds them at 2^14.
+SCALES = (0, 14, 17, 40, 110)
+FRACTION = 1 / 8
+# Hyperparameters that any page may be given: integers where a real number is meant, and integers that are no powers.
+WHOLE = (1, 2)
+COUNTS = (1, 2, 3, 7)
+
+
+def usual(rule: Rule) -> dict[str, tuple[Any, ...]]:
+    """By hyperparameter, values that it is used with: those of the page (USUAL), and those that any may have."""
+    named = getattr(rule.page, "USUAL", {})
+    found = {}
+    for name in rule.hyper:
+        general = {int: COUNTS, float: WHOLE}.get(rule.annotations[name], ())
+        values = dict.fromkeys(map(_typed, (*named.get(name, ()), *general)))
+        found[name] = tuple(value for _, value in values)
+    return found
+
+
+def _typed(value: Any) -> tuple[type, Any]:
+    """What tells 1 from 1.0."""
+    return type(value), value
+
+
+def hyperparameters(rule: Rule) -> Iterator[dict[str, Any]]:
+    """Every usual value by itself, and every pair of those of two hyperparameters."""
+    options = usual(rule)
+    for name, values in options.items():
+        for value in values:
+            yield {name: value}
+    for a, b in combinations(options, 2):
+        for first, second in product(options[a], options[b]):
+            yield {a: first, b: second}
+
+
+def valued(rule: Rule, dtype: torch.dtype) -> Iterator[Edge]:
+    """Numbers of every size and of one sign, and of element-wise rules with the hyperparameters of every edge."""
+    if rule.elementwise:
+        yield from _elementwise(rule, dtype)
+        return
+    for name in _numbers(rule):
+        dims = axes.tokens(_annotation(rule, name))
+        for dim in range(len(dims) if name != "dy" else min(len(dims), 1)):  # what depends on dy is linear in it
+            if (edge := _over_octaves(rule, name, dim)) is not None:
+                yield edge
+    first = next(iter(rule.inputs))
+    for exponent in SCALES:
+        if 2.0**exponent < torch.finfo(dtype).max:
+            drawn = _of_one_sign(rule.inputs[first].draw, -(2.0**exponent))
+            yield Edge(f"every {first} negative, near {-(2.0**exponent):g}", {first: drawn})
+    yield Edge(f"every {first} positive", {first: _of_one_sign(rule.inputs[first].draw, 1.0)})
+
+
+def named(given: dict[str, Any]) -> str:
+    """A set of hyperparameters, in words."""
+    return ", ".join(f"{name} = {value}" for name, value in given.items())
+
+
+def _numbers(rule: Rule) -> list[str]:
+    return [*(name for name in rule.inputs if rule.is_number(name)), "dy"]
+
+
+def _annotation(rule: Rule, name: str) -> Any:
+    return rule.y_annotation if name == "dy" else rule.annotations[name]
+
+
+def _of_one_sign(draw: Draw, scale: float) -> Draw:
+    def drawn(shape: Shape, generator: torch.Generator) -> Tensor:
+        return scale * (1 + FRACTION * draw(shape, generator).abs())
+
+    return drawn
+
+
+def _over_octaves(rule: Rule, name: str, dim: int) -> Edge | None:
+    """One input (or dy) times a power of 2, another one at each position of one of its axes."""
+    token = axes.tokens(_annotation(rule, name))[dim]
+    axis = next((factor for factor in axes.factors(token) if factor in rule.axis_names), None)
+    if axis is None:
+        return None
+    ordinary = _normal if name == "dy" else rule.inputs[name].draw
+
+    def drawn(shape: Shape, generator: torch.Generator) -> Tensor:
+        exponents = torch.arange(shape[dim]) * len(ORDINARY) // shape[dim] + ORDINARY[0]
+        return ordinary(shape, generator) * torch.exp2(exponents.double()).reshape(-1, *(1,) * (len(shape) - dim - 1))
+
+    lists = {other: (2,) for other, variadic in rule.axis_names.items() if variadic}  # so that a token is one axis
+    return Edge(f"{name} over octaves along {axis}", {name: drawn}, {**lists, axis: (len(ORDINARY),)})
+
+
+def _normal(shape: Shape, generator: torch.Generator) -> Tensor:
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def _elementwise(rule: Rule, dtype: torch.dtype) -> Iterator[Edge]:
+    (axis,) = rule.axis_names
+    info = torch.finfo(dtype)
+    smallest = math.frexp(info.smallest_normal * info.eps)[1] - 1
+    largest = math.frexp(info.max)[1] - 1
+    dense = _octaves(ORDINARY, DENSE)
+    every = _octaves(range(smallest, largest + 1), 1)
+    sparse = _octaves(range(2 * ORDINARY[0], ORDINARY[-1] + 1), SPARSE)
+    seen: list[dict[str, Any]] = [{}]
+    for edge in rule.edges:
+        given = {name: value for name, value in edge.given.items() if name in rule.hyper}
+        if not edge.raises and given not in seen:
+            seen.append(given)
+    seen += [given for given in hyperparameters(rule) if not any(map(given.__eq__, seen))]
+    for name in (name for name in rule.inputs if rule.is_number(name)):
+        for values, words in ((dense, "of every ordinary size"), (every, "in every octave")):
+            yield Edge(f"{name} {words}", {name: _these(values)}, {axis: (len(values),)})
+        for given in seen[1:]:
+            yield Edge(f"{name} of every size, {named(given)}", {name: _these(sparse), **given}, {axis: (len(sparse),)})
+
+
+def _octaves(exponents: range, number: int) -> Tensor:
+    """So many numbers of each sign between each power of 2 and the next, from the first exponent to the last."""
+    mantissas = 1 + (torch.arange(number, dtype=torch.float64) + 0.25) / number
+    sizes = torch.cat([torch.ldexp(mantissas, torch.tensor(exponent)) for exponent in exponents])
+    return torch.cat([sizes, -sizes])
+
+
+def _these(values: Tensor) -> Draw:
+    return lambda shape, _: values.reshape(shape)
