@@ -23,8 +23,8 @@ from manual_bp.rule import Rule, Vjp
 
 # Of a longer exception the beginning and the end are shown: a report is read by people.
 LONGEST = 4000
-# So many calls on the same numbers find what goes wrong once in 50 calls with a probability of 1 - 0.98^200 = 98 %.  What
-# is slow is called as often as it can be meanwhile.
+# So many calls on the same numbers find what goes wrong once in 50 calls with a probability of 1 - 0.98^200 = 98 %.
+# What is slow is called as often as it can be in so many seconds.
 OFTEN = 200
 SECONDS = 0.25
 # A result of a wrong shape is copied, for its diagnosis, up to this size; none of the generated cases is as large.

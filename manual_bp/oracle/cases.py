@@ -51,8 +51,9 @@ class WellConditioned(Case):
     """A case at which torch in float64 loses so few digits that nobody needs certified truth, which takes long."""
 
 
-class Sized(WellConditioned):
-    """A case that is there for its size, or for a scale, and says nothing of the formula that smaller ones do not.
+class Further(WellConditioned):
+    """A case that is there for its size, a scale, an option or shared memory, and says nothing of the formula that the
+    others do not.
 
     There are many.  They come last, and are left out for a candidate that is wrong already.
     """
@@ -130,7 +131,8 @@ def draw(rule: Rule, edge: Edge, generator: torch.Generator) -> tuple[tuple[Tens
 
 
 def generated(rule: Rule, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> list[Case]:
-    """Every case of a rule: its edges, ranks and sizes that catch people, and memory layouts of inputs and cotangent.
+    """Every case of a rule: its edges, ranks and sizes that catch people, memory layouts of inputs and cotangent, and
+    then what lies further out.
 
     Edges that raise are not cases, nor are those sizes at which the rule is not defined.
     """
@@ -142,13 +144,13 @@ def generated(rule: Rule, dtype: torch.dtype, device: str = "cpu", seed: int = 0
             yield Case(tuple(_cast(x, dtype, device) for x in inputs), _cast(dy, dtype, device), hyper, edge.name)
 
     found = list(cases([Edge("ordinary"), *(edge for edge in rule.edges if not edge.raises)]))
-    more = [Edge(named(given), given) for given in hyperparameters(rule)]
-    found += [_unless_small(rule, case) for case in cases([*_sizes(rule), *more]) if _is_defined(rule, case)]
-    found += [*laid_out(rule, found[0]), *(case for case in aliased(rule, found[0]) if _is_sound(rule, case))]
+    found += [_unless_small(rule, case) for case in cases(_sizes(rule)) if _is_defined(rule, case)]
+    found += laid_out(rule, found[0])
     many = [many_rows(case) for case in cases(_one_row(rule))]
     found += [*many, *(_opposite(rule, case) for case in many)]
-    more = (Sized(**vars(case)) for case in cases(valued(rule, dtype)))
-    found += [case for case in more if _is_sound(rule, case)]
+    options = [Edge(named(given), given) for given in hyperparameters(rule)]
+    further = [*cases([*options, *valued(rule, dtype)]), *aliased(rule, found[0])]
+    found += [Further(**vars(case)) for case in further if _is_sound(rule, case)]
     return found + [case for case in _sized(rule, dtype, device, generator) if _is_defined(rule, case)]
 
 
@@ -158,21 +160,23 @@ def _unless_small(rule: Rule, case: Case) -> Case:
     return case if small else WellConditioned(**vars(case))
 
 
-def _sized(rule: Rule, dtype: torch.dtype, device: str, generator: torch.Generator) -> Iterator[Sized]:
+def _sized(rule: Rule, dtype: torch.dtype, device: str, generator: torch.Generator) -> Iterator[Further]:
     block = draw(rule, next(_one_row(rule)), generator) if rule.elementwise else None
     for edge in sized(rule):
+        length = 0
         if block is None:
             inputs, dy, hyper = draw(rule, edge, generator)
             chosen = enumerate(zip(inputs, rule.inputs.values(), strict=True))
             inputs = tuple(weighted(x, last=SIGNS[i % 2]) if spec.cotangent else x for i, (x, spec) in chosen)
             dy = weighted(dy, last=SIGNS[len(inputs) % 2])
         else:  # so that evidence for one block is evidence for all
-            ((shape,), (inputs, dy, hyper)) = edge.sizes.values(), block
+            inputs, dy, hyper = block
+            (shape,) = edge.sizes.values()
             assert isinstance(shape, tuple)
+            length = math.prod(shape)
             inputs, dy = tuple(repeated(x, shape) for x in inputs), repeated(dy, shape)
-        case = Sized(tuple(_cast(x, dtype, device) for x in inputs), _cast(dy, dtype, device), hyper, edge.name)
+        case = Further(tuple(_cast(x, dtype, device) for x in inputs), _cast(dy, dtype, device), hyper, edge.name)
         yield case
-        length = math.prod(shape) if block is not None else 0
         if length - BLOCKS[-1] in OFF or length in BEYOND:  # on all blocks, one off all, or beyond a limit
             yield _opposite(rule, case)
 

@@ -23,7 +23,7 @@ from manual_bp.oracle.calling import (
     same_bits,
     variants,
 )
-from manual_bp.oracle.cases import NOT_RECORDED, Case, Sized
+from manual_bp.oracle.cases import NOT_RECORDED, Case, Further
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.diagnosis import Record, diagnose
 from manual_bp.oracle.errors import errors
@@ -116,7 +116,7 @@ def compare(
     first: Evidence | str = ""
     evident = iter(found)
     for case in cases:
-        if is_generated and isinstance(case, Sized) and comparison.report.mismatches:
+        if is_generated and isinstance(case, Further) and comparison.report.mismatches:
             break  # they come last, and would say nothing new
         item = next(evident)
         first = first or item
@@ -226,12 +226,12 @@ class _Comparison:
         before = len(self.report.mismatches)
         self._judge_results(candidate, found, results)
         is_wrong = len(self.report.mismatches) > before
-        if not isinstance(case, Sized):
+        if not isinstance(case, Further):
             self.records.append(Record(found, results))
             elements = sum(x.numel() for x in case.inputs)
             if not is_wrong and variant is None and found.row is None and elements in REPEATED:
                 self.long.append(Record(found, results))
-        elif is_wrong and sum(isinstance(r.evidence.case, Sized) for r in self.records) < EXPLAINED:
+        elif is_wrong and sum(isinstance(r.evidence.case, Further) for r in self.records) < EXPLAINED:
             self.records.append(Record(found, results))
 
     def _judge_results(self, candidate: Vjp | None, found: Evidence, results: tuple[Any, ...]) -> None:
@@ -335,7 +335,7 @@ class _Comparison:
             self.repeated = True  # once is enough
             self._take_in(call_again(candidate, self.rule, case, called.results), case)
         shapes = tuple(x.shape for x in (*case.inputs, case.dy))
-        small = not isinstance(case, Sized) or sum(map(torch.Size.numel, shapes)) <= FILLED
+        small = not isinstance(case, Further) or sum(map(torch.Size.numel, shapes)) <= FILLED
         if called.results is not None and small and shapes not in self.filled:  # what is written depends on sizes alone
             self.filled.add(shapes)
             for argument, text in call_filled(candidate, self.rule, case, called.results).items():
@@ -409,7 +409,7 @@ class _Comparison:
         assert allowance is not None
         if not expected.numel():
             return
-        if isinstance(found.case, Sized) and bool(((got.cpu().double() - expected).abs() <= allowance).all()):
+        if isinstance(found.case, Further) and bool(((got.cpu().double() - expected).abs() <= allowance).all()):
             return  # there are many of these, and what is right tells nothing more
         if found.row is not None and torch.equal(got, got[:1].expand_as(got)):
             if self._row_is_right(argument, found.row, got[0]):
@@ -468,7 +468,7 @@ class _Comparison:
 
     def _expects(self, argument: str, found: Evidence) -> None:
         """Note what was due, for the question whether anything was tested, which small cases answer."""
-        if isinstance(found.case, Sized):
+        if isinstance(found.case, Further):
             return
         expected, allowance = (values[self.arguments.index(argument)] for values in (found.expected, found.allowance))
         assert expected is not None

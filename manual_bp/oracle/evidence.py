@@ -21,7 +21,7 @@ from torch import Tensor
 
 from manual_bp.arithmetic.bounded import Contract, Widths, contract_of, widths
 from manual_bp.oracle.candidates import candidate
-from manual_bp.oracle.cases import Case, Sized, WellConditioned, first_block, generated, one_row, repeated
+from manual_bp.oracle.cases import Case, Further, WellConditioned, first_block, generated, one_row, repeated
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.kinks import kinks_of
 from manual_bp.rule import Rule
@@ -140,7 +140,7 @@ class Generated:
         return self._found[position]
 
     def _at(self, case: Case) -> Evidence | str:
-        block = first_block(case) if self.rule.elementwise and isinstance(case, Sized) else None
+        block = first_block(case) if self.rule.elementwise and isinstance(case, Further) else None
         numbers = _numbers(block or case)
         if numbers not in self._kept:
             self._kept[numbers] = evidence(self.rule, block or case, self.contract, self.conventions)

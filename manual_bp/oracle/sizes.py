@@ -63,8 +63,8 @@ def sized(rule: Rule) -> Iterator[Edge]:
     """Lengths at, below and above every block on every axis, and beyond every limit."""
     if rule.elementwise:
         (name,) = rule.axis_names
-        lengths = [(block + off,) for block in BLOCKS for off in OFF] + [(length,) for length in BEYOND]
-        for shape in (*lengths, *MATRICES):
+        vectors = [(block + off,) for block in BLOCKS for off in OFF] + [(length,) for length in BEYOND]
+        for shape in (*vectors, *MATRICES):
             yield Edge(f"{name} = {shape if len(shape) > 1 else shape[0]}", sizes={name: shape})
         return
     names = looped_axes(rule)

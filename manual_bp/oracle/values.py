@@ -17,11 +17,13 @@ from manual_bp.rule import Rule
 # Numbers of ordinary size, 2^-14 to 2^8, get so many values in each octave; approximations and tables go wrong there.
 ORDINARY = range(-14, 9)
 DENSE = 16
+# Where they share sums, so many, each at another position of an axis.
+ALONG = 4
 # With each set of hyperparameters, fewer.
 SPARSE = 3
 # Scales (powers of 2) of the numbers when all are of one sign and far from 0: a running maximum that starts at -9999,
 # -65504, -1e9 or -1e30 is beyond them.  The numbers vary by a fraction, so that even float16 holds them at 2^14.
-SCALES = (0, 14, 17, 40, 110)
+SCALES = (14, 17, 40, 110)
 FRACTION = 1 / 8
 # Hyperparameters that any page may be given: integers where a real number is meant, and integers that are no powers.
 WHOLE = (1, 2)
@@ -45,13 +47,14 @@ def _typed(value: Any) -> tuple[type, Any]:
 
 
 def hyperparameters(rule: Rule) -> Iterator[dict[str, Any]]:
-    """Every usual value by itself, and every pair of those of two hyperparameters."""
+    """Every usual value by itself, and every pair of those of two hyperparameters that are not ordinary."""
     options = usual(rule)
     for name, values in options.items():
         for value in values:
             yield {name: value}
+    unusual = {name: [v for v in values if v != rule.ordinary[name]] for name, values in options.items()}
     for a, b in combinations(options, 2):
-        for first, second in product(options[a], options[b]):
+        for first, second in product(unusual[a], unusual[b]):
             yield {a: first, b: second}
 
 
@@ -63,14 +66,16 @@ def valued(rule: Rule, dtype: torch.dtype) -> Iterator[Edge]:
     for name in _numbers(rule):
         dims = axes.tokens(_annotation(rule, name))
         for dim in range(len(dims) if name != "dy" else min(len(dims), 1)):  # what depends on dy is linear in it
-            if (edge := _over_octaves(rule, name, dim)) is not None:
-                yield edge
+            yield from _over_octaves(rule, name, dim)
     first = next(iter(rule.inputs))
+    ordinary = rule.inputs[first].draw
+    for sign, word in ((-1, "negative"), (1, "positive")):
+        drawn = _of_one_sign(ordinary, sign)
+        yield from _over_octaves(rule, first, 0, drawn, f"every {first} {word},")
     for exponent in SCALES:
         if 2.0**exponent < torch.finfo(dtype).max:
-            drawn = _of_one_sign(rule.inputs[first].draw, -(2.0**exponent))
+            drawn = _of_one_sign(ordinary, -(2.0**exponent))
             yield Edge(f"every {first} negative, near {-(2.0**exponent):g}", {first: drawn})
-    yield Edge(f"every {first} positive", {first: _of_one_sign(rule.inputs[first].draw, 1.0)})
 
 
 def named(given: dict[str, Any]) -> str:
@@ -93,20 +98,21 @@ def _of_one_sign(draw: Draw, scale: float) -> Draw:
     return drawn
 
 
-def _over_octaves(rule: Rule, name: str, dim: int) -> Edge | None:
+def _over_octaves(rule: Rule, name: str, dim: int, draw: Draw | None = None, words: str = "") -> Iterator[Edge]:
     """One input (or dy) times a power of 2, another one at each position of one of its axes."""
-    token = axes.tokens(_annotation(rule, name))[dim]
-    axis = next((factor for factor in axes.factors(token) if factor in rule.axis_names), None)
+    tokens = axes.tokens(_annotation(rule, name))
+    axis = next((f for token in tokens[dim : dim + 1] for f in axes.factors(token) if f in rule.axis_names), None)
     if axis is None:
-        return None
-    ordinary = _normal if name == "dy" else rule.inputs[name].draw
+        return
+    ordinary = draw or (_normal if name == "dy" else rule.inputs[name].draw)
 
     def drawn(shape: Shape, generator: torch.Generator) -> Tensor:
         exponents = torch.arange(shape[dim]) * len(ORDINARY) // shape[dim] + ORDINARY[0]
         return ordinary(shape, generator) * torch.exp2(exponents.double()).reshape(-1, *(1,) * (len(shape) - dim - 1))
 
     lists = {other: (2,) for other, variadic in rule.axis_names.items() if variadic}  # so that a token is one axis
-    return Edge(f"{name} over octaves along {axis}", {name: drawn}, {**lists, axis: (len(ORDINARY),)})
+    sizes = {**lists, axis: (ALONG * len(ORDINARY),)}
+    yield Edge(f"{words or name} over octaves along {axis}", {name: drawn}, sizes)
 
 
 def _normal(shape: Shape, generator: torch.Generator) -> Tensor:

@@ -48,6 +48,7 @@ def backward(residuals: Residuals, dy: Float[Tensor, "*shape"]) -> tuple[Float[T
 
 
 INPUTS = {"x": Input(normal())}
+USUAL = {"alpha": (0.1, 0.5, 1.6733)}
 
 EDGES = (
     Edge("kink", {"x": [0.0, -0.0], "alpha": 2.0}),

@@ -39,6 +39,7 @@ def backward(residuals: Residuals, dy: Float[Tensor, "*shape"]) -> tuple[Float[T
 
 
 INPUTS = {"x": Input(normal())}
+USUAL = {"negative_slope": (0.1, 0.2, 1e-3)}
 
 EDGES = (
     Edge("kink", {"x": [0.0, -0.0]}),

@@ -49,6 +49,7 @@ def backward(residuals: Residuals, dy: Float[Tensor, "*batch units"]) -> tuple[F
 
 INPUTS = {"x": Input(normal())}
 HYPER = {"pieces": 3}
+USUAL = {"pieces": (2, 4, 5)}
 
 EDGES = (
     Edge("tie", {"x": [[1.0, 1.0, 0.0, 2.0, 0.0, 2.0, 3.0, 3.0, 3.0]]}),

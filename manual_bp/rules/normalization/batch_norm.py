@@ -102,6 +102,7 @@ INPUTS = {
     "weight": Input(normal(mean=1.0, std=0.5)),
     "bias": Input(normal()),
 }
+USUAL = {"eps": (1e-3, 1e-6)}
 
 EDGES = (
     Edge("features only", sizes={"space": ()}),

@@ -71,6 +71,7 @@ INPUTS = {
     "running_mean": Input(normal(mean=0.5, std=0.3), cotangent=False),
     "running_var": Input(uniform(0.5, 2.5), cotangent=False),
 }
+USUAL = {"eps": (1e-3, 1e-6)}
 
 EDGES = (
     Edge("features only", sizes={"space": ()}),

@@ -55,6 +55,7 @@ def _scaled(x: Tensor, p: float) -> Tensor:
 
 INPUTS = {"x": Input(normal()), "mask": Input(coin(0.75), cotangent=False)}
 HYPER = {"p": 0.25}
+USUAL = {"p": (0.1, 0.2, 0.3, 0.75)}
 
 EDGES = (
     Edge("nothing dropped by p", {"p": 0.0}),

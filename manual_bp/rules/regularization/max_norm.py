@@ -67,6 +67,7 @@ def terms(residuals: Residuals, dy: Tensor) -> dict[str, dict[str, Tensor]]:
 
 INPUTS = {"weight": Input(normal())}
 HYPER = {"limit": 1.5}
+USUAL = {"limit": (3.0, 4.0)}
 
 EDGES = (
     Edge("every row too long", {"limit": 0.01}),
