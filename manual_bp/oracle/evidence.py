@@ -95,7 +95,7 @@ def evidence(rule: Rule, case: Case, contract: Contract, conventions: Convention
             twin = [part and (part[0].nan_to_num(), torch.full_like(part[1], torch.inf)) for part in twin]
         parts = [_prefer(c, t) for c, t in zip(certified or [None] * len(twin), twin, strict=True)]
     expected, own, kinks = zip(*(part or (None, None, None) for part in parts), strict=True)
-    if certified is None:
+    if certified is None and conventions != OUR_CONVENTIONS:  # else nothing depends on them until something is wrong
         kinks = _kinks(rule, case) or kinks
     allowance = tuple(
         None if w is None or o is None else w + o for w, o in zip((width.y, *width.grads), own, strict=True)

@@ -8,7 +8,7 @@ often another program for another dtype.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,8 +20,8 @@ from manual_bp.inputs import Mistake
 from manual_bp.oracle.calling import call, is_dense
 from manual_bp.oracle.cases import Case
 from manual_bp.oracle.conventions import Conventions
-from manual_bp.oracle.evidence import Evidence, Values, certified_module
-from manual_bp.oracle.kinks import is_subgradient
+from manual_bp.oracle.evidence import CERTIFIED_ELEMENTS, Evidence, Values, certified_module
+from manual_bp.oracle.kinks import is_subgradient, kinks_of
 from manual_bp.oracle.lost_digits import PER_OPERATION, ROUNDINGS, lost_digits, reach_of
 from manual_bp.oracle.variation import in_precision
 from manual_bp.rule import Rule, Vjp
@@ -77,6 +77,7 @@ class Kinds:
         candidate: None for recorded results, else called again.  position: 0 for y, from 1 on the inputs.  got, grads:
         what it returned there, and all its cotangents.  beyond: the elements that are wrong.
         """
+        found = self._with_kinks(found)
         case, expected, kinks = found.case, found.expected[position], found.kinks[position]
         assert expected is not None
         assert kinks is not None
@@ -233,6 +234,16 @@ class Kinds:
         if position == 0 or kinks is None or not bool(beyond.any()) or not bool(kinks[beyond].all()):
             return False
         return self.conventions.any_subgradient(self.rule) and self.is_subgradient(found, grads)
+
+    def _with_kinks(self, found: Evidence) -> Evidence:
+        """The evidence with its kinks: where nothing was declared, those of a large case are not known before they are
+        asked for."""
+        balls = certified_module()
+        large = sum(x.numel() for x in found.case.inputs) > CERTIFIED_ELEMENTS
+        if balls is None or not large or any(bool(mask.any()) for mask in found.kinks if mask is not None):
+            return found
+        kinks = self._kept("kinks", found.case, lambda: kinks_of(self.rule, found.case, balls) or found.kinks)
+        return replace(found, kinks=kinks)
 
     def is_subgradient(self, found: Evidence, grads: Sequence[Any]) -> bool:
         """Whether the cotangents are a subgradient at the case, as far as that can be certified."""

@@ -1,8 +1,10 @@
 """Kinks and ties of cases that are too large to be certified whole.
 
-Where every input and y begin with the same list of axes, `*batch` say, each row stands for itself.  So only rows in
-which a kink or tie can be are certified: of an element-wise rule those elements at which the slopes of forward to the
-left and to the right differ, of any other those rows in which a number stands twice.
+Many rules work row by row: where every input and y begin with the same list of axes (`*batch`), what stands behind it
+is a row, and where y has one axis more (`units`) of which the input's last axis is a multiple (`units*pieces`), each of
+its pieces is one.  Whether that is so is tried: forward of the rows must be the rows of forward.  Then only rows in
+which there can be a kink or tie are certified: of an element-wise rule those elements at which the slopes of forward to
+the left and to the right differ, of any other those rows in which a number stands twice.
 """
 
 from __future__ import annotations
@@ -30,17 +32,16 @@ CHANGE = 2.0**-18
 
 
 def kinks_of(rule: Rule, case: Case, certified: ModuleType) -> Values | None:
-    """Where no derivative exists, of y and each input; None if that cannot be told row by row."""
-    lengths = _row_axes(rule)
-    if lengths is None:
+    """Where no derivative exists, of y and each input; None if the rule does not work row by row."""
+    rows = _rows(rule, case)
+    if rows is None:
         return None
-    rows = _rows(case, lengths)
-    suspects = _suspects(rule, rows)
     masks: list[Tensor | None] = [torch.zeros(case.dy.shape, dtype=torch.bool)]
     masks += [
         torch.zeros(x.shape, dtype=torch.bool) if spec.cotangent else None
         for x, spec in zip(case.inputs, rule.inputs.values(), strict=True)
     ]
+    suspects = _suspects(rule, rows)
     if not len(suspects):
         return tuple(masks)
     flat = [None if m is None else m.view(len(rows.dy), -1) for m in masks]
@@ -55,22 +56,17 @@ def kinks_of(rule: Rule, case: Case, certified: ModuleType) -> Values | None:
 
 
 def is_subgradient(rule: Rule, case: Case, kinks: Values, grads: Values, certified: ModuleType) -> bool:
-    """Whether the cotangents are a subgradient in the rows that have a kink.  Raises nothing where that is not known:
-    then it is False."""
-    lengths = _row_axes(rule)
-    if lengths is None:
-        whole = [None if g is None else g.detach().cpu() for g in grads]
-        return bool(certified.is_subgradient(rule, *_on_cpu(case), tuple(whole), **case.hyper).passed)
-    rows = _rows(case, lengths)
+    """Whether the cotangents are a subgradient where there are kinks; False where there are too many to certify."""
+    rows = _rows(rule, case)
+    if rows is None:
+        whole = tuple(None if g is None else g.detach().cpu() for g in grads)
+        return bool(certified.is_subgradient(rule, *_on_cpu(case), whole, **case.hyper).passed)
     count = len(rows.dy)
     marked = [m.reshape(count, -1).any(1) for m in kinks[1:] if m is not None]
     chosen_rows = torch.stack(marked).any(0).nonzero().flatten()
-    own = [
-        None if g is None else g.detach().cpu().reshape(count, *x.shape[1:])
-        for g, x in zip(grads, rows.inputs, strict=True)
-    ]
     if len(chosen_rows) > MOST:
         return False
+    own = [None if g is None else g.detach().cpu().reshape(x.shape) for g, x in zip(grads, rows.inputs, strict=True)]
     for chosen in torch.split(chosen_rows, _at_once(rows)):
         part = _part(rows, chosen)
         few = tuple(None if g is None else g[chosen] for g in own)
@@ -79,24 +75,41 @@ def is_subgradient(rule: Rule, case: Case, kinks: Values, grads: Values, certifi
     return True
 
 
-def _row_axes(rule: Rule) -> tuple[int, ...] | None:
-    """How many axes a row has, of each input and of y; None if rows do not stand for themselves."""
+def _rows(rule: Rule, case: Case) -> Case | None:
+    """The case as rows that stand for themselves, along one first axis; None if it is not so, or a row is long."""
     every = [axes.tokens(rule.annotations[name]) for name in rule.inputs] + [axes.tokens(rule.y_annotation)]
     first = {tokens[0] if tokens else "" for tokens in every}
-    if len(first) > 1 or not first.pop().startswith("*"):
+    if len(first) > 1 or not first.pop().startswith("*") or not case.dy.numel():
         return None
-    return tuple(len(tokens) - 1 for tokens in every)
+    inputs, dy = _on_cpu(case)
+    lengths = [len(tokens) - 1 for tokens in every]
+    shapes = [x.shape[x.ndim - n :] for x, n in zip((*inputs, dy), lengths, strict=True)]
+    units = dy.shape[-1] if lengths[-1] == 1 else 1
+    for pieces in dict.fromkeys((units, 1)):
+        if any(n != 1 or shape[-1] % pieces for n, shape in zip(lengths, shapes, strict=True)) and pieces > 1:
+            continue
+        cut = [(*shape[:-1], shape[-1] // pieces) if shape else () for shape in shapes]
+        flat = [x.reshape(-1, *shape) for x, shape in zip((*inputs, dy), cut, strict=True)]
+        rows = replace(case, inputs=tuple(flat[:-1]), dy=flat[-1])
+        if sum(x[:1].numel() for x in rows.inputs) <= AT_ONCE and _are_alone(rule, case, rows):
+            return rows
+    return None
+
+
+def _are_alone(rule: Rule, case: Case, rows: Case) -> bool:
+    """Whether forward of the rows is the rows of forward, and of some of them those alone."""
+    whole, of_rows, of_some = (
+        rule.forward(*c.inputs, **c.hyper)[0].reshape(-1)
+        for c in (case, rows, _part(rows, torch.arange(0, len(rows.dy), 2)))
+    )
+    some = of_rows.reshape(rows.dy.shape)[::2].reshape(-1)
+    return torch.equal(whole.cpu().nan_to_num(), of_rows.nan_to_num()) and torch.equal(
+        some.nan_to_num(), of_some.nan_to_num()
+    )
 
 
 def _on_cpu(case: Case) -> tuple[tuple[Tensor, ...], Tensor]:
     return tuple(x.detach().cpu() for x in case.inputs), case.dy.detach().cpu()
-
-
-def _rows(case: Case, lengths: tuple[int, ...]) -> Case:
-    """The case with one axis of rows in place of all."""
-    inputs, dy = _on_cpu(case)
-    flat = [x.reshape(-1, *x.shape[x.ndim - n :]) for x, n in zip((*inputs, dy), lengths, strict=True)]
-    return replace(case, inputs=tuple(flat[:-1]), dy=flat[-1])
 
 
 def _part(rows: Case, chosen: Tensor) -> Case:
@@ -111,8 +124,6 @@ def _at_once(rows: Case) -> int:
 def _suspects(rule: Rule, rows: Case) -> Tensor:
     """The rows in which there may be a kink or tie; none with numbers that are not finite: they cannot be certified."""
     numbers = [x.double() for name, x in zip(rule.inputs, rows.inputs, strict=True) if rule.is_number(name)]
-    if not rows.dy.numel():
-        return torch.zeros(0, dtype=torch.long)
     finite = torch.stack([x.reshape(len(x), -1).isfinite().all(1) for x in numbers]).all(0)
     if rule.elementwise:
 

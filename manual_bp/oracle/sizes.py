@@ -39,9 +39,9 @@ ONE = (1,)
 LISTS: tuple[tuple[int, ...], ...] = ((), (2,))
 # Matrices for element-wise rules, which have one list of axes.
 MATRICES = ((31, 32), (256, 257), (5, 1024), (1024, 3))
-# From this length on an axis is light, and has so many heavy numbers.  The square of a light one is still 16 roundings of
-# the sum of the squares of the heavy ones in float32: a sum whose terms round to nothing is off by more than any bound on
-# random roundings allows, torch's own variance first.
+# From this length on an axis is light, and has so many heavy numbers.  The square of a light one is still 16 roundings
+# of the sum of the squares of the heavy ones in float32: a sum whose terms round to nothing is off by more than any
+# bound on random roundings allows, torch's own variance first.
 LONG = 500
 HEAVY = 64
 LIGHT = 2.0**-6
