@@ -25,6 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from manual_bp import axes
+from manual_bp.pages import check_page
 
 if TYPE_CHECKING:
     from manual_bp.inputs import Edge, Input, Mistake
@@ -60,9 +61,11 @@ class Rule:
     """
 
     def __init__(self, name: str, page: ModuleType) -> None:
+        """Raises ValueError, with what to write, if the page lacks a part."""
+        check_page(name, page)
         self.name = name
         self.page = page
-        self.chapter = page.__name__.split(".")[-2]
+        *_, self.chapter, _ = ("", *page.__name__.split("."))
         parameters = inspect.signature(page.forward).parameters.values()
         self.inputs: dict[str, Input] = {
             p.name: page.INPUTS[p.name] for p in parameters if p.kind is not p.KEYWORD_ONLY

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import errno
+import importlib
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import get_args
 
 import pytest
+import torch
+import typer
+from rich.table import Table
 from typer.testing import CliRunner
 
 import manual_bp as bp
-from manual_bp.cli import app
+from manual_bp.__main__ import interrupt
+from manual_bp.cli import app, shared
+from manual_bp.cli.lockstep import MODELS
+from manual_bp.rule import DTYPES
 
 
 def run(*arguments):
@@ -28,6 +39,16 @@ def test_verify_some_rules(tmp_path):
     }
     assert found["mistakes_rejected"] == found["mistakes"] > 0
     assert "agrees" in result.output
+    (line,) = (line for line in result.output.splitlines() if "elu, float32: dx" in line)
+    assert line.startswith("4e5 from torch, 4e5 torch: ")  # the numbers of both tables
+    assert "case 'large alpha', x = -103" in line
+    assert "torch loses 5.6 of its 6.9 decimal digits, the page keeps them" in line
+
+
+def test_verify_in_two_processes():
+    result = run("verify", "relu", "tanh", "--dtype", "float64", "--jobs", 2)
+    assert result.exit_code == 0, result.output
+    assert all(f" {rule} " in result.output for rule in ("relu", "tanh"))
 
 
 def test_verify_names_the_broken_rule(monkeypatch):
@@ -59,6 +80,97 @@ def test_lockstep_names_the_layer(monkeypatch):
         "first disagreement in step 1 at linear3: the backward of linear is wrong by itself: wrong: dweight"
         in " ".join(result.output.split())
     )
+
+
+def test_version():
+    result = run("--version")
+    assert result.exit_code == 0
+    assert result.output.startswith(f"manual-bp {bp.__version__} (")
+
+
+def test_completion_knows_what_there_is():
+    assert shared.rule_names("") == list(bp.RULES)
+    assert shared.rule_names("batch") == ["batch_norm", "batch_norm_inference"]
+    assert [getattr(torch, name) for name in shared.DTYPES] == list(DTYPES)
+    (option,) = (o for o in get_args(shared.ModelName) if hasattr(o, "autocompletion"))
+    assert set(option.autocompletion("")) == {"all", *MODELS}
+    assert option.autocompletion("m") == ["mlp"]
+
+
+@pytest.mark.parametrize(("passed", "status"), [(True, 2), (False, 1)])
+def test_a_file_that_cannot_be_written_is_said(passed, status, capsys):
+    with pytest.raises(typer.Exit) as end:
+        shared.write_json(Path("/dev/full"), "check", passed, {})
+    assert end.value.exit_code == status
+    assert "--json '/dev/full' cannot be written: No space left on device" in capsys.readouterr().err
+
+
+def test_the_verdict_is_printed_before_its_file_is_written():
+    result = run("verify", "relu", "--dtype", "float64", "--json", "/dev/full")
+    assert result.exit_code == 2
+    assert result.output.index("all holds") < result.output.index("cannot be written")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "the output cannot be written: No space left on device"),
+    ],
+)
+def test_ends_in_words(monkeypatch, error, status, words):
+    def raises(*_):
+        raise error
+
+    monkeypatch.setattr(importlib.import_module("manual_bp.cli.rules"), "_print_page", raises)
+    result = run("rules", "elu")
+    assert result.exit_code == status
+    assert words in result.output
+    assert isinstance(result.exception, SystemExit)
+
+
+def test_interrupt_in_the_middle_of_an_import(monkeypatch, capfd):
+    """Python would go on to import, and raise whatever a half module leads to."""
+
+    def ends(status):
+        raise SystemExit(status)
+
+    monkeypatch.setattr("os._exit", ends)
+    importing = compile("interrupt(2, sys._getframe())", "<frozen importlib._bootstrap>", "eval")
+    with pytest.raises(SystemExit) as end:
+        eval(importing, {"interrupt": interrupt, "sys": sys})
+    assert end.value.code == 130
+    assert capfd.readouterr().err == "interrupted\n"
+    with pytest.raises(KeyboardInterrupt):
+        interrupt(2, None)
+
+
+def test_nobody_reads_on(monkeypatch):
+    """`| head` closes the pipe; the command goes on to its files and its exit status."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    with os.fdopen(writes, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        monkeypatch.setattr(shared.out, "quiet", False)
+        shared.out.print("a line")
+        shared.out.print("another")
+        assert shared.out.quiet
+
+
+@pytest.mark.parametrize("columns", ["20", "100", None])
+def test_a_table_in_a_pipe_is_whole(monkeypatch, capsys, columns):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns:
+        monkeypatch.setenv("COLUMNS", columns)
+    address = "https://example.org/" + "a" * 150
+    table = Table("mistake", "seen", "what is said of it")
+    table.add_row("forgotten", address, "several words " * 20)
+    shared.print_table(table)
+    printed = capsys.readouterr().out
+    assert address in printed
+    assert printed.split().count("several") == 20
+    assert "forgotten" in printed
+    assert "…" not in printed
 
 
 def test_rules():
@@ -95,9 +207,9 @@ def test_bad_usage_is_status_2(arguments, message):
     assert message in " ".join(result.output.split())
 
 
-def test_script_is_installed_and_silent_without_a_terminal():
+def test_module_runs_and_is_silent_without_a_terminal():
     done = subprocess.run(
-        [sys.executable, "-m", "manual_bp.cli", "verify", "relu", "--dtype", "float32"], capture_output=True, text=True
+        [sys.executable, "-m", "manual_bp", "verify", "relu", "--dtype", "float32"], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

@@ -6,12 +6,16 @@ import inspect
 import pkgutil
 import sys
 import textwrap
+import types
 
 import pytest
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 import manual_bp as bp
-from manual_bp.rule import Rules, UnknownRuleError
+from manual_bp.pages import PARTS
+from manual_bp.rule import Rule, Rules, UnknownRuleError
 
 
 def test_page_tells_its_mathematics(rule):
@@ -86,6 +90,53 @@ def test_a_page_dropped_in_is_found(tmp_path, monkeypatch):
     _, (dx,) = rules["square"].vjp((torch.tensor([3.0]),), torch.tensor([1.0]))
     assert dx.item() == 6
     assert "torch" in sys.modules
+
+
+def page_without(part, **changes):
+    """elu's page without one of its parts, or with others, as a module of somebody's own."""
+    page = types.ModuleType("mine", bp.elu.page.__doc__)
+    page.__dict__.update({name: value for name, value in vars(bp.elu.page).items() if not name.startswith("__")})
+    page.__dict__.update(changes)
+    page.__dict__.pop(part, None)
+    return page
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_page_without_a_part_says_what_to_write(part):
+    with pytest.raises(ValueError, match=rf"the page of 'mine' \(mine\) must hold {part}\. Write ") as error:
+        Rule("mine", page_without(part))
+    assert PARTS[part] in str(error.value)
+
+
+def unannotated(x, *, alpha=1.0):
+    return bp.elu.page.forward(x, alpha=alpha)
+
+
+def pieceless(x: Float[Tensor, "*shape"], *, pieces: int) -> tuple[Float[Tensor, "*shape"], bp.elu.page.Residuals]:
+    raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"forward": 1}, "must hold a function forward; came a int"),
+        ({"Residuals": dict}, "must hold a NamedTuple Residuals; came <class 'dict'>"),
+        ({"EDGES": [1]}, r"must hold EDGES, a tuple of Edge; came \[1\]"),
+        ({"MISTAKES": None}, "must hold MISTAKES, a tuple of Mistake; came None"),
+        ({"INPUTS": {}}, r'must name every input of forward in INPUTS; x is missing\. Write {"x": Input\(\)}'),
+        ({"INPUTS": {"x": "normal"}}, "must hold INPUTS, a mapping of names to Input"),
+        ({"forward": unannotated}, "must annotate every parameter of forward; x, alpha is bare"),
+        ({"forward": pieceless}, r'must give pieces an ordinary value, for its cases\. Write HYPER = {"pieces": 2}'),
+        ({"backward": lambda residuals, dy: (dy,)}, "must have a backward whose dy is annotated"),
+    ],
+)
+def test_a_page_with_a_part_of_another_kind(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Rule("mine", page_without("", **changes))
+
+
+def test_a_module_of_ones_own_is_a_rule():
+    assert Rule("mine", page_without("")).chapter == ""
 
 
 def test_unknown_rule_is_named_with_the_nearest():

@@ -6,7 +6,29 @@ import pytest
 import torch
 
 import manual_bp as bp
-from manual_bp.verification import verify_rules
+from manual_bp.oracle.cases import generated
+from manual_bp.verification import parts_of, verify_rules
+
+
+def test_progress_and_the_places_of_the_largest_differences():
+    ticks = []
+    (found,) = verify_rules(["sigmoid"], [torch.float32], progress=lambda: ticks.append(1))
+    assert len(ticks) == parts_of(bp.sigmoid, torch.float32) > len(bp.sigmoid.mistakes)
+    place = found.torch_truth.where["backward"]
+    assert place.their_ulps == found.torch_truth.backward
+    assert place.page_ulps < 1
+    x = torch.tensor(place.inputs["x"], dtype=torch.float64)
+    case = next(c for c in generated(bp.sigmoid, torch.float32, "cpu") if c.name == place.case)
+    assert float(case.inputs[0][place.index]) == float(x)
+    due = float(case.dy[place.index].double() * torch.sigmoid(x) * torch.sigmoid(-x))
+    assert place.due == pytest.approx(due, rel=1e-9)
+    assert "torch loses all of its 6.9 decimal digits, the page keeps them" in str(place)
+
+
+def test_where_0_is_due_torchs_noise_is_no_measure():
+    """A difference is in ulp of what is due: of torch's own rounding errors around 0 it would be any number."""
+    found = verdict("max_norm")
+    assert found.against_torch.backward < 100
 
 
 def verdict(rule, dtype=torch.float64):

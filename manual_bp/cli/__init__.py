@@ -1,16 +1,22 @@
-"""`manual-bp`: the command line.  Exit status: 0 all holds, 1 something is wrong (said in full), 2 bad usage."""
+"""`manual-bp`: the command line.
+
+Exit status: 0 all holds, 1 something is wrong (said in full), 2 bad usage or a file that cannot be written, 130 Ctrl-C.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 # First, as it says what to install where typer is missing.
-from manual_bp.cli import shared  # noqa: F401  isort: skip
+from manual_bp.cli import shared  # isort: skip
 
 import typer
 
+import manual_bp
+from manual_bp.__main__ import INTERRUPTED
 from manual_bp.cli.bench import bench
 from manual_bp.cli.check import check
 from manual_bp.cli.lockstep import lockstep
@@ -18,7 +24,7 @@ from manual_bp.cli.rules import list_rules
 from manual_bp.cli.train import train
 from manual_bp.cli.verify import verify
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(cls=shared.Commands, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 app.command()(verify)
 app.command()(lockstep)
 app.command()(train)
@@ -27,6 +33,37 @@ app.command()(bench)
 app.command("rules")(list_rules)
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        found = shared.versions()
+        about = f"Python {found['python']}, torch {found['torch']}"
+        shared.out.print(f"manual-bp {manual_bp.__version__} ({about})", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and end.")
+    ] = False,
+) -> None:
+    # No docstring: it would replace the help text of the command line.
+    del version
+
+
 def main(run: Callable[[], Any] = app) -> None:
-    """The entry point of the script `manual-bp`."""
-    sys.exit(run())
+    """The command line as a process of its own."""
+    for stream in (sys.stdout, sys.stderr):
+        # A name may hold bytes that are no UTF-8, and a terminal may know neither δ nor ≤: shown as escapes.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        sys.exit(run())
+    except SystemExit as end:
+        if end.code != INTERRUPTED:
+            raise
+        # Python ends itself by the signal, with another status, if the interrupt met a text that was being executed
+        # (a dataclass is made of one); and ended processes need not be waited for.
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(INTERRUPTED)

@@ -1,3 +1,6 @@
+"""`python -m manual_bp.cli`: the same as `python -m manual_bp`."""
+
 from manual_bp.cli import main
 
-main()
+if __name__ == "__main__":
+    main()

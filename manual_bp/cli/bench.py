@@ -7,22 +7,30 @@ runs pytest on them in a process of its own, so it needs the repository; from a 
 from __future__ import annotations
 
 import importlib.util
+import os
+import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from manual_bp.cli.shared import Device, Json, check_device, check_writable, usage
+from manual_bp.__main__ import INTERRUPTED
+from manual_bp.cli.shared import Device, Json, check_device, check_writable, complain, one_of, usage, write
 
+PYTEST_INTERRUPTED = 2
 GROUPS = ("steps", "rules", "memory", "scaling", "checker")
 
 
 def bench(
     device: Device = "cpu",
     json_file: Json = None,
-    only: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(GROUPS)}; may be repeated.")] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help=f"One of {', '.join(GROUPS)}; may be repeated.", autocompletion=one_of(*GROUPS)),
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="The small problems only, and fewer rounds.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="torch's threads; by default as many as it takes.")] = None,
 ) -> None:
@@ -52,10 +60,38 @@ def bench(
     command += [str(Path("benchmarks") / f"test_{group}.py") for group in groups]
     command += ["--quick"] if quick else []
     command += ["--threads", str(threads)] if threads else []
-    command += ["--benchmark-json", str(json_file.resolve())] if json_file else []
-    status = subprocess.run(command, cwd=root).returncode
+    written = True
+    with tempfile.TemporaryDirectory() as folder:
+        # Written where it was asked for when all is measured: an interrupted run leaves an older file as it is.
+        measured = Path(folder) / "measured.json"
+        command += ["--benchmark-json", str(measured)] if json_file else []
+        status = _run(command, root)
+        if json_file:
+            document = measured.read_text(encoding="utf-8") if measured.exists() else ""
+            if document:
+                written = write(json_file, document, "--json")
+            else:
+                complain(f"nothing was measured, so that {str(json_file)!r} is not written.")
+                written = False
+    if status == PYTEST_INTERRUPTED:
+        raise typer.Exit(INTERRUPTED)
     if status:
         raise typer.Exit(1)
+    if not written:
+        raise typer.Exit(2)
+
+
+def _run(command: list[str], root: Path) -> int:
+    """The exit status of a command in a session of its own.  Ctrl-C ends it, and with it all that it has started."""
+    with subprocess.Popen(command, cwd=root, start_new_session=True) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            if hasattr(os, "killpg"):
+                os.killpg(process.pid, signal.SIGTERM)
+            else:
+                process.terminate()
+            raise
 
 
 def checkout() -> Path:

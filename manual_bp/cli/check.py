@@ -9,15 +9,28 @@ from typing import Annotated
 
 import typer
 
-from manual_bp.cli.shared import Device, Json, check_device, check_writable, chosen_dtypes, out, usage, write_json
+from manual_bp.cli.shared import (
+    DTYPES,
+    Device,
+    Json,
+    check_device,
+    check_writable,
+    chosen_dtypes,
+    one_of,
+    out,
+    rule_names,
+    usage,
+    write,
+    write_json,
+)
 
 
 def check(
     target: Annotated[
         str, typer.Argument(metavar="MODULE:CALLABLE", help="Your vjp(inputs, dy, **hyper) -> (y, grads).")
     ],
-    against: Annotated[str, typer.Option(help="The rule that it should be.")],
-    dtype: Annotated[str, typer.Option(help="float64, float32, bfloat16 or float16.")] = "float32",
+    against: Annotated[str, typer.Option(help="The rule that it should be.", autocompletion=rule_names)],
+    dtype: Annotated[str, typer.Option(help=f"{', '.join(DTYPES)}.", autocompletion=one_of(*DTYPES))] = "float32",
     device: Device = "cpu",
     strict: Annotated[bool, typer.Option("--strict", help="Notes are mismatches.")] = False,
     json_file: Json = None,
@@ -48,10 +61,14 @@ def check(
     if isinstance(candidate, Isolated) and (printed := candidate.printed().rstrip()):
         out.print(f"The candidate printed:\n{printed}\n", markup=False, highlight=False)
     out.print(str(report), markup=False, highlight=False)
+    written = True
     if html_file is not None:
         from manual_bp.oracle.html import to_html
 
-        html_file.write_text(to_html(report, against, candidate, title=target, options={"strict": strict}))
+        page = to_html(report, against, candidate, title=target, options={"strict": strict})
+        written = write(html_file, page, "--html")
     write_json(json_file, "check", report.passed, {"report": json.loads(report.to_json())})
     if not report.passed:
         raise typer.Exit(1)
+    if not written:
+        raise typer.Exit(2)

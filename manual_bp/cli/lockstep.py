@@ -18,8 +18,10 @@ from manual_bp.cli.shared import (
     check_writable,
     chosen_dtypes,
     notices,
+    one_of,
     one_thread,
     out,
+    print_table,
     print_verdict,
     shown,
     usage,
@@ -103,7 +105,7 @@ def print_lockstep(name: str, report: LockstepReport) -> None:
             style="bold red" if row.error_over_allowance > 1 else None,
         )
         layer = row.layer
-    out.print(table)
+    print_table(table)
     if any(row.rule == "batch_norm" for row in report.rows):
         out.print("a bias before batch norm has the gradient 0: what stands there, and its ulps, is rounding error")
     alone = max((row.error_over_allowance for row in report.rows if row.quantity.endswith("alone")), default=0.0)
@@ -123,7 +125,9 @@ def lockstep(
     model: ModelName = "all",
     data: Data = "digits",
     steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 50,
-    dtype: Annotated[str, typer.Option(help="float64 or float32.")] = "float32",
+    dtype: Annotated[
+        str, typer.Option(help="float64 or float32.", autocompletion=one_of("float64", "float32"))
+    ] = "float32",
     device: Device = "cpu",
     json_file: Json = None,
 ) -> None:
@@ -145,5 +149,7 @@ def lockstep(
         reports.append(lockstep_of(name, data, steps, dtype, device, progress))
         print_lockstep(name, reports[-1])
     passed = all(report.passed for report in reports)
-    write_json(json_file, "lockstep", passed, {"lockstep": [report.to_dict() for report in reports]})
     print_verdict(passed, "")
+    write_json(json_file, "lockstep", passed, {"lockstep": [report.to_dict() for report in reports]})
+    if not passed:
+        raise typer.Exit(1)

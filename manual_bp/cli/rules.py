@@ -8,11 +8,14 @@ from typing import Annotated, Any
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
-from manual_bp.cli.shared import out, usage
+from manual_bp.cli.shared import out, print_table, rule_names, usage
 
 
-def list_rules(rule: Annotated[str | None, typer.Argument(help="One page, rendered.")] = None) -> None:
+def list_rules(
+    rule: Annotated[str | None, typer.Argument(help="One page, rendered.", autocompletion=rule_names)] = None,
+) -> None:
     """The table of rules; or one page."""
     with usage():
         from manual_bp.rule import RULES
@@ -22,11 +25,11 @@ def list_rules(rule: Annotated[str | None, typer.Argument(help="One page, render
             return
         table = Table(box=SIMPLE_HEAD)
         for heading in ("chapter", "rule", "inputs", "hyperparameters", "mistakes"):
-            table.add_column(heading, no_wrap=heading == "rule")
+            table.add_column(heading)
         for name, found in RULES.items():
             hyper = ", ".join(f"{h}={found.defaults[h]}" if h in found.defaults else h for h in found.hyper)
             table.add_row(found.chapter, name, ", ".join(found.inputs), hyper, str(len(found.mistakes)))
-        out.print(table)
+        print_table(table)
 
 
 def _print_page(rule: Any) -> None:
@@ -36,5 +39,5 @@ def _print_page(rule: Any) -> None:
         out.print(inspect.getsource(function).rstrip(), markup=False)
     table = Table("mistake", "forgets", "shows", "seen", title="what goes wrong", box=SIMPLE_HEAD)
     for mistake in rule.mistakes:
-        table.add_row(mistake.name, mistake.forgets, mistake.shows, mistake.seen or "")
-    out.print(table)
+        table.add_row(*(Text(text) for text in (mistake.name, mistake.forgets, mistake.shows, mistake.seen or "")))
+    print_table(table)

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
 
 from manual_bp.cli.shared import notices, out
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from manual_bp.training.checkpoint import Checkpoint
     from manual_bp.training.fit import EpochRecord
     from manual_bp.training.overfitting import Overfitting

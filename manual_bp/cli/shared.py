@@ -1,4 +1,4 @@
-"""What the commands share: options, bad usage, progress, JSON."""
+"""What the commands share: options and their completion, bad usage, output, progress, files."""
 
 from __future__ import annotations
 
@@ -7,15 +7,20 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import manual_bp
+from manual_bp.__main__ import INTERRUPTED
+
 try:
     import typer
-    from rich.console import Console
+    from rich.console import Console, ConsoleDimensions
     from rich.progress import track
+    from rich.table import Table
+    from typer.core import TyperGroup
 except ImportError as error:  # the core does not need them
     raise SystemExit(
         f"manual-bp needs the command line's packages ({error}). Run: pip install 'manual-bp[cli]'"
@@ -24,15 +29,89 @@ except ImportError as error:  # the core does not need them
 SCHEMA = 1
 Item = TypeVar("Item")
 
-# A file or a pipe has no width of its own.
-out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
+# A file or a pipe has no width of its own: its lines are as long as they are, and only its tables are folded.
+WIDE = 10_000
+FOLDED = 120
+
+
+class Output(Console):
+    """A terminal as rich knows it; a file or a pipe without a width, and without complaint if nobody reads it."""
+
+    @property  # type: ignore[misc] # nobody sets the size of an output
+    def size(self) -> ConsoleDimensions:
+        return super().size if self.is_terminal else ConsoleDimensions(WIDE, 25)
+
+    def on_broken_pipe(self) -> None:
+        """Whoever reads has had enough (`| head`).  The command goes on in silence: its verdict is its exit status, and
+        it may have files to write."""
+        self.quiet = True
+        _discard_output()
+
+
+def _discard_output() -> None:
+    """From here on what is printed goes nowhere; else Python complains once more when it ends."""
+    with suppress(OSError):  # what stands for the output in a test has no descriptor
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+out = Output()
 notices = Console(stderr=True)
 
-Dtype = Annotated[str | None, typer.Option(help="float64, float32, bfloat16 or float16; by default all.")]
-Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+
+class Commands(TyperGroup):
+    """All commands, ended in words by Ctrl-C and by an output that cannot be written."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            notices.print("interrupted")
+            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:  # not from `out`, which takes it in silence
+            _discard_output()
+            raise typer.Exit(1) from None
+        except OSError as error:
+            if error.filename is not None:  # about a file, and nobody expected it: the traceback says where
+                raise
+            notices.print(f"error: the output cannot be written: {error.strerror}", style="red", highlight=False)
+            _discard_output()
+            raise typer.Exit(2) from None
+
+
+# ----------------------------------------------------------------------------------------------------------- options
+
+
+def rule_names(incomplete: str) -> list[str]:
+    """The rules that begin so, for the shell's completion: found as files, as it must not wait for torch."""
+    folder = Path(manual_bp.__file__).parent / "rules"
+    names = (path.stem for path in sorted(folder.glob("[!_]*/[!_]*.py")))
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def one_of(*values: str) -> Callable[[str], list[str]]:
+    """Those of the values that begin so, for the shell's completion."""
+
+    def completed(incomplete: str) -> list[str]:
+        return [value for value in values if value.startswith(incomplete)]
+
+    return completed
+
+
+DTYPES = ("float64", "float32", "float16", "bfloat16")
+
+Dtype = Annotated[
+    str | None, typer.Option(help=f"{', '.join(DTYPES)}; by default all.", autocompletion=one_of(*DTYPES))
+]
+Device = Annotated[str, typer.Option(help="cpu or cuda.", autocompletion=one_of("cpu", "cuda"))]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the same as one JSON document.")]
 ModelName = Annotated[
-    str, typer.Option(help="mlp, residual_mlp or notes (sigmoid in every layer); all of them by default.")
+    str,
+    typer.Option(
+        help="mlp, residual_mlp or notes (sigmoid in every layer); all of them by default.",
+        autocompletion=one_of("all", "mlp", "residual_mlp", "notes"),
+    ),
 ]
 Data = Annotated[str, typer.Option(help="digits, or a folder with MNIST-format IDX files.")]
 
@@ -43,13 +122,75 @@ def usage() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        notices.print(f"error: {error}", style="red", markup=False, highlight=False)
+        complain(str(error))
         raise typer.Exit(2) from None
+
+
+def chosen_dtypes(name: str | None) -> list[Any]:
+    """The dtype of that name, or all.  Raises ValueError for another name."""
+    if name is not None and name not in DTYPES:
+        raise ValueError(f"--dtype must be one of {list(DTYPES)}; came {name!r}.")
+    import torch
+
+    return [getattr(torch, dtype) for dtype in DTYPES if name in (None, dtype)]
+
+
+def check_device(name: str) -> None:
+    """Raises ValueError unless torch can use the device."""
+    if name != "cpu" and not name.startswith("cuda"):
+        raise ValueError(f"--device must be cpu or cuda; came {name!r}.")
+    if name != "cpu":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ValueError(f"--device {name} needs a GPU; there is none that torch can use. Leave --device out.")
+
+
+# ------------------------------------------------------------------------------------------------------------ output
+
+
+def print_table(table: Table) -> None:
+    """A table in which nothing is cut off.  On a terminal words that do not fit are folded; in a file or a pipe the
+    table is as wide as its longest words need, so that an address stays in one piece."""
+    for column in table.columns:
+        column.overflow = "fold"
+    if not out.is_terminal:
+        columns = os.environ.get("COLUMNS", "")
+        _narrow(table, int(columns) if columns.isdigit() else FOLDED)
+    out.print(table)
+
+
+def _narrow(table: Table, wanted: int) -> None:
+    """Bring a table down to so many characters, the widest column first, as far as no word has to be broken."""
+    cells = [[out.measure(cell) for cell in (column.header, *column.cells)] for column in table.columns]
+    least = [max(cell.minimum for cell in column) for column in cells]
+    widths = [max(cell.maximum for cell in column) for column in cells]
+    addresses = sum(width for width, shortest in zip(widths, least, strict=True) if width == shortest > wanted // 2)
+    excess = out.measure(table).maximum - wanted - addresses  # they leave the other columns no room
+    while excess > 0 and widths != least:
+        excess -= 1
+        widths[max(range(len(widths)), key=lambda i: widths[i] if widths[i] > least[i] else 0)] -= 1
+    for column, width in zip(table.columns, widths, strict=True):
+        column.width = width
+
+
+def complain(text: str) -> None:
+    """An error, in one line however long."""
+    notices.print(f"error: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 def shown(items: Iterable[Item], description: str, total: int | None = None) -> Iterable[Item]:
     """Progress on a terminal, silence elsewhere."""
     return track(items, description, total=total, console=notices, transient=True, disable=not notices.is_terminal)
+
+
+def print_verdict(passed: bool, addition: str) -> None:
+    """The last line."""
+    words = "all holds" if passed else "something is wrong: see above"
+    out.print(f"{words}{'; ' + addition if addition else ''}", style="bold green" if passed else "bold red")
+
+
+# ------------------------------------------------------------------------------------------------------------- files
 
 
 def versions() -> dict[str, str]:
@@ -64,36 +205,43 @@ def versions() -> dict[str, str]:
 
 
 def check_writable(path: Path | None, option: str = "--json") -> None:
-    """Refuse at once what could not be written after all the work."""
-    if path is not None and (path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK)):
-        raise ValueError(f"{option} must name a file that can be written; came {str(path)!r}.")
+    """Refuse at once what could not be written after all the work.  Raises ValueError that says why."""
+    if path is None:
+        return
+    folder = path.parent
+    if path.is_dir():
+        why = "that is a folder"
+    elif not folder.is_dir():
+        why = f"there is no folder {str(folder)!r}"
+    elif not os.access(path if path.exists() else folder, os.W_OK):
+        why = "writing is not permitted there"
+    else:
+        return
+    raise ValueError(f"{option} must name a file that can be written; came {str(path)!r}: {why}.")
+
+
+def write(path: Path, text: str, option: str) -> bool:
+    """Whether the file could be written.  If not, a sentence says so; what was found has been printed before."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        complain(f"{option} {str(path)!r} cannot be written: {error.strerror or error}. What is printed holds.")
+        return False
+    return True
 
 
 def write_json(path: Path | None, command: str, passed: bool, content: dict[str, Any]) -> None:
-    """One document."""
+    """One document.  If it cannot be written, that is said: exit status 2, or 1 if something is wrong besides."""
     from manual_bp.oracle.report import plain
 
-    if path is not None:
-        document = {"schema": SCHEMA, "command": command, **content, "passed": passed, "versions": versions()}
-        path.write_text(json.dumps(plain(document), indent=1, allow_nan=False) + "\n")
+    if path is None:
+        return
+    document = {"schema": SCHEMA, "command": command, **content, "passed": passed, "versions": versions()}
+    if not write(path, json.dumps(plain(document), indent=1, allow_nan=False) + "\n", "--json"):
+        raise typer.Exit(2 if passed else 1)
 
 
-def chosen_dtypes(name: str | None) -> list[Any]:
-    from manual_bp.rule import DTYPES
-
-    names = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}
-    if name is not None and name not in names:
-        raise ValueError(f"--dtype must be one of {list(names)}; came {name!r}.")
-    return list(names.values()) if name is None else [names[name]]
-
-
-def check_device(name: str) -> None:
-    import torch
-
-    if name != "cpu" and not name.startswith("cuda"):
-        raise ValueError(f"--device must be cpu or cuda; came {name!r}.")
-    if name != "cpu" and not torch.cuda.is_available():
-        raise ValueError(f"--device {name} needs a GPU; there is none that torch can use. Leave --device out.")
+# ---------------------------------------------------------------------------------------------------------- machine
 
 
 def one_thread() -> None:
@@ -106,10 +254,3 @@ def one_thread() -> None:
 def cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def print_verdict(passed: bool, addition: str) -> None:
-    words = "all holds" if passed else "something is wrong: see above"
-    out.print(f"{words}{'; ' + addition if addition else ''}", style="bold green" if passed else "bold red")
-    if not passed:
-        raise typer.Exit(1)

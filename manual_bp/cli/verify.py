@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,41 +18,56 @@ from manual_bp.cli.shared import (
     check_writable,
     chosen_dtypes,
     cores,
-    one_thread,
     out,
+    print_table,
     print_verdict,
-    shown,
+    rule_names,
     usage,
     write_json,
 )
+from manual_bp.cli.tasks import Task, advance, advancing, done, prepare
 
 if TYPE_CHECKING:
-    from manual_bp.verification import RuleVerdict
+    from manual_bp.lockstep import LockstepReport
+    from manual_bp.verification import Against, RuleVerdict
 
 DATA = "digits"
-# Each process has torch in memory, about half a gigabyte; there are 17 tasks.
+# Each process has torch in memory, about half a gigabyte.
 MOST_PROCESSES = 8
-Task = tuple[Callable[..., Any], tuple[Any, ...]]
-"""A function and its arguments, both of which pickle."""
+STEPS, QUICK_STEPS = 50, 5
 
 
 def verify(
-    rules: Annotated[list[str] | None, typer.Argument(help="Rules to judge; all of them by default.")] = None,
+    rules: Annotated[
+        list[str] | None,
+        typer.Argument(help="Rules to judge; all of them by default.", autocompletion=rule_names),
+    ] = None,
     dtype: Dtype = None,
     device: Device = "cpu",
     json_file: Json = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer dtypes and steps.")] = False,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick",
+            help=f"Leaves out bfloat16 and float16 (unless --dtype names one) and {STEPS - QUICK_STEPS} of the {STEPS} "
+            "steps in lockstep; every rule, every case and every mistake is still judged.",
+        ),
+    ] = False,
     jobs: Annotated[
         int, typer.Option(min=0, help="Processes; 0: one per core, or one if rules are named or on a GPU.")
     ] = 0,
 ) -> None:
     """Judge every rule, then train three networks on real data in lockstep with torch."""
+    processes = jobs or (1 if rules or device != "cpu" else min(cores(), MOST_PROCESSES))
     with usage():
-        from manual_bp.rule import RULES
-        from manual_bp.verification import summary
-
         check_device(device)
         check_writable(json_file)
+        chosen_dtypes(dtype)
+        if processes > 1:
+            prepare()
+        from manual_bp.rule import RULES
+        from manual_bp.verification import parts_of, summary
+
         names = list(dict.fromkeys(rules)) if rules else list(RULES)
         for name in names:
             RULES[name]
@@ -63,15 +76,17 @@ def verify(
         prepared(models, DATA)
     if quick and dtype is None:
         dtypes = dtypes[:2]  # float64 and float32
+    steps = QUICK_STEPS if quick else STEPS
     lockstep_dtype = dtype if dtype in ("float64", "float32") else "float32"
-    # The networks come first, the deepest before the others: the longest work must not be begun last.
-    tasks: list[Task] = [
-        (lockstep_of, (name, DATA, 5 if quick else 50, lockstep_dtype, device)) for name in reversed(models)
-    ]
-    tasks += [(_judged, (name, dtypes, device)) for name in names]
-    alone = bool(rules) or device != "cpu"
-    results = _done(tasks, jobs or (1 if alone else min(cores(), len(tasks), MOST_PROCESSES)))
-    reports, verdicts = results[: len(models)][::-1], [v for some in results[len(models) :] for v in some]
+    # The networks come first, the deepest before the others: the longest work must not be begun last.  The few steps of
+    # --quick are one task, since torch.optim imports torch's compiler when it is first used, which takes longer.
+    groups = ([models[::-1]] if quick else [[name] for name in reversed(models)]) if models else []
+    tasks: list[Task] = [(_in_lockstep, (group, steps, lockstep_dtype, device)) for group in groups]
+    tasks += [(_judged, (name, each, device)) for name in names for each in dtypes]
+    parts = steps * len(models) + sum(parts_of(RULES[name], each) for name in names for each in dtypes)
+    results = done(tasks, parts, min(processes, len(tasks)))
+    reports = [report for group in results[: len(groups)] for report in group][::-1]
+    verdicts = results[len(groups) :]
     result = summary(verdicts)
     _print_rules(names, verdicts)
     for verdict in verdicts:
@@ -80,81 +95,93 @@ def verify(
     for name, report in zip(models, reports, strict=True):
         print_lockstep(name, report)
     passed = result["passed"] and all(report.passed for report in reports)
-    write_json(json_file, "verify", passed, {**result, "lockstep": [report.to_dict() for report in reports]})
     print_verdict(passed, f"{result['mistakes_rejected']} of {result['mistakes']} mistakes rejected")
+    write_json(json_file, "verify", passed, {**result, "lockstep": [report.to_dict() for report in reports]})
+    if not passed:
+        raise typer.Exit(1)
 
 
-def _judged(name: str, dtypes: list[Any], device: str) -> list[RuleVerdict]:
-    """The verdicts on one rule."""
+def _in_lockstep(names: list[str], steps: int, dtype: str, device: str) -> list[LockstepReport]:
+    """The reports on some networks."""
+    return [lockstep_of(name, DATA, steps, dtype, device, advancing) for name in names]
+
+
+def _judged(name: str, dtype: Any, device: str) -> RuleVerdict:
+    """The verdict on one rule in one dtype."""
     from manual_bp.verification import verify_rules
 
-    return list(verify_rules([name], dtypes, device))
+    (verdict,) = verify_rules([name], [dtype], device, progress=advance)
+    return verdict
 
 
-def _done(tasks: list[Task], processes: int) -> list[Any]:
-    """The tasks' results, in order, from processes of one thread each."""
-    if processes == 1:
-        one_thread()
-        return [function(*arguments) for function, arguments in shown(tasks, "judging", len(tasks))]
-    # Forking a process in which torch has started threads may hang: they are spawned.
-    with ProcessPoolExecutor(processes, get_context("spawn"), initializer=one_thread) as pool:
-        futures = [pool.submit(function, *arguments) for function, arguments in tasks]
-        for _ in shown(as_completed(futures), "judging", len(futures)):
-            pass
-    return [future.result() for future in futures]
+def _print_rules(names: list[str], verdicts: list[RuleVerdict]) -> None:
+    from manual_bp.verification import LARGE, short
 
-
-def _print_rules(names: list[str], verdicts: list[Any]) -> None:
     dtypes = list(dict.fromkeys(v.dtype for v in verdicts))
     table = Table(
         title="rules: largest difference from torch.autograd in ulp, value/cotangents", box=SIMPLE_HEAD, padding=0
     )
-    table.add_column("rule", no_wrap=True)
+    table.add_column("rule")
     table.add_column("cases", justify="right")
     for name in dtypes:
-        table.add_column(name.replace("float", "f"), justify="right", no_wrap=True)
-    table.add_column("error/\nallowed", justify="right", no_wrap=True)
-    table.add_column("mistakes\nrejected", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
+        table.add_column(name.replace("float", "f"), justify="right")
+    table.add_column("error/\nallowed", justify="right")
+    table.add_column("mistakes\nrejected", justify="right")
+    table.add_column("")
     for name in names:
         found = [v for v in verdicts if v.rule == name]
         rejected = sum(v.mistakes - len(v.survivors) for v in found)
         table.add_row(
             name,
             str(sum(v.cases for v in found)),
-            *(f"{_short(v.against_torch.forward)}/{_short(v.against_torch.backward)}" for v in found),
+            *(f"{short(v.against_torch.forward)}/{short(v.against_torch.backward)}" for v in found),
             f"{max(v.error_over_allowance for v in found):.2f}",
             f"{rejected}/{sum(v.mistakes for v in found)}",
             "[green]agrees[/]" if all(v.passed for v in found) else "[bold red]FAILS[/]",
         )
-    table.caption = (
-        "f64 is float64, bf16 bfloat16.  A large number beside error/allowed ≤ 1 is digits lost: by torch's own "
-        "formula (sigmoid, tanh in saturation), or by terms that cancel in any formula (batch norm over two values)."
-    )
-    out.print(table)
+    table.caption = f"f64 is float64, bf16 bfloat16; what is {LARGE:.0f} and more is explained below."
+    print_table(table)
     for verdict in verdicts:
         for text in verdict.loose:
             out.print(f"loose allowance: {verdict.rule}, {verdict.dtype}: {text}", highlight=False)
     certified = [v for v in verdicts if v.dtype in ("float64", "float32")]
     if certified:
         _print_truth(names, certified)
+    for text in _large(verdicts, certified):
+        out.print(text, markup=False, highlight=False)
 
 
-def _short(ulps: float) -> str:
-    """Two digits below 100, one above: a column for each dtype must fit beside seven others."""
-    return f"{round(ulps, 1):.2g}" if ulps < 100 else f"{ulps:.0e}".replace("e+0", "e").replace("e+", "e")
+def _large(verdicts: Sequence[RuleVerdict], certified: Sequence[RuleVerdict]) -> list[str]:
+    """A line for each large number of the two tables: where it is, and who has lost digits there."""
+    from manual_bp.verification import LARGE, short
+
+    lines: dict[str, list[str]] = {}
+    for verdict in verdicts:
+        shown: list[tuple[str, str, Against]] = [
+            ("forward", "from torch", verdict.against_torch),
+            ("backward", "from torch", verdict.against_torch),
+        ]
+        if verdict in certified:
+            shown += [("backward", "manual", verdict.truth), ("backward", "torch", verdict.torch_truth)]
+        for side, what, against in shown:
+            if (ulps := getattr(against, side)) >= LARGE:
+                place = f"{verdict.rule}, {verdict.dtype}: {against.where[side]}"
+                lines.setdefault(place, []).append(f"{short(ulps)} {what}")
+    return [f"{', '.join(numbers)}: {place}" for place, numbers in lines.items()]
 
 
-def _print_truth(names: list[str], verdicts: list[Any]) -> None:
+def _print_truth(names: list[str], verdicts: list[RuleVerdict]) -> None:
+    from manual_bp.verification import short
+
     dtypes = list(dict.fromkeys(v.dtype for v in verdicts))
     table = Table(
         title="accuracy: largest error of the cotangents against certified truth in ulp, manual | torch",
         box=SIMPLE_HEAD,
     )
-    table.add_column("rule", no_wrap=True)
+    table.add_column("rule")
     for name in dtypes:
         table.add_column(name, justify="right")
     for name in names:
         found = [v for v in verdicts if v.rule == name]
-        table.add_row(name, *(f"{_short(v.truth.backward)} | {_short(v.torch_truth.backward)}" for v in found))
-    out.print(table)
+        table.add_row(name, *(f"{short(v.truth.backward)} | {short(v.torch_truth.backward)}" for v in found))
+    print_table(table)

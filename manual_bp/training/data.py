@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import math
 import struct
 import zlib
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -42,6 +44,23 @@ def digits() -> Dataset:
 
     Source: Alpaydin & Kaynak, "Optical Recognition of Handwritten Digits", UCI repository, 1998.
     """
+    data, target = _digits_in_file() or _digits_imported()
+    return Dataset("digits", torch.from_numpy(data) / 16, torch.from_numpy(target), (8, 8))
+
+
+def _digits_in_file() -> tuple[NDArray[np.float64], NDArray[np.int64]] | None:
+    """Pixels and labels from the file that `load_digits` reads, without scikit-learn's import, which takes a second;
+    None if there is no such file."""
+    package = importlib.util.find_spec("sklearn")
+    for folder in (package and package.submodule_search_locations) or []:
+        path = Path(folder) / "datasets" / "data" / "digits.csv.gz"
+        if path.is_file():
+            table = np.loadtxt(path, delimiter=",", ndmin=2)
+            return np.ascontiguousarray(table[:, :-1]), table[:, -1].astype(np.int64)
+    return None
+
+
+def _digits_imported() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
@@ -49,7 +68,7 @@ def digits() -> Dataset:
             "the data 'digits' needs scikit-learn; it is not installed. Run: pip install 'manual-bp[data]'"
         ) from error
     found = load_digits()
-    return Dataset("digits", torch.from_numpy(found.data) / 16, torch.from_numpy(found.target), (8, 8))
+    return found.data, found.target
 
 
 def idx_folder(folder: Path) -> Dataset:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -52,15 +53,36 @@ def test_outside_of_a_repository(monkeypatch, tmp_path):
 
 def test_what_is_run(monkeypatch, tmp_path):
     seen = []
-    monkeypatch.setattr(
-        subprocess, "run", lambda command, **k: seen.append((command, k)) or subprocess.CompletedProcess(command, 1)
-    )
+
+    def measures(command, root):
+        seen.append((command, root))
+        Path(command[-1]).write_text("{}")
+        return 1
+
+    monkeypatch.setattr(bench, "_run", measures)
     result = run("--quick", "--only", "steps", "--threads", 1, "--json", tmp_path / "out.json")
     assert result.exit_code == 1  # as pytest's
-    ((command, options),) = seen
+    ((command, root),) = seen
     assert [a for a in command if a.endswith(".py")] == ["benchmarks/test_steps.py"]
-    assert command[-5:] == ["--quick", "--threads", "1", "--benchmark-json", str(tmp_path / "out.json")]
-    assert (options["cwd"] / "pyproject.toml").exists()
+    assert command[-5:-1] == ["--quick", "--threads", "1", "--benchmark-json"]
+    assert (root / "pyproject.toml").exists()
+    assert (tmp_path / "out.json").read_text() == "{}"
+
+
+def test_measured_and_not_written(monkeypatch):
+    monkeypatch.setattr(bench, "_run", lambda command, root: Path(command[-1]).write_text("{}") and 0)
+    result = run("--json", "/dev/full")
+    assert result.exit_code == 2
+    assert "--json '/dev/full' cannot be written" in result.output
+
+
+def test_nothing_measured_leaves_an_older_file(monkeypatch, tmp_path):
+    (tmp_path / "out.json").write_text("older")
+    monkeypatch.setattr(bench, "_run", lambda command, root: 0)
+    result = run("--json", tmp_path / "out.json")
+    assert result.exit_code == 2
+    assert "nothing was measured" in result.output
+    assert (tmp_path / "out.json").read_text() == "older"
 
 
 def test_one_check_end_to_end(tmp_path):

@@ -8,6 +8,7 @@ import struct
 import pytest
 import torch
 
+from manual_bp.training import data as data_module
 from manual_bp.training.data import load, read_idx
 
 
@@ -29,6 +30,14 @@ def test_digits():
     assert (data.x.min(), data.x.max()) == (0, 1)
     assert data.targets().sum(1).eq(1).all()
     assert data.targets().argmax(1).equal(data.labels)
+
+
+def test_digits_are_those_of_scikit_learn():
+    """They are read from its file, since its import takes a second; where that file is not, by its import."""
+    (ours, labels), (theirs, their_labels) = data_module._digits_in_file(), data_module._digits_imported()
+    assert (ours == theirs).all()
+    assert (labels == their_labels).all()
+    assert ours.dtype == theirs.dtype
 
 
 def test_folder_of_idx_files(folder):
