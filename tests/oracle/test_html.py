@@ -14,7 +14,10 @@ import torch
 import manual_bp as bp
 from manual_bp.oracle import Case, Report, compare, from_functions
 from manual_bp.oracle import html as page_module
-from manual_bp.oracle.html import about_page, flattened, index_html, outline, to_html, verdict_of
+from manual_bp.oracle.cases import generated
+from manual_bp.oracle.heatmap import outline, plane_of
+from manual_bp.oracle.html import about_page, index_html, to_html, verdict_of
+from manual_bp.oracle.pictures import axis_names, pictures_of, worst_first
 
 pytest.importorskip("jinja2")
 
@@ -169,18 +172,94 @@ def test_pyplot_stays_away():
     [
         ((), (1, 1), (1, 1)),
         ((3,), (1, 3), (1, 1)),
-        ((2, 3, 4), (6, 4), (1, 1)),
+        ((2, 3, 4), (4, 6), (1, 1)),  # of one wrong element the share differs most along the longest axis
         ((1000,), (1, 63), (1, 16)),
         ((130, 64), (44, 64), (3, 1)),
     ],
 )
-def test_flattened(shape, reduced, blocks):
+def test_every_shape_is_a_plane(shape, reduced, blocks):
     ratio = torch.zeros(shape, dtype=torch.float64)
     ratio.reshape(-1)[-1] = 7
-    cells, found = flattened(ratio)
-    assert (tuple(cells.shape), found) == (reduced, blocks)
-    assert float(cells[-1, -1]) == 7
-    assert float(cells.sum()) == 7
+    plane = plane_of(ratio, ratio > 1)
+    assert (tuple(plane.cells.shape), plane.blocks) == (reduced, blocks)
+    assert float(plane.cells[-1, -1]) == 7
+    assert float(plane.cells.sum()) == 7
+    assert bool(plane.wrong[-1, -1])
+    assert int(plane.wrong.sum()) == 1
+
+
+@pytest.mark.parametrize("axis", range(4))
+def test_what_is_wrong_along_an_axis_is_a_row(axis):
+    """A wrong channel is a row of cells and not a few stripes, and so is a wrong example."""
+    shape = (4, 3, 2, 5)
+    ratio = torch.zeros(shape, dtype=torch.float64)
+    ratio.select(axis, 1).fill_(7)
+    plane = plane_of(ratio, ratio > 1)
+    others = tuple(other for other in range(4) if other != axis)
+    assert plane.order == ((axis,), others)
+    assert (plane.cells == 7).all(1).tolist() == [row == 1 for row in range(shape[axis])]
+    assert int((plane.cells == 7).sum()) == plane.cells.shape[1]
+    assert len(plane.parts) == shape[others[0]] - 1
+
+
+def test_axes_are_called_as_on_the_page():
+    assert axis_names(bp.batch_norm, "dx", 4)[:2] == ["axis 0 (batch)", "axis 1 (channels)"]
+    assert axis_names(bp.elu, "dx", 2) == ["axis 0 (shape)", "axis 1 (shape)"]
+
+
+def channel_wrong(inputs, dy, eps=1e-5):
+    y, grads = bp.batch_norm.vjp(inputs, dy, eps=eps)
+    dx = grads[0].clone()
+    if dx.ndim > 2:
+        dx[:, 1] *= torch.linspace(1, 3, dx[0, 1].numel()).reshape(dx[0, 1].shape)
+    return y, (dx, *grads[1:])
+
+
+def test_folded_axes_are_said_and_channels_kept_apart():
+    pytest.importorskip("matplotlib")
+    some = [case for case in generated(bp.batch_norm, torch.float32, "cpu") if case.dy.ndim == 4][:2]
+    report = compare(channel_wrong, "batch_norm", cases=some)
+    (picture, *_), _ = pictures_of(report, bp.batch_norm, channel_wrong, None, {"cases": some})
+    assert "Rows are axis 1 (channels); columns are axis 0 (batch), axis 2" in picture.caption
+    assert "folded in this order" in picture.caption
+    assert "axis 1 (channels)" in picture.svg
+
+
+def infinite_somewhere(inputs, dy, eps=1e-5):
+    """Infinite at most cases, and at those of rank 2 twice and more too large in the last column."""
+    y, grads = bp.batch_norm.vjp(inputs, dy, eps=eps)
+    dx = grads[0].clone()
+    if dx.ndim == 2 and len(dx) > 2:
+        dx[:, -1] *= torch.linspace(2, 9, len(dx))
+    else:
+        dx[:] = torch.inf
+    return y, (dx, *grads[1:])
+
+
+def test_the_most_telling_picture_comes_first():
+    """A field of infinities is the worst mismatch; the pattern is seen where the errors are finite."""
+    pytest.importorskip("matplotlib")
+    some = generated(bp.batch_norm, torch.float32, "cpu")[:4]
+    report = compare(infinite_somewhere, "batch_norm", cases=some)
+    assert worst_first(report)[0].error_over_allowance == torch.inf
+    (first, *_), _ = pictures_of(report, bp.batch_norm, infinite_somewhere, None, {"cases": some})
+    assert "column" in first.caption
+    assert "infinitely" not in first.svg
+
+
+def test_where_no_error_is_allowed_the_picture_shows_how_large_it_is():
+    """Where exactly 0 is due every error is infinitely many allowances; the relative error has the pattern."""
+    pytest.importorskip("matplotlib")
+
+    def leaks(inputs, dy):
+        y, (dx,) = bp.relu.vjp(inputs, dy)
+        return y, (torch.where(inputs[0] > 0, dx, dy * (1 + torch.arange(dx.shape[-1]))),)
+
+    some = [case for case in generated(bp.relu, torch.float32, "cpu") if case.dy.ndim == 2][:2]
+    report = compare(leaks, "relu", cases=some)
+    (first, *_), _ = pictures_of(report, bp.relu, leaks, None, {"cases": some})
+    assert "the colour is the error over the largest value due" in first.caption
+    assert "infinitely" not in first.svg
 
 
 def test_outline():
@@ -218,7 +297,7 @@ def test_index(tmp_path):
 def test_the_pattern_stands_in_the_table_and_under_the_picture():
     report = compare(last_row_wrong, "elu")
     page = to_html(report, "elu", last_row_wrong)
-    worst = page_module._chosen(report)[0]
+    worst = worst_first(report)[0]
     assert worst.pattern
     assert page.count(worst.pattern) >= 3  # in the table, in the caption and in the picture's label
 
