@@ -6,7 +6,13 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.contestants.products import GRAPHED
 from benchmarks.rows import Row
+
+# Without it matplotlib gives the parts of an SVG other names at each run.
+REPRODUCIBLE = {"svg.hashsalt": "manual_bp"}
+# Neither the date nor the version of matplotlib.
+ANONYMOUS: dict[str, str | None] = {"Date": None, "Creator": None}
 
 CAPTIONS = {
     "scaling": (
@@ -21,6 +27,24 @@ CAPTIONS = {
     ),
 }
 """What a picture shows, for those who do not see it, and what stands below it."""
+
+
+def captions_of(question: str, rows: Sequence[Row]) -> tuple[str, str]:
+    """CAPTIONS, and what has to be said of these rows."""
+    alternative, caption = CAPTIONS[question]
+    if question == "scaling" and one_by_one(rows):
+        caption += (
+            " The products were launched one by one here, which costs more than they do where they are small: a step "
+            "that is one graph, as ours is, can lie below that line, and it is no limit for it."
+        )
+    return alternative, caption
+
+
+def one_by_one(rows: Sequence[Row]) -> bool:
+    """Whether the matrix products of a GPU's rows were measured without a graph."""
+    names = {row["best"]["limit"] for row in rows if "limit" in row["best"]}
+    return any(row.get("device") == "cuda" for row in rows) and not any(GRAPHED in name for name in names)
+
 
 STYLES = {
     "manual": ("#c0392b", "-", 2.2),
@@ -37,6 +61,7 @@ def scaling_picture(rows: Sequence[Row], path: Path) -> None:
     from matplotlib.figure import Figure
 
     axes_names = list(dict.fromkeys(row["axis"] for row in rows))
+    limit = "matrix products" + (", one by one" if one_by_one(rows) else "")
     figure = Figure(figsize=(10.5, 3.6), layout="constrained")
     for panel, axis in zip(figure.subplots(1, len(axes_names), sharey=True, squeeze=False)[0], axes_names, strict=True):
         shown = [row for row in rows if row["axis"] == axis]
@@ -46,10 +71,10 @@ def scaling_picture(rows: Sequence[Row], path: Path) -> None:
             "torch, eager": lambda row: "torch, eager",
             "torch.compile": lambda row: "torch.compile",
             "jax.jit": lambda row: "jax.jit",
-            "matrix products": lambda row: row["best"].get("limit"),
+            limit: lambda row: row["best"].get("limit"),
         }.items():
             values = [row["values"].get(pick(row), {}).get("median", math.nan) for row in shown]
-            style = "manual" if label.startswith("manual") else "limit" if label == "matrix products" else label
+            style = "manual" if label.startswith("manual") else "limit" if label == limit else label
             color, dash, width = STYLES[style]
             panel.plot(
                 sizes, values, color=color, linestyle=dash, linewidth=width, marker="o", markersize=3, label=label
@@ -62,8 +87,9 @@ def scaling_picture(rows: Sequence[Row], path: Path) -> None:
         panel.grid(alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("seconds per step")
-    figure.axes[0].legend(frameon=False, fontsize=8)
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    lines = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*lines, loc="outside upper center", ncols=len(lines[0]), frameon=False, fontsize=8)
+    figure.savefig(path, metadata=ANONYMOUS if path.suffix == ".svg" else None)
 
 
 def rules_picture(rows: Sequence[Row], path: Path) -> None:
@@ -95,18 +121,21 @@ def rules_picture(rows: Sequence[Row], path: Path) -> None:
     last.scatter([], [], color=STYLES["manual"][0], s=22, label=rows[0]["ours"])
     last.scatter([], [], color=STYLES["torch, eager"][0], s=22, label="torch, the faster of eager and compiled")
     figure.legend(*last.get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False, fontsize=8)
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    figure.savefig(path, metadata=ANONYMOUS if path.suffix == ".svg" else None)
 
 
 def draw(rows: Sequence[Row], folder: Path, suffix: str = "") -> dict[str, Path]:
     """The pictures for which there are rows, by question; the suffix is of the files' names."""
+    import matplotlib
+
     found = {}
     pictures = {"scaling": scaling_picture, "rules": rules_picture}
     for question, picture in pictures.items():
         shown = [row for row in rows if row["question"] == question]
         if shown:
             found[question] = folder / f"{question}{suffix}.svg"
-            picture(shown, found[question])
+            with matplotlib.rc_context(REPRODUCIBLE):
+                picture(shown, found[question])
     return found
 
 

@@ -18,7 +18,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from benchmarks.pictures import CAPTIONS, draw, rule_and_size
+from benchmarks.pictures import captions_of, draw, one_by_one, rule_and_size
 from benchmarks.rows import Row
 
 RESULTS = Path(__file__).parent / "results"
@@ -221,7 +221,8 @@ def _markdown_steps(rows: Sequence[Row]) -> str:
         shown = [_ratio(row, best.get("torch")), *(_ratio(row, n, interval=False) or "not measured" for n in columns)]
         return [row["row"], ours(row), *shown, verdict(row)]
 
-    columns = ["faster torch.autograd (95 %)", "eager", "compiled", "torch.func, compiled", "jax.jit", "products"]
+    columns = ["faster torch.autograd (95 %)", "eager", "compiled", "torch.func, compiled", "jax.jit"]
+    columns.append("products" + (", launched one by one" if one_by_one(rows) else ""))
     head = ["step: ours /", "ours", *columns, "target"]
     return _lines(head, [cells(row) for row in rows])
 
@@ -285,12 +286,19 @@ def main(
 ) -> None:
     """Put saved runs into the README and the pictures."""
     documents = [json.loads(path.read_text()) for path in files or sorted(RESULTS.glob("speed-*.json"))]
-    shown = []
+    before = {path: path.read_bytes() for path in (readme, *figures.glob("*.svg"))}
+    shown, written = [], [readme]
     for device, suffix in (("cpu", ""), ("cuda", "-cuda")):
-        for question, path in draw(merged([d for d in documents if _device(d) == device]), figures, suffix).items():
-            alternative, caption = (f"{_title(device)}: {text}" for text in CAPTIONS[question])
+        rows = merged([d for d in documents if _device(d) == device])
+        for question, path in draw(rows, figures, suffix).items():
+            asked = [row for row in rows if row["question"] == question]
+            alternative, caption = (f"{_title(device)}: {text}" for text in captions_of(question, asked))
             shown.append(f"![{alternative}](benchmarks/figures/{path.name})\n\n*{caption}*")
-    readme.write_text(in_readme(readme.read_text(), "\n\n".join([markdown(documents), *shown])))
+            written.append(path)
+    text = in_readme(readme.read_text("utf-8"), "\n\n".join([markdown(documents), *shown]))
+    readme.write_text(text, "utf-8")
+    for path in written:
+        print(f"{path}: {'as before' if before.get(path) == path.read_bytes() else 'written'}")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from benchmarks.steps import StepProblem
+from manual_bp.compilation.cuda import WARM_UP
 
 
 class Products:
@@ -36,6 +39,45 @@ class Products:
             self._multiply(a, b, out)
 
 
+GRAPHED = ", in one graph"
+"""What stands behind the name of products that are launched together."""
+
+
+class GraphedProducts(Products):
+    """The same products in one CUDA graph: a step that is a graph itself is not bounded by launches one by one.
+
+    capture: makes a program that does again what a function did.
+    """
+
+    def __init__(
+        self,
+        problem: StepProblem,
+        dtype: torch.dtype,
+        device: str,
+        capture: Callable[[Callable[[], None]], Callable[[], None]] | None = None,
+    ) -> None:
+        super().__init__(problem, dtype, device)
+        self.name += GRAPHED
+        self._replay = (capture or captured)(super().__call__)
+
+    def __call__(self) -> None:
+        self._replay()
+
+
+def captured(run: Callable[[], None]) -> Callable[[], None]:
+    """What replays the kernels that `run` launches, as one launch."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):  # not the default one, in which nothing can be captured
+        for _ in range(WARM_UP):
+            run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
+
+
 def _by_torch(a: Tensor, b: Tensor, out: Tensor) -> None:
     """Into memory that is there already."""
     torch.mm(a, b, out=out)
@@ -46,9 +88,9 @@ def _by_onednn(a: Tensor, b: Tensor, out: Tensor) -> None:
 
 
 def limits_of(problem: StepProblem, dtype: torch.dtype, device: str) -> list[Products]:
-    """The products with every library and number of threads that there is; the fastest of them is the limit."""
+    """The products with every library, number of threads and way to launch them; the fastest of them is the limit."""
     if device != "cpu":
-        return [Products(problem, dtype, device)]
+        return [Products(problem, dtype, device), GraphedProducts(problem, dtype, device)]
     libraries = [False, *([True] if torch.backends.mkldnn.is_available() and dtype == torch.float32 else [])]
     threads = [None, *([1] if torch.get_num_threads() > 1 else [])]
     return [Products(problem, dtype, device, t, onednn) for onednn in libraries for t in threads]

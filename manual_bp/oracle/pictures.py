@@ -100,7 +100,7 @@ class ErrorMap:
         """The larger, the more it tells: whether there are enough elements for a pattern, and not more than cells;
         whether the errors are of more than one colour; whether the pattern has a name; how large the errors are."""
         finite = self.shown[self.wrong & self.shown.isfinite() & (self.shown > 0)]
-        colours = len(finite.log10().mul(4).round().unique()) if finite.numel() else 0  # a quarter of a decade is seen
+        colours = len({round(4 * math.log10(error)) for error in finite.tolist()})  # a quarter of a decade is seen
         named = bool(self.mismatch.where) and not self.mismatch.where.startswith(("scattered", "one", "the only"))
         enough = FEW <= self.ratio.numel() <= CELLS * CELLS
         return enough, colours > 1, named, _magnitude(_ratio(self.mismatch))

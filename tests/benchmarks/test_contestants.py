@@ -7,7 +7,7 @@ import torch
 
 import manual_bp as bp
 from benchmarks.contestants import jax_steps, manual, torch_steps
-from benchmarks.contestants.products import Products, limits_of
+from benchmarks.contestants.products import GRAPHED, GraphedProducts, Products, limits_of
 from benchmarks.memory import peak_bytes
 from benchmarks.rules import manual_eager, rule_problems, torch_eager
 from benchmarks.steps import StepJudge, mlp_problem, residual_problem, start_of
@@ -122,6 +122,35 @@ def test_products_are_those_of_the_step():
     by_torch()
     for a, b, out in by_torch.products:
         assert torch.equal(out, a @ b)
+
+
+def test_products_in_a_graph_are_captured_once_and_replayed():
+    """What stands for CUDA's capture here runs the products, as it would, and counts the replays."""
+    ran = []
+
+    def capture(run):
+        run()
+        return lambda: ran.append("replayed")
+
+    graphed = GraphedProducts(mlp_problem([6, 5, 4], 8), torch.float32, "cpu", capture)
+    for a, b, out in graphed.products:
+        assert torch.equal(out, a @ b)
+        out.zero_()
+    graphed()
+    assert ran == ["replayed"]
+    assert not any(out.any() for *_, out in graphed.products)  # no product is launched by itself
+    assert GRAPHED in graphed.name
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_captured_products_are_right():
+    _, graphed = limits_of(mlp_problem([6, 5, 4], 8), torch.float32, "cuda")
+    for *_, out in graphed.products:
+        out.zero_()
+    graphed()
+    torch.cuda.synchronize()
+    for a, b, out in graphed.products:
+        assert torch.allclose(out, a @ b)
 
 
 @pytest.mark.parametrize("name", [name for name, rule in bp.RULES.items() if rule.chapter in CHAPTERS])

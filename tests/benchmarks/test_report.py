@@ -8,8 +8,9 @@ import json
 import pytest
 from rich.console import Console
 
+from benchmarks.contestants.products import GRAPHED
 from benchmarks.paired import Timings
-from benchmarks.pictures import draw
+from benchmarks.pictures import captions_of, draw, one_by_one
 from benchmarks.report import (
     BEGIN,
     END,
@@ -144,18 +145,31 @@ def test_pictures(tmp_path):
         "scaling": "scaling-cuda.svg",
         "rules": "rules-cuda.svg",
     }
-    for path in found.values():
-        assert "</svg>" in path.read_text()
+    first = {path: path.read_bytes() for path in found.values()}
+    assert all(b"</svg>" in text for text in first.values())
+    draw([*scaling, *rules], tmp_path, "-cuda")
+    assert first == {path: path.read_bytes() for path in found.values()}  # byte for byte
     assert draw([row(1.0)], tmp_path) == {}
 
 
-def test_the_command(tmp_path):
-    """Saved runs in, tables and pictures in the README out."""
+@pytest.mark.parametrize(
+    ("device", "limit", "alone"),
+    [("cuda", "products", True), ("cuda", f"products{GRAPHED}", False), ("cpu", "products", False)],
+)
+def test_products_launched_one_by_one_are_called_no_limit_of_a_graph(device, limit, alone):
+    found = {**row(1.0, question="scaling"), "device": device, "best": {"limit": limit}}
+    assert ("launched one by one" in captions_of("scaling", [found])[1]) is alone
+    assert one_by_one([found]) is alone
+
+
+def test_the_command(tmp_path, capsys):
+    """Saved runs in, tables and pictures in the README out, and what was written is said."""
     saved, readme = tmp_path / "speed-cpu.json", tmp_path / "README.md"
     saved.write_text(json.dumps(document(row(1.0), row(1.0, question="scaling", axis="depth", size=2))))
     readme.write_text(f"before\n{BEGIN}\n{END}\nafter")
     main([saved], readme, tmp_path)
     text = readme.read_text()
+    assert f"{readme}: written\n{tmp_path / 'scaling.svg'}: written\n" == capsys.readouterr().out
     assert "| a row | 1 s | 0.50" in text
     assert "](benchmarks/figures/scaling.svg)" in text
     assert (tmp_path / "scaling.svg").exists()
