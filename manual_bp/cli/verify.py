@@ -139,15 +139,17 @@ def _print_rules(names: list[str], verdicts: list[RuleVerdict]) -> None:
             f"{rejected}/{sum(v.mistakes for v in found)}",
             "[green]agrees[/]" if all(v.passed for v in found) else "[bold red]FAILS[/]",
         )
-    table.caption = f"f64 is float64, bf16 bfloat16; what is {LARGE:.0f} and more is explained below."
+    certified = [v for v in verdicts if v.dtype in ("float64", "float32")]
+    large = _large(verdicts, certified)
+    table.caption = "f64 is float64, bf16 bfloat16"
+    table.caption += f"; what is {LARGE:.0f} and more is explained below" if large else ""
     print_table(table)
     for verdict in verdicts:
         for text in verdict.loose:
             out.print(f"loose allowance: {verdict.rule}, {verdict.dtype}: {text}", highlight=False)
-    certified = [v for v in verdicts if v.dtype in ("float64", "float32")]
     if certified:
         _print_truth(names, certified)
-    for text in _large(verdicts, certified):
+    for text in large:
         out.print(text, markup=False, highlight=False)
 
 
