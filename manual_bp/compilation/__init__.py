@@ -10,8 +10,9 @@ compiled is checked from outside as the rule is, and a compiled rule is a `Vjp` 
 - `Program.kind` and `Program.why` say what was built: where there is no C++ compiler it is the uncompiled function, and
   a warning says so.
 
-Programs are kept on disk (in `cache.folder`; a GPU's in inductor's own cache), so that another process loads what this
-one has built.
+Programs are kept on disk (in `cache.folder`; a GPU's in inductor's own cache below it), so that another process loads
+what this one has built.  To load one is to run it: `ownership` says whose files are trusted, `inductor` what is done
+where nothing can be kept.
 """
 
 from manual_bp.compilation.program import Program

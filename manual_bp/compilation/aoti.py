@@ -6,8 +6,8 @@ import hashlib
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.compilation.cache import address, folder, machine
+from manual_bp.compilation.cache import address, keep_text, kept, kept_text, machine
 from manual_bp.compilation.choice import Choice
-from manual_bp.compilation.passes import OPTIONS, passes, said_in_words
+from manual_bp.compilation.inductor import NotCompiled, in_own_folder
+from manual_bp.compilation.passes import OPTIONS, passes
 
 # Loads a program and does nothing with it.
 LOAD = """
@@ -31,29 +32,59 @@ class NotLoaded(Exception):
     """Why a program cannot be loaded here, though it was compiled."""
 
 
+class LoaderCrashes(NotLoaded):
+    """It ends the process, whatever the program."""
+
+
 def compiled(
     exported: Any, example: list[Tensor], choice: Choice
 ) -> tuple[Callable[[list[Tensor]], Sequence[Tensor]], bool]:
     """What runs the graph, and whether it was loaded and not compiled.  Raises NotCompiled, NotLoaded."""
-    path = address(exported, example, choice)
-    found = path.exists()
-    if not found:
-        _compile(exported, choice, path)
-    _try_loader(path)
-    return _Runner(path, choice.threads), found
+    name = address(exported, example, choice)
+    path = kept(name)
+    if path and _is_whole(path):
+        try:
+            return _loaded(path, choice.threads), True
+        except LoaderCrashes:
+            raise
+        except NotLoaded:
+            pass  # it may be damaged in a way that only shows now
+    return _loaded(in_own_folder(lambda folder: _compile(exported, choice, folder / name)), choice.threads), False
 
 
-def _compile(exported: Any, choice: Choice, path: Path) -> None:
+def _compile(exported: Any, choice: Choice, path: Path) -> Path:
+    """The program in `path`, whole or not at all.  Raises NotCompiled, and what inductor raises."""
     from torch._inductor import aoti_compile_and_package
 
     options = {**OPTIONS, "cpp.threads": choice.threads, "post_grad_custom_post_pass": passes(choice.onednn)}
-    path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         unfinished = Path(scratch) / path.name
-        with said_in_words(), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             aoti_compile_and_package(exported, package_path=str(unfinished), inductor_configs=options)
-        unfinished.replace(path)
+        if not _is_whole(unfinished):
+            raise NotCompiled(f"what was written to {path.parent} is not what was read there; is its disk full?")
+        unfinished.chmod(0o600)
+        return unfinished.replace(path)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether every byte of a program is as it was written: torch's loader compares no checksum, and would run it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except Exception:  # damage may look like anything: an unknown method, a length beyond the end, ...
+        return False
+
+
+def _loaded(path: Path, threads: int) -> _Runner:
+    _try_loader(path)
+    try:
+        return _Runner(path, threads)
+    except RuntimeError as error:
+        raise NotLoaded(
+            f"torch's loader of ahead-of-time programs fails ({str(error).splitlines()[0]:.200})"
+        ) from error
 
 
 def _try_loader(path: Path) -> None:
@@ -61,20 +92,19 @@ def _try_loader(path: Path) -> None:
 
     On one, whose variable CXX named a compiler without a shared libstdc++, every program carried a copy of that library
     beside torch's, and the process ended with a segmentation fault in std::regex.  So the loader is tried in a process
-    of its own, once for a version of Python and of torch, a processor and a compiler.
+    of its own, until it has once worked with this version of Python and of torch, this processor and this compiler.
+    That it failed is not kept, for the reason may be a full disk.
     """
-    key = hashlib.sha256("\0".join((sys.version, *machine())).encode()).hexdigest()[:32]
-    said = folder() / "loader" / key
-    if not said.exists():
-        done = subprocess.run([sys.executable, "-c", LOAD, str(path)], capture_output=True, text=True)
-        said.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = said.with_suffix(f".{time.time_ns()}")
-        unfinished.write_text("" if done.returncode == 0 else f"status {done.returncode} {done.stderr[-200:]}".strip())
-        unfinished.replace(said)
-    if why := said.read_text():
-        raise NotLoaded(
-            f"torch's loader of ahead-of-time programs fails here ({why}); another compiler in CXX may help"
-        )
+    works = f"loader/{hashlib.sha256(chr(0).join((sys.version, *machine())).encode()).hexdigest()[:32]}"
+    if kept_text(works) == "":
+        return
+    # -P: no module is taken from the working directory.
+    done = subprocess.run([sys.executable, "-P", "-c", LOAD, str(path)], capture_output=True, text=True)
+    if done.returncode != 0:
+        why = f"status {done.returncode} {done.stderr[-200:]}".strip()
+        kind = LoaderCrashes if done.returncode < 0 else NotLoaded
+        raise kind(f"torch's loader of ahead-of-time programs fails here ({why}); another compiler in CXX may help")
+    keep_text(works, "")
 
 
 class _Runner:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from manual_bp.compilation.cache import folder, processor
+from manual_bp.compilation.cache import processor
 from manual_bp.compilation.measured import onednn_is_faster
 from manual_bp.compilation.products import Product
 
@@ -74,4 +74,4 @@ def choose(
 def _by_onednn(products: Collection[Product], threads: int) -> tuple[Product, ...]:
     built_in: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     tried = sorted(product for product in products if built_in and product.multiply_adds >= ONEDNN_PRODUCT)
-    return tuple(product for product in tried if onednn_is_faster(product, threads, folder(), processor()))
+    return tuple(product for product in tried if onednn_is_faster(product, threads, processor()))

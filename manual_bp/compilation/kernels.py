@@ -15,7 +15,8 @@ from torch import Tensor
 
 from manual_bp.compilation.choice import Choice
 from manual_bp.compilation.decompositions import DECOMPOSITIONS
-from manual_bp.compilation.passes import OPTIONS, passes, said_in_words
+from manual_bp.compilation.inductor import in_own_folder
+from manual_bp.compilation.passes import OPTIONS, passes
 
 # By default inductor's kernels for a GPU are less exact than torch's own: exponentials below 10^-38 are 0, and a
 # quotient is two roundings off.
@@ -26,6 +27,10 @@ TRUSTING: dict[str, Any] = {"size_asserts": False, "alignment_asserts": False}
 
 def compiled(exported: Any, choice: Choice) -> tuple[Callable[[list[Tensor]], Sequence[Tensor]], bool]:
     """What runs the graph, and whether inductor had it on disk.  Raises NotCompiled."""
+    return in_own_folder(lambda folder: _compiled(exported, choice))
+
+
+def _compiled(exported: Any, choice: Choice) -> tuple[Callable[[list[Tensor]], Sequence[Tensor]], bool]:
     from torch._dynamo.utils import counters
     from torch._guards import TracingContext, detect_fake_mode, tracing
     from torch._inductor import config
@@ -49,7 +54,6 @@ def compiled(exported: Any, choice: Choice) -> tuple[Callable[[list[Tensor]], Se
     options["post_grad_custom_post_pass"] = passes(choice.onednn)
     before = counters["inductor"]["fxgraph_cache_hit"]
     with (
-        said_in_words(),
         torch.no_grad(),
         config.patch(options),
         V.set_fake_mode(fakes),

@@ -13,10 +13,11 @@ import math
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
+from functools import cache
 
 import torch
 
+from manual_bp.compilation.cache import keep_text, kept_text
 from manual_bp.compilation.products import Product
 
 # Both libraries take turns so often; the median of the ratios is not moved by two interruptions.
@@ -27,21 +28,19 @@ SAMPLE_SECONDS = 1e-3
 WORTHWHILE = 0.95
 
 
-def onednn_is_faster(product: Product, threads: int, folder: Path, machine: str) -> bool:
+@cache
+def onednn_is_faster(product: Product, threads: int, machine: str) -> bool:
     """Whether oneDNN multiplies float32 matrices like these faster than MKL, with so many threads.
 
-    folder: where what has been measured is kept.  machine: what it depends on beside the arguments.
+    machine: what it depends on beside the other arguments.
     """
     key = hashlib.sha256(f"{machine}\0{torch.__version__}\0{threads}\0{product}".encode()).hexdigest()[:32]
-    path = folder / "products" / f"{key}.json"
+    name = f"products/{key}.json"
     try:
-        ratio = float(json.loads(path.read_text())["onednn over mkl"])
-    except (OSError, ValueError, KeyError):
+        ratio = float(json.loads(kept_text(name) or "")["onednn over mkl"])
+    except (ValueError, KeyError, TypeError):
         ratio = _ratio(product, threads)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(f".{time.time_ns()}")
-        unfinished.write_text(json.dumps({"product": product._asdict(), "threads": threads, "onednn over mkl": ratio}))
-        unfinished.replace(path)
+        keep_text(name, json.dumps({"product": product._asdict(), "threads": threads, "onednn over mkl": ratio}))
     return ratio < WORTHWHILE
 
 

@@ -1,9 +1,8 @@
-"""What is done to every traced graph before inductor makes code of it, and how its failures are told."""
+"""What is done to every traced graph before inductor makes code of it."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -22,12 +21,6 @@ READS = 8
 
 OPTIONS: dict[str, Any] = {"realize_reads_threshold": READS}
 """Of inductor, on every device."""
-
-NO_COMPILER = "no C++ compiler works here. Install g++ or clang++, or name one in the environment variable CXX."
-
-
-class NotCompiled(Exception):
-    """Why a function could not be compiled."""
 
 
 def passes(onednn: Collection[Product]) -> Any:
@@ -54,18 +47,3 @@ def passes(onednn: Collection[Product]) -> Any:
             return f"{onednn!r}{text()}"
 
     return Passes()
-
-
-@contextmanager
-def said_in_words() -> Iterator[None]:
-    """Inductor's failures as NotCompiled, in words."""
-    from torch._inductor.exc import InductorError, InvalidCxxCompiler
-
-    try:
-        yield
-    except InvalidCxxCompiler as error:
-        raise NotCompiled(NO_COMPILER) from error
-    except InductorError as error:
-        if "InvalidCxxCompiler" in str(error):
-            raise NotCompiled(NO_COMPILER) from error
-        raise NotCompiled(f"inductor failed ({str(error).splitlines()[0]:.200}).") from error

@@ -14,7 +14,7 @@ from manual_bp.compilation import aoti, kernels
 from manual_bp.compilation.choice import choose
 from manual_bp.compilation.cuda import Graph
 from manual_bp.compilation.decompositions import DECOMPOSITIONS
-from manual_bp.compilation.passes import NotCompiled
+from manual_bp.compilation.inductor import NotCompiled
 from manual_bp.compilation.products import products
 
 FlatFunction = Callable[..., Sequence[Tensor]]
@@ -51,7 +51,7 @@ def plain(t: Tensor) -> Tensor:
 def build(
     function: FlatFunction, example: list[Tensor], *, step: bool = False, written: int = 0, dynamic: Any = None
 ) -> Program:
-    """`function` compiled for contiguous tensors like `example`.
+    """`function` compiled for contiguous tensors like `example`, which may share memory.
 
     step: whether it is a whole training step, which is called again and again for one state.
     written: into how many of its first inputs the function writes.
@@ -93,14 +93,19 @@ def _compiled(function: FlatFunction, example: list[Tensor], step: bool, written
 
 
 def _exported(function: FlatFunction, example: list[Tensor], dynamic: Any) -> Any:
-    """The graph of `function`, with no autograd in it."""
+    """The graph of `function`, with no autograd and no autocast in it.
+
+    The examples are copies: of two that shared memory, torch.export would make one.
+    """
 
     class Wrapped(torch.nn.Module):  # noqa: TID251 (torch.export takes nothing else)
         def forward(self, *flat: Tensor) -> tuple[Tensor, ...]:
             return tuple(function(*flat))
 
     shapes = None if dynamic is None else (tuple(dynamic),)
-    with torch.no_grad(), warnings.catch_warnings():
+    exact = torch.autocast(example[0].device.type, enabled=False)
+    with torch.no_grad(), exact, warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's own, about its own pytrees
-        exported = torch.export.export(Wrapped(), tuple(example), dynamic_shapes=shapes, strict=False)
+        copies = tuple(t.clone() for t in example)
+        exported = torch.export.export(Wrapped(), copies, dynamic_shapes=shapes, strict=False)
         return exported.run_decompositions(DECOMPOSITIONS)

@@ -20,3 +20,19 @@ def called_from_python(monkeypatch: pytest.MonkeyPatch) -> None:
         return Choice("triton", threads=1) if device.type == "cpu" else choose(device, *others)
 
     monkeypatch.setattr(program, "choose", chosen)
+
+
+def trace_only(patch: pytest.MonkeyPatch) -> None:
+    """From now on a program is the traced graph itself, which no compiler has seen: what is built in a second is the
+    same function."""
+
+    def traced(function, example, step, written, dynamic):
+        graph = program._exported(function, example, dynamic).module(check_guards=False)
+        return program.Program(lambda flat: graph(*flat), "traced", "as it was traced")
+
+    patch.setattr(program, "_compiled", traced)
+
+
+@pytest.fixture
+def traced_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    trace_only(monkeypatch)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import manual_bp as bp
-from manual_bp.compilation import aoti, cache
+from manual_bp.compilation import aoti
 from manual_bp.models import mlp, residual_mlp
 from manual_bp.oracle import compare
 from manual_bp.oracle.cases import generated
@@ -29,12 +29,16 @@ REPRESENTATIVE = ("ordinary", "saturation", "tie", "cotangent times 1000", "ever
 
 @pytest.fixture(autouse=True, scope="module")
 def programs_of_these_tests(tmp_path_factory):
-    """A cache folder of this run, so that nothing built earlier is judged.  pytest-xdist's processes share it."""
+    """A user's cache of this run, so that nothing built earlier is judged.  pytest-xdist's processes share it.
+
+    Inductor's variable is not set, as for most users.
+    """
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "programs"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder))
-        yield
+        patch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder
 
 
 def test_compiled_rule_passes_the_oracle(rule, device):
@@ -182,7 +186,7 @@ def test_two_donated_states_by_turns_are_two_trainings(device, called_from_pytho
         assert all(torch.equal(t, everything(alone)[n]) for n, t in everything(turns).items())
 
 
-def test_donated_tensors_have_memory_of_their_own(called_from_python):
+def test_donated_tensors_have_memory_of_their_own(traced_only):
     step, state, x, target = problem("adam", torch.float32, donate=True)
     shared = {**state.optimizer, "exp_avg_sq.W1": state.optimizer["exp_avg.W1"]}
     with pytest.raises(ValueError, match=r"exp_avg\.W1 and exp_avg_sq\.W1 share memory"):
@@ -205,32 +209,26 @@ def test_another_batch_size_is_another_program_and_other_layouts_are_not(called_
     assert len(step.programs) == 2
 
 
-def test_state_of_another_dtype_is_refused(called_from_python):
-    step, state, x, target = problem("mlp", torch.float32)
-    step(state, x, target)
-    wide = replace(state, params={n: t.double() for n, t in state.params.items()})
-    with pytest.raises(ValueError, match=r"W1 of shape \(5, 4\), torch.float32"):
-        step(wide, x, target)
-
-
 def test_donate_needs_compiled():
     with pytest.raises(ValueError, match="donate must come with compiled=True"):
         training_step(mlp([2, 2]), optimizer=sgd(0.1), donate=True)
 
 
-def test_programs_are_kept_on_disk():
-    first, state, x, target = problem("mlp", torch.float32, batch=5)
-    first(state, x, target)
-    second, *_ = problem("mlp", torch.float32, batch=5)
+def test_programs_are_kept_in_the_user_s_cache(programs_of_these_tests):
+    first, state, x, target = problem("mlp", torch.float32)
+    first(state, x, target)  # perhaps from another test
+    second, *_ = problem("mlp", torch.float32)
     second(state, x, target)
-    assert [step.programs[0].from_cache for step in (first, second)] == [False, True]
-    assert list(cache.folder().glob("*.pt2"))
+    assert second.programs[0].from_cache
+    kept = programs_of_these_tests / "manual_bp"
+    assert list(kept.glob("*.pt2"))
+    assert list((kept / "inductor").iterdir())  # and so are the files that inductor runs
 
 
-def test_where_programs_cannot_be_loaded_python_calls_them(monkeypatch, tmp_path):
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+def test_where_programs_cannot_be_loaded_python_calls_them(monkeypatch):
+    monkeypatch.setattr(aoti, "kept_text", lambda name: None)  # that the loader works is not known
     monkeypatch.setattr(aoti, "LOAD", "import os; os.abort()")
-    step, state, x, target = problem("mlp", torch.float32, donate=True)
+    step, state, x, target = problem("mlp", torch.float32)
     agreeing("mlp", step, state, x, target)
     assert [program.kind for program in step.programs] == ["inductor"]
     assert "loader of ahead-of-time programs fails here (status -6)" in step.programs[0].why
