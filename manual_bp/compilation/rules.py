@@ -30,7 +30,7 @@ def compile_rule(name: str, **hyper: Any) -> CompiledRule:
     of an element-wise rule (on the CPU one for small tensors and one for large, on a GPU one for multiples of 16
     elements and one for the others), and one size of any other.  Lists of axes are run as one axis, so that the rank
     makes no other program.  Uncompiled are: results without elements, a mask that is not bool, whose values must be
-    looked at, and on a GPU tensors of 2^31 elements and more.
+    looked at, on a GPU tensors of 2^31 elements and more, and whatever is called under torch.autocast.
 
     Raises ValueError for an unknown rule or hyperparameter, and in a call for whatever the rule refuses.
     """
@@ -53,9 +53,15 @@ class CompiledRule:
 
     def __call__(self, inputs: tuple[Tensor, ...], dy: Tensor, **hyper: Any) -> tuple[Tensor, Grads]:
         try:
-            signature = (tuple([(t.shape, t.dtype, t.device, t.layout) for t in (*inputs, dy)]), tuple(hyper.items()))
+            tensors = tuple([(t.shape, t.dtype, t.device, t.layout) for t in (*inputs, dy)])
+            # In words, for 1, 1.0 and True are equal, and not all of them are accepted; nor are 0.0 and -0.0 the same.
+            signature = (tensors, repr(hyper) if hyper else "", torch.is_autocast_enabled(dy.device.type))
             plan = self._plans[signature]
-        except (AttributeError, TypeError):  # no tensors: the rule says what must hold
+        except (
+            AttributeError,
+            TypeError,
+            RuntimeError,
+        ):  # no tensors, or of no real device: the rule says what must hold
             return self.rule.vjp(inputs, dy, **{**self.hyper, **hyper})
         except KeyError:
             plan = self._plans[signature] = self._plan(inputs, dy, {**self.hyper, **hyper})
@@ -68,6 +74,8 @@ class CompiledRule:
         rule = self.rule
         _, grads = rule.vjp(inputs, dy, **given)
         hyper = rule.check_hyper(given)
+        if torch.is_autocast_enabled(dy.device.type):
+            return None
         odd_mask = any(
             not rule.is_number(n) and t.dtype != torch.bool for n, t in zip(rule.inputs, inputs, strict=True)
         )
@@ -83,7 +91,7 @@ class CompiledRule:
         if on_gpu and max(t.numel() for t in (*inputs, dy)) > MOST_ON_GPU:
             return None
         small = not on_gpu and dy.numel() <= ONE_THREAD_ELEMENTS
-        key: tuple[Any, ...] = (tuple(hyper.items()), dtypes, dy.device, torch.get_num_threads())
+        key: tuple[Any, ...] = (repr(hyper), dtypes, dy.device, torch.get_num_threads())
         key += (small, *shapes[0][1:]) if rule.elementwise else tuple(shapes)
         if key not in self._programs:
             self._programs[key] = self._program(example, hyper, small)

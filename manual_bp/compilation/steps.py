@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from manual_bp.compilation.program import Program, build, plain
 from manual_bp.compilation.remembered import Remembered
-from manual_bp.training.step import Step, TrainingState
+from manual_bp.training.step import Step, TrainingState, refuse_bad_call
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,18 @@ class CompiledStep(Step):
 
         x: (batch, features); target: what the loss takes, of square_loss shaped like the output.
         """
-        signature = (x.shape, x.dtype, target.shape, target.dtype, x.device, _precision(x.device))
+        refuse_bad_call(state, x, target)
+        signature = (*_kind(x), *_kind(target), _precision(x.device))
         built = self._built.get(signature)
         if built is None or not built.fits(state):
             built = self._built[signature] = self._build(state, x, target)
         if built.program.kind == "eager" and not self.donate:
             return super().__call__(state, x, target)
-        return built(state, x, target)
+        try:
+            return built(state, x, target)
+        except _OtherKind:
+            built = self._built[signature] = self._build(state, x, target)
+            return built(state, x, target)
 
     @property
     def programs(self) -> list[Program]:
@@ -54,6 +60,17 @@ class CompiledStep(Step):
         uncompiled = Step(self.model, self.loss, self.optimizer, self.l2, self.l1, self.max_norm, self.clip_norm)
         uncompiled(state, x, target)  # refuses what does not fit, in the rules' own words
         return _BuiltStep(uncompiled, state, x, target, self.donate)
+
+
+class _OtherKind(Exception):
+    """The state's tensors are not of the kind that a program was built for."""
+
+
+_Kind = tuple[torch.Size, torch.dtype, torch.device, torch.layout]
+
+
+def _kind(t: Tensor) -> _Kind:
+    return t.shape, t.dtype, t.device, t.layout
 
 
 def _precision(device: torch.device) -> str | None:
@@ -73,16 +90,20 @@ class _BuiltStep:
             self._refuse_shared_memory(flat)
             flat = [t.clone() for t in flat]  # views of one storage may be donated, but not traced
         masks = self._drawn(state, x)
-        self._layouts = [(t.shape, t.dtype, t.device) for t in flat]
+        for name, mask in zip(self._masks, masks, strict=True):
+            if mask.dtype != torch.bool:
+                raise ValueError(f"a compiled step takes masks of bool; came {name} of {mask.dtype}. Pass mask.bool().")
+        self._kinds = [_kind(t) for t in flat]
+        self._kinds_of_masks = [_kind(t) for t in masks]
         self._last = Remembered([])
-        example = [*flat, plain(x), plain(target), *masks]
+        example = [*flat, *(plain(t) for t in (x, target, *masks))]
         self.program = build(self._updated, example, step=True, written=len(flat) if donate else 0)
 
     def fits(self, state: TrainingState) -> bool:
         """Whether the state has the names that the program was built for."""
         params, buffers, optimizer = self._names
         if state.params.keys() == set(params) and state.optimizer.keys() == set(optimizer):
-            return len(state.buffers) == len(buffers) or self._kept(state.buffers) == buffers
+            return state.buffers.keys() - self._masks == set(buffers)
         return False
 
     def __call__(self, state: TrainingState, x: Tensor, target: Tensor) -> tuple[TrainingState, Tensor]:
@@ -90,8 +111,8 @@ class _BuiltStep:
         known = self._last.are(flat)
         if not known:
             flat = self._checked(flat)
-        masks = self._drawn(state, x) if self._masks else ()
-        results = self.program.run([*flat, plain(x), plain(target), *masks])
+        batch = [plain(x), plain(target), *(self._checked_masks(state, x) if self._masks else ())]
+        results = self.program.run([*flat, *(map(self._apart, batch) if self._donate else batch)])
         *new, cost = (*flat, *results) if self._donate else results
         if not (known and self._donate):  # donated tensors are the same ones again
             self._last = Remembered(new)
@@ -137,26 +158,44 @@ class _BuiltStep:
         return after
 
     def _checked(self, flat: list[Tensor]) -> list[Tensor]:
-        """Tensors that this step has not made itself, laid out as the program takes them."""
-        for name, t, (shape, dtype, device) in zip(self._flat_names(), flat, self._layouts, strict=True):
-            if t.shape != shape or t.dtype != dtype or t.device != device:
-                raise ValueError(
-                    f"the step was compiled for {name} of shape {tuple(shape)}, {dtype} on {device}; came "
-                    f"{tuple(t.shape)}, {t.dtype} on {t.device}. Make another step for another kind of state."
-                )
+        """Tensors that this step has not made itself, laid out as the program takes them.
+
+        Raises _OtherKind for those of another shape, dtype, device or layout.
+        """
+        self._refuse_other_kinds(flat, self._kinds)
         taken = [plain(t) for t in flat]
         if self._donate:
+            self._last = Remembered([])  # where its tensors lie is forgotten now
             self._refuse_shared_memory(taken)
         return taken
 
+    def _checked_masks(self, state: TrainingState, x: Tensor) -> list[Tensor]:
+        masks = self._drawn(state, x)
+        self._refuse_other_kinds(masks, self._kinds_of_masks)
+        return [plain(mask) for mask in masks]
+
+    @staticmethod
+    def _refuse_other_kinds(tensors: list[Tensor], kinds: list[_Kind]) -> None:
+        for t, kind in zip(tensors, kinds, strict=True):
+            if not isinstance(t, Tensor) or _kind(t) != kind:
+                raise _OtherKind
+
     def _refuse_shared_memory(self, flat: list[Tensor]) -> None:
+        """Raises ValueError if two of the tensors overlap, and else notes where they lie."""
         named = zip(self._flat_names(), flat, strict=True)
-        spans = sorted((t.data_ptr(), t.data_ptr() + t.nbytes, name) for name, t in named)
+        spans = sorted((t.data_ptr(), t.data_ptr() + t.nbytes, name) for name, t in named if t.nbytes)
         for (_, end, first), (begin, _, second) in pairwise(spans):
             if begin < end:
                 raise ValueError(
                     f"a donated state is updated in place; {first} and {second} share memory. Clone one of them."
                 )
+        self._begins, self._ends = [begin for begin, *_ in spans], [end for _, end, _ in spans]
+
+    def _apart(self, t: Tensor) -> Tensor:
+        """`t`, or a copy if it shares memory with the donated state, which is written while `t` is read."""
+        begin = t.data_ptr()
+        before = bisect_left(self._begins, begin + t.nbytes)  # so many tensors of the state begin before t ends
+        return t.clone() if before and self._ends[before - 1] > begin else t
 
     def _flat_names(self) -> list[str]:
         return [name for names in self._names for name in names]
@@ -167,11 +206,6 @@ class _BuiltStep:
     def _drawn(self, state: TrainingState, x: Tensor) -> list[Tensor]:
         """The masks of the step: those in the state, else drawn from its seed and number of steps."""
         if all(name in state.buffers for name in self._masks):
-            masks = [state.buffers[name] for name in self._masks]
-        else:
-            drawn = {**self._step.masks(state, len(x), str(x.device)), **state.buffers}
-            masks = [drawn[name] for name in self._masks]
-        for name, mask in zip(self._masks, masks, strict=True):
-            if mask.dtype != torch.bool:
-                raise ValueError(f"a compiled step takes masks of bool; came {name} of {mask.dtype}. Pass mask.bool().")
-        return [plain(mask) for mask in masks]
+            return [state.buffers[name] for name in self._masks]
+        drawn = {**self._step.masks(state, len(x), str(x.device)), **state.buffers}
+        return [drawn[name] for name in self._masks]

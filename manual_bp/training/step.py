@@ -94,11 +94,12 @@ class Step:
         so a piece of n counts n/N (the mean of the pieces' means would favour examples in short pieces).  Penalties
         count once.  Dropout masks are those that the whole batch would have; batch norm normalises each piece by
         itself and updates its running statistics piece by piece, as torch does when gradients are accumulated.
-        Raises ValueError if there is no piece.
+        Raises ValueError if there is no piece, for what is no tensor, and under torch.autocast.
         """
         if not batches:
             raise ValueError("batches must hold at least one (x, target); came none.")
-        for x, _ in batches:
+        for x, target in batches:
+            refuse_bad_call(state, x, target)
             if x.ndim < 2:
                 raise ValueError(
                     f"x must be (batch, features); came {tuple(x.shape)}. Use x[None] for a single example."
@@ -174,6 +175,29 @@ class Step:
                 assert gradient is not None
                 cost, total[name] = cost + value, total[name] + gradient
         return cost, total
+
+
+def refuse_bad_call(state: object, x: object, target: object) -> None:
+    """Raises ValueError, the same for every kind of step, for what is no state or no tensor, and under autocast."""
+    if not isinstance(state, TrainingState):
+        raise ValueError(
+            f"state must be a TrainingState; came {type(state).__name__}. Begin with step.init(generator)."
+        )
+    for name, tensor in (("x", x), ("target", target)):
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f"{name} must be a torch.Tensor; came {type(tensor).__name__}. Use torch.as_tensor.")
+    if isinstance(x, Tensor) and _autocast_is_on(x.device):
+        raise ValueError(
+            "a step computes in the dtype of its state; came torch.autocast, which would change it. Leave autocast; "
+            "for 16 bits make the state with step.init(generator, dtype=torch.bfloat16)."
+        )
+
+
+def _autocast_is_on(device: torch.device) -> bool:
+    try:
+        return torch.is_autocast_enabled(device.type)
+    except RuntimeError:  # a kind of device that has none
+        return False
 
 
 def training_step(
