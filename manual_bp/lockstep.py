@@ -7,7 +7,10 @@ disagreement belongs to that step and not to the ones before.  Two questions are
   optimiser's state, against the other engine;
 - alone: each layer by itself, given the inputs and the upstream cotangent that it had, against its own reference.
 
-A third run, free, is never resynchronised; it is shown and not judged, as rounding errors may grow from step to step.
+After that comes a third run, free: both engines from the same beginning through the same mini-batches, never
+resynchronised; it is shown and not judged, as rounding errors may grow from step to step.  It has an engine of its own,
+which the factory is asked for once more: the one that is judged makes each step once, so that it may keep moments or
+anything else from step to step.
 
 A run in which both engines leave the numbers of the dtype has diverged: that is said, and ends it; it is no
 disagreement.
@@ -24,14 +27,20 @@ from torch import Tensor
 
 from manual_bp.chain import Tensors
 from manual_bp.models.model import Model
+from manual_bp.training.arguments import is_whole
 from manual_bp.training.data import Dataset
-from manual_bp.training.engine import Engine
-from manual_bp.training.judging import Disagreement, Judge, Row, branches_differ, visit_case
+from manual_bp.training.engine import Engine, ManualEngine, StepRecord, check_record
+from manual_bp.training.fit import check_batches
+from manual_bp.training.judging import Disagreement, Judge, Row, branches_differ, copied, visit_case
 from manual_bp.training.minibatches import MiniBatches
 from manual_bp.training.optimizers import Optimizer, sgd
-from manual_bp.training.step import TrainingState, training_step
+from manual_bp.training.step import Step, TrainingState, training_step
+from manual_bp.wording import counted
 
 __all__ = ["Disagreement", "LockstepReport", "Row", "branches_differ", "failed", "lockstep", "visit_case"]
+
+BATCH_SIZE = 64
+"""Examples of a mini-batch, if nothing else is said."""
 
 
 @dataclass
@@ -43,6 +52,7 @@ class LockstepReport:
     maximum) differed because z lay within its allowance of the
         kink; the whole-chain gradients of that step and of the layers before are not judged, each layer alone is.
     losses: per step, (manual, other engine) in lockstep and in the free run.
+    not_free: why there was no free run, or why it ended early; "" if it came to its end.
     steps: as many as were judged. diverged: the sentence that says in which step the run diverged, or "".
     training: loss, optimiser and penalties.
     """
@@ -60,6 +70,7 @@ class LockstepReport:
     losses: list[tuple[float, float]] = field(default_factory=list)
     free_losses: list[tuple[float, float]] = field(default_factory=list)
     free_drift: float = 0.0
+    not_free: str = ""
     diverged: str = ""
     training: dict[str, Any] = field(default_factory=dict)
 
@@ -70,7 +81,7 @@ class LockstepReport:
     @property
     def verdict(self) -> str:
         if self.passed:
-            return f"every layer agrees in {self.steps} steps"
+            return f"every layer agrees in {counted(self.steps, 'step')}"
         if not self.disagreements:
             return self.diverged
         first = self.disagreements[0]
@@ -89,7 +100,7 @@ def lockstep(
     engine: Callable[..., Engine],
     against: str = "torch",
     steps: int = 50,
-    batch_size: int = 64,
+    batch_size: int = BATCH_SIZE,
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
     loss: str = "square_loss",
@@ -102,12 +113,15 @@ def lockstep(
     progress: Callable[[Iterator[int]], Iterator[int]] = iter,
 ) -> LockstepReport:
     """Train `model` on `data` by hand, and side by side with what `engine(name, loss=, optimizer=, l2=, l1=, max_norm=,
-    clip_norm=, **config)` builds.
+    clip_norm=, **config)` builds, an `Engine` of manual_bp.training.engine, and a second one for the free run.
 
     optimizer: sgd(lr=0.01) by default; the others are arguments of `training_step`.
     progress: wraps the step numbers, to show how far it is.
-    Raises ValueError if the data's features or classes are not the model's.
+    Raises ValueError if the data's features or classes are not the model's, if the model refuses mini-batches of that
+    size (batch norm has nothing to normalise in one example), and if an engine's record lacks something.
     """
+    if not is_whole(steps, 1):
+        raise ValueError(f"lockstep: steps must be a whole number, at least 1; came {steps!r}.")
     if dtype not in (torch.float64, torch.float32):
         raise ValueError(
             f"lockstep: dtype must be float64 or float32; came {dtype}. In 16 bits two right engines round every layer "
@@ -122,31 +136,58 @@ def lockstep(
         "clip_norm": clip_norm,
     }
     step = training_step(model, **training)
-    other = engine(model.name, **training, **model.config)
+
+    def build() -> Engine:
+        return engine(model.name, **training, **model.config)
+
     report = LockstepReport(
         model.name, model.config, data.name, str(dtype).removeprefix("torch."), device, against, steps=0
     )
     report.training = {**training, "optimizer": {"name": step.optimizer.name, **step.optimizer.config}}
-    judge = Judge(step, other, dtype, device, against)
-    state = step.init(torch.Generator().manual_seed(seed), dtype=dtype, device=device)
-    free = {"manual": state, "other": state}
-    batches = MiniBatches(len(data.x), min(batch_size, len(data.x)), seed, drop_last=True).after(0)
+    start = step.init(torch.Generator().manual_seed(seed), dtype=dtype, device=device)
     x_all, targets = data.x.to(device, dtype), data.targets(dtype).to(device)
-    for number in progress(iter(range(1, steps + 1))):
-        index = next(batches).to(device)
-        x, target = x_all[index], targets[index]
+    batches = minibatches(data, batch_size, seed)
+    check_batches(step, start, x_all, batches)
+    other = build()
+    judge = Judge(step, other, dtype, device, against)
+
+    def begun(state: TrainingState, index: Tensor) -> tuple[TrainingState, Tensor, Tensor]:
+        """The state with the step's masks, x and target."""
+        index = index.to(device)
         masks = step.masks(state, len(index), device)
-        ours, theirs = judge.step(number, replace(state, buffers={**state.buffers, **masks}), x, target, seed + number)
+        return replace(state, buffers={**state.buffers, **masks}), x_all[index], targets[index]
+
+    state, order = start, batches.after(0)
+    for number in progress(iter(range(1, steps + 1))):
+        before, x, target = begun(state, next(order))
+        ours, theirs = judge.step(number, before, x, target, seed + number)
         report.diverged = judge.diverged
         if report.diverged:
             break
         report.steps = number
-        state = replace(state, params=ours.params, buffers=ours.buffers, optimizer=ours.optimizer, steps=number)
+        state = after(state, ours)
         report.losses.append((float(ours.loss), float(theirs.loss)))
-        _run_free(free, judge.manual, other, masks, x, target, report)
     report.rows, report.disagreements, report.flips = judge.rows, judge.disagreements, judge.flips
-    report.free_drift = _drift(free)
+    _run_free(report, step, start, other, build, begun, batches)
     return report
+
+
+def check_data(model: Model, data: Dataset, batch_size: int = BATCH_SIZE) -> None:
+    """Raise ValueError if `lockstep` cannot train the model on these data, before anything is trained."""
+    step = training_step(model, optimizer=sgd(lr=0.01))
+    check_batches(step, step.init(torch.Generator()), data.x.float(), minibatches(data, batch_size, 0))
+
+
+def minibatches(data: Dataset, batch_size: int, seed: int) -> MiniBatches:
+    """The mini-batches of a lockstep run: all of one size, that of the data if there are fewer examples."""
+    size = min(batch_size, len(data.x)) if is_whole(batch_size) else batch_size
+    return MiniBatches(len(data.x), size, seed, drop_last=True)
+
+
+def after(state: TrainingState, record: StepRecord) -> TrainingState:
+    """The state that a step leaves, as an engine showed it; masks are no part of it."""
+    buffers = {name: record.buffers[name] for name in state.buffers}
+    return replace(state, params=record.params, buffers=buffers, optimizer=record.optimizer, steps=state.steps + 1)
 
 
 def failed(model: Model, data: str, why: str) -> LockstepReport:
@@ -157,25 +198,36 @@ def failed(model: Model, data: str, why: str) -> LockstepReport:
 
 
 def _run_free(
-    free: dict[str, TrainingState],
-    manual: Engine,
-    other: Engine,
-    masks: Tensors,
-    x: Tensor,
-    target: Tensor,
     report: LockstepReport,
+    step: Step,
+    start: TrainingState,
+    judged: Engine,
+    build: Callable[[], Engine],
+    begun: Callable[[TrainingState, Tensor], tuple[TrainingState, Tensor, Tensor]],
+    batches: MiniBatches,
 ) -> None:
-    losses = []
-    for name, engine in (("manual", manual), ("other", other)):
-        before = replace(free[name], buffers={**free[name].buffers, **masks})
-        record = engine.step(before, x, target)
-        free[name] = replace(before, params=record.params, buffers=record.buffers, optimizer=record.optimizer)
-        losses.append(float(record.loss))
-    report.free_losses.append((losses[0], losses[1]))
+    """As many steps as were judged, without resynchronising; whatever the other engine does, the verdict stands."""
+    manual, ours, theirs = ManualEngine(step), start, start
+    order = batches.after(0)
+    try:
+        other = build()
+        if other is judged:
+            report.not_free = f"no free run: {report.against}'s factory gave the same engine again"
+            return
+        for _ in range(report.steps):
+            index = next(order)
+            our_record = manual.step(*begun(ours, index))
+            before, x, target = begun(theirs, index)
+            their_record = other.step(copied(before), x.clone(), target.clone())
+            check_record(their_record, our_record, report.against)
+            ours, theirs = after(ours, our_record), copied(after(theirs, their_record))
+            report.free_losses.append((float(our_record.loss), float(their_record.loss)))
+    except Exception as error:  # of a stranger's engine
+        report.not_free = f"the free run ended after {counted(len(report.free_losses), 'step')}: {error}"
+    report.free_drift = _drift(ours.params, theirs.params)
 
 
-def _drift(free: dict[str, TrainingState]) -> float:
+def _drift(ours: Tensors, theirs: Tensors) -> float:
     """The largest difference of a parameter, relative to the largest parameter."""
-    ours, theirs = free["manual"].params, free["other"].params
-    difference = max(float((ours[name].double() - p.double()).abs().max()) for name, p in theirs.items())
-    return difference / max(float(p.abs().max()) for p in theirs.values())
+    difference = max(float((p.double() - theirs[name].double()).abs().max()) for name, p in ours.items())
+    return difference / max(float(p.abs().max()) for p in ours.values())

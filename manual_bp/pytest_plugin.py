@@ -22,6 +22,7 @@ Nothing heavy is imported before a test uses the fixture.
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import zlib
 from pathlib import Path
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
 
     from manual_bp.oracle.report import Report
     from manual_bp.rule import Rule, Vjp
+
+INDEX = "index.html"
+MADE = "<!-- made by pytest --oracle-html, which replaces it -->"
+"""The last line of an index, by which it is known."""
 
 LONGEST = 120
 """File systems take 255 bytes in a name."""
@@ -92,13 +97,18 @@ class Oracle:
         return given[0] if any(value is given[0] for value in self._node.callspec.params.values()) else None
 
     def _write(self, report: Report, candidate: Vjp | None, rule: str | Rule, options: dict[str, Any]) -> None:
+        from manual_bp.files import write_atomically
         from manual_bp.oracle.html import to_html
 
         assert self._folder is not None
         self._pages += 1
         path = Path(self._folder) / page_name(self._node.nodeid, self._pages)
+        if os.path.lexists(path) and not _is_page(path):
+            raise FileExistsError(
+                f"--oracle-html: {path} is no page of an earlier run. Move it, or name another folder."
+            )
         page = to_html(report, rule, candidate, title=self._node.nodeid, options=options)
-        path.write_text(page, encoding="utf-8")
+        write_atomically(path, page.encode("utf-8"))
         self._node.add_report_section("call", "oracle", f"page: {path}")
 
 
@@ -121,8 +131,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--oracle-html",
         metavar="DIR",
         default=None,
-        help="collect one HTML page per check of the fixture `oracle` in DIR, and an index.html; pages of an earlier "
-        "run in DIR are removed",
+        help="collect one HTML page per check of the fixture `oracle` in DIR, and an index.html; those of an earlier "
+        "run are replaced, other files in DIR stay",
     )
 
 
@@ -152,6 +162,12 @@ def pytest_configure(config: pytest.Config) -> None:
     except OSError as error:
         must = "--oracle-html must name a folder that can be written"
         raise pytest.UsageError(f"{must}; came {folder}: {error}") from None
+    index = folder / INDEX
+    if not _may_be_index(index):
+        raise pytest.UsageError(
+            "--oracle-html must name a folder whose index.html is missing or one that this option made; came "
+            f"{index}, which is neither, and stays as it is. Move it, or name another folder."
+        )
     config.option.oracle_html = str(folder)
 
 
@@ -168,10 +184,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     folder = _folder(session.config)
     if folder is None or session.config.getoption("collectonly"):
         return
-    from manual_bp.oracle.html import about_page
-
     for path in folder.glob("*.html"):
-        if about_page(path) is not None:
+        if _is_page(path):
             path.unlink()
 
 
@@ -181,13 +195,38 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     folder = _folder(session.config)
     if folder is None or session.config.getoption("collectonly"):
         return
+    from manual_bp.files import write_atomically
     from manual_bp.oracle.html import index_html
 
-    (folder / "index.html").write_text(index_html(folder), encoding="utf-8")
+    if _may_be_index(folder / INDEX):  # another plugin may have put its own there meanwhile
+        write_atomically(folder / INDEX, f"{index_html(folder)}\n{MADE}\n".encode())
+
+
+def _is_page(path: Path) -> bool:
+    """Whether a file is a page that a test of an earlier run made: neither a link, nor a page that `to_html` made for
+    somebody else, nor a copy under another name."""
+    from manual_bp.oracle.html import about_page
+
+    if path.is_symlink() or not path.is_file() or (about := about_page(path)) is None:
+        return False
+    return re.fullmatch(re.escape(Path(page_name(str(about.get("test", "")))).stem) + r"(-\d+)?", path.stem) is not None
+
+
+def _may_be_index(path: Path) -> bool:
+    """Whether there is nothing under that name, or an index that this plugin made."""
+    if not os.path.lexists(path):
+        return True
+    if path.is_symlink() or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        file.seek(-min(len(MADE) + 2, path.stat().st_size), os.SEEK_END)
+        return MADE.encode() in file.read()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say where the pages are."""
     folder = _folder(config)
     if folder is not None and not config.getoption("collectonly"):
-        terminalreporter.write_line(f"oracle: {folder / 'index.html'}")
+        index = folder / INDEX
+        ours = _may_be_index(index)
+        terminalreporter.write_line(f"oracle: {index if ours else f'{folder}, whose {INDEX} is not ours and stays'}")

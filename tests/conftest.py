@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from jaxtyping import install_import_hook
+from jaxtyping import config, install_import_hook
 
 # The tests run in as many processes as there are cores; more threads would only wait for one another.
 torch.set_num_threads(1)
@@ -46,3 +46,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     total = sum(counts.values())
     if total:
         terminalreporter.write_line(f"mutation score: {counts['passed']} of {total} mistakes rejected")
+
+
+@pytest.fixture
+def untyped():
+    """Without the checks of annotations, as users run: what the code itself says of an argument of another type."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)

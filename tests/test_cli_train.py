@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import errno
+import hashlib
 import json
 import random
 import shlex
@@ -11,6 +13,7 @@ import struct
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,11 +22,25 @@ from typer.testing import CliRunner
 
 import manual_bp as bp
 from manual_bp.cli import app
+from manual_bp.cli.session import Session
+from manual_bp.files import write_atomically
 from manual_bp.training import checkpoint as checkpoints
 from manual_bp.training import history
 from manual_bp.training.run import CHECKPOINT, METRICS, MODEL
 
 MODULE = [sys.executable, "-m", "manual_bp.cli", "train"]
+
+
+@pytest.fixture(autouse=True)
+def undrawn(request, monkeypatch):
+    """Five pictures take as long as the training of these runs: they are drawn where a test asks for `drawn`."""
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr(Session, "_pictures", lambda *_: [])
+
+
+@pytest.fixture
+def drawn():
+    pytest.importorskip("matplotlib")
 
 
 def run(*arguments):
@@ -49,6 +66,8 @@ def same(first, second):
     assert [row["epoch"] for row in rows[0]] == list(range(1, ours.epoch + 1))
 
 
+PICTURES = ("learning_curves", "gradient_norms", "saturation", "confusion", "misclassified")
+
 # Everything that has a state: dropout, batch norm, augmentation, Adam, and early stopping that has found a best epoch.
 FULL = ("--model", "residual_mlp", "--dropout", 0.2, "--augment", "--epochs", 4, "--batch-size", 300)
 
@@ -61,13 +80,25 @@ def whole(tmp_path_factory):
     return folder
 
 
-def test_a_run(tmp_path, monkeypatch):
+def test_a_run(tmp_path, monkeypatch, drawn):
+    """Pictures included, which name what was trained, and are made whatever the clock says."""
+
+    class Clock(datetime.datetime):
+        @classmethod
+        def today(cls):
+            raise OverflowError("timestamp too large to convert to C _PyTime_t")
+
+    monkeypatch.setattr("matplotlib.backends.backend_svg.datetime", SimpleNamespace(datetime=Clock, date=datetime.date))
     monkeypatch.chdir(tmp_path)
     result = run("--epochs", 12)
     assert result.exit_code == 0, result.output
     folder = tmp_path / "runs" / "mlp-1"
-    names = {CHECKPOINT, METRICS, MODEL, "learning_curves.svg", "gradient_norms.svg", "saturation.svg"}
-    assert {path.name for path in folder.iterdir()} == names
+    pictures = {f"{name}.svg" for name in PICTURES}
+    assert {path.name for path in folder.iterdir()} == {CHECKPOINT, METRICS, MODEL, *pictures}
+    (accuracy,) = (line for line in result.output.splitlines() if line.startswith("test accuracy"))
+    for name in pictures:
+        assert f"mlp on digits, adam, lr 0.005: {accuracy}" in (folder / name).read_text(), name
+    assert "Dead units: share of each layer" in (folder / "saturation.svg").read_text()
     lines = result.output.splitlines()
     assert sum(line.startswith("epoch ") for line in lines) == 12
     records = history.read(folder / METRICS, 12)
@@ -77,8 +108,16 @@ def test_a_run(tmp_path, monkeypatch):
     assert checkpoint.stopping.best == min(record.validation_loss for record in records)
     model = load_file(folder / MODEL)
     assert all(torch.equal(model[name], p) for name, p in checkpoint.best_params.items())
-    for verdict in ("test accuracy 9", "over-fitting:", "gradient:", "saturation:"):
+    verdicts = (
+        "test accuracy 9",
+        "359 are misclassified; most often ",
+        "over-fitting: too few epochs to say: 12",
+        "the gradient arrives: ",
+        "activation1 (relu): ",
+    )
+    for verdict in verdicts:
         assert any(verdict in line for line in lines), verdict
+    monkeypatch.setattr(Session, "_pictures", lambda *_: [])
     assert run("--epochs", 1).exit_code == 0
     assert (tmp_path / "runs" / "mlp-2" / CHECKPOINT).exists()
 
@@ -203,6 +242,168 @@ def test_a_full_disk(tmp_path, monkeypatch, whole, failing):
     same(tmp_path, whole)
 
 
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_disk_that_is_full_from_the_start(tmp_path, monkeypatch, failing):
+    """Before there is a checkpoint there is nothing to resume: the same command begins anew."""
+    right, calls = checkpoints.write_atomically, iter(range(100))
+
+    def full(*arguments):
+        if next(calls) == failing:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        right(*arguments)
+
+    options = ("--out", tmp_path / "run", "--epochs", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "write_atomically", full)
+        result = run(*options)
+    assert result.exit_code == 1
+    if failing == 0:
+        assert "There is no checkpoint yet. Make room, then give the same command again" in words(result)
+        assert "--resume" not in result.output
+        assert run(*options).exit_code == 0
+    else:
+        assert "of epoch 0. Make room, then go on with: manual-bp train --out" in words(result)
+        assert run(*options[:2], "--resume").exit_code == 0
+
+
+LINKED = [
+    f".{CHECKPOINT}.partial",
+    CHECKPOINT,
+    METRICS,
+    MODEL,
+    f".{MODEL}.partial",
+    "confusion.svg",
+    ".confusion.svg.partial",
+]
+
+
+@pytest.mark.parametrize("dangling", [False, True])
+@pytest.mark.parametrize("name", LINKED)
+def test_a_planted_link_is_not_followed(tmp_path, monkeypatch, name, dangling):
+    """Files of a run are made in its folder, or refused; what a link in it points to is left as it is."""
+    target, folder = tmp_path / "target", tmp_path / "run"
+    folder.mkdir()
+    if not dangling:
+        target.write_text("mine")
+    (folder / name).symlink_to(target)
+    monkeypatch.setattr(Session, "_pictures", lambda *_: write_atomically(folder / "confusion.svg", b"picture") or [])
+    result = run("--out", folder, "--epochs", 1)
+    refused = name in (CHECKPOINT, METRICS)
+    assert result.exit_code == (2 if refused else 0), result.output
+    assert target.read_text() == "mine" if not dangling else not target.exists()
+    if refused:
+        assert "--out must name a folder without a run" in words(result)
+    else:
+        assert not any(path.is_symlink() for path in folder.iterdir())
+
+
+def test_metrics_that_became_a_link_are_not_followed(tmp_path):
+    folder, target = tmp_path / "run", tmp_path / "target"
+    assert run("--out", folder, "--epochs", 1).exit_code == 0
+    (folder / METRICS).rename(target)
+    (folder / METRICS).symlink_to(target)
+    before = target.read_bytes()
+    result = run("--out", folder, "--resume", "--epochs", 2)
+    assert result.exit_code == 2
+    assert "it is a symbolic link, which is not followed" in words(result)
+    assert target.read_bytes() == before
+
+
+def resealed(path, change):
+    """Change what a checkpoint says and holds, and give it the digest of that."""
+    raw = path.read_bytes()
+    about = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])["__metadata__"]
+    content, tensors = json.loads(about["content"]), load_file(path)
+    content = change(content, tensors) or content
+    named = {} if content == "nothing" else {"content": content if isinstance(content, str) else json.dumps(content)}
+    raw = checkpoints.tensors_as_bytes(tensors, {**named, "digest": checkpoints.PLACEHOLDER})
+    digest = hashlib.sha256(raw).hexdigest()
+    path.write_bytes(raw.replace(checkpoints.PLACEHOLDER.encode(), digest.encode(), 1))
+
+
+def setting(*path, to):
+    def change(content, tensors):
+        for name in path[:-1]:
+            content = content[name]
+        content[path[-1]] = to
+
+    return change
+
+
+def without(*path):
+    def change(content, tensors):
+        for name in path[:-1]:
+            content = content[name]
+        del content[path[-1]]
+
+    return change
+
+
+ODD = {
+    "no content": (lambda c, t: "nothing", "must hold __metadata__ with a text named content"),
+    "no JSON": (lambda c, t: "{", "it is no checkpoint of a run"),
+    "nested": (lambda c, t: "[" * 100_000, "it is no checkpoint of a run"),
+    "a list": (lambda c, t: "[1]", "it must be an object with names; came [1]"),
+    "another format": (setting("format", to="checkpoint 0"), "the format must be 'manual-bp checkpoint 1'"),
+    "no epoch": (without("epoch"), "it must have 'epoch'"),
+    "another name": (setting("odd", to=1), "it must have no other names"),
+    "an epoch of true": (setting("epoch", to=True), "epoch must be a whole number; came True"),
+    "steps below 0": (setting("steps", to=-1), "steps must be a whole number from 0"),
+    "seed beyond 2^63": (setting("seed", to=10**30), "seed must be a whole number from 0 to 2^63 - 1"),
+    "another epoch": (setting("epoch", to=1), "the checkpoint must be of epoch 4, after 20 steps of 5 an epoch"),
+    "a best of a text": (setting("stopping", "best", to="a"), "best must be a finite number; came 'a'"),
+    "waiting below 0": (setting("stopping", "waited", to=-1), "stopping must count from 0"),
+    "waited too long": (
+        setting("stopping", "waited", to=9),
+        "how early stopping with patience 15 stands after epoch 4",
+    ),
+    "no best epoch": (setting("stopping", "best_epoch", to=None), "how early stopping with patience 15 stands"),
+    "verified a text": (setting("verified", to={"steps": "many"}), "steps must be a whole number; came 'many'"),
+    "configuration a list": (setting("configuration", to=[]), "configuration must be an object"),
+    "lr a text": (setting("configuration", "lr", to="fast"), "lr must be a finite number or null; came 'fast'"),
+    "lr NaN": (setting("configuration", "lr", to=float("nan")), "lr must be a finite number or null; came nan"),
+    "unknown option": (setting("configuration", "odd", to=1), "it must have no other names"),
+    "no digest of the data": (without("configuration", "data_digest"), "the data must be those"),
+    "no batches": (setting("configuration", "batch_size", to=0), "batch_size ≥ 1"),
+    "a seed below 0": (setting("configuration", "seed", to=-1), "seed must be a whole number"),
+    "no tensor": (
+        lambda c, t: t.pop("params/input.weight") is None,
+        "the params of residual_mlp; 'input.weight' is to be",
+    ),
+    "another tensor": (lambda c, t: t.update(odd=torch.ones(1)), "its tensors must be named params/..."),
+    "a group too many": (lambda c, t: t.update({"odd/W1": torch.ones(1)}), "its tensors must be named params/..."),
+    "a name too many": (lambda c, t: t.update({"params/odd": torch.ones(1)}), "'odd' is to be absent"),
+    "no best": (lambda c, t: {t.pop(n) for n in list(t) if n.startswith("best")} and None, "the best_params of"),
+    "another shape": (lambda c, t: t.update({"params/output.bias": torch.ones(3)}), "'output.bias' is to be ((10,)"),
+    "another dtype": (lambda c, t: t.update({"params/output.bias": torch.ones(10).half()}), "torch.float32"),
+    "NaN": (
+        lambda c, t: t.update({"params/output.bias": torch.full((10,), torch.nan)}),
+        "every number of it must be finite",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_an_odd_checkpoint_with_a_right_digest_is_refused_in_words(tmp_path, whole, name):
+    change, message = ODD[name]
+    for file in (CHECKPOINT, METRICS):
+        (tmp_path / file).write_bytes((whole / file).read_bytes())
+    resealed(tmp_path / CHECKPOINT, change)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    result = run("--out", tmp_path, "--resume", "--epochs", 5)
+    assert result.exit_code == 2, result.output
+    assert message in words(result)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_a_resealed_checkpoint_is_taken(tmp_path, whole):
+    """So that what is refused above is refused for what it says."""
+    for file in (CHECKPOINT, METRICS):
+        (tmp_path / file).write_bytes((whole / file).read_bytes())
+    resealed(tmp_path / CHECKPOINT, lambda c, t: None)
+    assert run("--out", tmp_path, "--resume").exit_code == 0
+
+
 def test_a_damaged_checkpoint_changes_nothing(tmp_path):
     run("--out", tmp_path, "--epochs", 1)
     path = tmp_path / CHECKPOINT
@@ -223,6 +424,15 @@ def test_a_damaged_checkpoint_changes_nothing(tmp_path):
         (lambda text: "", "there must be 2 epochs, as many as the checkpoint has; came 0"),
         (lambda text: text.splitlines()[1] + "\n", "line 1 must be of epoch 1; came epoch 2"),
         (lambda text: "hello\n" + text, "line 1 must be one epoch's record"),
+        (lambda text: text.replace('"training_loss": ', '"training_loss": "low", "was": ', 1), "no other names"),
+        (
+            lambda text: text.replace('"validation_loss": ', '"validation_loss": null, "x":', 1).replace(
+                ', "x":', ', "seconds": ', 1
+            ),
+            "validation_loss must be a finite number; came None",
+        ),
+        (lambda text: text.replace('"linear1"', '"linear9"', 1), "line 2 must be of the layers of line 1"),
+        (lambda text: "[" * 100_000 + "\n", "line 1 must be one epoch's record"),
     ],
 )
 def test_damaged_metrics(tmp_path, damage, message):
@@ -298,6 +508,37 @@ def test_a_folder_of_images_that_moves(tmp_path, monkeypatch):
     assert run("--out", "run", "--resume", "--epochs", 4).exit_code == 0
 
 
+@pytest.fixture
+def mnist(tmp_path):
+    """A folder under MNIST's names: 40 images to train with, 7 to test with, one of a class that is not trained."""
+    folder = tmp_path / "mnist"
+    folder.mkdir()
+    generator = torch.Generator().manual_seed(0)
+    for which, labels in (("train", torch.arange(40) % 3), ("t10k", torch.tensor([0, 1, 2, 0, 1, 2, 3]))):
+        images = torch.randint(256, (len(labels), 4, 5), generator=generator)
+        (folder / f"{which}-images-idx3-ubyte").write_bytes(idx(images))
+        (folder / f"{which}-labels-idx1-ubyte").write_bytes(idx(labels))
+    return folder
+
+
+def test_mnist_s_own_test_is_the_test(tmp_path, mnist):
+    options = ("--data", mnist, "--epochs", 1, "--batch-size", 9)
+    result = run(*options, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert "36 examples to learn from, 4 to stop by, 7 to test (all of t10k-* and nothing else)" in words(result)
+    assert " of 7)" in words(result)
+    (mnist / "t10k-labels-idx1-ubyte").unlink()
+    for data in (options, ("--resume", "--epochs", 2)):
+        result = run(*data, "--out", tmp_path / ("run" if "--resume" in data else "other"))
+        assert result.exit_code == 2
+        assert "a file t10k-labels* must be there" in words(result)
+        assert "Add it, or take the other t10k-* file away" in words(result)
+    (mnist / "t10k-images-idx3-ubyte").unlink()
+    result = run("--resume", "--epochs", 2, "--out", tmp_path / "run")
+    assert "the data must be those with which the run began" in words(result)
+    assert "28 examples to learn from, 4 to stop by, 8 to test;" in words(run(*options, "--out", tmp_path / "other"))
+
+
 def test_a_run_is_not_overwritten(whole):
     before = {p.name: p.read_bytes() for p in whole.iterdir()}
     result = run("--out", whole, *FULL)
@@ -327,6 +568,11 @@ def test_two_processes_in_one_folder(tmp_path):
         (("--dropout", 0.1), "--dropout is for --model residual_mlp"),
         (("--model", "residual_mlp", "--dropout", 1), "dropout must be a probability"),
         (("--epochs", 0), "epochs"),
+        (("--lr", "nan"), "lr must be a finite number and not negative; came nan"),
+        (("--seed", 10**20), "seed"),
+        (("--model", "residual_mlp", "--batch-size", 1), "refuses one of 1: batch_norm: a channel must hold more than"),
+        (("--model", "residual_mlp", "--batch-size", 1257), "refuses one of 1, the last of every epoch: batch_norm:"),
+        (("--data", "/" + "a" * 300), "cannot be read"),
         (("--resume",), "--resume needs --out"),
         (("--resume", "--out", "/nowhere/run"), "is no folder"),
         (("--out", "/proc/run"), "--out must name a folder that can be made"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from manual_bp.models import mlp, residual_mlp
 from manual_bp.oracle.candidates import engine_factory
 from manual_bp.training import adam, sgd
 from manual_bp.training.data import Dataset
+from torch_ref.training.engine import TorchEngine
 
 TORCH = engine_factory("torch")
 
@@ -43,6 +45,8 @@ def test_engines_agree(name, dtype, device):
     assert report.passed, report.verdict
     assert report.losses[0] != report.losses[-1]
     assert len(report.free_losses) == 3
+    assert report.not_free == ""
+    assert 0 < report.free_drift < 1e-4
 
 
 def test_every_tensor_of_every_layer_is_judged():
@@ -120,7 +124,177 @@ def test_a_wrong_skip_is_found_between_the_layers(monkeypatch, scale):
     monkeypatch.setattr(Residual, "backward", backward)
     report = run(MODELS["residual"](), dtype=torch.float32)
     assert not report.passed
-    assert "the cause is between the layers: a residual connection" in report.verdict
+    assert "every hand-derived layer agrees by itself: torch's step is wrong, or else" in report.verdict
+    assert "the cause is between the layers: a residual connection, the loss, the penalty or running" in report.verdict
+
+
+class Keeping(TorchEngine):
+    """A right engine whose optimiser keeps its moments: it takes parameters from the state, and nothing else twice.
+
+    calls: what it was asked for, as the parameters' first number.
+    """
+
+    def __init__(self, name, **options):
+        super().__init__(name, **options)
+        self.moments, self.calls = None, 0
+
+    def step(self, state, x, target):
+        self.calls += 1
+        moments = state.optimizer if self.moments is None else self.moments
+        record = super().step(replace(state, optimizer=moments), x, target)
+        self.moments = record.optimizer
+        for tensor in (*state.params.values(), *state.optimizer.values(), x, target):
+            tensor.zero_()  # copies of its own: it may write into them
+        return record
+
+
+def kept(**options):
+    engines = []
+
+    def factory(name, **given):
+        engines.append(Keeping(name, **given))
+        return engines[-1]
+
+    report = lockstep(
+        mlp([5, 6, 3], "tanh"),
+        data(),
+        engine=factory,
+        against="mine",
+        steps=6,
+        batch_size=8,
+        dtype=torch.float64,
+        **options,
+    )
+    return report, engines
+
+
+@pytest.mark.parametrize("optimizer", [adam(1e-3), sgd(0.01, momentum=0.9, dampening=0.1)], ids=lambda o: o.name)
+def test_an_engine_that_keeps_its_own_moments_is_judged(optimizer):
+    """It makes each step once; the free run is made by a second engine from the same factory."""
+    report, engines = kept(optimizer=optimizer)
+    assert report.passed, report.verdict
+    assert [engine.calls for engine in engines] == [6, 6]
+    assert len(report.free_losses) == 6
+    assert report.free_drift < 1e-12
+
+
+def test_one_engine_for_both_runs_is_judged_and_has_no_free_run():
+    single = Keeping("mlp", **mlp([5, 6, 3], "tanh").config, loss="square_loss", optimizer=adam(1e-3), l2=1e-4)
+    options = {"steps": 3, "batch_size": 8, "optimizer": adam(1e-3), "dtype": torch.float64}
+    report = lockstep(mlp([5, 6, 3], "tanh"), data(), engine=lambda *_, **__: single, against="mine", **options)
+    assert report.passed, report.verdict
+    assert single.calls == 3
+    assert report.free_losses == []
+    assert report.not_free == "no free run: mine's factory gave the same engine again"
+
+
+def test_a_wrong_kept_moment_is_found(monkeypatch):
+    right = Keeping.step
+
+    def step(self, state, x, target):
+        record = right(self, state, x, target)
+        self.moments = {name: m if name == "step" else WRONG * m for name, m in record.optimizer.items()}
+        return record
+
+    monkeypatch.setattr(Keeping, "step", step)
+    report, _ = kept(optimizer=adam(1e-3))
+    assert report.disagreements[0].step == 2
+    assert "it comes from the update (adam)" in report.verdict
+
+
+def test_a_free_run_that_fails_leaves_the_verdict():
+    built = []
+
+    def factory(name, **options):
+        built.append(TorchEngine(name, **options))
+        if len(built) == 2:
+            raise RuntimeError("one engine only")
+        return built[0]
+
+    report = lockstep(mlp([5, 6, 3]), data(), engine=factory, steps=2, batch_size=8)
+    assert report.passed
+    assert report.not_free == "the free run ended after 0 steps: one engine only"
+
+
+def test_an_engine_s_own_wrong_backward_is_not_said_to_be_between_our_layers():
+    class Wrong(TorchEngine):
+        def step(self, state, x, target):
+            record = super().step(state, x, target)
+            delta = WRONG * record.layers["linear1"]["delta"]
+            return replace(record, layers={**record.layers, "linear1": {**record.layers["linear1"], "delta": delta}})
+
+    report = lockstep(mlp([5, 6, 3], "tanh"), data(), engine=Wrong, against="mine", steps=1, batch_size=8, l2=0.0)
+    assert report.verdict.endswith(
+        "it comes from the backward of tanh (activation1); every hand-derived layer agrees by itself: mine's step is "
+        "wrong, or else the cause is between the layers: the loss"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda r: replace(r, layers={}),
+            "layers must hold 'linear1', 'activation1', 'linear2'; came nothing, without",
+        ),
+        (
+            lambda r: replace(r, layers=None),
+            "layers is a dictionary with 'linear1', 'activation1', 'linear2'; came NoneType",
+        ),
+        (
+            lambda r: replace(r, layers={**r.layers, "linear2": {}}),
+            r"layers\['linear2'\] must hold 'z', 'delta'; came nothing",
+        ),
+        (
+            lambda r: replace(r, optimizer={}),
+            "optimizer must hold 'step', 'exp_avg.W1', .*; came nothing, without 'step', ",
+        ),
+        (
+            lambda r: replace(r, gradients={"W1": 0}),
+            "gradients must hold 'W2', 'b2', 'W1', 'b1'; came 'W1', without 'W2'",
+        ),
+        (
+            lambda r: replace(r, params={n: p.T for n, p in r.params.items()}),
+            r"params\['W1'\] must be real and of shape \(6, 5\)",
+        ),
+        (lambda r: replace(r, loss=0.5), "loss must be a torch.Tensor; came float"),
+        (lambda r: None, "loss is due; came a NoneType without it"),
+        (lambda r: SimpleNamespace(loss=r.loss), "layers is due; came a SimpleNamespace without it"),
+    ],
+)
+def test_what_an_engine_leaves_out_is_said(change, message, untyped):
+    class Odd(TorchEngine):
+        def step(self, state, x, target):
+            return change(super().step(state, x, target))
+
+    with pytest.raises(ValueError, match=f"mine's step must return a StepRecord, in which {message}"):
+        lockstep(mlp([5, 6, 3]), data(), engine=Odd, against="mine", steps=1, batch_size=8, optimizer=adam())
+
+
+def test_what_is_no_engine_is_said(untyped):
+    with pytest.raises(ValueError, match=r"mine's engine must have a method step.*; came a dict without one"):
+        lockstep(mlp([5, 6, 3]), data(), engine=lambda *_, **__: {}, against="mine", steps=1)
+
+
+def test_more_than_is_due_is_no_fault():
+    class Generous(TorchEngine):
+        def step(self, state, x, target):
+            record = super().step(state, x, target)
+            return replace(record, layers={**record.layers, "more": {}}, buffers={"more": x})
+
+    assert lockstep(mlp([5, 6, 3]), data(), engine=Generous, steps=2, batch_size=8).passed
+
+
+@pytest.mark.parametrize(("n", "batch_size"), [(40, 1), (1, 64)])
+def test_a_batch_of_one_is_refused_before_training_where_batch_norm_is(n, batch_size):
+    with pytest.raises(ValueError, match="it refuses one of 1: batch_norm: a channel must hold more than one value"):
+        lockstep(MODELS["residual"](), data(n), engine=None, steps=1, batch_size=batch_size)
+
+
+@pytest.mark.parametrize("steps", [0, -1, 2.5, True, "3"])
+def test_no_step_is_refused(steps, untyped):
+    with pytest.raises(ValueError, match="steps must be a whole number, at least 1"):
+        lockstep(MODELS["notes"](), data(), engine=TORCH, steps=steps)
 
 
 def test_small_data_raise_no_false_alarm():

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from manual_bp.pytest_plugin import cases, page_name
+from manual_bp.pytest_plugin import cases, page_name, pytest_configure
 
 pytest_plugins = ["pytester"]
 
@@ -121,19 +121,36 @@ def test_pages_of_an_earlier_run_go_and_other_files_stay(run, pytester):
     run(PAGES, "--oracle-html", "out")
     pages = pytester.path / "out"
     (pages / "mine.html").write_text("<p>mine")
+    copy = pages / "kept.html"  # a page that somebody put aside
+    copy.write_bytes(next(pages.glob("test*right*.html")).read_bytes())
     run(PAGES, "--oracle-html", "out", "--collect-only")
-    assert len(list(pages.glob("*.html"))) == 6
+    assert len(list(pages.glob("*.html"))) == 7
     run(PAGES, "--oracle-html", "out", "-k", "right")
     assert {path.name.rpartition("-")[0] for path in pages.glob("test*.html")} == {"test_it.py_test_page_right"}
     assert (pages / "mine.html").exists()
-    assert "Oracle: 1 passed" in (pages / "index.html").read_text()
+    assert copy.exists()
+    assert "Oracle: 2 passed" in (pages / "index.html").read_text()
 
 
-def test_bad_folder(run, pytester):
-    (pytester.path / "file").touch()
-    result = run(PAGES, "--oracle-html", "file")
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*--oracle-html must name a folder*"])
+@pytest.mark.parametrize("planted", ["a file", "an index", "a link", "a dangling link"])
+def test_bad_folder(pytester, planted):
+    """Also one with an index.html of the user's own: nothing is overwritten, and nothing is written through a link."""
+    mine, index = pytester.path / "mine.html", pytester.path / "out" / "index.html"
+    index.parent.mkdir()
+    mine.write_text("<title>oracle: mine</title>")
+    if planted == "a file":
+        folder = mine
+    else:
+        folder = index.parent
+        if planted == "an index":
+            index.write_text(mine.read_text())
+        else:
+            index.symlink_to(mine if planted == "a link" else pytester.path / "elsewhere.html")
+    config = pytester.parseconfig("--oracle-html", str(folder))
+    with pytest.raises(pytest.UsageError, match="--oracle-html must name a folder"):
+        pytest_configure(config)
+    assert mine.read_text() == "<title>oracle: mine</title>"
+    assert not (pytester.path / "elsewhere.html").exists()
 
 
 def test_page_names():

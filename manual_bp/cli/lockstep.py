@@ -27,6 +27,7 @@ from manual_bp.cli.shared import (
     usage,
     write_json,
 )
+from manual_bp.wording import counted
 
 if TYPE_CHECKING:
     from manual_bp.lockstep import LockstepReport
@@ -56,13 +57,17 @@ def network(name: str, features: int, classes: int, **changes: Any) -> Any:
 
 def prepared(names: list[str], data: str) -> list[tuple[str, Any, Any]]:
     """Name, model and data set of each network; bad names and unreadable data are bad usage."""
+    from manual_bp.lockstep import check_data
     from manual_bp.training.data import load
 
     for name in names:
         if name not in MODELS:
             raise ValueError(f"--model must be one of {list(MODELS)}; came {name!r}.")
     dataset = load(data)
-    return [(name, network(name, dataset.x.shape[1], dataset.classes), dataset) for name in names]
+    found = [(name, network(name, dataset.x.shape[1], dataset.classes), dataset) for name in names]
+    for _, model, _ in found:
+        check_data(model, dataset)
+    return found
 
 
 def lockstep_of(
@@ -83,8 +88,8 @@ def lockstep_of(
 
 def print_lockstep(name: str, report: LockstepReport) -> None:
     table = Table(
-        title=f"{name} on {report.data}, {report.steps} steps in {report.dtype} on {report.device}: manual against "
-        f"{report.against}, every step from the same state",
+        title=f"{name} on {report.data}, {counted(report.steps, 'step')} in {report.dtype} on {report.device}: manual "
+        f"against {report.against}, every step from the same state",
         box=SIMPLE_HEAD,
     )
     table.add_column("layer")
@@ -111,13 +116,16 @@ def print_lockstep(name: str, report: LockstepReport) -> None:
     alone = max((row.error_over_allowance for row in report.rows if row.quantity.endswith("alone")), default=0.0)
     out.print(f"each layer alone, given its own inputs and cotangent: worst error / allowance {alone:.2g}")
     if report.flips:
-        out.print(f"{report.flips} units lay so near a kink that rounding chose another branch")
+        out.print(f"{counted(report.flips, 'unit')} lay so near a kink that rounding chose another branch")
     if report.losses:
-        (ours, theirs), (free, free_theirs) = report.losses[-1], report.free_losses[-1]
-        out.print(
-            f"loss of the last step: manual {ours:.6g}, {report.against} {theirs:.6g}; free run, never resynchronised "
-            f"and not judged: {free:.6g}, {free_theirs:.6g}, parameters apart by {report.free_drift:.1e} of the largest"
-        )
+        (ours, theirs), free = report.losses[-1], report.not_free
+        if report.free_losses and not free:
+            our_free, their_free = report.free_losses[-1]
+            free = (
+                f"free run, never resynchronised and not judged: {our_free:.6g}, {their_free:.6g}, parameters apart by "
+                f"{report.free_drift:.1e} of the largest"
+            )
+        out.print(f"loss of the last step: manual {ours:.6g}, {report.against} {theirs:.6g}; {free}", markup=False)
     out.print(report.verdict, style="green" if report.passed else "bold red", markup=False, highlight=False)
 
 

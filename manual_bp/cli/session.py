@@ -10,6 +10,7 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from manual_bp.cli.shared import notices, out
+from manual_bp.wording import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from manual_bp.training.fit import EpochRecord
     from manual_bp.training.overfitting import Overfitting
     from manual_bp.training.run import Run
+    from manual_bp.training.saturation import Saturation
     from manual_bp.training.step import TrainingState
     from manual_bp.training.verifying import Verifier
 
@@ -48,16 +50,17 @@ class Session:
             raise typer.Exit(1) from None
         except OSError as error:
             fail(f"cannot write into {self.folder}: {error.strerror or error}")
-            say(f"{self._saved()} Make room, then go on with:")
-            say(self.command)
+            self._say_how_to_go_on()
             raise typer.Exit(1) from None
         if not passed:
             raise typer.Exit(1)
 
     def _introduce(self, checkpoint: Checkpoint) -> None:
         run, c = self.run, self.run.configuration
-        parts = (run.training, run.validation, run.test)
-        examples = "{} examples to learn from, {} to stop by, {} to test".format(*(len(part.x) for part in parts))
+        learned = counted(len(run.training.x), "example")
+        examples = f"{learned} to learn from, {len(run.validation.x)} to stop by, {len(run.test.x)} to test"
+        if run.test_set:
+            examples += f" (all of {run.test_set} and nothing else)"
         say(
             f"{c.model} on {Path(c.data).name}: {examples}; {c.optimizer}, lr {c.lr}, seed {c.seed}; into {self.folder}"
         )
@@ -94,38 +97,52 @@ class Session:
 
     def _conclude(self, checkpoint: Checkpoint) -> bool:
         """Whether all is well."""
-        from manual_bp.training.checkpoint import tensors_as_bytes, write_atomically
-        from manual_bp.training.fit import evaluate, examine
+        from manual_bp.files import write_atomically
+        from manual_bp.training.checkpoint import tensors_as_bytes
+        from manual_bp.training.confusion import confusion, in_words
+        from manual_bp.training.fit import answers_of, examine
         from manual_bp.training.overfitting import overfitting
         from manual_bp.training.run import CHECKPOINT, METRICS, MODEL
 
         run, best = self.run, self.run.best(checkpoint)
-        n = len(run.test.x)
-        _, accuracy = evaluate(run.step, best, run.test)
+        n, labels = len(run.test.x), run.test.labels
+        answers = answers_of(run.step, best, run.test.x)
+        counts = confusion(labels, answers, run.test.target.shape[1])
+        right = int(counts.diagonal().sum())
+        said = f"test accuracy {right / n:.2%} ({right} of {n})".replace("%", " %")
         say(self._ending(checkpoint))
-        out.print(f"test accuracy {accuracy:.2%} ({round(accuracy * n)} of {n})".replace("%", " %"), style="bold")
-        about = {"model": run.step.model.name, "accuracy": str(accuracy)}
+        out.print(said, style="bold")
+        say(in_words(counts))
+        about = {"model": run.step.model.name, "accuracy": str(right / n)}
         write_atomically(self.folder / MODEL, tensors_as_bytes({**best.params, **best.buffers}, about))
         flow, flat = examine(run.step, best, run.training)
         found = overfitting([r.training_loss for r in self.records], [r.validation_loss for r in self.records])
-        for name, verdict in (("over-fitting", found), ("gradient", flow), ("saturation", flat)):
-            say(f"{name}: {verdict.verdict}")
-        names = [CHECKPOINT, METRICS, MODEL, *self._pictures(found, checkpoint)]
+        for name, verdict in (("over-fitting", found.verdict), ("gradient", flow.verdict)):
+            say(verdict if name in verdict else f"{name}: {verdict}")
+        say(flat.verdict)  # which names the activation, and says of each whether it is saturated or dead
+        names = [CHECKPOINT, METRICS, MODEL, *self._pictures(found, flat, answers, said, checkpoint)]
         say(f"{self.folder}: {', '.join(names)}")
         return self._verification(checkpoint)
 
-    def _pictures(self, found: Overfitting, checkpoint: Checkpoint) -> list[str]:
+    def _pictures(
+        self, found: Overfitting, flat: Saturation, answers: Tensor, accuracy: str, checkpoint: Checkpoint
+    ) -> list[str]:
         """The names of the files."""
-        from manual_bp.training import pictures
+        from manual_bp.training import confusion, pictures
 
-        kept = checkpoint.stopping.best_epoch
+        run, c, kept = self.run, self.run.configuration, checkpoint.stopping.best_epoch
+        labels, classes = run.test.labels, run.test.target.shape[1]
+        about = f"{c.model} on {Path(c.data).name}, {c.optimizer}, lr {c.lr}: {accuracy}"
+        lost = {name: layer.lost for name, layer in flat.layers.items()}
         try:
             figures = {
-                "learning_curves.svg": pictures.learning_curves(self.records, found, kept),
-                "gradient_norms.svg": pictures.gradient_norms(self.records),
+                "learning_curves.svg": pictures.learning_curves(self.records, found, kept, about),
+                "gradient_norms.svg": pictures.gradient_norms(self.records, about),
+                "confusion.svg": confusion.confusion_matrix(confusion.confusion(labels, answers, classes), about),
+                "misclassified.svg": confusion.misclassified(run.test.x, run.image, labels, answers, about),
             }
             if self.records[0].saturation:  # a network without activations has none
-                figures["saturation.svg"] = pictures.saturation(self.records)
+                figures["saturation.svg"] = pictures.saturation(self.records, lost, about)
         except ValueError as error:  # without matplotlib, as it says
             say(str(error))
             return []
@@ -147,8 +164,10 @@ class Session:
             return True
         found = self.verifier.found()
         steps = checkpoint.state.steps
-        others = "" if found["steps"] == steps else f" ({steps - found['steps']} others ran without --verify)"
-        judged = f"{found['steps']} of {steps} steps judged against {self.verifier.against}, each from the same state"
+        missing = steps - found["steps"]
+        others = "" if not missing else f" ({counted(missing, 'other')} ran without --verify)"
+        of = f"{found['steps']} of {counted(steps, 'step')}"
+        judged = f"{of} judged against {self.verifier.against}, each from the same state"
         say(f"{judged}{others}: worst error / allowance {found['worst']:.2g} ({found['where']})")
         if found["failure"]:
             fail(found["failure"])
@@ -164,7 +183,20 @@ class Session:
         path = self.folder / CHECKPOINT
         if not path.exists():
             return "There is no checkpoint yet."
-        return f"{path} is whole, of epoch {checkpoints.load(path).epoch}."
+        try:
+            return f"{path} is whole, of epoch {checkpoints.load(path).epoch}."
+        except ValueError as error:
+            return str(error)
+
+    def _say_how_to_go_on(self) -> None:
+        """After a write that failed: from the checkpoint if there is one, else from the beginning."""
+        from manual_bp.training.run import CHECKPOINT
+
+        if (self.folder / CHECKPOINT).exists():
+            say(f"{self._saved()} Make room, then go on with:")
+            say(self.command)
+        else:
+            say(f"{self._saved()} Make room, then give the same command again: there is nothing to resume.")
 
 
 def line(record: EpochRecord) -> str:

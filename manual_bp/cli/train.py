@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -79,6 +80,7 @@ def train(
 ) -> None:
     """Train by hand-derived gradients: 70 % of the examples to learn from, 10 % to stop by, 20 % to test.
 
+    MNIST's own test files, t10k-*, are the test where a folder has them; then 10 % of train-* are to stop by.
     The folder holds a checkpoint, replaced whole after every epoch, the metrics as JSON lines, and at the end the
     parameters and pictures.  Ctrl-C and SIGTERM save the state and say how to go on (exit status 130, 143).
     """
@@ -103,7 +105,7 @@ def _begun(
     run = _run(Configuration(**given))
     if folder is None:
         numbers = (Path("runs") / f"{run.configuration.model}-{n}" for n in range(1, 10**9))
-        folder = next(path for path in numbers if not path.exists())
+        folder = next(path for path in numbers if not os.path.lexists(path))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -111,7 +113,7 @@ def _begun(
             f"--out must name a folder that can be made; came {str(folder)!r}: {error.strerror}."
         ) from error
     stack.enter_context(alone(folder))
-    if found := [name for name in (CHECKPOINT, METRICS) if (folder / name).exists()]:
+    if found := [name for name in (CHECKPOINT, METRICS) if os.path.lexists(folder / name)]:
         raise ValueError(
             f"--out must name a folder without a run; {str(folder)!r} holds {found[0]}. Add --resume to go on with it, "
             "or name another folder."
@@ -126,6 +128,7 @@ def _resumed(
     from manual_bp.training import checkpoint as checkpoints
     from manual_bp.training import history
     from manual_bp.training.run import CHECKPOINT, METRICS, Configuration, alone
+    from manual_bp.training.typed import built
 
     if folder is None:
         there = sorted(str(path.parent) for path in Path("runs").glob(f"*/{CHECKPOINT}"))
@@ -136,8 +139,12 @@ def _resumed(
         raise ValueError(f"--out must name the folder of a run; came {str(folder)!r}, which is no folder.")
     stack.enter_context(alone(folder))
     checkpoint = checkpoints.load(folder / CHECKPOINT)
-    before = {name: value for name, value in checkpoint.configuration.items() if name != "data_digest"}
-    configuration = Configuration(**before)
+    said = {name: value for name, value in checkpoint.configuration.items() if name != "data_digest"}
+    try:
+        configuration = built(Configuration, said)
+    except ValueError as error:
+        raise ValueError(f"{folder / CHECKPOINT}: of its configuration: {error}.") from error
+    before = asdict(configuration)
     for name, value in given.items():
         if name not in ("epochs", "data") and value != before[name]:
             raise ValueError(
@@ -145,7 +152,8 @@ def _resumed(
                 "option out to go on with that run, or name another folder for another run."
             )
     if given.get("epochs", checkpoint.epoch) < checkpoint.epoch:
-        raise ValueError(f"--epochs must be at least the {checkpoint.epoch} that are done; came {given['epochs']}.")
+        done = "that is" if checkpoint.epoch == 1 else "that are"
+        raise ValueError(f"--epochs must be at least the {checkpoint.epoch} {done} done; came {given['epochs']}.")
     free: dict[str, Any] = {name: given[name] for name in ("epochs", "data") if name in given}
     run = _run(replace(configuration, **free))
     run.check(checkpoint)

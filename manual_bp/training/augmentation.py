@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.rule import DTYPES, computing_dtype
+from manual_bp.training.arguments import is_finite, is_whole
 
 Image = tuple[int, int]
 
@@ -175,9 +176,9 @@ def _pictures(images: Tensor, image: Image | None) -> Tensor:
 
 
 def _check(*, shift: int, rotate: float, scale: float, noise: float) -> None:
-    if isinstance(shift, bool) or not isinstance(shift, int) or shift < 0:
-        raise ValueError(f"augment: shift must be a whole number of pixels, at least 0; came {shift}.")
+    if not is_whole(shift):
+        raise ValueError(f"augment: shift must be a whole number of pixels, at least 0; came {shift!r}.")
     for name, value, least in (("rotate", rotate, 0), ("scale", scale, 1), ("noise", noise, 0)):
-        if not (value >= least and math.isfinite(value)):
+        if not (is_finite(value) and value >= least):
             remedy = " It is the largest factor; its inverse is the smallest." if name == "scale" else ""
-            raise ValueError(f"augment: {name} must be finite and at least {least}; came {value}.{remedy}")
+            raise ValueError(f"augment: {name} must be finite and at least {least}; came {value!r}.{remedy}")

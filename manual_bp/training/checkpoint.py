@@ -2,27 +2,55 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
-import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from manual_bp.files import write_atomically
 from manual_bp.training.early_stopping import Stopping
 from manual_bp.training.step import Step, TrainingState
+from manual_bp.training.typed import TOO_NESTED, brief, built
 
 FORMAT = "manual-bp checkpoint 1"
 # SHA-256 in hexadecimal, as it stands in the file's header, and what stands there while the digest is computed.
 DIGEST = re.compile(rb'"digest":"([0-9a-f]{64})"')
 PLACEHOLDER = "0" * 64
+
+
+GROUPS = ("params", "buffers", "optimizer", "best_params", "best_buffers")
+"""The tensors by what they are; in the file "params/W1"."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a checkpoint says beside its tensors, as it stands in the file: JSON's values."""
+
+    format: str
+    torch: str
+    configuration: dict[str, Any]
+    epoch: int
+    seed: int
+    steps: int
+    stopping: dict[str, Any]
+    verified: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What `--verify` found: see manual_bp.training.verifying.Verifier."""
+
+    steps: int = 0
+    worst: float = 0.0
+    where: str = ""
+    failure: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,13 +75,9 @@ class Checkpoint:
 
     def groups(self) -> dict[str, dict[str, Tensor]]:
         """The tensors by what they are."""
-        return {
-            "params": self.state.params,
-            "buffers": self.state.buffers,
-            "optimizer": self.state.optimizer,
-            "best_params": self.best_params,
-            "best_buffers": self.best_buffers,
-        }
+        state = self.state
+        tensors = (state.params, state.buffers, state.optimizer, self.best_params, self.best_buffers)
+        return dict(zip(GROUPS, tensors, strict=True))
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -61,18 +85,20 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
 
     Raises OSError, with the old file as it was, if there is no room or no right to write.
     """
-    content = {
-        "format": FORMAT,
-        "torch": torch.__version__,
-        "configuration": checkpoint.configuration,
-        "epoch": checkpoint.epoch,
-        "seed": checkpoint.state.seed,
-        "steps": checkpoint.state.steps,
-        "stopping": {**asdict(checkpoint.stopping), "best": _finite(checkpoint.stopping.best)},
-        "verified": checkpoint.verified,
-    }
+    state = checkpoint.state
+    stopping = {**asdict(checkpoint.stopping), "best": _finite(checkpoint.stopping.best)}
+    content = Content(
+        FORMAT,
+        torch.__version__,
+        checkpoint.configuration,
+        checkpoint.epoch,
+        state.seed,
+        state.steps,
+        stopping,
+        checkpoint.verified,
+    )
     tensors = {f"{group}/{name}": t for group, named in checkpoint.groups().items() for name, t in named.items()}
-    raw = tensors_as_bytes(tensors, {"content": json.dumps(content, allow_nan=False), "digest": PLACEHOLDER})
+    raw = tensors_as_bytes(tensors, {"content": json.dumps(asdict(content), allow_nan=False), "digest": PLACEHOLDER})
     digest = hashlib.sha256(raw).hexdigest()
     write_atomically(path, raw.replace(b'"digest":"' + PLACEHOLDER.encode(), b'"digest":"' + digest.encode(), 1))
 
@@ -81,8 +107,12 @@ def load(path: Path) -> Checkpoint:
     """The checkpoint in a file that `save` wrote.
 
     The digest covers every byte of the file, so that damage and carelessness are seen; it is no signature, and who
-    means to deceive can compute it anew.  Raises ValueError for a file that is missing, damaged, or another format.
+    means to deceive can compute it anew.  So what the file says is not believed either: names, types and ranges are
+    checked here, and in `check_fits` whether it is this network's.
+    Raises ValueError for a file that is missing, damaged, of another format, or that says what cannot be.
     """
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path}: cannot be read as a checkpoint: it is no file.")
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -102,32 +132,73 @@ def load(path: Path) -> Checkpoint:
             f"{path}: the content must have the digest that the file names, {stored[:12]}...; came {computed[:12]}... "
             "The file is truncated or was changed after it was written. Take another copy, or train anew."
         )
-    content = json.loads(json.loads(header)["__metadata__"]["content"])
-    if content["format"] != FORMAT:
-        raise ValueError(f"{path}: the format must be {FORMAT!r}; came {content['format']!r}. Use its own version.")
-    groups: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in _safetensors().load(raw).items():
+    try:
+        return _checked(header, raw)
+    except (ValueError, *TOO_NESTED) as error:
+        raise ValueError(f"{path}: its digest is right, yet it is no checkpoint of a run: {error}.") from error
+
+
+def _checked(header: bytes, raw: bytes) -> Checkpoint:
+    """What a file with a right digest holds.  Raises ValueError, or one of TOO_NESTED, for what cannot be."""
+    named = json.loads(header)
+    about = named.get("__metadata__") if isinstance(named, dict) else None
+    if not isinstance(about, dict) or not isinstance(about.get("content"), str):
+        raise ValueError(f"its header must hold __metadata__ with a text named content; came {brief(about)}")
+    said = json.loads(about["content"])
+    if isinstance(said, dict) and said.get("format") != FORMAT:
+        raise ValueError(f"the format must be {FORMAT!r}; came {brief(said.get('format'))}. Use its own version")
+    content = built(Content, said)
+    for name, value in (("epoch", content.epoch), ("seed", content.seed), ("steps", content.steps)):
+        if not 0 <= value < 2**63:
+            raise ValueError(f"{name} must be a whole number from 0 to 2^63 - 1; came {value}")
+    built(Verified, content.verified)
+    best = content.stopping.get("best")
+    stopping = built(Stopping, {**content.stopping, "best": 0.0 if best is None else best})
+    if stopping.waited < 0 or (stopping.best_epoch is not None and stopping.best_epoch < 1):
+        raise ValueError(f"stopping must count from 0, and epochs from 1; came {brief(content.stopping)}")
+    groups: dict[str, dict[str, Tensor]] = {group: {} for group in GROUPS}
+    for name, tensor in _tensors(raw).items():
         group, _, local = name.partition("/")
-        groups.setdefault(group, {})[local] = tensor
-    named = [groups.get(group, {}) for group in ("params", "buffers", "optimizer", "best_params", "best_buffers")]
-    params, buffers, optimizer, best_params, best_buffers = named
-    stopping = content["stopping"]
+        if group not in groups or not local:
+            raise ValueError(f"its tensors must be named {'/..., '.join(GROUPS)}/...; came {brief(name)}")
+        groups[group][local] = _finite_tensor(name, tensor)
+    params, buffers, optimizer, best_params, best_buffers = groups.values()
     return Checkpoint(
-        content["configuration"],
-        content["epoch"],
-        TrainingState(params, buffers, optimizer, content["seed"], content["steps"]),
-        Stopping(**{**stopping, "best": math.inf if stopping["best"] is None else stopping["best"]}),
+        content.configuration,
+        content.epoch,
+        TrainingState(params, buffers, optimizer, content.seed, content.steps),
+        replace(stopping, best=math.inf if best is None else best),
         best_params,
         best_buffers,
-        content["verified"],
+        content.verified,
     )
+
+
+def _tensors(raw: bytes) -> dict[str, Tensor]:
+    """Raises ValueError for what is no safetensors file, or holds numbers that torch does not have."""
+    library = _safetensors()
+    try:
+        found: dict[str, Tensor] = library.load(raw)
+    except Exception as error:  # the library's own, or KeyError, TypeError, RuntimeError of what it does with torch
+        raise ValueError(f"safetensors cannot read it: {type(error).__name__}: {error}") from error
+    return found
+
+
+def _finite_tensor(name: str, tensor: Tensor) -> Tensor:
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor.double()).all()):
+        raise ValueError(
+            f"every number of it must be finite; came NaN or an infinity in {name}. No step can go on from there: "
+            "train anew, perhaps with a lower learning rate"
+        )
+    return tensor
 
 
 def check_fits(checkpoint: Checkpoint, step: Step, fresh: TrainingState) -> None:
     """Raise ValueError unless the tensors are named, shaped and typed as those of `fresh`, which `step` began with."""
     wanted = {"params": fresh.params, "buffers": fresh.buffers, "optimizer": fresh.optimizer}
-    if checkpoint.best_params:
-        wanted |= {"best_params": fresh.params, "best_buffers": fresh.buffers}
+    # The first epoch is always the best so far; what follows it never empties the best parameters again.
+    wanted["best_params"] = fresh.params if checkpoint.epoch else {}
+    wanted["best_buffers"] = fresh.buffers if checkpoint.epoch else {}
     for group, tensors in wanted.items():
         found = {name: (tuple(t.shape), t.dtype) for name, t in checkpoint.groups()[group].items()}
         expected = {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()}
@@ -137,30 +208,6 @@ def check_fits(checkpoint: Checkpoint, step: Step, fresh: TrainingState) -> None
                 f"the checkpoint must hold the {group} of {step.model.name}; {odd[0]!r} is to be "
                 f"{expected.get(odd[0], 'absent')}; came {found.get(odd[0], 'nothing')}. It is another network's."
             )
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Put `content` at `path`: at every moment, also of a power failure, the file is the old one or the new one.
-
-    It is written beside the old file and moved onto it when the disk has it.  Raises OSError as it comes, without a
-    trace but for the old file.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)  # noqa: PTH105 (named in the documentation as atomic)
-    except OSError:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the name, too, must be on the disk
-    finally:
-        os.close(folder)
 
 
 def tensors_as_bytes(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> bytes:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from manual_bp.training.arguments import is_finite
+
 # What torch.nn.utils.clip_grad_norm_ adds to the norm, so that clipping gradients that are 0 divides by no 0.
 EPS = 1e-6
 
@@ -21,7 +23,10 @@ def clip_by_norm(gradients: Mapping[str, Tensor], limit: float) -> tuple[dict[st
     torch.nn.utils.clip_grad_norm_, its 1e-6 included; a norm that is NaN makes every gradient NaN, as there.
     Source: Pascanu, Mikolov & Bengio, "On the difficulty of training recurrent neural networks", ICML 2013,
     algorithm 1.
+    Raises ValueError for a limit that is no number above 0.
     """
+    if not (is_finite(limit) and limit > 0):
+        raise ValueError(f"clip_by_norm: limit must be a finite number above 0; came {limit!r}.")
     if not gradients:
         return {}, torch.zeros(())
     norm = torch.sqrt(torch.stack([torch.sum(g.detach() ** 2) for g in gradients.values()]).sum())

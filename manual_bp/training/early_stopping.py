@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from manual_bp.training.arguments import is_finite, is_whole
+
 
 @dataclass(frozen=True)
 class Stopping:
@@ -36,7 +38,7 @@ class EarlyStopping:
     >>> stopping
     Stopping(best=2.0, best_epoch=2, waited=2, improved=False, stop=True)
 
-    Raises ValueError for a patience below 1 or a negative min_delta.
+    Raises ValueError for a patience below 1 and a negative or infinite min_delta.
     Source: Goodfellow, Bengio & Courville, "Deep Learning" (2016), algorithm 7.1.
     """
 
@@ -44,10 +46,10 @@ class EarlyStopping:
     min_delta: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.patience < 1 or not self.min_delta >= 0:
+        if not (is_whole(self.patience, 1) and is_finite(self.min_delta) and self.min_delta >= 0):
             raise ValueError(
-                "EarlyStopping: patience must be at least 1 and min_delta not negative; came "
-                f"patience={self.patience}, min_delta={self.min_delta}."
+                "EarlyStopping: patience must be at least 1 and min_delta not negative, a whole and a finite number; "
+                f"came patience={self.patience!r}, min_delta={self.min_delta!r}."
             )
 
     def start(self) -> Stopping:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -59,11 +59,66 @@ class StepRecord:
 class Engine(Protocol):
     """Whoever can do one training step and show it.
 
-    `state.buffers` holds running statistics and the dropout masks of the step; `state.optimizer` is flat, under
-    torch.optim's names (manual_bp.training.optimizers).
+    A judge calls `step` once for each step of the training, in order, on an engine that does nothing else, with copies
+    that the engine may keep or write into.  `state` is where every step starts from, which need not be where the
+    engine's last one ended: parameters, and in `state.buffers` running statistics and the dropout masks of the step,
+    are to be taken from there.  `state.optimizer` is flat, under torch.optim's names (manual_bp.training.optimizers);
+    an engine whose optimiser keeps its own moments from step to step may leave it aside.
     """
 
     def step(self, state: TrainingState, x: Tensor, target: Tensor) -> StepRecord: ...
+
+
+def check_record(record: object, due: StepRecord, against: str) -> None:
+    """Raise ValueError unless an engine's record holds every tensor that is `due`, in its shape.
+
+    against: the engine's name.
+    """
+    kind = type(record).__name__
+    for field in fields(StepRecord):
+        wanted = getattr(due, field.name)
+        what = f"{against}'s step must return a StepRecord, in which {field.name}"
+        if not hasattr(record, field.name):
+            raise ValueError(f"{what} is due; came a {kind} without it.")
+        found = getattr(record, field.name)
+        groups = wanted.items() if field.name == "layers" else [("", wanted)]
+        if field.name == "layers":
+            _check_names(what, found, wanted)
+        for layer, named in groups:
+            came = found[layer] if layer else found
+            place = f"{what}[{layer!r}]" if layer else what
+            if isinstance(named, Tensor):
+                _check_tensor(place, came, named)
+                continue
+            _check_names(place, came, named)
+            for name, tensor in named.items():
+                _check_tensor(f"{place}[{name!r}]", came[name], tensor)
+
+
+def _check_names(what: str, found: object, wanted: Mapping[str, object]) -> None:
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{what} is a dictionary with {_listed(wanted)}; came {type(found).__name__}.")
+    if missing := [name for name in wanted if name not in found]:
+        raise ValueError(f"{what} must hold {_listed(wanted)}; came {_listed(found)}, without {_listed(missing)}.")
+
+
+def _check_tensor(what: str, found: object, wanted: Tensor) -> None:
+    if not isinstance(found, Tensor):
+        raise ValueError(f"{what} must be a torch.Tensor; came {type(found).__name__}.")
+    if found.shape != wanted.shape or found.is_complex():
+        raise ValueError(
+            f"{what} must be real and of shape {tuple(wanted.shape)}; came {found.dtype}, {tuple(found.shape)}."
+        )
+
+
+def _listed(names: Iterable[object]) -> str:
+    shown = [repr(name) for name in names]
+    rest = f" and {len(shown) - MOST_LISTED} more" if len(shown) > MOST_LISTED else ""
+    return ", ".join(shown[:MOST_LISTED]) + rest if shown else "nothing"
+
+
+# Names in one sentence.
+MOST_LISTED = 12
 
 
 class ManualEngine:

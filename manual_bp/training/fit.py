@@ -12,12 +12,14 @@ from torch import Tensor
 
 from manual_bp.chain import trace
 from manual_bp.rule import RULES
-from manual_bp.training.data import Dataset
+from manual_bp.training.arguments import is_finite, is_whole
+from manual_bp.training.data import Dataset, one_hot
 from manual_bp.training.gradient_flow import GradientFlow, gradient_flow
 from manual_bp.training.minibatches import MiniBatches
 from manual_bp.training.nonfinite import NonFiniteError, first_non_finite
 from manual_bp.training.saturation import Saturation, saturation
 from manual_bp.training.step import Step, TrainingState
+from manual_bp.wording import counted
 
 TakeStep = Callable[[TrainingState, Tensor, Tensor], tuple[TrainingState, Tensor]]
 """state, x, target -> the next state, and the loss before the update."""
@@ -44,20 +46,48 @@ def split(
 ) -> tuple[Split, Split, Split]:
     """Training, validation and test examples, drawn by `seed`; validation and test are shares of all examples.
 
-    Raises ValueError if one of the three would be empty.
+    Data with a test set of their own (`data.test`) are tested with all of it and nothing else: then `test` has no
+    effect, and `validation` is a share of the others.
+    Raises ValueError if one of the three would be empty, and for shares that are no numbers from 0 to 1.
     """
+    for name, share in (("validation", validation), ("test", test)):
+        if not (is_finite(share) and 0 <= share <= 1):
+            raise ValueError(f"{name} must be a share of the examples, from 0 to 1; came {share!r}.")
+    if not is_whole(seed):
+        raise ValueError(f"seed must be a whole number from 0 to 2^63 - 1; came {seed!r}.")
     n = len(data.x)
-    counts = [0, round(validation * n), round(test * n)]
+    counts = [0, round(validation * n), *([] if data.test else [round(test * n)])]
     counts[0] = n - sum(counts)
     if min(counts) < 1:
+        parts = "training and validation" if data.test else "training, validation and test"
         raise ValueError(
-            f"there must be examples for training, validation and test; came {n}, which gives {counts}. "
-            "Use more data or other shares."
+            f"there must be examples for {parts}; came {n}, which gives {counts}. Use more data or other shares."
         )
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     x, targets = data.x.to(dtype), data.targets(dtype)
-    first, second, third = (Split(x[i], targets[i], data.labels[i]) for i in torch.split(order, counts))
+    found = [Split(x[i], targets[i], data.labels[i]) for i in torch.split(order, counts)]
+    if data.test:
+        own = data.test
+        found.append(Split(own.x.to(dtype), one_hot(own.labels, data.classes, dtype), own.labels))
+    first, second, third = found
     return first, second, third
+
+
+def check_batches(step: Step, state: TrainingState, x: Tensor, batches: MiniBatches) -> None:
+    """Raise ValueError if the network refuses one of the sizes that an epoch's batches have, before a step is made.
+
+    x: all examples, of which the first are tried.  Batch norm, for one, has nothing to normalise in a single example.
+    """
+    for size in batches.sizes:
+        buffers = {**state.buffers, **step.masks(state, size, str(x.device))}
+        try:
+            step.model.forward(state.params, buffers, x[:size])
+        except ValueError as error:
+            place = "" if size == batches.batch_size else ", the last of every epoch"
+            raise ValueError(
+                f"the network must take every batch of an epoch; came {counted(batches.n, 'example')} in batches of "
+                f"{batches.batch_size}, and it refuses one of {size}{place}: {error} Choose another batch size."
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -99,9 +129,11 @@ def epochs(
     A state in the middle of an epoch goes on with the next mini-batch of that epoch.
     augment: changes each mini-batch; its generator is seeded by the state, so a repeated step is the same.
     take: what makes a step in place of `step` itself, such as `step` with something that watches it.
-    Raises NonFiniteError, which names the step, the layer and the tensor, as soon as a loss is NaN or infinite.
+    Raises ValueError before the first step if the network refuses a batch of that size, and NonFiniteError, which names
+    the step, the layer and the tensor, as soon as a loss is NaN or infinite.
     """
     take = take or step
+    check_batches(step, state, training.x, batches)
     recent: list[tuple[TrainingState, Tensor, Tensor]] = []
     while True:
         began = time.perf_counter()
@@ -162,11 +194,23 @@ def examine(step: Step, state: TrainingState, training: Split) -> tuple[Gradient
 
 def evaluate(step: Step, state: TrainingState, examples: Split) -> tuple[float, float]:
     """The mean loss without penalties, and the share of right answers, of the network as it is after training."""
-    layer, total, right = step.model.inference(), 0.0, 0
-    parts = (examples.x, examples.target, examples.labels)
-    for x, target, labels in zip(*(torch.split(part, ROWS) for part in parts), strict=True):
-        y, _, _ = layer.forward(state.params, state.buffers, x)
-        loss, _ = RULES[step.loss].forward(y, target)
-        total += float(loss) * len(x)
-        right += int((y.argmax(1) == labels).sum())
-    return total / len(examples.x), right / len(examples.x)
+    total, right, n = 0.0, 0, len(examples.x)
+    for y, rows in _outputs(step, state, examples.x):
+        loss, _ = RULES[step.loss].forward(y, examples.target[rows])
+        total += float(loss) * len(y)
+        right += int((y.argmax(1) == examples.labels[rows]).sum())
+    return total / n, right / n
+
+
+def answers_of(step: Step, state: TrainingState, x: Tensor) -> Tensor:
+    """The class that the network as it is after training takes each example of x, (n, features), for: (n,) integers."""
+    return torch.cat([y.argmax(1) for y, _ in _outputs(step, state, x)])
+
+
+def _outputs(step: Step, state: TrainingState, x: Tensor) -> Iterator[tuple[Tensor, slice]]:
+    """The outputs (rows, classes) of the network as it is after training, with the rows of x that they belong to."""
+    layer = step.model.inference()
+    for start in range(0, len(x), ROWS):
+        rows = slice(start, start + ROWS)
+        y, _, _ = layer.forward(state.params, state.buffers, x[rows])
+        yield y, rows

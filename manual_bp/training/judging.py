@@ -8,17 +8,23 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from manual_bp.chain import Leaf, Tensors, Visit, leaves
+from manual_bp.chain import Chain, Layer, Leaf, Residual, Tensors, Visit, leaves
+from manual_bp.models.model import Model
 from manual_bp.oracle.cases import NOT_RECORDED, Case
 from manual_bp.oracle.comparison import compare
 from manual_bp.oracle.errors import errors, ulp
-from manual_bp.training.engine import COTANGENTS, VALUES, Engine, ManualEngine, StepRecord, allowance_of
-from manual_bp.training.step import Step, TrainingState
-
-BETWEEN = (
-    "yet every layer agrees by itself, so the cause is between the layers: a residual connection, the loss, the "
-    "penalty or running statistics"
+from manual_bp.training.engine import (
+    COTANGENTS,
+    VALUES,
+    Engine,
+    ManualEngine,
+    StepRecord,
+    allowance_of,
+    check_record,
 )
+from manual_bp.training.step import Step, TrainingState
+from manual_bp.wording import counted
+
 UPDATE = "it comes from the update"
 LETTERS = {"weight": "W", "bias": "b"}
 
@@ -55,6 +61,11 @@ class Judge:
     """
 
     def __init__(self, step: Step, engine: Engine, dtype: torch.dtype, device: str = "cpu", against: str = "") -> None:
+        if not callable(getattr(engine, "step", None)):
+            raise ValueError(
+                f"{against}'s engine must have a method step(state, x, target) that returns a StepRecord; came "
+                f"a {type(engine).__name__} without one."
+            )
         self.training = step
         self.manual, self.engine = ManualEngine(step), engine
         self.dtype, self.device, self.against = dtype, device, against
@@ -76,9 +87,11 @@ class Judge:
 
         seed: of the random errors from which the allowance is estimated.
         Once `diverged` says something, nothing is judged.
+        Raises ValueError if the other engine's record lacks something.
         """
         ours, visits = self.manual.step(state, x, target), dict(self.manual.visits)
-        theirs = self.engine.step(state, x, target)
+        theirs = self.engine.step(copied(state), x.clone(), target.clone())
+        check_record(theirs, ours, self.against)
         self.diverged = _diverged(number, ours, theirs, self.dtype)
         if not self.diverged:
             width = allowance_of(self.training, state, x, target, self.dtype, seed)
@@ -93,7 +106,8 @@ class Judge:
         alone = self._alone(number, visits)
         whole = list(self._whole(number, ours, theirs, width, flipped))
         if whole and not alone:
-            whole = [d if UPDATE in d.sentence else replace(d, sentence=f"{d.sentence}; {BETWEEN}") for d in whole]
+            tail = self._elsewhere
+            whole = [d if UPDATE in d.sentence else replace(d, sentence=f"{d.sentence}; {tail}") for d in whole]
         self.disagreements += [*alone, *whole]
 
     def _whole(
@@ -164,19 +178,38 @@ class Judge:
     def _origin(self, layer: str, letter: str) -> str:
         """Which piece of the text computed a tensor."""
         if layer == "loss":
-            return "it is the forward of the loss, or of a penalty"
+            return f"it is the forward of the loss{self._or_penalty}"
         if layer == "optimizer":
             return self._update
         rule = self.leaves[layer].rule.name
         if letter in VALUES or letter.startswith("running"):
             return f"it comes from the forward of {rule}"
         if letter not in COTANGENTS:
-            return f"it comes from the backward of {rule}, or from a penalty" if letter[0] == "d" else self._update
+            return f"it comes from the backward of {rule}{self._or_penalty}" if letter[0] == "d" else self._update
         position = self.order.index(layer) + 1
         if position == len(self.order):
             return "it comes from the backward of the loss"
         above = self.order[position]
-        return f"it comes from the backward of {self.leaves[above].rule.name} ({above}), or from a residual connection"
+        skip = ", or from a residual connection" if has_residual(self.training.model) else ""
+        return f"it comes from the backward of {self.leaves[above].rule.name} ({above}){skip}"
+
+    @property
+    def _or_penalty(self) -> str:
+        return ", or of a penalty" if self.training.l1 or self.training.l2 else ""
+
+    @property
+    def _elsewhere(self) -> str:
+        """Where a cause can be if every hand-derived layer is right by itself.  The other engine's are not known."""
+        between = ["a residual connection"] if has_residual(self.training.model) else []
+        between += ["the loss"]
+        between += ["the penalty"] if self._or_penalty else []
+        between += ["running statistics"] if any(hasattr(leaf, "momentum") for leaf in self.leaves.values()) else []
+        *first, last = between
+        listed = f"{', '.join(first)} or {last}" if first else last
+        return (
+            f"every hand-derived layer agrees by itself: {self.against}'s step is wrong, or else the cause is between "
+            f"the layers: {listed}"
+        )
 
     @property
     def _update(self) -> str:
@@ -234,23 +267,47 @@ def _diverged(number: int, ours: StepRecord, theirs: StepRecord, dtype: torch.dt
     def beyond(tensor: Tensor) -> bool:
         return not bool((tensor.abs() <= limit).all())  # a NaN fails the comparison too
 
-    def tensors(record: StepRecord) -> Iterator[tuple[str, Tensor]]:
+    def pairs() -> Iterator[tuple[str, Tensor, Tensor]]:
         """In the order in which a step computes."""
         for letters in (VALUES, COTANGENTS):
-            for layer, found in record.layers.items() if letters is VALUES else reversed(record.layers.items()):
-                yield from ((f"{letter} of {layer}", t) for letter, t in found.items() if letter in letters)
+            for layer, found in ours.layers.items() if letters is VALUES else reversed(ours.layers.items()):
+                others = theirs.layers[layer]
+                yield from (
+                    (f"{letter} of {layer}", t, others[letter]) for letter, t in found.items() if letter in letters
+                )
             if letters is VALUES:
-                yield "the loss", record.loss
-        yield from ((f"the gradient of {name}", t) for name, t in record.gradients.items())
-        yield from ((f"the updated {name}", t) for name, t in (record.params | record.optimizer).items())
+                yield "the loss", ours.loss, theirs.loss
+        yield from ((f"the gradient of {name}", t, theirs.gradients[name]) for name, t in ours.gradients.items())
+        yield from ((f"the updated {name}", t, theirs.params[name]) for name, t in ours.params.items())
+        yield from ((f"the updated {name}", t, theirs.optimizer[name]) for name, t in ours.optimizer.items())
 
-    for (name, our), (_, their) in zip(tensors(ours), tensors(theirs), strict=True):
+    for name, our, their in pairs():
         if beyond(our) and beyond(their):
+            before = f"; the {counted(number - 1, 'step')} before agree" if number > 2 else ""
+            before = "; the step before agrees" if number == 2 else before
             return (
-                f"training diverged in step {number}, in both engines: {name} is NaN, infinite or beyond {limit:.0e}; "
-                f"the {number - 1} steps before agree.  Lower the learning rate."
+                f"training diverged in step {number}, in both engines: {name} is NaN, infinite or beyond {limit:.0e}"
+                f"{before}.  Lower the learning rate."
             )
     return ""
+
+
+def copied(state: TrainingState) -> TrainingState:
+    """The same state in memory of its own."""
+    params, buffers, optimizer = (
+        {name: tensor.clone() for name, tensor in tensors.items()}
+        for tensors in (state.params, state.buffers, state.optimizer)
+    )
+    return replace(state, params=params, buffers=buffers, optimizer=optimizer)
+
+
+def has_residual(layer: Layer) -> bool:
+    """Whether there is a residual connection somewhere in a composition."""
+    if isinstance(layer, Model):
+        return has_residual(layer.layer)
+    if isinstance(layer, Chain):
+        return any(has_residual(inner) for inner in layer.layers.values())
+    return isinstance(layer, Residual)
 
 
 def branches_differ(leaf: Leaf, x: Tensor, other: Tensor) -> Tensor:

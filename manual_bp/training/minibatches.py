@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from manual_bp.training.arguments import check_bool, is_whole
+
 
 @dataclass(frozen=True)
 class MiniBatches:
@@ -37,11 +39,12 @@ class MiniBatches:
     drop_last: bool = False
 
     def __post_init__(self) -> None:
-        if self.n < 1 or self.batch_size < 1 or self.seed < 0:
+        if not (is_whole(self.n, 1) and is_whole(self.batch_size, 1) and is_whole(self.seed)):
             raise ValueError(
-                f"MiniBatches: there must be n ≥ 1 examples, batch_size ≥ 1 and seed ≥ 0; came n={self.n}, "
-                f"batch_size={self.batch_size}, seed={self.seed}."
+                "MiniBatches: there must be n ≥ 1 examples, batch_size ≥ 1 and seed ≥ 0, all of them whole numbers "
+                f"below 2^63; came n={self.n!r}, batch_size={self.batch_size!r}, seed={self.seed!r}."
             )
+        check_bool("MiniBatches", drop_last=self.drop_last)
         if len(self) == 0:
             raise ValueError(
                 f"MiniBatches: with drop_last a whole batch must fit; came {self.n} examples for batch_size "
@@ -51,6 +54,12 @@ class MiniBatches:
     def __len__(self) -> int:
         """Batches per epoch."""
         return self.n // self.batch_size if self.drop_last else -(-self.n // self.batch_size)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many examples the batches of an epoch have, each size once: batch_size, and what is left for the last."""
+        full, rest = divmod(self.n, self.batch_size)
+        return ((self.batch_size,) if full else ()) + ((rest,) if rest and not self.drop_last else ())
 
     def epoch(self, number: int) -> tuple[Tensor, ...]:
         """The batches of one epoch, counted from 0: int64 index tensors of shape (batch_size,), the last perhaps

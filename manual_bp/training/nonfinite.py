@@ -11,6 +11,7 @@ from torch import Tensor
 from manual_bp.chain import Tensors, probe
 from manual_bp.rule import RULES
 from manual_bp.training.step import Step, TrainingState
+from manual_bp.wording import counted
 
 
 class NonFiniteError(ArithmeticError):
@@ -74,4 +75,5 @@ def _said(name: str, tensor: Tensor) -> str | None:
         return None
     index = tuple(int(i) for i in bad.nonzero()[0])
     place = f", first at {list(index)}" if index else ""
-    return f"{name} is {float(tensor[index])} in {int(bad.sum())} of {tensor.numel()} elements{place}"
+    share = f" in {int(bad.sum())} of {counted(tensor.numel(), 'element')}" if index else ""
+    return f"{name} is {float(tensor[index])}{share}{place}"

@@ -13,12 +13,13 @@ is part of the gradient: large gradients are then decayed less, while decoupled 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from manual_bp.training.arguments import check_bool, check_not_negative, is_finite
 
 Tensors = Mapping[str, Tensor]
 
@@ -55,9 +56,10 @@ def sgd(
     4 (1964); Sutskever et al., "On the importance of initialization and momentum in deep learning", ICML 2013, for
     Nesterov's; the form of both is torch.optim.SGD's.
     """
-    _not_negative("sgd", lr=lr, momentum=momentum, weight_decay=weight_decay)
-    if not math.isfinite(dampening):
-        raise ValueError(f"sgd: dampening must be finite; came {dampening}.")
+    check_not_negative("sgd", lr=lr, momentum=momentum, weight_decay=weight_decay)
+    if not is_finite(dampening):
+        raise ValueError(f"sgd: dampening must be finite, and a number; came {dampening!r}.")
+    check_bool("sgd", nesterov=nesterov)
     if nesterov and (momentum == 0 or dampening != 0):
         raise ValueError(
             f"sgd: nesterov needs a momentum above 0 and no dampening; came momentum={momentum}, "
@@ -128,10 +130,11 @@ def adamw(
 def _adam(
     kind: str, lr: float, betas: tuple[float, float], eps: float, weight_decay: float, *, decoupled: bool
 ) -> Optimizer:
-    _not_negative(kind, lr=lr, eps=eps, weight_decay=weight_decay)
+    check_not_negative(kind, lr=lr, eps=eps, weight_decay=weight_decay)
+    two = isinstance(betas, tuple | list) and len(betas) == 2
+    if not two or not all(is_finite(beta) and 0 <= beta < 1 for beta in betas):
+        raise ValueError(f"{kind}: betas must be two numbers in [0, 1); came {betas!r}. Usual are (0.9, 0.999).")
     beta1, beta2 = betas
-    if not (0 <= beta1 < 1 and 0 <= beta2 < 1):
-        raise ValueError(f"{kind}: betas must be two numbers in [0, 1); came {betas}. Usual are (0.9, 0.999).")
 
     def init(params: Tensors) -> dict[str, Tensor]:
         means = {
@@ -171,9 +174,3 @@ def _zero_steps(params: Tensors) -> Tensor:
     """No step yet, as a float32 number like torch.optim's, on the parameters' device."""
     device = next((weight.device for weight in params.values()), torch.device("cpu"))
     return torch.zeros((), dtype=torch.float32, device=device)
-
-
-def _not_negative(kind: str, **arguments: float) -> None:
-    for name, value in arguments.items():
-        if not (value >= 0 and math.isfinite(value)):
-            raise ValueError(f"{kind}: {name} must be a finite number and not negative; came {value}.")

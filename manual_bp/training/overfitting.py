@@ -38,6 +38,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from manual_bp.wording import counted
+
 # One alarm in a thousand runs that have no trend, as for the oracle of this project.
 ALPHA = 1e-3
 # The fewest epochs after the turn of which a rise without any step back is always beyond ALPHA: 2 · 2^-11 < 0.001.
@@ -97,7 +99,7 @@ def overfitting(training: Sequence[float], validation: Sequence[float]) -> Overf
     lowest, last = float(validation[turn]), float(validation[-1])
     since = len(validation) - turn - 1
     if since < LEAST:
-        when = "in the last epoch" if since == 0 else f"only {since} epochs before the last"
+        when = "in the last epoch" if since == 0 else f"only {counted(since, 'epoch')} before the last"
         said = f"no over-fitting so far: the validation loss was lowest {when} ({lowest:.3g} in epoch {turn + 1})."
         return Overfitting(False, turn + 1, lowest, last - lowest, None, None, said)
     rising, falling = chance_of_rise(validation[turn + 1 :]), chance_of_rise([-loss for loss in training[turn + 1 :]])

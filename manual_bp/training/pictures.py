@@ -5,11 +5,13 @@ Figures are made without pyplot: nothing global is changed, and no display is ne
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import io
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from manual_bp.files import write_atomically
 from manual_bp.training.gradient_flow import TOO_FAR
 from manual_bp.training.overfitting import Overfitting
 
@@ -27,15 +29,21 @@ LINES = 7
 
 
 def learning_curves(
-    records: Sequence[EpochRecord], overfitting: Overfitting | None = None, stopped_at: int | None = None
+    records: Sequence[EpochRecord],
+    overfitting: Overfitting | None = None,
+    stopped_at: int | None = None,
+    about: str = "",
 ) -> Figure:
     """Losses (logarithmic) and accuracies by epoch; where over-fitting began, and which epoch was kept.
 
     stopped_at: the epoch whose parameters early stopping kept, if it stopped the run.
+    about: what was trained, for the head.
     Raises ValueError if there is no record, and if matplotlib is not installed.
     """
     _need(records)
     with style():
+        from matplotlib.ticker import MaxNLocator
+
         figure = new_figure(7.5, 5.6)
         losses, accuracies = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
         epochs = [record.epoch for record in records]
@@ -50,11 +58,13 @@ def learning_curves(
         losses.set_yscale("log")
         accuracies.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}".replace("%", " %"))
         accuracies.set_xlabel("epoch")
+        accuracies.xaxis.set_major_locator(MaxNLocator(integer=True))
         losses.set_title("What the network learns, and what it learns by heart", loc="left")
         if overfitting is not None and overfitting.found and overfitting.epoch is not None:
             _mark_overfitting(losses, accuracies, overfitting, epochs[-1])
         if stopped_at is not None:
             _mark_kept(losses, accuracies, stopped_at, {r.epoch: r.validation_loss for r in records}.get(stopped_at))
+        captioned(figure, about)
     return figure
 
 
@@ -87,9 +97,10 @@ def _mark_kept(losses: Axes, accuracies: Axes, epoch: int, loss: float | None) -
         losses.plot([epoch], [loss], "o", color="black", markersize=5, zorder=5)
 
 
-def gradient_norms(records: Sequence[EpochRecord]) -> Figure:
+def gradient_norms(records: Sequence[EpochRecord], about: str = "") -> Figure:
     """The norm of δ by layer (logarithmic), a line for each of up to seven epochs.
 
+    about: what was trained, for the head.
     Raises ValueError if there is no record, and if matplotlib is not installed.
     """
     _need(records)
@@ -116,12 +127,15 @@ def gradient_norms(records: Sequence[EpochRecord]) -> Figure:
         axes.set_ylabel("norm of δ = ∂J/∂z")
         axes.set_title("The gradient on its way back, from right to left", loc="left")
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        captioned(figure, about)
     return figure
 
 
-def saturation(records: Sequence[EpochRecord]) -> Figure:
-    """The share of each layer that stands in the flat part of its activation, by epoch: dark is lost.
+def saturation(records: Sequence[EpochRecord], lost: Mapping[str, str] | None = None, about: str = "") -> Figure:
+    """The share of each layer that is lost to the flat part of its activation, by epoch: dark is lost.
 
+    lost: by layer, what that means there, in words (`LayerSaturation.lost`): a unit of ReLU is dead, and nothing of it
+        is saturated. about: what was trained, for the head.
     Raises ValueError if there is no record, and if matplotlib is not installed.
     """
     _need(records)
@@ -131,7 +145,7 @@ def saturation(records: Sequence[EpochRecord]) -> Figure:
     with style():
         from matplotlib.ticker import MaxNLocator
 
-        figure = new_figure(7.5, max(2.4, 0.32 * len(layers) + 1.6))
+        figure = new_figure(8.5, max(2.6, 0.32 * len(layers) + 1.8))
         axes = figure.subplots()
         shares = [[record.saturation[layer] for record in records] for layer in layers]
         first, last = records[0].epoch, records[-1].epoch
@@ -144,7 +158,9 @@ def saturation(records: Sequence[EpochRecord]) -> Figure:
             interpolation="nearest",
             extent=(first - 0.5, last + 0.5, len(layers) - 0.5, -0.5),
         )
-        axes.set_yticks(range(len(layers)), layers)
+        kinds = dict.fromkeys((lost or {}).values())
+        several = lost is not None and len(kinds) > 1
+        axes.set_yticks(range(len(layers)), [f"{name}: {lost[name]}" if lost and several else name for name in layers])
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         for row, share in enumerate(shares):
             axes.annotate(
@@ -158,15 +174,24 @@ def saturation(records: Sequence[EpochRecord]) -> Figure:
         bar = figure.colorbar(image, ax=axes, ticks=[0, 0.5, 1], pad=0.1)
         bar.ax.set_yticklabels(["0 %: alive", "50 %", "100 %: lost"])
         axes.set_xlabel("epoch")
-        axes.set_title("Share of each layer that is saturated (right: after the last epoch)", loc="left")
+        what = next(iter(kinds)) if len(kinds) == 1 else "what is lost to flat parts"
+        axes.set_title(f"{what[0].upper()}{what[1:]}: share of each layer (right: after the last epoch)", loc="left")
+        captioned(figure, about)
     return figure
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a picture, .svg or .png: white, so that it can be read on a dark page, and the same file for the same
-    numbers."""
+    """Write a picture, .svg or .png, as `write_atomically` does: white, so that it can be read on a dark page, and the
+    same file for the same numbers, whatever the clock says."""
+    content = io.BytesIO()
     with style():
-        figure.savefig(path, facecolor="white", dpi=100, metadata={"Date": None} if path.suffix == ".svg" else None)
+        # Left to savefig, the layout is made by a draft whose metadata ask for today's date, which Python lacks before
+        # the year 1 and after 9999.
+        figure.draw_without_rendering()
+        figure.set_layout_engine(None)  # "none" would leave a placeholder, for which the draft is made as well
+        nothing = {"Date": None} if path.suffix == ".svg" else None
+        figure.savefig(content, format=path.suffix[1:], facecolor="white", dpi=100, metadata=nothing)
+    write_atomically(path, content.getvalue())
 
 
 @contextmanager
@@ -184,6 +209,8 @@ def style() -> Iterator[None]:
         "axes.spines.right": False,
         "legend.frameon": False,
         "svg.hashsalt": "manual-bp",
+        "figure.autolayout": False,  # figures lay themselves out, see `new_figure`
+        "figure.constrained_layout.use": False,
     }
     with matplotlib.rc_context(settings):
         yield
@@ -194,6 +221,18 @@ def new_figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def captioned(figure: Figure, text: str, *, bold: bool = False) -> None:
+    """A line above everything, left: what was trained; with `bold` the first line of several is the title."""
+    if not text:
+        return
+    title, _, rest = text.partition("\n")
+    if bold:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+        figure.supxlabel(rest, x=0.01, ha="left", fontsize=9, color=GREY)
+    else:
+        figure.suptitle(text, x=0.01, ha="left", fontsize=9, color=GREY)
 
 
 def label_ends(axes: Axes, x: float, ends: dict[str, float], colours: Sequence[str]) -> None:

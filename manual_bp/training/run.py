@@ -21,12 +21,13 @@ from manual_bp.training import checkpoint as checkpoints
 from manual_bp.training import history
 from manual_bp.training.augmentation import augment
 from manual_bp.training.checkpoint import Checkpoint
-from manual_bp.training.data import Dataset
+from manual_bp.training.data import TEST, Dataset
 from manual_bp.training.early_stopping import EarlyStopping, Stopping
-from manual_bp.training.fit import Augment, EpochRecord, TakeStep, epochs, split
+from manual_bp.training.fit import Augment, EpochRecord, TakeStep, check_batches, epochs, split
 from manual_bp.training.minibatches import MiniBatches
 from manual_bp.training.optimizers import Optimizer, adam, adamw, sgd
 from manual_bp.training.step import Step, TrainingState, training_step
+from manual_bp.wording import counted
 
 CHECKPOINT, METRICS, MODEL = "checkpoint.safetensors", "metrics.jsonl", "model.safetensors"
 """The files of a run's folder."""
@@ -84,6 +85,7 @@ class Interrupted(Exception):
 class Run:
     """A configuration with its network, its step and its data.
 
+    image: (height, width) of an example. test_set: the files that all of the test comes from, "" if it is a share.
     Raises ValueError for what cannot be.
     """
 
@@ -93,6 +95,8 @@ class Run:
             raise ValueError(f"--optimizer must be one of {list(OPTIMIZERS)}; came {c.optimizer!r}.")
         if c.dtype not in ("float32", "float64"):
             raise ValueError(f"--dtype must be float32 or float64 in training; came {c.dtype!r}.")
+        if c.epochs < 1:
+            raise ValueError(f"--epochs must be at least 1; came {c.epochs}.")
         lr = LEARNING_RATES[c.optimizer] if c.lr is None else c.lr
         self.configuration = replace(c, lr=lr)
         dtype: torch.dtype = getattr(torch, c.dtype)
@@ -105,8 +109,10 @@ class Run:
         changes = {**AUGMENTATION, "shift": min(data.image) // LENGTH_PER_SHIFT}
         self.augment: Augment | None = partial(augment, image=data.image, **changes) if c.augment else None
         self.early = EarlyStopping(c.patience) if c.patience else None
+        self.image, self.test_set = data.image, f"{TEST}-*" if data.test else ""
         self.data_digest = digest_of(data)
         self._fresh = self.step.init(torch.Generator().manual_seed(c.seed), dtype=dtype)
+        check_batches(self.step, self._fresh, self.training.x, self.batches)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -119,12 +125,27 @@ class Run:
 
     def check(self, checkpoint: Checkpoint) -> None:
         """Raise ValueError unless the checkpoint is one of this run's."""
-        if checkpoint.configuration["data_digest"] != self.data_digest:
+        if checkpoint.configuration.get("data_digest") != self.data_digest:
             raise ValueError(
                 "the data must be those with which the run began; they have changed. Use the old data, or --out with "
                 "another folder for a run with the new ones."
             )
         checkpoints.check_fits(checkpoint, self.step, self._fresh)
+        steps, stopping, patience = checkpoint.state.steps, checkpoint.stopping, self.configuration.patience
+        if checkpoint.epoch != steps // len(self.batches):
+            raise ValueError(
+                f"the checkpoint must be of epoch {steps // len(self.batches)}, after {counted(steps, 'step')} of "
+                f"{len(self.batches)} an epoch; came epoch {checkpoint.epoch}. It is no checkpoint of such a run."
+            )
+        best = stopping.best_epoch or 0
+        waits = patience and (
+            best + stopping.waited != checkpoint.epoch or stopping.stop != (stopping.waited >= patience)
+        )
+        if waits or (patience and bool(checkpoint.epoch) != bool(best)) or (not patience and stopping != Stopping()):
+            raise ValueError(
+                f"the checkpoint must say how early stopping with patience {patience} stands after epoch "
+                f"{checkpoint.epoch}; came {stopping}. It is no checkpoint of such a run."
+            )
 
     def finished(self, checkpoint: Checkpoint) -> bool:
         return checkpoint.stopping.stop or checkpoint.epoch >= self.configuration.epochs
@@ -171,10 +192,13 @@ class Run:
 
 
 def digest_of(data: Dataset) -> str:
-    """SHA-256 of the images and labels."""
-    found = hashlib.sha256(str(tuple(data.x.shape)).encode())
-    for tensor in (data.x, data.labels):
-        found.update(tensor.contiguous().numpy().tobytes())
+    """SHA-256 of the images and labels, those to test with included."""
+    found = hashlib.sha256()
+    for part in (data, data.test):
+        if part is not None:
+            found.update(str(tuple(part.x.shape)).encode())
+            for tensor in (part.x, part.labels):
+                found.update(tensor.contiguous().numpy().tobytes())
     return found.hexdigest()
 
 
@@ -184,7 +208,10 @@ def alone(folder: Path) -> Iterator[None]:
 
     Raises ValueError if one does already.
     """
-    handle = os.open(folder, os.O_RDONLY)
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise ValueError(f"{folder}: cannot be opened: {error.strerror}.") from error
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -11,7 +11,8 @@ What counts as a loss depends on the activation:
   meant to be closed (He's initial weights presume it): a unit is lost only if it is flat for every example;
 - one that routes (maxout) is never flat: a piece is lost if it never wins.
 
-A unit that passes exactly nothing for any example is dead: its weights get no gradient from these examples.
+A unit that passes exactly nothing for any example is dead: its weights get no gradient from these examples.  So what
+is lost of a layer of ReLU is dead, and nothing of it is called saturated.
 
 Sources: Glorot & Bengio, "Understanding the difficulty of training deep feedforward neural networks", AISTATS 2010,
 section 3, for saturation as the cause of stalled training; Maas, Hannun & Ng, "Rectifier nonlinearities improve neural
@@ -31,11 +32,15 @@ from torch import Tensor
 
 from manual_bp.chain import Layer, Tensors, Visit, probe
 from manual_bp.rule import Rule
+from manual_bp.wording import counted
 
 FLAT = 0.05
 """Of the steepest slope."""
 SATURATED = 0.5
 """Of a layer's values or units, lost."""
+# What is lost: of an activation that is flat on both sides, on one side where its slope is 0 or small, and of maxout.
+SATURATED_VALUES, DEAD_UNITS, STUCK_UNITS = "saturated values", "dead units", "units stuck in the flat part"
+LOSING_PIECES = "pieces that never win"
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ class LayerSaturation:
     dead: how many units get exactly no gradient from any example.
     both_sides: whether the activation is flat on both sides.
     undefined: how many values are NaN.
+    lost: what `share` counts, in words: a unit of ReLU is dead where one of sigmoid is saturated.
     """
 
     rule: str
@@ -57,6 +63,7 @@ class LayerSaturation:
     dead: int
     both_sides: bool
     undefined: int
+    lost: str = ""
 
     @property
     def share(self) -> float:
@@ -102,12 +109,14 @@ def _judge(visit: Visit) -> LayerSaturation:
     slope = _slope(rule, hyper, z, visit.y)
     never = (slope == 0).all(0)
     if rule.elementwise:
-        steepest, both_sides = _shape(rule, hyper)
+        steepest, both_sides, closed = _shape(rule, hyper)
         flat = slope.abs() < FLAT * steepest
         shares = (_mean(flat), _mean(flat.all(0)))
+        lost = SATURATED_VALUES if both_sides else DEAD_UNITS if closed else STUCK_UNITS
     else:
-        both_sides, shares = False, (0.0, _mean(never))
-    return LayerSaturation(rule.name, never.numel(), *shares, int(never.sum()), both_sides, int(z.isnan().sum()))
+        both_sides, shares, lost = False, (0.0, _mean(never)), LOSING_PIECES
+    dead, undefined = int(never.sum()), int(z.isnan().sum())
+    return LayerSaturation(rule.name, never.numel(), *shares, dead, both_sides, undefined, lost)
 
 
 def _slope(rule: Rule, hyper: Mapping[str, Any], z: Tensor, y: Tensor) -> Tensor:
@@ -119,13 +128,14 @@ def _slope(rule: Rule, hyper: Mapping[str, Any], z: Tensor, y: Tensor) -> Tensor
     return slope
 
 
-def _shape(rule: Rule, hyper: Mapping[str, Any]) -> tuple[float, bool]:
-    """The steepest slope, and whether the activation is flat on both sides."""
+def _shape(rule: Rule, hyper: Mapping[str, Any]) -> tuple[float, bool, bool]:
+    """The steepest slope, whether the activation is flat on both sides, and whether one side passes nothing at all."""
     # Activations bend near 0 and are what they tend to be at ±20, where e^-20 = 2e-9.
     z = torch.linspace(-20, 20, 4001, dtype=torch.float64)
     slope = _slope(rule, hyper, z, z).abs()
     steepest = float(slope.max())
-    return steepest, bool((slope[[0, -1]] < FLAT * steepest).all())
+    ends = slope[[0, -1]]
+    return steepest, bool((ends < FLAT * steepest).all()), bool((ends == 0).any())
 
 
 def _mean(which: Tensor) -> float:
@@ -136,7 +146,7 @@ def _mean(which: Tensor) -> float:
 def _verdict(layers: Mapping[str, LayerSaturation], examples: int) -> str:
     if not layers:
         return "there is no activation"
-    said = []
+    said, looked_at = [], counted(examples, "example")
     for name, found in layers.items():
         one = f"{name} ({found.rule})"
         if found.undefined:
@@ -148,13 +158,18 @@ def _verdict(layers: Mapping[str, LayerSaturation], examples: int) -> str:
                 f"{one} is saturated: {found.flat:.0%} of its values have a slope below {FLAT:.0%} of the steepest"
             )
         elif not found.both_sides and alive >= SATURATED:
-            said.append(f"{one} is saturated: {found.stuck:.0%} of its units are flat for all of {examples} examples")
+            said.append(f"{one} is saturated: {found.stuck:.0%} of its units are flat for all of {looked_at}")
         if found.dead:
-            what = "pieces never win: they are" if found.rule == "maxout" else "units are"
-            said.append(
-                f"{one}: {found.dead} of {found.units} {what} dead, without gradient from any of {examples} examples"
-            )
+            verb = "is" if found.dead == 1 else "are"
+            what = f"pieces never {'wins: it is' if found.dead == 1 else 'win: they are'}"
+            what = what if found.rule == "maxout" else f"units {verb}"
+            said.append(f"{one}: {found.dead} of {found.units} {what} dead, without gradient from any of {looked_at}")
     if not said:
         name = max(layers, key=lambda each: layers[each].share)
-        said = [f"no saturation: at most {layers[name].share:.0%} of a layer is lost ({name}), and no unit is dead"]
+        least = f"at most {layers[name].share:.0%} of a layer is lost ({name})"
+        said = [f"no saturation: {least}, and no unit is dead"]
+        if all(found.lost in (DEAD_UNITS, LOSING_PIECES) for found in layers.values()):
+            rules = " and ".join(dict.fromkeys(found.rule for found in layers.values()))
+            would = f"no saturation, which of {rules} would be dead units"
+            said = [f"{would}: each gets a gradient from some of {looked_at}"]
     return "; ".join(said).replace("%", " %")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from manual_bp.chain import Layer, Tensors, leaves
 from manual_bp.models.model import Model
 from manual_bp.rule import RULES, Grads, Rule
+from manual_bp.training.arguments import check_bool, check_not_negative, is_finite
 from manual_bp.training.clipping import clip_by_norm
 from manual_bp.training.optimizers import Optimizer
 
@@ -220,17 +220,21 @@ def training_step(
     clip_norm: gradients (penalties included) whose common norm exceeds this are shortened to it before the update.
     compiled: the step is one compiled program for each shape of batch (manual_bp.compilation.CompiledStep).
     donate: a compiled step updates the state in place, and the old state is emptied.
-    Raises ValueError for an unknown loss, a negative penalty, a limit that is not positive, or donate without compiled.
+    Raises ValueError for an unknown loss, a negative penalty, a limit that is not positive, an argument of another
+    type, or donate without compiled.
     """
+    if not isinstance(model, Model):
+        raise ValueError(f"model must be a Model, such as mlp([784, 64, 10]); came {_kind(model)}.")
+    if not (callable(getattr(optimizer, "init", None)) and callable(getattr(optimizer, "update", None))):
+        raise ValueError(f"optimizer must be an Optimizer, such as sgd(lr=0.01); came {_kind(optimizer)}.")
     if RULES[loss].chapter != "loss":
         raise ValueError(f"loss must be a rule of the chapter loss; came {loss!r}. One of them is 'square_loss'.")
     RULES[loss].check_hyper({})
-    for name, lam in (("l2", l2), ("l1", l1)):
-        if not (lam >= 0 and math.isfinite(lam)):
-            raise ValueError(f"{name} must be a finite number and not negative; came {lam}.")
+    check_not_negative("", l2=l2, l1=l1)
     for name, limit in (("max_norm", max_norm), ("clip_norm", clip_norm)):
-        if limit is not None and not (limit > 0 and math.isfinite(limit)):
-            raise ValueError(f"{name} must be a finite number above 0, or None for no limit; came {limit}.")
+        if limit is not None and not (is_finite(limit) and limit > 0):
+            raise ValueError(f"{name} must be a finite number above 0, or None for no limit; came {limit!r}.")
+    check_bool("", compiled=compiled, donate=donate)
     if donate and not compiled:
         raise ValueError(
             "donate must come with compiled=True; came donate=True alone. Only a compiled step reuses memory."
@@ -240,3 +244,8 @@ def training_step(
     from manual_bp.compilation import CompiledStep
 
     return CompiledStep(model, loss, optimizer, l2, l1, max_norm, clip_norm, donate)
+
+
+def _kind(value: object) -> str:
+    """A value by its type, or a function or class by its name: its repr may be as long as a network."""
+    return repr(value) if isinstance(value, str | float | None) else f"a {type(value).__name__}"

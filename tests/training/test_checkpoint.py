@@ -12,9 +12,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from manual_bp.files import write_atomically
 from manual_bp.models import mlp, residual_mlp
 from manual_bp.training import adam, training_step
-from manual_bp.training.checkpoint import Checkpoint, check_fits, load, save, write_atomically
+from manual_bp.training.checkpoint import Checkpoint, check_fits, load, save
 from manual_bp.training.early_stopping import Stopping
 
 
@@ -108,6 +109,20 @@ def test_another_network_s_checkpoint():
         check_fits(replace(found, state=replace(found.state, optimizer={})), step, step.init(torch.Generator()))
 
 
+@pytest.mark.parametrize("name", ["c", ".c.partial"])
+@pytest.mark.parametrize("dangling", [False, True])
+def test_a_link_is_replaced_and_not_followed(tmp_path, name, dangling):
+    target = tmp_path / "target"
+    if not dangling:
+        target.write_bytes(b"mine")
+    (tmp_path / name).symlink_to(target)
+    write_atomically(tmp_path / "c", b"new")
+    assert (tmp_path / "c").read_bytes() == b"new"
+    assert not (tmp_path / "c").is_symlink()
+    assert {p.name for p in tmp_path.iterdir()} == ({"c"} if dangling else {"c", "target"})
+    assert dangling or target.read_bytes() == b"mine"
+
+
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch, call):
     write_atomically(tmp_path / "c", b"old")
@@ -126,7 +141,7 @@ def test_a_write_that_really_fails_leaves_the_old_file(tmp_path):
     """The kernel refuses to let a file grow beyond 1000 bytes, in a process of its own."""
     write_atomically(tmp_path / "c", b"old")
     code = (
-        "import sys, pathlib; from manual_bp.training.checkpoint import write_atomically\n"
+        "import sys, pathlib; from manual_bp.files import write_atomically\n"
         "try: write_atomically(pathlib.Path(sys.argv[1]), bytes(100_000))\n"
         "except OSError as error: print(error.strerror)"
     )

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
+import math
 
+import numpy as np
 import pytest
 import torch
 
 from manual_bp.arithmetic.bounded import Bounded, contract_of, enter
 from manual_bp.arithmetic.bounded_table import EXACT
-from manual_bp.training import adam, adamw, sgd
+from manual_bp.models import mlp
+from manual_bp.training import EarlyStopping, MiniBatches, adam, adamw, sgd, training_step
 from tests.conftest import short
 from tests.training.wrong_optimizers import WRONG, wrong_adam, wrong_sgd
 from torch_ref.training import optimizers as torch_optim
 
 STEPS = 200
+MODEL = mlp([2, 2])
 
 OPTIMIZERS = [
     *(sgd(lr) for lr in (0.0, 0.01, 0.5)),
@@ -199,3 +204,49 @@ def test_coupled_and_decoupled_decay_coincide_for_plain_descent_and_not_for_adam
 def test_bad_arguments_are_refused_as_by_torch(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+NO_NUMBERS = ["a", None, True, math.nan, math.inf, -math.inf, 10**400, 1j, [0.1], torch.tensor(0.1)]
+
+
+@pytest.mark.parametrize("make", [sgd, adam, adamw], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("value", NO_NUMBERS, ids=lambda value: repr(value)[:12])
+def test_what_is_no_number_is_refused_in_words(make, value, untyped):
+    """Every argument of every optimiser, as it is found in the signature."""
+    for name in inspect.signature(make).parameters:
+        good = {} if name == "lr" else {"lr": 0.1}
+        if name == "nesterov" and value is True:
+            continue
+        if name == "betas":
+            for betas in (value, (value, 0.9), (0.9, value), (0.9,), (0.9, 0.9, 0.9)):
+                with pytest.raises(ValueError, match=r"betas must be two numbers in \[0, 1\)"):
+                    make(**good, betas=betas)
+            continue
+        with pytest.raises(ValueError, match=f"{make.__name__}: {name} must be"):
+            make(**good, **{name: value})
+
+
+def test_numbers_of_numpy_are_numbers(untyped):
+    assert sgd(np.float32(0.5), momentum=np.float64(0.25), weight_decay=0).config["lr"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda bad: MiniBatches(10, bad, 0), "batch_size"),
+        (lambda bad: MiniBatches(bad, 2, 0), "n ≥ 1"),
+        (lambda bad: MiniBatches(10, 2, bad), "seed"),
+        (lambda bad: EarlyStopping(bad), "patience"),
+        (lambda bad: EarlyStopping(2, bad), "min_delta"),
+        (lambda bad: training_step(MODEL, optimizer=sgd(0.1), l2=bad), "l2 must be a finite number and not negative"),
+        (lambda bad: training_step(MODEL, optimizer=sgd(0.1), l1=bad), "l1 must be a finite number and not negative"),
+        (lambda bad: training_step(MODEL, optimizer=sgd(0.1), max_norm=bad or -1.0), "max_norm must be"),
+        (lambda bad: training_step(MODEL, optimizer=sgd(0.1), clip_norm=bad or -1.0), "clip_norm must be"),
+        (lambda bad: training_step(MODEL, optimizer=bad), "optimizer must be an Optimizer"),
+        (lambda bad: training_step(bad, optimizer=sgd(0.1)), "model must be a Model"),
+    ],
+)
+def test_every_other_argument_of_training_likewise(make, message, untyped):
+    for value in NO_NUMBERS:
+        with pytest.raises(ValueError, match=message):
+            make(value)
