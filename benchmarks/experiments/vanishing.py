@@ -132,7 +132,7 @@ def table(results: Results) -> list[str]:
         f"{layers} layers",
         "δ first / last layer",
         "per layer",
-        "saturated",
+        "saturated (ReLU: dead)",
         "after training",
         f"training loss, {count} epochs",
         "test accuracy",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.training.arguments import check_bool, is_whole
+from manual_bp.wording import counted
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class MiniBatches:
         check_bool("MiniBatches", drop_last=self.drop_last)
         if len(self) == 0:
             raise ValueError(
-                f"MiniBatches: with drop_last a whole batch must fit; came {self.n} examples for batch_size "
+                f"MiniBatches: with drop_last a whole batch must fit; came {counted(self.n, 'example')} for batch_size "
                 f"{self.batch_size}. Make batches smaller, or keep the short one."
             )
 

@@ -150,7 +150,8 @@ def _verdict(layers: Mapping[str, LayerSaturation], examples: int) -> str:
     for name, found in layers.items():
         one = f"{name} ({found.rule})"
         if found.undefined:
-            said.append(f"{one} cannot be judged: {found.undefined} of its inputs are NaN")
+            verb = "is" if found.undefined == 1 else "are"
+            said.append(f"{one} cannot be judged: {found.undefined} of its inputs {verb} NaN")
             continue
         alive = found.stuck - found.dead / max(found.units, 1)
         if found.both_sides and found.flat >= SATURATED:

@@ -122,6 +122,24 @@ def test_saturation_is_the_share_of_flat_units():
     assert record.saturation["activation1"] > record.saturation["activation2"]
 
 
+@pytest.mark.parametrize(("batch_size", "place"), [(1, ""), (17, ", the last of every epoch")])
+def test_a_batch_that_the_network_refuses_is_refused_before_the_first_step(batch_size, place):
+    step, state, training, validation, _ = problem()
+    batches = MiniBatches(len(training.x), batch_size, seed=0)
+    taken = []
+    with pytest.raises(ValueError, match=f"it refuses one of 1{place}: batch_norm: .* Choose another batch size"):
+        next(epochs(step, state, training, validation, batches, take=lambda *arguments: taken.append(arguments)))
+    assert not taken
+    kept = MiniBatches(len(training.x), 17, seed=0, drop_last=True)
+    assert len(next(epochs(step, state, training, validation, kept))) == 2
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
+def test_shares_that_are_none(share):
+    with pytest.raises(ValueError, match="validation must be a share of the examples, from 0 to 1"):
+        split(data(), 0, validation=share)
+
+
 def spoiled(step, training, **changes):
     """A state whose parameters hold what `changes` says, by name."""
     state = step.init(torch.Generator().manual_seed(0))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 
 pytest.importorskip("matplotlib")
 
 from manual_bp.training import pictures
+from manual_bp.training.confusion import confusion, confusion_matrix, in_words, misclassified
 from manual_bp.training.fit import EpochRecord
 from manual_bp.training.overfitting import Overfitting
 
@@ -77,6 +79,54 @@ def test_gradient_norms_draw_the_first_and_the_last_epoch_and_few_between():
     assert axes.get_yscale() == "log"
 
 
+def test_saturation_is_called_what_it_is():
+    (one, _), (several, _) = (
+        pictures.saturation(records(), lost).axes
+        for lost in ({"activation1": "dead units"}, {"activation1": "dead units", "other": "saturated values"})
+    )
+    assert one.get_title(loc="left").startswith("Dead units: share of each layer")
+    assert several.get_title(loc="left").startswith("What is lost to flat parts")
+    assert [label.get_text() for label in several.get_yticklabels()] == ["activation1: dead units"]
+
+
+COUNTS = confusion(torch.tensor([0, 0, 0, 1, 2]), torch.tensor([2, 2, 0, 1, 1]), 3)
+
+
+def test_the_confusion_matrix_shows_every_count_and_no_zero():
+    (axes,) = confusion_matrix(COUNTS).axes
+    cells = {(text.get_position()[1], text.get_position()[0]): text.get_text() for text in axes.texts}
+    assert cells == {(0, 0): "1", (0, 2): "2", (1, 1): "1", (2, 1): "1"}
+    assert axes.images[0].get_array().tolist() == [[0, 0, 2], [0, 0, 0], [0, 1, 0]]  # right answers have no colour
+    assert (axes.get_ylabel(), axes.get_xlabel()) == ("right class", "the network's answer")
+
+
+@pytest.mark.parametrize(
+    ("labels", "answers", "said"),
+    [
+        ([0, 1], [0, 1], "none of 2 is misclassified"),
+        ([0, 1], [1, 1], "1 of 2 is misclassified; 0 is taken for 1"),
+        ([0, 1], [1, 0], "2 of 2 are misclassified; no class is taken for another one more than once"),
+        ([0, 0, 1], [1, 1, 1], "2 of 3 are misclassified; most often 0 is taken for 1 (2 times)"),
+    ],
+)
+def test_confusions_in_words(labels, answers, said):
+    assert in_words(confusion(torch.tensor(labels), torch.tensor(answers), 2)) == said
+
+
+@pytest.mark.parametrize(("wrong", "shown"), [(0, 0), (3, 3), (50, 40)])
+def test_misclassified_images_are_shown_with_what_they_are_taken_for(wrong, shown):
+    x = torch.arange(60.0)[:, None].expand(60, 6)
+    labels, answers = torch.zeros(60, dtype=torch.int64), torch.zeros(60, dtype=torch.int64)
+    answers[60 - wrong :] = 2
+    figure = misclassified(x, (2, 3), labels, answers, "mlp")
+    images = [axes.images[0].get_array() for axes in figure.axes if axes.images]
+    assert [image[0, 0] for image in images] == [60 - wrong + k for k in range(shown)]
+    assert {image.shape for image in images} <= {(2, 3)}
+    assert {axes.get_title() for axes in figure.axes if axes.images} <= {"0 taken for 2"}
+    more = ", the first 40 of them" if wrong > shown else ""
+    assert figure.get_suptitle() == f"{wrong} test examples misclassified, of 60{more}"
+
+
 def test_saturation_shows_every_layer_and_epoch():
     ours = records()
     axes, _bar = pictures.saturation(ours).axes
@@ -84,22 +134,30 @@ def test_saturation_shows_every_layer_and_epoch():
     assert "20 %" in words(axes.figure)
 
 
-@pytest.mark.parametrize("suffix", [".png", ".svg"])
+DRAWN = (pictures.learning_curves, pictures.gradient_norms, pictures.saturation)
+
+
 @pytest.mark.parametrize(
     "run",
-    [records(1), records(3), records(validation=math.inf), records(validation=math.nan), records(norm=0.0)],
-    ids=["one epoch", "three epochs", "inf", "nan", "no gradient"],
+    [records(1), records(validation=math.inf), records(validation=math.nan), records(norm=0.0)],
+    ids=["one epoch", "inf", "nan", "no gradient"],
 )
-def test_every_run_can_be_drawn_and_is_drawn_the_same_way_twice(run, suffix, tmp_path):
-    for name in ("learning_curves", "gradient_norms", "saturation"):
-        files = [tmp_path / f"{name}{number}{suffix}" for number in (1, 2)]
+def test_every_run_can_be_drawn(run, tmp_path):
+    for draw in DRAWN:
+        pictures.save(draw(run), tmp_path / "drawn.svg")
+        assert (tmp_path / "drawn.svg").stat().st_size > 0
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg"])
+def test_the_same_numbers_give_the_same_file(suffix, tmp_path):
+    files = [tmp_path / f"{number}{suffix}" for number in (1, 2)]
+    for draw, numbers in [*((draw, records(3)) for draw in DRAWN), (confusion_matrix, COUNTS)]:
         for file in files:
-            pictures.save(getattr(pictures, name)(run), file)
+            pictures.save(draw(numbers), file)
         assert files[0].read_bytes() == files[1].read_bytes()
-        assert files[0].stat().st_size > 0
 
 
-@pytest.mark.parametrize("picture", [pictures.learning_curves, pictures.gradient_norms, pictures.saturation])
+@pytest.mark.parametrize("picture", DRAWN)
 def test_no_epoch(picture):
     with pytest.raises(ValueError, match="at least one epoch; came none"):
         picture([])

@@ -48,7 +48,26 @@ def test_relu_is_lost_only_where_it_is_closed_for_every_example():
 def test_half_a_relu_layer_closed_is_as_it_should_be():
     found, verdict = of("relu", [[-1.0, 1.0], [1.0, -1.0]])
     assert (found.flat, found.share) == (0.5, 0.0)
-    assert verdict.startswith("no saturation")
+    assert verdict == "no saturation, which of relu would be dead units: each gets a gradient from some of 2 examples"
+
+
+@pytest.mark.parametrize(
+    ("name", "hyper", "lost"),
+    [
+        ("sigmoid", {}, "saturated values"),
+        ("relu", {}, "dead units"),
+        ("elu", {}, "units stuck in the flat part"),
+        ("leaky_relu", {}, "units stuck in the flat part"),
+        ("leaky_relu", {"negative_slope": 0.0}, "dead units"),
+        ("maxout", {"pieces": 2}, "pieces that never win"),
+    ],
+)
+def test_what_is_lost_is_called_what_it_is(name, hyper, lost):
+    assert of(name, [[1.0, 2.0], [3.0, 2.0]], **hyper)[0].lost == lost
+
+
+def test_one_is_singular():
+    assert of("relu", [[-1.0, 1.0]])[1] == "one (relu): 1 of 2 units is dead, without gradient from any of 1 example"
 
 
 def test_elu_far_to_the_left_is_stuck_and_alive():
@@ -124,7 +143,7 @@ def test_dropout_masks_and_inference():
 def test_nan_is_said():
     found, verdict = of("sigmoid", [[math.nan, 0.0]])
     assert found.undefined == 1
-    assert verdict == "one (sigmoid) cannot be judged: 1 of its inputs are NaN"
+    assert verdict == "one (sigmoid) cannot be judged: 1 of its inputs is NaN"
 
 
 def test_no_activation_and_no_unit():
