@@ -230,4 +230,5 @@ def _run_free(
 def _drift(ours: Tensors, theirs: Tensors) -> float:
     """The largest difference of a parameter, relative to the largest parameter."""
     difference = max(float((p.double() - theirs[name].double()).abs().max()) for name, p in ours.items())
-    return difference / max(float(p.abs().max()) for p in ours.values())
+    largest = max(float(p.abs().max()) for p in ours.values())
+    return difference / largest if largest else difference

@@ -378,7 +378,7 @@ ODD = {
     "another dtype": (lambda c, t: t.update({"params/output.bias": torch.ones(10).half()}), "torch.float32"),
     "NaN": (
         lambda c, t: t.update({"params/output.bias": torch.full((10,), torch.nan)}),
-        "every number of it must be finite",
+        "its numbers must be finite; came NaN",
     ),
 }
 

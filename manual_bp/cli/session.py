@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from manual_bp.training.saturation import Saturation
     from manual_bp.training.step import TrainingState
     from manual_bp.training.verifying import Verifier
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""No room on the disk, or none left for this user."""
 
 
 class Session:
@@ -49,8 +53,9 @@ class Session:
             say(f"{self._saved()} To train on, use another --out and a lower --lr, or --clip-norm.")
             raise typer.Exit(1) from None
         except OSError as error:
-            fail(f"cannot write into {self.folder}: {error.strerror or error}")
-            self._say_how_to_go_on()
+            where = error.filename or self.folder
+            fail(f"cannot write into {where}: {error.strerror or error}")
+            self._say_how_to_go_on("Make room" if error.errno in FULL else "Put that right")
             raise typer.Exit(1) from None
         if not passed:
             raise typer.Exit(1)
@@ -188,15 +193,15 @@ class Session:
         except ValueError as error:
             return str(error)
 
-    def _say_how_to_go_on(self) -> None:
+    def _say_how_to_go_on(self, remedy: str) -> None:
         """After a write that failed: from the checkpoint if there is one, else from the beginning."""
         from manual_bp.training.run import CHECKPOINT
 
         if (self.folder / CHECKPOINT).exists():
-            say(f"{self._saved()} Make room, then go on with:")
+            say(f"{self._saved()} {remedy}, then go on with:")
             say(self.command)
         else:
-            say(f"{self._saved()} Make room, then give the same command again: there is nothing to resume.")
+            say(f"{self._saved()} {remedy}, then give the same command again: there is nothing to resume.")
 
 
 def line(record: EpochRecord) -> str:

@@ -161,7 +161,7 @@ def _checked(header: bytes, raw: bytes) -> Checkpoint:
         group, _, local = name.partition("/")
         if group not in groups or not local:
             raise ValueError(f"its tensors must be named {'/..., '.join(GROUPS)}/...; came {brief(name)}")
-        groups[group][local] = _finite_tensor(name, tensor)
+        groups[group][local] = _checked_tensor(group, name, tensor)
     params, buffers, optimizer, best_params, best_buffers = groups.values()
     return Checkpoint(
         content.configuration,
@@ -184,11 +184,13 @@ def _tensors(raw: bytes) -> dict[str, Tensor]:
     return found
 
 
-def _finite_tensor(name: str, tensor: Tensor) -> Tensor:
-    if tensor.is_floating_point() and not bool(torch.isfinite(tensor.double()).all()):
+def _checked_tensor(group: str, name: str, tensor: Tensor) -> Tensor:
+    """Raises ValueError for NaN, and for parameters that are infinite.  Adam's squares may be: it stands still then."""
+    wide = tensor.double() if tensor.is_floating_point() else torch.zeros(())
+    if bool(wide.isnan().any()) or (group.endswith("params") and bool(wide.isinf().any())):
         raise ValueError(
-            f"every number of it must be finite; came NaN or an infinity in {name}. No step can go on from there: "
-            "train anew, perhaps with a lower learning rate"
+            f"its numbers must be finite; came NaN or an infinity in {name}. No step can go on from there: train anew, "
+            "perhaps with a lower learning rate"
         )
     return tensor
 

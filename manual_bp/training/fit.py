@@ -84,9 +84,10 @@ def check_batches(step: Step, state: TrainingState, x: Tensor, batches: MiniBatc
             step.model.forward(state.params, buffers, x[:size])
         except ValueError as error:
             place = "" if size == batches.batch_size else ", the last of every epoch"
+            remedy = "Choose another batch size." if batches.n > size else "Use more data."
             raise ValueError(
                 f"the network must take every batch of an epoch; came {counted(batches.n, 'example')} in batches of "
-                f"{batches.batch_size}, and it refuses one of {size}{place}: {error} Choose another batch size."
+                f"{batches.batch_size}, and it refuses one of {size}{place}: {error} {remedy}"
             ) from error
 
 
