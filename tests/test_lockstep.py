@@ -254,7 +254,7 @@ def test_an_engine_s_own_wrong_backward_is_not_said_to_be_between_our_layers():
             "gradients must hold 'W2', 'b2', 'W1', 'b1'; came 'W1', without 'W2'",
         ),
         (
-            lambda r: replace(r, params={n: p.T for n, p in r.params.items()}),
+            lambda r: replace(r, params={n: p[..., None] for n, p in r.params.items()}),
             r"params\['W1'\] must be real and of shape \(6, 5\)",
         ),
         (lambda r: replace(r, loss=0.5), "loss must be a torch.Tensor; came float"),
