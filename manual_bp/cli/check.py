@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +16,7 @@ from manual_bp.cli.shared import (
     check_device,
     check_writable,
     chosen_dtypes,
+    notices,
     one_of,
     out,
     rule_names,
@@ -23,6 +24,9 @@ from manual_bp.cli.shared import (
     write,
     write_json,
 )
+
+if TYPE_CHECKING:
+    from manual_bp.oracle.report import Report
 
 
 def check(
@@ -33,6 +37,10 @@ def check(
     dtype: Annotated[str, typer.Option(help=f"{', '.join(DTYPES)}.", autocompletion=one_of(*DTYPES))] = "float32",
     device: Device = "cpu",
     strict: Annotated[bool, typer.Option("--strict", help="Notes are mismatches.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Every mismatch, finding and note in full.")] = False,
+    diagnose: Annotated[
+        float, typer.Option(min=0, help="Seconds that the search for the cause may take; 0 for none.")
+    ] = 3.0,
     json_file: Json = None,
     html_file: Annotated[Path | None, typer.Option("--html", help="Write the report as one page.")] = None,
     isolate: Annotated[bool, typer.Option("--isolate", help="In a process that may crash or hang.")] = False,
@@ -51,16 +59,34 @@ def check(
             raise ValueError("--html calls the candidate again in this process, so it does not go with --isolate.")
         RULES[against]
         (chosen,) = chosen_dtypes(dtype)
+        searching = notices.status("searching for the cause")
+
+        def tell_verdict(report: Report) -> None:
+            out.print(report.opening(verbose), markup=False, highlight=False)
+            if report.mismatches and notices.is_terminal:
+                searching.start()
+
         try:
             with isolated(target, timeout) if isolate else nullcontext(load(target)) as candidate:
-                report = compare(candidate, against, dtype=chosen, device=device, strict=strict)
+                report = compare(
+                    candidate,
+                    against,
+                    dtype=chosen,
+                    device=device,
+                    strict=strict,
+                    diagnose=diagnose,
+                    on_verdict=tell_verdict,
+                )
         except CandidateEnded as error:
             out.print(f"finding: {error}", style="bold red", markup=False, highlight=False)
             write_json(json_file, "check", False, {"report": {"passed": False, "findings": [str(error)]}})
             raise typer.Exit(1) from None
+        finally:
+            searching.stop()
     if isinstance(candidate, Isolated) and (printed := candidate.printed().rstrip()):
         out.print(f"The candidate printed:\n{printed}\n", markup=False, highlight=False)
-    out.print(str(report), markup=False, highlight=False)
+    if closing := report.closing(verbose):
+        out.print(closing, markup=False, highlight=False)
     written = True
     if html_file is not None:
         from manual_bp.oracle.html import to_html

@@ -18,7 +18,7 @@ from manual_bp.oracle.memory import copies, is_whole, overlap, shares_elements, 
 from manual_bp.oracle.pattern import place
 from manual_bp.oracle.replaced import functions_kept, modes_kept
 from manual_bp.oracle.settings import kept as settings_kept
-from manual_bp.oracle.unwritten import Filled, unwritten
+from manual_bp.oracle.unwritten import NEVER, NUMBER, READ, Filled, never_written, unwritten
 from manual_bp.rule import Rule, Vjp
 
 # Of a longer exception the beginning and the end are shown: a report is read by people.
@@ -177,16 +177,28 @@ def call_often(candidate: Vjp, rule: Rule, case: Case, first: tuple[Any, ...], t
 
 
 def call_filled(candidate: Vjp, rule: Rule, case: Case, first: tuple[Any, ...]) -> dict[str, str]:
-    """Which elements the candidate never writes, by argument in words, found by one more call.  first: the results of
-    `call` at this case.  Nothing is learnt of a candidate that does not return so."""
+    """Which elements the candidate never writes, or computes from memory that it never wrote, by argument in words,
+    found by one more call, and two if there are any.  first: the results of `call` at this case.  Nothing is learnt of
+    a candidate that does not return so."""
     if isinstance(candidate, Elsewhere):
         return dict(candidate.call("call_filled", rule, case).traps)
     if any(isinstance(x, Tensor) and x.is_meta for x in first):
         return {}
-    with Filled():
-        _, raw, _ = _call(candidate, rule, case)
-    found = zip(_arguments(rule), map(unwritten, first, raw or ()), strict=False)
-    return {argument: f"never written: {place(where)}" for argument, where in found if where is not None}
+
+    def with_memory(value: float) -> tuple[Any, ...]:
+        with Filled(value):
+            return _call(candidate, rule, case)[1] or (None,) * len(first)
+
+    suspects = tuple(map(unwritten, first, with_memory(torch.nan)))
+    if all(where is None for where in suspects):
+        return {}
+    found = {}
+    values = zip(_arguments(rule), suspects, with_memory(NUMBER), with_memory(-NUMBER), strict=True)
+    for argument, where, plus, minus in values:
+        if where is not None:
+            never = never_written(where, plus, minus)
+            found[argument] = f"{NEVER}: {place(never)}" if bool(never.any()) else f"{READ}: {place(where)}"
+    return found
 
 
 def variants(candidate: Any) -> dict[str, Vjp]:

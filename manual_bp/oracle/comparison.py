@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,9 +29,11 @@ from manual_bp.oracle.errors import errors
 from manual_bp.oracle.evidence import Evidence, Generated, certified_module, evidence, generated_evidence
 from manual_bp.oracle.kinds import Kinds
 from manual_bp.oracle.pattern import pattern
-from manual_bp.oracle.report import Mismatch, Report, Worst
-from manual_bp.oracle.summary import summaries
+from manual_bp.oracle.report import NOT_SOUGHT, Mismatch, Report, Worst
+from manual_bp.oracle.summary import named, patterns
+from manual_bp.oracle.unwritten import NEVER
 from manual_bp.oracle.vacuity import Judged, structurally_zero, untested
+from manual_bp.oracle.words import counted
 from manual_bp.rule import DTYPES, RULES, Rule, Vjp
 
 # Elements of a case that is called many times, and of one that is called once more with its memory filled: larger ones
@@ -72,6 +73,8 @@ def compare(
     contract: Contract | None = None,
     conventions: Mapping[str, Any] | None = None,
     strict: bool = False,
+    diagnose: float = 3.0,
+    on_verdict: Callable[[Report], None] | None = None,
 ) -> Report:
     """Judge a candidate's value and cotangents against the rule's reference.
 
@@ -81,6 +84,8 @@ def compare(
         float32 and rounded once.
     conventions: what the candidate declares to do otherwise than the rule (see `manual_bp.oracle.conventions`).
     strict: lost digits and 16-bit arithmetic are mismatches and not notes.
+    diagnose: seconds that the search for the cause of what is wrong may take; 0 for none.
+    on_verdict: is called with the report when all is judged, before a cause is sought.
     Raises ValueError for an unknown rule, dtype or convention, or a case that does not fit the rule.
     """
     rule = RULES[rule] if isinstance(rule, str) else rule
@@ -101,6 +106,10 @@ def compare(
     elif cases is None:
         raise ValueError(
             "without a candidate there is nothing to judge; came candidate=None and no cases. Pass recorded cases=."
+        )
+    if not diagnose >= 0:
+        raise ValueError(
+            f"diagnose must be the seconds that the search for a cause may take, 0 or more; came {diagnose}."
         )
     contract = contract or contract_of(dtype)
     declared = Conventions.declared(conventions)
@@ -126,7 +135,11 @@ def compare(
             comparison.judge_case(replace(first, case=replace(first.case, name=name)), variant)
         comparison.judge_defaults(first)
         comparison.repeat()
-    return comparison.finish(is_generated)
+    report = comparison.finish(is_generated)
+    if on_verdict is not None:
+        on_verdict(report)
+    comparison.explain(diagnose)
+    return report
 
 
 def rejects(candidate: Vjp, rule: Rule, dtype: torch.dtype, device: str = "cpu") -> bool:
@@ -214,7 +227,21 @@ class _Comparison:
         self.unwritten: dict[str, str] = {}
 
     def judge_case(self, found: Evidence | str, variant: Vjp | None = None) -> None:
-        """Judge the candidate at a case; variant: a way to call it, if not as it is."""
+        """Judge the candidate at a case, and count it; variant: a way to call it, if not as it is."""
+        report = self.report
+        judged, wrong, raised = report.cases, len(report.mismatches), sum(map(len, self.raised.values()))
+        self._judge_case(found, variant)
+        is_wrong = len(report.mismatches) > wrong
+        if report.cases > judged:
+            report.failed += is_wrong
+        elif sum(map(len, self.raised.values())) > raised:
+            report.raised += 1
+        elif is_wrong:
+            report.malformed += 1
+        else:
+            report.left_out += 1
+
+    def _judge_case(self, found: Evidence | str, variant: Vjp | None) -> None:
         if isinstance(found, str):
             self.report.not_tested.append(found)
             return
@@ -255,8 +282,10 @@ class _Comparison:
             return
         results = call(self.candidate, self.rule, case, found.expected).results
         if results is not None:
+            before = len(self.report.mismatches)
             self.report.cases += 1
             self._judge_results(self.candidate, replace(found, case=case), results)
+            self.report.failed += len(self.report.mismatches) > before
 
     def repeat(self) -> None:
         """Call the candidate many times at the case with the most rows, if it was right so far."""
@@ -269,9 +298,11 @@ class _Comparison:
             if b is not a and self._fits(argument, found, b):
                 assert often.results is not None
                 self._judge(self.candidate, argument, found, b, often.results[1:], "; in some of many calls alike")
+        self.report.failed += bool(self.report.mismatches)
 
     def finish(self, generated: bool) -> Report:
-        """The report.  generated: whether the cases are all that the rule has, and not somebody's choice of them."""
+        """The report, but for the cause.  generated: whether the cases are all that the rule has, and not somebody's
+        choice of them."""
         report = self.report
         if certified_module() is None:
             report.not_tested.append(
@@ -281,26 +312,37 @@ class _Comparison:
         for text, names in self.raised.items():
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             report.findings.append(f"case {names[0]!r}{more}: {text}")
-        for found in self.excused.values():
+        for (argument, kind, detail), found in self.excused.items():
             worst = max(found, key=lambda m: m.error_over_allowance or 0.0)
-            others = f" (and in {len(found) - 1} more cases, less so)" if len(found) > 1 else ""
-            report.notes.append(f"{worst}{others}")
+            count, shown = counted(len({m.case for m in found}), "case"), str(replace(worst, detail=""))
+            report.notes.append(f"{kind}: {argument} {detail}; in {count}, worst: {shown.removeprefix(f'{kind}: ')}")
         for argument in self.required:
             why = self._untested(argument, generated)
             if why:
                 report.untested_arguments.append(argument)
                 report.not_tested.append(f"{argument}: {why}")
-        report.diagnoses = list(self.unwritten.values())
+        return report
+
+    def explain(self, seconds: float) -> None:
+        """Seek why it is wrong for at most so many seconds, and say what was found in the report of `finish`."""
+        report = self.report
+        explained, shared = set(self.unwritten), dict[str, str]()
         wrong = {m.argument for m in report.mismatches if m.kind == "wrong" or m.detail.startswith("shape")}
-        wrong -= self.unwritten.keys()
-        if wrong:
+        wrong -= explained
+        report.diagnoses = list(self.unwritten.values())
+        if wrong and not seconds:
+            report.search = NOT_SOUGHT
+        elif wrong:
             try:
-                report.diagnoses += diagnose(self.rule, self.candidate, self.records, wrong, self.kinds.conventions)
+                found = diagnose(self.rule, self.candidate, self.records, wrong, self.kinds.conventions, seconds)
             except Exception as error:  # the verdict stands without it, and the failure is said
                 report.notes.append(f"no diagnosis: it raised {type(error).__name__}: {error}")
-        explained = [a for a in self.arguments if any(re.search(rf"\b{a}\b", d) for d in report.diagnoses)]
-        report.diagnoses += summaries(report.mismatches, explained)
-        return report
+            else:
+                report.diagnoses += found.sentences
+                explained |= found.explained
+                report.search, shared = found.search, found.shared
+        report.diagnoses += named(report.mismatches, explained)
+        report.patterns = list(patterns(report.mismatches, explained, shared, report.cases))
 
     def _untested(self, argument: str, generated: bool) -> str:
         """Why a required argument was not tested; "" if it was, or need not be."""
@@ -340,7 +382,8 @@ class _Comparison:
             self.filled.add(shapes)
             for argument, text in call_filled(candidate, self.rule, case, called.results).items():
                 self._trap(argument, case, text)
-                self.unwritten.setdefault(argument, f"{argument} is not written in full: {text}, in case {case.name!r}")
+                words = f"not written in full: {text}" if text.startswith(NEVER) else text
+                self.unwritten.setdefault(argument, f"{argument} is {words}, in case {case.name!r}")
         return called.results
 
     def _take_in(self, called: Call, case: Case) -> None:

@@ -24,6 +24,7 @@ from manual_bp.oracle.candidates import candidate
 from manual_bp.oracle.cases import Case, Further, WellConditioned, first_block, generated, one_row, repeated
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.kinks import kinks_of
+from manual_bp.oracle.words import told_apart
 from manual_bp.rule import Rule
 
 Values = tuple[Tensor | None, ...]
@@ -205,7 +206,8 @@ def _dispute(rule: Rule, case: Case, certified: _Part, y: Tensor | None) -> str:
     if not bool(beyond.any()):
         return ""
     index = tuple(beyond.nonzero()[0].tolist())
-    return f"y{list(index)} is {float(truth[index]):.9g} by the page and {float(y[index]):.9g} by torch"
+    ours, theirs = told_apart(float(truth[index]), float(y[index]))
+    return f"y{list(index) if index else ''} is {ours} by the page and {theirs} by torch"
 
 
 def _is_complete(certified: list[_Part]) -> bool:

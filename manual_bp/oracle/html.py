@@ -23,6 +23,7 @@ from manual_bp.oracle.evidence import Evidence
 from manual_bp.oracle.heatmap import number
 from manual_bp.oracle.pictures import pictures_of, worst_first
 from manual_bp.oracle.report import Mismatch, Report
+from manual_bp.oracle.words import beside_one, counted, listed, told_apart
 from manual_bp.rule import RULES, Rule, Vjp
 
 if TYPE_CHECKING:
@@ -120,24 +121,19 @@ class Verdict:
 
 def verdict_of(report: Report) -> Verdict:
     """Passed, Failed, Convention (nothing but conventions differ) or Undecided (nothing wrong, not all tested)."""
-    cases = f"{report.cases} case{'' if report.cases == 1 else 's'}"
+    cases = counted(report.cases, "case")
     if report.passed:
         return Verdict("Passed", "✔", "good", f"The value and every gradient agree in {cases}.")
     if not report.mismatches:
-        untested = ", ".join(report.untested_arguments) or "anything"
+        untested = listed(report.untested_arguments) or "anything"
         sentence = f"Nothing wrong was found in {cases}, and {untested} could not be tested."
         return Verdict("Undecided", "?", "warn", sentence)
-    arguments = " and ".join(dict.fromkeys(m.argument for m in report.mismatches))
-    where = len({m.case for m in report.mismatches})
-    of = f"of {cases}"
-    if any(
-        m.index is None for m in report.mismatches
-    ):  # some of them went so wrong that they are not counted as judged
-        of = f"case{'' if where == 1 else 's'}; {cases} could be judged"
+    arguments = listed(list(dict.fromkeys(m.argument for m in report.mismatches)))
+    counts = report.verdict.removeprefix("FAILS")
     if all(m.kind == "convention" for m in report.mismatches):
-        sentence = f"{arguments}: another valid convention, not declared, in {where} {of}."
+        sentence = f"{arguments}: another valid convention, not declared{counts}."
         return Verdict("Convention", "≠", "warn", sentence)
-    return Verdict("Failed", "✘", "bad", f"{arguments}: not what is due in {where} {of}.")
+    return Verdict("Failed", "✘", "bad", f"{arguments}: not what is due{counts}.")
 
 
 def versions() -> dict[str, str]:
@@ -184,15 +180,16 @@ def _arguments(report: Report) -> list[tuple[str, int, str, str, str, str]]:
 
 
 def _row(m: Mismatch) -> dict[str, str]:
+    both = ("", "") if m.expected is None or m.got is None else told_apart(m.expected, m.got)
     return {
         "kind": m.kind,
         "argument": m.argument,
         "case": m.case,
         "index": "" if m.index is None else str(list(m.index)),
-        "expected": "" if m.expected is None else f"{m.expected:.9g}",
-        "got": "" if m.got is None else f"{m.got:.9g}",
+        "expected": both[0],
+        "got": both[1],
         "ulps": number(m.ulps),
-        "ratio": number(m.error_over_allowance),
+        "ratio": "" if m.error_over_allowance is None else beside_one(m.error_over_allowance, 3),
         "pattern": m.pattern,
         "detail": m.detail,
     }

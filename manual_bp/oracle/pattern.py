@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from manual_bp.oracle.words import beside_one
+
 # Blocks of fewer elements than a SIMD register holds are not told from chance.
 SMALLEST_BLOCK = 4
 # A factor is read off as many numbers at least: two may have one by chance.
@@ -172,7 +174,7 @@ def _what(expected: Tensor, got: Tensor, allowance: Tensor) -> str:
     if bool((got == 0).all()):
         return "0 stands there"
     factor = common_factor(expected, got, allowance)
-    return "" if factor is None else f"{factor:.4g} times what is due"
+    return "" if factor is None or factor == 1 else f"{beside_one(factor)} times what is due"
 
 
 def common_factor(expected: Tensor, got: Tensor, allowance: Tensor) -> float | None:

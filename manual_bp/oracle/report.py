@@ -6,7 +6,11 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-SCHEMA = 1
+from manual_bp.oracle.words import beside_one, counted, cut, grouped, listed, told_apart, without_frames
+
+# 2: `diagnoses` holds causes alone, `patterns` what wrong values share where no cause was found, and cases are counted
+# as failed, raised, malformed and left out beside those judged.
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -40,17 +44,29 @@ class Mismatch:
 
     def __str__(self) -> str:
         where = f"{self.argument}{list(self.index) if self.index else ''} in case {self.case!r}"
-        if self.expected is None:
+        if self.expected is None or self.got is None:
             return f"{self.kind}: {where}: {self.detail}"
-        return (
-            f"{self.kind}: {where}: expected {self.expected:.9g}, got {self.got:.9g}; {self.ulps:.3g} ulp, "
-            f"{self.error_over_allowance:.3g} times the allowance"
-            f"{'; ' + self.pattern if self.pattern else ''}{'; ' + self.detail if self.detail else ''}"
-        )
+        expected, got = told_apart(self.expected, self.got)
+        said = (f"expected {expected}, got {got}", self.size, self.pattern, self.detail)
+        return f"{self.kind}: {where}: {'; '.join(filter(None, said))}"
+
+    @property
+    def size(self) -> str:
+        """How far off it is, in words; "" where that is infinitely far, which the numbers say."""
+        ulps, ratio = self.ulps, self.error_over_allowance
+        if ulps is None or ratio is None or not max(ulps, ratio) < float("inf"):
+            return ""
+        return f"{ulps:.3g} ulp, {beside_one(ratio, 3)} times the allowance"
 
 
-# A longer list is not read; the JSON document holds all.
-SHOWN = 10
+# More is not read at first; the verbose text and the JSON document hold all.
+SHOWN = 3
+# So many names of cases, and notes.
+NAMED, NOTES_SHOWN = 3, 5
+# What is longer than so many characters is cut: a note, and what one has to know.
+SHORT, LONG = 200, 500
+NOT_SOUGHT = "no cause was sought"
+ALL = "all of it: report.text(verbose=True), or --verbose"
 # An allowance whose largest error in so many cases is below 1/100 of it says little about what it lets pass.
 LOOSE = 0.01
 CASES_TO_JUDGE_LOOSENESS = 10
@@ -81,10 +97,15 @@ class Report:
     """The result of `compare`.
 
     passed: nothing is wrong and every argument was tested.
+    cases, failed: how many cases were judged, and how many of them are wrong.
+    raised, malformed, left_out: how many more were not judged, since the candidate raised, or returned no (y, grads),
+        or since there is nothing to judge by, or no way to call it so.
     mismatches: what is wrong.
     findings: traps that fired, with their words.
     not_tested: what could not be judged, and why.
-    diagnoses: plain sentences, best first.
+    diagnoses: why it is wrong; plain sentences, best first.
+    patterns: where no cause was found, what the wrong values of an argument have in common.
+    search: what is to be said of the search for the cause, if it was cut short.
     notes: right, but worth knowing; mismatches under strict.
     worst: per argument, the largest error, and its distribution over the cases.
     """
@@ -100,6 +121,12 @@ class Report:
     notes: list[str] = field(default_factory=list)
     worst: dict[str, Worst] = field(default_factory=dict)
     untested_arguments: list[str] = field(default_factory=list)
+    failed: int = 0
+    raised: int = 0
+    malformed: int = 0
+    left_out: int = 0
+    patterns: list[str] = field(default_factory=list)
+    search: str = ""
 
     @property
     def passed(self) -> bool:
@@ -114,33 +141,91 @@ class Report:
             if worst.loose
         ]
 
+    # ------------------------------------------------------------------------------------------------------ in words
+
+    def text(self, verbose: bool = False) -> str:
+        """Headline, causes, a few mismatches, and the rest in short; verbose: all of it."""
+        return "\n".join([self.headline, *self._causes(), *self._mismatches(verbose), *self._rest(verbose)])
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def opening(self, verbose: bool = False) -> str:
+        """What is known before a cause is sought: headline and mismatches.  `closing` is the rest of `text`."""
+        return "\n".join([self.headline, *self._mismatches(verbose)])
+
+    def closing(self, verbose: bool = False) -> str:
+        """Causes, findings, what was not tested, notes; "" if there is nothing to say."""
+        return "\n".join([*self._causes(), *self._rest(verbose)])
+
+    @property
+    def headline(self) -> str:
+        """The verdict, in one line."""
+        return f"{self.rule} ({self.dtype}, {self.device}): {self.verdict}"
+
+    @property
+    def verdict(self) -> str:
+        """Whether it passed, with the counts of cases."""
+        judged = counted(self.cases, "case")
+        unjudged = [("raised", self.raised), ("returned no (y, grads)", self.malformed)]
+        more = [(words, number) for words, number in unjudged if number]
+        if self.passed:
+            said = [f"agrees in {judged}"]
+        elif not self.mismatches:
+            untested = listed(self.untested_arguments) or "anything"
+            found = f"nothing is wrong in {judged}" if self.cases else "no case could be judged"
+            said = [f"NOT TESTED: {found}, and it is not known whether {untested} is right"]
+        elif self.failed:
+            said = [f"FAILS in {self.failed} of {judged}", *(f"{words} in {number} more" for words, number in more)]
+        else:
+            came = listed([f"{words} in {counted(number, 'case')}" for words, number in more])
+            said = [f"FAILS: {came}" if came else "FAILS", f"agrees in {judged}" if self.cases else "none was judged"]
+        if self.left_out:
+            said.append(f"{counted(self.left_out, 'case')} left out")
+        return "; ".join(said)
+
+    def _causes(self) -> list[str]:
+        lines = [f"  diagnosis: {text}" for text in self.diagnoses]
+        label = NOT_SOUGHT if self.search == NOT_SOUGHT else "no cause was found"
+        lines += [f"  {label}: {text}" for text in grouped(self.patterns, NAMED)]
+        return lines + ([f"  {self.search}"] if self.search not in ("", NOT_SOUGHT) else [])
+
+    def _mismatches(self, verbose: bool) -> list[str]:
+        shown = list(map(str, self.mismatches if verbose else self._telling(SHOWN)))
+        left = len(self.mismatches) - len(shown)
+        return [f"  {m if verbose else cut(m, LONG)}" for m in shown] + ([f"  ... and {left} more"] if left else [])
+
+    def _rest(self, verbose: bool) -> list[str]:
+        remarks = findings, not_tested, notes = self.findings, self.not_tested, self.notes
+        if not verbose:
+            findings = [cut(without_frames(text), LONG) for text in findings]
+            not_tested = [cut(text, LONG) for text in grouped(not_tested, NAMED)]
+            left = len(notes) - NOTES_SHOWN
+            notes = [cut(text, SHORT) for text in notes[:NOTES_SHOWN]] + ([f"... and {left} more"] if left > 0 else [])
+        lines = [f"  finding: {text}" for text in findings]
+        lines += [f"  not tested: {text}" for text in not_tested]
+        lines += [f"  note: {text}" for text in notes]
+        lines += [f"  loose allowance: {text}" for text in self.loose]
+        is_short = not verbose and (len(self.mismatches) > SHOWN or remarks != (findings, not_tested, notes))
+        return lines + ([f"  ({ALL})"] if is_short else [])
+
     def _telling(self, number: int) -> list[Mismatch]:
-        """So many mismatches, in order: each pattern of each argument once, and then the first."""
-        kinds: dict[tuple[str, str, str], int] = {}
-        for position, m in enumerate(self.mismatches):
-            kinds.setdefault((m.kind, m.argument, m.where), position)
-        chosen = list(kinds.values())[:number]
-        others = [i for i in range(len(self.mismatches)) if i not in set(chosen)]
-        return [self.mismatches[i] for i in sorted(chosen + others[: number - len(chosen)])]
+        """At most so many mismatches, in order: of each argument one, then of other patterns, then other values."""
+        ranks = []
+        arguments, patterns = set(), set()
+        for m in self.mismatches:
+            key = m.kind, m.argument
+            is_same = (*key, m.where) in patterns
+            ranks.append(0 if key not in arguments else 1 if not is_same else 2 if m.index is not None else None)
+            arguments.add(key)
+            patterns.add((*key, m.where))
+        order = sorted((rank, i) for i, rank in enumerate(ranks) if rank is not None)  # what is no value is said once
+        return [self.mismatches[i] for i in sorted(i for _, i in order[:number])]
 
     def to_json(self) -> str:
         """One JSON document; NaN and infinities are written as strings."""
         document = {"schema": SCHEMA, "passed": self.passed, **asdict(self), "loose": self.loose}
         return json.dumps(plain(document), allow_nan=False)
-
-    def __str__(self) -> str:
-        verdict = "agrees" if self.passed else "FAILS"
-        lines = [f"{self.rule} ({self.dtype}, {self.device}): {verdict} in {self.cases} cases"]
-        shown = self._telling(SHOWN)
-        lines += [f"  {m}" for m in shown]
-        if len(self.mismatches) > len(shown):
-            lines.append(f"  ... and {len(self.mismatches) - len(shown)} more")
-        lines += [f"  finding: {text}" for text in self.findings]
-        lines += [f"  diagnosis: {text}" for text in self.diagnoses]
-        lines += [f"  not tested: {text}" for text in self.not_tested]
-        lines += [f"  note: {text}" for text in self.notes]
-        lines += [f"  loose allowance: {text}" for text in self.loose]
-        return "\n".join(lines)
 
 
 def plain(value: Any) -> Any:

@@ -16,6 +16,9 @@ from manual_bp.oracle.evidence import Evidence, generated_evidence
 from tests.oracle.bank import entries
 from torch_ref import twin
 
+# Seconds that nobody waits for: what a search finds may not depend on the machine.
+LONG = 600.0
+
 
 def records_of(rule, candidate, dtype=torch.float32):
     """What compare gathers: every generated case at which the candidate returns, and the arguments that are wrong."""
@@ -41,7 +44,7 @@ def records_of(rule, candidate, dtype=torch.float32):
 def diagnosis(rule, candidate, dtype=torch.float32):
     rule = bp.RULES[rule] if isinstance(rule, str) else rule
     records, wrong = records_of(rule, candidate, dtype)
-    return diagnose(rule, candidate, records, wrong)
+    return diagnose(rule, candidate, records, wrong).sentences
 
 
 MISTAKES = [(rule.name, m) for rule in bp.RULES.values() for m in rule.mistakes if not m.loses_digits]
@@ -61,7 +64,7 @@ def test_a_right_candidate_gets_none_even_if_everything_were_called_wrong(rule, 
     everything = {"y", *(f"d{name}" for name in page.inputs)}
     for candidate in (page.vjp, twin(rule)):
         records, _ = records_of(page, candidate, dtype)
-        assert diagnose(page, candidate, records, everything) == []
+        assert diagnose(page, candidate, records, everything).sentences == []
 
 
 def changed(rule, change, position=0):
@@ -231,7 +234,7 @@ def test_one_wrong_element_has_no_system():
 
     records, wrong = records_of(bp.tanh, candidate)
     assert wrong == {"dx"}
-    assert diagnose(bp.tanh, candidate, records, wrong) == []
+    assert diagnose(bp.tanh, candidate, records, wrong).sentences == []
 
 
 def test_a_formula_that_is_wrong_by_little_is_not_called_low_precision():
@@ -263,26 +266,26 @@ def test_a_declared_convention_is_no_cause(dtype):
         x, mask = inputs
         return torch.where(mask.bool(), x, 0), (3 * torch.where(mask.bool(), dy, 0), None)
 
-    first = compare(candidate, "dropout", dtype=dtype, conventions={"dropout": "plain"}).diagnoses[0]
+    first = compare(candidate, "dropout", dtype=dtype, conventions={"dropout": "plain"}, diagnose=LONG).diagnoses[0]
     assert first.startswith("dx is 3 times what it should be")
 
 
 def test_recorded_results_are_diagnosed_without_a_candidate():
     candidate = changed("tanh", lambda g, *_: 2 * g)
     records, wrong = records_of(bp.tanh, candidate)
-    assert "2 times" in diagnose(bp.tanh, None, records, wrong)[0]
+    assert "2 times" in diagnose(bp.tanh, None, records, wrong).sentences[0]
 
 
 def test_nan_is_no_mistake():
     candidate = changed("tanh", lambda g, *_: g * torch.nan)
     records, _ = records_of(bp.tanh, candidate)
-    assert diagnose(bp.tanh, candidate, records, {"dx"}) == []
+    assert diagnose(bp.tanh, candidate, records, {"dx"}).sentences == []
 
 
 def test_few_cases_are_completed_by_calls():
     candidate = changed("square_loss", lambda g, inputs, *_: g / max(len(inputs[0]), 1) * 3)
     records, wrong = records_of(bp.square_loss, candidate)
-    assert diagnose(bp.square_loss, candidate, records[:1], wrong)
+    assert diagnose(bp.square_loss, candidate, records[:1], wrong).sentences
 
 
 def in_blocks_of_16(inputs, dy):
@@ -308,11 +311,15 @@ def of_an_empty_batch(inputs, dy):
     [
         (in_blocks_of_16, "tanh", "dx is 0 in the tail after the last full block of 16 elements"),
         (with_kept_axis, "linear", r"dbias: shape must be \(5,\); came \(1, 5\); in cases 'ordinary'"),
-        (of_an_empty_batch, "linear", "dbias overflows, or divides by 0: .* 'batch empty'"),
+        (
+            of_an_empty_batch,
+            "linear",
+            "dbias is NaN or infinite where finite numbers are due, .* in 1 case: 'batch empty'",
+        ),
     ],
 )
 def test_what_has_no_cause_is_told_by_what_it_shares(candidate, rule, words):
-    assert re.search(words, compare(candidate, rule).diagnoses[0])
+    assert re.search(words, compare(candidate, rule, diagnose=LONG).diagnoses[0])
 
 
 # ------------------------------------------------------------------------------ programs that people might have written
@@ -325,7 +332,7 @@ RIGHT = [entry for entry in BANK if entry.kind == "right"]
 @pytest.mark.filterwarnings("ignore")  # of torch and NumPy, about the means of nothing that wrong programs take
 @pytest.mark.parametrize("entry", [pytest.param(entry, id=str(entry)) for entry in WRONG])
 def test_cause_is_named_first(entry):
-    report = compare(entry.vjp, entry.rule)
+    report = compare(entry.vjp, entry.rule, diagnose=LONG)
     assert not report.passed
     assert re.search(entry.cause, report.diagnoses[0] if report.diagnoses else "", re.IGNORECASE), str(report)
 
@@ -333,7 +340,7 @@ def test_cause_is_named_first(entry):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("entry", [pytest.param(entry, id=str(entry)) for entry in RIGHT])
 def test_right_program_gets_no_diagnosis(entry):
-    report = compare(entry.vjp, entry.rule)
+    report = compare(entry.vjp, entry.rule, diagnose=LONG)
     assert report.passed, str(report)
     assert not report.diagnoses
 
@@ -347,4 +354,4 @@ def test_bank_has_enough_of_each_rule():
 def test_nothing_is_explained_twice():
     """Each argument is named by one sentence, and one cause of several arguments by one."""
     (entry,) = (e for e in WRONG if str(e) == "square_loss-two kept")
-    assert len(compare(entry.vjp, entry.rule).diagnoses) == 1
+    assert len(compare(entry.vjp, entry.rule, diagnose=LONG).diagnoses) == 1

@@ -11,7 +11,9 @@ the ranking: an argument that one has explained is not explained again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -32,13 +34,17 @@ from manual_bp.oracle.diagnosis import (
     substitutions,
     weighted_sums,
 )
+from manual_bp.oracle.diagnosis.deadline import Deadline, TimeIsUp
 from manual_bp.oracle.diagnosis.examination import Examination
 from manual_bp.oracle.diagnosis.hypothesis import Explanation, Record
 from manual_bp.oracle.diagnosis.wider import NARROW, in_float32
 from manual_bp.oracle.evidence import OUR_CONVENTIONS
 from manual_bp.rule import Rule, Vjp
 
-__all__ = ["Record", "diagnose"]
+__all__ = ["Diagnosis", "Record", "diagnose"]
+
+# A search that was cut short is worth trying with so many times the time.
+MORE_TIME = 10
 
 Detector = Callable[[Examination], Iterator[Explanation]]
 
@@ -110,8 +116,24 @@ DESCRIBED: tuple[Detector, ...] = (
     layout.reordered,
     precision.sixteen_bits,
     precision.few_bits,
-    factors.varying_factors,
 )
+# What wrong numbers have in common, where nobody knows why.
+SHARED: tuple[Detector, ...] = (
+    factors.varying_factors,
+    precision.approximate,
+    branches.approximations,
+)
+
+
+class Diagnosis(NamedTuple):
+    """sentences: why it is wrong, best first, each with its evidence; none for a right candidate.
+    explained: the arguments that they are about.  shared: of others, what all their wrong numbers have in common.
+    search: that the search was cut short, if it was, in words."""
+
+    sentences: list[str]
+    explained: set[str]
+    shared: dict[str, str]
+    search: str = ""
 
 
 def diagnose(
@@ -120,27 +142,47 @@ def diagnose(
     records: Sequence[Record],
     wrong: Collection[str],
     conventions: Conventions = OUR_CONVENTIONS,
-) -> list[str]:
-    """Plain sentences, best first, each with its evidence; empty for a right candidate.
+    seconds: float = math.inf,
+) -> Diagnosis:
+    """Why a candidate is wrong.
 
     candidate: None for results that were recorded. wrong: the arguments ("y", "dx", ...) with a value that is wrong.
-    conventions: those of the records' evidence.
+    conventions: those of the records' evidence. seconds: after which the search ends with what it has found so far; one
+        call of the candidate, or one case of a hypothesis, may take it beyond.
     """
+    search = ""
     with torch.no_grad():
-        found = Examination(rule, candidate, records, wrong, conventions)
-        sentences = []
-        if candidate is not None and found.records and found.dtype in NARROW:
-            wider = in_float32(found)
-            asked = set(wider.open)
-            _formulas(wider)
-            found.open -= asked - wider.open
-            sentences = [f"{sentence}; seen in float32, where it is wrong too" for sentence in wider.found]
-        _formulas(found)
-        for detector in DESCRIBED:
-            _ask(found, detector)
-        _ask(found, precision.approximate, moderate=True)
-        _ask(found, branches.approximations, moderate=True)
-        return sentences + found.found
+        found = Examination(rule, candidate, records, wrong, conventions, Deadline(seconds))
+        asked = set(found.open)
+        try:
+            if candidate is not None and found.records and found.dtype in NARROW:
+                _search_in_float32(found)
+            _search(found)
+        except TimeIsUp:
+            more = f"more may be found with diagnose={MORE_TIME * seconds:g}"
+            search = f"the search for the cause ended after {seconds:g} s: {more}"
+    return Diagnosis(found.found, asked - found.open, found.shared, search)
+
+
+def _search_in_float32(found: Examination) -> None:
+    wider = in_float32(found)
+    asked = set(wider.open)
+    try:
+        _formulas(wider)
+    finally:
+        found.open -= asked - wider.open
+        found.found += [f"{sentence}; seen in float32, where it is wrong too" for sentence in wider.found]
+
+
+def _search(found: Examination) -> None:
+    _formulas(found)
+    for detector in DESCRIBED:
+        _ask(found, detector)
+    for detector in SHARED:
+        found.look(kinks=False, moderate=detector is not factors.varying_factors)
+        for explanation in detector(found) if found.asked else ():
+            for argument in explanation.arguments:
+                found.shared.setdefault(argument, explanation.sentence.replace("{}", argument))
 
 
 def _formulas(found: Examination) -> None:

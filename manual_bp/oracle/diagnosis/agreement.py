@@ -15,17 +15,25 @@ FAR = 0.1
 NO_OVERFLOW = 255.0
 
 
-def is_far(sample: Sample | None, value: Tensor | None) -> bool:
-    """Whether they differ by more than any rounding, at moderate numbers; most hypotheses do."""
+def is_far(sample: Sample | None, value: Tensor | None, slack: float) -> bool:
+    """Whether they differ by more than any rounding, at moderate numbers; most hypotheses do.
+
+    slack: what roundings may add, relative to the largest number, to a hypothesis that is no other than what is right.
+    """
     if sample is None or value is None or sample.got.shape != value.shape or not value.numel():
         return sample is not None and value is not None and sample.got.shape != value.shape
     if sample.judged.shape != value.shape:
         return False
     value = value.double()
     largest = value.abs().nan_to_num(0, 0, 0).max()
-    off = (value - sample.got).abs() > FAR * largest + APART**2 * sample.allowance
+    judged = sample.judged & value.isfinite()
+    error = (value - sample.got).abs()
+    off = error > FAR * largest + APART**2 * sample.allowance
     off |= ~sample.got.isfinite() & (value.abs() < NO_OVERFLOW)
-    return bool((off & sample.judged & value.isfinite()).any())
+    if bool((off & judged).any()):
+        return True
+    is_right = bool(((value - sample.expected).abs() <= sample.allowance)[judged].all())
+    return is_right and bool((error > APART**2 * (sample.allowance + slack * largest))[judged].any())
 
 
 def is_settled(sample: Sample | None, value: Tensor | None) -> bool:

@@ -13,6 +13,7 @@ from manual_bp.oracle.diagnosis.examination import Examination
 from manual_bp.oracle.diagnosis.formulas import formula_of
 from manual_bp.oracle.diagnosis.hypothesis import Explanation
 from manual_bp.oracle.diagnosis.points import Points, points_of, threshold
+from manual_bp.oracle.words import counted
 
 # From one case come at most so many numbers: few of them may be beyond the threshold.
 PER_CASE = 200
@@ -39,8 +40,10 @@ def branches(found: Examination) -> Iterator[Explanation]:
             place = threshold(name, x[wrong], x[right])
             if place:
                 words = f"{{}} is wrong where {place[0]}, and right where {place[1]}"
-                what = _what(points, wrong, found.slack)
-                evidence = f"so in {int(wrong.sum())} and {int(right.sum())} numbers from {points.cases} cases"
+                what = _what(found, points, wrong)
+                evidence = (
+                    f"so in {int(wrong.sum())} and {int(right.sum())} numbers from {counted(points.cases, 'case')}"
+                )
                 yield Explanation({argument}, f"{words}: {what}{evidence}")
                 break
 
@@ -69,20 +72,20 @@ def _letters(points: Points) -> dict[str, Tensor]:
     }
 
 
-def _what(points: Points, wrong: Tensor, slack: float) -> str:
+def _what(found: Examination, points: Points, wrong: Tensor) -> str:
     """What stands where it is wrong."""
     side = points.where(wrong)
     finite = side.got.isfinite()
     if not bool(finite.any()):
-        return "NaN or infinity stands there: something overflows; "
+        return "NaN or infinity stands there; "
     if not bool((side.got[finite] != 0).any()):
         if bool(finite.all()):
             return "0 stands there; "
-        return "0 stands there, or NaN or infinity: something overflows; "
+        return "0, NaN or infinity stands there; "
     side = side.where(finite)
-    formula = formula_of(side, slack)
+    formula = formula_of(found, side)
     is_clipped = formula and not any(letter in formula.replace("dy", "") for letter in points.letters)
-    constant = ", whatever the input: something is clipped or saturates there" if is_clipped else ""
+    constant = ", whatever the input, as of what is clipped or saturates" if is_clipped else ""
     return f"{formula} stands there{constant}; " if formula else ""
 
 
@@ -91,7 +94,8 @@ def approximations(found: Examination) -> Iterator[Explanation]:
     for argument in found.unexplained():
         points = points_of(found, argument, PER_CASE)
         if points is not None and (words := _approximation(points)):
-            yield Explanation({argument}, f"{{}} is an approximation: {words} numbers from {points.cases} cases")
+            cases = counted(points.cases, "case")
+            yield Explanation({argument}, f"{{}} is {words} numbers from {cases}")
 
 
 def _approximation(points: Points) -> str:

@@ -14,6 +14,7 @@ from manual_bp.oracle.diagnosis.hypothesis import Explanation, Record
 from manual_bp.oracle.diagnosis.layout import strided_of
 from manual_bp.oracle.diagnosis.masks import of_another_mask
 from manual_bp.oracle.settings import seeded
+from manual_bp.oracle.words import counted
 
 # At how many cases a candidate is called again.
 CALLS = 3
@@ -41,7 +42,7 @@ def unsteady(found: Examination) -> Iterator[Explanation]:
         told = [w for w in words if w]
         if told:
             named = told[0] if all(w == told[0] for w in told) else "it is not the same in every call"
-            evidence = f"seen in {len(told)} of {len(words)} cases at which it was called again"
+            evidence = f"seen in {len(told)} of {counted(len(words), 'case')} at which it was called again"
             mask = of_another_mask(found, argument)
             named += f"; it is {mask}" if mask else ""
             yield Explanation({argument}, f"{{}} depends on earlier calls or on chance: {named}; {evidence}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from manual_bp.oracle.calling import call, is_dense
 from manual_bp.oracle.cases import Case, is_moderate
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.diagnosis.agreement import agrees, is_settled
+from manual_bp.oracle.diagnosis.deadline import Deadline
 from manual_bp.oracle.diagnosis.fitting import ROUNDINGS, Fit, Sample, fit
 from manual_bp.oracle.diagnosis.hypothesis import Explanation, Match, Predict, Prediction, Record, Row, Values, wide
 from manual_bp.oracle.diagnosis.records import end_of, more_records
@@ -23,17 +24,31 @@ from manual_bp.oracle.diagnosis.refutation import (
     is_refuted_beyond,
     probes_of,
 )
+from manual_bp.oracle.words import counted, listed, some
 from manual_bp.rule import Rule, Vjp, computing_dtype
 
 # Larger cases are left out: every explanation is computed at every case.
 EXPLAINED = 10**5
+# A case of more elements takes long to explain.
+LARGE = 4096
 # So few records leave factors of lengths and hyperparameters open, and more are drawn.
 FEW = 4
 # What is said of failing cases alone rests on so many wrong numbers.
 EVIDENT = 3
 # So many cases are named.
 NAMED = 3
-PLURAL = {"is": "are", "equals": "equal", "takes": "take", "has": "have", "leaves": "leave"}
+PLURAL = {
+    "{} is that of": "{} are those of",
+    **{
+        f"{{}} {one} ": f"{{}} {several} "
+        for one, several in {"is": "are", "equals": "equal", "takes": "take", "has": "have", "leaves": "leave"}.items()
+    },
+    ": it is ": ": they are ",
+    "what it should be": "what they should be",
+    " its own ": " their own ",
+    "one of its sums": "one of their sums",
+}
+"""What is said of several arguments in place of what is said of one."""
 
 
 class Examination:
@@ -49,8 +64,10 @@ class Examination:
         records: Sequence[Record],
         wrong: Collection[str],
         conventions: Conventions,
+        deadline: Deadline | None = None,
     ) -> None:
         self.rule, self.candidate, self.conventions = rule, candidate, conventions
+        self.deadline = deadline or Deadline()
         self.arguments = ("y", *(f"d{name}" for name in rule.inputs))
         whole = [r for r in records if len(r.results) == len(self.arguments)]
         self.records = [r for r in whole if r.evidence.case.dy.numel() <= EXPLAINED]
@@ -62,7 +79,9 @@ class Examination:
                 self._whole[id(end.evidence.case)] = record
         self.open = {a for i, a in enumerate(self.arguments) if a in wrong or self._is_misshapen(i)}
         self.found: list[str] = []
+        self.shared: dict[str, str] = {}
         self._kept: dict[int, tuple[Values, Values]] = {}
+        self._forward: dict[int, tuple[Tensor, Any]] = {}
         self._views: dict[object, tuple[list[Row], set[str]]] = {}
         self._refuted: set[object] = set()
         self._probed: dict[object, list[Row]] = {}
@@ -75,11 +94,23 @@ class Examination:
         if candidate is not None and len(self.records) < FEW:
             self.records += more_records(self)
         self.look()
-        worst = {id(r): max((s.error for _, s in self.wrong(row)), default=0.0) for r, row in self.rows}
+        rank = self._ranks()
         # What refutes most comes first, and what takes long last.
-        self.records.sort(key=lambda r: (r.evidence.row is not None, -worst[id(r)]))
+        self.records.sort(key=lambda r: (r.evidence.row is not None, r.evidence.case.dy.numel() > LARGE, rank[id(r)]))
         self._views.clear()
         self.look()
+
+    def _ranks(self) -> dict[int, int]:
+        """The place of each record among all, by how wrong that argument is there in which it is wrong most, compared
+        with the same argument elsewhere: the worst of each argument come first."""
+        ranks: dict[int, int] = {}
+        for argument in sorted(self.open):
+            position = self.arguments.index(argument)
+            samples = ((id(r), row[position]) for r, row in self.rows)
+            errors = {key: 0.0 if sample is None else sample.error for key, sample in samples}
+            for rank, key in enumerate(sorted(errors, key=lambda key: -errors[key])):
+                ranks[key] = min(rank, ranks.get(key, rank))
+        return ranks
 
     # -------------------------------------------------------------------------------------------------- what is judged
 
@@ -176,22 +207,37 @@ class Examination:
     def call(self, case: Case, dy: Tensor, inputs: tuple[Tensor, ...] | None = None) -> tuple[Any, ...] | None:
         """What the candidate returns; None if it does not get so far."""
         assert self.candidate is not None
+        self.deadline.check()
         return call(self.candidate, self.rule, replace(case, inputs=inputs or case.inputs, dy=dy)).results
 
     # ------------------------------------------------------------------------------------------------------- the page
 
     def at(self, case: Case, rule: Rule | None = None, **other: Any) -> Prediction:
         """The rule (or another one) in float64 at the case with other inputs, cotangent or hyperparameters."""
+        own = (rule is None or rule is self.rule) and not other.keys() - {"dy"}
         rule = rule or self.rule
         inputs, dy = other.get("inputs", case.inputs), other.get("dy", case.dy)
         hyper = other.get("hyper", case.hyper)
-        y, grads = rule.vjp(tuple(wide(x) for x in inputs), wide(dy), **hyper)
+        if own:
+            y, residuals = self.forward(case)
+            grads = rule.backward(residuals, wide(dy))
+        else:
+            y, grads = rule.vjp(tuple(wide(x) for x in inputs), wide(dy), **hyper)
 
         def tolerance() -> Values:
             width = widths(rule, inputs, dy, contract_of(self.dtype), **hyper)
             return (width.y, *width.grads)
 
         return Prediction((y, *grads), tolerance)
+
+    def forward(self, case: Case) -> tuple[Tensor, Any]:
+        """The rule's value and residuals in float64; kept for the cases of records, since many ask for them."""
+        if id(case) in self._forward:
+            return self._forward[id(case)]
+        found = self.rule.forward(*map(wide, case.inputs), **case.hyper)
+        if any(r.evidence.case is case for r in (*self.records, *self.large)):
+            self._forward[id(case)] = found
+        return found
 
     def right(self, case: Case) -> tuple[Values, Values]:
         """The rule at the case of a record, and how far off it may be; kept, since every hypothesis asks for it."""
@@ -220,15 +266,25 @@ class Examination:
         match = self._matches[key]
         return match._replace(seen={a: n for a, n in match.seen.items() if a in self.open})
 
-    def _matched(self, predict: Predict, name: object) -> Match:
+    def _is_refuted(self, predict: Predict, name: tuple[str, bool]) -> bool:
+        """Whether a hypothesis is far off, which is kept: by wrong numbers alone, it is among the failing cases too."""
+        is_far, is_far_from_wrong = is_far_off(self, predict)
+        if is_far:
+            self._refuted.add(name)
+        if is_far_from_wrong:
+            self._refuted.add((name[0], True))
+        return is_far
+
+    def _matched(self, predict: Predict, name: tuple[str, bool]) -> Match:
+        self.deadline.check()
         alive, silent = dict.fromkeys(self.arguments, 0), dict.fromkeys(self.arguments, 0)
         contradicted: set[str] = set()
-        if name in self._refuted or is_far_off(self, predict):
-            self._refuted.add(name)
+        if name in self._refuted or self._is_refuted(predict, name):
             return Match({}, contradicted)
         for record, row in self.rows:
             if not self.asked & alive.keys():
                 break
+            self.deadline.check()
             case = record.evidence.case
             try:
                 predicted = predict(case)
@@ -285,27 +341,35 @@ class Examination:
         name: what tells it from other hypotheses, if the sentence does not.
         """
         if self.asked and (match := self.match(predict, name or sentence)).seen:
-            yield Explanation(match.seen.keys(), f"{sentence}; {self.cases(max(match.seen.values()), match.silent)}")
+            yield Explanation(match.seen.keys(), f"{sentence}; {self.cases(match.seen, match.silent)}")
 
-    def cases(self, seen: int, silent: int = 0) -> str:
-        """The evidence of a match: in how many cases it is visibly not right, and in how many nothing was predicted."""
+    def cases(self, seen: Mapping[str, int], silent: int = 0) -> str:
+        """The evidence of a match: in how many cases each argument is visibly not right, of that with the most, and in
+        how many cases nothing was predicted."""
+        most = max(seen.values())
         if self.failing:
-            which = "the only case" if len(self.rows) == 1 else f"{seen} of the {len(self.rows)} cases"
-            return f"so in {which} in which it is wrong: {self.names()}"
-        which = f" of the {len(self.records)} cases that are of moderate size" if self.moderate else ""
+            return f"so in {self.where_wrong(seen, most)}"
         number = len(self.rows) - silent
-        total = f"{number}{which}" if self.moderate else f"{number} cases"
-        return f"so in every one of {total}, and visibly not right in {seen} of them"
+        if self.moderate:
+            which = f"the {number} of {counted(len(self.records), 'case')} that are of moderate size"
+            total = f"in each of {which}" if number > 1 else "in the only case of moderate size"
+        else:
+            total = f"in every one of {number} cases" if number > 1 else "in the only case"
+        return f"so {total}, and visibly not right {f'in {most} of them' if number > 1 else 'there'}"
 
-    def names(self) -> str:
-        """The names of some of the cases that count."""
-        names = [repr(record.evidence.case.name) for record, _ in self.rows]
-        return ", ".join(names[:NAMED]) + f" and {len(names) - NAMED} more" * (len(names) > NAMED)
+    def where_wrong(self, arguments: Collection[str], seen: int) -> str:
+        """In so many of the failing cases in which one of the arguments is wrong, in words, with their names."""
+        positions = [self.arguments.index(a) for a in arguments]
+        wrong = [r.evidence.case.name for r, row in self.rows if any(row[i] is not None for i in positions)]
+        which = f"all {len(wrong)} cases" if seen >= len(wrong) else f"{seen} of the {len(wrong)} cases"
+        it = "it is" if len(arguments) == 1 else "they are"
+        return f"{'the only case' if len(wrong) == 1 else which} in which {it} wrong: {some(map(repr, wrong), NAMED)}"
 
     def fits(self, argument: str, parts: Callable[[Sample], Sequence[Tensor]]) -> list[Fit]:
         """The factors of the parts in every case that determines them; none at all if one contradicts."""
         found = []
         for sample in self.column(argument):
+            self.deadline.check()
             try:
                 fitted = fit(sample, parts(sample), self.slack)
             except Exception:  # no such parts there
@@ -321,11 +385,9 @@ class Examination:
         named = [a for a in self.arguments if a in self.open and a in explanation.arguments]
         if not named:
             return
-        names = " and ".join(filter(None, (", ".join(named[:-1]), named[-1])))
         sentence = explanation.sentence
         if len(named) > 1:
             for singular, plural in PLURAL.items():
-                sentence = sentence.replace(f"{{}} {singular} ", f"{{}} {plural} ")
-            sentence = sentence.replace(" its own ", " their own ")
-        self.found.append(sentence.replace("{}", names, 1))
+                sentence = sentence.replace(singular, plural)
+        self.found.append(sentence.replace("{}", listed(named), 1))
         self.open -= set(named)

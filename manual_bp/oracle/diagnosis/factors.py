@@ -15,6 +15,7 @@ from manual_bp.oracle.diagnosis.agreement import APART
 from manual_bp.oracle.diagnosis.examination import Examination
 from manual_bp.oracle.diagnosis.fitting import CONSTANTS, NEAR, Factor, Fit, Sample, recognise
 from manual_bp.oracle.diagnosis.hypothesis import Explanation, Prediction, wide
+from manual_bp.oracle.words import counted, told_apart
 
 MEANS: Mapping[str, Callable[[int], bool]] = {
     "its own mean": lambda axis: True,
@@ -55,10 +56,10 @@ def _factors(found: Examination, plain: bool) -> Iterator[Explanation]:
             arguments.append(argument)
     for words, (arguments, count) in told.items():
         if not found.failing:
-            yield Explanation(arguments, f"{{}} {words}; fitted in {count} cases")
+            yield Explanation(arguments, f"{{}} {words}; fitted in {counted(count, 'case')}")
         elif count > 1:
             words = words.replace(" everywhere", "")
-            yield Explanation(arguments, f"{{}} {words}, in the {count} cases in which it is wrong: {found.names()}")
+            yield Explanation(arguments, f"{{}} {words}, in {found.where_wrong(arguments, count)}")
 
 
 def _in_words(found: Examination, argument: str, factor: Factor, fits: Sequence[Fit]) -> str:
@@ -76,11 +77,19 @@ def varying_factors(found: Examination) -> Iterator[Explanation]:
     for argument in found.unexplained():
         if found.numbers(argument) < NUMBERS:
             continue
-        fits = found.fits(argument, lambda sample: [sample.expected])
+        fits = found.fits(argument, _with_several)
         factors = sorted(f.factors[0] for f in fits)
         if len(fits) >= NUMBERS and factors[-1] - factors[0] > 4 * max(f.uncertainty[0] for f in fits):
-            words = f"by one factor that differs from case to case ({factors[0]:.4g} to {factors[-1]:.4g})"
-            yield Explanation({argument}, f"every element of {{}} is off {words}; fitted in {len(fits)} cases")
+            low, high = told_apart(factors[0], factors[-1], 4)
+            words = f"one factor that differs from case to case, from {low} to {high}"
+            yield Explanation({argument}, f"every element of {{}} is off by {words}; fitted in {len(fits)} cases")
+
+
+def _with_several(sample: Sample) -> list[Tensor]:
+    """What is due, where it has several numbers: one is a multiple of any other."""
+    if int((sample.judged & (sample.expected.abs() > sample.allowance)).sum()) < NUMBERS:
+        raise ValueError("too few numbers here")
+    return [sample.expected]
 
 
 # ---------------------------------------------------------------------------------------------------------- summands
@@ -119,7 +128,7 @@ def _summands(found: Examination, argument: str, sample: Sample) -> list[Tensor]
 
 
 def _terms(found: Examination, case: Case) -> dict[str, dict[str, Tensor]]:
-    _, residuals = found.rule.forward(*map(wide, case.inputs), **case.hyper)
+    _, residuals = found.forward(case)
     return found.rule.terms(residuals, wide(case.dy))
 
 
@@ -132,7 +141,7 @@ def _changed(found: Examination, names: Sequence[str], fits: Sequence[Fit]) -> s
         return ""
     best = min(fits, key=lambda f: max(f.uncertainty))
     fitted = ", ".join(f"{n} {f:.3f}" for n, f in zip(names, best.factors, strict=True))
-    evidence = f"(fitted factors: {fitted} in case {best.case.name!r}; alike in {len(fits)} cases)"
+    evidence = f"(fitted factors: {fitted} in case {best.case.name!r}; alike in {counted(len(fits), 'case')})"
     return f"{' and '.join(changed)} {evidence}"
 
 
@@ -154,11 +163,12 @@ def added(found: Examination) -> Iterator[Explanation]:
             whole, part = recognise(found.rule, fits, 0), recognise(found.rule, fits, 1)
             if whole is None or part is None or whole.name != "1" or part.name == "0":
                 continue
-            words = f"{part.name} times {name}" if name != "1" else part.name
+            words = name if part.name == "1" else f"{part.name} times {name}" if name != "1" else part.name
             if name == "after an update":
-                words = f"{part.name} times what follows from the cotangents: inputs that an update had changed already"
+                times = f"{part.name} times " * (part.name != "1")
+                words = f"{times}what follows from the cotangents: inputs that an update had changed already"
             best = min(fits, key=lambda f: max(f.uncertainty))
-            evidence = f"fitted {best.factors[1]:.4g} in case {best.case.name!r}, alike in {len(fits)} cases"
+            evidence = f"fitted {best.factors[1]:.4g} in case {best.case.name!r}, alike in {counted(len(fits), 'case')}"
             yield Explanation({argument}, f"{{}} is right but for an added {words}; {evidence}")
             break
 
@@ -206,7 +216,7 @@ def scaled_inputs(found: Examination) -> Iterator[Explanation]:
             factor = recognise(found.rule, fits, 0) if len(fits) >= NUMBERS else None
             if factor is not None and _explains(found, argument, scale, fits[0].factors[0]):
                 times = f"{factor.name} times " * (factor.name != "1")
-                words = f"{{}} is {times}that of {name} times its input; fitted in {len(fits)} cases"
+                words = f"{{}} is {times}that of {name} times its input; fitted in {counted(len(fits), 'case')}"
                 yield Explanation({argument}, words)
                 break
 

@@ -12,6 +12,7 @@ from manual_bp.oracle.diagnosis.agreement import FAR
 from manual_bp.oracle.diagnosis.examination import Examination
 from manual_bp.oracle.diagnosis.fitting import Sample
 from manual_bp.oracle.diagnosis.hypothesis import Explanation
+from manual_bp.oracle.words import counted, some
 
 # So many cases are named.
 NAMED = 3
@@ -27,16 +28,14 @@ def not_finite(found: Examination) -> Iterator[Explanation]:
         rows = [(case, s) for case, s in wrong if bool((_wrong(s) & ~s.got.isfinite()).any())]
         if not rows:
             continue
-        count = f"{len(rows)} {'case' if len(rows) == 1 else 'cases'}"
+        count = counted(len(rows), "case")
+        names = some((repr(case.name) for case, _ in rows), NAMED)
         if all(_holds_nan(case) for case, _ in rows):
             words = "NaN or infinity in one place of the input reaches others, where numbers are due"
-            yield Explanation(
-                {argument}, f"{{}} is NaN or infinite too widely: {words}; so in all {count} that are wrong"
-            )
+            yield Explanation({argument}, f"{{}} is NaN or infinite too widely: {words}; in {count}: {names}")
         elif not any(_holds_nan(case) for case, _ in rows):
-            names = ", ".join(repr(case.name) for case, _ in rows[:NAMED])
-            words = "NaN or infinity stands where finite numbers are due, and all else is right"
-            yield Explanation({argument}, f"{{}} overflows, or divides by 0: {words}; in {count}: {names}")
+            words = "where finite numbers are due, and right elsewhere, as after an overflow or a division by 0"
+            yield Explanation({argument}, f"{{}} is NaN or infinite {words}; in {count}: {names}")
 
 
 def _wrong(sample: Sample) -> Tensor:

@@ -185,7 +185,7 @@ def recognise(rule: Rule, fits: Sequence[Fit], part: int) -> Factor | None:
 def _constant(found: Sequence[tuple[float, float]]) -> Factor | None:
     low, high = max(f - e for f, e in found), min(f + e for f, e in found)
     best = min(found, key=lambda pair: pair[1])[0]
-    if low > high + SOLVER * abs(high):
+    if low > high + SOLVER * abs(high) or best == 1:
         return None
     return Factor(f"1 {'+' if best > 1 else '-'} {abs(best - 1):.2g}" if abs(best - 1) < NEAR else f"{best:.4g}")
 

@@ -20,6 +20,7 @@ from manual_bp.oracle.diagnosis.examination import Examination
 from manual_bp.oracle.diagnosis.fitting import SOLVER, TINY
 from manual_bp.oracle.diagnosis.hypothesis import Explanation
 from manual_bp.oracle.diagnosis.points import Points, points_of, threshold
+from manual_bp.oracle.words import counted
 
 # A formula is read off as many different numbers; 16 of 16 agreeing with one of a few thousand formulas, to three
 # digits each, is no accident.
@@ -75,18 +76,18 @@ def formulas(found: Examination) -> Iterator[Explanation]:
         points = points_of(found, argument)
         if points is None or not _is_wrong(points):
             continue
-        whole = formula_of(points, found.slack)
+        whole = formula_of(found, points)
         if whole:
             whole = f"{NEGATIVE}: it has the wrong sign" if whole == NEGATIVE else whole
-            evidence = f"so in all of {len(points.got)} numbers from {points.cases} cases"
+            evidence = f"so in all of {len(points.got)} numbers from {counted(points.cases, 'case')}"
             yield Explanation({argument}, f"{{}} is {whole}; {evidence}")
             continue
-        if branches := _on_branches(points, found.slack) or _where_not_zero(points, found.slack):
-            evidence = f"so in {len(points.got)} numbers from {points.cases} cases"
+        if branches := _on_branches(found, points) or _where_not_zero(found, points):
+            evidence = f"so in {len(points.got)} numbers from {counted(points.cases, 'case')}"
             yield Explanation({argument}, f"{{}} is {branches}; {evidence}")
 
 
-def _on_branches(points: Points, slack: float) -> str:
+def _on_branches(found: Examination, points: Points) -> str:
     """A formula for each side of the first branch that leaves none unexplained; empty if there is none."""
     for letter, x in sorted(points.letters.items(), key=lambda named: named[0] == "y"):  # inputs choose branches
         sides = (f"{letter} > 0", x > 0), (f"{letter} < 0", x < 0)
@@ -97,7 +98,7 @@ def _on_branches(points: Points, slack: float) -> str:
             side = points.where(mask)
             if not _is_wrong(side):
                 words.append(f"right where {name}")
-            elif formula := formula_of(side, slack):
+            elif formula := formula_of(found, side):
                 words.append(f"{formula} where {name}")
             else:
                 break
@@ -106,7 +107,7 @@ def _on_branches(points: Points, slack: float) -> str:
     return ""
 
 
-def _where_not_zero(points: Points, slack: float) -> str:
+def _where_not_zero(found: Examination, points: Points) -> str:
     """0 beyond some size of a letter, and a formula before: a piecewise function in place of a smooth one."""
     zero = points.got == 0
     if not ENOUGH <= int(zero.sum()) <= len(zero) - ENOUGH:
@@ -114,7 +115,7 @@ def _where_not_zero(points: Points, slack: float) -> str:
     letters = points.letters | {f"|{name}|": x.abs() for name, x in points.letters.items()}
     for name, x in letters.items():
         if place := threshold(name, x[zero], x[~zero]):
-            formula = formula_of(points.where(~zero), slack)
+            formula = formula_of(found, points.where(~zero))
             return f"{formula} where {place[1]}, and 0 where {place[0]}" if formula else ""
     return ""
 
@@ -129,8 +130,9 @@ def polynomials(found: Examination) -> Iterator[Explanation]:
             continue
         for letter in (n for n in found.rule.inputs if n in points.letters and found.rule.is_number(n)):
             if written := _polynomial(points, letter, found.slack):
-                evidence = f"fitted to all of {len(points.got)} numbers from {points.cases} cases"
-                yield Explanation({argument}, f"{{}} is dy times a polynomial, {written}: a series cut off; {evidence}")
+                evidence = f"fitted to all of {len(points.got)} numbers from {counted(points.cases, 'case')}"
+                words = f"dy times a polynomial, {written}, as of a series that is cut off"
+                yield Explanation({argument}, f"{{}} is {words}; {evidence}")
                 break
 
 
@@ -148,7 +150,7 @@ def _polynomial(points: Points, letter: str, slack: float) -> str:
         tolerance = points.allowance + 2 * slack * ((powers * fitted).abs().sum(1) + points.got.abs())
         if bool(((powers @ fitted - points.got).abs() <= tolerance).all()):
             shown = [(k, c) for k, c in enumerate(fitted.tolist()) if abs(c) > NEGLIGIBLE]
-            return " + ".join(f"{c:.4g}·{letter}^{k}" if k else f"{c:.4g}" for k, c in shown)
+            return " + ".join(f"{c:.4g}·{letter}^{k}" if k else f"{c:.4g}" for k, c in shown).replace("+ -", "- ")
     return ""
 
 
@@ -165,21 +167,24 @@ class Family(NamedTuple):
     at: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-def formula_of(points: Points, slack: float) -> str:
+def formula_of(found: Examination, points: Points) -> str:
     """The first formula that gives every number; empty if none does."""
     if len(points.got) < ENOUGH:
         return ""
+    slack = found.slack
     parts = _parts(points)
     families = [_multiples(points, parts), _pairs(points, parts), _multiples(points, _changed_parts(points))]
     is_value = bool((points.dy == 1).all())
     for cotangent, of in (VALUE if is_value else COTANGENTS).items():
         for family in families:
+            found.deadline.check()
             if name := _first(family, points, of, slack):
                 return _written(cotangent, name)
         if number := _number(points, parts, of(points.dy), slack):
             return _written(cotangent, number)
     if is_value:
         return ""
+    found.deadline.check()
     with_dy = _with_dy(points)
     return _first(_pairs(with_dy, _parts(with_dy)), with_dy, torch.ones_like, slack)
 

@@ -13,6 +13,7 @@ from manual_bp.oracle.cases import Case
 from manual_bp.oracle.diagnosis.examination import Examination
 from manual_bp.oracle.diagnosis.fitting import ROUNDINGS, Sample
 from manual_bp.oracle.diagnosis.hypothesis import Explanation, Prediction, Values, wide
+from manual_bp.oracle.words import counted
 
 
 def whole_mistakes(found: Examination) -> Iterator[Explanation]:
@@ -35,7 +36,7 @@ def _mistakes(found: Examination, whole: bool) -> Iterator[Explanation]:
     # The more it explains the better; sorting is stable, so of equals the page's first stands first.
     for mistake, seen in sorted(matching, key=lambda pair: -len(pair[1])):
         words = f"the known mistake '{mistake.name}': it forgets {mistake.forgets}{_address(mistake)}"
-        yield Explanation(seen.keys(), f"{{}} equals {words}; {found.cases(max(seen.values()))}")
+        yield Explanation(seen.keys(), f"{{}} equals {words}; {found.cases(seen)}")
 
 
 def _mistaken(found: Examination, mistake: Mistake, case: Case) -> Prediction:
@@ -64,7 +65,7 @@ def not_finite_as(found: Examination) -> Iterator[Explanation]:
             seen = 0 if argument == "y" else _breaks_as(found, mistake, argument)
             if seen:
                 words = f"NaN or infinite where the known mistake '{mistake.name}' is, and equals it elsewhere"
-                evidence = f"it forgets {mistake.forgets}{_address(mistake)}; in {seen} cases"
+                evidence = f"it forgets {mistake.forgets}{_address(mistake)}; in {counted(seen, 'case')}"
                 yield Explanation({argument}, f"{{}} is {words}: {evidence}")
 
 

@@ -14,9 +14,12 @@ from manual_bp.oracle.diagnosis.agreement import APART, FAR
 from manual_bp.oracle.diagnosis.examination import Examination
 from manual_bp.oracle.diagnosis.fitting import ROUNDINGS, Sample
 from manual_bp.oracle.diagnosis.hypothesis import Explanation, Prediction, Record
+from manual_bp.oracle.words import counted, of_cases
 
 # At how many cases a candidate is called again.
 CALLS = 3
+# So many cases are named.
+NAMED = 3
 # So many numbers in another order are no accident.
 NUMBERS = 4
 
@@ -77,6 +80,8 @@ def clipped(found: Examination) -> Iterator[Explanation]:
     for argument in found.unexplained():
         samples = [s for s in found.column(argument) if s.got.shape == s.expected.shape and s.got.numel()]
         bound = max((float(s.got.abs().nan_to_num(0, 0, 0).max()) for s in samples), default=0.0)
+        if not bound:
+            continue
         position = found.arguments.index(argument)
 
         def predict(case: Case, position: int = position, bound: float = bound) -> Prediction:
@@ -112,8 +117,9 @@ def overwritten_value(found: Examination) -> Iterator[Explanation]:
         if "y" not in found.asked or not any(y.error > 1 for y, _ in pairs):
             continue
         if all(torch.equal(y.got.nan_to_num(), g.got.nan_to_num()) for y, g in pairs):
-            words = f"{{}} holds {other}: backward overwrote the value that forward returned, by working in place on it"
-            yield Explanation({"y"}, f"{words}; they are equal in all of {len(pairs)} cases")
+            words = f"{{}} holds {other}, as if backward had overwritten the value that forward returned"
+            of_all = f"all of {len(pairs)} cases" if len(pairs) > 1 else "the only case"
+            yield Explanation({"y"}, f"{words}; they are equal in {of_all}")
             return
 
 
@@ -133,7 +139,8 @@ def reordered(found: Examination) -> Iterator[Explanation]:
             different = int(((sample.got - sample.expected).abs() > FAR * expected.abs().max()).sum())
             seen += different >= NUMBERS and int((expected.diff() > 0).sum()) + 1 >= NUMBERS
         if seen > 0:
-            words = f"the right numbers at the wrong places: in another order, in {seen} cases; elsewhere it is right"
+            where = counted(seen, "case")
+            words = f"the right numbers at the wrong places: in another order, in {where}; elsewhere it is right"
             yield Explanation({argument}, f"{{}} has {words}")
 
 
@@ -154,9 +161,9 @@ def contiguous(found: Examination) -> Iterator[Explanation]:
                 blamed.setdefault(strided, []).append((argument, record.evidence.case.name))
     for strided, where in blamed.items():
         if not any(set(other) < set(strided) for other in blamed):
-            cases = ", ".join(dict.fromkeys(repr(name) for _, name in where))
+            cases = of_cases([name for _, name in where], NAMED)
             words = f"{' and '.join(strided)} is read as if it were contiguous"
-            proof = f"with a contiguous copy of it all is right; cases {cases}"
+            proof = f"with a contiguous copy of it all is right; {cases}"
             yield Explanation({a for a, _ in where}, f"{{}}: {words}: {proof}")
 
 
@@ -188,7 +195,7 @@ def ignored_cotangent(found: Examination) -> Iterator[Explanation]:
                 if got and other and isinstance(got[position], Tensor) and bool((got[position] != 0).any()):
                     pairs.append((got[position], other[position]))
         if pairs and all(isinstance(b, Tensor) and torch.equal(a, b) for a, b in pairs):
-            words = f"ignores the cotangent: it does not change when dy does; {len(pairs)} calls"
+            words = f"ignores the cotangent: it does not change when dy does; seen in {counted(len(pairs), 'case')}"
             yield Explanation({argument}, f"{{}} {words}")
 
 

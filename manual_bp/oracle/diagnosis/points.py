@@ -41,6 +41,7 @@ class Points:
 
 def points_of(found: Examination, argument: str, per_case: int = PER_CASE, finite: bool = True) -> Points | None:
     """The numbers of an argument whose every element depends on one element of each letter; finite: no others."""
+    found.deadline.check()
     column = found.column(argument)
     chosen = [p for s in column if (p := _of_case(found, argument, s, per_case, finite)) is not None]
     names = set.intersection(*(set(p.letters) for p in chosen)) if chosen else set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -28,6 +28,9 @@ ENOUGH = 16
 MANY = 1000
 FEWER = 3
 CLOSE = 0.1
+# Fewer bits than that are no format of numbers; and a sum of a few that are rounded to them is off by a few roundings.
+LEAST = 3
+ROUNDED = 4
 # Roundings go up as often as down; the error of an approximation keeps its sign from one of its zeros to the next.  Of
 # 16 roundings 2 or fewer go one way with probability 1/240.
 SELDOM = 1 / 8
@@ -42,23 +45,52 @@ def sixteen_bits(found: Examination) -> Iterator[Explanation]:
     for argument in found.unexplained():
         if found.rule.elementwise and not _is_erratic(found, argument):  # a sum that stands still errs to one side
             continue
-        for name, half in (("float16", torch.float16), ("bfloat16", torch.bfloat16)):
-            if (share := _share_off(found, argument, half)) and not _is_systematic(found, argument):
-                words = f"its errors are those of sums accumulated, or numbers kept, in 16 bits ({name})"
-                evidence = f"{share:.0%} of its numbers are off, none by more than that allows"
-                yield Explanation({argument}, f"{{}} is computed in low precision: {words}; {evidence}")
-                break
+        shares = {half: _share_off(found, argument, half) for half in (torch.float16, torch.bfloat16)}
+        formats = [half for half, share in shares.items() if share]
+        if formats and not _is_systematic(found, argument):
+            words = "its errors are those of sums accumulated, or numbers kept, in 16 bits"
+            evidence = f"{shares[formats[0]]:.0%} of its numbers are off, none by more than that allows"
+            which = _named(found, argument, formats)
+            yield Explanation({argument}, f"{{}} is computed in low precision: {words} ({which}); {evidence}")
+
+
+def _named(found: Examination, argument: str, formats: Sequence[torch.dtype]) -> str:
+    """Which of the formats it is, as far as that can be told: the only one whose errors are large enough, or that all
+    numbers of the result belong to."""
+    numbers = _numbers(found, argument)
+    holding = [half for half in formats if bool((numbers == numbers.to(half).double()).all())]
+    return " or ".join(str(half).removeprefix("torch.") for half in (holding or formats))
+
+
+def _numbers(found: Examination, argument: str) -> Tensor:
+    """The finite numbers of the results that are judged, but for 0."""
+    samples = [s for s in found.column(argument) if s.got.shape == s.expected.shape]
+    return torch.cat([s.got[s.judged & s.got.isfinite() & (s.got != 0)] for s in samples] or [torch.zeros(0)])
 
 
 def few_bits(found: Examination) -> Iterator[Explanation]:
-    """Numbers with fewer significant bits than their format has."""
+    """Numbers with fewer significant bits than their format has, and than what is due has, that are about right."""
     for argument in found.unexplained():
-        samples = [s for s in found.column(argument) if s.got.shape == s.expected.shape]
-        numbers = torch.cat([s.got[s.judged & s.got.isfinite() & (s.got != 0)] for s in samples] or [torch.zeros(0)])
+        numbers = _numbers(found, argument)
         bits = _bits(numbers[:: len(numbers) // MANY + 1])
-        if len(numbers) >= ENOUGH and bits <= -math.log2(torch.finfo(found.dtype).eps) + 1 - FEWER:
+        most = -math.log2(torch.finfo(found.dtype).eps) + 1 - FEWER
+        if len(numbers) >= ENOUGH and LEAST <= bits <= most and _is_rounded(found, argument, bits):
             words = f"at most {bits} significant bits: they were kept in a format that holds no more"
             yield Explanation({argument}, f"the numbers of {{}} have {words}; so in all of {len(numbers)} numbers")
+
+
+def _is_rounded(found: Examination, argument: str, bits: int) -> bool:
+    """Whether the numbers are those that are due to so many bits, and these have more."""
+    due = []
+    for s in found.column(argument):
+        if s.got.shape == s.expected.shape:
+            mask = s.judged & s.got.isfinite() & (s.got != 0)
+            error = (s.got - s.expected).abs()
+            if bool((error > ROUNDED * 2.0**-bits * s.expected.abs() + s.allowance)[mask].any()):
+                return False
+            due.append(s.expected[mask].to(found.dtype).double())
+    numbers = torch.cat(due)
+    return _bits(numbers[:: len(numbers) // MANY + 1]) >= bits + FEWER
 
 
 def _bits(numbers: Tensor) -> int:
@@ -77,8 +109,8 @@ def approximate(found: Examination) -> Iterator[Explanation]:
         allowed = torch.cat([s.allowance[m] / s.expected.abs()[m] for s, m in pairs] or [torch.zeros(0)])
         beyond = int((off > allowed).sum())
         if len(off) >= ENOUGH and float(off.max()) < CLOSE and beyond > MOST * len(off):
-            words = f"off by up to {float(off.max()):.2g} of their size: an approximation, a table or too few bits"
-            yield Explanation({argument}, f"nearly all numbers of {{}} are {words}; {beyond} of {len(off)}")
+            words = f"off by a little, at most {float(off.max()):.2g} of their size"
+            yield Explanation({argument}, f"{beyond} of {len(off)} numbers of {{}} are {words}")
 
 
 def _is_erratic(found: Examination, argument: str) -> bool:
@@ -139,6 +171,7 @@ def _size_of_error(sample: Sample) -> float:
 
 def _width(found: Examination, case: Case, position: int, half: torch.dtype) -> Tensor | None:
     """How far the page, or a formula of its that loses digits, may be off in 16 bits."""
+    found.deadline.check()
     formulas = [None, *(m.backward for m in found.rule.mistakes if m.loses_digits)]
     contract = Contract(half, half)
     found_widths = [widths(found.rule, case.inputs, case.dy, contract, backward=f, **case.hyper) for f in formulas]

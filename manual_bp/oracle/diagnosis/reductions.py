@@ -48,12 +48,12 @@ def sums_of_backward(found: Examination) -> Iterator[Explanation]:
     """A sum, mean or product of backward, taken otherwise."""
 
     def predict(position: int, change: Change, case: Case) -> Prediction:
-        y, residuals = found.rule.forward(*map(wide, case.inputs), **case.hyper)
+        y, residuals = found.forward(case)
         with Altered(position, change):
             return Prediction((y, *found.rule.page.backward(residuals, wide(case.dy))))
 
     case = found.rows[0][0].evidence.case
-    _, residuals = found.rule.forward(*map(wide, case.inputs), **case.hyper)
+    _, residuals = found.forward(case)
     with Altered() as text:  # how many reductions there are does not depend on the case
         found.rule.page.backward(residuals, wide(case.dy))
     for position, (words, change) in itertools.product(range(text.seen), CHANGES.items()):

@@ -19,11 +19,14 @@ PROBES = 3
 SMALL = 200
 
 
-def is_far_off(found: Examination, predict: Predict) -> bool:
+def is_far_off(found: Examination, predict: Predict) -> tuple[bool, bool]:
     """Whether a hypothesis explains nothing that is wrong: it differs from each argument by more than any rounding in
-    some case of moderate numbers, or says nothing of it in any."""
+    some case of moderate numbers, or says nothing of it in any.  And whether that is seen in cases alone in which the
+    argument is wrong."""
     asked, silent = set(found.asked), set(found.asked)
+    unmet = set(found.asked)  # by what is wrong
     for record, row in found.probes():
+        found.deadline.check()
         try:
             values = predict(record.evidence.case).values
         except Exception:  # it may be defined elsewhere
@@ -31,12 +34,16 @@ def is_far_off(found: Examination, predict: Predict) -> bool:
             continue
         if found.is_silent_on_y(values[0], record.evidence.case):
             asked.discard("y")
+            unmet.discard("y")
         named = list(zip(found.arguments, row, values, strict=True))
-        asked -= {argument for argument, sample, value in named if is_far(sample, value)}
+        here = [(argument, sample, value) for argument, sample, value in named if argument in asked]
+        far = {argument: sample for argument, sample, value in here if is_far(sample, value, found.slack)}
+        asked -= far.keys()
+        unmet -= {argument for argument, sample in far.items() if sample is not None and sample.error > 1}
         silent -= {argument for argument, _, value in named if value is not None}
         if not asked:
-            return True
-    return asked <= silent and bool(found.probes())
+            return True, not unmet
+    return asked <= silent and bool(found.probes()), False
 
 
 def probes_of(found: Examination) -> list[Row]:
@@ -69,11 +76,12 @@ def is_refuted_beyond(found: Examination, predict: Predict, argument: str) -> bo
         case, sample = record.evidence.case, found.sample(record, position)
         if id(record) in counted or sample is None or not is_moderate(case) or (found.failing and sample.error <= 1):
             continue
+        found.deadline.check()
         try:
             value = predict(case).values[position]
         except Exception:
             continue
-        if bool(sample.got.isfinite().all()) and is_far(sample, value):
+        if bool(sample.got.isfinite().all()) and is_far(sample, value, found.slack):
             return True
     return False
 

@@ -23,6 +23,7 @@ def in_float32(narrow: Examination) -> Examination:
     for record in narrow.records:
         if record.evidence.row is not None:
             continue
+        narrow.deadline.check()
         case = in_precision(record.evidence.case, torch.float32)
         results = call(narrow.candidate, rule, case).results
         evident = evidence(rule, case, contract_of(torch.float32), narrow.conventions) if results else ""
@@ -30,7 +31,7 @@ def in_float32(narrow: Examination) -> Examination:
             records.append(Record(evident, results))
     positions = map(narrow.arguments.index, narrow.open)
     wrong = {narrow.arguments[i] for i in positions if any(_is_wrong(record, i) for record in records)}
-    return Examination(rule, narrow.candidate, records, wrong, narrow.conventions)
+    return Examination(rule, narrow.candidate, records, wrong, narrow.conventions, narrow.deadline)
 
 
 def _is_wrong(record: Record, position: int) -> bool:
