@@ -227,7 +227,7 @@ class Judge:
     def _alone_one(self, number: int, layer: str, visit: Visit) -> Iterator[Disagreement]:
         leaf = visit.leaf
         case = visit_case(visit, f"step {number}")
-        report = compare(None, leaf.rule, dtype=self.dtype, device=self.device, cases=[case])
+        report = compare(None, leaf.rule, dtype=self.dtype, device=self.device, cases=[case], diagnose=0)
         for argument, worst in report.worst.items():
             self._note(number, layer, f"{argument} alone", worst.error_over_allowance, worst.ulps)
         for text in report.not_tested if not report.cases else ():
