@@ -31,6 +31,8 @@ from manual_bp.rule import Rule, Vjp, computing_dtype
 EXPLAINED = 10**5
 # A case of more elements takes long to explain.
 LARGE = 4096
+# So many cases with something wrong, and without, are looked at; more would take longer and tell nothing new.
+WRONG, RIGHT = 60, 30
 # So few records leave factors of lengths and hyperparameters open, and more are drawn.
 FEW = 4
 # What is said of failing cases alone rests on so many wrong numbers.
@@ -78,6 +80,7 @@ class Examination:
                 self.records.append(end)
                 self._whole[id(end.evidence.case)] = record
         self.open = {a for i, a in enumerate(self.arguments) if a in wrong or self._is_misshapen(i)}
+        self.looked_at = ""
         self.found: list[str] = []
         self.shared: dict[str, str] = {}
         self._kept: dict[int, tuple[Values, Values]] = {}
@@ -94,11 +97,24 @@ class Examination:
         if candidate is not None and len(self.records) < FEW:
             self.records += more_records(self)
         self.look()
+        self._leave_out()
         rank = self._ranks()
         # What refutes most comes first, and what takes long last.
         self.records.sort(key=lambda r: (r.evidence.row is not None, r.evidence.case.dy.numel() > LARGE, rank[id(r)]))
         self._views.clear()
         self.look()
+
+    def _leave_out(self) -> None:
+        """Of too many records, keep those that tell most: where something is wrong, and evenly spread over all."""
+        parts: tuple[list[Record], list[Record]] = [], []
+        for record, row in self.rows:
+            parts[not any(s.error > 1 for _, s in self.wrong(row))].append(record)
+        kept = {id(r) for part, most in zip(parts, (WRONG, RIGHT), strict=True) for r in _spread(part, most)}
+        if len(kept) < len(self.records):
+            self.looked_at = " looked at"
+            self.records = [r for r in self.records if id(r) in kept or r.evidence.row is not None]
+            self._views.clear()
+            self.look()
 
     def _ranks(self) -> dict[int, int]:
         """The place of each record among all, by how wrong that argument is there in which it is wrong most, compared
@@ -351,10 +367,10 @@ class Examination:
             return f"so in {self.where_wrong(seen, most)}"
         number = len(self.rows) - silent
         if self.moderate:
-            which = f"the {number} of {counted(len(self.records), 'case')} that are of moderate size"
+            which = f"the {number} of {counted(len(self.records), 'case')}{self.looked_at} that are of moderate size"
             total = f"in each of {which}" if number > 1 else "in the only case of moderate size"
         else:
-            total = f"in every one of {number} cases" if number > 1 else "in the only case"
+            total = f"in every one of {number} cases{self.looked_at}" if number > 1 else "in the only case"
         return f"so {total}, and visibly not right {f'in {most} of them' if number > 1 else 'there'}"
 
     def where_wrong(self, arguments: Collection[str], seen: int) -> str:
@@ -391,3 +407,8 @@ class Examination:
                 sentence = sentence.replace(singular, plural)
         self.found.append(sentence.replace("{}", listed(named), 1))
         self.open -= set(named)
+
+
+def _spread(records: list[Record], most: int) -> list[Record]:
+    """So many of the records at most, evenly spread."""
+    return records if len(records) <= most else [records[i * len(records) // most] for i in range(most)]
