@@ -44,7 +44,8 @@ def records_of(rule, candidate, dtype=torch.float32):
 def diagnosis(rule, candidate, dtype=torch.float32):
     rule = bp.RULES[rule] if isinstance(rule, str) else rule
     records, wrong = records_of(rule, candidate, dtype)
-    return diagnose(rule, candidate, records, wrong).sentences
+    found = diagnose(rule, candidate, records, wrong)
+    return [*found.sentences, *found.shared.values()]
 
 
 MISTAKES = [(rule.name, m) for rule in bp.RULES.values() for m in rule.mistakes if not m.loses_digits]
@@ -165,7 +166,11 @@ DETECTORS = {
         "batch_norm",
         "dbias is 1/n times what it should be (n = batch·space",
     ),
-    "1 - p": (changed("dropout", lambda g, i, dy, h: g * (1 - h["p"]) ** 2 * 2), "dropout", "dx"),
+    "a factor without a name": (
+        changed("dropout", lambda g, i, dy, h: g * (1 - h["p"]) ** 2 * 2),
+        "dropout",
+        "every element of dx is off by one factor that differs from case to case",
+    ),
     "term": (term_scaled("projection", lambda x: 0.25), "batch_norm", "the projection term is multiplied by 0.25"),
     "term by count": (
         term_scaled("mean", lambda x: values_per_channel(x) / (values_per_channel(x) - 1)),
@@ -285,7 +290,7 @@ def test_nan_is_no_mistake():
 def test_few_cases_are_completed_by_calls():
     candidate = changed("square_loss", lambda g, inputs, *_: g / max(len(inputs[0]), 1) * 3)
     records, wrong = records_of(bp.square_loss, candidate)
-    assert diagnose(bp.square_loss, candidate, records[:1], wrong).sentences
+    assert "off by one factor that differs" in diagnose(bp.square_loss, candidate, records[:1], wrong).shared["dx"]
 
 
 def in_blocks_of_16(inputs, dy):

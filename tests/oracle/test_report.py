@@ -327,7 +327,7 @@ def half_signs(inputs, dy, lam, n=1):
     return y, (dweight.sign() / 2,)
 
 
-SIXTEEN = r"is computed in low precision: .* in 16 bits \((float16 or )?bfloat16\)"
+SIXTEEN = r"is off as after low precision: .* in 16 bits \((float16 or )?bfloat16\)"
 UNNAMED = {
     "x̂ where x is due": (batch_norm_like(hat=True), "batch_norm", ""),
     "x - μ where x̂ is due": (batch_norm_like(centred=True), "batch_norm", r"^dweight is Σ dy·\(x less its mean\)"),

@@ -45,7 +45,9 @@ PLURAL = {
         f"{{}} {one} ": f"{{}} {several} "
         for one, several in {"is": "are", "equals": "equal", "takes": "take", "has": "have", "leaves": "leave"}.items()
     },
+    ": it is that of ": ": they are those of ",
     ": it is ": ": they are ",
+    ": it ignores ": ": they ignore ",
     "what it should be": "what they should be",
     " its own ": " their own ",
     "one of its sums": "one of their sums",

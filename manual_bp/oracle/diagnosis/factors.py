@@ -168,7 +168,9 @@ def added(found: Examination) -> Iterator[Explanation]:
                 times = f"{part.name} times " * (part.name != "1")
                 words = f"{times}what follows from the cotangents: inputs that an update had changed already"
             best = min(fits, key=lambda f: max(f.uncertainty))
-            evidence = f"fitted {best.factors[1]:.4g} in case {best.case.name!r}, alike in {counted(len(fits), 'case')}"
+            evidence = (
+                f"factor {best.factors[1]:.4g} fitted in case {best.case.name!r}, alike in {counted(len(fits), 'case')}"
+            )
             yield Explanation({argument}, f"{{}} is right but for an added {words}; {evidence}")
             break
 

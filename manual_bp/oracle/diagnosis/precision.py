@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -48,18 +48,14 @@ def sixteen_bits(found: Examination) -> Iterator[Explanation]:
         shares = {half: _share_off(found, argument, half) for half in (torch.float16, torch.bfloat16)}
         formats = [half for half, share in shares.items() if share]
         if formats and not _is_systematic(found, argument):
-            words = "its errors are those of sums accumulated, or numbers kept, in 16 bits"
+            numbers = _numbers(found, argument)
+            holding = [half for half in formats if bool((numbers == numbers.to(half).double()).all())]
+            which = " or ".join(str(half).removeprefix("torch.") for half in holding or formats)
+            words = "off as after low precision: its errors are like those of sums accumulated, or numbers kept, in"
+            if holding:
+                words = "computed in low precision: all of its numbers are numbers of"
             evidence = f"{shares[formats[0]]:.0%} of its numbers are off, none by more than that allows"
-            which = _named(found, argument, formats)
-            yield Explanation({argument}, f"{{}} is computed in low precision: {words} ({which}); {evidence}")
-
-
-def _named(found: Examination, argument: str, formats: Sequence[torch.dtype]) -> str:
-    """Which of the formats it is, as far as that can be told: the only one whose errors are large enough, or that all
-    numbers of the result belong to."""
-    numbers = _numbers(found, argument)
-    holding = [half for half in formats if bool((numbers == numbers.to(half).double()).all())]
-    return " or ".join(str(half).removeprefix("torch.") for half in (holding or formats))
+            yield Explanation({argument}, f"{{}} is {words} 16 bits ({which}); {evidence}")
 
 
 def _numbers(found: Examination, argument: str) -> Tensor:
