@@ -197,7 +197,8 @@ def test_what_says_itself_what_is_wrong_is_said_once():
 
 @pytest.mark.parametrize("trouble", ["raises", "returns None", "is wrong", "takes no alpha"])
 def test_counts(trouble):
-    empty = {case.name for case in generated(bp.elu, torch.float32, "cpu") if not case.dy.numel()}
+    cases = [case for case in generated(bp.elu, torch.float32, "cpu") if case.dy.numel() < 100]
+    empty = sum(not case.dy.numel() for case in cases)
 
     def candidate(inputs, dy, alpha=1.0):
         if dy.numel():
@@ -209,11 +210,10 @@ def test_counts(trouble):
     def without_alpha(inputs, dy):
         return bp.elu.vjp(inputs, dy)
 
-    found = compare(without_alpha if "alpha" in trouble else candidate, "elu", diagnose=0)
-    total = found.cases + found.raised + found.malformed + found.left_out
-    assert total >= len(generated(bp.elu, torch.float32, "cpu"))
+    found = compare(without_alpha if "alpha" in trouble else candidate, "elu", cases=cases, diagnose=0)
+    assert found.cases + found.raised + found.malformed + found.left_out == len(cases)
     counts = {"raises": found.raised, "returns None": found.malformed, "is wrong": found.failed}
-    expected = dict.fromkeys(counts, 0) | ({trouble: len(empty)} if trouble in counts else {})
+    expected = dict.fromkeys(counts, 0) | ({trouble: empty} if trouble in counts else {})
     assert counts == expected
     assert bool(found.left_out) == (trouble == "takes no alpha")
 
