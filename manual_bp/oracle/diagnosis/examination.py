@@ -32,7 +32,7 @@ EXPLAINED = 10**5
 # A case of more elements takes long to explain.
 LARGE = 4096
 # So many cases with something wrong, and without, are looked at; more would take longer and tell nothing new.
-WRONG, RIGHT = 60, 30
+WRONG, RIGHT = 60, 60
 # So few records leave factors of lengths and hyperparameters open, and more are drawn.
 FEW = 4
 # What is said of failing cases alone rests on so many wrong numbers.
