@@ -22,7 +22,7 @@ from manual_bp.oracle.cases import Case
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.evidence import CERTIFIED_ELEMENTS, Evidence, Values, certified_module
 from manual_bp.oracle.kinks import is_subgradient, kinks_of
-from manual_bp.oracle.lost_digits import PER_OPERATION, ROUNDINGS, lost_digits, reach_of
+from manual_bp.oracle.lost_digits import lost_digits, reach_of
 from manual_bp.oracle.variation import in_precision
 from manual_bp.rule import Rule, Vjp
 
@@ -123,15 +123,14 @@ class Kinds:
                 words = f"loses digits, as the formula {mistake.name} does"
                 bounds = partial(self.widths_of, case, mistake=mistake)
                 yield from self._digits(words, case, position, expected, bounds)
-        if self.rule.elementwise:
-            what = "|dy| times the largest slope" if position else "the largest value"
-            words = f"loses digits: it is within {ROUNDINGS:g} roundings of {what} up to max(1, |x|)"
-        else:
-            words = (
-                f"loses digits: it is within {PER_OPERATION:g} roundings of the magnitudes of the terms into which "
-                "each operation expands"
-            )
-        yield from self._digits(words, case, position, expected, partial(self._lost, case))
+        yield from self._digits(self._rounding(position), case, position, expected, partial(self._lost, case))
+
+    def _rounding(self, position: int) -> str:
+        """The general bound, in words."""
+        if not self.rule.elementwise:
+            return "loses digits: it is within a few roundings of the terms into which each operation expands"
+        what = "|dy| times the largest slope" if position else "the largest value"
+        return f"loses digits: it is within a few roundings of {what} up to max(1, |x|)"
 
     def _digits(
         self, words: str, case: Case, position: int, expected: Tensor, bounds: Callable[[Contract], Values]

@@ -343,7 +343,7 @@ def test_rounding_errors_of_an_unknown_formula_are_lost_digits_within_what_its_t
     near = Case(tuple(300 + torch.randn(5, 3, generator=generator) for _ in range(2)), torch.tensor(1.5))
     report = compare(expanded, "square_loss", cases=[near])
     assert report.passed, str(report)
-    assert any("magnitudes of the terms" in note for note in report.notes), str(report)
+    assert any("roundings of the terms" in note for note in report.notes), str(report)
     assert kinds(compare(expanded, "square_loss", cases=[near], strict=True)) == {"digits"}
 
     def shifted(inputs, dy):  # 1000 is no term of any formula for this
