@@ -26,8 +26,9 @@ def vjp(fn: Callable[..., Tensor]) -> Vjp:
     """
 
     def autograd_vjp(inputs: tuple[Tensor, ...], dy: Tensor, **hyper: Any) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-        with torch.enable_grad():
-            leaves = tuple(x.detach().requires_grad_() if x.is_floating_point() else x for x in inputs)
+        with torch.inference_mode(False), torch.enable_grad():
+            plain = (x.clone() if x.is_inference() else x for x in inputs)
+            leaves = tuple(x.detach().requires_grad_() if x.is_floating_point() else x for x in plain)
             wanted = [x for x in leaves if x.requires_grad]
             y = fn(*leaves, **hyper)
             if not y.requires_grad:

@@ -23,6 +23,7 @@ from manual_bp.cli.lockstep import lockstep
 from manual_bp.cli.rules import list_rules
 from manual_bp.cli.train import train
 from manual_bp.cli.verify import verify
+from manual_bp.cli.watched import watched
 
 app = typer.Typer(cls=shared.Commands, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 app.command()(verify)
@@ -57,8 +58,9 @@ def main(run: Callable[[], Any] = app) -> None:
         # A name may hold bytes that are no UTF-8, and a terminal may know neither δ nor ≤: shown as escapes.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    strangers = sys.argv[1:2] == ["check"] and "--isolate" not in sys.argv  # with it they have a process of their own
     try:
-        sys.exit(run())
+        sys.exit(watched(run) if strangers else run())
     except SystemExit as end:
         if end.code != INTERRUPTED:
             raise

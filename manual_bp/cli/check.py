@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,7 +49,9 @@ def check(
     """The oracle on your code."""
     with usage():
         from manual_bp.oracle import compare
-        from manual_bp.oracle.isolation import CandidateEnded, Isolated, isolated, load
+        from manual_bp.oracle.foreign import quoted, readable
+        from manual_bp.oracle.isolation import CandidateEnded, Isolated, isolated
+        from manual_bp.oracle.loading import load
         from manual_bp.rule import RULES
 
         check_device(device)
@@ -59,10 +61,11 @@ def check(
             raise ValueError("--html calls the candidate again in this process, so it does not go with --isolate.")
         RULES[against]
         (chosen,) = chosen_dtypes(dtype)
+        _forget(json_file, html_file)
         searching = notices.status("searching for the cause")
 
         def tell_verdict(report: Report) -> None:
-            out.print(report.opening(verbose), markup=False, highlight=False)
+            out.print(report.opening(verbose), markup=False, highlight=False, soft_wrap=True)
             if report.mismatches and notices.is_terminal:
                 searching.start()
 
@@ -77,24 +80,33 @@ def check(
                     diagnose=diagnose,
                     on_verdict=tell_verdict,
                 )
-        except CandidateEnded as error:
-            out.print(f"finding: {error}", style="bold red", markup=False, highlight=False)
-            write_json(json_file, "check", False, {"report": {"passed": False, "findings": [str(error)]}})
+        except (CandidateEnded, SystemExit) as error:
+            words = str(error) if isinstance(error, CandidateEnded) else f"the candidate raised SystemExit: {error}"
+            out.print(f"finding: {readable(words)}", style="bold red", markup=False, highlight=False)
+            write_json(json_file, "check", False, {"report": {"passed": False, "findings": [words]}})
             raise typer.Exit(1) from None
         finally:
             searching.stop()
     if isinstance(candidate, Isolated) and (printed := candidate.printed().rstrip()):
-        out.print(f"The candidate printed:\n{printed}\n", markup=False, highlight=False)
+        out.print(f"The candidate printed:\n{quoted(printed)}\n", markup=False, highlight=False, soft_wrap=True)
     if closing := report.closing(verbose):
-        out.print(closing, markup=False, highlight=False)
+        out.print(closing, markup=False, highlight=False, soft_wrap=True)
     written = True
     if html_file is not None:
         from manual_bp.oracle.html import to_html
 
-        page = to_html(report, against, candidate, title=target, options={"strict": strict})
+        page = to_html(report, against, candidate, title=readable(target), options={"strict": strict})
         written = write(html_file, page, "--html")
     write_json(json_file, "check", report.passed, {"report": json.loads(report.to_json())})
     if not report.passed:
         raise typer.Exit(1)
     if not written:
         raise typer.Exit(2)
+
+
+def _forget(*files: Path | None) -> None:
+    """The verdict of an earlier run shall not stand where this one ends without any."""
+    for file in files:
+        if file is not None and file.is_file():
+            with suppress(OSError):  # which is said when it is written
+                file.write_text("")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import time
 import traceback
 from abc import ABC, abstractmethod
@@ -14,21 +15,25 @@ import torch
 from torch import Tensor
 
 from manual_bp.oracle.cases import Case
+from manual_bp.oracle.foreign import named, shortened
 from manual_bp.oracle.memory import copies, is_whole, overlap, shares_elements, whole
 from manual_bp.oracle.pattern import place
 from manual_bp.oracle.replaced import functions_kept, modes_kept
 from manual_bp.oracle.settings import kept as settings_kept
+from manual_bp.oracle.surroundings import users_defaults
 from manual_bp.oracle.unwritten import NEVER, NUMBER, READ, Filled, never_written, unwritten
 from manual_bp.rule import Rule, Vjp
 
-# Of a longer exception the beginning and the end are shown: a report is read by people.
-LONGEST = 4000
 # So many calls on the same numbers find what goes wrong once in 50 calls with a probability of 1 - 0.98^200 = 98 %.
 # What is slow is called as often as it can be in so many seconds.
 OFTEN = 200
 SECONDS = 0.25
 # A result of a wrong shape is copied, for its diagnosis, up to this size; none of the generated cases is as large.
 LARGEST = 2**22
+# torch computes with no more axes than this.
+MOST_AXES = 64
+# Exceptions that were raised on the way to another one are shown if they are at most so many.
+CHAIN = 5
 DUE = "a candidate is vjp(inputs, dy, **hyper) -> (y, grads)"
 WRAP = {
     "torch.nn.modules.module.Module": "Wrap it: torch_ref.vjp({}) is a candidate.",
@@ -153,9 +158,9 @@ def call_often(candidate: Vjp, rule: Rule, case: Case, first: tuple[Any, ...], t
     worst = {i: 0.0 for i, x in enumerate(first) if isinstance(x, Tensor) and is_dense(x)}
     results = list(first)
     end = time.monotonic() + SECONDS
-    replaced: list[str] = []
-    try:
-        with modes_kept(replaced), settings_kept(replaced), functions_kept(replaced):
+    replaced: list[str] = []  # which the calls before have told
+    with modes_kept(replaced), users_defaults(dy), settings_kept(replaced), functions_kept(replaced):
+        try:
             for _ in range(times):
                 y, grads = call_with(candidate, (tuple(inputs), dy), hyper)
                 for i, got in enumerate((y, *grads)):
@@ -166,11 +171,11 @@ def call_often(candidate: Vjp, rule: Rule, case: Case, first: tuple[Any, ...], t
                         worst[i], results[i] = float(difference.max()), got.detach().clone()
                 if time.monotonic() > end:
                     break
-    except KeyboardInterrupt:  # it is the user's
-        raise
-    except BaseException as error:
-        found.raised = _cut(_printed(lambda: traceback.format_exc(limit=-3)))
-        found.traps.append(("y", f"raised {type(error).__name__} when it was called again and again"))
+        except KeyboardInterrupt:  # it is the user's
+            raise
+        except BaseException as error:
+            found.raised = shortened(_printed(_traceback, error))
+            found.traps.append(("y", f"raised {named(error)} when it was called again and again"))
     if any(worst.values()):
         found.results = tuple(results)
     return found
@@ -257,20 +262,27 @@ def _call(
     *inputs, dy = given.values()
     changed: list[str] = []
     replaced: list[str] = []
-    try:
-        with modes_kept(replaced), settings_kept(changed), functions_kept(replaced):
+    raised: BaseException | None = None
+    fault, raw = "", None
+    process = os.getpid()
+    # Outside what is caught, so that the candidate is not blamed for a failure of these.
+    with modes_kept(replaced), users_defaults(dy), settings_kept(changed), functions_kept(replaced):
+        try:
             returned = call_with(candidate, (tuple(inputs), dy), hyper)
             fault = _fault(returned, rule)  # in here, since a list of the candidate's own class runs its code
             raw = None if fault else (returned[0], *returned[1])
-    except KeyboardInterrupt:  # it is the user's
-        raise
-    except BaseException as error:  # SystemExit, and what else is no Exception, such as what pytest.skip raises
-        found.raised = _cut(_printed(lambda: traceback.format_exc(limit=-3)))
-        found.traps.append(("y", f"raised {type(error).__name__}: {_cut(_printed(lambda: str(error)))}"))
+        except KeyboardInterrupt:  # it is the user's
+            raise
+        except BaseException as error:  # SystemExit, and what else is no Exception, such as what pytest.skip raises
+            raised = error
+        if os.getpid() != process:  # the candidate forked, and there shall not be two that go on
+            os._exit(0)
+    found.findings += [("y", f"the candidate {words}") for words in (*changed, *replaced)]
+    if raised is not None:
+        found.raised = shortened(_printed(_traceback, raised))
+        found.traps.append(("y", f"raised {named(raised)}: {shortened(_printed(str, raised))}"))
+        raised = None  # it holds this frame, which holds it
         return found, None, given
-    finally:
-        found.findings += [("y", f"the candidate changed {name}; it was put back") for name in changed]
-        found.findings += [("y", f"the candidate {words}") for words in replaced]
     for name, x in own.items():
         with torch._C.DisableTorchFunctionSubclass():  # its class may have been changed
             overwritten = _overwritten(given[name], x, beside.get(name))
@@ -288,22 +300,28 @@ def _call(
         return found, None, given
 
 
-def _printed(text: Callable[[], str]) -> str:
+def _printed(make: Callable[[BaseException], str], error: BaseException) -> str:
     """Text that an exception makes itself, and may fail to make."""
     try:
-        return text()
+        return make(error)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:
-        return f"(its text cannot be printed: {type(error).__name__})"
+    except BaseException as failure:
+        return f"(its text cannot be printed: {named(failure)})"
+
+
+def _traceback(error: BaseException) -> str:
+    """Of the last frames; with the exceptions behind it, unless there are very many of these."""
+    behind: BaseException | None = error
+    for _ in range(CHAIN):
+        behind = behind and (behind.__cause__ or behind.__context__)
+    if behind is None:
+        return "".join(traceback.format_exception(error, limit=-3))
+    return "".join([*traceback.format_tb(error.__traceback__, limit=-3), f"{named(error)}: {error}"])
 
 
 def _unreadable(error: Exception) -> tuple[str, str]:
-    return "y", f"results that cannot be read: {type(error).__name__}: {_cut(_printed(lambda: str(error)))}"
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+    return "y", f"results that cannot be read: {named(error)}: {shortened(_printed(str, error))}"
 
 
 def _fault(returned: Any, rule: Rule) -> str:
@@ -326,7 +344,7 @@ def _fault(returned: Any, rule: Rule) -> str:
 
 
 def _described(value: Any) -> str:
-    return f"a {type(value).__name__}" + (f" of {len(value)}" if isinstance(value, tuple | list | dict) else "")
+    return f"a {named(value)}" + (f" of {len(value)}" if isinstance(value, tuple | list | dict) else "")
 
 
 # ---------------------------------------------------------------------------------------------------------- memory
@@ -378,12 +396,14 @@ def plain(x: Any) -> Any:
     if x is None:
         return None
     if not isinstance(x, Tensor):
-        return stand_in(type(x).__name__, hasattr(type(x), "__array__"))
+        return stand_in(named(x), hasattr(type(x), "__array__"))
     with torch._C.DisableTorchFunctionSubclass():
         same = x if type(x) is Tensor else x.as_subclass(Tensor)
     # This raises TypeError itself for what only says that it is a tensor, as a mock does.
     if torch._C._dispatch_keys(same).has(torch._C.DispatchKey.Python):
-        raise TypeError(f"a {type(x).__name__} came, whose numbers are where it says; return a plain Tensor")
+        raise TypeError(f"a {named(x)} came, whose numbers are where it says; return a plain Tensor")
+    if not same.is_nested and same.ndim > MOST_AXES:
+        raise TypeError(f"a tensor of {same.ndim} axes came; torch computes with {MOST_AXES} at most")
     if is_dense(same) and not is_whole(same):
         raise TypeError("a tensor came whose memory was freed")
     return same

@@ -27,10 +27,12 @@ from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.diagnosis import Record, diagnose
 from manual_bp.oracle.errors import errors
 from manual_bp.oracle.evidence import Evidence, Generated, certified_module, evidence, generated_evidence
+from manual_bp.oracle.foreign import named as named_type
 from manual_bp.oracle.kinds import Kinds
 from manual_bp.oracle.pattern import pattern
 from manual_bp.oracle.report import NOT_SOUGHT, Mismatch, Report, Worst
 from manual_bp.oracle.summary import named, patterns
+from manual_bp.oracle.surroundings import plain
 from manual_bp.oracle.unwritten import NEVER
 from manual_bp.oracle.vacuity import Judged, structurally_zero, untested
 from manual_bp.oracle.words import counted
@@ -63,6 +65,7 @@ def check(candidate: Vjp | None, rule: str | Rule, **options: Any) -> Report:
     return report
 
 
+@plain()
 def compare(
     candidate: Vjp | None,
     rule: str | Rule,
@@ -142,6 +145,7 @@ def compare(
     return report
 
 
+@plain()
 def rejects(candidate: Vjp, rule: Rule, dtype: torch.dtype, device: str = "cpu") -> bool:
     """Whether the strict comparison finds anything wrong with a candidate; it stops at the first mismatch."""
     contract = contract_of(dtype)
@@ -187,7 +191,8 @@ def _supplied(rule: Rule, case: Case, dtype: torch.dtype, device: str) -> Case:
 def _tensor(x: Any, dtype: torch.dtype, device: str) -> Tensor:
     """A tensor or an array as it is, and a list of numbers in `dtype`."""
     if hasattr(x, "dtype"):
-        return torch.as_tensor(x, device=device)
+        found = torch.as_tensor(x, device=device)
+        return found.clone() if found.is_inference() else found  # autograd refuses what an inference mode made
     plain = torch.tensor(x)
     return plain.to(device) if plain.dtype == torch.bool else torch.tensor(x, dtype=torch.float64).to(device, dtype)
 
@@ -321,6 +326,7 @@ class _Comparison:
             if why:
                 report.untested_arguments.append(argument)
                 report.not_tested.append(f"{argument}: {why}")
+        report.clean()
         return report
 
     def explain(self, seconds: float) -> None:
@@ -343,6 +349,7 @@ class _Comparison:
                 report.search, shared = found.search, found.shared
         report.diagnoses += named(report.mismatches, explained)
         report.patterns = list(patterns(report.mismatches, explained, shared, report.cases))
+        report.clean()
 
     def _untested(self, argument: str, generated: bool) -> str:
         """Why a required argument was not tested; "" if it was, or need not be."""
@@ -544,4 +551,4 @@ def _described(value: Any) -> str:
     if value is None:
         return "None"
     hint = "; wrap functions on arrays with from_functions" if hasattr(value, "__array__") else ""
-    return f"a {type(value).__name__}{hint}"
+    return f"a {named_type(value)}{hint}"

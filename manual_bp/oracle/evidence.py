@@ -24,6 +24,7 @@ from manual_bp.oracle.candidates import candidate
 from manual_bp.oracle.cases import Case, Further, WellConditioned, first_block, generated, one_row, repeated
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.kinks import kinks_of
+from manual_bp.oracle.surroundings import plain
 from manual_bp.oracle.words import told_apart
 from manual_bp.rule import Rule
 
@@ -136,7 +137,8 @@ class Generated:
         """The evidence at the case of that position, or why there is none."""
         if position not in self._found:
             case = self.cases[position]
-            found = self._at(case)
+            with plain():
+                found = self._at(case)
             self._found[position] = f"case {case.name!r}: {found}" if isinstance(found, str) else found
         return self._found[position]
 
@@ -151,6 +153,7 @@ class Generated:
         return replace(found, case=case) if block is None else _in_blocks(found, case)
 
 
+@plain()
 def generated_evidence(
     rule: Rule, dtype: torch.dtype, device: str, contract: Contract, conventions: Conventions = OUR_CONVENTIONS
 ) -> Generated:

@@ -23,6 +23,7 @@ from manual_bp.oracle.evidence import Evidence
 from manual_bp.oracle.heatmap import number
 from manual_bp.oracle.pictures import pictures_of, worst_first
 from manual_bp.oracle.report import Mismatch, Report
+from manual_bp.oracle.surroundings import plain
 from manual_bp.oracle.words import beside_one, counted, listed, told_apart
 from manual_bp.rule import RULES, Rule, Vjp
 
@@ -37,6 +38,7 @@ META = "manual-bp-oracle"
 PACKAGES = ("manual-bp", "torch", "numpy", "jaxtyping", "python-flint")
 
 
+@plain()
 def to_html(
     report: Report,
     rule: str | Rule,

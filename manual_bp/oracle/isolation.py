@@ -1,8 +1,9 @@
-"""Candidates from the command line: loaded by name, and run in a process of their own if they are not trusted.
+"""Candidates that are not trusted, in a process of their own (served.py).
 
 An isolated candidate is only called there.  What is due, and the judgement, stay in the process of the user, which
 takes nothing from the other but numbers: a candidate that prints a report, writes files, replaces functions, reads the
-stack or answers in the oracle's place can at most give other numbers, and wrong ones are rejected.
+stack or answers in the oracle's place can at most give other numbers, and wrong ones are rejected.  How much comes, in
+number, size and time, is bounded (messages.py), and its words are made readable before anybody reads them.
 
 Not protected against: it may hide what is seen around a call (that it overwrites an argument, say), since that is seen
 in its own process; it is no sandbox, so it may read and delete the user's files, and end the user's processes; a
@@ -12,9 +13,7 @@ process that it starts in a session of its own (setsid) is not waited for, but g
 from __future__ import annotations
 
 import contextlib
-import importlib
 import inspect
-import io
 import os
 import queue
 import signal
@@ -22,69 +21,31 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import IO, Any
 
 import torch
 from torch import Tensor
 
-from manual_bp.oracle import calling
-from manual_bp.oracle.calling import (
-    Call,
-    Elsewhere,
-    all_kept,
-    call_with,
-    is_dense,
-    parameters_of,
-    plain,
-    require_candidate,
-    stand_in,
-    variants,
-)
+from manual_bp.oracle.calling import LARGEST, Call, Elsewhere
 from manual_bp.oracle.cases import Case
-from manual_bp.rule import RULES, Rule, Vjp
+from manual_bp.oracle.foreign import LONGEST_NAME, readable, shortened, signal_name
+from manual_bp.oracle.messages import MOST_TEXTS, receive_answer, send_question
+from manual_bp.rule import Rule
 
 # Of what a process prints, the last so many bytes are kept: far more than a report has.
 KEPT = 2**16
 CHUNK = 2**16
-# No results of a case are as large, even if all have a wrong shape and the widest dtype.
-LARGEST_MESSAGE = 2**30
+# Results of a wrong shape are kept for the diagnosis up to so many bytes in all; later ones by their shapes alone.
+KEPT_FOR_DIAGNOSIS = 2**28
+WIDEST = torch.complex128.itemsize
 # How often one looks whether the process still lives, and how long one waits for what is on its way from an ended one.
 GLANCE = 0.05
 LAST_WORDS = 1.0
-SERVE = "from manual_bp.oracle.isolation import serve; serve()"
+SERVE = "from manual_bp.oracle.served import serve; serve()"
 # Waits until its own starter is gone, however that ended, and then ends the group of processes it was told.
 GUARD = "import os, sys; group = int(input()); sys.stdin.read(); getattr(os, 'killpg', os.kill)(group, 9)"
-
-
-def load(target: str) -> Callable[..., Any]:
-    """The callable that `package.module:name` means; modules of the current folder are found.
-
-    Raises ValueError if there is no such module or name, or if it is not callable.
-    """
-    module_name, colon, name = target.partition(":")
-    if not (module_name and colon and name):
-        raise ValueError(f"a candidate is named MODULE:CALLABLE, as in kernels.elu:vjp; came {target!r}.")
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    try:
-        found = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # whatever the module does while it is imported
-        came = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{target}: the module {module_name!r} cannot be imported: {came}.") from error
-    for part in name.split("."):
-        if not hasattr(found, part):
-            public = ", ".join(n for n in vars(found) if not n.startswith("_")) or "nothing"
-            raise ValueError(f"{target}: {module_name!r} must hold {name!r}; it holds {public}.")
-        found = getattr(found, part)
-    if not callable(found):
-        raise ValueError(f"{target}: a function vjp(inputs, dy, **hyper) is due; came a {type(found).__name__}.")
-    return found
-
-
-# ------------------------------------------------------------------------------------------------ the user's process
 
 
 class CandidateEnded(RuntimeError):
@@ -133,35 +94,49 @@ class Isolated(Elsewhere):
         came = self._talk.ask({"target": target})
         if "usage" in came:
             raise ValueError(str(came["usage"]))
-        with _reading():
+        with self._talk.reading():
             if came["parameters"] is not None:  # it is passed the hyperparameters that it takes
                 self.__signature__ = _signature(came["parameters"])
-            self.layouts = {str(name): self._as(str(name)) for name in came["variants"]}
+            self.layouts = {
+                shortened(str(name), LONGEST_NAME): self._as(str(name)) for name in came["variants"][:MOST_TEXTS]
+            }
 
     def __call__(self, inputs: tuple[Tensor, ...], dy: Tensor, **hyper: Any) -> tuple[Any, tuple[Any, ...]]:
         """The results alone.  Raises RuntimeError if there are none."""
-        came = self._talk.ask(self._question("plain", Case(inputs, dy, hyper)))
-        with _reading():
-            results = _results(came, Case(inputs, dy))
+        case = Case(inputs, dy, hyper)
+        came = self._ask("plain", case)
+        with self._talk.reading():
+            results = self._results(came["results"], case)
         if results is None:
             raise RuntimeError("the candidate returned no results")
         return results[0], results[1:]
 
     def call(self, how: str, rule: Rule, case: Case) -> Call:
-        came = self._talk.ask({**self._question(how, case), "rule": rule.name})
-        with _reading():
-            texts = {name: [(str(a), str(b)) for a, b in came[name]] for name in ("traps", "findings", "differences")}
-            notes = [str(note) for note in came["notes"]]
-            return Call(_results(came, case), notes=notes, raised=str(came["raised"]), **texts)
+        came = self._ask(how, case, rule=rule.name)
+        arguments = {"y", "dy", *rule.inputs, *(f"d{name}" for name in rule.inputs)}
+        with self._talk.reading():
+            texts = {name: _texts(came[name], arguments) for name in ("traps", "findings", "differences")}
+            notes = [shortened(str(note)) for note in came["notes"][:MOST_TEXTS]]
+            raised = shortened(str(came["raised"]))
+            return Call(self._results(came["results"], case), notes=notes, raised=raised, **texts)
 
     def printed(self) -> str:
         """What it has printed so far, or the end of that."""
         return self._talk.printed.text()
 
-    def _question(self, how: str, case: Case) -> dict[str, Any]:
+    def _ask(self, how: str, case: Case, **more: Any) -> dict[str, Any]:
         *inputs, dy = (x.detach() for x in (*case.inputs, case.dy))
         named = {"hyper": dict(case.hyper), "name": case.name, "variant": self._variant}
-        return {"how": how, "inputs": inputs, "dy": dy, **named}
+        most = sum(WIDEST * max(x.numel(), LARGEST) for x in (*inputs, dy))
+        question = {"how": how, "inputs": inputs, "dy": dy, **named, **more}
+        return self._talk.ask(question, {str(x.device) for x in (*inputs, dy)}, most)
+
+    def _results(self, results: Any, case: Case) -> tuple[Any, ...] | None:
+        """The results in an answer, as `calling.call` has them."""
+        if results is None:
+            return None
+        like = (case.dy, *case.inputs)
+        return tuple(self._talk.kept(x, x_like) for x, x_like in zip(results, like, strict=True))
 
     def _as(self, variant: str) -> Isolated:
         other: Isolated = object.__new__(Isolated)
@@ -176,12 +151,18 @@ class _Talk:
         self.process = process
         self.printed = _Tail(process.stderr)
         self._timeout = self._left = timeout
+        self._spare = KEPT_FOR_DIAGNOSIS
+        self._over: CandidateEnded | None = None
         self._answers: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
 
-    def ask(self, question: dict[str, Any]) -> dict[str, Any]:
-        """Send one message and wait for one.  Raises CandidateEnded."""
+    def ask(self, question: dict[str, Any], devices: Collection[str] = (), most: int = 0) -> dict[str, Any]:
+        """Send one message and wait for one, with at most `most` bytes of numbers on `devices`.  Raises CandidateEnded,
+        and then again whenever it is asked."""
+        if self._over is not None:
+            raise CandidateEnded(*self._over.args)
         # In a thread, as either may take for ever, even after the end: a process of the candidate may hold the pipe.
-        threading.Thread(target=self._exchange, args=(question,), daemon=True).start()
+        # What comes is read and taken apart there too, within the time that the candidate has.
+        threading.Thread(target=self._exchange, args=(question, devices, most), daemon=True).start()
         start = time.monotonic()
         while True:
             ended = self.process.poll() is not None
@@ -189,51 +170,63 @@ class _Talk:
                 answer = self._answers.get(timeout=LAST_WORDS if ended else GLANCE)
             except queue.Empty:
                 if ended:
-                    raise self._ended() from None
+                    raise self.ended() from None
                 if time.monotonic() - start > self._left:
                     words = f"the candidate did not return within {self._timeout:g} s and was stopped"
-                    raise CandidateEnded(words) from None
+                    raise self._end(words) from None
                 continue
             self._left -= time.monotonic() - start
             if answer is None:
-                raise self._ended()
+                raise self.ended()
             return answer
 
-    def _exchange(self, question: dict[str, Any]) -> None:
+    def _exchange(self, question: dict[str, Any], devices: Collection[str], most: int) -> None:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         try:
-            _send(self.process.stdin, question)
-            self._answers.put(_receive(self.process.stdout))
+            send_question(self.process.stdin, question)
+            self._answers.put(receive_answer(self.process.stdout, tuple(devices), most))
         except Exception:  # the pipe is broken, or what came is no answer of the oracle's
             self._answers.put(None)
 
-    def _ended(self) -> CandidateEnded:
+    def kept(self, x: Any, like: Tensor) -> Any:
+        """A result, or its shape alone if it is not `like` what is due and enough of these are kept."""
+        if not isinstance(x, Tensor) or x.is_meta or x.shape == like.shape:
+            return x
+        self._spare -= x.nbytes
+        return x if self._spare >= 0 else x.to("meta")
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Raises CandidateEnded for an answer that is not the oracle's."""
+        try:
+            yield
+        except Exception:
+            raise self._end("the candidate answered in the oracle's place") from None
+
+    def _end(self, words: str) -> CandidateEnded:
+        """The finding that ends the talk, and the process with it."""
+        self._over = CandidateEnded(words)
+        _end(self.process)
+        return self._over
+
+    def ended(self) -> CandidateEnded:
+        """What is to be said of a process that does not answer any more."""
         try:
             status = self.process.wait(LAST_WORDS)
         except subprocess.TimeoutExpired:
-            return CandidateEnded("the candidate closed or disturbed the pipe to the oracle")
+            return self._end("the candidate closed or disturbed the pipe to the oracle")
         last = self.printed.text().strip().splitlines()[-1:] or ["nothing on stderr"]
-        ended = f"with status {status}" if status >= 0 else f"by the signal {signal.Signals(-status).name}"
-        return CandidateEnded(f"the candidate ended the process {ended} ({last[0]})")
+        ended = f"with status {status}" if status >= 0 else f"by the signal {signal_name(-status)}"
+        return self._end(f"the candidate ended the process {ended} ({readable(shortened(last[0], LONGEST_NAME))})")
 
 
-@contextmanager
-def _reading() -> Iterator[None]:
-    """Raises CandidateEnded for an answer that is not the oracle's."""
-    try:
-        yield
-    except Exception:
-        raise CandidateEnded("the candidate answered in the oracle's place") from None
-
-
-def _results(came: Mapping[str, Any], case: Case) -> tuple[Any, ...] | None:
-    """The results in an answer, as `calling.call` has them; whoever gave it, they are plain tensors and not large."""
-    results = came["results"]
-    if results is None:
-        return None
-    made = [stand_in(str(x["kind"]), bool(x["array"])) if isinstance(x, dict) else plain(x) for x in results]
-    return all_kept(made, case)
+def _texts(came: Any, arguments: Collection[str]) -> list[tuple[str, str]]:
+    """Words about arguments.  Raises ValueError if there are too many, or about something else."""
+    texts = [(argument, shortened(str(text))) for argument, text in came]
+    if len(texts) > MOST_TEXTS or not all(argument in arguments for argument, _ in texts):
+        raise ValueError
+    return texts
 
 
 def _signature(parameters: Sequence[tuple[str, str]]) -> inspect.Signature:
@@ -270,84 +263,3 @@ class _Tail:
         self._thread.join(LAST_WORDS)  # not for ever: a process that the candidate started may hold the pipe
         head = f"({self._left_out} bytes that the candidate printed are left out)\n" if self._left_out else ""
         return head + self._kept.decode(errors="replace")
-
-
-# ------------------------------------------------------------------------------------------- the candidate's process
-
-
-def serve() -> None:
-    """Load a candidate and call it as `Isolated` asks, until that closes the pipe."""
-    # Numbers travel through these; what the candidate prints goes elsewhere, and what it starts does not inherit them.
-    with os.fdopen(os.dup(0), "rb") as questions, os.fdopen(os.dup(1), "wb") as answers:
-        with Path(os.devnull).open("rb") as nothing:
-            os.dup2(nothing.fileno(), 0)
-        os.dup2(2, 1)
-        own = os.getpid()
-        try:
-            candidate = load(_receive(questions)["target"])
-            require_candidate(candidate)
-            made = {"": candidate, **variants(candidate)}
-            parameters = parameters_of(candidate)
-        except ValueError as error:
-            _send(answers, {"usage": str(error)})
-            return
-        kinds = None if parameters is None else [(p.name, p.kind.name) for p in parameters.values()]
-        answer: dict[str, Any] = {"parameters": kinds, "variants": list(made)[1:]}
-        first: tuple[Any, ...] = ()
-        while os.getpid() == own:  # a process that the candidate forked answers nothing
-            _send(answers, answer)
-            question = _receive(questions)
-            case = Case(tuple(question["inputs"]), question["dy"], question["hyper"], question["name"])
-            called = _called(made[question["variant"]], question, case, first)
-            if question["how"] == "call":
-                first = called.results or ()
-            answer = {**vars(called), "results": called.results and [_portable(x) for x in called.results]}
-        os._exit(0)
-
-
-def _called(candidate: Vjp, question: Mapping[str, Any], case: Case, first: tuple[Any, ...]) -> Call:
-    """What is asked for.  first: the results of the last `call`."""
-    how = question["how"]
-    if how == "plain":
-        try:
-            y, grads = call_with(candidate, (case.inputs, case.dy), case.hyper)
-            return Call(all_kept([plain(x) for x in (y, *grads)], case))
-        except (Exception, SystemExit):
-            return Call()
-    rule = RULES[question["rule"]]
-    if how == "call_filled":
-        return Call(traps=list(calling.call_filled(candidate, rule, case, first).items()))
-    if how in ("call_again", "call_often"):
-        again: Call = getattr(calling, how)(candidate, rule, case, first)
-        return again
-    return calling.call(candidate, rule, case)
-
-
-def _portable(x: Any) -> Any:
-    """A result as it travels: what is no dense tensor in words."""
-    if x is None or (isinstance(x, Tensor) and (x.is_meta or is_dense(x))):
-        return x
-    kind = f"Tensor of layout {x.layout}" if isinstance(x, Tensor) else type(x).__name__
-    return {"kind": kind, "array": hasattr(type(x), "__array__") and not isinstance(x, Tensor)}
-
-
-# --------------------------------------------------------------------------------------------------------- messages
-
-
-def _send(pipe: IO[bytes], message: Mapping[str, Any]) -> None:
-    buffer = io.BytesIO()
-    torch.save(dict(message), buffer)
-    pipe.write(buffer.tell().to_bytes(8, "little"))
-    pipe.write(buffer.getbuffer())
-    pipe.flush()
-
-
-def _receive(pipe: IO[bytes]) -> dict[str, Any]:
-    """The next message.  Raises EOFError at the end of the pipe, and something else for what is no message."""
-    length = int.from_bytes(pipe.read(8), "little")
-    if not 0 < length <= LARGEST_MESSAGE:
-        raise EOFError
-    found = torch.load(io.BytesIO(pipe.read(length)), weights_only=True)  # which runs no code
-    if not isinstance(found, dict):
-        raise TypeError
-    return found

@@ -5,7 +5,7 @@ Functions of torch that it replaces, and modes that it does not leave.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from operator import is_
 from pathlib import Path
@@ -13,7 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from manual_bp.oracle.foreign import named
+
 ABSENT = object()
+# Whoever replaces more functions than this has replaced them all.
+NAMED = 10
 
 
 @contextmanager
@@ -27,9 +31,16 @@ def functions_kept(found: list[str]) -> Iterator[None]:
         yield
     finally:
         if not _same(functions, vars(torch)):
-            found += [f"replaced torch.{name}; it was put back" for name in _functions_put_back(functions)]
+            found += _few(f"torch.{name}" for name in _functions_put_back(functions))
         if not _same(attributes, vars(Tensor)):
-            found += [f"replaced torch.Tensor.{name}; it was put back" for name in _attributes_put_back(attributes)]
+            found += _few(f"torch.Tensor.{name}" for name in _attributes_put_back(attributes))
+
+
+def _few(names: Iterable[str]) -> list[str]:
+    all_names = list(names)
+    words = [f"replaced {name}; it was put back" for name in all_names[:NAMED]]
+    more = len(all_names) - len(words)
+    return words + ([f"replaced {more} more functions of torch; they were put back"] if more else [])
 
 
 def _same(before: Mapping[str, object], now: Mapping[str, object]) -> bool:
@@ -40,7 +51,8 @@ def _same(before: Mapping[str, object], now: Mapping[str, object]) -> bool:
 def _functions_put_back(functions: Mapping[str, object]) -> Iterator[str]:
     for name, function in functions.items():
         now = vars(torch).get(name)
-        if callable(function) and now is not function and not _is_torchs(now):
+        judges = callable(function) or isinstance(function, torch.Generator)  # the default generator
+        if judges and now is not function and not _is_torchs(now):
             setattr(torch, name, function)
             yield name
 
@@ -65,14 +77,19 @@ def _is_torchs(function: object) -> bool:
 
 @contextmanager
 def modes_kept(found: list[str]) -> Iterator[None]:
-    """Leaves the modes of torch that are entered inside and not left, and says so in `found`."""
+    """Leaves the modes and transforms of torch that are entered inside and not left, and says so in `found`."""
+    functorch = torch._C._functorch
     depths = torch._C._len_torch_dispatch_stack(), torch._C._len_torch_function_stack()
+    level = functorch.get_dynamic_layer_stack_depth()
     try:
         yield
     finally:
+        while functorch.get_dynamic_layer_stack_depth() > level:
+            functorch.pop_dynamic_layer_stack()
+            found.append("entered a transform of torch.func; it was left")
         while torch._C._len_torch_dispatch_stack() > depths[0]:
             mode: object = torch._C._pop_torch_dispatch_stack(None)
-            found.append(f"entered the mode {type(mode).__name__}; it was left")
+            found.append(f"entered the mode {named(mode)}; it was left")
         while torch._C._len_torch_function_stack() > depths[1]:
             mode = torch._C._pop_torch_function_stack()
-            found.append(f"entered the mode {type(mode).__name__}; it was left")
+            found.append(f"entered the mode {named(mode)}; it was left")

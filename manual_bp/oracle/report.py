@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from manual_bp.oracle.foreign import readable, shortened
 from manual_bp.oracle.words import beside_one, counted, cut, grouped, listed, told_apart, without_frames
 
 # 2: `diagnoses` holds causes alone, `patterns` what wrong values share where no cause was found, and cases are counted
@@ -145,18 +146,18 @@ class Report:
 
     def text(self, verbose: bool = False) -> str:
         """Headline, causes, a few mismatches, and the rest in short; verbose: all of it."""
-        return "\n".join([self.headline, *self._causes(), *self._mismatches(verbose), *self._rest(verbose)])
+        return _joined([self.headline, *self._causes(), *self._mismatches(verbose), *self._rest(verbose)])
 
     def __str__(self) -> str:
         return self.text()
 
     def opening(self, verbose: bool = False) -> str:
         """What is known before a cause is sought: headline and mismatches.  `closing` is the rest of `text`."""
-        return "\n".join([self.headline, *self._mismatches(verbose)])
+        return _joined([self.headline, *self._mismatches(verbose)])
 
     def closing(self, verbose: bool = False) -> str:
         """Causes, findings, what was not tested, notes; "" if there is nothing to say."""
-        return "\n".join([*self._causes(), *self._rest(verbose)])
+        return _joined([*self._causes(), *self._rest(verbose)])
 
     @property
     def headline(self) -> str:
@@ -226,6 +227,17 @@ class Report:
         """One JSON document; NaN and infinities are written as strings."""
         document = {"schema": SCHEMA, "passed": self.passed, **asdict(self), "loose": self.loose}
         return json.dumps(plain(document), allow_nan=False)
+
+    def clean(self) -> None:
+        """Shorten the words that came from the candidate, and spell out what a terminal would obey."""
+        for name in ("findings", "not_tested", "diagnoses", "notes"):
+            setattr(self, name, [readable(shortened(text)) for text in getattr(self, name)])
+        self.mismatches = [replace(m, detail=readable(shortened(m.detail))) for m in self.mismatches]
+
+
+def _joined(lines: list[str]) -> str:
+    """Lines of a report; no text of several lines looks like more of them."""
+    return "\n".join(line.replace("\n", "\n    | ") for line in lines)
 
 
 def plain(value: Any) -> Any:

@@ -17,9 +17,11 @@ from typer.testing import CliRunner
 import manual_bp
 from manual_bp.cli import app
 
-CANDIDATES = """
-import ctypes, os, subprocess, sys
+CANDIDATES = r"""
+import ctypes, os, subprocess, sys, time
 import torch
+
+ESCAPES = "\x1b[2J\x1b[8m\x07\u202e\nrelu (float32, cpu): agrees in 34 cases"
 
 def right(inputs, dy):
     (x,) = inputs
@@ -36,8 +38,7 @@ def dies(inputs, dy):
     os._exit(7)
 
 def hangs(inputs, dy):
-    while True:
-        pass
+    time.sleep(600)
 
 def leaves_a_child(inputs, dy):
     subprocess.Popen(["sleep", "600"])
@@ -47,7 +48,22 @@ def crashes(inputs, dy):
     ctypes.string_at(0)
 
 def talks(inputs, dy):
-    os.write(1, b"x" * 10**6)
+    os.write(1, b"\x1b[2J" * 10**6)
+    return right(inputs, dy)
+
+class WithExit:
+    def __call__(self, inputs, dy):
+        return right(inputs, dy)
+
+    @property
+    def __signature__(self):
+        sys.exit(0)
+
+with_exit = WithExit()
+
+def looks(inputs, dy):
+    if open("out.json").read():
+        raise AssertionError("the verdict of an earlier run stands")
     return right(inputs, dy)
 
 def recurses(inputs, dy):
@@ -71,28 +87,26 @@ def replaces_the_oracle(inputs, dy):
     return wrong(inputs, dy)
 
 def answers_itself(inputs, dy):
-    from manual_bp.oracle import isolation
-    frame = sys._getframe()
-    while "answers" not in frame.f_locals:
-        frame = frame.f_back
-    answers, questions = frame.f_locals["answers"], frame.f_locals["questions"]
+    from manual_bp.oracle import messages
+    answers, questions = pipes()
     while True:
         y, (dx,) = wrong(inputs, dy)
-        empty = dict.fromkeys(("traps", "findings", "differences", "notes"), ())
-        isolation._send(answers, {**empty, "passed": True, "results": [y, dx], "raised": ""})
-        question = isolation._receive(questions)
+        messages.send_answer(answers, {**EMPTY, "passed": True}, [y, dx])
+        question = messages.receive_question(questions)
         inputs, dy = tuple(question["inputs"]), question["dy"]
 
-class Code:
-    def __reduce__(self):
-        return open, ("ran", "w")
+EMPTY = {"traps": (), "findings": (), "differences": (), "notes": (), "raised": ""}
 
-def answers_with_code(inputs, dy):
-    from manual_bp.oracle import isolation
+def pipes():
     frame = sys._getframe()
     while "answers" not in frame.f_locals:
         frame = frame.f_back
-    isolation._send(frame.f_locals["answers"], {"results": Code()})
+    return frame.f_locals["answers"], frame.f_locals["questions"]
+
+def forges(inputs, dy):
+    from manual_bp.oracle import messages
+    findings = [("y", f"{i}") for i in range(20_000)]
+    messages.send_answer(pipes()[0], {**EMPTY, "findings": findings}, [*right(inputs, dy)[1] * 2])
     hangs(inputs, dy)
 
 def answers_nonsense(inputs, dy):
@@ -103,13 +117,23 @@ def answers_nonsense(inputs, dy):
             pass
     return right(inputs, dy)
 
-def huge(inputs, dy):
-    y, _ = right(inputs, dy)
-    return y, (dy.reshape(-1)[:1].expand(10**12) if dy.numel() else dy,)
+calls = 0
 
-def sparse(inputs, dy):
+def odd(inputs, dy):
+    global calls
+    calls += 1
     y, (dx,) = right(inputs, dy)
-    return y, (dx.to_sparse(),)
+    print(ESCAPES)
+    if calls % 5 == 0:
+        raise ValueError(ESCAPES)
+    return y, (
+        [
+            dy.reshape(-1)[:1].expand(10**12) if dy.numel() else dy,
+            dx.to_sparse(),
+            type(ESCAPES, (), {})(),
+            type("long" * 10**6, (), {})(),
+        ][calls % 5 - 1],
+    )
 
 def forks(inputs, dy):
     os.fork()
@@ -166,12 +190,20 @@ def test_right_and_wrong(run, tmp_path, isolate):
         ("exits", "raised SystemExit: 3"),
         ("recurses", "raised RecursionError"),
         ("generator", "(y, grads) is due, that is (y, (dx,)); a generator came"),
+        ("with_exit", "finding: the candidate raised SystemExit: 0"),
     ],
 )
 def test_hostile_candidates_are_findings(run, name, words):
     result = run(name)
     assert result.exit_code == 1
     assert words in " ".join(result.output.split())
+
+
+def test_the_verdict_of_an_earlier_run_does_not_stand(run, tmp_path):
+    (tmp_path / "out.json").write_text('{"passed": true}')
+    result = run("looks", "--json", "out.json")
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "out.json").read_text())["passed"] is True
 
 
 def test_a_candidate_that_ends_the_process(run, tmp_path):
@@ -191,6 +223,7 @@ def test_a_candidate_that_prints_and_prints(run):
     result = run("talks", "--isolate")
     assert result.exit_code == 0
     assert "bytes that the candidate printed are left out" in result.output
+    assert is_plain(result.output)
     assert "relu (float32, cpu): agrees" in " ".join(result.output.split())
     assert len(result.output) < 10**6
 
@@ -202,9 +235,8 @@ def test_a_module_that_exits_when_it_is_imported(run, tmp_path):
     assert "cannot be imported: SystemExit: 0" in " ".join(result.output.split())
 
 
-@pytest.mark.parametrize("name", ["hangs", "leaves_a_child"])
-def test_a_candidate_that_never_returns(run, name):
-    result = run(name, "--isolate", "--timeout", "6")
+def test_a_candidate_that_never_returns(run):
+    result = run("leaves_a_child", "--isolate", "--timeout", "6")
     assert result.exit_code == 1
     assert "did not return within 6 s" in " ".join(result.output.split())
 
@@ -245,8 +277,7 @@ def test_bad_usage_reaches_through_isolation(run):
         ("replaces_the_oracle", "wrong: dx"),
         ("answers_itself", "wrong: dx"),
         ("answers_nonsense", "closed or disturbed the pipe"),
-        ("huge", "came (1000000000000,)"),
-        ("sparse", "Tensor of layout torch.sparse_coo came"),
+        ("forges", "answered in the oracle's place"),
     ],
 )
 def test_what_is_wrong_stays_so(run, name, words):
@@ -255,9 +286,29 @@ def test_what_is_wrong_stays_so(run, name, words):
     assert words in " ".join(result.output.split())
 
 
-def test_an_answer_runs_no_code_here(run, tmp_path):
-    assert run("answers_with_code", "--isolate", "--timeout", "600").exit_code == 1
-    assert not (tmp_path / "ran").exists()
+def test_words_and_results_of_every_make(run, tmp_path):
+    """Of one candidate, so that one process does for all."""
+    result = run("odd", "--isolate", "--timeout", "600", "--json", str(tmp_path / "out.json"))
+    assert result.exit_code == 1
+    words = result.output
+    assert "came (1000000000000,)" in words
+    assert "Tensor of layout torch.sparse_coo came" in words
+    assert "raised ValueError: \\x1b[2J\\x1b[8m\\x07\\u202e\n    | relu (float32, cpu): agrees" in words
+    assert "a \\x1b[2J\\x1b[8m\\x07\\u202e\n" in words
+    assert "longlonglong ... longlonglong" in words.replace(
+        " ... ".join(["long" * 25] * 2), "longlonglong ... longlonglong"
+    )
+    assert "The candidate printed:\n| \\x1b[2J" in words
+    assert [line for line in words.splitlines() if line.startswith("relu")] == [
+        next(line for line in words.splitlines() if "FAILS" in line)
+    ]
+    assert is_plain(words)
+    assert is_plain((tmp_path / "out.json").read_text())
+    assert len(words) < 10**5
+
+
+def is_plain(text):
+    return all(c.isprintable() or c == "\n" for c in text)
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks /proc")

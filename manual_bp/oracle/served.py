@@ -1,0 +1,92 @@
+"""The process of an isolated candidate: it is loaded and called here, as `isolation.Isolated` asks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from manual_bp.oracle import calling
+from manual_bp.oracle.calling import Call, all_kept, call_with, parameters_of, plain, require_candidate, variants
+from manual_bp.oracle.cases import Case
+from manual_bp.oracle.foreign import shortened
+from manual_bp.oracle.loading import load
+from manual_bp.oracle.messages import MOST_TEXTS, receive_question, send_answer
+from manual_bp.oracle.surroundings import plain as plain_surroundings
+from manual_bp.rule import RULES, Vjp
+
+# Elements; of more, `compare` asks again only at once.
+SMALL = 2**17
+
+
+def serve() -> None:
+    """Load a candidate and call it as it is asked to, until the pipe is closed."""
+    # Numbers travel through these; what the candidate prints goes elsewhere, and what it starts does not inherit them.
+    with os.fdopen(os.dup(0), "rb") as questions, os.fdopen(os.dup(1), "wb") as answers:
+        with Path(os.devnull).open("rb") as nothing:
+            os.dup2(nothing.fileno(), 0)
+        os.dup2(2, 1)
+        own = os.getpid()
+        try:
+            candidate = load(receive_question(questions)["target"])
+            require_candidate(candidate)
+            made = {"": candidate, **variants(candidate)}
+            parameters = parameters_of(candidate)
+        except ValueError as error:
+            send_answer(answers, {"usage": shortened(str(error))})
+            return
+        kinds = None if parameters is None else [(p.name, p.kind.name) for p in parameters.values()]
+        words: dict[str, Any] = {"parameters": kinds, "variants": [name for name in made if name][:MOST_TEXTS]}
+        results: tuple[Any, ...] | None = None
+        firsts: dict[object, tuple[Any, ...]] = {}
+        with plain_surroundings():
+            while os.getpid() == own:  # a process that the candidate forked answers nothing
+                send_answer(answers, words, results)
+                question = receive_question(questions)
+                case = Case(tuple(question["inputs"]), question["dy"], question["hyper"], question["name"])
+                about = (question["variant"], case.name)
+                called = _called(made[question["variant"]], question, case, firsts.get(about, ()))
+                if question["how"] == "call":
+                    firsts = {key: found for key, found in firsts.items() if _is_small(found)}
+                    firsts[about] = called.results or ()
+                words, results = _words(called), called.results
+        os._exit(0)
+
+
+def _is_small(results: tuple[Any, ...]) -> bool:
+    """Whether results are kept beyond the next call: those of a case that may be called again later."""
+    return sum(x.numel() for x in results if isinstance(x, Tensor)) <= SMALL
+
+
+def _called(candidate: Vjp, question: Mapping[str, Any], case: Case, first: tuple[Any, ...]) -> Call:
+    """What is asked for.  first: the results of `call` at this case."""
+    how = question["how"]
+    if how == "plain":
+        try:
+            y, grads = call_with(candidate, (case.inputs, case.dy), case.hyper)
+            return Call(all_kept([plain(x) for x in (y, *grads)], case))
+        except (Exception, SystemExit):
+            return Call()
+    rule = RULES[question["rule"]]
+    if how == "call_filled":
+        return Call(traps=list(calling.call_filled(candidate, rule, case, first).items()))
+    if how in ("call_again", "call_often"):
+        again: Call = getattr(calling, how)(candidate, rule, case, first)
+        return again
+    return calling.call(candidate, rule, case)
+
+
+def _words(called: Call) -> dict[str, Any]:
+    """What was seen beside the results, as it travels: not more of it than the other side takes."""
+    lists = {
+        name: [(argument, shortened(text)) for argument, text in getattr(called, name)[:MOST_TEXTS]]
+        for name in ("traps", "findings", "differences")
+    }
+    return {
+        **lists,
+        "notes": [shortened(text) for text in called.notes[:MOST_TEXTS]],
+        "raised": shortened(called.raised),
+    }
