@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, Final, TypeVar
 
 import torch
@@ -151,7 +152,7 @@ def generated(rule: Rule, dtype: torch.dtype, device: str = "cpu", seed: int = 0
     options = [Edge(named(given), given) for given in hyperparameters(rule)]
     further = [*cases([*options, *valued(rule, dtype)]), *aliased(rule, found[0])]
     found += [Further(**vars(case)) for case in further if _is_sound(rule, case)]
-    return found + [case for case in _sized(rule, dtype, device, generator) if _is_defined(rule, case)]
+    return [*found, *_sized(rule, dtype, device, generator)]
 
 
 def _unless_small(rule: Rule, case: Case) -> Case:
@@ -161,22 +162,28 @@ def _unless_small(rule: Rule, case: Case) -> Case:
 
 
 def _sized(rule: Rule, dtype: torch.dtype, device: str, generator: torch.Generator) -> Iterator[Further]:
-    block = draw(rule, next(_one_row(rule)), generator) if rule.elementwise else None
-    for edge in sized(rule):
-        length = 0
-        if block is None:
-            inputs, dy, hyper = draw(rule, edge, generator)
-            chosen = enumerate(zip(inputs, rule.inputs.values(), strict=True))
-            inputs = tuple(weighted(x, last=SIGNS[i % 2]) if spec.cotangent else x for i, (x, spec) in chosen)
-            dy = weighted(dy, last=SIGNS[len(inputs) % 2])
-        else:  # so that evidence for one block is evidence for all
-            inputs, dy, hyper = block
-            (shape,) = edge.sizes.values()
-            assert isinstance(shape, tuple)
-            length = math.prod(shape)
-            inputs, dy = tuple(repeated(x, shape) for x in inputs), repeated(dy, shape)
-        case = Further(tuple(_cast(x, dtype, device) for x in inputs), _cast(dy, dtype, device), hyper, edge.name)
+    """Cases of every length."""
+
+    def cast(inputs: Iterable[Tensor], dy: Tensor, hyper: dict[str, Any], name: str) -> Further:
+        return Further(tuple(_cast(x, dtype, device) for x in inputs), _cast(dy, dtype, device), hyper, name)
+
+    def heavy_at_the_end(edge: Edge) -> Further:
+        inputs, dy, hyper = draw(rule, edge, generator)
+        chosen = enumerate(zip(inputs, rule.inputs.values(), strict=True))
+        inputs = tuple(weighted(x, last=SIGNS[i % 2]) if spec.cotangent else x for i, (x, spec) in chosen)
+        return cast(inputs, weighted(dy, last=SIGNS[len(inputs) % 2]), hyper, edge.name)
+
+    if not rule.elementwise:
+        for choices in sized(rule):
+            yield from islice((case for case in map(heavy_at_the_end, choices) if _is_defined(rule, case)), 1)
+        return
+    inputs, dy, hyper = draw(rule, next(_one_row(rule)), generator)  # so that evidence for one row is evidence for all
+    for (edge,) in sized(rule):
+        (shape,) = edge.sizes.values()
+        assert isinstance(shape, tuple)
+        case = cast((repeated(x, shape) for x in inputs), repeated(dy, shape), hyper, edge.name)
         yield case
+        length = math.prod(shape)
         if length - BLOCKS[-1] in OFF or length in BEYOND:  # on all blocks, one off all, or beyond a limit
             yield _opposite(rule, case)
 

@@ -41,7 +41,7 @@ from manual_bp.rule import DTYPES, RULES, Rule, Vjp
 # Elements of a case that is called many times, and of one that is called once more with its memory filled: larger ones
 # show nothing that these do not.
 REPEATED = range(1000, 2**15)
-FILLED = 2**14
+FILLED = 2**12
 # So many cases that are there for their size alone are enough to explain what is wrong in them.
 EXPLAINED = 6
 

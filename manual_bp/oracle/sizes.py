@@ -30,12 +30,13 @@ WHOLE = 32
 # Beyond two limits: what a block of 1024 threads adds up with four loads each, and the blocks that an axis of a CUDA
 # grid may have (65 535).
 BEYOND = (4097, 65_537)
-# Both above the sides of usual tiles of a product (64 to 128), and one of them a multiple.
-PAIR = (257, 256)
+# Both above the sides of usual tiles of a product, and one of them a multiple: 128 to 256 for the matrices that are
+# inputs, 64 to 128 elsewhere.
+PAIR, SMALLER_PAIR = (257, 256), (129, 128)
 # The other axes, while one is long: tiny, distinct, and a list of axes sometimes empty.
 TINY = (3, 2, 4, 5)
-TINIEST = (3, 1)
-ONE = (1,)
+# While one is very long, or two are long, the first of these at which the rule is defined.
+TINIEST = (1, 2, 3)
 LISTS: tuple[tuple[int, ...], ...] = ((), (2,))
 # Matrices for element-wise rules, which have one list of axes.
 MATRICES = ((31, 32), (256, 257), (5, 1024), (1024, 3))
@@ -60,13 +61,14 @@ def looped_axes(rule: Rule) -> list[str]:
     return [*rule.axis_names, *(name for name in rule.hyper if name in used)]
 
 
-def sized(rule: Rule) -> Iterator[Edge]:
-    """Lengths at, below and above every block on every axis, and beyond every limit."""
+def sized(rule: Rule) -> Iterator[tuple[Edge, ...]]:
+    """Lengths at, below and above every block on every axis, and beyond every limit; of several choices the first at
+    which the rule is defined is meant."""
     if rule.elementwise:
         (name,) = rule.axis_names
         vectors = [(block + off,) for block in BLOCKS for off in OFF] + [(length,) for length in BEYOND]
         for shape in (*vectors, *MATRICES):
-            yield Edge(f"{name} = {shape if len(shape) > 1 else shape[0]}", sizes={name: shape})
+            yield (Edge(f"{name} = {shape if len(shape) > 1 else shape[0]}", sizes={name: shape}),)
         return
     names = looped_axes(rule)
     for position, block in enumerate(BLOCKS):
@@ -75,18 +77,24 @@ def sized(rule: Rule) -> Iterator[Edge]:
             # Every axis has all three lengths in the end, each beside others.
             lengths = {name: block + OFF[(turn + i) % len(OFF)] for i, name in enumerate(names)}
             if block <= WHOLE:
-                yield _edge(rule, lengths, turn)
+                yield (_edge(rule, lengths, turn),)
             elif block == BLOCKS[-1] or len(names) == 1:
                 for name in names:
-                    yield _edge(rule, {name: block + off}, turn)
+                    yield (_edge(rule, {name: block + off}, turn),)
             elif off == 0:
                 for name, length in lengths.items():
-                    yield _edge(rule, {name: length}, turn)
-    for pair in combinations(names, 2):
-        yield _edge(rule, dict(zip(pair, PAIR, strict=True)), turn=0, tiny=ONE)
-    for length in BEYOND:
-        for name in names:
-            yield _edge(rule, {name: length}, turn=0, tiny=TINIEST)
+                    yield (_edge(rule, {name: length}, turn),)
+    pairs = [
+        dict(zip(pair, PAIR if _is_matrix(rule, pair) else SMALLER_PAIR, strict=True))
+        for pair in combinations(names, 2)
+    ]
+    for lengths in (*pairs, *({name: length} for length in BEYOND for name in names)):
+        yield tuple(_edge(rule, lengths, turn=0, tiny=(tiny,)) for tiny in TINIEST)
+
+
+def _is_matrix(rule: Rule, pair: tuple[str, str]) -> bool:
+    """Whether an input has these axes and no other."""
+    return any({f for t in axes.tokens(rule.annotations[n]) for f in axes.factors(t)} == {*pair} for n in rule.inputs)
 
 
 def _edge(rule: Rule, lengths: dict[str, int], turn: int, tiny: tuple[int, ...] = TINY) -> Edge:
