@@ -9,6 +9,7 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -133,7 +134,10 @@ def call_again(candidate: Vjp, rule: Rule, case: Case, first: tuple[Any, ...]) -
 
 
 def _remembered(candidate: Vjp, rule: Rule, case: Case, given: Mapping[str, Tensor]) -> Iterator[tuple[str, str]]:
-    """What a candidate remembers of tensors whose numbers have changed since.  given: those of a call."""
+    """What a candidate remembers of tensors whose numbers have changed since.  given: those of a call; if they share
+    memory, other numbers cannot be put into them."""
+    if any(map(overlap, given.values())) or any(shares_elements(a, b) for a, b in combinations(given.values(), 2)):
+        return
     *inputs, dy = (x.flip(tuple(range(x.ndim))) for x in (*case.inputs, case.dy))
     other = replace(case, inputs=tuple(inputs), dy=2 * dy)
     _, due, _ = _call(candidate, rule, other)
