@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
 import time
 import traceback
@@ -140,9 +141,15 @@ def _remembered(candidate: Vjp, rule: Rule, case: Case, given: Mapping[str, Tens
         return
     *inputs, dy = (x.flip(tuple(range(x.ndim))) for x in (*case.inputs, case.dy))
     other = replace(case, inputs=tuple(inputs), dy=2 * dy)
-    _, due, _ = _call(candidate, rule, other)
-    _, got, _ = _call(candidate, rule, other, given)
-    for argument, a, b in zip(_arguments(rule), due or (), got or (), strict=False):
+    try:
+        _, due, _ = _call(candidate, rule, other)
+        due = all_kept(due or (), other)
+        _, got, _ = _call(candidate, rule, other, given)
+        got = all_kept(got or (), other)
+    except Exception as error:
+        yield _unreadable(error)
+        return
+    for argument, a, b in zip(_arguments(rule), due, got, strict=False):
         if all(isinstance(x, Tensor) and is_dense(x) for x in (a, b)) and not same_bits(a, b):
             words = "remembered from an earlier call on the same tensors, though their numbers have changed"
             yield argument, f"is {words}"
@@ -168,11 +175,16 @@ def call_often(candidate: Vjp, rule: Rule, case: Case, first: tuple[Any, ...], t
             for _ in range(times):
                 y, grads = call_with(candidate, (tuple(inputs), dy), hyper)
                 for i, got in enumerate((y, *grads)):
-                    if i not in worst or same_bits(first[i], got := plain(got)):
+                    if i not in worst:
                         continue
-                    difference = (got.detach().double() - first[i].double()).abs().nan_to_num(nan=torch.inf)
-                    if float(difference.max()) > worst[i]:
-                        worst[i], results[i] = float(difference.max()), got.detach().clone()
+                    got = _kept(plain(got), first[i])
+                    difference = math.inf
+                    if isinstance(got, Tensor) and is_dense(got) and got.shape == first[i].shape:
+                        if same_bits(first[i], got):
+                            continue
+                        difference = float((got.double() - first[i].double()).abs().nan_to_num(nan=math.inf).max())
+                    if difference > worst[i]:
+                        worst[i], results[i] = difference, got
                 if time.monotonic() > end:
                     break
         except KeyboardInterrupt:  # it is the user's
@@ -420,7 +432,7 @@ def stand_in(kind: str, is_array: bool) -> Any:
 
 def all_kept(raw: Sequence[Any], case: Case) -> tuple[Any, ...]:
     """Results in memory of their own: the candidate may go on writing into what it returned."""
-    return tuple(_kept(x, like) for x, like in zip(raw, (case.dy, *case.inputs), strict=True))
+    return tuple(_kept(x, like) for x, like in zip(raw, (case.dy, *case.inputs), strict=bool(raw)))
 
 
 def _kept(x: Any, like: Tensor) -> Any:
