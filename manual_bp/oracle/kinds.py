@@ -122,8 +122,18 @@ class Kinds:
             if mistake.loses_digits:
                 words = f"loses digits, as the formula {mistake.name} does"
                 bounds = partial(self.widths_of, case, mistake=mistake)
-                yield from self._digits(words, case, position, expected, bounds)
-        yield from self._digits(self._rounding(position), case, position, expected, partial(self._lost, case))
+                yield self._digits(words, position, bounds)
+                if self.contract != self._narrow:
+                    bound = self._within_reach(bounds(self._narrow), case, position, expected)
+                    yield Excuse("digits", f"{words}, in {self._name(self.dtype)}", bound, bounds, FINER[self.dtype])
+        # Not in 16 bits: so many roundings there are as much as is due.
+        yield self._digits(self._rounding(position), position, partial(self._lost, case))
+
+    def _digits(self, words: str, position: int, bounds: Callable[[Contract], Values]) -> Excuse:
+        """Digits lost in the declared precision."""
+        bound = bounds(self.contract)[position]
+        assert bound is not None
+        return Excuse("digits", words, bound, bounds, FINER.get(self.contract.compute))
 
     def _rounding(self, position: int) -> str:
         """The general bound, in words."""
@@ -131,17 +141,6 @@ class Kinds:
             return "loses digits: it is within a few roundings of the terms into which each operation expands"
         what = "|dy| times the largest slope" if position else "the largest value"
         return f"loses digits: it is within a few roundings of {what} up to max(1, |x|)"
-
-    def _digits(
-        self, words: str, case: Case, position: int, expected: Tensor, bounds: Callable[[Contract], Values]
-    ) -> Iterator[Excuse]:
-        """Digits lost in the declared precision, and, of 16-bit numbers, in arithmetic of 16 bits."""
-        bound = bounds(self.contract)[position]
-        assert bound is not None
-        yield Excuse("digits", words, bound, bounds, FINER.get(self.contract.compute))
-        if self.contract != self._narrow:
-            bound = self._within_reach(bounds(self._narrow), case, position, expected)
-            yield Excuse("digits", f"{words}, in {self._name(self.dtype)}", bound, bounds, FINER[self.dtype])
 
     def _within_reach(self, bounds: Values, case: Case, position: int, expected: Tensor) -> Tensor:
         """A bound of arithmetic in few bits, infinite where it is wider than what is due: there no digit is left, and

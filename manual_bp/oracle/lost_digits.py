@@ -22,7 +22,7 @@ from torch import Tensor
 from manual_bp.arithmetic.bounded import Contract, How, magnitudes, widths
 from manual_bp.arithmetic.bounded_table import precision
 from manual_bp.oracle.cases import Case
-from manual_bp.rule import SIXTEEN_BITS, Rule
+from manual_bp.rule import Rule
 
 Values = tuple[Tensor | None, ...]
 
@@ -31,8 +31,6 @@ Values = tuple[Tensor | None, ...]
 ROUNDINGS = 64.0
 # A page's operation is a few of an expanded program, with rounded constants: three bits each.
 PER_OPERATION = 8.0
-# In 16 bits every rounding is seen, and that many would be a quarter of everything: one for eight.
-FEW_BITS = 1 / 8
 # Where the largest slope is looked for, in units of max(1, |x|).
 BETWEEN = (-1.0, -0.75, -0.5, -0.25, -0.125, 0.0, 0.125, 0.25, 0.5, 0.75, 1.0)
 
@@ -40,20 +38,15 @@ BETWEEN = (-1.0, -0.75, -0.5, -0.25, -0.125, 0.0, 0.125, 0.25, 0.5, 0.75, 1.0)
 def lost_digits(rule: Rule, case: Case, contract: Contract) -> Values:
     """How far off y and each cotangent may be, float64, None for one without; infinite where a step may overflow."""
     if not rule.elementwise:
-        how = How(roundings=roundings(PER_OPERATION, contract))
+        how = How(roundings=PER_OPERATION)
         found = widths(rule, case.inputs, case.dy, contract, how=how, **case.hyper)
         return (found.y, *found.grads)
     own = widths(rule, case.inputs, case.dy, contract, **case.hyper)
-    lost = roundings(ROUNDINGS, contract) * precision(contract.compute).u
+    lost = ROUNDINGS * precision(contract.compute).u
     return tuple(
         None if width is None or reach is None else width + lost * reach
         for width, reach in zip((own.y, *own.grads), reach_of(rule, case), strict=True)
     )
-
-
-def roundings(number: float, contract: Contract) -> float:
-    """So many roundings, or the fewer that are granted in 16 bits."""
-    return number * (FEW_BITS if contract.compute in SIXTEEN_BITS else 1.0)
 
 
 def reach_of(rule: Rule, case: Case) -> Values:
