@@ -44,15 +44,21 @@ LONGEST = 120
 """File systems take 255 bytes in a name."""
 
 
-def cases(rule: str | Rule, dtype: torch.dtype | None = None, device: str = "cpu") -> list[Any]:
-    """The generated cases of a rule as parameters, each with its name as id.  dtype: float32 by default."""
+def cases(rule: str | Rule, dtype: torch.dtype | None = None, device: str = "cpu", **declared: Any) -> list[Any]:
+    """The generated cases of a rule as parameters, each with its name as id.
+
+    dtype: float32 by default.  declared: hyper=, ndim= and min_size= as for `check`, which is to be told them too.
+    """
     import torch
 
     from manual_bp.oracle.cases import generated
+    from manual_bp.oracle.declared import Declared
     from manual_bp.rule import RULES
 
     rule = RULES[rule] if isinstance(rule, str) else rule
-    return [pytest.param(case, id=case.name) for case in generated(rule, dtype or torch.float32, device)]
+    found = Declared.of(rule, **{"hyper": None, "ndim": None, "min_size": 0, **declared})
+    made = generated(found.rule(rule), dtype or torch.float32, device, declared=found)
+    return [pytest.param(case, id=case.name) for case in made]
 
 
 class Oracle:

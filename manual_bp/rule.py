@@ -96,7 +96,7 @@ class Rule:
     @property
     def ordinary(self) -> dict[str, Any]:
         """Ordinary values of all hyperparameters: the defaults, and the page's HYPER for those without one."""
-        return {**self.defaults, **getattr(self.page, "HYPER", {})}
+        return {**getattr(self.page, "HYPER", {}), **self.defaults}
 
     @property
     def axis_names(self) -> dict[str, bool]:

@@ -17,7 +17,7 @@ from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.inputs import Mistake
 from manual_bp.oracle.candidates import candidate
 from manual_bp.oracle.cases import draw
-from manual_bp.oracle.comparison import compare, rejects
+from manual_bp.oracle.checking import compare, rejects
 from manual_bp.oracle.errors import ulp
 from manual_bp.oracle.evidence import Evidence, generated_evidence
 from manual_bp.rule import RULES, Rule, Vjp

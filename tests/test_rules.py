@@ -14,7 +14,7 @@ from manual_bp.arithmetic.bounded import contract_of, widths
 from manual_bp.inputs import Edge
 from manual_bp.oracle import Case, compare
 from manual_bp.oracle.cases import draw
-from manual_bp.oracle.comparison import rejects
+from manual_bp.oracle.checking import rejects
 from manual_bp.rule import SIXTEEN_BITS
 
 EDGES = [(name, edge) for name, rule in bp.RULES.items() for edge in rule.edges]

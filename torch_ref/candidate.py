@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,32 +13,79 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from manual_bp.oracle.adapters import take_keywords_of
+from manual_bp.oracle.ways import INPUTS, only, orders, without
+from torch_ref.modules import Bound
 
 if TYPE_CHECKING:
     from manual_bp import Vjp
     from manual_bp.training.engine import Engine
 
 
-def vjp(fn: Callable[..., Tensor]) -> Vjp:
-    """The Vjp of any autograd callable or nn.Module.
+def vjp(fn: Callable[..., Tensor], *, inputs: Sequence[str] | None = None) -> Vjp:
+    """The Vjp of any autograd callable, `apply` of an autograd.Function, or nn.Module.
 
     `fn(*inputs, **hyper)` is run on detached copies of the floating-point inputs that require grad; an input that the
-    result does not depend on gets None.  The parameters of a Module are left alone.
+    result does not depend on gets None.
+
+    An input of a Module is passed to its forward, unless it is named as a parameter or buffer: then it stands for that
+    one (`torch_ref.modules.Bound`).  inputs: the names; by default those of the rule that it is compared with, and
+    where there is none all are passed to forward.  The Module is left as it was.
     """
+    if not isinstance(fn, torch.nn.Module):
+        return _autograd_vjp(_by_name(fn) if _is_apply(fn) else fn)
+    if inputs is not None:
+        return _autograd_vjp(Bound(fn, tuple(inputs)))
 
+    def arguments_alone(*given: Tensor, **hyper: Any) -> Tensor:
+        return Bound(fn, tuple(f"argument {position}" for position in range(len(given))))(*given, **hyper)
+
+    found = _autograd_vjp(arguments_alone)
+    vars(found)["named"] = lambda names: _autograd_vjp(Bound(fn, tuple(names)))  # for `calling.for_inputs`
+    return found
+
+
+def _autograd_vjp(fn: Callable[..., Tensor]) -> Vjp:
     def autograd_vjp(inputs: tuple[Tensor, ...], dy: Tensor, **hyper: Any) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-        with torch.inference_mode(False), torch.enable_grad():
-            plain = (x.clone() if x.is_inference() else x for x in inputs)
-            leaves = tuple(x.detach().requires_grad_() if x.is_floating_point() else x for x in plain)
-            wanted = [x for x in leaves if x.requires_grad]
-            y = fn(*leaves, **hyper)
-            if not y.requires_grad:
-                return y, tuple(None for _ in inputs)
-            paired = _Paired.apply(y, dy)  # type: ignore[no-untyped-call]
-            found = iter(torch.autograd.grad(paired, wanted, allow_unused=True))
-        return y.detach(), tuple(next(found) if x.requires_grad else None for x in leaves)
+        leaves, y = run_forward(inputs, hyper)
+        return y.detach(), run_backward((leaves, y), dy)
 
-    take_keywords_of(fn.forward if isinstance(fn, torch.nn.Module) else fn, autograd_vjp)
+    def run_forward(
+        inputs: tuple[Tensor, ...], hyper: Mapping[str, Any], wanted: Collection[int] = range(INPUTS)
+    ) -> tuple[list[Tensor], Tensor]:
+        """wanted: which inputs require grad."""
+        with torch.inference_mode(False), torch.enable_grad():
+            given = [x.clone() if x.is_inference() else x.detach() for x in inputs]
+            leaves = [x.requires_grad_() if i in wanted and x.is_floating_point() else x for i, x in enumerate(given)]
+            return leaves, fn(*leaves, **hyper)
+
+    def run_backward(kept: Any, dy: Tensor, again: bool = False) -> tuple[Tensor | None, ...]:
+        """again: whether it will be called again (retain_graph)."""
+        leaves, y = kept
+        if not y.requires_grad:
+            return tuple(None for _ in leaves)
+        with torch.inference_mode(False), torch.enable_grad():
+            paired = _Paired.apply(y, dy)  # type: ignore[no-untyped-call]
+            wanted = [x for x in leaves if x.requires_grad]
+            found = iter(torch.autograd.grad(paired, wanted, allow_unused=True, retain_graph=again))
+        return tuple(next(found) if x.requires_grad else None for x in leaves)
+
+    def with_some(wanted: Collection[int]) -> Vjp:
+        def some(inputs: tuple[Tensor, ...], dy: Tensor, **hyper: Any) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+            leaves, y = run_forward(inputs, hyper, wanted)
+            return y.detach(), run_backward((leaves, y), dy)
+
+        return some
+
+    def whole(inputs: tuple[Tensor, ...], hyper: Mapping[str, Any]) -> tuple[Tensor, Any]:
+        leaves, y = run_forward(inputs, hyper)
+        return y.detach(), (leaves, y)
+
+    ways = orders(whole, lambda kept, dy: run_backward(kept, dy, again=True))
+    for position in range(INPUTS):
+        ways[only(position)] = with_some({position})
+        ways[without(position)] = with_some(set(range(INPUTS)) - {position})
+    vars(autograd_vjp)["ways"] = ways
+    take_keywords_of(fn, autograd_vjp)
     return autograd_vjp
 
 
@@ -59,6 +107,32 @@ class _Paired(torch.autograd.Function):
         return ctx.dy, None
 
 
+def _is_apply(fn: Any) -> bool:
+    """Whether it is `apply` of an autograd.Function."""
+    owner = getattr(fn, "__self__", None)
+    return isinstance(owner, type) and issubclass(owner, torch.autograd.Function) and fn.__name__ == "apply"
+
+
+def _by_name(apply: Any) -> Callable[..., Tensor]:
+    """`apply`, which takes everything by position, with hyperparameters by the names that forward gives them."""
+    function = apply.__self__
+    parameters = list(inspect.signature(function.forward).parameters.values())
+    if function.setup_context is torch.autograd.Function.setup_context:
+        parameters = parameters[1:]  # ctx
+
+    def called(*inputs: Tensor, **hyper: Any) -> Tensor:
+        more: list[Any] = []
+        for p in parameters[len(inputs) :]:
+            if p.name not in hyper and p.default is p.empty:
+                break  # let `apply` say what is missing
+            more.append(hyper.get(p.name, p.default))
+        result: Tensor = apply(*inputs, *more)
+        return result
+
+    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return called
+
+
 def function(rule: str) -> Callable[..., Tensor] | None:
     """torch's own function for a rule: `torch_ref.twins.<rule>` or else `torch.nn.functional.<rule>`, or None."""
     if importlib.util.find_spec(f"torch_ref.twins.{rule}"):
@@ -78,6 +152,10 @@ class Torch:
 
     def __call__(self, rule: str) -> Vjp | None:
         return twin(rule)
+
+    def autograd(self, forward: Callable[..., Tensor]) -> Vjp:
+        """The Vjp of a function that is written in torch operations: a page's own forward, where there is no twin."""
+        return vjp(forward)
 
     def model(self, name: str, **config: Any) -> Engine:
         """An engine that trains the named model by autograd (manual_bp.training.engine)."""

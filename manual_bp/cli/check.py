@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -44,6 +44,13 @@ def check(
     json_file: Json = None,
     html_file: Annotated[Path | None, typer.Option("--html", help="Write the report as one page.")] = None,
     isolate: Annotated[bool, typer.Option("--isolate", help="In a process that may crash or hang.")] = False,
+    hyper: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A value that is all that it promises; repeatable.")
+    ] = None,
+    ndim: Annotated[
+        list[int] | None, typer.Option(help="It is meant for a first input of so many axes; repeatable.")
+    ] = None,
+    min_size: Annotated[int, typer.Option("--min-size", help="It is meant for axes of this length or longer.")] = 0,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds that an isolated candidate may take.")] = 60.0,
 ) -> None:
     """The oracle on your code."""
@@ -61,6 +68,11 @@ def check(
             raise ValueError("--html calls the candidate again in this process, so it does not go with --isolate.")
         RULES[against]
         (chosen,) = chosen_dtypes(dtype)
+        declared: dict[str, Any] = {
+            "hyper": _values(hyper or []),
+            "ndim": tuple(ndim) if ndim else None,
+            "min_size": min_size,
+        }
         _forget(json_file, html_file)
         searching = notices.status("searching for the cause")
 
@@ -79,6 +91,7 @@ def check(
                     strict=strict,
                     diagnose=diagnose,
                     on_verdict=tell_verdict,
+                    **declared,
                 )
         except (CandidateEnded, SystemExit) as error:
             words = str(error) if isinstance(error, CandidateEnded) else f"the candidate raised SystemExit: {error}"
@@ -95,7 +108,7 @@ def check(
     if html_file is not None:
         from manual_bp.oracle.html import to_html
 
-        page = to_html(report, against, candidate, title=readable(target), options={"strict": strict})
+        page = to_html(report, against, candidate, title=readable(target), options={"strict": strict, **declared})
         written = write(html_file, page, "--html")
     write_json(json_file, "check", report.passed, {"report": json.loads(report.to_json())})
     if not report.passed:
@@ -110,3 +123,17 @@ def _forget(*files: Path | None) -> None:
         if file is not None and file.is_file():
             with suppress(OSError):  # which is said when it is written
                 file.write_text("")
+
+
+def _values(given: list[str]) -> dict[str, int | float]:
+    """Hyperparameters from NAME=VALUE.  Raises ValueError for what is no number."""
+    found: dict[str, int | float] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        try:
+            found[name.strip()] = int(value) if value.strip().lstrip("+-").isdigit() else float(value)
+        except ValueError:
+            equals = ""
+        if not equals:
+            raise ValueError(f"--hyper must be NAME=VALUE with a number, as in alpha=1.0; came {text!r}.")
+    return found

@@ -3,7 +3,7 @@
 from manual_bp.arithmetic.bounded import Contract
 from manual_bp.oracle.adapters import from_functions
 from manual_bp.oracle.cases import NOT_RECORDED, Case
-from manual_bp.oracle.comparison import GradientMismatch, check, compare
+from manual_bp.oracle.checking import GradientMismatch, check, compare
 from manual_bp.oracle.report import Mismatch, Report
 
 __all__ = [

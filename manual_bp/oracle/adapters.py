@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch.utils.dlpack
 from torch import Tensor
 
 from manual_bp.oracle.calling import call_with
+from manual_bp.oracle.ways import orders
 from manual_bp.rule import Vjp
 
 KINDS = ("torch", "numpy", "jax")
@@ -31,15 +32,24 @@ def from_functions(forward: Callable[..., Any], backward: Callable[..., Any], *,
     if kind not in KINDS:
         raise ValueError(f"from_functions: arrays must be one of {list(KINDS)}; came {kind!r}.")
 
+    def run_forward(inputs: Sequence[Tensor], hyper: Mapping[str, Any], lay: Lay = _as_it_is) -> tuple[Any, Any]:
+        # The arrays are kept beside the cache: a program that calls backward still has them.
+        arrays = [lay(_to_array(x, kind)) for x in inputs]
+        returned = call_with(forward, arrays, hyper)
+        if not (isinstance(returned, tuple | list) and len(returned) == 2):
+            raise TypeError(f"forward must return (y, cache); it returned a {type(returned).__name__}")
+        return returned[0], (returned[1], arrays)
+
+    def run_backward(kept: Any, dy: Tensor, lay: Lay = _as_it_is) -> tuple[Any, ...]:
+        grads = backward(lay(_to_array(dy, kind)), kept[0])
+        several = grads if isinstance(grads, tuple | list) else (grads,)
+        return tuple(to_tensor(g, dy) for g in several)
+
     def vjp_of(lay_inputs: Lay, lay_dy: Lay) -> Vjp:
         def vjp(inputs: tuple[Tensor, ...], dy: Tensor, **hyper: Any) -> tuple[Any, tuple[Any, ...]]:
-            returned = call_with(forward, [lay_inputs(_to_array(x, kind)) for x in inputs], hyper)
-            if not (isinstance(returned, tuple | list) and len(returned) == 2):
-                raise TypeError(f"forward must return (y, cache); it returned a {type(returned).__name__}")
-            y, cache = returned
-            grads = backward(lay_dy(_to_array(dy, kind)), cache)
-            several = grads if isinstance(grads, tuple | list) else (grads,)
-            return to_tensor(y, dy), tuple(to_tensor(g, dy) for g in several)
+            y, kept = run_forward(inputs, hyper, lay_inputs)
+            grads = run_backward(kept, dy, lay_dy)
+            return to_tensor(y, dy), grads
 
         take_keywords_of(forward, vjp)
         return vjp
@@ -49,6 +59,7 @@ def from_functions(forward: Callable[..., Any], backward: Callable[..., Any], *,
         reversed_inputs, reversed_dy = vjp_of(_backwards, _as_it_is), vjp_of(_as_it_is, _backwards)
         layouts = {"inputs with negative strides": reversed_inputs, "dy with negative strides": reversed_dy}
         vars(found)["layouts"] = layouts  # for `calling.variants`
+    vars(found)["ways"] = orders(run_forward, run_backward)
     return found
 
 

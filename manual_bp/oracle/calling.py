@@ -58,6 +58,16 @@ def require_candidate(candidate: Any) -> None:
         raise ValueError(f"{DUE}; came a {kind.__name__}. Pass a function, or None and recorded cases=.")
 
 
+def for_inputs(candidate: Any, names: Sequence[str]) -> Vjp:
+    """The candidate for a rule with inputs of these names: one that binds them to parameters (`torch_ref.vjp` of an
+    nn.Module) wants to know.  Raises ValueError if it cannot take them."""
+    if isinstance(candidate, Elsewhere):
+        return candidate.named(tuple(names))
+    bind = vars(candidate).get("named") if inspect.isfunction(candidate) else None
+    found: Vjp = bind(tuple(names)) if callable(bind) else candidate
+    return found
+
+
 @dataclass
 class Call:
     """What one call came to.
@@ -83,6 +93,10 @@ class Elsewhere(ABC):
     def call(self, how: str, rule: Rule, case: Case) -> Call:
         """What `call`, `call_again`, `call_often` or `call_filled` (in `traps`) finds there; all but the first follow a
         `call` at the same case."""
+
+    @abstractmethod
+    def named(self, names: tuple[str, ...]) -> Vjp:
+        """What `for_inputs` makes of it there."""
 
 
 def call(candidate: Vjp, rule: Rule, case: Case, reference: Sequence[Tensor | None] = ()) -> Call:
@@ -229,13 +243,15 @@ def variants(candidate: Any) -> dict[str, Vjp]:
 
 
 def passable(candidate: Callable[..., Any], rule: Rule, hyper: Mapping[str, Any]) -> dict[str, Any] | list[str]:
-    """The hyperparameters to pass: all of them if the signature takes them; a default need not be taken.  The names of
-    those that it lacks, if it lacks any."""
+    """The hyperparameters to pass: all of them if the signature takes them; a default need not be taken, and is passed
+    to a parameter that has none.  The names of those that it lacks, if it lacks any."""
     parameters = parameters_of(candidate)
     if parameters is None or any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return dict(hyper)
     lacking = [n for n, v in hyper.items() if n not in parameters and v != rule.defaults.get(n)]
-    return lacking or {n: v for n, v in hyper.items() if n in parameters}
+    empty = inspect.Parameter.empty
+    given = {n: v for n, v in rule.defaults.items() if n in parameters and parameters[n].default is empty}
+    return lacking or {n: v for n, v in {**given, **hyper}.items() if n in parameters}
 
 
 def parameters_of(function: Any) -> Mapping[str, inspect.Parameter] | None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from manual_bp import axes
 from manual_bp.inputs import Edge
+from manual_bp.oracle.declared import NOTHING, Declared
 from manual_bp.oracle.layouts import aliased, laid_out
 from manual_bp.oracle.sizes import BEYOND, BLOCKS, OFF, SIGNS, sized, weighted
 from manual_bp.oracle.values import hyperparameters, named, valued
@@ -131,28 +132,38 @@ def draw(rule: Rule, edge: Edge, generator: torch.Generator) -> tuple[tuple[Tens
     return inputs, dy, hyper
 
 
-def generated(rule: Rule, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> list[Case]:
+def generated(
+    rule: Rule, dtype: torch.dtype, device: str = "cpu", seed: int = 0, declared: Declared = NOTHING
+) -> list[Case]:
     """Every case of a rule: its edges, ranks and sizes that catch people, memory layouts of inputs and cotangent, and
     then what lies further out.
 
-    Edges that raise are not cases, nor are those sizes at which the rule is not defined.
+    Edges that raise are not cases, nor are those sizes at which the rule is not defined, nor what does not fit what was
+    declared; the rule's defaults are the declared ones (`Declared.rule`).
     """
+    usual = sizes_of(rule)
     generator = torch.Generator().manual_seed(seed)
 
     def cases(edges: Iterable[Edge]) -> Iterator[Case]:
         for edge in edges:
             inputs, dy, hyper = draw(rule, edge, generator)
-            yield Case(tuple(_cast(x, dtype, device) for x in inputs), _cast(dy, dtype, device), hyper, edge.name)
+            yield Case(tuple(in_dtype(x, dtype, device) for x in inputs), in_dtype(dy, dtype, device), hyper, edge.name)
 
-    found = list(cases([Edge("ordinary"), *(edge for edge in rule.edges if not edge.raises)]))
-    found += [_unless_small(rule, case) for case in cases(_sizes(rule)) if _is_defined(rule, case)]
+    edges = [Edge("ordinary"), *(edge for edge in rule.edges if not edge.raises)]
+    found = list(cases(declared.edges(rule, edges, usual)))
+    if declared:  # not every edge is one for other values and axes
+        found = [found[0], *(case for case in found[1:] if _is_defined(rule, case))]
+    sizes = cases(declared.sizes(rule, _sizes(rule), usual))
+    found += [_unless_small(rule, case) for case in sizes if _is_defined(rule, case)]
     found += laid_out(rule, found[0])
     many = [many_rows(case) for case in cases(_one_row(rule))]
     found += [*many, *(_opposite(rule, case) for case in many)]
     options = [Edge(named(given), given) for given in hyperparameters(rule)]
-    further = [*cases([*options, *valued(rule, dtype)]), *aliased(rule, found[0])]
+    values = declared.edges(rule, [*options, *valued(rule, dtype)], usual)
+    further = [*cases(values), *aliased(rule, found[0])]
     found += [Further(**vars(case)) for case in further if _is_sound(rule, case)]
-    return [*found, *_sized(rule, dtype, device, generator)]
+    found += _sized(rule, declared, dtype, device, generator)
+    return [case for case in found if declared.fits(rule, case.inputs, case.hyper)]
 
 
 def _unless_small(rule: Rule, case: Case) -> Case:
@@ -161,11 +172,14 @@ def _unless_small(rule: Rule, case: Case) -> Case:
     return case if small else WellConditioned(**vars(case))
 
 
-def _sized(rule: Rule, dtype: torch.dtype, device: str, generator: torch.Generator) -> Iterator[Further]:
+def _sized(
+    rule: Rule, declared: Declared, dtype: torch.dtype, device: str, generator: torch.Generator
+) -> Iterator[Further]:
     """Cases of every length."""
+    usual = sizes_of(rule)
 
     def cast(inputs: Iterable[Tensor], dy: Tensor, hyper: dict[str, Any], name: str) -> Further:
-        return Further(tuple(_cast(x, dtype, device) for x in inputs), _cast(dy, dtype, device), hyper, name)
+        return Further(tuple(in_dtype(x, dtype, device) for x in inputs), in_dtype(dy, dtype, device), hyper, name)
 
     def heavy_at_the_end(edge: Edge) -> Further:
         inputs, dy, hyper = draw(rule, edge, generator)
@@ -174,11 +188,12 @@ def _sized(rule: Rule, dtype: torch.dtype, device: str, generator: torch.Generat
         return cast(inputs, weighted(dy, last=SIGNS[len(inputs) % 2]), hyper, edge.name)
 
     if not rule.elementwise:
-        for choices in sized(rule):
+        for alternatives in sized(rule):
+            choices = declared.sizes(rule, alternatives, usual)
             yield from islice((case for case in map(heavy_at_the_end, choices) if _is_defined(rule, case)), 1)
         return
     inputs, dy, hyper = draw(rule, next(_one_row(rule)), generator)  # so that evidence for one row is evidence for all
-    for (edge,) in sized(rule):
+    for edge in declared.sizes(rule, (edge for (edge,) in sized(rule)), usual):
         (shape,) = edge.sizes.values()
         assert isinstance(shape, tuple)
         case = cast((repeated(x, shape) for x in inputs), repeated(dy, shape), hyper, edge.name)
@@ -206,7 +221,8 @@ def first_block(case: Case) -> Case | None:
     return Case(tuple(inputs), dy, case.hyper, case.name)
 
 
-def _cast(x: Tensor, dtype: torch.dtype, device: str) -> Tensor:
+def in_dtype(x: Tensor, dtype: torch.dtype, device: str) -> Tensor:
+    """On the device, and a number in `dtype`; a mask stays one."""
     return x.to(device, dtype if x.is_floating_point() else x.dtype)
 
 

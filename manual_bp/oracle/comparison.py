@@ -1,8 +1,8 @@
-"""`compare` and `check`: one candidate, one rule, one report."""
+"""One run of `compare`: a candidate is called at each case, its results are judged, and the report is gathered."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manual_bp.arithmetic.bounded import Contract, contract_of
+from manual_bp.arithmetic.bounded import Contract
 from manual_bp.oracle.calling import (
     Call,
     call,
@@ -18,25 +18,26 @@ from manual_bp.oracle.calling import (
     call_filled,
     call_often,
     passable,
-    require_candidate,
     same_bits,
-    variants,
 )
 from manual_bp.oracle.cases import NOT_RECORDED, Case, Further
 from manual_bp.oracle.conventions import Conventions
+from manual_bp.oracle.declared import NOTHING, Declared, untaken
 from manual_bp.oracle.diagnosis import Record, diagnose
 from manual_bp.oracle.errors import errors
-from manual_bp.oracle.evidence import Evidence, Generated, certified_module, evidence, generated_evidence
+from manual_bp.oracle.evidence import Evidence, certified_module
 from manual_bp.oracle.foreign import named as named_type
 from manual_bp.oracle.kinds import Kinds
 from manual_bp.oracle.pattern import pattern
+from manual_bp.oracle.raising import tracebacks, where_raised
 from manual_bp.oracle.report import NOT_SOUGHT, Mismatch, Report, Worst
 from manual_bp.oracle.summary import named, patterns
-from manual_bp.oracle.surroundings import plain
+from manual_bp.oracle.supplied import tensor_of
+from manual_bp.oracle.trials import own_defaults, trials
 from manual_bp.oracle.unwritten import NEVER
 from manual_bp.oracle.vacuity import Judged, structurally_zero, untested
 from manual_bp.oracle.words import counted
-from manual_bp.rule import DTYPES, RULES, Rule, Vjp
+from manual_bp.rule import Rule, Vjp
 
 # Elements of a case that is called many times, and of one that is called once more with its memory filled: larger ones
 # show nothing that these do not.
@@ -49,155 +50,7 @@ NOTES = ("digits", "16-bit")
 """Kinds of mismatch that are notes unless the comparison is strict."""
 
 
-class GradientMismatch(AssertionError):
-    """A candidate's gradient is wrong; the message is the whole report."""
-
-    def __init__(self, report: Report) -> None:
-        super().__init__(str(report))
-        self.report = report
-
-
-def check(candidate: Vjp | None, rule: str | Rule, **options: Any) -> Report:
-    """`compare`, raising GradientMismatch (an AssertionError) with the report's text unless it passed."""
-    report = compare(candidate, rule, **options)
-    if not report.passed:
-        raise GradientMismatch(report)
-    return report
-
-
-@plain()
-def compare(
-    candidate: Vjp | None,
-    rule: str | Rule,
-    *,
-    dtype: torch.dtype = torch.float32,
-    device: str = "cpu",
-    cases: Sequence[Case] | None = None,
-    contract: Contract | None = None,
-    conventions: Mapping[str, Any] | None = None,
-    strict: bool = False,
-    diagnose: float = 3.0,
-    on_verdict: Callable[[Report], None] | None = None,
-) -> Report:
-    """Judge a candidate's value and cotangents against the rule's reference.
-
-    candidate: a Vjp; None to judge results recorded in `cases`. cases: replaces the generated ones; their
-    floating-point inputs must have `dtype`. contract: the precisions in which the candidate promises to compute and
-    store; by default 16-bit inputs are computed in
-        float32 and rounded once.
-    conventions: what the candidate declares to do otherwise than the rule (see `manual_bp.oracle.conventions`).
-    strict: lost digits and 16-bit arithmetic are mismatches and not notes.
-    diagnose: seconds that the search for the cause of what is wrong may take; 0 for none.
-    on_verdict: is called with the report when all is judged, before a cause is sought.
-    Raises ValueError for an unknown rule, dtype or convention, or a case that does not fit the rule.
-    """
-    rule = RULES[rule] if isinstance(rule, str) else rule
-    if not isinstance(rule, Rule):
-        raise ValueError(f"rule must be a rule or its name; came {rule!r}. The names are {', '.join(RULES)}.")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device must be one that torch can use here; came {device!r}: {error}") from None
-    if contract is not None and not isinstance(contract, Contract):
-        raise ValueError(f"contract must be a Contract(compute, storage); came {contract!r}.")
-    if dtype not in DTYPES:
-        raise ValueError(
-            f"dtype must be one of {[str(d) for d in DTYPES]}; came {dtype}. Pass dtype=torch.float32, say."
-        )
-    if candidate is not None:
-        require_candidate(candidate)
-    elif cases is None:
-        raise ValueError(
-            "without a candidate there is nothing to judge; came candidate=None and no cases. Pass recorded cases=."
-        )
-    if not diagnose >= 0:
-        raise ValueError(
-            f"diagnose must be the seconds that the search for a cause may take, 0 or more; came {diagnose}."
-        )
-    contract = contract or contract_of(dtype)
-    declared = Conventions.declared(conventions)
-    found: Iterable[Evidence | str]
-    if cases is None:
-        kept = RULES.get(rule.name) is rule
-        found = (generated_evidence if kept else Generated)(rule, dtype, device, contract, declared)
-        cases, is_generated = found.cases, True
-    else:
-        found = (evidence(rule, _supplied(rule, case, dtype, device), contract, declared) for case in cases)
-        is_generated = False
-    comparison = _Comparison(candidate, rule, dtype, device, contract, declared, strict)
-    first: Evidence | str = ""
-    evident = iter(found)
-    for case in cases:
-        if is_generated and isinstance(case, Further) and comparison.report.mismatches:
-            break  # they come last, and would say nothing new
-        item = next(evident)
-        first = first or item
-        comparison.judge_case(item)
-    if is_generated and isinstance(first, Evidence):
-        for name, variant in variants(candidate).items():
-            comparison.judge_case(replace(first, case=replace(first.case, name=name)), variant)
-        comparison.judge_defaults(first)
-        comparison.repeat()
-    report = comparison.finish(is_generated)
-    if on_verdict is not None:
-        on_verdict(report)
-    comparison.explain(diagnose)
-    return report
-
-
-@plain()
-def rejects(candidate: Vjp, rule: Rule, dtype: torch.dtype, device: str = "cpu") -> bool:
-    """Whether the strict comparison finds anything wrong with a candidate; it stops at the first mismatch."""
-    contract = contract_of(dtype)
-    comparison = _Comparison(candidate, rule, dtype, device, contract, Conventions(), strict=True, kinds=False)
-    for item in generated_evidence(rule, dtype, device, contract):
-        comparison.judge_case(item)
-        if comparison.report.mismatches:
-            return True
-    return False
-
-
-def _supplied(rule: Rule, case: Case, dtype: torch.dtype, device: str) -> Case:
-    """A user's case as tensors on the device, checked."""
-    if not isinstance(case, Case):
-        raise ValueError(f"cases must be Case(inputs, dy, ...); came a {type(case).__name__}.")
-    try:
-        inputs = tuple(_tensor(x, dtype, device) for x in case.inputs)
-        dy = _tensor(case.dy, dtype, device)
-        hyper = dict(case.hyper)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"case {case.name!r}: inputs must be a tuple of tensors, arrays or lists of numbers, dy one of these, and "
-            f"hyper a mapping; {error}"
-        ) from error
-    numbers = [x for x, name in zip(inputs, rule.inputs, strict=False) if rule.is_number(name)]
-    wrong = [str(x.dtype) for x in (*numbers, dy) if x.dtype != dtype]
-    if wrong:
-        raise ValueError(
-            f"case {case.name!r}: floating-point inputs and dy must have dtype {dtype}; came {wrong[0]}. "
-            "Pass that dtype to compare, or cast the case."
-        )
-    y, _ = rule.forward(*inputs, **hyper)
-    if dy.shape != y.shape:
-        raise ValueError(f"case {case.name!r}: dy must be shaped like y, {tuple(y.shape)}; came {tuple(dy.shape)}.")
-    if case.grads is not None and len(case.grads) != len(rule.inputs):
-        raise ValueError(
-            f"case {case.name!r}: grads must hold one entry per input {list(rule.inputs)}; came {len(case.grads)}. "
-            "Put NOT_RECORDED for a missing one."
-        )
-    return Case(inputs, dy, case.hyper, case.name, case.y, case.grads)
-
-
-def _tensor(x: Any, dtype: torch.dtype, device: str) -> Tensor:
-    """A tensor or an array as it is, and a list of numbers in `dtype`."""
-    if hasattr(x, "dtype"):
-        found = torch.as_tensor(x, device=device)
-        return found.clone() if found.is_inference() else found  # autograd refuses what an inference mode made
-    plain = torch.tensor(x)
-    return plain.to(device) if plain.dtype == torch.bool else torch.tensor(x, dtype=torch.float64).to(device, dtype)
-
-
-class _Comparison:
+class Comparison:
     """One run of `compare`: gathers a report, case by case."""
 
     def __init__(
@@ -210,8 +63,12 @@ class _Comparison:
         conventions: Conventions,
         strict: bool,
         kinds: bool = True,
+        declared: Declared = NOTHING,
     ) -> None:
-        """kinds: whether to tell the kinds of mismatches apart; else all are "wrong"."""
+        """rule: with the declared defaults.
+
+        kinds: whether to tell the kinds of mismatches apart; else all are "wrong".
+        """
         self.candidate = candidate
         self.rule = rule
         self.dtype = dtype
@@ -225,7 +82,13 @@ class _Comparison:
         self.judged: dict[str, list[Judged]] = {argument: [] for argument in self.required}
         self.excused: dict[tuple[str, str, str], list[Mismatch]] = {}
         self.records: list[Record] = []
-        self.raised: dict[str, list[str]] = {}
+        self.declared = declared
+        self.raised: list[tuple[str, Case]] = []
+        self.untaken: dict[str, list[str]] = {}
+        self.seen: list[str] = []
+        self.right: list[Record] = []
+        self.beside: list[str] = []
+        self.tried: set[str] = set()
         self.repeated = False
         self.filled: set[object] = set()
         self.long: list[Record] = []
@@ -234,12 +97,12 @@ class _Comparison:
     def judge_case(self, found: Evidence | str, variant: Vjp | None = None) -> None:
         """Judge the candidate at a case, and count it; variant: a way to call it, if not as it is."""
         report = self.report
-        judged, wrong, raised = report.cases, len(report.mismatches), sum(map(len, self.raised.values()))
+        judged, wrong, raised = report.cases, len(report.mismatches), len(self.raised)
         self._judge_case(found, variant)
         is_wrong = len(report.mismatches) > wrong
         if report.cases > judged:
             report.failed += is_wrong
-        elif sum(map(len, self.raised.values())) > raised:
+        elif len(self.raised) > raised:
             report.raised += 1
         elif is_wrong:
             report.malformed += 1
@@ -248,9 +111,11 @@ class _Comparison:
 
     def _judge_case(self, found: Evidence | str, variant: Vjp | None) -> None:
         if isinstance(found, str):
-            self.report.not_tested.append(found)
+            if found not in self.report.not_tested:
+                self.report.not_tested.append(found)
             return
         case, candidate = found.case, variant or self.candidate
+        self.seen.append(case.name)
         results = self._recorded(case) if candidate is None else self._called(candidate, found)
         if results is None:
             return
@@ -258,6 +123,8 @@ class _Comparison:
         before = len(self.report.mismatches)
         self._judge_results(candidate, found, results)
         is_wrong = len(self.report.mismatches) > before
+        if not is_wrong:
+            self.right.append(Record(found, results))
         if not isinstance(case, Further):
             self.records.append(Record(found, results))
             elements = sum(x.numel() for x in case.inputs)
@@ -279,7 +146,8 @@ class _Comparison:
 
     def judge_defaults(self, found: Evidence) -> None:
         """Judge the candidate at a case where every hyperparameter that has a default is left to it, if it has them."""
-        hyper = {name: value for name, value in found.case.hyper.items() if name not in self.rule.defaults}
+        own = [name for name in self.rule.defaults if name not in dict(self.declared.hyper)]
+        hyper = {name: value for name, value in found.case.hyper.items() if name not in own}
         if self.candidate is None or hyper.keys() == found.case.hyper.keys():
             return
         case = replace(found.case, hyper=hyper, name="the candidate's own defaults")
@@ -291,6 +159,8 @@ class _Comparison:
             self.report.cases += 1
             self._judge_results(self.candidate, replace(found, case=case), results)
             self.report.failed += len(self.report.mismatches) > before
+            if len(self.report.mismatches) > before:
+                self.beside.append(own_defaults(self.candidate, self.rule, own))
 
     def repeat(self) -> None:
         """Call the candidate many times at the case with the most rows, if it was right so far."""
@@ -305,6 +175,20 @@ class _Comparison:
                 self._judge(self.candidate, argument, found, b, often.results[1:], "; in some of many calls alike")
         self.report.failed += bool(self.report.mismatches)
 
+    def try_beside(self) -> None:
+        """What is tried beside the cases (`manual_bp.oracle.trials`)."""
+        if self.candidate is None:
+            return
+        for fault in trials(self.candidate, self.rule, self.dtype, self.report.device, self.right, self.declared):
+            case = Case((), None, name=fault.case)
+            if fault.is_error:
+                self._trap(fault.argument, case, fault.text)
+                self.tried.add(fault.case)
+            else:
+                self._finding(fault.argument, case, fault.text)
+            if fault.diagnosis and fault.diagnosis not in self.beside:
+                self.beside.append(fault.diagnosis)
+
     def finish(self, generated: bool) -> Report:
         """The report, but for the cause.  generated: whether the cases are all that the rule has, and not somebody's
         choice of them."""
@@ -314,9 +198,12 @@ class _Comparison:
                 "certified truth: python-flint is not installed, so torch in float64 stands for it, and a convention "
                 "at a kink cannot be told from an error; pip install 'manual-bp[truth]'"
             )
-        for text, names in self.raised.items():
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            report.findings.append(f"case {names[0]!r}{more}: {text}")
+        report.findings[:0] = tracebacks(self.raised)
+        for name, names in self.untaken.items():
+            report.untested_hyper.append(name)
+            report.not_tested.append(untaken(name, names, self.rule.defaults.get(name)))
+        if left_out := self.declared.left_out(self.rule, self.seen):
+            report.not_tested.append(left_out)
         for (argument, kind, detail), found in self.excused.items():
             worst = max(found, key=lambda m: m.error_over_allowance or 0.0)
             count, shown = counted(len({m.case for m in found}), "case"), str(replace(worst, detail=""))
@@ -335,7 +222,8 @@ class _Comparison:
         explained, shared = set(self.unwritten), dict[str, str]()
         wrong = {m.argument for m in report.mismatches if m.kind == "wrong" or m.detail.startswith("shape")}
         wrong -= explained
-        report.diagnoses = list(self.unwritten.values())
+        report.diagnoses = where_raised(self.raised, [record.evidence.case for record in self.right], self.rule)
+        report.diagnoses += [*self.unwritten.values(), *self.beside]
         if wrong and not seconds:
             report.search = NOT_SOUGHT
         elif wrong:
@@ -347,7 +235,9 @@ class _Comparison:
                 report.diagnoses += found.sentences
                 explained |= found.explained
                 report.search, shared = found.search, found.shared
-        report.diagnoses += named(report.mismatches, explained)
+        # What was raised, and what was found beside the cases, has been said.
+        others = [m for m in report.mismatches if not m.detail.startswith("raised ") and m.case not in self.tried]
+        report.diagnoses += named(others, explained)
         report.patterns = list(patterns(report.mismatches, explained, shared, report.cases))
         report.clean()
 
@@ -369,14 +259,15 @@ class _Comparison:
         y = NOT_RECORDED if case.y is None else case.y
         grads = case.grads if case.grads is not None else (NOT_RECORDED,) * len(self.rule.inputs)
         return tuple(
-            g if g is None or g is NOT_RECORDED else _tensor(g, self.dtype, self.report.device) for g in (y, *grads)
+            g if g is None or g is NOT_RECORDED else tensor_of(g, self.dtype, self.report.device) for g in (y, *grads)
         )
 
     def _called(self, candidate: Vjp, found: Evidence) -> tuple[Any, ...] | None:
         case = found.case
         hyper = passable(candidate, self.rule, case.hyper)
         if isinstance(hyper, list):
-            self.report.not_tested.append(f"case {case.name!r}: the candidate takes no {', '.join(hyper)}")
+            for name in hyper:
+                self.untaken.setdefault(name, []).append(case.name)
             return None
         called = call(candidate, self.rule, case, found.expected)
         self._take_in(called, case)
@@ -398,12 +289,9 @@ class _Comparison:
         for argument, text in called.traps:
             self._trap(argument, case, text)
         if called.raised:
-            self.raised.setdefault(called.raised, []).append(case.name)
+            self.raised.append((called.raised, case))
         for argument, text in called.findings:
-            if self.strict:
-                self._trap(argument, case, text)
-            elif text not in self.report.findings:
-                self.report.findings.append(text)
+            self._finding(argument, case, text)
         for argument, text in called.differences:
             if self.strict:
                 self._trap(argument, case, text)
@@ -411,6 +299,12 @@ class _Comparison:
                 self._note_once(text)
         for text in called.notes:
             self._note_once(text)
+
+    def _finding(self, argument: str, case: Case, text: str) -> None:
+        if self.strict:
+            self._trap(argument, case, text)
+        elif text not in self.report.findings:
+            self.report.findings.append(text)
 
     def _fits(self, argument: str, found: Evidence, got: Any) -> bool:
         """Whether a result is of the right kind at all: there or not, shape, dtype, device."""

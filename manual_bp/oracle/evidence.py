@@ -2,7 +2,8 @@
 
 The value never comes from the backward under test.  It is certified truth (ball arithmetic on the page's forward)
 where that is possible: python-flint installed, everything finite, the case not large.  Elsewhere, and at kinks, where
-there is no derivative but a convention, it is torch.autograd in float64.
+there is no derivative but a convention, it is torch.autograd in float64: of torch's own function (the rule's twin), or
+of the page's forward for a rule without one, whose convention at kinks is the page's own, if that is a subgradient.
 
 The allowance is the running-error bound of the page under the contract, plus the reference's own width: one rounding of
 float64 for certified truth, torch's own running-error bound in float64 otherwise.
@@ -23,7 +24,8 @@ from manual_bp.arithmetic.bounded import Contract, Widths, contract_of, widths
 from manual_bp.oracle.candidates import candidate
 from manual_bp.oracle.cases import Case, Further, WellConditioned, first_block, generated, one_row, repeated
 from manual_bp.oracle.conventions import Conventions
-from manual_bp.oracle.kinks import kinks_of
+from manual_bp.oracle.declared import NOTHING, Declared
+from manual_bp.oracle.kinks import is_subgradient, kinks_of
 from manual_bp.oracle.surroundings import plain
 from manual_bp.oracle.words import told_apart
 from manual_bp.rule import Rule
@@ -32,7 +34,11 @@ Values = tuple[Tensor | None, ...]
 
 OUR_CONVENTIONS = Conventions()
 
-NO_TWIN = "torch has no twin of this rule"
+NO_TWIN = (
+    "torch has no twin of this rule, and the candidate registered as torch offers no autograd(forward), so cases that "
+    "are not certified were not judged"
+)
+OF_THE_PAGE = "torch.autograd of the page's own forward in float64, as the rule has no twin"
 
 # A case of at most this many input elements is certified.  A rule that couples everything has the square of this many
 # derivatives, about 2 µs each: at most half a second.
@@ -85,6 +91,9 @@ def evidence(rule: Rule, case: Case, contract: Contract, conventions: Convention
     autograd = _autograd(rule, case)
     is_cheap = isinstance(case, WellConditioned) and not rule.elementwise and not isinstance(autograd, str)
     certified = None if is_cheap else _certified(rule, case)
+    has_twin = candidate("torch")(rule.name) is not None
+    if not has_twin and certified is not None and not _is_complete(certified):
+        autograd = _own_convention(rule, case) or autograd
     if isinstance(autograd, str) and (certified is None or autograd != NO_TWIN):
         return autograd
     if certified is not None and (isinstance(autograd, str) or _is_complete(certified)):
@@ -97,15 +106,20 @@ def evidence(rule: Rule, case: Case, contract: Contract, conventions: Convention
             twin = [part and (part[0].nan_to_num(), torch.full_like(part[1], torch.inf)) for part in twin]
         parts = [_prefer(c, t) for c, t in zip(certified or [None] * len(twin), twin, strict=True)]
     expected, own, kinks = zip(*(part or (None, None, None) for part in parts), strict=True)
-    if certified is None and conventions != OUR_CONVENTIONS:  # else nothing depends on them until something is wrong
+    # Otherwise nothing depends on them until something is wrong.
+    if certified is None and (conventions != OUR_CONVENTIONS or not has_twin):
         kinks = _kinks(rule, case) or kinks
+    if certified is None and not has_twin:
+        expected = _with_own_convention(rule, case, expected, kinks)
     allowance = tuple(
         None if w is None or o is None else w + o for w, o in zip((width.y, *width.grads), own, strict=True)
     )
     expected, allowance = conventions.at_kinks(rule, case, expected, allowance, kinks, contract.storage)
     if certified is None:
-        return Evidence(called, expected, allowance, kinks, "torch.autograd in float64")
-    dispute = "" if isinstance(autograd, str) else _dispute(rule, case, certified[0], autograd[0])
+        source = "torch.autograd in float64" if has_twin else OF_THE_PAGE
+        return Evidence(called, expected, allowance, kinks, source)
+    # Without a twin both are of the page's forward.
+    dispute = "" if isinstance(autograd, str) or not has_twin else _dispute(rule, case, certified[0], autograd[0])
     return Evidence(called, expected, allowance, kinks, "certified truth", dispute)
 
 
@@ -123,10 +137,16 @@ class Generated:
     mismatch, waits for no other."""
 
     def __init__(
-        self, rule: Rule, dtype: torch.dtype, device: str, contract: Contract, conventions: Conventions
+        self,
+        rule: Rule,
+        dtype: torch.dtype,
+        device: str,
+        contract: Contract,
+        conventions: Conventions,
+        declared: Declared = NOTHING,
     ) -> None:
         self.rule, self.contract, self.conventions = rule, contract, conventions
-        self.cases = generated(rule, dtype, device)
+        self.cases = generated(rule, dtype, device, declared=declared)
         self._found: dict[int, Evidence | str] = {}
         self._kept: dict[object, Evidence | str] = {}  # many cases are the same numbers in another layout
 
@@ -139,7 +159,7 @@ class Generated:
             case = self.cases[position]
             with plain():
                 found = self._at(case)
-            self._found[position] = f"case {case.name!r}: {found}" if isinstance(found, str) else found
+            self._found[position] = said(case, found) if isinstance(found, str) else found
         return self._found[position]
 
     def _at(self, case: Case) -> Evidence | str:
@@ -155,18 +175,29 @@ class Generated:
 
 @plain()
 def generated_evidence(
-    rule: Rule, dtype: torch.dtype, device: str, contract: Contract, conventions: Conventions = OUR_CONVENTIONS
+    rule: Rule,
+    dtype: torch.dtype,
+    device: str,
+    contract: Contract,
+    conventions: Conventions = OUR_CONVENTIONS,
+    declared: Declared = NOTHING,
 ) -> Generated:
     """The evidence at every generated case of a rule, kept for the next candidate."""
-    return _generated(rule, (rule.page.forward, rule.page.backward), dtype, device, contract, conventions)
+    return _generated(rule, (rule.page.forward, rule.page.backward), dtype, device, contract, conventions, declared)
 
 
 @lru_cache(maxsize=128)  # every rule in every dtype, twice over
 def _generated(
-    rule: Rule, text: object, dtype: torch.dtype, device: str, contract: Contract, conventions: Conventions
+    rule: Rule,
+    text: object,
+    dtype: torch.dtype,
+    device: str,
+    contract: Contract,
+    conventions: Conventions,
+    declared: Declared,
 ) -> Generated:
     # `text` is in the signature because the evidence depends on it: a page whose functions are replaced is another.
-    return Generated(rule, dtype, device, contract, conventions)
+    return Generated(rule, dtype, device, contract, conventions, declared)
 
 
 def _in_blocks(found: Evidence, case: Case) -> Evidence:
@@ -176,6 +207,11 @@ def _in_blocks(found: Evidence, case: Case) -> Evidence:
         for values in (found.expected, found.allowance, found.kinks)
     )
     return replace(found, case=case, expected=expected, allowance=allowance, kinks=kinks)
+
+
+def said(case: Case, why: str) -> str:
+    """Why there is no evidence at a case; what holds for all of them is said without one."""
+    return why if why == NO_TWIN else f"case {case.name!r}: {why}"
 
 
 def _numbers(case: Case) -> object:
@@ -230,14 +266,49 @@ def _prefer(certified: _Part, twin: _Part) -> tuple[Tensor, Tensor, Tensor] | No
 
 def _autograd(rule: Rule, case: Case) -> Values | str:
     """y and the cotangents by torch.autograd in float64."""
-    twin = candidate("torch")(rule.name)
+    torch_ = candidate("torch")
+    twin = torch_(rule.name)
+    of_the_page = twin is None
     if twin is None:
-        return NO_TWIN
+        differentiate = getattr(torch_, "autograd", None)
+        if differentiate is None:
+            return NO_TWIN
+        twin = differentiate(lambda *inputs, **hyper: rule.page.forward(*inputs, **hyper)[0])
     try:
         y, grads = twin(*_wide_case(case), **case.hyper)
     except (RuntimeError, ValueError, IndexError) as error:
         return f"torch raises {type(error).__name__} here: {error}"
+    if of_the_page:
+        # A branch that is not taken may still give 0 times infinity there.
+        wanted = [g for g, spec in zip(grads, rule.inputs.values(), strict=True) if spec.cotangent]
+        known = not any(bool(x.isnan().any()) for x in (*case.inputs, case.dy) if x.is_floating_point())
+        if any(g is None or (known and bool(g.isnan().any())) for g in wanted):
+            return "torch.autograd of the page's own forward gives no gradient, or NaN, here"
     return (y, *grads)
+
+
+def _own_convention(rule: Rule, case: Case) -> Values | None:
+    """y and what the page's own backward gives, if that is certified to be a subgradient."""
+    balls = certified_module()
+    assert balls is not None
+    inputs, dy = _wide_case(case)
+    y, grads = rule.vjp(inputs, dy, **case.hyper)
+    return (y, *grads) if balls.is_subgradient(rule, inputs, dy, grads, **case.hyper).passed else None
+
+
+def _with_own_convention(rule: Rule, case: Case, expected: Values, kinks: Values) -> Values:
+    """The expected values with those of the page's own backward at kinks, if they are certified to be a subgradient."""
+    balls = certified_module()
+    if balls is None or not any(k is not None and bool(k.any()) for k in kinks[1:]):
+        return expected
+    wide = replace(case, inputs=_wide_case(case)[0], dy=_wide_case(case)[1])
+    y, grads = rule.vjp(wide.inputs, wide.dy, **wide.hyper)
+    if not is_subgradient(rule, wide, kinks, grads, balls):
+        return expected
+    return tuple(
+        x if x is None or k is None or own is None else torch.where(k, own, x)
+        for x, k, own in zip(expected, kinks, (y, *grads), strict=True)
+    )
 
 
 def _with_widths(rule: Rule, case: Case, results: Values) -> list[_Part]:

@@ -19,6 +19,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from manual_bp.oracle.declared import Declared
 from manual_bp.oracle.evidence import Evidence
 from manual_bp.oracle.heatmap import number
 from manual_bp.oracle.pictures import pictures_of, worst_first
@@ -127,7 +128,7 @@ def verdict_of(report: Report) -> Verdict:
     if report.passed:
         return Verdict("Passed", "✔", "good", f"The value and every gradient agree in {cases}.")
     if not report.mismatches:
-        untested = listed(report.untested_arguments) or "anything"
+        untested = listed([*report.untested_arguments, *report.untested_hyper]) or "anything"
         sentence = f"Nothing wrong was found in {cases}, and {untested} could not be tested."
         return Verdict("Undecided", "?", "warn", sentence)
     arguments = listed(list(dict.fromkeys(m.argument for m in report.mismatches)))
@@ -206,6 +207,7 @@ def _source(function: Any) -> str:
 
 def _reproduce(report: Report, rule: Rule, candidate: Vjp | None, options: dict[str, Any]) -> str:
     """A few lines of Python that judge again, and take out the worst case."""
+    declared = Declared.from_options(rule, options)
     given = {"dtype": f"torch.{report.dtype}", "device": repr(report.device)}
     given |= {key: repr(value) for key, value in options.items() if key not in (*given, "cases")}
     given |= {"cases": "cases"} if options.get("cases") is not None else {}
@@ -222,7 +224,11 @@ def _reproduce(report: Report, rule: Rule, candidate: Vjp | None, options: dict[
             "",
             "from manual_bp import RULES",
             "from manual_bp.oracle.cases import generated",
-            f'found = generated(RULES["{rule.name}"], {given["dtype"]}, {given["device"]})',
-            f"case = next(case for case in found if case.name == {worst[0].case!r})",
+            *(["from manual_bp.oracle.declared import Declared"] if declared else []),
+            f'rule = RULES["{rule.name}"]',
+            *([f"declared = {declared!r}"] if declared else []),
+            f"found = generated({'declared.rule(rule)' if declared else 'rule'}, {given['dtype']}, {given['device']}"
+            f"{', declared=declared' if declared else ''})",
+            f"case = next((case for case in found if case.name == {worst[0].case!r}), None)",
         ]
     return "\n".join(lines)

@@ -21,17 +21,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import IO, Any
 
 import torch
 from torch import Tensor
 
-from manual_bp.oracle.calling import LARGEST, Call, Elsewhere
+from manual_bp.oracle.calling import LARGEST, Call, Elsewhere, passable
 from manual_bp.oracle.cases import Case
 from manual_bp.oracle.foreign import LONGEST_NAME, readable, shortened, signal_name
 from manual_bp.oracle.messages import MOST_TEXTS, receive_answer, send_question
+from manual_bp.oracle.ways import NAMES
 from manual_bp.rule import Rule
 
 # Of what a process prints, the last so many bytes are kept: far more than a report has.
@@ -91,7 +93,10 @@ class Isolated(Elsewhere):
     def __init__(self, process: subprocess.Popen[bytes], target: str, timeout: float) -> None:
         self._talk = _Talk(process, timeout)
         self._variant = ""
-        came = self._talk.ask({"target": target})
+        self._learn(self._talk.ask({"target": target}))
+
+    def _learn(self, came: Mapping[str, Any]) -> None:
+        """Take in what it says of the candidate."""
         if "usage" in came:
             raise ValueError(str(came["usage"]))
         with self._talk.reading():
@@ -100,6 +105,11 @@ class Isolated(Elsewhere):
             self.layouts = {
                 shortened(str(name), LONGEST_NAME): self._as(str(name)) for name in came["variants"][:MOST_TEXTS]
             }
+            self.ways = {str(name): self._as(str(name)) for name in came["ways"] if name in NAMES}
+
+    def named(self, names: tuple[str, ...]) -> Isolated:
+        self._learn(self._talk.ask({"how": "named", "names": list(names)}))
+        return self
 
     def __call__(self, inputs: tuple[Tensor, ...], dy: Tensor, **hyper: Any) -> tuple[Any, tuple[Any, ...]]:
         """The results alone.  Raises RuntimeError if there are none."""
@@ -112,7 +122,10 @@ class Isolated(Elsewhere):
         return results[0], results[1:]
 
     def call(self, how: str, rule: Rule, case: Case) -> Call:
-        came = self._ask(how, case, rule=rule.name)
+        # There the rule has its own defaults; what it takes is passed, declared values too.
+        hyper = passable(self, rule, case.hyper)
+        assert isinstance(hyper, dict)
+        came = self._ask(how, replace(case, hyper=hyper), rule=rule.name)
         arguments = {"y", "dy", *rule.inputs, *(f"d{name}" for name in rule.inputs)}
         with self._talk.reading():
             texts = {name: _texts(came[name], arguments) for name in ("traps", "findings", "differences")}
@@ -229,8 +242,15 @@ def _texts(came: Any, arguments: Collection[str]) -> list[tuple[str, str]]:
     return texts
 
 
-def _signature(parameters: Sequence[tuple[str, str]]) -> inspect.Signature:
-    return inspect.Signature([inspect.Parameter(name, getattr(inspect.Parameter, kind)) for name, kind in parameters])
+def _signature(parameters: Sequence[tuple[str, str, bool]]) -> inspect.Signature:
+    """What it takes; a default is known to be there, and not which."""
+    empty = inspect.Parameter.empty
+    return inspect.Signature(
+        [
+            inspect.Parameter(name, getattr(inspect.Parameter, kind), default=None if has_default else empty)
+            for name, kind, has_default in parameters
+        ]
+    )
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

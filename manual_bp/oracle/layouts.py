@@ -60,7 +60,7 @@ def laid_out(rule: Rule, ordinary: Case) -> Iterator[Case]:
 def _with_nan(x: Tensor) -> Tensor:
     """A copy with NaN in the first row, which must not reach the others unless the function mixes rows."""
     copy = x.clone()
-    copy[:1] = torch.nan
+    copy[... if x.ndim == 0 else slice(1)] = torch.nan
     return copy
 
 

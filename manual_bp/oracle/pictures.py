@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from manual_bp.arithmetic.bounded import contract_of
-from manual_bp.oracle.calling import call, variants
+from manual_bp.oracle.calling import call, for_inputs, variants
 from manual_bp.oracle.cases import Case
 from manual_bp.oracle.conventions import Conventions
+from manual_bp.oracle.declared import Declared
 from manual_bp.oracle.errors import errors
 from manual_bp.oracle.evidence import Evidence, evidence, generated_evidence
 from manual_bp.oracle.heatmap import CELLS, draw, plane_of
@@ -47,6 +48,8 @@ def pictures_of(
     options: dict[str, Any],
 ) -> tuple[list[Picture], str]:
     """The most telling heat map, and a second one that shows something else, if there is any; or why there is none."""
+    rule = Declared.from_options(rule, options).rule(rule)
+    candidate = None if candidate is None else for_inputs(candidate, tuple(rule.inputs))
     ordered = worst_first(report)
     if not ordered:
         return [], "" if report.passed else "There is no picture: no mismatch is about an element."
@@ -154,7 +157,8 @@ def _evidences(report: Report, rule: Rule, options: Mapping[str, Any]) -> Iterab
     contract = options.get("contract") or contract_of(dtype)
     conventions = Conventions.declared(options.get("conventions"))
     if options.get("cases") is None:
-        return generated_evidence(rule, dtype, report.device, contract, conventions)
+        declared = Declared.from_options(rule, options)
+        return generated_evidence(rule, dtype, report.device, contract, conventions, declared)
     wrong = {m.case for m in report.mismatches}
     return [
         evidence(rule, _as_tensors(case, dtype, report.device), contract, conventions)

@@ -109,6 +109,9 @@ class Report:
     search: what is to be said of the search for the cause, if it was cut short.
     notes: right, but worth knowing; mismatches under strict.
     worst: per argument, the largest error, and its distribution over the cases.
+    untested_arguments, untested_hyper: why it does not pass although nothing is wrong: arguments that no case tells
+        from one that nobody computed, and hyperparameters that the candidate does not take (see
+        `manual_bp.oracle.declared`).
     """
 
     rule: str
@@ -126,12 +129,13 @@ class Report:
     raised: int = 0
     malformed: int = 0
     left_out: int = 0
+    untested_hyper: list[str] = field(default_factory=list)
     patterns: list[str] = field(default_factory=list)
     search: str = ""
 
     @property
     def passed(self) -> bool:
-        return self.cases > 0 and not self.mismatches and not self.untested_arguments
+        return self.cases > 0 and not (self.mismatches or self.untested_arguments or self.untested_hyper)
 
     @property
     def loose(self) -> list[str]:
@@ -173,7 +177,7 @@ class Report:
         if self.passed:
             said = [f"agrees in {judged}"]
         elif not self.mismatches:
-            untested = listed(self.untested_arguments) or "anything"
+            untested = listed([*self.untested_arguments, *self.untested_hyper]) or "anything"
             found = f"nothing is wrong in {judged}" if self.cases else "no case could be judged"
             said = [f"NOT TESTED: {found}, and it is not known whether {untested} is right"]
         elif self.failed:

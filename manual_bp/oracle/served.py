@@ -10,12 +10,22 @@ from typing import Any
 from torch import Tensor
 
 from manual_bp.oracle import calling
-from manual_bp.oracle.calling import Call, all_kept, call_with, parameters_of, plain, require_candidate, variants
+from manual_bp.oracle.calling import (
+    Call,
+    all_kept,
+    call_with,
+    for_inputs,
+    parameters_of,
+    plain,
+    require_candidate,
+    variants,
+)
 from manual_bp.oracle.cases import Case
 from manual_bp.oracle.foreign import shortened
 from manual_bp.oracle.loading import load
 from manual_bp.oracle.messages import MOST_TEXTS, receive_question, send_answer
 from manual_bp.oracle.surroundings import plain as plain_surroundings
+from manual_bp.oracle.ways import ways
 from manual_bp.rule import RULES, Vjp
 
 # Elements; of more, `compare` asks again only at once.
@@ -33,19 +43,23 @@ def serve() -> None:
         try:
             candidate = load(receive_question(questions)["target"])
             require_candidate(candidate)
-            made = {"": candidate, **variants(candidate)}
-            parameters = parameters_of(candidate)
+            made, words = _offered(candidate)
         except ValueError as error:
             send_answer(answers, {"usage": shortened(str(error))})
             return
-        kinds = None if parameters is None else [(p.name, p.kind.name) for p in parameters.values()]
-        words: dict[str, Any] = {"parameters": kinds, "variants": [name for name in made if name][:MOST_TEXTS]}
         results: tuple[Any, ...] | None = None
         firsts: dict[object, tuple[Any, ...]] = {}
         with plain_surroundings():
             while os.getpid() == own:  # a process that the candidate forked answers nothing
                 send_answer(answers, words, results)
                 question = receive_question(questions)
+                if question["how"] == "named":
+                    results = None
+                    try:
+                        made, words = _offered(for_inputs(candidate, question["names"]))
+                    except ValueError as error:
+                        words = {"usage": shortened(str(error))}
+                    continue
                 case = Case(tuple(question["inputs"]), question["dy"], question["hyper"], question["name"])
                 about = (question["variant"], case.name)
                 called = _called(made[question["variant"]], question, case, firsts.get(about, ()))
@@ -54,6 +68,17 @@ def serve() -> None:
                     firsts[about] = called.results or ()
                 words, results = _words(called), called.results
         os._exit(0)
+
+
+def _offered(candidate: Vjp) -> tuple[dict[str, Vjp], dict[str, Any]]:
+    """The candidate and the other ways to call it, by name, and what is said of them."""
+    parameters = parameters_of(candidate)
+    kinds = None
+    if parameters is not None:
+        kinds = [(p.name, p.kind.name, p.default is not p.empty) for p in parameters.values()]
+    layouts, others = variants(candidate), ways(candidate)
+    said = {"parameters": kinds, "variants": [name for name in layouts if name][:MOST_TEXTS], "ways": list(others)}
+    return {"": candidate, **layouts, **others}, said
 
 
 def _is_small(results: tuple[Any, ...]) -> bool:

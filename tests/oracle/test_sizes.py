@@ -19,7 +19,7 @@ from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.inputs import Edge, uniform
 from manual_bp.oracle import compare
 from manual_bp.oracle.cases import Further, draw, generated
-from manual_bp.oracle.comparison import _Comparison
+from manual_bp.oracle.comparison import Comparison
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.evidence import generated_evidence
 from manual_bp.oracle.sizes import looped_axes
@@ -32,7 +32,7 @@ BLOCKS = (8, 32, 1024)
 
 def noticed(candidate, rule, dtype=DTYPE, shows=lambda case: True) -> bool:
     """Whether a check rejects a candidate.  shows: at which cases it may; at all others it is right."""
-    comparison = _Comparison(candidate, rule, dtype, "cpu", contract_of(dtype), Conventions(), strict=True, kinds=False)
+    comparison = Comparison(candidate, rule, dtype, "cpu", contract_of(dtype), Conventions(), strict=True, kinds=False)
     evidence = generated_evidence(rule, dtype, "cpu", contract_of(dtype))
     for position, case in enumerate(evidence.cases):
         if shows(case):

@@ -1,0 +1,148 @@
+"""`compare` and `check`: one candidate, one rule, one report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from manual_bp.arithmetic.bounded import Contract, contract_of
+from manual_bp.oracle.calling import for_inputs, require_candidate, variants
+from manual_bp.oracle.cases import Case, Further
+from manual_bp.oracle.comparison import Comparison
+from manual_bp.oracle.conventions import Conventions
+from manual_bp.oracle.declared import Declared
+from manual_bp.oracle.evidence import Evidence, Generated, evidence, generated_evidence, said
+from manual_bp.oracle.report import Report
+from manual_bp.oracle.supplied import supplied
+from manual_bp.oracle.surroundings import plain
+from manual_bp.rule import DTYPES, RULES, Rule, Vjp
+
+
+class GradientMismatch(AssertionError):
+    """A candidate's gradient is wrong; the message is the whole report."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__(str(report))
+        self.report = report
+
+
+def check(candidate: Vjp | None, rule: str | Rule, **options: Any) -> Report:
+    """`compare`, raising GradientMismatch (an AssertionError) with the report's text unless it passed."""
+    report = compare(candidate, rule, **options)
+    if not report.passed:
+        raise GradientMismatch(report)
+    return report
+
+
+@plain()
+def compare(
+    candidate: Vjp | None,
+    rule: str | Rule,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    cases: Sequence[Case] | None = None,
+    contract: Contract | None = None,
+    conventions: Mapping[str, Any] | None = None,
+    strict: bool = False,
+    diagnose: float = 3.0,
+    on_verdict: Callable[[Report], None] | None = None,
+    hyper: Mapping[str, Any] | None = None,
+    ndim: int | Sequence[int] | None = None,
+    min_size: int = 0,
+) -> Report:
+    """Judge a candidate's value and cotangents against the rule's reference.
+
+    candidate: a Vjp; None to judge results recorded in `cases`. cases: replaces the generated ones; their
+    floating-point inputs must have `dtype`. contract: the precisions in which the candidate promises to compute and
+    store; by default 16-bit inputs are computed in
+        float32 and rounded once.
+    conventions: what the candidate declares to do otherwise than the rule (see `manual_bp.oracle.conventions`).
+    strict: lost digits and 16-bit arithmetic are mismatches and not notes.
+    diagnose: seconds that the search for the cause of what is wrong may take; 0 for none.
+    on_verdict: is called with the report when all is judged, before a cause is sought.
+    hyper: values of hyperparameters that are all that the candidate promises; only cases with them are made.
+    ndim, min_size: numbers of axes of the rule's first input, and the shortest axis of any input, for which the
+        candidate is meant (see `manual_bp.oracle.declared` for all three).  No other case is made, nor one of `cases`
+        judged.
+    Raises ValueError for an unknown rule, dtype or convention, a case that does not fit the rule, or a
+    declaration that no case can fit.
+    """
+    rule = RULES[rule] if isinstance(rule, str) else rule
+    if not isinstance(rule, Rule):
+        raise ValueError(f"rule must be a rule or its name; came {rule!r}. The names are {', '.join(RULES)}.")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device must be one that torch can use here; came {device!r}: {error}") from None
+    if contract is not None and not isinstance(contract, Contract):
+        raise ValueError(f"contract must be a Contract(compute, storage); came {contract!r}.")
+    if dtype not in DTYPES:
+        raise ValueError(
+            f"dtype must be one of {[str(d) for d in DTYPES]}; came {dtype}. Pass dtype=torch.float32, say."
+        )
+    if candidate is not None:
+        require_candidate(candidate)
+    elif cases is None:
+        raise ValueError(
+            "without a candidate there is nothing to judge; came candidate=None and no cases. Pass recorded cases=."
+        )
+    if not diagnose >= 0:
+        raise ValueError(
+            f"diagnose must be the seconds that the search for a cause may take, 0 or more; came {diagnose}."
+        )
+    contract = contract or contract_of(dtype)
+    chosen_conventions = Conventions.declared(conventions)
+    declared = Declared.of(rule, hyper, ndim, min_size)
+    is_registered = RULES.get(rule.name) is rule
+    rule = declared.rule(rule)
+    if candidate is not None:
+        candidate = for_inputs(candidate, tuple(rule.inputs))
+    found: Iterable[Evidence | str]
+    if cases is None:
+        made = generated_evidence if is_registered else Generated
+        found = made(rule, dtype, device, contract, chosen_conventions, declared)
+        cases, is_generated = found.cases, True
+    else:
+        completed = (declared.completed(supplied(rule, case, dtype, device)) for case in cases)
+        cases = [case for case in completed if declared.fits(rule, case.inputs, case.hyper)]
+        found = (
+            said(case, item) if isinstance(item := evidence(rule, case, contract, chosen_conventions), str) else item
+            for case in cases
+        )
+        is_generated = False
+    comparison = Comparison(candidate, rule, dtype, device, contract, chosen_conventions, strict, declared=declared)
+    first: Evidence | str = ""
+    evident = iter(found)
+    for case in cases:
+        if is_generated and isinstance(case, Further) and comparison.report.mismatches:
+            break  # they come last, and would say nothing new
+        item = next(evident)
+        first = first or item
+        comparison.judge_case(item)
+    if is_generated and isinstance(first, Evidence):
+        for name, variant in variants(candidate).items():
+            comparison.judge_case(replace(first, case=replace(first.case, name=name)), variant)
+        comparison.judge_defaults(first)
+        comparison.repeat()
+        comparison.try_beside()
+    report = comparison.finish(is_generated)
+    if on_verdict is not None:
+        on_verdict(report)
+    comparison.explain(diagnose)
+    return report
+
+
+@plain()
+def rejects(candidate: Vjp, rule: Rule, dtype: torch.dtype, device: str = "cpu") -> bool:
+    """Whether the strict comparison finds anything wrong with a candidate; it stops at the first mismatch."""
+    contract = contract_of(dtype)
+    comparison = Comparison(candidate, rule, dtype, device, contract, Conventions(), strict=True, kinds=False)
+    for item in generated_evidence(rule, dtype, device, contract):
+        comparison.judge_case(item)
+        if comparison.report.mismatches:
+            return True
+    return False

@@ -1,0 +1,257 @@
+"""What a user declares of a candidate, and what becomes of the cases then.
+
+**Required hyperparameters.**  Nothing passes by default, so a candidate has to take every hyperparameter of the rule of
+which some case has another value than the default: as long as its signature cannot take those values, `passed` is
+False, and `not_tested` names them.  Whoever promises one value alone declares it, `hyper={"alpha": 1.0}`.  That value
+then stands for the default: only cases with it are made, a signature need not take it, and what is left out is said in
+`not_tested` without keeping the report from passing.  It may be any value that the rule allows.
+
+`ndim=(2,)` keeps the cases whose first input has one of these numbers of axes, and `min_size=1` those in which no input
+has an axis of a length below it.  What can stand there is made there instead of being left out: ordinary cases, memory
+layouts, and edges that are about values.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from manual_bp import axes
+from manual_bp.inputs import Draw, Edge, Shape
+from manual_bp.rule import Rule
+
+if TYPE_CHECKING:
+    from manual_bp.oracle.cases import Case
+
+# The shortest axis of an ordinary case (cases.SMALL).
+SHORTEST = 2
+
+
+@dataclass(frozen=True)
+class Declared:
+    """hyper: names and values; ndim: numbers of axes of the first input, None for any; min_size: the shortest axis."""
+
+    hyper: tuple[tuple[str, Any], ...] = ()
+    ndim: tuple[int, ...] | None = None
+    min_size: int = 0
+
+    @classmethod
+    def of(cls, rule: Rule, hyper: Mapping[str, Any] | None, ndim: Any, min_size: int) -> Declared:
+        """From what `compare` takes; ndim may be one number.  Raises ValueError for what no case can have."""
+        given = dict(hyper or {})
+        checked = rule.check_hyper({**rule.ordinary, **given})
+        if isinstance(min_size, bool) or not isinstance(min_size, int) or min_size < 0:
+            raise ValueError(f"min_size must be an integer of 0 or more; came {min_size!r}.")
+        if ndim is None:
+            return cls(tuple((name, checked[name]) for name in given), None, min_size)
+        wanted = (ndim,) if isinstance(ndim, int) else tuple(ndim)
+        if not wanted or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in wanted):
+            raise ValueError(f"ndim must be numbers of axes, such as (2,) or (2, 4); came {ndim!r}.")
+        name = next(iter(rule.inputs))
+        _, before, after = _variadic(rule.annotations[name])
+        least = before + after
+        if impossible := [n for n in wanted if n < least or (n > least and not _variadic(rule.annotations[name])[0])]:
+            at_least = "at least " if _variadic(rule.annotations[name])[0] else ""
+            raise ValueError(
+                f"ndim: {name} of {rule.name} has {at_least}{least} axes ({rule.annotations[name].dim_str}); "
+                f"came {impossible[0]}."
+            )
+        return cls(tuple((name, checked[name]) for name in given), tuple(dict.fromkeys(wanted)), min_size)
+
+    @classmethod
+    def from_options(cls, rule: Rule, options: Mapping[str, Any]) -> Declared:
+        """From the keywords of `compare`."""
+        return cls.of(rule, options.get("hyper"), options.get("ndim"), options.get("min_size", 0))
+
+    def __bool__(self) -> bool:
+        """Whether anything is declared."""
+        return self != NOTHING
+
+    def __str__(self) -> str:
+        words = [f"{name} = {value}" for name, value in self.hyper]
+        words += [] if self.ndim is None else [f"ndim = {self.ndim}"]
+        return ", ".join(words + ([f"min_size = {self.min_size}"] if self.min_size else []))
+
+    def rule(self, rule: Rule) -> Rule:
+        """The rule with the declared values for its defaults."""
+        return _with_defaults(rule, self.hyper) if self.hyper else rule
+
+    def fits(self, rule: Rule, inputs: Sequence[Tensor], hyper: Mapping[str, Any]) -> bool:
+        """Whether a case is one for which the candidate is meant."""
+        return (
+            (self.ndim is None or inputs[0].ndim in self.ndim)
+            and all(length >= self.min_size for x in inputs for length in x.shape)
+            and all(hyper.get(name, rule.defaults.get(name)) == value for name, value in self.hyper)
+        )
+
+    def completed(self, case: Case) -> Case:
+        """A case with the declared values where it says none."""
+        return replace(case, hyper={**dict(self.hyper), **case.hyper}) if self.hyper else case
+
+    def edges(self, rule: Rule, edges: Iterable[Edge], sizes: axes.Sizes) -> Iterator[Edge]:
+        """The edges that are left, with other axes where theirs do not fit.  sizes: the usual lengths."""
+        for edge in edges:
+            if all(edge.given.get(name, value) == value for name, value in self.hyper):
+                yield self._fitted(rule, edge, sizes)
+
+    def sizes(self, rule: Rule, edges: Iterable[Edge], sizes: axes.Sizes) -> Iterator[Edge]:
+        """Edges that are about sizes alone: with axes in front where they have too few, once each, and one for every
+        declared number of axes."""
+        variadic, ranks = self._ranks(rule)
+        seen: set[object] = set()
+        for edge in edges:
+            lengths = edge.sizes.get(variadic) if variadic else None
+            if ranks is None or not isinstance(lengths, tuple):
+                yield from self.edges(rule, [edge], sizes)
+                continue
+            for rank in [len(lengths)] if len(lengths) in ranks else [rank for rank in ranks if rank > len(lengths)]:
+                padded = (max(1, self.min_size),) * (rank - len(lengths)) + lengths
+                others = {name: length for name, length in edge.sizes.items() if name != variadic}
+                key = (padded, tuple(others.items()), tuple(edge.given.items()))
+                if key not in seen:
+                    seen.add(key)
+                    words = f"{edge.name}, {variadic} = {padded}" if others else f"{variadic} = {padded}"
+                    named = edge if padded == lengths else replace(edge, name=words)
+                    yield from self.edges(rule, [replace(named, sizes={**edge.sizes, variadic: padded})], sizes)
+
+    def left_out(self, rule: Rule, made: Iterable[str]) -> str:
+        """What was left out, in words; "" if nothing was declared.  made: the names of the cases that were made."""
+        if not self:
+            return ""
+        names = set(made)
+        lost = [edge.name for edge in rule.edges if not edge.raises and edge.name not in names]
+        which = f"; so the edges {', '.join(map(repr, lost))} were left out" if lost else ""
+        return f"as declared, only cases with {self} were made{which}"
+
+    # ------------------------------------------------------------------------------------------------------- axes
+
+    def _ranks(self, rule: Rule) -> tuple[str, list[int] | None]:
+        """The axis list of the first input, and how many axes it may stand for; None if any number."""
+        variadic, before, after = _variadic(rule.annotations[next(iter(rule.inputs))])
+        return variadic, None if self.ndim is None or not variadic else [n - before - after for n in self.ndim]
+
+    def _fitted(self, rule: Rule, edge: Edge, sizes: axes.Sizes) -> Edge:
+        """An edge with its list of axes made longer, by axes in front, or shorter, by joining the first ones, and with
+        axes that are too short repeated.  One that is about sizes alone stays as it is."""
+        if self.ndim is None and self.min_size <= SHORTEST:
+            return edge
+        variadic, ranks = self._ranks(rule)
+        given, bound = _bound(rule, edge)
+        longer = max(0, self.min_size - SHORTEST)
+        chosen: dict[str, int | tuple[int, ...]] = {
+            name: tuple(length + longer for length in lengths) for name, lengths in sizes.items() if name not in bound
+        }
+        if variadic and (variadic not in edge.sizes or edge.given):
+            lengths = bound.get(variadic) or _tuple(edge.sizes.get(variadic, chosen.get(variadic, ())))
+            rank = len(lengths) if ranks is None or len(lengths) in ranks else _nearest(len(lengths), ranks)
+            new = _lengths(lengths, rank, max(1, self.min_size))
+            annotations = {**{name: rule.annotations[name] for name in rule.inputs}, "dy": rule.y_annotation}
+            given = {name: _reshaped(x, annotations[name], variadic, new) for name, x in given.items()}
+            drawn = {
+                name: _redrawn(draw, annotations[name], variadic, lengths, new)
+                for name, draw in edge.given.items()
+                if callable(draw) and new != lengths
+            }
+            return replace(edge, given={**edge.given, **given, **drawn}, sizes={**chosen, **edge.sizes, variadic: new})
+        return replace(edge, sizes={**chosen, **edge.sizes})
+
+
+NOTHING = Declared()
+
+
+def untaken(name: str, cases: Sequence[str], default: Any) -> str:
+    """What to say of a hyperparameter that a candidate does not take, and of the cases that set it.
+
+    default: None if the rule has none.
+    """
+    cases_ = f"{len(cases)} case{'' if len(cases) == 1 else 's'} (such as {cases[0]!r})"
+    other = "which the rule needs, so" if default is None else f"so its values other than {default} were not tried in"
+    value = "..." if default is None else default
+    return (
+        f"{name}: the candidate takes no {name}, {other} {cases_}{' were not tried' if default is None else ''}; "
+        f'take it, or declare hyper={{"{name}": {value}}} if that value is all that it promises'
+    )
+
+
+@lru_cache(maxsize=64)  # so that evidence is kept for it too
+def _with_defaults(rule: Rule, hyper: tuple[tuple[str, Any], ...]) -> Rule:
+    found = copy.copy(rule)
+    found.defaults = {**rule.defaults, **dict(hyper)}
+    return found
+
+
+def _variadic(annotation: Any) -> tuple[str, int, int]:
+    """The axis list of an annotation ("" if it has none), and how many single axes stand before and after it."""
+    tokens = axes.tokens(annotation)
+    for position, token in enumerate(tokens):
+        if token.startswith("*"):
+            return token[1:], position, len(tokens) - position - 1
+    return "", len(tokens), 0
+
+
+def _bound(rule: Rule, edge: Edge) -> tuple[dict[str, Tensor], axes.Sizes]:
+    """The tensors that an edge gives, and the lengths of axes that they fix."""
+    given = {
+        name: torch.as_tensor(value, dtype=torch.float64)
+        for name, value in edge.given.items()
+        if name not in rule.hyper and not callable(value)
+    }
+    bound: axes.Sizes = {}
+    hyper = {**rule.ordinary, **{name: value for name, value in edge.given.items() if name in rule.hyper}}
+    for name, x in given.items():
+        if name in rule.inputs:
+            axes.bind(name, rule.annotations[name], tuple(x.shape), bound, hyper)
+    return given, bound
+
+
+def _tuple(lengths: int | tuple[int, ...]) -> tuple[int, ...]:
+    return (lengths,) if isinstance(lengths, int) else lengths
+
+
+def _nearest(rank: int, ranks: Sequence[int]) -> int:
+    """The smallest that is large enough, or else the largest."""
+    return min((r for r in ranks if r >= rank), default=max(ranks))
+
+
+def _lengths(lengths: tuple[int, ...], rank: int, least: int) -> tuple[int, ...]:
+    """So many lengths, none too short unless it is 0."""
+    if rank == 0:
+        return ()
+    surplus = max(0, len(lengths) - rank)
+    joined = (math.prod(lengths[: surplus + 1]), *lengths[surplus + 1 :]) if surplus else lengths
+    padded = (least,) * (rank - len(joined)) + joined
+    return tuple(length * -(-least // length) if length else 0 for length in padded)
+
+
+def _redrawn(draw: Draw, annotation: Any, variadic: str, old: tuple[int, ...], new: tuple[int, ...]) -> Draw:
+    """A draw of the edge's own shape, which it may rely on, with the new list of axes."""
+    name, before, after = _variadic(annotation)
+
+    def drawn(shape: Shape, generator: torch.Generator) -> Tensor:
+        own = (*shape[:before], *old, *shape[len(shape) - after :]) if name == variadic else shape
+        return _reshaped(draw(own, generator), annotation, variadic, new)
+
+    return drawn
+
+
+def _reshaped(x: Tensor, annotation: Any, variadic: str, new: tuple[int, ...]) -> Tensor:
+    """A given tensor with its list of axes as long as `new`; the first values where none is left."""
+    name, before, after = _variadic(annotation)
+    if name != variadic or x.ndim < before + after:
+        return x
+    head, tail = x.shape[:before], x.shape[x.ndim - after :]
+    old = x.shape[before : x.ndim - after]
+    if not new:
+        return x.reshape(*head, -1, *tail).select(before, 0) if old else x
+    surplus = max(0, len(old) - len(new))
+    joined = (math.prod(old[: surplus + 1]), *old[surplus + 1 :]) if surplus else tuple(old)
+    padded = (1,) * (len(new) - len(joined)) + joined
+    times = [n // p if p else 1 for n, p in zip(new, padded, strict=True)]
+    return x.reshape(*head, *padded, *tail).repeat(*(1 for _ in head), *times, *(1 for _ in tail))

@@ -1,0 +1,77 @@
+"""Where a candidate raises: said once, with what the cases have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from manual_bp.oracle.cases import Case
+from manual_bp.rule import Rule
+
+
+def tracebacks(raised: Sequence[tuple[str, Case]]) -> list[str]:
+    """One traceback for each place at which the candidate raised: the messages differ in sizes alone."""
+    places: dict[tuple[str, ...], list[tuple[str, str]]] = {}
+    for text, case in raised:
+        lines = text.splitlines()
+        kind = next((line.partition(":")[0] for line in reversed(lines) if line[:1].strip()), "")
+        place = (*(line for line in lines if line.lstrip().startswith("File ")), kind)
+        places.setdefault(place, []).append((text, case.name))
+    found = []
+    for several in places.values():
+        text, name = several[0]
+        more = f" and {len(several) - 1} more" if len(several) > 1 else ""
+        found.append(f"case {name!r}{more}: {text}")
+    return found
+
+
+def where_raised(raised: Sequence[tuple[str, Case]], right: Sequence[Case], rule: Rule) -> list[str]:
+    """In which cases it raised, in a sentence, and what to declare if it is not meant for them; none if it did not.
+
+    right: the cases that it answered rightly.
+    """
+    if not raised:
+        return []
+    cases = [case for _, case in raised]
+    many = f"{len(cases)} case{'' if len(cases) == 1 else 's'}"
+    if not right:
+        return [f"it raises in {many}, and is right in none"]
+    name = next(iter(rule.inputs))
+    ranks = sorted({case.inputs[0].ndim for case in right})
+    # It is meant for those numbers of axes of which it answered every case but ones with a short axis.
+    meant = [rank for rank in ranks if _reached(_of(cases, rank), _of(right, rank)) is not None]
+    off_rank = [case for case in cases if case.inputs[0].ndim not in meant]
+    short = [case for case in cases if case.inputs[0].ndim in meant]
+    least = _reached(short, [case for case in right if case.inputs[0].ndim in meant])
+    if meant and least is not None:
+        where, declare = [], []
+        if off_rank:
+            axes = " or ".join(map(str, meant))
+            where.append(f"{name} does not have {axes} {'axis' if meant == [1] else 'axes'}")
+            declare.append(f"ndim=({', '.join(map(str, meant))},)")
+        if short:
+            where.append("an axis is empty" if least == 1 else f"an axis is shorter than {least}")
+            declare.append(f"min_size={least}")
+        return [
+            f"it raises in {many}, all of them such that {' or '.join(where)}; "
+            f"if it is not meant for these, declare {', '.join(declare)}"
+        ]
+    return [f"it raises in {many}, such as {cases[0].name!r}, and is right in {len(right)}"]
+
+
+def _of(cases: Sequence[Case], rank: int) -> list[Case]:
+    return [case for case in cases if case.inputs[0].ndim == rank]
+
+
+def _reached(raised: Sequence[Case], right: Sequence[Case]) -> int | None:
+    """The length that some axis of every case that raised falls short of: 1, or one below which no case is right, or 0
+    if none raised; None if there is no such length."""
+    if not raised:
+        return 0
+    shortest = max(_shortest(case) for case in raised)
+    if shortest == 0:
+        return 1
+    return shortest + 1 if all(_shortest(case) > shortest for case in right) else None
+
+
+def _shortest(case: Case) -> int:
+    return min((length for x in case.inputs for length in x.shape), default=1)
