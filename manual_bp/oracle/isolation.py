@@ -108,6 +108,7 @@ class Isolated(Elsewhere):
             self.ways = {str(name): self._as(str(name)) for name in came["ways"] if name in NAMES}
 
     def named(self, names: tuple[str, ...]) -> Isolated:
+        """The candidate, told the names of the inputs that it will be given."""
         self._learn(self._talk.ask({"how": "named", "names": list(names)}))
         return self
 
