@@ -288,7 +288,7 @@ def test_what_is_wrong_stays_so(run, name, words):
 
 def test_words_and_results_of_every_make(run, tmp_path):
     """Of one candidate, so that one process does for all."""
-    result = run("odd", "--isolate", "--timeout", "600", "--json", str(tmp_path / "out.json"))
+    result = run("odd", "--isolate", "--verbose", "--timeout", "600", "--json", str(tmp_path / "out.json"))
     assert result.exit_code == 1
     words = result.output
     assert "came (1000000000000,)" in words
