@@ -57,15 +57,13 @@ def test_fails_with_the_report_and_no_frame_of_ours(run):
 
 def test_cases_are_tests_of_their_own(run):
     tests = (
-        "@pytest.mark.parametrize('case', cases('elu', torch.float64))\n"
+        "few = [case for case in cases('elu', torch.float64) if case.id in ('ordinary', 'kink', 'zero cotangent')]\n"
+        "@pytest.mark.parametrize('case', few)\n"
         "@pytest.mark.parametrize('vjp', [right, zero])\n"
         "def test(oracle, case, vjp):\n    oracle.check(vjp, 'elu', cases=[case])"
     )
     result = run(tests, "-v")
-    outcomes = result.parseoutcomes()
-    # A candidate that gives 0 is right where 0 is due, and in no other case.
-    assert outcomes["failed"] > 20
-    assert outcomes["passed"] >= len(cases("elu"))
+    result.assert_outcomes(failed=2, passed=4)  # a candidate that gives 0 is right where 0 is due
     result.stdout.fnmatch_lines(["*test?right-ordinary? PASSED*", "*test?zero-ordinary? FAILED*"])
     result.stdout.fnmatch_lines(["*test?zero-zero cotangent? PASSED*"])
 

@@ -288,7 +288,7 @@ def _call(
         given = dict(zip(own, copies(own.values()), strict=True))
     else:
         for name, x in own.items():
-            given[name].copy_(x)
+            given[name].detach().copy_(x)  # it may have come to require grad
     # What stands beside elements is compared with itself: copying makes other bytes of what is no bool.
     beside = {name: _bytes(x).clone() for name, x in given.items() if _has_gaps(x)}
     *inputs, dy = given.values()

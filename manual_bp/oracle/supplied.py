@@ -39,7 +39,7 @@ def supplied(rule: Rule, case: Case, dtype: torch.dtype, device: str) -> Case:
             f"case {case.name!r}: grads must hold one entry per input {list(rule.inputs)}; came {len(case.grads)}. "
             "Put NOT_RECORDED for a missing one."
         )
-    return Case(inputs, dy, case.hyper, case.name, case.y, case.grads)
+    return replace(case, inputs=inputs, dy=dy)
 
 
 def tensor_of(x: Any, dtype: torch.dtype, device: str) -> Tensor:
