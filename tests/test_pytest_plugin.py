@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from manual_bp.pytest_plugin import cases, page_name, pytest_configure
+from manual_bp.pytest_plugin import page_name, pytest_configure
 
 pytest_plugins = ["pytester"]
 
