@@ -32,7 +32,7 @@ WHOLE = 32
 BEYOND = (4097, 65_537)
 # Both above the sides of usual tiles of a product, and one of them a multiple: 128 to 256 for the matrices that are
 # inputs, 64 to 128 elsewhere.
-PAIR, SMALLER_PAIR = (257, 256), (129, 128)
+PAIR, SMALLER_PAIR = (257, 256), (129, 136)
 # The other axes, while one is long: tiny, distinct, and a list of axes sometimes empty.
 TINY = (3, 2, 4, 5)
 # While one is very long, or two are long, the first of these at which the rule is defined.

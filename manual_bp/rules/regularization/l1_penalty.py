@@ -45,7 +45,7 @@ def backward(residuals: Residuals, dy: Float[Tensor, ""]) -> tuple[Float[Tensor,
 
 INPUTS = {"weight": Input(normal())}
 HYPER = {"lam": 0.3}
-USUAL = {"lam": (1e-2, 1e-4), "n": (50, 60_000)}
+USUAL = {"lam": (1e-2, 5e-2), "n": (50,)}
 
 EDGES = (
     Edge("zero weights", {"weight": [[0.0, -0.0, 1.0]]}),

@@ -42,7 +42,7 @@ def backward(residuals: Residuals, dy: Float[Tensor, ""]) -> tuple[Float[Tensor,
 
 INPUTS = {"weight": Input(normal())}
 HYPER = {"lam": 0.3}
-USUAL = {"lam": (5e-2, 1e-4), "n": (50, 60_000)}
+USUAL = {"lam": (1e-2, 5e-2), "n": (50,)}
 
 EDGES = (
     Edge("lam 0", {"lam": 0.0}),
