@@ -161,6 +161,7 @@ class Comparison:
             self.report.failed += len(self.report.mismatches) > before
             if len(self.report.mismatches) > before:
                 self.beside.append(own_defaults(self.candidate, self.rule, own))
+                self.tried.add(case.name)
 
     def repeat(self) -> None:
         """Call the candidate many times at the case with the most rows, if it was right so far."""
@@ -220,7 +221,8 @@ class Comparison:
         """Seek why it is wrong for at most so many seconds, and say what was found in the report of `finish`."""
         report = self.report
         explained, shared = set(self.unwritten), dict[str, str]()
-        wrong = {m.argument for m in report.mismatches if m.kind == "wrong" or m.detail.startswith("shape")}
+        others = [m for m in report.mismatches if m.case not in self.tried]  # what was found beside the cases is known
+        wrong = {m.argument for m in others if m.kind == "wrong" or m.detail.startswith("shape")}
         wrong -= explained
         report.diagnoses = where_raised(self.raised, [record.evidence.case for record in self.right], self.rule)
         report.diagnoses += [*self.unwritten.values(), *self.beside]
@@ -235,10 +237,8 @@ class Comparison:
                 report.diagnoses += found.sentences
                 explained |= found.explained
                 report.search, shared = found.search, found.shared
-        # What was raised, and what was found beside the cases, has been said.
-        others = [m for m in report.mismatches if not m.detail.startswith("raised ") and m.case not in self.tried]
         report.diagnoses += named(others, explained)
-        report.patterns = list(patterns(report.mismatches, explained, shared, report.cases))
+        report.patterns = list(patterns(others, explained, shared, report.cases))
         report.clean()
 
     def _untested(self, argument: str, generated: bool) -> str:

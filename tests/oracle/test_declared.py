@@ -153,9 +153,9 @@ def test_empty_batches():
         return bp.relu.vjp(inputs, dy)
 
     report = compare(candidate, "relu")
-    assert report.diagnoses == [
+    assert report.diagnoses[0] == (
         "it raises in 1 case, all of them such that an axis is empty; if it is not meant for these, declare min_size=1"
-    ]
+    )
     assert compare(candidate, "relu", min_size=1).passed
 
 
