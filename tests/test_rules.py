@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,7 +13,6 @@ from manual_bp.inputs import Edge
 from manual_bp.oracle import Case, compare
 from manual_bp.oracle.cases import draw
 from manual_bp.oracle.checking import rejects
-from manual_bp.rule import SIXTEEN_BITS
 
 EDGES = [(name, edge) for name, rule in bp.RULES.items() for edge in rule.edges]
 MISTAKES = [(name, mistake) for name, rule in bp.RULES.items() for mistake in rule.mistakes]
@@ -34,14 +31,24 @@ def test_rule_agrees_with_its_reference(rule, dtype, device):
     assert not [text for text in report.not_tested if text.startswith("case")]
 
 
+def in_float32(vjp):
+    """Torch on 16-bit numbers as rules compute with them: its own arithmetic in 16 bits may overflow, leave no digit or
+    fall on the other side of a kink."""
+
+    def candidate(inputs, dy, **hyper):
+        wide = tuple(x.float() if x.is_floating_point() else x for x in inputs)
+        y, grads = vjp(wide, dy.float(), **hyper)
+        return y.to(dy.dtype), tuple(None if g is None else g.to(dy.dtype) for g in grads)
+
+    return candidate
+
+
 def test_torch_agrees_up_to_lost_digits(rule, dtype, device):
     from torch_ref import twin
 
-    report = compare(twin(rule.name), rule.name, dtype=dtype, device=device)
-    wrong = report.mismatches
-    if dtype in SIXTEEN_BITS:  # torch computes some of these in 16 bits, where they may overflow or leave no digit
-        wrong = [m for m in wrong if math.isfinite(m.got) and "leaves no digit" not in m.detail]
-    assert not wrong, str(report)
+    candidate = twin(rule.name) if dtype in WIDE else in_float32(twin(rule.name))
+    report = compare(candidate, rule.name, dtype=dtype, device=device)
+    assert report.passed, str(report)
 
 
 @pytest.mark.parametrize(("name", "mistake"), MISTAKES, ids=ids(MISTAKES))
