@@ -4,7 +4,8 @@ A page's `forward` and `backward` are bare mathematics.  `Rule` adds what every 
 
 - every shape, dtype, device and hyperparameter is checked against the page's annotations (ValueError);
 - nothing is recorded: inputs that require grad are accepted, results never require it;
-- 16-bit inputs are computed in float32 and each output is rounded once; residuals stay float32.
+- 16-bit inputs are computed in float32 and each output is rounded once, under torch.autocast too; residuals stay
+  float32.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import inspect
 import math
 import numbers
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
@@ -118,7 +120,8 @@ class Rule:
         hyper = self.check_hyper(hyper)
         dtype = self._check_inputs(inputs, hyper)
         computing = computing_dtype(dtype)
-        y, residuals = self.page.forward(*(_enter(x, computing) for x in inputs), **hyper)
+        with _without_autocast(inputs[0].device):
+            y, residuals = self.page.forward(*(_enter(x, computing) for x in inputs), **hyper)
         return y.to(dtype), residuals
 
     def backward(self, residuals: Any, dy: Tensor) -> Grads:
@@ -127,7 +130,9 @@ class Rule:
         dy has y's dtype.  Raises ValueError if `residuals` are not this rule's, or dy's shape, device or (where the
         residuals tell) dtype does not fit them.
         """
-        return _leave(self.page.backward(residuals, self._check_backward(residuals, dy)), dy.dtype)
+        entered = self._check_backward(residuals, dy)
+        with _without_autocast(dy.device):
+            return _leave(self.page.backward(residuals, entered), dy.dtype)
 
     def vjp(self, inputs: tuple[Tensor, ...], dy: Tensor, **hyper: Any) -> tuple[Tensor, Grads]:
         """Value and cotangents in one call (a `Vjp`)."""
@@ -229,6 +234,15 @@ class Rule:
 
     def _reject(self, must: str, came: str | list[str], remedy: str) -> NoReturn:
         raise ValueError(f"{self.name}: {must}; came {came}. {remedy}".rstrip())
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Where torch.autocast is on, products would be computed in 16 bits, whatever was promised."""
+    try:
+        enabled = torch.is_autocast_enabled(device.type)
+    except RuntimeError:  # a device that has none, such as meta
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False) if enabled else nullcontext()
 
 
 def _enter(x: Tensor, computing: torch.dtype) -> Tensor:

@@ -126,3 +126,12 @@ def test_manual_bp_does_not_import_torch_ref():
     found = modules_after("import manual_bp.cli, manual_bp.lockstep, manual_bp.oracle, manual_bp.models; manual_bp.elu")
     assert "torch" in found
     assert not {name for name in found if name.startswith("torch_ref")}
+
+
+def test_autocast_changes_nothing(rule):
+    (case,) = (case for case in generated(rule, torch.float32) if case.name == "ordinary")
+    plain = rule.vjp(case.inputs, case.dy, **case.hyper)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        under = rule.vjp(case.inputs, case.dy, **case.hyper)
+    for a, b in zip((plain[0], *plain[1]), (under[0], *under[1]), strict=True):
+        assert (a is None and b is None) or torch.equal(a, b)

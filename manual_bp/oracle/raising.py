@@ -47,12 +47,12 @@ def where_raised(raised: Sequence[tuple[str, Case]], right: Sequence[Case], rule
         if off_rank:
             axes = " or ".join(map(str, meant))
             where.append(f"{name} does not have {axes} {'axis' if meant == [1] else 'axes'}")
-            declare.append(f"ndim=({', '.join(map(str, meant))},)")
+            declare.append(f"ndim={tuple(meant)}")
         if short:
             where.append("an axis is empty" if least == 1 else f"an axis is shorter than {least}")
             declare.append(f"min_size={least}")
         return [
-            f"it raises in {many}, all of them such that {' or '.join(where)}; "
+            f"it raises in {many}, {'in which' if len(cases) == 1 else 'in all of which'} {' or '.join(where)}; "
             f"if it is not meant for these, declare {', '.join(declare)}"
         ]
     return [f"it raises in {many}, such as {cases[0].name!r}, and is right in {len(right)}"]

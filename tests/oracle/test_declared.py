@@ -154,7 +154,7 @@ def test_empty_batches():
 
     report = compare(candidate, "relu")
     assert report.diagnoses[0] == (
-        "it raises in 1 case, all of them such that an axis is empty; if it is not meant for these, declare min_size=1"
+        "it raises in 1 case, in which an axis is empty; if it is not meant for these, declare min_size=1"
     )
     assert compare(candidate, "relu", min_size=1).passed
 
@@ -170,7 +170,7 @@ def cases_of(*shapes):
         ([(1, 3), (0, 3)], [(2, 3)], "declare min_size=2"),
         ([(1, 3)], [(2, 3), (1, 2)], "such as '(1, 3)', and is right in 2"),
         ([(3,), (0, 3)], [(2, 3)], "declare ndim=(2,), min_size=1"),
-        ([(3,), (2, 3, 4, 5)], [(2, 3), (2, 3, 4)], "declare ndim=(2, 3,)"),
+        ([(3,), (2, 3, 4, 5)], [(2, 3), (2, 3, 4)], "declare ndim=(2, 3)"),
         ([(3,)], [], "is right in none"),
     ],
     ids=str,
