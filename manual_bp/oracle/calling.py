@@ -18,9 +18,20 @@ from torch import Tensor
 
 from manual_bp.oracle.cases import Case
 from manual_bp.oracle.foreign import named, shortened
-from manual_bp.oracle.memory import copies, is_whole, overlap, shares_elements, whole
+from manual_bp.oracle.memory import copies, overlap, shares_elements
 from manual_bp.oracle.pattern import place
 from manual_bp.oracle.replaced import functions_kept, modes_kept
+from manual_bp.oracle.results import (
+    LARGEST,
+    all_kept,
+    bytes_of,
+    damage,
+    has_gaps,
+    is_dense,
+    plain,
+    preserved,
+    same_bits,
+)
 from manual_bp.oracle.settings import kept as settings_kept
 from manual_bp.oracle.surroundings import users_defaults
 from manual_bp.oracle.unwritten import NEVER, NUMBER, READ, Filled, never_written, unwritten
@@ -30,10 +41,6 @@ from manual_bp.rule import Rule, Vjp
 # What is slow is called as often as it can be in so many seconds.
 OFTEN = 200
 SECONDS = 0.25
-# A result of a wrong shape is copied, for its diagnosis, up to this size; none of the generated cases is as large.
-LARGEST = 2**22
-# torch computes with no more axes than this.
-MOST_AXES = 64
 # Exceptions that were raised on the way to another one are shown if they are at most so many.
 CHAIN = 5
 DUE = "a candidate is vjp(inputs, dy, **hyper) -> (y, grads)"
@@ -191,7 +198,7 @@ def call_often(candidate: Vjp, rule: Rule, case: Case, first: tuple[Any, ...], t
                 for i, got in enumerate((y, *grads)):
                     if i not in worst:
                         continue
-                    got = _kept(plain(got), first[i])
+                    got = preserved(plain(got), first[i])
                     difference = math.inf
                     if isinstance(got, Tensor) and is_dense(got) and got.shape == first[i].shape:
                         if same_bits(first[i], got):
@@ -290,7 +297,7 @@ def _call(
         for name, x in own.items():
             given[name].detach().copy_(x)  # it may have come to require grad
     # What stands beside elements is compared with itself: copying makes other bytes of what is no bool.
-    beside = {name: _bytes(x).clone() for name, x in given.items() if _has_gaps(x)}
+    beside = {name: bytes_of(x).clone() for name, x in given.items() if has_gaps(x)}
     *inputs, dy = given.values()
     changed: list[str] = []
     replaced: list[str] = []
@@ -317,7 +324,7 @@ def _call(
         return found, None, given
     for name, x in own.items():
         with torch._C.DisableTorchFunctionSubclass():  # its class may have been changed
-            overwritten = _overwritten(given[name], x, beside.get(name))
+            overwritten = damage(given[name], x, beside.get(name))
             if overwritten:
                 found.traps.append((name, f"the candidate {overwritten}"))
             elif given[name].requires_grad:
@@ -416,87 +423,3 @@ def _see_memory(
 
 def _arguments(rule: Rule) -> tuple[str, ...]:
     return ("y", *(f"d{name}" for name in rule.inputs))
-
-
-def plain(x: Any) -> Any:
-    """A result as a plain tensor, in the same memory: a subclass may answer for itself, but its numbers are judged.
-
-    Of what is no tensor only the name of its type is kept.
-
-    Raises TypeError for what only says that it is a tensor, or has no memory of its own, and whatever a subclass does.
-    """
-    if x is None:
-        return None
-    if not isinstance(x, Tensor):
-        return stand_in(named(x), hasattr(type(x), "__array__"))
-    with torch._C.DisableTorchFunctionSubclass():
-        same = x if type(x) is Tensor else x.as_subclass(Tensor)
-    # This raises TypeError itself for what only says that it is a tensor, as a mock does.
-    if torch._C._dispatch_keys(same).has(torch._C.DispatchKey.Python):
-        raise TypeError(f"a {named(x)} came, whose numbers are where it says; return a plain Tensor")
-    if not same.is_nested and same.ndim > MOST_AXES:
-        raise TypeError(f"a tensor of {same.ndim} axes came; torch computes with {MOST_AXES} at most")
-    if is_dense(same) and not is_whole(same):
-        raise TypeError("a tensor came whose memory was freed")
-    return same
-
-
-def stand_in(kind: str, is_array: bool) -> Any:
-    """An object of a type of that name, without the code of the one that came."""
-    return type(kind, (), {"__array__": None} if is_array else {})()
-
-
-def all_kept(raw: Sequence[Any], case: Case) -> tuple[Any, ...]:
-    """Results in memory of their own: the candidate may go on writing into what it returned."""
-    return tuple(_kept(x, like) for x, like in zip(raw, (case.dy, *case.inputs), strict=bool(raw)))
-
-
-def _kept(x: Any, like: Tensor) -> Any:
-    """A result, copied if it is dense.  One that is too large (expanded, it may have any size) keeps its shape alone:
-    it is not `like` what is due, and that is all that there is to say."""
-    if not isinstance(x, Tensor) or not is_dense(x):
-        return x
-    if x.shape != like.shape and x.numel() > LARGEST:
-        return torch.empty(x.shape, dtype=x.dtype, device="meta")
-    return x.detach().clone()
-
-
-def is_dense(x: Tensor) -> bool:
-    """Whether a tensor is made of numbers that lie in memory."""
-    return x.layout is torch.strided and not (x.is_quantized or x.is_nested or x.is_meta)
-
-
-def _overwritten(given: Tensor, own: Tensor, beside: Tensor | None) -> str:
-    """What became of a copy that was given, in words; "" if it is as it was.  beside: the bytes of its buffer before,
-    if that holds more than its elements."""
-    try:
-        if not is_whole(given) or not same_bits(given, own):
-            return "overwrote its argument"
-        if beside is not None and not torch.equal(_bytes(given), beside):
-            return "wrote beside its argument, into memory between or around its elements"
-    except Exception:  # it is no tensor any more that can be read
-        return "overwrote its argument"
-    return ""
-
-
-def _bytes(x: Tensor) -> Tensor:
-    return whole(x).view(torch.uint8)
-
-
-def _has_gaps(x: Tensor) -> bool:
-    """Whether a tensor's buffer holds more than its elements."""
-    return x.untyped_storage().nbytes() > x.numel() * x.element_size()
-
-
-def same_bits(a: Tensor, b: Tensor) -> bool:
-    """Bit for bit, but for the sign of 0 and what a NaN holds."""
-    if a.is_nested or b.is_nested:  # it has no shape
-        return a.is_nested and b.is_nested
-    if (a.shape, a.dtype, a.layout, a.device) != (b.shape, b.dtype, b.layout, b.device):
-        return False
-    if a.is_meta:  # it has no bits
-        return True
-    if a.layout is not torch.strided or a.is_quantized:
-        return a.layout is b.layout
-    a, b = a.detach(), b.detach()
-    return torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())

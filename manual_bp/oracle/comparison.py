@@ -11,15 +11,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.arithmetic.bounded import Contract
-from manual_bp.oracle.calling import (
-    Call,
-    call,
-    call_again,
-    call_filled,
-    call_often,
-    passable,
-    same_bits,
-)
+from manual_bp.oracle.calling import Call, call, call_again, call_filled, call_often, passable
 from manual_bp.oracle.cases import NOT_RECORDED, Case, Further
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.declared import NOTHING, Declared, untaken
@@ -31,6 +23,7 @@ from manual_bp.oracle.kinds import Kinds
 from manual_bp.oracle.pattern import pattern
 from manual_bp.oracle.raising import tracebacks, where_raised
 from manual_bp.oracle.report import NOT_SOUGHT, Mismatch, Report, Worst
+from manual_bp.oracle.results import same_bits
 from manual_bp.oracle.summary import named, patterns
 from manual_bp.oracle.supplied import tensor_of
 from manual_bp.oracle.trials import own_defaults, trials

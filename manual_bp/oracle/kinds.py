@@ -17,12 +17,13 @@ from torch import Tensor
 
 from manual_bp.arithmetic.bounded import Contract, How, contract_of, widths
 from manual_bp.inputs import Mistake
-from manual_bp.oracle.calling import call, is_dense
+from manual_bp.oracle.calling import call
 from manual_bp.oracle.cases import Case
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.evidence import CERTIFIED_ELEMENTS, Evidence, Values, certified_module
 from manual_bp.oracle.kinks import is_subgradient, kinks_of
 from manual_bp.oracle.lost_digits import lost_digits, reach_of
+from manual_bp.oracle.results import is_dense
 from manual_bp.oracle.variation import in_precision
 from manual_bp.rule import Rule, Vjp
 

@@ -15,8 +15,8 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from manual_bp.oracle.calling import MOST_AXES, is_dense, stand_in
 from manual_bp.oracle.foreign import LONGEST_NAME, named, shortened
+from manual_bp.oracle.results import MOST_AXES, is_dense, stand_in
 
 # The words of an answer: a hundred texts of the longest kind in each list, and no more.
 MOST_WORDS = 2**21

@@ -10,20 +10,12 @@ from typing import Any
 from torch import Tensor
 
 from manual_bp.oracle import calling
-from manual_bp.oracle.calling import (
-    Call,
-    all_kept,
-    call_with,
-    for_inputs,
-    parameters_of,
-    plain,
-    require_candidate,
-    variants,
-)
+from manual_bp.oracle.calling import Call, call_with, for_inputs, parameters_of, require_candidate, variants
 from manual_bp.oracle.cases import Case
 from manual_bp.oracle.foreign import shortened
 from manual_bp.oracle.loading import load
 from manual_bp.oracle.messages import MOST_TEXTS, receive_question, send_answer
+from manual_bp.oracle.results import all_kept, plain
 from manual_bp.oracle.surroundings import plain as plain_surroundings
 from manual_bp.oracle.ways import ways
 from manual_bp.rule import RULES, Vjp

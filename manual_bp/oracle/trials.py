@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from manual_bp.oracle.calling import call, parameters_of, passable, same_bits
+from manual_bp.oracle.calling import call, parameters_of, passable
 from manual_bp.oracle.cases import Case
 from manual_bp.oracle.declared import Declared
 from manual_bp.oracle.diagnosis import Record
@@ -19,6 +19,7 @@ from manual_bp.oracle.errors import errors
 from manual_bp.oracle.evidence import Evidence
 from manual_bp.oracle.memory import overlap
 from manual_bp.oracle.refusals import refusals
+from manual_bp.oracle.results import same_bits
 from manual_bp.oracle.ways import ORDERS, named, other, other_hyper, refused, tried, ways, words
 from manual_bp.rule import Rule, Vjp
 

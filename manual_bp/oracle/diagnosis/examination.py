@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.arithmetic.bounded import contract_of, widths
-from manual_bp.oracle.calling import call, is_dense
+from manual_bp.oracle.calling import call
 from manual_bp.oracle.cases import Case, is_moderate
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.diagnosis.agreement import agrees, is_settled
@@ -24,6 +24,7 @@ from manual_bp.oracle.diagnosis.refutation import (
     is_refuted_beyond,
     probes_of,
 )
+from manual_bp.oracle.results import is_dense
 from manual_bp.oracle.words import counted, listed, some
 from manual_bp.rule import Rule, Vjp, computing_dtype
 
