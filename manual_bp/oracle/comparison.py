@@ -80,6 +80,7 @@ class Comparison:
         self.untaken: dict[str, list[str]] = {}
         self.seen: list[str] = []
         self.right: list[Record] = []
+        self.answered: list[Case] = []
         self.beside: list[str] = []
         self.tried: set[str] = set()
         self.repeated = False
@@ -113,6 +114,7 @@ class Comparison:
         if results is None:
             return
         self.report.cases += 1
+        self.answered.append(case)
         before = len(self.report.mismatches)
         self._judge_results(candidate, found, results)
         is_wrong = len(self.report.mismatches) > before
@@ -230,7 +232,7 @@ class Comparison:
                 report.diagnoses += found.sentences
                 explained |= found.explained
                 report.search, shared = found.search, found.shared
-        where = where_raised(self.raised, [record.evidence.case for record in self.right], self.rule)
+        where = where_raised(self.raised, self.answered, self.rule)
         # Why its numbers are wrong says more than where it gives none.
         report.diagnoses = report.diagnoses + where if wrong else where + report.diagnoses
         report.diagnoses += named([m for m in others if not m.detail.startswith("raised ")], explained)

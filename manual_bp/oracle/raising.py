@@ -24,25 +24,26 @@ def tracebacks(raised: Sequence[tuple[str, Case]]) -> list[str]:
     return found
 
 
-def where_raised(raised: Sequence[tuple[str, Case]], right: Sequence[Case], rule: Rule) -> list[str]:
+def where_raised(raised: Sequence[tuple[str, Case]], answered: Sequence[Case], rule: Rule) -> list[str]:
     """In which cases it raised, in a sentence, and what to declare if it is not meant for them; none if it did not.
 
-    right: the cases that it answered rightly.
+    answered: the cases in which it returned something to judge.
     """
     if not raised:
         return []
     cases = [case for _, case in raised]
     many = f"{len(cases)} case{'' if len(cases) == 1 else 's'}"
-    if not right:
-        return [f"it raises in {many}, and is right in none"]
+    if not answered:
+        return [f"it raises in {many}, and answers in none"]
     name = next(iter(rule.inputs))
-    ranks = sorted({case.inputs[0].ndim for case in right})
+    ranks = sorted({case.inputs[0].ndim for case in answered})
     # It is meant for those numbers of axes of which it answered every case but ones with a short axis.
-    meant = [rank for rank in ranks if _reached(_of(cases, rank), _of(right, rank)) is not None]
+    meant = [rank for rank in ranks if _reached(_of(cases, rank), _of(answered, rank)) is not None]
     off_rank = [case for case in cases if case.inputs[0].ndim not in meant]
     short = [case for case in cases if case.inputs[0].ndim in meant]
-    least = _reached(short, [case for case in right if case.inputs[0].ndim in meant])
-    if meant and least is not None:
+    least = _reached(short, [case for case in answered if case.inputs[0].ndim in meant])
+    answers_off_rank = any(_of(answered, case.inputs[0].ndim) for case in off_rank)  # then that is not the reason
+    if meant and least is not None and not answers_off_rank:
         where, declare = [], []
         if off_rank:
             axes = " or ".join(map(str, meant))
@@ -55,22 +56,22 @@ def where_raised(raised: Sequence[tuple[str, Case]], right: Sequence[Case], rule
             f"it raises in {many}, {'in which' if len(cases) == 1 else 'in all of which'} {' or '.join(where)}; "
             f"if it is not meant for these, declare {', '.join(declare)}"
         ]
-    return [f"it raises in {many}, such as {cases[0].name!r}, and is right in {len(right)}"]
+    return [f"it raises in {many}, such as {cases[0].name!r}, and answers in {len(answered)}"]
 
 
 def _of(cases: Sequence[Case], rank: int) -> list[Case]:
     return [case for case in cases if case.inputs[0].ndim == rank]
 
 
-def _reached(raised: Sequence[Case], right: Sequence[Case]) -> int | None:
-    """The length that some axis of every case that raised falls short of: 1, or one below which no case is right, or 0
+def _reached(raised: Sequence[Case], answered: Sequence[Case]) -> int | None:
+    """The length that some axis of every case that raised falls short of: 1, or one below which none is answered, or 0
     if none raised; None if there is no such length."""
     if not raised:
         return 0
     shortest = max(_shortest(case) for case in raised)
     if shortest == 0:
         return 1
-    return shortest + 1 if all(_shortest(case) > shortest for case in right) else None
+    return shortest + 1 if all(_shortest(case) > shortest for case in answered) else None
 
 
 def _shortest(case: Case) -> int:

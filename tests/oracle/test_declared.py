@@ -168,10 +168,10 @@ def cases_of(*shapes):
     [
         ([(0, 3)], [(2, 3)], "declare min_size=1"),
         ([(1, 3), (0, 3)], [(2, 3)], "declare min_size=2"),
-        ([(1, 3)], [(2, 3), (1, 2)], "such as '(1, 3)', and is right in 2"),
+        ([(1, 3)], [(2, 3), (1, 2)], "such as '(1, 3)', and answers in 2"),
         ([(3,), (0, 3)], [(2, 3)], "declare ndim=(2,), min_size=1"),
         ([(3,), (2, 3, 4, 5)], [(2, 3), (2, 3, 4)], "declare ndim=(2, 3)"),
-        ([(3,)], [], "is right in none"),
+        ([(3,)], [], "answers in none"),
     ],
     ids=str,
 )
