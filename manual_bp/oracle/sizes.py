@@ -40,12 +40,12 @@ TINIEST = (1, 2, 3)
 LISTS: tuple[tuple[int, ...], ...] = ((), (2,))
 # Matrices for element-wise rules, which have one list of axes.
 MATRICES = ((31, 32), (256, 257), (5, 1024), (1024, 3))
-# From this length on an axis is light, and has so many heavy numbers.  All light ones together are not much heavier
-# than these, and the square of one is still two roundings, in float32, of the sum of all squares: if such terms
-# rounded to nothing, a sum in any order (as torch's own variance) would be off by more than random roundings may be.
+# From this length on an axis is light, and has so many heavy numbers.  The square of a light one is still 16 roundings
+# of the sum of the squares of the heavy ones in float32: a sum whose terms round to nothing, or all to one side, is off
+# by more than any bound on random roundings allows: torch's own variance, and sums from the last term to the first.
 LONG = 500
 HEAVY = 64
-LIGHT = 2.0**-8
+LIGHT = 2.0**-7
 # The signs that the ends of inputs have by turns.
 SIGNS = (1.0, -1.0)
 
