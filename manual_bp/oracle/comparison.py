@@ -118,10 +118,10 @@ class Comparison:
         before = len(self.report.mismatches)
         self._judge_results(candidate, found, results)
         is_wrong = len(self.report.mismatches) > before
-        if not is_wrong:
-            self.right.append(Record(found, results))
         if not isinstance(case, Further):
             self.records.append(Record(found, results))
+            if not is_wrong:
+                self.right.append(self.records[-1])
             elements = sum(x.numel() for x in case.inputs)
             if not is_wrong and variant is None and found.row is None and elements in REPEATED:
                 self.long.append(Record(found, results))
