@@ -161,8 +161,8 @@ def measure(rule: bp.Rule, x: Tensor, hyper: Hyper, vjps: Mapping[str, bp.Vjp]) 
     found: dict[str, dict[str, Judged]] = {}
     for name, vjp in vjps.items():
         y, gradient = evaluate(rule, vjp, x, hyper)
-        found[name] = {"gradient": judge(true_gradient, gradient), "value": judge(exact.y, y)}
-    return Measured(rule, hyper, x, {"gradient": true_gradient.midpoint(), "value": exact.y.midpoint()}, found)
+        found[name] = {"gradient": judge(true_gradient, gradient), "value": judge(exact.outputs[0], y)}
+    return Measured(rule, hyper, x, {"gradient": true_gradient.midpoint(), "value": exact.outputs[0].midpoint()}, found)
 
 
 def judge(exact: Balls, got: Tensor) -> Judged:

@@ -82,6 +82,7 @@ from manual_bp.arithmetic.bounded_table import (
     rounded,
 )
 from manual_bp.dispatch import Mode
+from manual_bp.outputs import parts, whole
 
 if TYPE_CHECKING:
     from manual_bp.rule import Rule
@@ -113,16 +114,19 @@ def contract_of(dtype: torch.dtype) -> Contract:
 
 
 class Widths(NamedTuple):
-    """How far off a right program may be: absolute, float64, shaped like y and the cotangents."""
+    """How far off a right program may be: absolute, float64, shaped like each output and each cotangent.
 
-    y: Tensor
+    grads: None for an input without cotangent, and for every input of a page without backward.
+    """
+
+    outputs: tuple[Tensor, ...]
     grads: tuple[Tensor | None, ...]
 
 
 def widths(
     rule: Rule,
-    inputs: tuple[Tensor, ...],
-    dy: Tensor,
+    inputs: tuple[Tensor | None, ...],
+    dy: Tensor | tuple[Tensor, ...] | None,
     contract: Contract,
     backward: Callable[..., tuple[Tensor | None, ...]] | None = None,
     how: How | None = None,
@@ -130,6 +134,8 @@ def widths(
 ) -> Widths:
     """The widths of a rule at `inputs` and `dy` (any dtype and device; the work is done on the CPU in float64).
 
+    inputs: None for one that is absent.
+    dy: of several outputs a tuple, one for each; unused, and None if you like, where the page has no backward.
     backward: a formula to take instead of the page's own backward, called with inputs, dy and hyperparameters by name
         (as in `Mistake`): how far off a program may be that uses this formula.
     how: what else the program may do otherwise than a right one that keeps its digits.
@@ -137,37 +143,51 @@ def widths(
     return Widths(*_run(rule, inputs, dy, contract, backward, how, hyper, lambda x: leave(x, contract)))
 
 
-def magnitudes(rule: Rule, inputs: tuple[Tensor, ...], dy: Tensor, **hyper: Any) -> Widths:
-    """What the magnitudes of the terms add up to into which y and the cotangents expand (see "Expanded" above)."""
+def magnitudes(
+    rule: Rule, inputs: tuple[Tensor | None, ...], dy: Tensor | tuple[Tensor, ...] | None, **hyper: Any
+) -> Widths:
+    """What the magnitudes of the terms add up to into which outputs and cotangents expand (see "Expanded" above)."""
     contract = contract_of(torch.float64)
     return Widths(*_run(rule, inputs, dy, contract, None, How(roundings=1.0), hyper, _magnitude))
 
 
 def _run(
     rule: Rule,
-    inputs: tuple[Tensor, ...],
-    dy: Tensor,
+    inputs: tuple[Tensor | None, ...],
+    dy: Tensor | tuple[Tensor, ...] | None,
     contract: Contract,
     backward: Callable[..., tuple[Tensor | None, ...]] | None,
     how: How | None,
     hyper: dict[str, Any],
     wanted: Callable[[Tensor], Tensor],
-) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:
     """The page's text on bounded numbers, and what is wanted of each of its results."""
     if len(inputs) != len(rule.inputs):
         raise ValueError(f"{rule.name}: takes {len(rule.inputs)} inputs {list(rule.inputs)}; came {len(inputs)}.")
     hyper = rule.check_hyper(hyper)
-    *entered, cotangent = (_done(enter(x, contract), how) for x in (*inputs, dy))
+    entered = [None if x is None else _done(enter(x, contract), how) for x in inputs]
     named = dict(zip(rule.inputs, entered, strict=True))
+    grads: tuple[Tensor | None, ...] = (None,) * len(inputs)
     try:
         with torch.no_grad(), Running():
             y, residuals = rule.page.forward(*named.values(), **hyper)
-            if tuple(y.shape) != tuple(dy.shape):
-                raise ValueError(f"{rule.name}: dy must have y's shape {tuple(y.shape)}; came {tuple(dy.shape)}.")
-            grads = backward(**named, dy=cotangent, **hyper) if backward else rule.page.backward(residuals, cotangent)
+            if backward or hasattr(rule.page, "backward"):
+                _check_cotangents(rule.name, y, dy)
+                cotangents = whole([_done(enter(d, contract), how) for d in parts(dy)], like=y)
+                if backward:
+                    grads = backward(**named, dy=cotangents, **hyper)
+                else:
+                    grads = rule.page.backward(residuals, cotangents)
     except UnknownFunctionError as error:
         raise UnknownFunctionError(f"{rule.name}: {error}") from None
-    return wanted(y), tuple(None if grad is None else wanted(grad) for grad in grads)
+    return tuple(map(wanted, parts(y))), tuple(None if grad is None else wanted(grad) for grad in grads)
+
+
+def _check_cotangents(name: str, y: Any, dy: Any) -> None:
+    shapes, came = ([tuple(x.shape) for x in parts(each)] for each in (y, dy))
+    if shapes != came:
+        must = f"y's shape {shapes[0]}" if len(shapes) == 1 else f"one tensor of each output's shape, {shapes}"
+        raise ValueError(f"{name}: dy must have {must}; came {came[0] if len(came) == 1 else came}.")
 
 
 def enter(x: Tensor, contract: Contract) -> Tensor:
@@ -192,7 +212,9 @@ def _done(x: Tensor, how: How | None) -> Tensor:
 
 
 def leave(result: Tensor, contract: Contract) -> Tensor:
-    """The error of a result once it is rounded to storage."""
+    """The error of a result once it is rounded to storage; 0 of one that is no number but a mask or an index."""
+    if not result.is_floating_point():
+        return torch.zeros(result.shape, dtype=torch.float64)
     if not isinstance(result, Bounded):
         result = Bounded(*_pair(result, contract.compute), contract.compute)
     stored = _to_copy(result, dtype=contract.storage)

@@ -37,11 +37,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from manual_bp.arithmetic import balls_table as balls_table  # fills the table of meanings
-from manual_bp.arithmetic.balls import DIRECTION, NAN, ONE, ZERO, Cell, Jets, NeedMoreBits, UnknownFunction
+from manual_bp.arithmetic.balls import DIRECTION, NAN, ONE, ZERO, Cell, Jets, NeedMoreBits, UnknownFunction, lift
+from manual_bp.outputs import parts
 from manual_bp.rule import DTYPES, Grads, Rule
 
 from flint import arb, ctx  # isort: skip  (after balls, whose message says how to install it)
@@ -121,9 +121,9 @@ class Balls:
 
 
 class Truth(NamedTuple):
-    """Value and cotangents; None for an input without cotangent."""
+    """The outputs and the cotangents; None for an input without cotangent."""
 
-    y: Balls
+    outputs: tuple[Balls, ...]
     grads: tuple[Balls | None, ...]
 
 
@@ -161,8 +161,15 @@ class AdjointIdentity(NamedTuple):
         return bool(self.forward.overlaps(self.reverse))
 
 
-def truth(rule: Rule, inputs: tuple[Tensor, ...], dy: Tensor, **hyper: Any) -> Truth:
-    """The value of `rule` at `inputs` and the cotangents Jᵀ dy, all certified.
+Inputs = tuple[Tensor | None, ...]
+"""None for an input that is absent."""
+
+Cotangents = Tensor | tuple[Tensor, ...] | None
+"""dy: of several outputs a tuple, one for each; unused, and None if you like, where the page has no backward."""
+
+
+def truth(rule: Rule, inputs: Inputs, dy: Cotangents, **hyper: Any) -> Truth:
+    """The outputs of `rule` at `inputs` and the cotangents Jᵀ dy, all certified.
 
     Inputs and dy (of y's shape) may have any float dtype and are taken as the exact numbers they are.
     Raises ValueError for whatever the rule rejects and for inf or nan, which lie outside certified truth;
@@ -171,22 +178,20 @@ def truth(rule: Rule, inputs: tuple[Tensor, ...], dy: Tensor, **hyper: Any) -> T
     problem = _Problem(rule, inputs, dy, hyper)
 
     def attempt(bits: int) -> Truth | None:
-        y = problem.outputs()
-        balls = [_number(cell.value) for cell in y.cells]
-        grads = [_number(total) for total in problem.pulled_back(y)]
-        if not all(map(_narrow, itertools.chain(balls, grads))):
+        outputs = problem.outputs()
+        values = [Balls(y.shape, tuple(_number(cell.value) for cell in y.cells), bits) for y in outputs]
+        grads = [_number(total) for total in problem.pulled_back(outputs)]
+        if not all(map(_narrow, itertools.chain(grads, *(y.balls for y in values)))):
             return None
-        return Truth(
-            Balls(y.shape, tuple(balls), bits), problem.split(grads, lambda shape, some: Balls(shape, some, bits))
-        )
+        return Truth(tuple(values), problem.split(grads, lambda shape, some: Balls(shape, some, bits)))
 
     return problem.enclosed(attempt)
 
 
 def is_subgradient(
     rule: Rule,
-    inputs: tuple[Tensor, ...],
-    dy: Tensor,
+    inputs: Inputs,
+    dy: Cotangents,
     grads: Grads,
     *,
     allowance: Grads | None = None,
@@ -209,8 +214,8 @@ def is_subgradient(
 
 def adjoint_identity(
     rule: Rule,
-    inputs: tuple[Tensor, ...],
-    dy: Tensor,
+    inputs: Inputs,
+    dy: Cotangents,
     grads: Grads,
     v: Grads,
     *,
@@ -250,19 +255,27 @@ def adjoint_identity(
 class _Problem:
     """A rule at a point.  Key k is the k-th element of the inputs that have a cotangent, in order."""
 
-    def __init__(self, rule: Rule, inputs: tuple[Tensor, ...], dy: Tensor, hyper: dict[str, Any]) -> None:
+    def __init__(self, rule: Rule, inputs: Inputs, dy: Cotangents, hyper: dict[str, Any]) -> None:
         self.rule = rule
         self.inputs = inputs
         self.hyper = rule.check_hyper(hyper)
         wide = tuple(x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs)
         y, _ = rule.forward(*wide, **hyper)  # checks everything that the rule checks, and gives y's shape
-        _check_candidate("dy", dy, y.shape)
-        for name, tensor in (*zip(rule.inputs, inputs, strict=True), ("dy", dy)):
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        outputs, has_backward = parts(y), hasattr(rule.page, "backward")
+        cotangents = parts(dy) if has_backward else ()
+        if has_backward and len(cotangents) != len(outputs):
+            raise ValueError(f"{rule.name}: dy must be a tuple of {len(outputs)} tensors; came {len(cotangents)}")
+        for each, output in zip(cotangents, outputs, strict=has_backward):
+            _check_candidate("dy", each, output.shape)
+        for name, tensor in (*zip(rule.inputs, inputs, strict=True), *(("dy", d) for d in cotangents)):
+            if tensor is not None and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                 raise ValueError(f"{rule.name}: {name} holds inf or nan, which lies outside certified truth")
-        self.dy: list[arb] = [arb(d) for d in dy.flatten().tolist()]
-        self.has_cotangent = [each.cotangent for each in rule.inputs.values()]
-        sizes = [x.numel() if has else 0 for x, has in zip(inputs, self.has_cotangent, strict=True)]
+        self.dy: list[arb] = [arb(d) for each in cotangents for d in each.flatten().tolist()]
+        self.has_cotangent = [
+            has_backward and x is not None and rule.is_number(name) and rule.inputs[name].cotangent
+            for name, x in zip(rule.inputs, inputs, strict=True)
+        ]
+        sizes = [x.numel() if has and x is not None else 0 for x, has in zip(inputs, self.has_cotangent, strict=True)]
         self.starts = [0, *itertools.accumulate(sizes)]
         self.keys = range(self.starts[-1])
 
@@ -278,34 +291,34 @@ class _Problem:
                 return result
         raise PrecisionError(f"{self.rule.name}: {BITS[-1]} bits are not enough for a narrow enclosure")
 
-    def outputs(self, direction: Sequence[arb] | None = None) -> Jets:
-        """y on jets: along every input element, or along one direction."""
+    def outputs(self, direction: Sequence[arb] | None = None) -> list[Jets]:
+        """Each output on jets: along every input element, or along one direction."""
         try:
             y, _ = self.rule.page.forward(*self._jets(direction), **self.hyper)
         except UnknownFunction as unknown:
             raise UnknownFunction(unknown.function, f"the page {self.rule.name}") from None
-        if not isinstance(y, Jets):  # a constant
-            y = Jets(y.shape, [Cell(arb(value), {}) for value in y.flatten().tolist()])
-        return y
+        return [lift(part) for part in parts(y)]
 
     def slopes(self, direction: Sequence[arb]) -> list[arb]:
         """The one-sided derivative of each output along a direction."""
-        return [cell.tangent.get(DIRECTION, ZERO) for cell in self.outputs(direction).cells]
+        return [cell.tangent.get(DIRECTION, ZERO) for y in self.outputs(direction) for cell in y.cells]
 
-    def _jets(self, direction: Sequence[arb] | None) -> Iterator[Jets | Tensor]:
+    def _jets(self, direction: Sequence[arb] | None) -> Iterator[Jets | Tensor | None]:
         for name, x, has, start in zip(
             self.rule.inputs, self.inputs, self.has_cotangent, self.starts[:-1], strict=True
         ):
-            if self.rule.annotations[name].dtype is not Float:  # a mask is a choice, not a number
+            if x is None or not self.rule.is_number(name):  # a mask is a choice, and an index a place, not a number
                 yield x
                 continue
             values = enumerate(x.flatten().tolist(), start)
             yield Jets(x.shape, [Cell(arb(value), _seed(key, direction) if has else {}) for key, value in values])
 
-    def pulled_back(self, y: Jets) -> list[arb]:
+    def pulled_back(self, outputs: Sequence[Jets]) -> list[arb]:
         """Jᵀ dy, nan where no derivative exists.  An output with dy = 0 is no part of <dy, y>, kink or not."""
         totals = [ZERO] * len(self.keys)
-        for cell, d in zip(y.cells, self.dy, strict=True):
+        if not totals:
+            return totals
+        for cell, d in zip((cell for y in outputs for cell in y.cells), self.dy, strict=True):
             if d != 0:
                 for key, slope in cell.tangent.items():
                     totals[key] += slope * d
@@ -317,9 +330,11 @@ class _Problem:
             raise ValueError(f"{self.rule.name}: {what} must be one per input, {len(self.inputs)}; came {len(tensors)}")
         numbers: list[Any] = []
         for name, x, has, tensor in zip(self.rule.inputs, self.inputs, self.has_cotangent, tensors, strict=True):
-            if has and tensor is None:
+            if not has or x is None:
+                continue
+            if tensor is None:
                 numbers += [missing] * x.numel()
-            elif has and tensor is not None:
+            else:
                 _check_candidate(f"{what} of {name}", tensor, x.shape)
                 numbers += [arb(value) for value in tensor.flatten().tolist()]
         return numbers
@@ -330,9 +345,11 @@ class _Problem:
             return self.joined(allowance, "allowance", ZERO)
         widths: list[arb] = []
         for x, has, grad in zip(self.inputs, self.has_cotangent, grads, strict=True):
-            if has and grad is None:
+            if not has or x is None:
+                continue
+            if grad is None:
                 widths += [ZERO] * x.numel()
-            elif has and grad is not None:
+            else:
                 widths += [ALLOWED_ULPS * _unit(arb(g), grad.dtype) for g in grad.flatten().tolist()]
         return widths
 
@@ -340,7 +357,7 @@ class _Problem:
         """One value per input from numbers by key; None for an input without cotangent."""
         bounds = itertools.pairwise(self.starts)
         return tuple(
-            build(x.shape, tuple(flat[start:stop])) if has else None
+            build(x.shape, tuple(flat[start:stop])) if has and x is not None else None
             for x, has, (start, stop) in zip(self.inputs, self.has_cotangent, bounds, strict=True)
         )
 
@@ -394,7 +411,8 @@ def _ulps(truth: arb, got: float, dtype: torch.dtype) -> float:
 
 def _judge(problem: _Problem, candidate: list[arb], widths: list[arb]) -> tuple[set[int], set[int], set[int]] | None:
     """The keys at a kink, those that fail, those that cannot be judged; None if a one-sided derivative is too wide."""
-    outputs = [cell.tangent if d != 0 else {} for cell, d in zip(problem.outputs().cells, problem.dy, strict=True)]
+    cells = (cell for y in problem.outputs() for cell in y.cells)
+    outputs = [cell.tangent if d != 0 else {} for cell, d in zip(cells, problem.dy, strict=True)]
     kinks = {key for tangent in outputs for key, slope in tangent.items() if slope.is_nan()}
     failing = {key for key in kinks if not candidate[key].is_finite()}
     unjudged: set[int] = set()

@@ -112,7 +112,7 @@ def evidence(rule: Rule, case: Case, contract: Contract, conventions: Convention
     if certified is None and not has_twin:
         expected = _with_own_convention(rule, case, expected, kinks)
     allowance = tuple(
-        None if w is None or o is None else w + o for w, o in zip((width.y, *width.grads), own, strict=True)
+        None if w is None or o is None else w + o for w, o in zip((*width.outputs, *width.grads), own, strict=True)
     )
     expected, allowance = conventions.at_kinks(rule, case, expected, allowance, kinks, contract.storage)
     if certified is None:
@@ -238,7 +238,7 @@ def _dispute(rule: Rule, case: Case, certified: _Part, y: Tensor | None) -> str:
     error = (truth - y).abs()
     if not bool((error > AGREED * width).any()):  # nearly always, and torch's bound takes time
         return ""
-    own = widths(rule, *_wide_case(case), contract_of(torch.float64), backward=lambda **_: (), **case.hyper).y
+    own = widths(rule, *_wide_case(case), contract_of(torch.float64), backward=lambda **_: (), **case.hyper).outputs[0]
     assert own is not None
     # torch's own width twice: once for torch, once for the page in float64, which is another program.
     beyond = error > width + 2 * own
@@ -317,7 +317,7 @@ def _with_widths(rule: Rule, case: Case, results: Values) -> list[_Part]:
     contract = contract_of(torch.float64)
     formulas = [None, *(m.backward for m in rule.mistakes if m.loses_digits)]
     found = [widths(rule, *_wide_case(case), contract, backward=f, **case.hyper) for f in formulas]
-    columns = zip(*((w.y, *w.grads) for w in found), strict=True)
+    columns = zip(*((*w.outputs, *w.grads) for w in found), strict=True)
     width = [None if column[0] is None else torch.stack(column).amax(0) for column in columns]
     wanted = (True, *(spec.cotangent for spec in rule.inputs.values()))
     return [
@@ -332,7 +332,7 @@ def _scaled(rule: Rule, width: Widths, results: Values) -> list[_Part]:
     wanted = (True, *(spec.cotangent for spec in rule.inputs.values()))
     return [
         None if w is None or not is_wanted else (torch.full_like(w, torch.nan) if x is None else x, share * w)
-        for x, w, is_wanted in zip(results, (width.y, *width.grads), wanted, strict=True)
+        for x, w, is_wanted in zip(results, (*width.outputs, *width.grads), wanted, strict=True)
     ]
 
 
@@ -349,7 +349,7 @@ def _certified(rule: Rule, case: Case) -> list[_Part] | None:
     u = torch.finfo(torch.float64).eps / 2
     smallest = torch.finfo(torch.float64).smallest_normal * 2 * u
     parts: list[_Part] = []
-    for each in (found.y, *found.grads):
+    for each in (*found.outputs, *found.grads):
         value = None if each is None else each.midpoint()
         parts.append(None if value is None else (value, (u * value.abs().nan_to_num()).clamp(min=smallest)))
     return parts

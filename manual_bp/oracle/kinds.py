@@ -205,7 +205,7 @@ class Kinds:
         def find() -> Values:
             formula = mistake.backward if mistake else None
             found = widths(self.rule, case.inputs, case.dy, contract, backward=formula, how=how, **case.hyper)
-            return (found.y, *found.grads)
+            return (*found.outputs, *found.grads)
 
         return self._kept(("width", mistake and mistake.name, how, contract), case, find)
 

@@ -40,12 +40,12 @@ def lost_digits(rule: Rule, case: Case, contract: Contract) -> Values:
     if not rule.elementwise:
         how = How(roundings=PER_OPERATION)
         found = widths(rule, case.inputs, case.dy, contract, how=how, **case.hyper)
-        return (found.y, *found.grads)
+        return (*found.outputs, *found.grads)
     own = widths(rule, case.inputs, case.dy, contract, **case.hyper)
     lost = ROUNDINGS * precision(contract.compute).u
     return tuple(
         None if width is None or reach is None else width + lost * reach
-        for width, reach in zip((own.y, *own.grads), reach_of(rule, case), strict=True)
+        for width, reach in zip((*own.outputs, *own.grads), reach_of(rule, case), strict=True)
     )
 
 
@@ -57,7 +57,7 @@ def reach_of(rule: Rule, case: Case) -> Values:
     """
     if not rule.elementwise:
         found = magnitudes(rule, case.inputs, case.dy, **case.hyper)
-        return (found.y, *found.grads)
+        return (*found.outputs, *found.grads)
     given = {name: x.detach().cpu() for name, x in zip(rule.inputs, case.inputs, strict=True)}
     dy = case.dy.detach().cpu().double().nan_to_num(posinf=0.0, neginf=0.0)
     largest: list[Tensor | None] = [None] * (1 + len(given))

@@ -129,6 +129,10 @@ def flat(y: Tensor, grads: Any) -> Results:
     return [x.double() for x in (y, *grads) if x is not None]
 
 
+def of_widths(found: Widths) -> Results:
+    return [x for x in (*found.outputs, *found.grads) if x is not None]
+
+
 def drawn(rule: Rule, seed: int, dtype: torch.dtype, **sizes: Any) -> tuple[tuple[Tensor, ...], Tensor, dict[str, Any]]:
     inputs, dy, hyper = draw(rule, seed, **sizes)
     return cast(inputs, dtype), dy.to(dtype), hyper
@@ -159,14 +163,14 @@ def worst(wrong: Results, allowed: Results) -> float:
 
 
 def allowance(rule: Rule, inputs: tuple[Tensor, ...], dy: Tensor, hyper: dict[str, Any]) -> Results:
-    return flat(*widths(rule, inputs, dy, contract_of(dy.dtype), **hyper))
+    return of_widths(widths(rule, inputs, dy, contract_of(dy.dtype), **hyper))
 
 
 def with_lost_digits(rule: Rule, allowed: Results, inputs: Any, dy: Tensor, hyper: Any) -> Results:
     """The wider of the page's widths and those of its formulas that lose digits (torch uses one)."""
     for mistake in rule.mistakes:
         if mistake.loses_digits:
-            own = flat(*widths(rule, inputs, dy, contract_of(dy.dtype), backward=mistake.backward, **hyper))
+            own = of_widths(widths(rule, inputs, dy, contract_of(dy.dtype), backward=mistake.backward, **hyper))
             allowed = [torch.maximum(a, b) for a, b in zip(allowed, own, strict=True)]
     return allowed
 
@@ -478,8 +482,8 @@ def test_every_page_and_mistake_runs(rule: Rule) -> None:
     inputs, dy, hyper = draw(rule, 0)
     for backward in (None, *(mistake.backward for mistake in rule.mistakes)):
         result = widths(rule, inputs, dy, contract_of(torch.float32), backward=backward, **hyper)
-        assert result.y.shape == dy.shape
-        assert result.y.dtype == torch.float64
+        assert result.outputs[0].shape == dy.shape
+        assert result.outputs[0].dtype == torch.float64
         if backward is None:
             given = [x.shape for x, grad in zip(inputs, result.grads, strict=True) if grad is not None]
             assert [grad.shape for grad in result.grads if grad is not None] == given
@@ -701,7 +705,7 @@ def test_a_rule_runs_on_bounded_numbers_unchanged() -> None:
         contract = contract_of(torch.float32)
         y, grads = rule.vjp(tuple(enter(x, contract) for x in inputs), enter(dy, contract), **hyper)
         wanted = widths(rule, inputs, dy, contract, **hyper)
-        for found, width in zip((y, *grads), (wanted.y, *wanted.grads), strict=True):
+        for found, width in zip((y, *grads), (*wanted.outputs, *wanted.grads), strict=True):
             assert (found is None) == (width is None)
             if width is not None:
                 assert isinstance(found, Bounded)
@@ -748,7 +752,7 @@ def test_arguments_are_checked() -> None:
 def test_inputs_that_require_grad_are_accepted_and_nothing_is_recorded() -> None:
     x = torch.ones(3, requires_grad=True)
     result: Widths = widths(bp.tanh, (x,), torch.ones(3), contract_of(torch.float32))
-    assert not result.y.requires_grad
+    assert not result.outputs[0].requires_grad
 
 
 @every_rule

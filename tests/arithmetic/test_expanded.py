@@ -21,7 +21,7 @@ def test_magnitudes_are_those_of_the_expanded_terms():
     x, target = torch.tensor([[3.0, -1.0]], dtype=torch.float64), torch.tensor([[2.5, -1.5]], dtype=torch.float64)
     found = magnitudes(bp.square_loss, (x, target), torch.tensor(1.0, dtype=torch.float64))
     # (|x| + |t|)² / 2, summed; |x| + |t|
-    assert found.y.item() == pytest.approx((5.5**2 + 2.5**2) / 2, rel=1e-9)
+    assert found.outputs[0].item() == pytest.approx((5.5**2 + 2.5**2) / 2, rel=1e-9)
     assert found.grads[0].flatten().tolist() == pytest.approx([5.5, 2.5], rel=1e-9)
 
 
@@ -31,7 +31,9 @@ def test_an_expanded_variance_is_within_the_bound_and_not_within_the_width():
     variance = (x**2).mean() - x.mean() ** 2
     y = (x - x.mean()) / torch.sqrt(variance + 1e-5)
     error = (y.double() - bp.batch_norm.forward(*(t.double() for t in inputs))[0]).abs()
-    own, lost = (widths(bp.batch_norm, inputs, dy, contract_of(torch.float32), how=how).y for how in (None, How(8.0)))
+    own, lost = (
+        widths(bp.batch_norm, inputs, dy, contract_of(torch.float32), how=how).outputs[0] for how in (None, How(8.0))
+    )
     assert bool((error > own).any())
     assert bool((error <= lost).all())
 
@@ -51,7 +53,7 @@ def test_what_is_fused_with_a_sum_has_its_range():
     weight, dy = torch.full((2, 3), 1000.0), torch.ones(2, 3)
     contract = Contract(torch.float16, torch.float16)
     narrow, wide = (
-        widths(bp.max_norm, (weight,), dy, contract, how=how, limit=1.0).y
+        widths(bp.max_norm, (weight,), dy, contract, how=how, limit=1.0).outputs[0]
         for how in (None, How(accumulate=torch.float32))
     )
     assert bool(narrow.isinf().all())  # 1000² is beyond 65 504

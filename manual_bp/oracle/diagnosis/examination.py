@@ -245,7 +245,7 @@ class Examination:
 
         def tolerance() -> Values:
             width = widths(rule, inputs, dy, contract_of(self.dtype), **hyper)
-            return (width.y, *width.grads)
+            return (*width.outputs, *width.grads)
 
         return Prediction((y, *grads), tolerance)
 

@@ -49,7 +49,7 @@ def _mistaken(found: Examination, mistake: Mistake, case: Case) -> Prediction:
             width = widths(found.rule, case.inputs, case.dy, contract, backward=mistake.backward, **case.hyper)
         except Exception:  # the formula uses a function of which no width is known
             return (None,) * len(found.arguments)
-        return (width.y, *width.grads)
+        return (*width.outputs, *width.grads)
 
     return Prediction((y, *grads), tolerance)
 

@@ -171,5 +171,5 @@ def _width(found: Examination, case: Case, position: int, half: torch.dtype) -> 
     formulas = [None, *(m.backward for m in found.rule.mistakes if m.loses_digits)]
     contract = Contract(half, half)
     found_widths = [widths(found.rule, case.inputs, case.dy, contract, backward=f, **case.hyper) for f in formulas]
-    bounds = [bound for w in found_widths if (bound := (w.y, *w.grads)[position]) is not None]
+    bounds = [bound for w in found_widths if (bound := (*w.outputs, *w.grads)[position]) is not None]
     return torch.stack(bounds).amax(0) if bounds else None
