@@ -30,11 +30,12 @@ from manual_bp.models.model import Model
 from manual_bp.training.arguments import is_whole
 from manual_bp.training.data import Dataset
 from manual_bp.training.engine import Engine, ManualEngine, StepRecord, check_record
+from manual_bp.training.factory import training_step
 from manual_bp.training.fit import check_batches
 from manual_bp.training.judging import Disagreement, Judge, Row, branches_differ, copied, visit_case
 from manual_bp.training.minibatches import MiniBatches
 from manual_bp.training.optimizers import Optimizer, sgd
-from manual_bp.training.step import Step, TrainingState, training_step
+from manual_bp.training.step import Step, TrainingState
 from manual_bp.wording import counted
 
 __all__ = ["Disagreement", "LockstepReport", "Row", "branches_differ", "failed", "lockstep", "visit_case"]

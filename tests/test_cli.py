@@ -18,9 +18,9 @@ from rich.table import Table
 from typer.testing import CliRunner
 
 import manual_bp as bp
-from manual_bp.__main__ import interrupt
 from manual_bp.cli import app, shared
 from manual_bp.cli.lockstep import MODELS
+from manual_bp.interruption import interrupt
 from manual_bp.rule import DTYPES
 
 

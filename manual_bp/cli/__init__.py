@@ -16,7 +16,6 @@ from manual_bp.cli import shared  # isort: skip
 import typer
 
 import manual_bp
-from manual_bp.__main__ import INTERRUPTED
 from manual_bp.cli.bench import bench
 from manual_bp.cli.check import check
 from manual_bp.cli.lockstep import lockstep
@@ -24,6 +23,7 @@ from manual_bp.cli.rules import list_rules
 from manual_bp.cli.train import train
 from manual_bp.cli.verify import verify
 from manual_bp.cli.watched import watched
+from manual_bp.interruption import INTERRUPTED
 
 app = typer.Typer(cls=shared.Commands, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 app.command()(verify)

@@ -17,8 +17,8 @@ from typing import Annotated
 
 import typer
 
-from manual_bp.__main__ import INTERRUPTED
 from manual_bp.cli.shared import Device, Json, check_device, check_writable, complain, one_of, usage, write
+from manual_bp.interruption import INTERRUPTED
 
 PYTEST_INTERRUPTED = 2
 GROUPS = ("steps", "rules", "memory", "scaling", "checker")

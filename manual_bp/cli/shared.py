@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import manual_bp
-from manual_bp.__main__ import INTERRUPTED
+from manual_bp.interruption import INTERRUPTED
 
 try:
     import typer

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from manual_bp.__main__ import INTERRUPTED
+from manual_bp.interruption import INTERRUPTED
 
 PASSED_ON = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
 # A terminal sends its interrupt to both processes; after so many seconds it was sent to this one alone.

@@ -12,16 +12,12 @@ import warnings
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from manual_bp.compilation.ownership import NotOwn, own_file, own_folder
-
-if TYPE_CHECKING:
-    from manual_bp.compilation.choice import Choice
-
 
 VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 
@@ -106,10 +102,10 @@ def keep_text(name: str, said: str) -> None:
         Path(unfinished).replace(path)
 
 
-def address(exported: Any, example: list[Tensor], choice: Choice) -> str:
+def address(exported: Any, example: list[Tensor], choice: object) -> str:
     """The name of a program's file: a hash of all that the program depends on: the traced graph itself with its
-    shapes and constants, the machine, how it is compiled, and the text of this package, whose passes change what is
-    compiled.
+    shapes and constants, the machine, how it is compiled (`choice` in words), and the text of this package, whose
+    passes change what is compiled.
     """
     graph = [str(exported.graph_module.code), str(exported.range_constraints)]
     graph += [f"{n.name} {n.meta.get('val')}" for n in exported.graph.nodes]

@@ -2,9 +2,10 @@
 
 from manual_bp.training.clipping import clip_by_norm
 from manual_bp.training.early_stopping import EarlyStopping
+from manual_bp.training.factory import training_step
 from manual_bp.training.minibatches import MiniBatches
 from manual_bp.training.optimizers import Optimizer, adam, adamw, sgd
-from manual_bp.training.step import Step, TrainingState, training_step
+from manual_bp.training.step import Step, TrainingState
 
 __all__ = [
     "EarlyStopping",

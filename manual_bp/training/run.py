@@ -23,10 +23,11 @@ from manual_bp.training.augmentation import augment
 from manual_bp.training.checkpoint import Checkpoint
 from manual_bp.training.data import TEST, Dataset
 from manual_bp.training.early_stopping import EarlyStopping, Stopping
+from manual_bp.training.factory import training_step
 from manual_bp.training.fit import Augment, EpochRecord, TakeStep, check_batches, epochs, split
 from manual_bp.training.minibatches import MiniBatches
 from manual_bp.training.optimizers import Optimizer, adam, adamw, sgd
-from manual_bp.training.step import Step, TrainingState, training_step
+from manual_bp.training.step import Step, TrainingState
 from manual_bp.wording import counted
 
 CHECKPOINT, METRICS, MODEL = "checkpoint.safetensors", "metrics.jsonl", "model.safetensors"

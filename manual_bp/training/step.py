@@ -11,7 +11,6 @@ from torch import Tensor
 from manual_bp.chain import Layer, Tensors, leaves
 from manual_bp.models.model import Model
 from manual_bp.rule import RULES, Grads, Rule
-from manual_bp.training.arguments import check_bool, check_not_negative, is_finite
 from manual_bp.training.clipping import clip_by_norm
 from manual_bp.training.optimizers import Optimizer
 
@@ -198,54 +197,3 @@ def _autocast_is_on(device: torch.device) -> bool:
         return torch.is_autocast_enabled(device.type)
     except RuntimeError:  # a kind of device that has none
         return False
-
-
-def training_step(
-    model: Model,
-    loss: str = "square_loss",
-    *,
-    optimizer: Optimizer,
-    l2: float = 0.0,
-    l1: float = 0.0,
-    max_norm: float | None = None,
-    clip_norm: float | None = None,
-    compiled: bool = False,
-    donate: bool = False,
-) -> Step:
-    """A step that trains `model` by hand-derived gradients.
-
-    loss: name of a rule of the chapter loss, whose hyperparameters keep their defaults.
-    l2, l1: add l2/2 Σ W² and l1 Σ |W| to the mean cost, weights only, never biases.
-    max_norm: after each update, the incoming weights of a unit that are longer than this are shortened to it.
-    clip_norm: gradients (penalties included) whose common norm exceeds this are shortened to it before the update.
-    compiled: the step is one compiled program for each shape of batch (manual_bp.compilation.CompiledStep).
-    donate: a compiled step updates the state in place, and the old state is emptied.
-    Raises ValueError for an unknown loss, a negative penalty, a limit that is not positive, an argument of another
-    type, or donate without compiled.
-    """
-    if not isinstance(model, Model):
-        raise ValueError(f"model must be a Model, such as mlp([784, 64, 10]); came {_kind(model)}.")
-    if not (callable(getattr(optimizer, "init", None)) and callable(getattr(optimizer, "update", None))):
-        raise ValueError(f"optimizer must be an Optimizer, such as sgd(lr=0.01); came {_kind(optimizer)}.")
-    if RULES[loss].chapter != "loss":
-        raise ValueError(f"loss must be a rule of the chapter loss; came {loss!r}. One of them is 'square_loss'.")
-    RULES[loss].check_hyper({})
-    check_not_negative("", l2=l2, l1=l1)
-    for name, limit in (("max_norm", max_norm), ("clip_norm", clip_norm)):
-        if limit is not None and not (is_finite(limit) and limit > 0):
-            raise ValueError(f"{name} must be a finite number above 0, or None for no limit; came {limit!r}.")
-    check_bool("", compiled=compiled, donate=donate)
-    if donate and not compiled:
-        raise ValueError(
-            "donate must come with compiled=True; came donate=True alone. Only a compiled step reuses memory."
-        )
-    if not compiled:
-        return Step(model, loss, optimizer, l2, l1, max_norm, clip_norm)
-    from manual_bp.compilation import CompiledStep
-
-    return CompiledStep(model, loss, optimizer, l2, l1, max_norm, clip_norm, donate)
-
-
-def _kind(value: object) -> str:
-    """A value by its type, or a function or class by its name: its repr may be as long as a network."""
-    return repr(value) if isinstance(value, str | float | None) else f"a {type(value).__name__}"
