@@ -15,7 +15,7 @@ from manual_bp import axes
 from manual_bp.inputs import Edge
 from manual_bp.oracle import NOT_RECORDED, Case, check
 from manual_bp.oracle.cases import draw
-from torch_ref.candidate import function
+from torch_ref.functions import function
 
 SIZES = (2**12, 2**18, 2**22)
 """Elements of the first input: in the first cache, in the last, and in memory."""

@@ -18,7 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from manual_bp.rule import Rule
+from manual_bp.rule import RULES, Rule
 
 Tensors = Mapping[str, Tensor]
 
@@ -150,15 +150,9 @@ def residual(f: Layer) -> Residual:
     return Residual(f)
 
 
-def _rule(name: str) -> Rule:
-    from manual_bp.rule import RULES
-
-    return RULES[name]
-
-
 def linear(inputs: int, outputs: int, *, weight: str = "weight", bias: str = "bias") -> Leaf:
     """z = x Wᵀ + b, with W and b under the given names."""
-    return Leaf(_rule("linear"), {"weight": weight, "bias": bias}, shapes={weight: (outputs, inputs), bias: (outputs,)})
+    return Leaf(RULES["linear"], {"weight": weight, "bias": bias}, shapes={weight: (outputs, inputs), bias: (outputs,)})
 
 
 def activation(name: str, **hyper: Any) -> Layer:
@@ -170,7 +164,7 @@ def activation(name: str, **hyper: Any) -> Layer:
         if hyper:
             raise ValueError(f"activation: identity takes no hyperparameters; came {sorted(hyper)}.")
         return Identity()
-    rule = _rule(name)
+    rule = RULES[name]
     if rule.chapter != "activation":
         raise ValueError(f"activation: a rule of the chapter activation is due; came {name!r} ({rule.chapter}).")
     rule.check_hyper(hyper)
@@ -199,7 +193,7 @@ class Dropout(Leaf):
 
 def dropout(features: int, p: float, *, mask: str = "mask") -> Dropout:
     """Dropout of a (batch, features) tensor with the mask `state[mask]`."""
-    return Dropout(_rule("dropout"), {"mask": mask}, {"p": p}, {mask: (features,)})
+    return Dropout(RULES["dropout"], {"mask": mask}, {"p": p}, {mask: (features,)})
 
 
 @dataclass(frozen=True)
@@ -241,7 +235,7 @@ class BatchNorm(Leaf):
     def inference(self) -> Layer:
         mean, var = self.running
         names = {**self.names, "running_mean": mean, "running_var": var}
-        return Leaf(_rule("batch_norm_inference"), names, self.hyper, self.shapes)
+        return Leaf(RULES["batch_norm_inference"], names, self.hyper, self.shapes)
 
 
 TRACKED = "num_batches_tracked"
@@ -260,7 +254,7 @@ def batch_norm(channels: int, *, prefix: str = "", momentum: float | None = 0.1,
     }
     if momentum is None:
         shapes[f"{prefix}{TRACKED}"] = ()
-    return BatchNorm(_rule("batch_norm"), names, hyper, shapes, momentum, prefix)
+    return BatchNorm(RULES["batch_norm"], names, hyper, shapes, momentum, prefix)
 
 
 def leaves(layer: Layer) -> dict[str, Leaf]:
@@ -349,7 +343,7 @@ def trace(
     """
     probed, log = probe(layer)
     y, residuals, _ = probed.forward(params, state, x)
-    _, (dy, *_) = _rule(loss).vjp((y, target), torch.ones((), dtype=y.dtype, device=y.device))
+    _, (dy, *_) = RULES[loss].vjp((y, target), torch.ones((), dtype=y.dtype, device=y.device))
     assert dy is not None
     probed.backward(residuals, dy)
     return {name: visit.quantities() for name, visit in log.items()}

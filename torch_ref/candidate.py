@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from manual_bp.oracle.adapters import take_keywords_of
 from manual_bp.oracle.ways import INPUTS, only, orders, without
+from torch_ref.functions import function
 from torch_ref.modules import Bound
 
 if TYPE_CHECKING:
@@ -131,14 +129,6 @@ def _by_name(apply: Any) -> Callable[..., Tensor]:
 
     called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return called
-
-
-def function(rule: str) -> Callable[..., Tensor] | None:
-    """torch's own function for a rule: `torch_ref.twins.<rule>` or else `torch.nn.functional.<rule>`, or None."""
-    if importlib.util.find_spec(f"torch_ref.twins.{rule}"):
-        found: Callable[..., Tensor] = getattr(importlib.import_module(f"torch_ref.twins.{rule}"), rule)
-        return found
-    return getattr(F, rule, None)
 
 
 def twin(rule: str) -> Vjp | None:

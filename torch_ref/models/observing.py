@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from torch_ref.candidate import function
+from torch_ref.functions import function
 
 
 class Tape:

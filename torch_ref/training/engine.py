@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from manual_bp.training.engine import StepRecord
 from manual_bp.training.optimizers import Optimizer
 from manual_bp.training.step import TrainingState
-from torch_ref.candidate import function
+from torch_ref.functions import function
 from torch_ref.models import MODELS
 from torch_ref.models.observing import Tape
 from torch_ref.training.optimizers import update
