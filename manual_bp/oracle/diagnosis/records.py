@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,11 +12,10 @@ from torch import Tensor
 from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.inputs import Edge
 from manual_bp.oracle.cases import Case, draw
+from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.diagnosis.hypothesis import Record
 from manual_bp.oracle.evidence import Evidence, evidence
-
-if TYPE_CHECKING:
-    from manual_bp.oracle.diagnosis.examination import Examination
+from manual_bp.rule import Rule
 
 # Cases are drawn of these lengths.
 MORE = ((5, 3, 2, 4), (3, 4, 5, 2), (7, 2, 3, 3))
@@ -41,15 +40,17 @@ def end_of(record: Record) -> Record | None:
     return Record(end, tuple(cut(x) if isinstance(x, Tensor) else x for x in results))
 
 
-def more_records(found: Examination) -> Iterator[Record]:
+def more_records(
+    rule: Rule, dtype: torch.dtype, conventions: Conventions, call: Callable[[Case], tuple[Any, ...] | None]
+) -> Iterator[Record]:
     """A few more cases, of other sizes, at which the candidate is called."""
-    rule, generator = found.rule, torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     for lengths in MORE:
         edge = Edge(f"sizes {lengths}", sizes=dict(zip(rule.axis_names, lengths, strict=False)))
         inputs, dy, hyper = draw(rule, edge, generator)
-        cast = [x.to(found.dtype) if x.is_floating_point() else x for x in (*inputs, dy)]
+        cast = [x.to(dtype) if x.is_floating_point() else x for x in (*inputs, dy)]
         case = Case(tuple(cast[:-1]), cast[-1], hyper, edge.name)
-        results = found.call(case, case.dy)
-        evident = evidence(rule, case, contract_of(found.dtype), found.conventions) if results else ""
+        results = call(case)
+        evident = evidence(rule, case, contract_of(dtype), conventions) if results else ""
         if results and isinstance(evident, Evidence):
             yield Record(evident, results)

@@ -3,15 +3,13 @@ take longest to find."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from manual_bp.oracle.cases import is_moderate
 from manual_bp.oracle.diagnosis.agreement import agrees, is_far
 from manual_bp.oracle.diagnosis.fitting import Sample
 from manual_bp.oracle.diagnosis.hypothesis import Predict, Record, Row
-
-if TYPE_CHECKING:
-    from manual_bp.oracle.diagnosis.examination import Examination
+from manual_bp.oracle.diagnosis.view import View
 
 # A hypothesis is first asked at so many cases of moderate numbers for each argument, and at no more elements than this
 # if there is a case of fewer.
@@ -19,13 +17,13 @@ PROBES = 3
 SMALL = 200
 
 
-def is_far_off(found: Examination, predict: Predict) -> tuple[bool, bool]:
+def is_far_off(found: View, probes: Sequence[Row], predict: Predict) -> tuple[bool, bool]:
     """Whether a hypothesis explains nothing that is wrong: it differs from each argument by more than any rounding in
     some case of moderate numbers, or says nothing of it in any.  And whether that is seen in cases alone in which the
     argument is wrong."""
     asked, silent = set(found.asked), set(found.asked)
     unmet = set(found.asked)  # by what is wrong
-    for record, row in found.probes():
+    for record, row in probes:
         found.deadline.check()
         try:
             values = predict(record.evidence.case).values
@@ -43,10 +41,10 @@ def is_far_off(found: Examination, predict: Predict) -> tuple[bool, bool]:
         silent -= {argument for argument, _, value in named if value is not None}
         if not asked:
             return True, not unmet
-    return asked <= silent and bool(found.probes()), False
+    return asked <= silent and bool(probes), False
 
 
-def probes_of(found: Examination) -> list[Row]:
+def probes_of(found: View) -> list[Row]:
     """Where wrong hypotheses are mostly far off: for each argument a few cases in which it is most wrong, small ones
     first."""
     rows = [(r, row) for r, row in found.rows if is_moderate(r.evidence.case)]
@@ -60,7 +58,7 @@ def probes_of(found: Examination) -> list[Row]:
     return list(telling.values())
 
 
-def _is_telling(found: Examination, sample: Sample | None) -> bool:
+def _is_telling(found: View, sample: Sample | None) -> bool:
     """Whether the candidate is wrong where the right formula loses no digits, but for those of a sum."""
     if sample is None or sample.error <= 1 or sample.got.shape != sample.expected.shape:
         return sample is not None and sample.got.shape != sample.expected.shape
@@ -69,7 +67,7 @@ def _is_telling(found: Examination, sample: Sample | None) -> bool:
     return bool(float(sample.allowance.max()) <= bound)
 
 
-def is_refuted_beyond(found: Examination, predict: Predict, argument: str) -> bool:
+def is_refuted_beyond(found: View, predict: Predict, argument: str) -> bool:
     """Whether what holds where no digits are lost is far off in another case of moderate finite numbers."""
     position, counted = found.arguments.index(argument), {id(record) for record, _ in found.rows}
     for record in found.records:
@@ -86,7 +84,7 @@ def is_refuted_beyond(found: Examination, predict: Predict, argument: str) -> bo
     return False
 
 
-def agrees_at_whole(found: Examination, predict: Predict, whole: Record | None, argument: str, sample: Sample) -> bool:
+def agrees_at_whole(found: View, predict: Predict, whole: Record | None, argument: str, sample: Sample) -> bool:
     """Whether a hypothesis that fails at the end of a large case holds for the case: it may mix rows, or name the first
     of them."""
     if whole is None:
