@@ -7,11 +7,12 @@ Nothing heavy is imported until it is touched.
 from __future__ import annotations
 
 import importlib
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from manual_bp.compilation import compile_rule as compile_rule
-    from manual_bp.rule import RULES as RULES
+    from manual_bp.registry import RULES as RULES
     from manual_bp.rule import Rule as Rule
     from manual_bp.rule import Vjp as Vjp
 
@@ -19,7 +20,7 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "compile_rule": "manual_bp.compilation",
-    "RULES": "manual_bp.rule",
+    "RULES": "manual_bp.registry",
     "Rule": "manual_bp.rule",
     "Vjp": "manual_bp.rule",
 }
@@ -30,8 +31,8 @@ def __getattr__(name: str) -> Rule:
         value = getattr(importlib.import_module(_LAZY[name]), name)
         globals()[name] = value
         return value  # type: ignore[no-any-return]
-    if not name.startswith("_"):
-        rules = importlib.import_module("manual_bp.rule")
+    if not name.startswith("_") and find_spec(f"{__name__}.{name}") is None:  # a module of this package is no rule
+        rules = importlib.import_module("manual_bp.registry")
         try:
             return rules.RULES[name]  # type: ignore[no-any-return]
         except rules.UnknownRuleError as error:
@@ -40,6 +41,6 @@ def __getattr__(name: str) -> Rule:
 
 
 def __dir__() -> list[str]:
-    from manual_bp.rule import RULES
+    from manual_bp.registry import RULES
 
     return sorted([*globals(), *_LAZY, *RULES])

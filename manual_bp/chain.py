@@ -18,7 +18,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from manual_bp.rule import RULES, Rule
+from manual_bp.registry import RULES
+from manual_bp.rule import Rule
 
 Tensors = Mapping[str, Tensor]
 

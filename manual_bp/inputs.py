@@ -17,6 +17,15 @@ Draw = Callable[[Shape, torch.Generator], Tensor]
 """Draws float64 (or bool) values of a shape; they are rounded to the dtype under test afterwards."""
 
 
+IndexDraw = Callable[[Shape, int, torch.Generator], Tensor]
+"""Draws indices below a length, of a shape, as int64."""
+
+
+def evenly(shape: Shape, length: int, generator: torch.Generator) -> Tensor:
+    """Every position as often as any other."""
+    return torch.randint(max(length, 1), shape, generator=generator)
+
+
 def normal(mean: float = 0.0, std: float = 1.0) -> Draw:
     """Normally distributed values."""
     return lambda shape, generator: mean + std * torch.randn(shape, generator=generator, dtype=torch.float64)
@@ -51,12 +60,46 @@ class Input:
 
 
 @dataclass(frozen=True)
+class Index:
+    """An integer input of a page: positions on an axis, without a cotangent.
+
+    axis: whose positions they are; what lies beyond it is rejected by Rule, so that a page need not look.
+    unless: a hyperparameter whose value is allowed beside them (an index that is ignored).
+    positions: how ordinary indices are drawn, from a shape, the axis's length and a generator; by default evenly.
+    """
+
+    axis: str
+    unless: str | None = None
+    positions: IndexDraw = field(default_factory=lambda: evenly)
+    cotangent: bool = field(default=False, init=False)
+    optional: bool = field(default=False, init=False)
+
+
+@dataclass(frozen=True)
+class Convention:
+    """One of several choices that are all right: at a kink or tie, or of a scale.
+
+    meaning: what it does, in a few words.
+    hyper: hyperparameters (by name) -> those with which the page computes what this choice computes.
+    gradient: inputs, dy and hyperparameters by name -> the cotangents of this choice where no derivative exists, as if
+        it held everywhere.
+    any_subgradient: whether every valid subgradient is this choice.
+    """
+
+    meaning: str
+    hyper: Callable[..., Mapping[str, Any]] | None = None
+    gradient: Callable[..., tuple[Tensor | None, ...]] | None = None
+    any_subgradient: bool = False
+
+
+@dataclass(frozen=True)
 class Edge:
     """An input or hyperparameter that catches people.
 
     name: what it is, in a few words.
-    given: by name, values for hyperparameters (a number) and inputs (nested lists of numbers, whose shape decides the
-        axes, or a Draw), and dy likewise.  Whatever is not given is drawn as usual.
+    given: by name, values for hyperparameters and inputs (nested lists of numbers, whose shape decides the axes, a
+        Draw, or None for one that is absent), and dy likewise, or "dy.h_n" of several outputs.  Whatever is not given
+        is drawn as usual.
     sizes: by axis name, lengths that differ from the usual ones.
     raises: the error that the rule must raise here instead of an answer.
     """
@@ -72,7 +115,8 @@ class Mistake:
     """A backward that people ship, kept so that the comparison can be seen to reject it.
 
     name: short, for tables and diagnoses.
-    backward: the wrong formula, a function of forward's inputs, of dy and of the hyperparameters, by name.
+    backward: the wrong formula, a function of forward's inputs, of dy and of the hyperparameters, by name; of a page
+        without backward the wrong values, a function of inputs and hyperparameters.
     forgets: what it forgets, in words.
     shows: when the difference can be seen.
     seen: an address at which the mistake was read, or None.

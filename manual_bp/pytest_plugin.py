@@ -53,7 +53,7 @@ def cases(rule: str | Rule, dtype: torch.dtype | None = None, device: str = "cpu
 
     from manual_bp.oracle.cases import generated
     from manual_bp.oracle.declared import Declared
-    from manual_bp.rule import RULES
+    from manual_bp.registry import RULES
 
     rule = RULES[rule] if isinstance(rule, str) else rule
     found = Declared.of(rule, **{"hyper": None, "ndim": None, "min_size": 0, **declared})

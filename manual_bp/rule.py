@@ -1,36 +1,35 @@
-"""Rule: a page wrapped so that it can be called safely, and the discovery of the pages.
+"""Rule: a page wrapped so that it can be called safely.
 
 A page's `forward` and `backward` are bare mathematics.  `Rule` adds what every caller needs and no page should repeat:
 
-- every shape, dtype, device and hyperparameter is checked against the page's annotations (ValueError);
+- every shape, dtype, device, index and hyperparameter is checked against the page's annotations (ValueError);
 - nothing is recorded: inputs that require grad are accepted, results never require it;
 - 16-bit inputs are computed in float32 and each output is rounded once, under torch.autocast too; residuals stay
   float32.
+
+`Rule(name, module)` works for a page of anybody's own; the registered ones are found by `manual_bp.registry`.
 """
 
 from __future__ import annotations
 
-import difflib
-import importlib
 import inspect
-import math
-import numbers
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from functools import cached_property
-from pathlib import Path
-from types import ModuleType
+from types import ModuleType, NoneType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, get_args, get_type_hints
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from manual_bp import axes
+from manual_bp.hyperparameters import UnfitError, kinds, of_kind
+from manual_bp.inputs import Index
+from manual_bp.outputs import parts
 from manual_bp.pages import check_page
 
 if TYPE_CHECKING:
-    from manual_bp.inputs import Edge, Input, Mistake
+    from manual_bp.inputs import Convention, Edge, Input, Mistake
 
 Grads = tuple[Tensor | None, ...]
 
@@ -42,10 +41,11 @@ DTYPES = (torch.float64, torch.float32, *SIXTEEN_BITS)
 class Vjp(Protocol):
     """The one function type that is compared: value and cotangents of a function at `inputs`, given the cotangent `dy`.
 
-    A rule, its twin, somebody's kernel, a compiled variant and a recorded vector are all a Vjp.
+    A rule, its twin, somebody's kernel, a compiled variant and a recorded vector are all a Vjp.  With several outputs y
+    and dy are tuples; an optional input that is absent is None, and so is its cotangent.
     """
 
-    def __call__(self, inputs: tuple[Tensor, ...], dy: Tensor, **hyper: Any) -> tuple[Tensor, Grads]: ...
+    def __call__(self, inputs: tuple[Any, ...], dy: Any, **hyper: Any) -> tuple[Any, Grads]: ...
 
 
 def computing_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -54,12 +54,17 @@ def computing_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 class Rule:
-    """One page of `manual_bp.rules`, checked and ready to call.
+    """One page, checked and ready to call.
 
     >>> import manual_bp as bp, torch
     >>> y, residuals = bp.elu.forward(torch.tensor([-1.0, 2.0]), alpha=2.0)
     >>> bp.elu.backward(residuals, torch.ones(2))
     (tensor([0.7358, 1.0000]),)
+
+    inputs: what the page says of each, by name, in forward's order.  absentable: those that may be None.
+    outputs: ("y",), or the fields of the page's Outputs.  has_backward: otherwise its values alone are judged.
+    arguments: what is judged, in order: each output, then the cotangent of each input.
+    cotangents: the names of what comes in: ("dy",), or one for each output.
     """
 
     def __init__(self, name: str, page: ModuleType) -> None:
@@ -67,25 +72,35 @@ class Rule:
         check_page(name, page)
         self.name = name
         self.page = page
-        *_, self.chapter, _ = ("", *page.__name__.split("."))
+        *_, self.chapter, _ = ("", "", *page.__name__.split("."))
         parameters = inspect.signature(page.forward).parameters.values()
-        self.inputs: dict[str, Input] = {
+        self.inputs: dict[str, Input | Index] = {
             p.name: page.INPUTS[p.name] for p in parameters if p.kind is not p.KEYWORD_ONLY
         }
+        self.absentable = frozenset(p.name for p in parameters if p.name in self.inputs and p.default is None)
         self.defaults: dict[str, Any] = {
             p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty
         }
         self.hyper: tuple[str, ...] = tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
-        self.edges: tuple[Edge, ...] = page.EDGES
-        self.mistakes: tuple[Mistake, ...] = page.MISTAKES
+        self.has_backward = hasattr(page, "backward")
+        self.edges: tuple[Edge, ...] = tuple(page.EDGES)
+        self.mistakes: tuple[Mistake, ...] = tuple(page.MISTAKES)
+        self.conventions: Mapping[str, Mapping[str, Convention]] = getattr(page, "CONVENTIONS", {})
 
         hints = get_type_hints(page.forward)
-        self.annotations: dict[str, Any] = {name: hints[name] for name in (*self.inputs, *self.hyper)}
-        self.y_annotation = get_args(hints["return"])[0]
-        self._residual_annotations = {
-            name: hint for name, hint in get_type_hints(page.Residuals).items() if hasattr(hint, "dim_str")
-        }
-        self._dy_annotation = get_type_hints(page.backward)["dy"]
+        self.annotations: dict[str, Any] = {name: _present(hints[name]) for name in self.inputs}
+        self.annotations |= {name: hints[name] for name in self.hyper}
+        returned = get_args(hints["return"])
+        self._has_residuals = len(returned) == 2
+        y = returned[0] if self._has_residuals else hints["return"]
+        several = get_type_hints(y) if hasattr(y, "_fields") else {}
+        self.output_annotations: dict[str, Any] = several or {"y": y}
+        self.outputs = tuple(self.output_annotations)
+        dotted = [f".{name}" for name in several] or [""]
+        self.cotangents = tuple(f"dy{part}" for part in dotted)
+        self.arguments = (*(f"y{part}" for part in dotted), *(f"d{name}" for name in self.inputs))
+        residuals = get_type_hints(page.Residuals) if self.has_backward else {}
+        self._residual_annotations = {n: _present(hint) for n, hint in residuals.items() if _is_tensor(_present(hint))}
 
     def __repr__(self) -> str:
         return f"<rule {self.name}: {self.summary}>"
@@ -106,119 +121,249 @@ class Rule:
         return axes.axis_names((self.annotations[name] for name in self.inputs), self.hyper)
 
     @property
+    def y_annotation(self) -> Any:
+        """The axes of the only output."""
+        (annotation,) = self.output_annotations.values()
+        return annotation
+
+    def annotation(self, name: str) -> Any:
+        """The axes of an input, an output ("y", "y.h_n"), or the cotangent of one ("dy", "dx", "dy.h_n")."""
+        known = {**dict(zip(self.cotangents, self.output_annotations.values(), strict=True)), **self.annotations}
+        known |= {f"d{name}": self.annotations[name] for name in self.inputs}
+        return known[name] if name in known else known[f"d{name}"]
+
+    @property
     def elementwise(self) -> bool:
         """Whether each element of y depends on the same element of each input alone: all share one axis list."""
+        if len(self.outputs) > 1 or self.absentable or any(isinstance(spec, Index) for spec in self.inputs.values()):
+            return False
         annotations = {str(a.dim_str) for a in (self.y_annotation, *(self.annotations[name] for name in self.inputs))}
         (first, *others) = annotations
         return not others and first.startswith("*") and len(first.split()) == 1
 
-    def forward(self, *inputs: Tensor, **hyper: Any) -> tuple[Tensor, Any]:
-        """The value, and what `backward` needs.
+    # ------------------------------------------------------------------------------------------------------- calling
 
-        Raises ValueError if a shape, dtype, device or hyperparameter does not fit the page's annotations.
+    def forward(self, *inputs: Tensor | None, **given: Any) -> tuple[Any, Any]:
+        """The value, or the page's Outputs, and what `backward` needs.
+
+        given: hyperparameters, and inputs by name.
+        Raises ValueError if a shape, dtype, device, index or hyperparameter does not fit the page's annotations.
         """
-        hyper = self.check_hyper(hyper)
+        inputs, hyper = self._sorted(inputs, given)
         dtype = self._check_inputs(inputs, hyper)
-        computing = computing_dtype(dtype)
-        with _without_autocast(inputs[0].device):
-            y, residuals = self.page.forward(*(_enter(x, computing) for x in inputs), **hyper)
-        return y.to(dtype), residuals
+        computing = dtype and computing_dtype(dtype)
+        with _without_autocast(next(x for x in inputs if x is not None).device):
+            y, residuals = self.pure(*(None if x is None else _enter(x, computing) for x in inputs), **hyper)
+        return _leave(y, dtype), residuals
 
-    def backward(self, residuals: Any, dy: Tensor) -> Grads:
+    def pure(self, *inputs: Any, **hyper: Any) -> tuple[Any, Any]:
+        """The page's own forward, unchecked; its residuals are None if it has none."""
+        found = self.page.forward(*inputs, **hyper)
+        return found if self._has_residuals else (found, None)
+
+    def backward(self, residuals: Any, dy: Any) -> Grads:
         """One cotangent per input of `forward`, None for an input that has none.
 
-        dy has y's dtype.  Raises ValueError if `residuals` are not this rule's, or dy's shape, device or (where the
-        residuals tell) dtype does not fit them.
+        dy: of y's dtype; of several outputs one each, None for 0.  Raises ValueError if `residuals` are not this
+        rule's, or dy's shape, device or (where the residuals tell) dtype does not fit them.
         """
-        entered = self._check_backward(residuals, dy)
-        with _without_autocast(dy.device):
-            return _leave(self.page.backward(residuals, entered), dy.dtype)
+        entered, dtype = self._check_backward(residuals, dy)
+        with _without_autocast(parts(entered)[0].device):
+            grads: Grads = _leave(self.page.backward(residuals, entered), dtype)
+        return grads
 
-    def vjp(self, inputs: tuple[Tensor, ...], dy: Tensor, **hyper: Any) -> tuple[Tensor, Grads]:
-        """Value and cotangents in one call (a `Vjp`)."""
+    def vjp(self, inputs: tuple[Tensor | None, ...], dy: Any = None, **hyper: Any) -> tuple[Any, Grads]:
+        """Value and cotangents in one call (a `Vjp`); without backward every cotangent is None."""
         y, residuals = self.forward(*inputs, **hyper)
-        if dy.dtype != y.dtype:
-            self._reject(f"dy must have y's dtype {y.dtype}", f"{dy.dtype}", "Cast dy.")
+        if not self.has_backward:
+            return y, (None,) * len(self.inputs)
+        self._check_dtypes(y, dy)
         return y, self.backward(residuals, dy)
 
-    def terms(self, residuals: Any, dy: Tensor) -> dict[str, dict[str, Tensor]]:
+    def values(self, inputs: tuple[Tensor | None, ...], **hyper: Any) -> Any:
+        """y alone: what a candidate of a page without backward returns."""
+        return self.forward(*inputs, **hyper)[0]
+
+    @property
+    def candidate(self) -> Callable[..., Any]:
+        """The rule as it is judged: `vjp`, or `values` of a page without backward."""
+        return self.vjp if self.has_backward else self.values
+
+    def terms(self, residuals: Any, dy: Any) -> dict[str, dict[str, Tensor]]:
         """The named summands of each cotangent, in the precision of computation; "whole" if the page names none."""
-        dy = self._check_backward(residuals, dy)
+        dy, _ = self._check_backward(residuals, dy)
         if hasattr(self.page, "terms"):
             return dict(self.page.terms(residuals, dy))
         grads = self.page.backward(residuals, dy)
         return {f"d{name}": {"whole": grad} for name, grad in zip(self.inputs, grads, strict=True) if grad is not None}
 
-    def mistaken(self, backward: Callable[..., Grads]) -> Vjp:
+    def mistaken(self, formula: Callable[..., Any]) -> Callable[..., Any]:
         """This rule's forward with a formula (inputs, dy and hyperparameters by name -> cotangents) in place of its
-        backward, run in the same way: how mistakes and mutants are called."""
+        backward, run in the same way: how mistakes and mutants are called.  Of a page without backward the formula
+        gives the values."""
 
-        def vjp(inputs: tuple[Tensor, ...], dy: Tensor, **hyper: Any) -> tuple[Tensor, Grads]:
+        def entered(inputs: tuple[Tensor | None, ...], hyper: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+            inputs, hyper = self._sorted(inputs, hyper)
+            dtype = self._check_inputs(inputs, hyper)
+            computing = dtype and computing_dtype(dtype)
+            numbers = (None if x is None else _enter(x, computing) for x in inputs)
+            return {**dict(zip(self.inputs, numbers, strict=True)), **hyper}, dtype
+
+        def vjp(inputs: tuple[Tensor | None, ...], dy: Any, **hyper: Any) -> tuple[Any, Grads]:
             y, residuals = self.forward(*inputs, **hyper)
-            hyper = self.check_hyper(hyper)
-            named = {name: _enter(x, computing_dtype(y.dtype)) for name, x in zip(self.inputs, inputs, strict=True)}
-            grads = backward(**named, dy=self._check_backward(residuals, dy), **hyper)
-            return y, _leave(grads, dy.dtype)
+            named, dtype = entered(inputs, hyper)
+            return y, _leave(formula(**named, dy=self._check_backward(residuals, dy)[0]), dtype)
 
-        return vjp
+        def values(inputs: tuple[Tensor | None, ...], **hyper: Any) -> Any:
+            named, dtype = entered(inputs, hyper)
+            return _leave(formula(**named), dtype)
+
+        return vjp if self.has_backward else values
+
+    # ------------------------------------------------------------------------------------------------------ checking
 
     def check_hyper(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """`given` completed by the defaults, each a finite number of the annotated type."""
+        """`given` completed by the defaults, each a finite number, or what else its annotation says."""
         if unknown := sorted(given.keys() - set(self.hyper)):
             self._reject(f"hyperparameters are {list(self.hyper)}", unknown, "Check the spelling.")
         hyper = {**self.defaults, **given}
         if missing := [name for name in self.hyper if name not in hyper]:
             self._reject(f"{missing[0]} has no default", "none", f"Pass {missing[0]}=.")
-        for name, value in hyper.items():
-            integral = self.annotations[name] is int
-            if isinstance(value, bool) or not isinstance(value, numbers.Integral if integral else numbers.Real):
-                kind = "an integer" if integral else "a real number"
-                self._reject(f"{name} must be {kind}", f"{value!r}", "Pass a Python number.")
-            try:
-                hyper[name] = int(value) if integral else float(value)  # type: ignore[call-overload]
-            except OverflowError:
-                hyper[name] = math.inf
-            if not math.isfinite(hyper[name]):
-                self._reject(f"{name} must be finite", f"{value!r:.30}", "")
-        return hyper
-
-    def _check_inputs(self, inputs: tuple[Tensor, ...], hyper: Mapping[str, Any]) -> torch.dtype:
-        if len(inputs) != len(self.inputs):
-            self._reject(f"takes {len(self.inputs)} inputs {list(self.inputs)}", f"{len(inputs)}", "")
-        self._check_shapes(self.annotations, dict(zip(self.inputs, inputs, strict=True)), {}, hyper)
-        floating = {name: x for name, x in zip(self.inputs, inputs, strict=True) if self.is_number(name)}
-        dtype = next(iter(floating.values())).dtype
-        for name, x in floating.items():
-            if x.dtype not in DTYPES:
-                self._reject(f"{name} must be float64, float32, bfloat16 or float16", f"{x.dtype}", "Cast it.")
-            if x.dtype != dtype:
-                came = ", ".join(f"{n} {t.dtype}" for n, t in floating.items())
-                self._reject("the inputs must have one dtype", came, "Nothing is promoted: cast them.")
-        return dtype
+        try:
+            return {name: of_kind(name, self.annotations[name], value) for name, value in hyper.items()}
+        except UnfitError as error:
+            self._reject(*error.args)
 
     def is_number(self, name: str) -> bool:
-        """Whether an input is a number of the computation, as opposed to a mask."""
+        """Whether an input is a number of the computation, as opposed to a mask or an index."""
         return self.annotations[name].dtype is Float
 
-    def _check_backward(self, residuals: Any, dy: Tensor) -> Tensor:
+    def _sorted(self, inputs: tuple[Any, ...], given: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """One entry per input, and all hyperparameters, from what a caller gave by position and by name."""
+        names = list(self.inputs)
+        named = {name: value for name, value in given.items() if name in self.inputs}
+        if twice := [name for name in named if name in names[: len(inputs)]]:
+            self._reject(f"{twice[0]} is one tensor", "two, by position and by name", "Leave one out.")
+        least = len([name for name in names if name not in self.absentable])
+        known = {**dict(zip(names, inputs, strict=False)), **named}
+        if len(inputs) > len(names) or any(known.get(n) is None and n not in self.absentable for n in names):
+            takes = f"{least} to {len(names)}" if self.absentable else f"{len(names)}"
+            came = [name for name, x in known.items() if x is not None] if named or None in inputs else len(inputs)
+            self._reject(f"takes {takes} inputs {names}", f"{came}", "")
+        hyper = self.check_hyper({name: value for name, value in given.items() if name not in named})
+        return tuple(known.get(name) for name in names), hyper
+
+    def _check_inputs(self, inputs: tuple[Any, ...], hyper: Mapping[str, Any]) -> torch.dtype | None:
+        """The dtype of the numbers among the inputs; None if there are none."""
+        present = {name: x for name, x in zip(self.inputs, inputs, strict=True) if x is not None}
+        sizes: axes.Sizes = {}
+        self._check_shapes(self.annotations, present, sizes, hyper)
+        for name, x in present.items():
+            self._check_kind(name, x, sizes, hyper)
+        numbers = {name: x for name, x in present.items() if self.is_number(name)}
+        dtype = next((x.dtype for x in numbers.values()), None)
+        if any(x.dtype != dtype for x in numbers.values()):
+            came = ", ".join(f"{n} {t.dtype}" for n, t in numbers.items())
+            self._reject("the inputs must have one dtype", came, "Nothing is promoted: cast them.")
+        return dtype
+
+    def _check_kind(self, name: str, x: Tensor, sizes: axes.Sizes, hyper: Mapping[str, Any]) -> None:
+        """Whether an input is a number, a mask or an index as annotated, and an index within its axis."""
+        kind, spec = self.annotations[name].dtype, self.inputs[name]
+        if kind is Float:
+            if x.dtype not in DTYPES:
+                self._reject(f"{name} must be float64, float32, bfloat16 or float16", f"{x.dtype}", "Cast it.")
+        elif kind is not Shaped and str(x.dtype).removeprefix("torch.") not in self.annotations[name].dtypes:
+            remedy = "Pass .long()." if isinstance(spec, Index) else "Cast it."
+            self._reject(f"{name} must be of kind {kind.__name__}", f"{x.dtype}", remedy)
+        if isinstance(spec, Index) and not x.is_meta:
+            (length,) = sizes[spec.axis]
+            allowed = hyper[spec.unless] if spec.unless else None
+            beyond = (x < 0) | (x >= length)
+            if allowed is not None:
+                beyond &= x != allowed
+            if bool(beyond.any()):
+                place = beyond.nonzero()[0].tolist()
+                must = f"{name} must be positions on {spec.axis}, which has {length}: 0 to {length - 1}"
+                must = must if length else f"{name} must be empty, as {spec.axis} is"
+                other = f" or {spec.unless} = {allowed}" if allowed is not None else ""
+                at = f" at {place}" if place else ""
+                self._reject(f"{must}{other}", f"{int(x[tuple(place)])}{at}", "")
+
+    def _check_dtypes(self, y: Any, dy: Any) -> None:
+        for name, one, d in zip(self.cotangents, parts(y), parts(dy), strict=False):
+            if isinstance(d, Tensor) and d.dtype != one.dtype:
+                self._reject(f"{name} must have y's dtype {one.dtype}", f"{d.dtype}", "Cast dy.")
+
+    def _check_backward(self, residuals: Any, dy: Any) -> tuple[Any, torch.dtype]:
+        """dy as the page takes it, and the dtype in which results are due."""
+        if not self.has_backward:
+            self._reject("there is no backward", "a call of it", "Its values alone are judged.")
         if type(residuals) is not self.page.Residuals:
             self._reject("backward takes the residuals of its own forward", type(residuals).__qualname__, "")
+        given = dict(zip(self.cotangents, parts(dy), strict=False))
+        if len(parts(dy)) != len(self.outputs) or all(d is None for d in given.values()):
+            self._reject(f"dy must be one tensor for each of {list(self.outputs)}", f"{len(parts(dy))}", "")
         tensors = {name: getattr(residuals, name) for name in self._residual_annotations}
-        self._check_shapes({**self._residual_annotations, "dy": self._dy_annotation}, {**tensors, "dy": dy}, {}, {})
-        if dy.dtype not in DTYPES:
-            self._reject("dy must be float64, float32, bfloat16 or float16", f"{dy.dtype}", "Cast it.")
-        computing = computing_dtype(dy.dtype)
+        tensors = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+        present = {name: d for name, d in given.items() if d is not None}
+        hyper = {name: getattr(residuals, name) for name in self.hyper if hasattr(residuals, name)}
+        sizes: axes.Sizes = {}
+        self._check_shapes(self._residual_annotations, tensors, sizes, hyper)
+        annotations = dict(zip(self.cotangents, self.output_annotations.values(), strict=True))
+        self._check_shapes(annotations, present, self.with_computed(sizes, hyper), hyper, tensors)
+        for name, d in present.items():
+            if d.dtype not in DTYPES:
+                self._reject(f"{name} must be float64, float32, bfloat16 or float16", f"{d.dtype}", "Cast it.")
+        first = next(iter(present.values()))
+        computing = computing_dtype(first.dtype)
         for name, tensor in tensors.items():
             if tensor.is_floating_point() and tensor.dtype != computing:
-                self._reject(
-                    f"dy must have y's dtype (the residual {name} is {tensor.dtype})", f"{dy.dtype}", "Cast dy."
-                )
-        return _enter(dy, computing)
+                must = f"dy must have y's dtype (the residual {name} is {tensor.dtype})"
+                self._reject(must, f"{first.dtype}", "Cast dy.")
+        if self.outputs == ("y",):
+            return _enter(dy, computing), first.dtype
+        entered = []
+        for name, d in given.items():
+            if d is None:
+                shape = self._shape(annotations[name], self.with_computed(sizes, hyper), hyper, name)
+                d = torch.zeros(shape, dtype=first.dtype, device=first.device)
+            entered.append(_enter(d, computing))
+        return self.page.Outputs(*entered), first.dtype
+
+    def with_computed(self, sizes: axes.Sizes, hyper: Mapping[str, Any]) -> axes.Sizes:
+        """Lengths of axes, and of those that the page computes (AXES) as far as they are known."""
+        found = dict(sizes)
+        known: dict[str, Any] = {
+            name: found[name] if variadic else found[name][0]
+            for name, variadic in self.axis_names.items()
+            if name in found
+        }
+        known |= hyper
+        for name, function in getattr(self.page, "AXES", {}).items():
+            needed = inspect.signature(function).parameters
+            if all(parameter in known for parameter in needed):
+                length = function(**{parameter: known[parameter] for parameter in needed})
+                known[name] = length
+                found[name] = tuple(length) if isinstance(length, tuple | list) else (int(length),)
+        return found
+
+    def _shape(self, annotation: Any, sizes: axes.Sizes, hyper: Mapping[str, Any], name: str) -> tuple[int, ...]:
+        try:
+            return axes.shape_of(annotation, sizes, hyper)
+        except KeyError as error:
+            self._reject(f"{name} must be there, as the residuals do not tell its axis {error}", "None", "Pass zeros.")
 
     def _check_shapes(
-        self, annotations: Mapping[str, Any], tensors: Mapping[str, Tensor], sizes: axes.Sizes, hyper: Mapping[str, Any]
+        self,
+        annotations: Mapping[str, Any],
+        tensors: Mapping[str, Tensor],
+        sizes: axes.Sizes,
+        hyper: Mapping[str, Any],
+        before: Mapping[str, Tensor] | None = None,
     ) -> None:
-        device = None
+        """before: what was checked before these, and is told beside them."""
+        device = next((tensor.device for tensor in (before or {}).values()), None)
         for name, tensor in tensors.items():
             if not isinstance(tensor, Tensor):
                 self._reject(f"{name} must be a torch.Tensor", type(tensor).__name__, "Use torch.as_tensor.")
@@ -227,13 +372,23 @@ class Rule:
             device = device or tensor.device
             if tensor.device != device:
                 self._reject(f"tensors must be on one device ({device})", f"{name} on {tensor.device}", "Move it.")
-            problem = axes.bind(name, annotations[name], tuple(tensor.shape), sizes, hyper)
-            if problem:
-                shapes = ", ".join(f"{n} {tuple(t.shape)}" for n, t in tensors.items() if isinstance(t, Tensor))
-                self._reject(problem, shapes, "Nothing is broadcast: reshape or expand the argument.")
+        problem = axes.bind(annotations, {name: tuple(x.shape) for name, x in tensors.items()}, sizes, hyper)
+        if problem:
+            shapes = ", ".join(f"{n} {tuple(t.shape)}" for n, t in {**(before or {}), **tensors}.items())
+            self._reject(problem, shapes, "Nothing is broadcast: reshape or expand the argument.")
 
     def _reject(self, must: str, came: str | list[str], remedy: str) -> NoReturn:
         raise ValueError(f"{self.name}: {must}; came {came}. {remedy}".rstrip())
+
+
+def _present(annotation: Any) -> Any:
+    """The annotation of an input or residual that is there, if it may be None."""
+    found = [kind for kind in kinds(annotation) if kind is not NoneType]
+    return found[0] if len(found) == 1 else annotation
+
+
+def _is_tensor(annotation: Any) -> bool:
+    return hasattr(annotation, "dim_str")
 
 
 def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
@@ -245,59 +400,17 @@ def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, enabled=False) if enabled else nullcontext()
 
 
-def _enter(x: Tensor, computing: torch.dtype) -> Tensor:
+def _enter(x: Tensor, computing: torch.dtype | None) -> Tensor:
     """`x` cut off from autograd and, if it is a number of 16 bits, widened."""
     x = x.detach()
-    return x.to(computing) if x.is_floating_point() else x
+    return x.to(computing) if computing and x.is_floating_point() else x
 
 
-def _leave(grads: Grads, dtype: torch.dtype) -> Grads:
-    """The results, each rounded once to the dtype that the caller uses."""
-    return tuple(None if grad is None else grad.to(dtype) for grad in grads)
-
-
-class UnknownRuleError(KeyError, ValueError):
-    """No page has that name."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
-
-
-class Rules(Mapping[str, Rule]):
-    """Every page under a folder, by name.  A folder is a chapter, a file is a page; `_names` are helpers.
-
-    A page is imported when it is first asked for.
-    """
-
-    def __init__(self, package: str, folder: Path) -> None:
-        self._package = package
-        self._folder = folder
-        self._loaded: dict[str, Rule] = {}
-
-    @cached_property
-    def _modules(self) -> dict[str, str]:
-        """Module name of each page, in the order of chapter and name."""
-        modules: dict[str, str] = {}
-        for path in sorted(self._folder.glob("[!_]*/[!_]*.py")):
-            if path.stem in modules:
-                raise ImportError(f"a rule's name must be unique; {path.stem} is {modules[path.stem]} and {path}")
-            modules[path.stem] = f"{self._package}.{path.parent.name}.{path.stem}"
-        return modules
-
-    def __getitem__(self, name: str) -> Rule:
-        if name not in self._modules:
-            close = difflib.get_close_matches(str(name), self._modules)
-            hint = f"Did you mean {close[0]}?" if close else f"The rules are {', '.join(self._modules)}."
-            raise UnknownRuleError(f"there is no rule {name!r}. {hint}")
-        if name not in self._loaded:
-            self._loaded[name] = Rule(name, importlib.import_module(self._modules[name]))
-        return self._loaded[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._modules)
-
-    def __len__(self) -> int:
-        return len(self._modules)
-
-
-RULES = Rules("manual_bp.rules", Path(__file__).parent / "rules")
+def _leave(results: Any, dtype: torch.dtype | None) -> Any:
+    """The results, numbers among them rounded once to the dtype that the caller uses."""
+    if isinstance(results, tuple):
+        left = [_leave(x, dtype) for x in results]
+        return type(results)(*left) if hasattr(results, "_fields") else tuple(left)
+    if results is None or dtype is None or not results.is_floating_point():
+        return results
+    return results.to(dtype)

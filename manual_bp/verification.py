@@ -20,7 +20,8 @@ from manual_bp.oracle.cases import draw
 from manual_bp.oracle.checking import compare, rejects
 from manual_bp.oracle.errors import ulp
 from manual_bp.oracle.evidence import Evidence, generated_evidence
-from manual_bp.rule import RULES, Rule, Vjp
+from manual_bp.registry import RULES
+from manual_bp.rule import Rule, Vjp
 
 # What a mistake that only loses digits is judged in: in 16 bits it is computed in float32 and may be right.
 WIDE = (torch.float64, torch.float32)

@@ -15,7 +15,8 @@ from torch import Tensor
 
 import manual_bp as bp
 from manual_bp.pages import PARTS
-from manual_bp.rule import Rule, Rules, UnknownRuleError
+from manual_bp.registry import Rules, UnknownRuleError
+from manual_bp.rule import Rule
 
 
 def test_page_tells_its_mathematics(rule):

@@ -59,7 +59,7 @@ def check(
         from manual_bp.oracle.foreign import quoted, readable
         from manual_bp.oracle.isolation import CandidateEnded, Isolated, isolated
         from manual_bp.oracle.loading import load
-        from manual_bp.rule import RULES
+        from manual_bp.registry import RULES
 
         check_device(device)
         check_writable(json_file)

@@ -18,7 +18,7 @@ def list_rules(
 ) -> None:
     """The table of rules; or one page."""
     with usage():
-        from manual_bp.rule import RULES
+        from manual_bp.registry import RULES
 
         if rule is not None:
             _print_page(RULES[rule])

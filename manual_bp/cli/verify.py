@@ -65,7 +65,7 @@ def verify(
         chosen_dtypes(dtype)
         if processes > 1:
             prepare()
-        from manual_bp.rule import RULES
+        from manual_bp.registry import RULES
         from manual_bp.verification import parts_of, summary
 
         names = list(dict.fromkeys(rules)) if rules else list(RULES)

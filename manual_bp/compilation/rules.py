@@ -13,7 +13,8 @@ from torch import Tensor
 from manual_bp.axes import tokens
 from manual_bp.compilation.choice import ONE_THREAD_ELEMENTS
 from manual_bp.compilation.program import Program, build, plain
-from manual_bp.rule import RULES, Grads, Rule, computing_dtype
+from manual_bp.registry import RULES
+from manual_bp.rule import Grads, Rule, computing_dtype
 
 # Inductor's kernels count in 32 bits if their example was short, as it is for an element-wise rule.
 MOST_ON_GPU = 2**31 - 1

@@ -115,9 +115,8 @@ def draw(rule: Rule, edge: Edge, generator: torch.Generator) -> tuple[tuple[Tens
         if name not in rule.hyper and not callable(value)
     }
     sizes: axes.Sizes = {}
-    for name, tensor in fixed.items():
-        if name in rule.inputs:  # whether these lengths fit is for the rule to say
-            axes.bind(name, rule.annotations[name], tuple(tensor.shape), sizes, hyper)
+    shapes = {name: tuple(tensor.shape) for name, tensor in fixed.items() if name in rule.inputs}
+    axes.bind(rule.annotations, shapes, sizes, hyper)  # whether these lengths fit is for the rule to say
     chosen = {name: (length,) if isinstance(length, int) else length for name, length in edge.sizes.items()}
     sizes = {**sizes_of(rule), **sizes, **chosen}
 

@@ -18,7 +18,8 @@ from manual_bp.oracle.evidence import Evidence, Generated, evidence, generated_e
 from manual_bp.oracle.report import Report
 from manual_bp.oracle.supplied import supplied
 from manual_bp.oracle.surroundings import plain
-from manual_bp.rule import DTYPES, RULES, Rule, Vjp
+from manual_bp.registry import RULES
+from manual_bp.rule import DTYPES, Rule, Vjp
 
 
 class GradientMismatch(AssertionError):

@@ -205,9 +205,8 @@ def _bound(rule: Rule, edge: Edge) -> tuple[dict[str, Tensor], axes.Sizes]:
     }
     bound: axes.Sizes = {}
     hyper = {**rule.ordinary, **{name: value for name, value in edge.given.items() if name in rule.hyper}}
-    for name, x in given.items():
-        if name in rule.inputs:
-            axes.bind(name, rule.annotations[name], tuple(x.shape), bound, hyper)
+    shapes = {name: tuple(x.shape) for name, x in given.items() if name in rule.inputs}
+    axes.bind(rule.annotations, shapes, bound, hyper)
     return given, bound
 
 

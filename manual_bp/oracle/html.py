@@ -26,7 +26,8 @@ from manual_bp.oracle.pictures import pictures_of, worst_first
 from manual_bp.oracle.report import Mismatch, Report
 from manual_bp.oracle.surroundings import plain
 from manual_bp.oracle.words import beside_one, counted, listed, told_apart
-from manual_bp.rule import RULES, Rule, Vjp
+from manual_bp.registry import RULES
+from manual_bp.rule import Rule, Vjp
 
 if TYPE_CHECKING:
     from jinja2 import Template

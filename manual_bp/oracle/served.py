@@ -18,7 +18,8 @@ from manual_bp.oracle.messages import MOST_TEXTS, receive_question, send_answer
 from manual_bp.oracle.results import all_kept, plain
 from manual_bp.oracle.surroundings import plain as plain_surroundings
 from manual_bp.oracle.ways import ways
-from manual_bp.rule import RULES, Vjp
+from manual_bp.registry import RULES
+from manual_bp.rule import Vjp
 
 # Elements; of more, `compare` asks again only at once.
 SMALL = 2**17

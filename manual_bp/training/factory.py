@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from manual_bp.models.model import Model
-from manual_bp.rule import RULES
+from manual_bp.registry import RULES
 from manual_bp.training.arguments import check_bool, check_not_negative, is_finite
 from manual_bp.training.optimizers import Optimizer
 from manual_bp.training.step import Step

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.chain import trace
-from manual_bp.rule import RULES
+from manual_bp.registry import RULES
 from manual_bp.training.arguments import is_finite, is_whole
 from manual_bp.training.data import Dataset, one_hot
 from manual_bp.training.gradient_flow import GradientFlow, gradient_flow

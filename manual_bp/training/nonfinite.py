@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.chain import Tensors, probe
-from manual_bp.rule import RULES
+from manual_bp.registry import RULES
 from manual_bp.training.step import Step, TrainingState
 from manual_bp.wording import counted
 

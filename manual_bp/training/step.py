@@ -10,7 +10,8 @@ from torch import Tensor
 
 from manual_bp.chain import Layer, Tensors, leaves
 from manual_bp.models.model import Model
-from manual_bp.rule import RULES, Grads, Rule
+from manual_bp.registry import RULES
+from manual_bp.rule import Grads, Rule
 from manual_bp.training.clipping import clip_by_norm
 from manual_bp.training.optimizers import Optimizer
 

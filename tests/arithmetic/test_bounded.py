@@ -347,7 +347,7 @@ def edge_case(rule: Rule, edge: Any, dtype: torch.dtype) -> tuple[tuple[Tensor, 
     tensors = {name: torch.tensor(value, dtype=torch.float64) for name, value in given.items()}
     sizes: axes.Sizes = {}
     for name, tensor in tensors.items():
-        assert axes.bind(name, rule.annotations[name], tuple(tensor.shape), sizes, hyper) is None
+        assert axes.bind(rule.annotations, {name: tuple(tensor.shape)}, sizes, hyper) is None
     for position, (name, variadic) in enumerate(rule.axis_names.items()):
         size = edge.sizes.get(name, (2, 3) if variadic else 4 + position)
         sizes.setdefault(name, size if isinstance(size, tuple) else (size,))

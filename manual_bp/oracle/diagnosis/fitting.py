@@ -228,7 +228,7 @@ def counts_of(rule: Rule, case: Case) -> dict[str, float]:
     axes that have one name, which is what len(x) says."""
     sizes: axes.Sizes = {}
     for name, x in zip(rule.inputs, case.inputs, strict=True):
-        axes.bind(name, rule.annotations[name], tuple(x.shape), sizes, case.hyper)
+        axes.bind(rule.annotations, {name: tuple(x.shape)}, sizes, case.hyper)
     lengths = {name: math.prod(length) for name, length in sizes.items()}
     groups = (g for size in range(1, len(lengths) + 1) for g in itertools.combinations(lengths, size))
     counts = {"·".join(group): float(math.prod(lengths[name] for name in group)) for group in groups}

@@ -12,7 +12,8 @@ from torch import Tensor
 from manual_bp.oracle.cases import Case
 from manual_bp.oracle.diagnosis.examination import Examination
 from manual_bp.oracle.diagnosis.hypothesis import Explanation, Prediction, wide
-from manual_bp.rule import RULES, Rule
+from manual_bp.registry import RULES
+from manual_bp.rule import Rule
 
 COTANGENTS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "takes the cotangent for ones: it ignores dy": torch.ones_like,
