@@ -1,0 +1,73 @@
+"""No module imports what imports it back, inside a function neither: then neither can be read, or moved, alone."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("manual_bp", "torch_ref", "benchmarks")
+FILES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for package in PACKAGES
+    for path in sorted((ROOT / package).rglob("*.py"))
+}
+
+
+def imported(node: ast.AST) -> Iterator[str]:
+    """The modules named by every import below `node`, but for those that only a type checker sees."""
+    if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        return
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        assert node.level == 0, f"line {node.lineno}: an import names its module in full"
+        yield from (f"{node.module}.{alias.name}" for alias in node.names)
+    for child in ast.iter_child_nodes(node):
+        yield from imported(child)
+
+
+def module(name: str, files) -> str | None:
+    """The module of ours that a name is, or is part of."""
+    return name if name in files else module(name.rpartition(".")[0], files) if name else None
+
+
+def circle(files) -> list[str] | None:
+    """Modules each of which imports the next, and the first again at the end."""
+    graph = {
+        name: {found for other in imported(ast.parse(path.read_text())) if (found := module(other, files)) != name}
+        for name, path in files.items()
+    }
+    try:
+        TopologicalSorter({name: needed - {None} for name, needed in graph.items()}).prepare()
+    except CycleError as error:
+        return error.args[1][::-1]  # graphlib names what is needed first
+    return None
+
+
+def test_there_is_no_import_circle():
+    assert len(FILES) > len(PACKAGES)
+    found = circle(FILES)
+    assert found is None, "imports in a circle: " + " -> ".join(found)
+
+
+def test_a_circle_through_a_function_is_seen(tmp_path):
+    texts = {
+        "p": "from p import a",
+        "p.a": "import os, p.b.c",
+        "p.b": "",
+        "p.b.c": "def f():\n    from p import d",
+        "p.d": "if TYPE_CHECKING:\n    import p\nfrom p.a import g",
+    }
+    files = {}
+    for name, text in texts.items():
+        files[name] = tmp_path / name
+        files[name].write_text(text)
+    found = circle(files)
+    assert found[0] == found[-1]
+    assert set(pairwise(found)) == {("p.a", "p.b.c"), ("p.b.c", "p.d"), ("p.d", "p.a")}
+    files["p.b.c"].write_text("")
+    assert circle(files) is None
