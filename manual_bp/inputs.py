@@ -130,6 +130,51 @@ class Mistake:
     seen: str | None = None
     loses_digits: bool = False
 
+    @property
+    def instead(self) -> dict[str, Callable[..., Any]]:
+        """The part of the page for which the formula stands."""
+        return {"backward": self.backward}
+
+
+@dataclass(frozen=True)
+class Value:
+    """A formula for y that is right in exact arithmetic and loses digits (as 1 + erf does in the lower tail), so that
+    who uses it is seen to compute the page's function.  A page lists these in VALUES.
+
+    name, forgets, shows, seen: as of a Mistake.
+    forward: the formula, a function of forward's inputs and of the hyperparameters, by name, that returns y.
+    """
+
+    name: str
+    forward: Callable[..., Tensor]
+    forgets: str
+    shows: str
+    seen: str | None = None
+
+    @property
+    def instead(self) -> dict[str, Callable[..., Any]]:
+        """The part of the page for which the formula stands."""
+        return {"forward": self.forward}
+
+
+def _nothing(**_: Any) -> float:
+    return 0.0
+
+
+@dataclass(frozen=True)
+class Promise:
+    """How accurate a result of an element-wise page is where 5 ulp, which hold elsewhere, are out of reach: within
+    5 + `more` ulp of the larger of the true number and `beside`.  A page gives them by result: PROMISES = {"dx": ...}.
+
+    why: the reason.
+    more, beside: functions of forward's inputs (in float64) and of the hyperparameters, by name.  `beside` is the size
+        of terms that cancel.
+    """
+
+    why: str
+    more: Callable[..., Tensor | float] = _nothing
+    beside: Callable[..., Tensor | float] = _nothing
+
 
 def require(holds: bool, must: str, came: object, remedy: str) -> None:
     """Raise a ValueError that states the invariant, what came, and what to do, unless `holds`."""

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from manual_bp import axes
 from manual_bp.hyperparameters import is_kind, kinds
-from manual_bp.inputs import Convention, Edge, Index, Input, Mistake
+from manual_bp.inputs import Convention, Edge, Index, Input, Mistake, Promise, Value
 
 EXAMPLE = "manual_bp/rules/activation/elu.py"
 PARTS = {
@@ -168,6 +168,18 @@ def _optional_parts(page: ModuleType) -> Iterator[str]:
                 f"{name}. "
                 'Write {"y_rows": lambda rows, kernel: rows - kernel + 1}.'
             )
+    losing = getattr(page, "VALUES", ())
+    if not isinstance(losing, tuple | list) or not all(isinstance(item, Value) for item in losing):
+        yield (
+            f"must hold VALUES, a tuple of Value; came {losing!r:.60}. Write "
+            'VALUES = (Value("1 + erf", forward=..., forgets=..., shows=...),).'
+        )
+    promises = getattr(page, "PROMISES", {})
+    if not isinstance(promises, Mapping) or not all(isinstance(item, Promise) for item in promises.values()):
+        yield (
+            f"must hold PROMISES, of each result its Promise; came {promises!r:.60}. Write "
+            'PROMISES = {"dx": Promise("it crosses 0", beside=...)}.'
+        )
     for part in ("SIZES", "LONGEST"):
         found = getattr(page, part, {})
         if not isinstance(found, Mapping) or not all(isinstance(n, int | tuple) for n in found.values()):

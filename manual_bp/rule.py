@@ -29,7 +29,7 @@ from manual_bp.outputs import parts
 from manual_bp.pages import check_page
 
 if TYPE_CHECKING:
-    from manual_bp.inputs import Convention, Edge, Input, Mistake
+    from manual_bp.inputs import Convention, Edge, Input, Mistake, Promise, Value
 
 Grads = tuple[Tensor | None, ...]
 
@@ -86,6 +86,8 @@ class Rule:
         self.edges: tuple[Edge, ...] = tuple(page.EDGES)
         self.mistakes: tuple[Mistake, ...] = tuple(page.MISTAKES)
         self.conventions: Mapping[str, Mapping[str, Convention]] = getattr(page, "CONVENTIONS", {})
+        self.values: tuple[Value, ...] = tuple(getattr(page, "VALUES", ()))
+        self.promises: Mapping[str, Promise] = getattr(page, "PROMISES", {})
 
         hints = get_type_hints(page.forward)
         self.annotations: dict[str, Any] = {name: _present(hints[name]) for name in self.inputs}

@@ -17,6 +17,7 @@ from manual_bp.oracle.checking import rejects
 EDGES = [(name, edge) for name, rule in bp.RULES.items() for edge in rule.edges]
 MISTAKES = [(name, mistake) for name, rule in bp.RULES.items() for mistake in rule.mistakes]
 WIDE = (torch.float64, torch.float32)
+VALUES = [(name, value) for name, rule in bp.RULES.items() for value in rule.values]
 LOSING = [(name, mistake) for name, mistake in MISTAKES if mistake.loses_digits]
 
 
@@ -66,6 +67,20 @@ def test_lost_digits_are_a_note_unless_strict(name, mistake):
     report = compare(rule.mistaken(mistake.backward), name, dtype=torch.float32)
     assert report.passed, str(report)
     assert any(mistake.name in note for note in report.notes)
+
+
+@pytest.mark.parametrize(("name", "value"), VALUES, ids=ids(VALUES))
+def test_lost_digits_of_a_value_are_a_note_unless_strict(name, value):
+    rule = bp.RULES[name]
+
+    def candidate(inputs, dy, **hyper):
+        given = dict(zip(rule.inputs, inputs, strict=True))
+        return value.forward(**given, **rule.check_hyper(hyper)), rule.vjp(inputs, dy, **hyper)[1]
+
+    report = compare(candidate, name, dtype=torch.float32)
+    assert report.passed, str(report)
+    assert any(value.name in note for note in report.notes)
+    assert not compare(candidate, name, dtype=torch.float32, strict=True, diagnose=0).passed
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,7 @@ def widths(
     contract: Contract,
     backward: Callable[..., tuple[Tensor | None, ...]] | None = None,
     how: How | None = None,
+    forward: Callable[..., Any] | None = None,
     **hyper: Any,
 ) -> Widths:
     """The widths of a rule at `inputs` and `dy` (any dtype and device; the work is done on the CPU in float64).
@@ -139,8 +140,9 @@ def widths(
     backward: a formula to take instead of the page's own backward, called with inputs, dy and hyperparameters by name
         (as in `Mistake`): how far off a program may be that uses this formula.
     how: what else the program may do otherwise than a right one that keeps its digits.
+    forward: a formula for y to take instead of the page's own (as in `Value`).
     """
-    return Widths(*_run(rule, inputs, dy, contract, backward, how, hyper, lambda x: leave(x, contract)))
+    return Widths(*_run(rule, inputs, dy, contract, backward, how, hyper, lambda x: leave(x, contract), forward))
 
 
 def magnitudes(
@@ -160,6 +162,7 @@ def _run(
     how: How | None,
     hyper: dict[str, Any],
     wanted: Callable[[Tensor], Tensor],
+    forward: Callable[..., Any] | None = None,
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:
     """The page's text on bounded numbers, and what is wanted of each of its results."""
     if len(inputs) != len(rule.inputs):
@@ -171,6 +174,7 @@ def _run(
     try:
         with torch.no_grad(), Running():
             y, residuals = rule.page.forward(*named.values(), **hyper)
+            y = forward(**named, **hyper) if forward else y
             if backward or hasattr(rule.page, "backward"):
                 _check_cotangents(rule.name, y, dy)
                 cotangents = whole([_done(enter(d, contract), how) for d in parts(dy)], like=y)

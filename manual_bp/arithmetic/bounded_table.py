@@ -299,13 +299,18 @@ def _rsqrt(p: Precision, a: Pair) -> Pair:
 def _exp(p: Precision, a: Pair) -> Pair:
     """|e^(a + d) − e^a| ≤ e^a (e^|d| − 1).  Never 0, so that eta is due even where float64 itself has underflowed."""
     value = a[0].exp()
-    return rounded(p, value, _times(value, a[1].expm1()) + p.eta, a, roundings=_ulps("exp"))
+    return rounded(p, value, _change_of_exp(a) + p.eta, a, roundings=_ulps("exp"))
+
+
+def _change_of_exp(a: Pair) -> Tensor:
+    """e^a (e^|d| − 1); where |d| is large e^(a + |d|), since e^a may be 0 there and e^|d| infinite."""
+    value, error = a
+    return torch.where(error < 1, _times(value.exp(), error.expm1()), (value + error).exp())
 
 
 @_arithmetic(aten.expm1.default, operands=1)
 def _expm1(p: Precision, a: Pair) -> Pair:
-    propagated = _times(a[0].exp(), a[1].expm1())
-    return rounded(p, a[0].expm1(), propagated, a, roundings=_ulps("expm1"))
+    return rounded(p, a[0].expm1(), _change_of_exp(a), a, roundings=_ulps("expm1"))
 
 
 @_arithmetic(aten.log.default, operands=1)
@@ -332,12 +337,12 @@ def _tanh(p: Precision, a: Pair) -> Pair:
 @_arithmetic(aten.sigmoid.default, operands=1)
 def _sigmoid(p: Precision, a: Pair) -> Pair:
     """Computed as 1 / (1 + e⁻ˣ): a division, an addition, and the exponential's ulps, weighted by e⁻ˣ / (1 + e⁻ˣ) ≤ 1.
-    Where e⁻ˣ overflows, the program has 0."""
+    Where e⁻ˣ overflows, the program has 0.  Never 0 itself, so that eta is due even where float64 has underflowed."""
     e = torch.exp(-a[0].abs())
     value = torch.where(a[0] < 0, e, 1.0) / (1 + e)  # torch.sigmoid itself flushes e⁻⁷⁴⁰ to 0
     e = torch.exp(-_nearest_to_zero(a))
     flushed = torch.where(-a[0] > math.log(p.max), value, EXACT)
-    propagated = _times(e / (1 + e) ** 2, a[1]) + flushed
+    propagated = _times(e / (1 + e) ** 2, a[1]) + flushed + p.eta
     return rounded(p, value, propagated, a, roundings=2 + _ulps("exp"))
 
 

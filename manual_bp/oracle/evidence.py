@@ -238,8 +238,12 @@ def _dispute(rule: Rule, case: Case, certified: _Part, y: Tensor | None) -> str:
     error = (truth - y).abs()
     if not bool((error > AGREED * width).any()):  # nearly always, and torch's bound takes time
         return ""
-    own = widths(rule, *_wide_case(case), contract_of(torch.float64), backward=lambda **_: (), **case.hyper).outputs[0]
-    assert own is not None
+    formulas = [None, *(value.forward for value in rule.values)]  # torch's own may be one of those that lose digits
+    owns = [
+        widths(rule, *_wide_case(case), contract_of(torch.float64), lambda **_: (), forward=f, **case.hyper).outputs[0]
+        for f in formulas
+    ]
+    own = torch.stack(owns).amax(0)
     # torch's own width twice: once for torch, once for the page in float64, which is another program.
     beyond = error > width + 2 * own
     if not bool(beyond.any()):
@@ -315,8 +319,8 @@ def _with_widths(rule: Rule, case: Case, results: Values) -> list[_Part]:
     """torch's results with how far off they may be in float64: as far as the page, or as any formula of the page that
     loses digits, since torch's own formula may be one of them."""
     contract = contract_of(torch.float64)
-    formulas = [None, *(m.backward for m in rule.mistakes if m.loses_digits)]
-    found = [widths(rule, *_wide_case(case), contract, backward=f, **case.hyper) for f in formulas]
+    losing = [m.instead for m in rule.mistakes if m.loses_digits] + [v.instead for v in rule.values]
+    found = [widths(rule, *_wide_case(case), contract, **f, **case.hyper) for f in ({}, *losing)]
     columns = zip(*((*w.outputs, *w.grads) for w in found), strict=True)
     width = [None if column[0] is None else torch.stack(column).amax(0) for column in columns]
     wanted = (True, *(spec.cotangent for spec in rule.inputs.values()))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.arithmetic.bounded import Contract, How, contract_of, widths
-from manual_bp.inputs import Mistake
+from manual_bp.inputs import Mistake, Value
 from manual_bp.oracle.calling import call
 from manual_bp.oracle.cases import Case
 from manual_bp.oracle.conventions import Conventions
@@ -119,14 +119,14 @@ class Kinds:
             for bounds in (wide_sums, partial(self.widths_of, case)):
                 bound = self._within_reach(bounds(self._narrow), case, position, expected)
                 yield Excuse("16-bit", words, bound, bounds, FINER[self.dtype])
-        for mistake in self.rule.mistakes if position else ():
-            if mistake.loses_digits:
-                words = f"loses digits, as the formula {mistake.name} does"
-                bounds = partial(self.widths_of, case, mistake=mistake)
-                yield self._digits(words, position, bounds)
-                if self.contract != self._narrow:
-                    bound = self._within_reach(bounds(self._narrow), case, position, expected)
-                    yield Excuse("digits", f"{words}, in {self._name(self.dtype)}", bound, bounds, FINER[self.dtype])
+        losing = [m for m in self.rule.mistakes if m.loses_digits] if position else self.rule.values
+        for formula in losing:
+            words = f"loses digits, as the formula {formula.name} does"
+            bounds = partial(self.widths_of, case, formula=formula)
+            yield self._digits(words, position, bounds)
+            if self.contract != self._narrow:
+                bound = self._within_reach(bounds(self._narrow), case, position, expected)
+                yield Excuse("digits", f"{words}, in {self._name(self.dtype)}", bound, bounds, FINER[self.dtype])
         # Not in 16 bits: so many roundings there are as much as is due.
         yield self._digits(self._rounding(position), position, partial(self._lost, case))
 
@@ -198,16 +198,16 @@ class Kinds:
     # -------------------------------------------------------------------------------------------------------- bounds
 
     def widths_of(
-        self, case: Case, contract: Contract, mistake: Mistake | None = None, how: How | None = None
+        self, case: Case, contract: Contract, formula: Mistake | Value | None = None, how: How | None = None
     ) -> Values:
         """The widths of the page, or of a formula that loses digits, kept for the case's other arguments."""
 
         def find() -> Values:
-            formula = mistake.backward if mistake else None
-            found = widths(self.rule, case.inputs, case.dy, contract, backward=formula, how=how, **case.hyper)
+            instead = formula.instead if formula else {}
+            found = widths(self.rule, case.inputs, case.dy, contract, how=how, **instead, **case.hyper)
             return (*found.outputs, *found.grads)
 
-        return self._kept(("width", mistake and mistake.name, how, contract), case, find)
+        return self._kept(("width", formula, how, contract), case, find)
 
     def _lost(self, case: Case, contract: Contract) -> Values:
         return self._kept(("lost", contract), case, lambda: lost_digits(self.rule, case, contract))

@@ -168,8 +168,9 @@ def _size_of_error(sample: Sample) -> float:
 def _width(found: Examination, case: Case, position: int, half: torch.dtype) -> Tensor | None:
     """How far the page, or a formula of its that loses digits, may be off in 16 bits."""
     found.deadline.check()
-    formulas = [None, *(m.backward for m in found.rule.mistakes if m.loses_digits)]
+    losing = [m for m in found.rule.mistakes if m.loses_digits] if position else found.rule.values
     contract = Contract(half, half)
-    found_widths = [widths(found.rule, case.inputs, case.dy, contract, backward=f, **case.hyper) for f in formulas]
+    instead = [{}, *(formula.instead for formula in losing)]
+    found_widths = [widths(found.rule, case.inputs, case.dy, contract, **f, **case.hyper) for f in instead]
     bounds = [bound for w in found_widths if (bound := (*w.outputs, *w.grads)[position]) is not None]
     return torch.stack(bounds).amax(0) if bounds else None
