@@ -36,9 +36,11 @@ from manual_bp.oracle.diagnosis import (
 )
 from manual_bp.oracle.diagnosis.deadline import Deadline, TimeIsUp
 from manual_bp.oracle.diagnosis.examination import Examination
+from manual_bp.oracle.diagnosis.forms import forms
 from manual_bp.oracle.diagnosis.hypothesis import Explanation, Record
 from manual_bp.oracle.diagnosis.wider import NARROW, in_float32
 from manual_bp.oracle.evidence import OUR_CONVENTIONS
+from manual_bp.oracle.words import listed
 from manual_bp.rule import Rule, Vjp
 
 __all__ = ["Diagnosis", "Record", "diagnose"]
@@ -128,7 +130,7 @@ SHARED: tuple[Detector, ...] = (
 class Diagnosis(NamedTuple):
     """sentences: why it is wrong, best first, each with its evidence; none for a right candidate.
     explained: the arguments that they are about.  shared: of others, what all their wrong numbers have in common.
-    search: that the search was cut short, if it was, in words."""
+    search: that the search was cut short, or a part of it failed, if so, in words."""
 
     sentences: list[str]
     explained: set[str]
@@ -150,18 +152,44 @@ def diagnose(
     conventions: those of the records' evidence. seconds: after which the search ends with what it has found so far; one
         call of the candidate, or one case of a hypothesis, may take it beyond.
     """
-    search = ""
+    found, deadline = Diagnosis([], set(), {}), Deadline(seconds)
     with torch.no_grad():
-        found = Examination(rule, candidate, records, wrong, conventions, Deadline(seconds))
-        asked = set(found.open)
         try:
-            if candidate is not None and found.records and found.dtype in NARROW:
-                _search_in_float32(found)
-            _search(found)
+            for form, of_form in forms(rule, records):
+                left = set(wrong) - found.explained
+                examination = Examination(form, candidate, of_form, left, conventions, deadline)
+                try:
+                    _examine(examination)
+                finally:
+                    found = _with(found, examination)
         except TimeIsUp:
             more = f"more may be found with diagnose={MORE_TIME * seconds:g}"
-            search = f"the search for the cause ended after {seconds:g} s: {more}"
-    return Diagnosis(found.found, asked - found.open, found.shared, search)
+            ended = f"the search for the cause ended after {seconds:g} s: {more}"
+            found = found._replace(search="; ".join([ended, *filter(None, [found.search])]))
+    return found
+
+
+def _with(found: Diagnosis, examination: Examination) -> Diagnosis:
+    """What was found, and what one more examination has found."""
+    form, wrong = examination.rule, examination.reported
+    shared = {
+        name: sentence.replace("{}", name)
+        for argument, sentence in examination.shared.items()
+        for name in form.named(argument, wrong)
+    }
+    where = f", where {listed(form.absent)} {'is' if len(form.absent) == 1 else 'are'} absent" if form.absent else ""
+    return Diagnosis(
+        [*found.sentences, *(f"{sentence}{where}" for sentence in examination.found)],
+        found.explained | {name for a in examination.explained for name in form.named(a, wrong)},
+        {**shared, **found.shared},
+        "; ".join(dict.fromkeys(filter(None, [found.search, *examination.failed]))),
+    )
+
+
+def _examine(found: Examination) -> None:
+    if found.candidate is not None and found.records and found.open and found.dtype in NARROW:
+        _search_in_float32(found)
+    _search(found)
 
 
 def _search_in_float32(found: Examination) -> None:
@@ -171,6 +199,8 @@ def _search_in_float32(found: Examination) -> None:
         _formulas(wider)
     finally:
         found.open -= asked - wider.open
+        found.explained |= asked - wider.open
+        found.failed += wider.failed
         found.found += [f"{sentence}; seen in float32, where it is wrong too" for sentence in wider.found]
 
 
@@ -180,9 +210,9 @@ def _search(found: Examination) -> None:
         _ask(found, detector)
     for detector in SHARED:
         found.look(kinks=False, moderate=detector is not factors.varying_factors)
-        for explanation in detector(found) if found.asked else ():
+        for explanation in _explanations(found, detector):
             for argument in explanation.arguments:
-                found.shared.setdefault(argument, explanation.sentence.replace("{}", argument))
+                found.shared.setdefault(argument, explanation.sentence)
 
 
 def _formulas(found: Examination) -> None:
@@ -207,5 +237,14 @@ def _ask(
     if not found.records or not found.open:
         return
     found.look(kinks, moderate, failing)
-    for explanation in detector(found) if found.asked else ():
+    for explanation in _explanations(found, detector):
         found.tell(explanation)
+
+
+def _explanations(found: Examination, detector: Detector) -> Iterator[Explanation]:
+    """What a detector says.  Pages are anybody's: where one raises, that is said, and what others find stands."""
+    try:
+        yield from detector(found) if found.asked else ()
+    except Exception as error:
+        name = getattr(detector, "__name__", str(detector))
+        found.failed.append(f"of the search for the cause a part failed: {name} raised {type(error).__name__}: {error}")

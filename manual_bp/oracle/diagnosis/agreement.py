@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from manual_bp.oracle.diagnosis.fitting import Sample
+from manual_bp.oracle.diagnosis.hypothesis import Sample
 
 # A prediction is told from the right answer where they are so many tolerances apart.
 APART = 4

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from manual_bp.oracle.diagnosis.agreement import APART
 from manual_bp.oracle.diagnosis.examination import Examination
-from manual_bp.oracle.diagnosis.fitting import Sample
-from manual_bp.oracle.diagnosis.hypothesis import Explanation, Record
+from manual_bp.oracle.diagnosis.hypothesis import Explanation, Record, Sample
 from manual_bp.oracle.diagnosis.layout import strided_of
 from manual_bp.oracle.diagnosis.masks import of_another_mask
 from manual_bp.oracle.diagnosis.view import EXPLAINED

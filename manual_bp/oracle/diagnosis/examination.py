@@ -9,12 +9,13 @@ from torch import Tensor
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.diagnosis.agreement import agrees, is_settled
 from manual_bp.oracle.diagnosis.deadline import Deadline
-from manual_bp.oracle.diagnosis.fitting import Fit, Sample, fit
-from manual_bp.oracle.diagnosis.hypothesis import Explanation, Match, Predict, Prediction, Record, Row
+from manual_bp.oracle.diagnosis.fitting import Fit, fit
+from manual_bp.oracle.diagnosis.forms import Form
+from manual_bp.oracle.diagnosis.hypothesis import Explanation, Match, Predict, Prediction, Record, Row, Sample
 from manual_bp.oracle.diagnosis.refutation import agrees_at_whole, is_far_off, is_refuted_beyond, probes_of
 from manual_bp.oracle.diagnosis.view import View
 from manual_bp.oracle.words import counted, listed, some
-from manual_bp.rule import Rule, Vjp
+from manual_bp.rule import Vjp
 
 # What is said of failing cases alone rests on so many wrong numbers.
 EVIDENT = 3
@@ -37,11 +38,15 @@ PLURAL = {
 
 
 class Examination(View):
-    """A view in which hypotheses are tested, and what was found of the arguments that are still to be explained."""
+    """A view in which hypotheses are tested.
+
+    found: sentences.  explained: the arguments that they are about.  shared: of others, what all their wrong numbers
+    have in common, `{}` standing for the name.  failed: which part of the search raised, in words.
+    """
 
     def __init__(
         self,
-        rule: Rule,
+        rule: Form,
         candidate: Vjp | None,
         records: Sequence[Record],
         wrong: Collection[str],
@@ -49,6 +54,8 @@ class Examination(View):
         deadline: Deadline | None = None,
     ) -> None:
         self.found: list[str] = []
+        self.explained: set[str] = set()
+        self.failed: list[str] = []
         self.shared: dict[str, str] = {}
         self._refuted: set[object] = set()
         self._probed: dict[object, list[Row]] = {}
@@ -194,9 +201,11 @@ class Examination(View):
         named = [a for a in self.arguments if a in self.open and a in explanation.arguments]
         if not named:
             return
+        reported = [name for argument in named for name in self.rule.named(argument, self.reported)]
         sentence = explanation.sentence
-        if len(named) > 1:
+        if len(reported) > 1:
             for singular, plural in PLURAL.items():
                 sentence = sentence.replace(singular, plural)
-        self.found.append(sentence.replace("{}", listed(named), 1))
+        self.found.append(sentence.replace("{}", listed(reported), 1))
         self.open -= set(named)
+        self.explained |= set(named)

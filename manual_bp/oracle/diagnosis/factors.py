@@ -13,8 +13,8 @@ from torch import Tensor
 from manual_bp.oracle.cases import Case
 from manual_bp.oracle.diagnosis.agreement import APART
 from manual_bp.oracle.diagnosis.examination import Examination
-from manual_bp.oracle.diagnosis.fitting import CONSTANTS, NEAR, Factor, Fit, Sample, recognise
-from manual_bp.oracle.diagnosis.hypothesis import Explanation, Prediction, wide
+from manual_bp.oracle.diagnosis.fitting import CONSTANTS, NEAR, Factor, Fit, recognise
+from manual_bp.oracle.diagnosis.hypothesis import Explanation, Prediction, Sample, wide
 from manual_bp.oracle.words import counted, told_apart
 
 MEANS: Mapping[str, Callable[[int], bool]] = {
@@ -128,8 +128,8 @@ def _summands(found: Examination, argument: str, sample: Sample) -> list[Tensor]
 
 
 def _terms(found: Examination, case: Case) -> dict[str, dict[str, Tensor]]:
-    _, residuals = found.forward(case)
-    return found.rule.terms(residuals, wide(case.dy))
+    _, kept = found.forward(case)
+    return found.rule.terms(kept, wide(case.dy))
 
 
 def _changed(found: Examination, names: Sequence[str], fits: Sequence[Fit]) -> str:

@@ -10,8 +10,7 @@ from torch import Tensor
 from manual_bp.oracle.cases import Case, is_moderate
 from manual_bp.oracle.diagnosis.agreement import FAR
 from manual_bp.oracle.diagnosis.examination import Examination
-from manual_bp.oracle.diagnosis.fitting import Sample
-from manual_bp.oracle.diagnosis.hypothesis import Explanation
+from manual_bp.oracle.diagnosis.hypothesis import Explanation, Sample
 from manual_bp.oracle.words import counted, some
 
 # So many cases are named.

@@ -6,8 +6,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -15,26 +13,8 @@ from torch import Tensor
 
 from manual_bp import axes
 from manual_bp.oracle.cases import Case
-from manual_bp.rule import Rule
-
-
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """One argument in one record, in float64 on the CPU; judged: where a derivative exists and is finite."""
-
-    case: Case
-    got: Tensor
-    expected: Tensor
-    allowance: Tensor
-    judged: Tensor
-
-    @cached_property
-    def error(self) -> float:
-        """The largest error over allowance where it is judged."""
-        if self.got.shape != self.expected.shape:
-            return math.inf
-        ratio = ((self.got - self.expected).abs() / self.allowance.clamp(min=NO_ALLOWANCE))[self.judged]
-        return float(ratio.nan_to_num(nan=math.inf).max()) if ratio.numel() else 0.0
+from manual_bp.oracle.diagnosis.forms import Form
+from manual_bp.oracle.diagnosis.hypothesis import Sample
 
 
 class Fit(NamedTuple):
@@ -54,14 +34,14 @@ INDEPENDENT = 1e-5
 SOLVER = 1e-12
 # Closer to 1 than this a factor is written as its difference from 1.
 NEAR = 1e-3
-# Keeps 0 / 0 from being NaN where nothing may be off; the quotient is judged only where it means something.
-NO_ALLOWANCE = 1e-320
 # Of a cotangent below this, a part that is a millionth of it has lost digits in float32, whose normal numbers end at
 # 1.2e-38.
 TINY = 1e-32
 # Of a case with more elements than this some are taken, and the last few, which a kernel may miss.
 ENOUGH = 4096
 FEW = 64
+# So many axes have all their groups looked at, and the quotients of all groups; of more those of single axes.
+FEW_AXES = 4
 # What rounding may do beyond the allowance of the right formula, where the parts no longer cancel as they do in it: so
 # many units roundoff of the largest magnitudes.
 ROUNDINGS = 64
@@ -160,7 +140,7 @@ OF_A_HYPERPARAMETER: Mapping[str, Callable[[float], float]] = {
 OF_A_NORM: Mapping[str, Callable[[float], float]] = {"‖{}‖": lambda s: s, "1/‖{}‖": lambda s: 1 / s}
 
 
-def recognise(rule: Rule, fits: Sequence[Fit], part: int) -> Factor | None:
+def recognise(rule: Form, fits: Sequence[Fit], part: int) -> Factor | None:
     """What the factors of one part have in common over all cases; a factor of 1 has the name "1"."""
     found = [(f.case, f.factors[part], f.uncertainty[part]) for f in fits]
 
@@ -190,9 +170,9 @@ def _constant(found: Sequence[tuple[float, float]]) -> Factor | None:
     return Factor(f"1 {'+' if best > 1 else '-'} {abs(best - 1):.2g}" if abs(best - 1) < NEAR else f"{best:.4g}")
 
 
-def _expressions(rule: Rule, cases: Sequence[Case]) -> Iterator[tuple[str, str, list[float]]]:
+def _expressions(rule: Form, cases: Sequence[Case]) -> Iterator[tuple[str, str, list[float]]]:
     """Every expression that may be a factor: its name, what its letter means, its value in each case."""
-    counts, hyper = [counts_of(rule, case) for case in cases], [{**rule.defaults, **case.hyper} for case in cases]
+    counts, hyper = [counts_of(rule, case) for case in cases], [rule.numbers(case.hyper) for case in cases]
     norms = [_norms(rule, case) for case in cases]
     sources: list[tuple[Mapping[str, Callable[[float], float]], Sequence[Mapping[str, Any]], str, str]]
     sources = [(OF_A_COUNT, counts, name, f"n = {name}; ") for name in counts[0]]
@@ -205,7 +185,8 @@ def _expressions(rule: Rule, cases: Sequence[Case]) -> Iterator[tuple[str, str, 
             except (KeyError, TypeError):
                 continue
             yield name.replace("{}", quantity), why, found
-    for a, b in itertools.permutations(counts[0], 2):
+    several = counts[0] if len(rule.axis_names) <= FEW_AXES else [n for n in counts[0] if n in rule.axis_names]
+    for a, b in itertools.permutations(several, 2):
         if all(v.get(b) for v in counts):
             yield f"{a} / {b}", "", [v.get(a, math.nan) / v[b] for v in counts]
 
@@ -218,19 +199,24 @@ def _defined(function: Callable[[float], float], quantity: float) -> float:
         return math.nan
 
 
-def _norms(rule: Rule, case: Case) -> dict[str, float]:
+def _norms(rule: Form, case: Case) -> dict[str, float]:
     named = {**dict(zip(rule.inputs, case.inputs, strict=True)), "dy": case.dy}
     return {name: float(x.double().norm()) for name, x in named.items() if x.is_floating_point()}
 
 
-def counts_of(rule: Rule, case: Case) -> dict[str, float]:
-    """The length of every axis by name, the product of every group of them ("batch·space"), and the first of several
-    axes that have one name, which is what len(x) says."""
+def counts_of(rule: Form, case: Case) -> dict[str, float]:
+    """The length of every axis by name, the product of groups of them ("batch·space"), and the first of several axes
+    that have one name, which is what len(x) says.
+
+    A sum runs over one axis or two, or over all but one, or all: of up to FEW_AXES these are all groups there are, and
+    of more their number grows as the square, not as a power of 2.
+    """
     sizes: axes.Sizes = {}
-    for name, x in zip(rule.inputs, case.inputs, strict=True):
-        axes.bind(rule.annotations, {name: tuple(x.shape)}, sizes, case.hyper)
+    shapes = {name: tuple(x.shape) for name, x in zip(rule.inputs, case.inputs, strict=True)}
+    axes.bind(rule.annotations, shapes, sizes, case.hyper)
     lengths = {name: math.prod(length) for name, length in sizes.items()}
-    groups = (g for size in range(1, len(lengths) + 1) for g in itertools.combinations(lengths, size))
+    most = len(lengths)
+    groups = (g for n in sorted({1, 2, most - 1, most} - {0}) for g in itertools.combinations(lengths, n))
     counts = {"·".join(group): float(math.prod(lengths[name] for name in group)) for group in groups}
-    first = {f"first axis of {n}": float((*length, 1)[0]) for n, length in sizes.items() if rule.axis_names[n]}
+    first = {f"first axis of {n}": float((*length, 1)[0]) for n, length in sizes.items() if rule.axis_names.get(n)}
     return counts | first

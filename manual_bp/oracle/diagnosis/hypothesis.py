@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from manual_bp.oracle.cases import Case
-from manual_bp.oracle.diagnosis.fitting import Sample
 from manual_bp.oracle.evidence import Evidence
 
 Values = tuple[Tensor | None, ...]
 """y, then one entry per input."""
+
+# Keeps 0 / 0 from being NaN where nothing may be off; the quotient is judged only where it means something.
+NO_ALLOWANCE = 1e-320
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One argument in one record, in float64 on the CPU; judged: where a derivative exists and is finite."""
+
+    case: Case
+    got: Tensor
+    expected: Tensor
+    allowance: Tensor
+    judged: Tensor
+
+    @cached_property
+    def error(self) -> float:
+        """The largest error over allowance where it is judged."""
+        if self.got.shape != self.expected.shape:
+            return math.inf
+        ratio = ((self.got - self.expected).abs() / self.allowance.clamp(min=NO_ALLOWANCE))[self.judged]
+        return float(ratio.nan_to_num(nan=math.inf).max()) if ratio.numel() else 0.0
 
 
 class Record(NamedTuple):

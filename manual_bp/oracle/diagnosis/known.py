@@ -7,12 +7,12 @@ from functools import partial
 
 import torch
 
-from manual_bp.arithmetic.bounded import contract_of, widths
+from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.inputs import Mistake
 from manual_bp.oracle.cases import Case
 from manual_bp.oracle.diagnosis.examination import Examination
-from manual_bp.oracle.diagnosis.fitting import ROUNDINGS, Sample
-from manual_bp.oracle.diagnosis.hypothesis import Explanation, Prediction, Values, wide
+from manual_bp.oracle.diagnosis.fitting import ROUNDINGS
+from manual_bp.oracle.diagnosis.hypothesis import Explanation, Prediction, Sample, Values, wide
 from manual_bp.oracle.words import counted
 
 
@@ -41,15 +41,13 @@ def _mistakes(found: Examination, whole: bool) -> Iterator[Explanation]:
 
 def _mistaken(found: Examination, mistake: Mistake, case: Case) -> Prediction:
     inputs, dy = tuple(map(wide, case.inputs)), wide(case.dy)
-    y, grads = found.rule.mistaken(mistake.backward)(inputs, dy, **case.hyper)
+    y, grads = found.rule.mistaken(mistake)(inputs, dy, **case.hyper)
 
     def tolerance() -> Values:
-        contract = contract_of(found.dtype)
         try:
-            width = widths(found.rule, case.inputs, case.dy, contract, backward=mistake.backward, **case.hyper)
+            return found.rule.widths(case, contract_of(found.dtype), mistake)
         except Exception:  # the formula uses a function of which no width is known
             return (None,) * len(found.arguments)
-        return (*width.outputs, *width.grads)
 
     return Prediction((y, *grads), tolerance)
 
@@ -84,7 +82,7 @@ def _breaks_here(found: Examination, mistake: Mistake, argument: str, sample: Sa
     """Whether the mistake is not finite in one case; None if the candidate differs from it there."""
     case = sample.case
     try:
-        _, grads = found.rule.mistaken(mistake.backward)(case.inputs, case.dy, **case.hyper)
+        _, grads = found.rule.mistaken(mistake)(case.inputs, case.dy, **case.hyper)
     except Exception:  # not defined there
         return False
     value = grads[found.arguments.index(argument) - 1]

@@ -12,8 +12,8 @@ from torch import Tensor
 from manual_bp.oracle.cases import Case
 from manual_bp.oracle.diagnosis.agreement import APART, FAR
 from manual_bp.oracle.diagnosis.examination import Examination
-from manual_bp.oracle.diagnosis.fitting import ROUNDINGS, Sample
-from manual_bp.oracle.diagnosis.hypothesis import Explanation, Prediction, Record
+from manual_bp.oracle.diagnosis.fitting import ROUNDINGS
+from manual_bp.oracle.diagnosis.hypothesis import Explanation, Prediction, Record, Sample
 from manual_bp.oracle.words import counted, of_cases
 
 # At how many cases a candidate is called again.
@@ -169,13 +169,13 @@ def contiguous(found: Examination) -> Iterator[Explanation]:
 
 def strided_of(found: Examination, case: Case) -> tuple[str, ...]:
     """The tensors of a case that are not contiguous, by name."""
-    named = zip(("dy", *found.rule.inputs), (case.dy, *case.inputs), strict=True)
-    return tuple(name for name, x in named if not x.is_contiguous())
+    return tuple(name for name, x in found.rule.tensors(case).items() if not x.is_contiguous())
 
 
 def _mended(found: Examination, record: Record, position: int) -> bool:
-    case = record.evidence.case
-    results = found.call(case, case.dy.contiguous(), tuple(x.contiguous() for x in case.inputs))
+    assert found.candidate is not None
+    found.deadline.check()
+    results = found.rule.contiguous(found.candidate, record.evidence.case)
     sample = found.sample(Record(record.evidence, results), position) if results else None
     return sample is not None and sample.error <= 1
 

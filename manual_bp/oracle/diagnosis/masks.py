@@ -10,8 +10,7 @@ from torch import Tensor
 
 from manual_bp.oracle.cases import Case
 from manual_bp.oracle.diagnosis.examination import Examination
-from manual_bp.oracle.diagnosis.fitting import Sample
-from manual_bp.oracle.diagnosis.hypothesis import Explanation, Prediction, Values, wide
+from manual_bp.oracle.diagnosis.hypothesis import Explanation, Prediction, Sample, Values, wide
 
 # A claim rests on so many numbers that follow the other mask: as many coins fall so by chance once in 4096 times.
 ENOUGH = 12
@@ -20,7 +19,7 @@ ENOUGH = 12
 def read_off(found: Examination) -> Iterator[Explanation]:
     """A mask that was not kept, but read off x or y."""
     for position, name in enumerate(found.rule.inputs):
-        if not found.rule.is_number(name):
+        if found.rule.is_mask(name):
             sentence = (
                 f"{{}}: {name} is read off y ≠ 0 and not kept, so that what is kept counts as dropped where x = 0"
             )
@@ -44,7 +43,7 @@ def own_masks(found: Examination) -> Iterator[Explanation]:
 def of_another_mask(found: Examination, argument: str) -> str:
     """In what way an argument follows another mask, in words; "" if it follows none, or that of the case."""
     for position, name in enumerate(found.rule.inputs):
-        if found.rule.is_number(name):
+        if not found.rule.is_mask(name):
             continue
         for scaled in (True, False):
             pairs = [_followed(found, argument, position, scaled, s) for s in found.column(argument)]
@@ -68,10 +67,12 @@ def _followed(found: Examination, argument: str, position: int, scaled: bool, sa
     index, case = found.arguments.index(argument), sample.case
     kept = _values(found, case, position, torch.ones_like)[index]
     dropped = _values(found, case, position, torch.zeros_like)[index]
-    if kept is None or dropped is None:
-        return None
     if not scaled:
         kept = wide(case.dy if argument != "y" else case.inputs[0])
+    if any(x is None or x.shape != sample.got.shape for x in (kept, dropped, case.inputs[position])):
+        return None
+    assert kept is not None
+    assert dropped is not None
     tolerance = 2 * sample.allowance.max() + 2 * found.slack * kept.abs()
     tells = sample.judged & kept.isfinite() & ((kept - dropped).abs() > 4 * tolerance)
     is_kept, is_dropped = ((sample.got - x).abs() <= tolerance for x in (kept, dropped))

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from manual_bp.oracle.cases import Case
 from manual_bp.oracle.diagnosis.examination import Examination
-from manual_bp.oracle.diagnosis.fitting import Sample
-from manual_bp.oracle.diagnosis.hypothesis import Explanation, Prediction, wide
+from manual_bp.oracle.diagnosis.hypothesis import Explanation, Prediction, Sample, wide
 
 # The largest first: what is left of a length is often the same for several.
 BLOCKS = (4096, 2048, 1024, 512, 256, 128, 64, 32, 16, 8, 4, 2)
@@ -174,7 +173,7 @@ def _of_part(found: Examination, left: Left, case: Case) -> Prediction:
 
 def of_the_cost(found: Examination) -> Iterator[Explanation]:
     """A cost to which a part of the inputs does not come."""
-    if "y" not in found.asked or found.value(found.rows[0][0].evidence.case).ndim:
+    if "y" not in found.asked or not found.rule.inputs or found.value(found.rows[0][0].evidence.case).ndim:
         return
     for words, left in _distinct(tuple(found.rows[0][0].evidence.case.inputs[0].shape)):
         yield from found.matched(partial(_cost, found, left), f"{{}} leaves out a part of what is summed: {words}")

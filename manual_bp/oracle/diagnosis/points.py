@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from manual_bp import axes
+from manual_bp.inputs import Index
 from manual_bp.oracle.cases import Case
 from manual_bp.oracle.diagnosis.examination import Examination
-from manual_bp.oracle.diagnosis.fitting import Sample, counts_of
-from manual_bp.oracle.diagnosis.hypothesis import wide
+from manual_bp.oracle.diagnosis.fitting import counts_of
+from manual_bp.oracle.diagnosis.hypothesis import Sample, wide
 
 # From one case come at most as many, so that every hyperparameter has its share.
 PER_CASE = 12
@@ -57,7 +58,7 @@ def points_of(found: Examination, argument: str, per_case: int = PER_CASE, finit
         joined(p.allowance for p in chosen),
         joined(p.dy for p in chosen),
         {name: joined(p.letters[name] for p in chosen) for name in chosen[0].letters if name in names},
-        {name: joined(p.numbers[name] for p in chosen) for name in chosen[0].numbers},
+        {n: joined(p.numbers[n] for p in chosen) for n in chosen[0].numbers if all(n in p.numbers for p in chosen)},
         len(chosen),
     )
 
@@ -72,7 +73,7 @@ def _of_case(found: Examination, argument: str, sample: Sample, per_case: int, f
     letters = {n: x for n, x in letters_of(found, argument, case).items() if x.shape == shape}
     if dy is None:
         return None
-    numbers = {n: float(v) for n, v in {**found.rule.defaults, **case.hyper}.items()}
+    numbers = found.rule.numbers(case.hyper)
     if not axes.tokens(found.rule.y_annotation):  # a cost, which may be a mean
         numbers |= {n: float(v) for n, v in counts_of(found.rule, case).items() if n in found.rule.axis_names}
     useful = sample.judged & (dy != 0) & (sample.got.isfinite() if finite else True)
@@ -101,6 +102,8 @@ def letters_of(found: Examination, argument: str, case: Case) -> dict[str, Tenso
     shape = case.inputs[list(found.rule.inputs).index(own)].shape if own != "y" else case.dy.shape
     letters: dict[str, Tensor] = {}
     for name, x in zip(found.rule.inputs, case.inputs, strict=True):
+        if isinstance(found.rule.inputs[name], Index):  # no number of a formula
+            continue
         aligned = _aligned(wide(x).double(), axes.tokens(found.rule.annotations[name]), like, len(shape))
         if aligned is not None:
             letters[name] = aligned.expand(shape)

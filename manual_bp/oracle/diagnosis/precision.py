@@ -8,14 +8,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from manual_bp.arithmetic.bounded import Contract, widths
+from manual_bp.arithmetic.bounded import Contract
 from manual_bp.oracle.cases import Case
 from manual_bp.oracle.diagnosis.agreement import APART
 from manual_bp.oracle.diagnosis.examination import Examination
-from manual_bp.oracle.diagnosis.fitting import ROUNDINGS, Sample
-from manual_bp.oracle.diagnosis.hypothesis import Explanation, wide
+from manual_bp.oracle.diagnosis.fitting import ROUNDINGS
+from manual_bp.oracle.diagnosis.hypothesis import Explanation, Sample, wide
 from manual_bp.oracle.diagnosis.layout import is_telling
-from manual_bp.oracle.variation import varied
 
 # Whether an error is systematic is seen in as many more runs, at other numbers of the same sign and size.
 RUNS = 8
@@ -132,7 +131,7 @@ def _is_systematic(found: Examination, argument: str) -> bool:
     own = torch.sign(sample.got - sample.expected)
     stable = wrong = sample.judged & ((sample.got - sample.expected).abs() > sample.allowance)
     for _ in range(RUNS):
-        case = varied(found.rule, sample.case, generator)
+        case = found.rule.varied(sample.case, generator)
         results, expected = found.call(case, case.dy), found.at(case).values[position]
         got = results[position] if results else None
         if not isinstance(got, Tensor) or expected is None or got.shape != expected.shape:
@@ -169,8 +168,6 @@ def _width(found: Examination, case: Case, position: int, half: torch.dtype) -> 
     """How far the page, or a formula of its that loses digits, may be off in 16 bits."""
     found.deadline.check()
     losing = [m for m in found.rule.mistakes if m.loses_digits] if position else found.rule.values
-    contract = Contract(half, half)
-    instead = [{}, *(formula.instead for formula in losing)]
-    found_widths = [widths(found.rule, case.inputs, case.dy, contract, **f, **case.hyper) for f in instead]
-    bounds = [bound for w in found_widths if (bound := (*w.outputs, *w.grads)[position]) is not None]
+    every = [found.rule.widths(case, Contract(half, half), formula) for formula in (None, *losing)]
+    bounds = [bound for width in every if (bound := width[position]) is not None]
     return torch.stack(bounds).amax(0) if bounds else None

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.inputs import Edge
+from manual_bp.oracle.calling import call
 from manual_bp.oracle.cases import Case, draw
 from manual_bp.oracle.conventions import Conventions
+from manual_bp.oracle.diagnosis.deadline import Deadline
+from manual_bp.oracle.diagnosis.forms import Form
 from manual_bp.oracle.diagnosis.hypothesis import Record
 from manual_bp.oracle.evidence import Evidence, evidence
-from manual_bp.rule import Rule
+from manual_bp.oracle.variation import in_precision
+from manual_bp.rule import Vjp
 
 # Cases are drawn of these lengths.
 MORE = ((5, 3, 2, 4), (3, 4, 5, 2), (7, 2, 3, 3))
@@ -41,16 +44,20 @@ def end_of(record: Record) -> Record | None:
 
 
 def more_records(
-    rule: Rule, dtype: torch.dtype, conventions: Conventions, call: Callable[[Case], tuple[Any, ...] | None]
+    form: Form, candidate: Vjp, dtype: torch.dtype, conventions: Conventions, deadline: Deadline
 ) -> Iterator[Record]:
     """A few more cases, of other sizes, at which the candidate is called."""
-    generator = torch.Generator().manual_seed(0)
+    generator, rule = torch.Generator().manual_seed(0), form.rule
     for lengths in MORE:
-        edge = Edge(f"sizes {lengths}", sizes=dict(zip(rule.axis_names, lengths, strict=False)))
-        inputs, dy, hyper = draw(rule, edge, generator)
-        cast = [x.to(dtype) if x.is_floating_point() else x for x in (*inputs, dy)]
-        case = Case(tuple(cast[:-1]), cast[-1], hyper, edge.name)
-        results = call(case)
-        evident = evidence(rule, case, contract_of(dtype), conventions) if results else ""
+        deadline.check()
+        sizes = dict(zip(form.axis_names, lengths, strict=False))
+        edge = Edge(f"sizes {lengths}", given=dict.fromkeys(form.absent), sizes=sizes)
+        try:
+            inputs, dy, hyper = draw(rule, edge, generator)
+            case = in_precision(Case(inputs, dy, hyper, edge.name), dtype)
+            evident = evidence(rule, case, contract_of(dtype), conventions)
+        except ValueError:  # the page is not defined for these sizes
+            continue
+        results = call(candidate, rule, case).results if isinstance(evident, Evidence) else None
         if results and isinstance(evident, Evidence):
-            yield Record(evident, results)
+            yield form.record(Record(evident, results))

@@ -48,14 +48,14 @@ def sums_of_backward(found: Examination) -> Iterator[Explanation]:
     """A sum, mean or product of backward, taken otherwise."""
 
     def predict(position: int, change: Change, case: Case) -> Prediction:
-        y, residuals = found.forward(case)
+        y, kept = found.forward(case)
         with Altered(position, change):
-            return Prediction((y, *found.rule.page.backward(residuals, wide(case.dy))))
+            return Prediction((y, *found.rule.bare_backward(kept, wide(case.dy))))
 
     case = found.rows[0][0].evidence.case
-    _, residuals = found.forward(case)
+    _, kept = found.forward(case)
     with Altered() as text:  # how many reductions there are does not depend on the case
-        found.rule.page.backward(residuals, wide(case.dy))
+        found.rule.bare_backward(kept, wide(case.dy))
     for position, (words, change) in itertools.product(range(text.seen), CHANGES.items()):
         name = f"sum {position} of backward {words}"
         yield from found.matched(partial(predict, position, change), f"{{}}: one of its sums is {words}", name)
@@ -67,12 +67,12 @@ def sums_of_forward(found: Examination) -> Iterator[Explanation]:
     def predict(position: int, change: Change, case: Case) -> Prediction:
         inputs = tuple(map(wide, case.inputs))
         with Altered(position, change):
-            y, residuals = found.rule.page.forward(*inputs, **{**found.rule.defaults, **case.hyper})
-        return Prediction((y, *found.rule.backward(residuals, wide(case.dy))))
+            y, kept = found.rule.bare_forward(*inputs, **case.hyper)
+        return Prediction((y, *found.rule.backward(kept, wide(case.dy))))
 
     case = found.rows[0][0].evidence.case
     with Altered() as text:
-        found.rule.page.forward(*map(wide, case.inputs), **{**found.rule.defaults, **case.hyper})
+        found.rule.bare_forward(*map(wide, case.inputs), **case.hyper)
     for position, (words, change) in itertools.product(range(text.seen), CHANGES.items()):
         sentence = f"{{}} is what follows from a forward in which a sum is {words}"
         yield from found.matched(partial(predict, position, change), sentence, f"sum {position} of forward {words}")

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from manual_bp.oracle.cases import is_moderate
 from manual_bp.oracle.diagnosis.agreement import agrees, is_far
-from manual_bp.oracle.diagnosis.fitting import Sample
-from manual_bp.oracle.diagnosis.hypothesis import Predict, Record, Row
+from manual_bp.oracle.diagnosis.hypothesis import Predict, Record, Row, Sample
 from manual_bp.oracle.diagnosis.view import View
 
 # A hypothesis is first asked at so many cases of moderate numbers for each argument, and at no more elements than this

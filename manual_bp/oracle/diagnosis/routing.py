@@ -12,8 +12,7 @@ from manual_bp import axes
 from manual_bp.oracle.cases import Case
 from manual_bp.oracle.diagnosis.agreement import APART
 from manual_bp.oracle.diagnosis.examination import Examination
-from manual_bp.oracle.diagnosis.fitting import Sample
-from manual_bp.oracle.diagnosis.hypothesis import Explanation, Prediction, wide
+from manual_bp.oracle.diagnosis.hypothesis import Explanation, Prediction, Sample, wide
 
 # A threshold is read off so many pieces on either side of it, at least.
 NUMBERS = 3
@@ -75,9 +74,9 @@ def routing(found: Examination) -> Iterator[Explanation]:
 
 
 def _is_routed(found: Examination) -> bool:
-    (name, *others) = found.rule.inputs
-    token = axes.tokens(found.rule.annotations[name])[-1:]
-    return not others and any(factor in found.rule.hyper for factor in axes.factors("".join(token)))
+    annotations = list(found.rule.annotations.values())
+    token = axes.tokens(annotations[0])[-1:] if len(annotations) == 1 and found.rule.has_backward else []
+    return any(factor in found.rule.hyper for factor in axes.factors("".join(token)))
 
 
 def _pieces(x: Tensor, case: Case, interleaved: bool = False) -> Tensor:

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manual_bp.hyperparameters import choices
 from manual_bp.oracle.cases import Case
 from manual_bp.oracle.diagnosis.examination import Examination
+from manual_bp.oracle.diagnosis.forms import Form
 from manual_bp.oracle.diagnosis.hypothesis import Explanation, Prediction, wide
 from manual_bp.registry import RULES
-from manual_bp.rule import Rule
 
 COTANGENTS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "takes the cotangent for ones: it ignores dy": torch.ones_like,
@@ -79,6 +80,17 @@ MASKS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "{{}} is that of {0} in reversed order": lambda m: m.flatten().flip(0).reshape(m.shape),
 }
 
+INDICES: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "{0} is ignored: {{}} is that of {0} = 0 everywhere": torch.zeros_like,
+    "{{}} is that of {0} - 1: its positions begin at 1": lambda i: torch.where(i > 0, i - 1, i),
+    "{{}} is that of {0} + 1: its positions begin at -1": lambda i: i + 1,
+    "{{}} is that of {0} transposed and read in its own shape": lambda i: i if i.ndim < 2 else i.mT.reshape(i.shape),
+    "{{}} is that of {0} with its first column in every column": lambda i: i[..., :1].expand_as(i),
+    "{{}} is that of {0} in reversed order": lambda i: i.flatten().flip(0).reshape(i.shape),
+    "{{}} is that of {0} sorted": lambda i: i.flatten().sort().values.reshape(i.shape),
+}
+"""Likewise of an index."""
+
 HYPERPARAMETERS: Mapping[str, Callable[[float], float]] = {
     "{0} is truncated to an integer: {{}} is that of int({0})": int,
     "{0} is taken without its sign: {{}} is that of |{0}|": abs,
@@ -113,10 +125,18 @@ def cotangents(found: Examination) -> Iterator[Explanation]:
     for words, change in COTANGENTS.items():
 
         def predict(case: Case, change: Callable[[Tensor], Tensor] = change) -> Prediction:
-            values, tolerance = found.at(case, dy=change(case.dy))
+            values, tolerance = found.at(case, dy=found.rule.each_dy(case, change))
             return Prediction((None, *values[1:]), tolerance)
 
         yield from found.matched(predict, f"{{}} {words}")
+
+    for name in found.rule.cotangents:
+
+        def without(case: Case, name: str = name) -> Prediction:
+            values, tolerance = found.at(case, dy=found.rule.without_dy(case, name))
+            return Prediction((None, *values[1:]), tolerance)
+
+        yield from found.matched(without, f"{name} is ignored: {{}} is that of {name} = 0")
 
     def times_y(case: Case) -> Prediction:
         return Prediction((None, *found.at(case, dy=wide(case.dy) * found.value(case)).values[1:]))
@@ -136,7 +156,7 @@ def inputs(found: Examination) -> Iterator[Explanation]:
     """An input ignored, replaced, or confused with another."""
     for position, name in enumerate(found.rule.inputs):
         if not found.rule.is_number(name):
-            yield from _masks(found, position, name)
+            yield from _no_number(found, position, name)
             continue
         for words, change in INPUTS.items():
             predict = partial(_replaced, found, position, position, change)
@@ -147,9 +167,9 @@ def inputs(found: Examination) -> Iterator[Explanation]:
                 yield from found.matched(predict, f"{{}} is that of {other_name} in place of {name}")
 
 
-def _masks(found: Examination, position: int, name: str) -> Iterator[Explanation]:
-    """A mask ignored, inverted or read in another order."""
-    for words, change in MASKS.items():
+def _no_number(found: Examination, position: int, name: str) -> Iterator[Explanation]:
+    """A mask ignored, inverted or read in another order; an index likewise."""
+    for words, change in (MASKS if found.rule.is_mask(name) else INDICES).items():
         predict = partial(_replaced, found, position, position, change)
         yield from found.matched(predict, words.format(name))
 
@@ -163,15 +183,16 @@ def _replaced(
 
 
 def default_hyperparameters(found: Examination) -> Iterator[Explanation]:
-    """A hyperparameter left at its default, at 1, or at the page's ordinary value."""
+    """A hyperparameter left at its default, at the page's ordinary value, at 1 or at another of its choices."""
     for name in found.rule.hyper:
-        tried = (found.rule.defaults.get(name), found.rule.ordinary.get(name), 1)
-        yield from _hyperparameter(found, name, [v for v in tried if v is not None])
+        tried = [given[name] for given in (found.rule.defaults, found.rule.ordinary) if name in given]
+        others = [1] if found.rule.is_numeric(name) else choices(found.rule.rule.annotations[name])
+        yield from _hyperparameter(found, name, [*tried, *others])
 
 
 def usual_hyperparameters(found: Examination) -> Iterator[Explanation]:
     """A hyperparameter that is written as a number."""
-    for name in found.rule.hyper:
+    for name in filter(found.rule.is_numeric, found.rule.hyper):
         yield from _hyperparameter(found, name, USUAL)
 
 
@@ -182,12 +203,13 @@ def _hyperparameter(found: Examination, name: str, values: Any) -> Iterator[Expl
             return found.at(case, hyper={**case.hyper, name: value})
 
         said = "is ignored" if not found.failing else "is ignored in some cases"
-        yield from found.matched(predict, f"{name} {said}: {{}} is that of {name}={value:g}")
+        written = f"{value:g}" if type(value) in (int, float) else repr(value)
+        yield from found.matched(predict, f"{name} {said}: {{}} is that of {name}={written}")
 
 
 def changed_hyperparameters(found: Examination) -> Iterator[Explanation]:
     """A hyperparameter truncated, without its sign, cut off, inverted."""
-    for name in found.rule.hyper:
+    for name in filter(found.rule.is_numeric, found.rule.hyper):
         for words, change in HYPERPARAMETERS.items():
 
             def predict(case: Case, name: str = name, change: Callable[[float], float] = change) -> Prediction:
@@ -215,11 +237,12 @@ def neighbours(found: Examination) -> Iterator[Explanation]:
     for other in RULES.values():
         if other.chapter != found.rule.chapter or other.name == found.rule.name:
             continue
-        if other.inputs.keys() <= found.rule.inputs.keys() and other.defaults.keys() >= set(other.hyper):
-            yield from found.matched(partial(_neighbour, found, other), f"{{}} is the formula of {other.name}")
+        form = Form(other, found.rule.inputs)
+        if set(other.inputs) - other.absentable <= form.inputs.keys() and other.defaults.keys() >= set(other.hyper):
+            yield from found.matched(partial(_neighbour, found, form), f"{{}} is the formula of {other.name}")
 
 
-def _neighbour(found: Examination, other: Rule, case: Case) -> Prediction:
+def _neighbour(found: Examination, other: Form, case: Case) -> Prediction:
     named = dict(zip(found.rule.inputs, case.inputs, strict=True))
     hyper = {n: v for n, v in case.hyper.items() if n in other.hyper}
     _, *grads = found.at(case, other, inputs=tuple(named[n] for n in other.inputs), hyper=hyper).values

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from manual_bp.arithmetic.bounded import contract_of, widths
-from manual_bp.oracle.calling import call
+from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.oracle.cases import Case, is_moderate
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.diagnosis.deadline import Deadline
-from manual_bp.oracle.diagnosis.fitting import ROUNDINGS, Sample
-from manual_bp.oracle.diagnosis.hypothesis import Prediction, Record, Row, Values, wide
+from manual_bp.oracle.diagnosis.fitting import ROUNDINGS
+from manual_bp.oracle.diagnosis.forms import Form, Kept
+from manual_bp.oracle.diagnosis.hypothesis import Prediction, Record, Row, Sample, Values, wide
 from manual_bp.oracle.diagnosis.records import end_of, more_records
 from manual_bp.oracle.results import is_dense
-from manual_bp.rule import Rule, Vjp, computing_dtype
+from manual_bp.rule import Vjp, computing_dtype
 
 # Larger cases are left out: every explanation is computed at every case.
 EXPLAINED = 10**5
@@ -31,14 +30,14 @@ FEW = 4
 
 
 class View:
-    """A candidate's results, and the arguments that are still to be explained.
+    """A candidate's results in one form of its rule, and the arguments that are still to be explained.
 
     rows: the records that count now, each with one sample per argument (see `look`).
     """
 
     def __init__(
         self,
-        rule: Rule,
+        rule: Form,
         candidate: Vjp | None,
         records: Sequence[Record],
         wrong: Collection[str],
@@ -47,7 +46,7 @@ class View:
     ) -> None:
         self.rule, self.candidate, self.conventions = rule, candidate, conventions
         self.deadline = deadline or Deadline()
-        self.arguments = ("y", *(f"d{name}" for name in rule.inputs))
+        self.arguments = rule.arguments
         whole = [r for r in records if len(r.results) == len(self.arguments)]
         self.records = [r for r in whole if r.evidence.case.dy.numel() <= EXPLAINED]
         self.large = [r for r in whole if r.evidence.row is not None]
@@ -56,10 +55,12 @@ class View:
             if (end := end_of(record)) is not None:
                 self.records.append(end)
                 self._whole[id(end.evidence.case)] = record
-        self.open = {a for i, a in enumerate(self.arguments) if a in wrong or self._is_misshapen(i)}
+        self.reported = frozenset(wrong)
+        asked = rule.arguments_of(wrong)
+        self.open = {a for i, a in enumerate(self.arguments) if a in asked or self._is_misshapen(i)}
         self.looked_at = ""
         self._kept: dict[int, tuple[Values, Values]] = {}
-        self._forward: dict[int, tuple[Tensor, Any]] = {}
+        self._forward: dict[int, tuple[Tensor, Kept]] = {}
         self._views: dict[object, tuple[list[Row], set[str]]] = {}
         if not self.records or not self.open:
             return
@@ -67,7 +68,7 @@ class View:
         # Roundings of what is computed, and one of the result.
         self.slack = ROUNDINGS * torch.finfo(computing_dtype(self.dtype)).eps + 2 * torch.finfo(self.dtype).eps
         if candidate is not None and len(self.records) < FEW:
-            self.records += more_records(rule, self.dtype, conventions, lambda case: self.call(case, case.dy))
+            self.records += more_records(rule, candidate, self.dtype, conventions, self.deadline)
         self.look()
         self._leave_out()
         rank = self._ranks()
@@ -186,29 +187,28 @@ class View:
         """What the candidate returns; None if it does not get so far."""
         assert self.candidate is not None
         self.deadline.check()
-        return call(self.candidate, self.rule, replace(case, inputs=inputs or case.inputs, dy=dy)).results
+        return self.rule.call(self.candidate, case, dy, inputs)
 
     # ------------------------------------------------------------------------------------------------------- the page
 
-    def at(self, case: Case, rule: Rule | None = None, **other: Any) -> Prediction:
+    def at(self, case: Case, rule: Form | None = None, **other: Any) -> Prediction:
         """The rule (or another one) in float64 at the case with other inputs, cotangent or hyperparameters."""
         own = (rule is None or rule is self.rule) and not other.keys() - {"dy"}
         rule = rule or self.rule
         inputs, dy = other.get("inputs", case.inputs), other.get("dy", case.dy)
         hyper = other.get("hyper", case.hyper)
         if own:
-            y, residuals = self.forward(case)
-            grads = rule.backward(residuals, wide(dy))
+            y, kept = self.forward(case)
+            grads = rule.backward(kept, wide(dy))
         else:
             y, grads = rule.vjp(tuple(wide(x) for x in inputs), wide(dy), **hyper)
 
         def tolerance() -> Values:
-            width = widths(rule, inputs, dy, contract_of(self.dtype), **hyper)
-            return (*width.outputs, *width.grads)
+            return rule.widths(case, contract_of(self.dtype), inputs=inputs, dy=dy, hyper=hyper)
 
         return Prediction((y, *grads), tolerance)
 
-    def forward(self, case: Case) -> tuple[Tensor, Any]:
+    def forward(self, case: Case) -> tuple[Tensor, Kept]:
         """The rule's value and residuals in float64; kept for the cases of records, since many ask for them."""
         if id(case) in self._forward:
             return self._forward[id(case)]

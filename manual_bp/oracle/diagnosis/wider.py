@@ -18,20 +18,21 @@ NARROW = (torch.float16, torch.bfloat16)
 
 def in_float32(narrow: Examination) -> Examination:
     """The candidate at the same cases in float32; asked about are those arguments that are wrong there too."""
-    rule, records = narrow.rule, []
+    form, records = narrow.rule, []
     assert narrow.candidate is not None
     for record in narrow.records:
         if record.evidence.row is not None:
             continue
         narrow.deadline.check()
-        case = in_precision(record.evidence.case, torch.float32)
-        results = call(narrow.candidate, rule, case).results
-        evident = evidence(rule, case, contract_of(torch.float32), narrow.conventions) if results else ""
+        case = in_precision(form.made_of(record.evidence.case), torch.float32)
+        results = call(narrow.candidate, form.rule, case).results
+        evident = evidence(form.rule, case, contract_of(torch.float32), narrow.conventions) if results else ""
         if results and isinstance(evident, Evidence):
-            records.append(Record(evident, results))
+            records.append(form.record(Record(evident, results)))
     positions = map(narrow.arguments.index, narrow.open)
     wrong = {narrow.arguments[i] for i in positions if any(_is_wrong(record, i) for record in records)}
-    return Examination(rule, narrow.candidate, records, wrong, narrow.conventions, narrow.deadline)
+    reported = {name for argument in wrong for name in form.named(argument, narrow.reported)}
+    return Examination(form, narrow.candidate, records, reported, narrow.conventions, narrow.deadline)
 
 
 def _is_wrong(record: Record, position: int) -> bool:
