@@ -1,15 +1,7 @@
 """Balls: the number system of certified truth, in which a page's forward runs unchanged.
 
-A number here is a *jet*: a value and its first derivatives with respect to the inputs (Griewank & Walther, "Evaluating
-Derivatives", 2nd ed., SIAM 2008, chapters 3 and 7.1: forward mode, sparse tangents).  Arithmetic on jets is the chain
-rule,
-
-    φ(a, b) = ( φ(a, b),   ∂φ/∂a · a' + ∂φ/∂b · b' ),
-
-and nothing about a page is known beyond the derivatives of the elementary functions in the table below.  Both parts
-are *balls*: a midpoint with a radius that contains the exact number, every rounding included (Johansson, "Arb:
-Efficient Arbitrary-Precision Midpoint-Radius Interval Arithmetic", IEEE Trans. Computers 66 (2017)).  So what comes
-out is an enclosure, not an estimate.
+A number here is a jet (jets.py): a ball with its first derivatives.  A `Grid` holds such elements in the shape of a
+tensor and is called as torch is; what a torch function means stands in balls_table/.
 
 Kinks.  A comparison asks for the sign of a difference d.
 
@@ -19,6 +11,7 @@ Kinks.  A comparison asks for the sign of a difference d.
   among those keeps its derivative only if all possible branches have one value and one slope (elu with alpha = 1);
   otherwise the derivative becomes nan, which every later operation passes on.  In a single direction the sign of d'
   settles which branch is entered: one-sided derivatives.
+- two infinities of one sign are equal.
 - anything else: `NeedMoreBits`.
 
 Functions that only move elements about (reshape, gather, ...) need no meaning of their own: the real torch function is
@@ -28,27 +21,19 @@ applied to a numbering of the elements, which says where each of them went.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from types import GetSetDescriptorType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-try:
-    from flint import arb
-except ImportError as error:
-    raise ImportError("certified truth needs python-flint: pip install 'manual-bp[truth]'") from error
+from manual_bp.arithmetic.jets import NAN, ZERO, Cell, Leaf, made_of
 
-Tangent = dict[int, arb]
-"""The derivatives that may differ from 0, by the number of the input element (or by DIRECTION)."""
+from flint import arb  # isort: skip  (after jets, whose message says how to install it)
 
-Axes = int | tuple[int, ...] | None
-
-DIRECTION = -1
-"""The one key of a tangent when a page is differentiated along one direction."""
-
-ZERO, ONE, NAN = arb(0), arb(1), arb("nan")
+Axes = int | Sequence[int] | None
 
 
 class NeedMoreBits(ArithmeticError):
@@ -61,17 +46,10 @@ class UnknownFunction(NotImplementedError):
     def __init__(self, function: str, page: str = "a page") -> None:
         super().__init__(
             f"{page} uses {function}, which ball arithmetic does not know. "
-            "Give it a meaning in manual_bp/arithmetic/balls.py."
+            "Give it a meaning in manual_bp/arithmetic/balls_table/."
         )
         self.function = function
         self.page = page
-
-
-class Cell(NamedTuple):
-    """One element: a jet."""
-
-    value: arb
-    tangent: Tangent
 
 
 class Option(NamedTuple):
@@ -81,8 +59,12 @@ class Option(NamedTuple):
     """The outcome at the point."""
     nearby: tuple[int, ...]
     """The outcomes that are possible as soon as an input moves."""
-    keys: frozenset[int]
+    leaves: frozenset[Leaf]
     """The inputs that can change the outcome; none if it is decided."""
+
+
+def certain(outcome: int) -> Option:
+    return Option(outcome, (outcome,), frozenset())
 
 
 def _operator(name: str) -> Callable[..., Any]:
@@ -111,7 +93,7 @@ class Grid:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        if isinstance(getattr(Tensor, name, None), GetSetDescriptorType):  # T, mT: an attribute, not a method
+        if isinstance(getattr(Tensor, name, None), GetSetDescriptorType) and name in SHAPING:  # T, mT: no methods
             return apply(name, (self,), {})
         if name not in MEANINGS and name not in SHAPING:
             raise UnknownFunction(name)
@@ -130,6 +112,9 @@ class Grid:
 
     def __len__(self) -> int:
         return self.shape[0]
+
+    def __iter__(self) -> Iterator[Grid]:
+        return iter(apply("unbind", (self,), {}))
 
     def _no_python_number(self) -> Any:
         raise UnknownFunction("bool(), int() or float() of a number that depends on the inputs")
@@ -158,17 +143,20 @@ class Grid:
 
 
 class Jets(Grid):
-    """Numbers that depend on the inputs; `cells` are Cell."""
+    """Numbers that depend on the inputs."""
 
     cells: list[Cell]
     dtype = torch.float64  # what a page sees that asks; the numbers are exact reals or balls
 
 
 class Choice(Grid):
-    """A mask or an index of which some element is not decided nearby; `cells` are Option.  Decided ones are plain
-    tensors."""
+    """A mask or an index of which some element is not decided nearby.  Decided ones are plain tensors."""
 
     cells: list[Option]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.bool if all(isinstance(option.here, bool) for option in self.cells) else torch.int64
 
 
 def lift(x: Any) -> Jets:
@@ -176,15 +164,19 @@ def lift(x: Any) -> Jets:
     if isinstance(x, Jets):
         return x
     if isinstance(x, Tensor):
-        return Jets(x.shape, [Cell(arb(value), {}) for value in x.flatten().tolist()])
+        return Jets(x.shape, [Cell(arb(value)) for value in x.flatten().tolist()])
     if isinstance(x, Choice):  # an undecided mask used as a number jumps
-        return Jets(x.shape, [Cell(arb(o.here), dict.fromkeys(o.keys, NAN)) for o in x.cells])
-    return Jets((), [Cell(arb(x), {})])
+        return Jets(x.shape, [made_of(arb(o.here), [(leaf, NAN) for leaf in o.leaves]) for o in x.cells])
+    return Jets((), [Cell(arb(x))])
 
 
 def _name(func: Callable[..., Any]) -> str:
     name = func.__name__
     return name[2:-2] if name.startswith("__") else name
+
+
+ALIASES = {"axis": "dim", "keepdims": "keepdim", "x": "input"}
+"""torch takes NumPy's names of some arguments too."""
 
 
 def apply(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -194,18 +186,26 @@ def apply(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if name in SHAPING:
             return rearranged(_torch_function(name), args, kwargs)
         raise UnknownFunction(name)
+    if kwargs:
+        kwargs = {ALIASES.get(key, key): value for key, value in kwargs.items()}
     try:
-        inspect.signature(meaning).bind(*args, **kwargs)
+        _signature(meaning).bind(*args, **kwargs)
     except TypeError as error:
         raise UnknownFunction(f"{name} in this form ({error})") from None
     return meaning(*args, **kwargs)
 
 
+@cache
+def _signature(meaning: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(meaning)
+
+
 # Moving elements about.
 
 
-def _numbering(count: int, shape: Sequence[int], start: int = 0) -> Tensor:
-    return torch.arange(start, start + count).reshape(shape)
+def numbering(shape: Sequence[int], start: int = 0) -> Tensor:
+    """Consecutive numbers in a shape."""
+    return torch.arange(start, start + torch.Size(shape).numel()).reshape(shape)
 
 
 def _torch_function(name: str) -> Any:
@@ -214,7 +214,10 @@ def _torch_function(name: str) -> Any:
 
 
 def rearranged(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Apply a shaping function to a numbering of all elements, and put the elements where their numbers went."""
+    """Apply a shaping function to a numbering of all elements, and put the elements where their numbers went.
+
+    The numbers begin with 1, so that 0 stands for the zeros with which some functions fill up (tril, padding).
+    """
     pool: list[Any] = []
     kinds: set[type[Grid]] = set()
 
@@ -228,12 +231,13 @@ def rearranged(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
             return x
         kinds.add(type(x))
         pool.extend(x.cells)
-        return _numbering(len(x.cells), x.shape, len(pool) - len(x.cells))
+        return numbering(x.shape, len(pool) - len(x.cells) + 1)
 
     new_args, new_kwargs = numbered(args), {key: numbered(value) for key, value in kwargs.items()}
     if len(kinds) != 1:
         raise UnknownFunction(f"{function.__name__} with an index that a tie leaves open")
     (kind,) = kinds
+    pool.insert(0, Cell(ZERO) if kind is Jets else certain(0))
 
     def placed(x: Any) -> Any:
         if isinstance(x, Tensor):
@@ -262,38 +266,56 @@ def common_shape(*grids: Grid) -> torch.Size:
 
 
 def axes_of(x: Grid, dim: Axes) -> list[int]:
-    if dim is None or dim == ():  # torch reads an empty tuple as all axes
+    if dim is None or dim == () or dim == []:  # torch reads an empty tuple as all axes
         return list(range(x.ndim))
-    return [axis % x.ndim for axis in ((dim,) if isinstance(dim, int) else dim)]
+    return [axis % max(x.ndim, 1) for axis in ((dim,) if isinstance(dim, int) else dim)] if x.ndim else []
 
 
-def groups(x: Jets, axes: list[int]) -> list[list[Cell]]:
+def groups(x: Grid, axes: list[int]) -> list[list[Any]]:
     """The elements that a reduction over `axes` brings together, one list per element of the result."""
     kept = [axis for axis in range(x.ndim) if axis not in axes]
     rows, columns = (torch.Size(x.shape[axis] for axis in some).numel() for some in (kept, axes))
-    order = _numbering(len(x.cells), x.shape).permute((*kept, *axes)).reshape(rows, columns)
+    order = numbering(x.shape).permute((*kept, *axes)).reshape(rows, columns)
     return [[x.cells[i] for i in group] for group in order.tolist()]
+
+
+def along(x: Grid, dim: int, lines: list[list[Any]]) -> list[Any]:
+    """The reverse of `groups` over one axis: as many elements in each line as there were or fewer, in x's order."""
+    axis = dim % max(x.ndim, 1)
+    if not x.ndim:
+        return lines[0]
+    kept = [length for position, length in enumerate(x.shape) if position != axis]
+    length = len(lines[0]) if lines else x.shape[axis]
+    order = numbering((*kept, length)).movedim(-1, axis)
+    flat = [cell for line in lines for cell in line]
+    return [flat[i] for i in order.flatten().tolist()]
 
 
 SHAPING = frozenset(
     [
-        *("T", "mT", "transpose", "swapaxes", "permute", "movedim", "flip", "roll"),
-        *(
-            "reshape",
-            "view",
-            "flatten",
-            "unflatten",
-            "squeeze",
-            "unsqueeze",
-            "expand",
-            "broadcast_to",
-            "repeat_interleave",
-        ),
-        *("getitem", "select", "narrow", "index_select", "cat", "stack", "unbind", "split", "chunk"),
-        *("contiguous", "clone", "detach"),
+        *("T", "mT", "H", "mH", "adjoint", "t", "transpose", "swapaxes", "swapdims", "permute", "movedim", "moveaxis"),
+        *("flip", "fliplr", "flipud", "rot90", "roll", "reshape", "view", "flatten", "unflatten", "ravel", "squeeze"),
+        *("unsqueeze", "expand", "broadcast_to", "broadcast_tensors", "repeat", "tile", "repeat_interleave", "unfold"),
+        *("getitem", "select", "narrow", "index_select", "take", "masked_select", "diagonal", "diag", "diag_embed"),
+        *("cat", "concat", "concatenate", "stack", "hstack", "vstack", "unbind", "split", "chunk", "tensor_split"),
+        *("split_with_sizes", "tril", "triu", "contiguous", "clone", "pixel_shuffle", "pixel_unshuffle"),
+        *("select_scatter", "slice_scatter", "diagonal_scatter", "index_copy"),
     ]
 )
-"""torch functions that only move elements about."""
+"""torch functions that only move elements about, or fill up with zeros."""
 
 MEANINGS: dict[str, Callable[..., Any]] = {}
-"""What each torch function means, by its name; balls_table.py fills it."""
+"""What each torch function means, by its name; balls_table/ fills it."""
+
+
+Meaning = TypeVar("Meaning", bound=Callable[..., Any])
+
+
+def means(*names: str) -> Callable[[Meaning], Meaning]:
+    """Enter a meaning in the table under one or more names."""
+
+    def enter(meaning: Meaning) -> Meaning:
+        MEANINGS.update(dict.fromkeys(names, meaning))
+        return meaning
+
+    return enter

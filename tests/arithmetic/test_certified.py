@@ -563,12 +563,12 @@ def in_place(x: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
     return x.add_(1)
 
 
-def lerp(x: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
-    return torch.ones(2, dtype=torch.float64).lerp(x, 0.5)
+def copied_sign(x: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
+    return torch.ones(2, dtype=torch.float64).copysign(x)
 
 
-def scaled_sum(x: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
-    return torch.add(x, x, alpha=2)
+def rounded_quotient(x: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
+    return torch.div(x, x, rounding_mode="floor")
 
 
 def python_branch(x: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
@@ -580,8 +580,8 @@ def python_branch(x: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
     [
         (erfinv, "erfinv"),
         (in_place, "add_"),
-        (lerp, "lerp"),
-        (scaled_sum, "add in this form"),
+        (copied_sign, "copysign"),
+        (rounded_quotient, "div in this form"),
         (python_branch, r"bool\(\)"),
     ],
 )
