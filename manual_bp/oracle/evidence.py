@@ -100,7 +100,9 @@ def evidence(rule: Rule, case: Case, contract: Contract, conventions: Convention
         parts = [None if c is None else (*c, c[0].isnan()) for c in certified]
     else:
         assert not isinstance(autograd, str)
-        in_float32 = is_cheap and contract.compute is torch.float32
+        # A formula that loses digits, which torch's own may be, can lose more of them than numbers of moderate condition do.
+        keeps_digits = not (rule.values or any(m.loses_digits for m in rule.mistakes))
+        in_float32 = is_cheap and keeps_digits and contract.compute is torch.float32
         twin = _scaled(rule, width, autograd) if in_float32 else _with_widths(rule, case, autograd)
         if not _fits_float64(case):
             twin = [part and (part[0].nan_to_num(), torch.full_like(part[1], torch.inf)) for part in twin]

@@ -1,1 +1,1 @@
-"""Functions applied to each element, and maxout."""
+"""Functions applied to each element, or along an axis: maxout, softmax."""
