@@ -13,11 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
-import torch
 from torch import Tensor
 
+from manual_bp import axes
+from manual_bp.losses import Loss
 from manual_bp.registry import RULES
 from manual_bp.rule import Rule
 
@@ -156,24 +158,52 @@ def linear(inputs: int, outputs: int, *, weight: str = "weight", bias: str = "bi
     return Leaf(RULES["linear"], {"weight": weight, "bias": bias}, shapes={weight: (outputs, inputs), bias: (outputs,)})
 
 
-def activation(name: str, **hyper: Any) -> Layer:
-    """a = σ(z); "identity" is nothing at all.
+class Activation(Leaf):
+    """a = σ(z): a rule whose only input is x."""
 
-    Raises ValueError for a rule that is no activation, and for hyperparameters that it does not take or lacks.
+    def inputs_for(self, units: int) -> int:
+        """How wide z must be for a to have so many units, as the page's annotations say."""
+        sizes: axes.Sizes = {}
+        hyper = self.rule.check_hyper(self.hyper)
+        if wrong := axes.bind({"y": self.rule.y_annotation}, {"y": (1, units)}, sizes, hyper):
+            raise ValueError(f"activation: {self.rule.name} must give (batch, units); {wrong}. Choose another rule.")
+        return axes.shape_of(self.rule.annotations["x"], sizes, hyper)[-1]
+
+
+def fits_activation(rule: Rule) -> bool:
+    """Whether a rule can stand between layers: one input, x, and one output with some of its axes, whatever the
+    rule's chapter."""
+    only_x = list(rule.inputs) == ["x"] and rule.is_number("x") and rule.has_backward
+    if not only_x or rule.outputs != ("y",):
+        return False
+    own = axes.axis_names([rule.y_annotation], rule.hyper)
+    return bool(own) and own.keys() <= rule.axis_names.keys()
+
+
+def activation(name: str, **hyper: Any) -> Activation | Identity:
+    """a = σ(z) with a rule of one input, x, whatever its chapter; "identity" is nothing at all.
+
+    Raises ValueError for a rule of other inputs, and for hyperparameters that it does not take or lacks.
     """
     if name == "identity":
         if hyper:
             raise ValueError(f"activation: identity takes no hyperparameters; came {sorted(hyper)}.")
         return Identity()
     rule = RULES[name]
-    if rule.chapter != "activation":
-        raise ValueError(f"activation: a rule of the chapter activation is due; came {name!r} ({rule.chapter}).")
+    if not fits_activation(rule):
+        raise ValueError(
+            f"activation: a rule of one input, x, with a value for each unit is due; came {name!r}, which takes "
+            f"{list(rule.inputs)}. Make a layer of your own for it: a pair of functions (manual_bp.chain.Layer)."
+        )
     rule.check_hyper(hyper)
-    return Leaf(rule, hyper=hyper)
+    return Activation(rule, hyper=hyper)
 
 
 class Identity:
     """y = x: an output without activation, and dropout once training is over."""
+
+    def inputs_for(self, units: int) -> int:
+        return units
 
     def forward(self, params: Tensors, state: Tensors, x: Tensor) -> tuple[Tensor, Any, Tensors]:
         return x, None, state
@@ -295,7 +325,7 @@ class Visit:
         local = {f"d{local}": self.dparams[name] for local, name in self.leaf.names.items() if name in self.dparams}
         if self.leaf.rule.name == "linear":
             return {"z": self.y, "delta": self.dy, "dW": local["dweight"], "db": local["dbias"]}
-        if self.leaf.rule.chapter == "activation":
+        if isinstance(self.leaf, Activation):
             return {"a": self.y, "da": self.dy}
         return {"y": self.y, "dy": self.dy, **local}
 
@@ -335,16 +365,22 @@ def probe(layer: Layer, stand_in: Callable[[Leaf], Layer] | None = None) -> tupl
 
 
 def trace(
-    layer: Layer, params: Tensors, state: Tensors, x: Tensor, target: Tensor, loss: str = "square_loss"
+    layer: Layer,
+    params: Tensors,
+    state: Tensors,
+    x: Tensor,
+    target: Tensor,
+    loss: str = "square_loss",
+    loss_hyper: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, dict[str, Tensor]]:
     """Run there and back, and expose z, a, delta, dW, db of every layer by its dotted name.
 
-    x: (batch, features); target: shaped like the output.  `delta` is the cotangent of z for the batch's mean cost, so
-    it contains the 1/n.
+    x: (batch, features); target: what the loss takes, of square_loss shaped like the output.  `delta` is the cotangent
+    of z for the batch's mean cost, so it contains the 1/n.
+    Raises ValueError for a target that does not fit the output.
     """
     probed, log = probe(layer)
     y, residuals, _ = probed.forward(params, state, x)
-    _, (dy, *_) = RULES[loss].vjp((y, target), torch.ones((), dtype=y.dtype, device=y.device))
-    assert dy is not None
+    _, dy = Loss(loss, loss_hyper).vjp(y, target)
     probed.backward(residuals, dy)
     return {name: visit.quantities() for name, visit in log.items()}

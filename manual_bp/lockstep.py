@@ -18,14 +18,16 @@ disagreement.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from manual_bp.chain import Tensors
+from manual_bp.losses import Loss
 from manual_bp.models.model import Model
 from manual_bp.training.arguments import is_whole
 from manual_bp.training.data import Dataset
@@ -104,7 +106,8 @@ def lockstep(
     batch_size: int = BATCH_SIZE,
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
-    loss: str = "square_loss",
+    loss: str | None = None,
+    loss_hyper: Mapping[str, Any] = MappingProxyType({}),
     optimizer: Optimizer | None = None,
     l2: float = 1e-4,
     l1: float = 0.0,
@@ -116,7 +119,8 @@ def lockstep(
     """Train `model` on `data` by hand, and side by side with what `engine(name, loss=, optimizer=, l2=, l1=, max_norm=,
     clip_norm=, **config)` builds, an `Engine` of manual_bp.training.engine, and a second one for the free run.
 
-    optimizer: sgd(lr=0.01) by default; the others are arguments of `training_step`.
+    loss: the model's usual one by default. optimizer: sgd(lr=0.01) by default; the others are arguments of
+        `training_step`.  The engine is told loss_hyper only where there is one.
     progress: wraps the step numbers, to show how far it is.
     Raises ValueError if the data's features or classes are not the model's, if the model refuses mini-batches of that
     size (batch norm has nothing to normalise in one example), and if an engine's record lacks something.
@@ -129,7 +133,7 @@ def lockstep(
             "differently; judge the rules one by one: manual-bp verify --dtype bfloat16."
         )
     training: dict[str, Any] = {
-        "loss": loss,
+        **Loss(loss or model.usual_loss, loss_hyper).options,
         "optimizer": optimizer or sgd(lr=0.01),
         "l2": l2,
         "l1": l1,
@@ -146,7 +150,7 @@ def lockstep(
     )
     report.training = {**training, "optimizer": {"name": step.optimizer.name, **step.optimizer.config}}
     start = step.init(torch.Generator().manual_seed(seed), dtype=dtype, device=device)
-    x_all, targets = data.x.to(device, dtype), data.targets(dtype).to(device)
+    x_all, targets = data.x.to(device, dtype), step.loss.targets(data.labels, data.classes, dtype).to(device)
     batches = minibatches(data, batch_size, seed)
     check_batches(step, start, x_all, batches)
     other = build()

@@ -72,7 +72,9 @@ def measure(config: Config = Config()) -> Results:
 
 def run(size: int, rate: float, seed: int, data: Dataset, config: Config) -> dict[str, Any]:
     training, validation, test = split(data, seed, config.training, config.validation)
-    step = training_step(mlp([data.x.shape[1], config.hidden, data.classes], "relu"), optimizer=sgd(rate))
+    step = training_step(
+        mlp([data.x.shape[1], config.hidden, data.classes], "relu"), "square_loss", optimizer=sgd(rate)
+    )
     state = step.init(torch.Generator().manual_seed(seed))
     batches = MiniBatches(len(training.x), size, seed=seed)
     ends = []

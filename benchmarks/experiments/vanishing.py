@@ -92,7 +92,7 @@ def measure(config: Config = Config()) -> Results:
     for name, model in networks(config, data.x.shape[1], data.classes).items():
         runs = []
         for rate in config.rates:
-            step = training_step(model, optimizer=sgd(rate, momentum=0.9))
+            step = training_step(model, "square_loss", optimizer=sgd(rate, momentum=0.9))
             start = begin(step, name)
             try:
                 states, records = train(step, start, training, test, batches, config.epochs)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -55,6 +56,36 @@ def network(name: str, features: int, classes: int, **changes: Any) -> Any:
     return mlp([features, *config["hidden"], classes], **options)
 
 
+LossName = Annotated[
+    str | None,
+    typer.Option(
+        help="A rule of the chapter loss, such as square_loss, half the squared error.",
+        show_default="softmax cross-entropy; half the squared error where the last layer is an activation",
+    ),
+]
+LabelSmoothing = Annotated[
+    float | None, typer.Option(help="The same as --loss-hyper label_smoothing=...", show_default="0")
+]
+LossHyper = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=VALUE", help="A hyperparameter of the loss.", show_default="as on its page"),
+]
+
+
+def hyper_of(given: Sequence[str], label_smoothing: float | None = None) -> dict[str, Any]:
+    """Hyperparameters as they are typed, name=value each.  Raises ValueError for anything else."""
+    found: dict[str, Any] = {} if label_smoothing is None else {"label_smoothing": label_smoothing}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise ValueError(f"--loss-hyper must be NAME=VALUE, such as label_smoothing=0.1; came {text!r}.")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
 def prepared(names: list[str], data: str) -> list[tuple[str, Any, Any]]:
     """Name, model and data set of each network; bad names and unreadable data are bad usage."""
     from manual_bp.lockstep import check_data
@@ -71,14 +102,23 @@ def prepared(names: list[str], data: str) -> list[tuple[str, Any, Any]]:
 
 
 def lockstep_of(
-    name: str, data: str, steps: int, dtype: str, device: str, progress: Callable[[Iterator[int]], Iterator[int]] = iter
+    name: str,
+    data: str,
+    steps: int,
+    dtype: str,
+    device: str,
+    progress: Callable[[Iterator[int]], Iterator[int]] = iter,
+    **loss: Any,
 ) -> LockstepReport:
-    """The report on one network; what it raises is said in it, so that the others are still run."""
+    """The report on one network; what it raises is said in it, so that the others are still run.
+
+    loss: `loss` and `loss_hyper` of manual_bp.lockstep.lockstep.
+    """
     from manual_bp.lockstep import failed, lockstep
     from manual_bp.oracle.candidates import engine_factory
 
     ((_, model, dataset),) = prepared([name], data)
-    options = {"steps": steps, "dtype": chosen_dtypes(dtype)[0], "device": device, "progress": progress}
+    options = {"steps": steps, "dtype": chosen_dtypes(dtype)[0], "device": device, "progress": progress, **loss}
     try:
         return lockstep(model, dataset, engine=engine_factory("torch"), **options)
     except Exception as error:
@@ -137,16 +177,23 @@ def lockstep(
         str, typer.Option(help="float64 or float32.", autocompletion=one_of("float64", "float32"))
     ] = "float32",
     device: Device = "cpu",
+    loss: LossName = None,
+    label_smoothing: LabelSmoothing = None,
+    loss_hyper: LossHyper = None,
     json_file: Json = None,
 ) -> None:
     """Both engines side by side, layer by layer."""
+    from manual_bp.losses import Loss
+
     with usage():
         check_device(device)
         check_writable(json_file)
         if dtype not in ("float64", "float32"):
             raise ValueError(f"--dtype must be float64 or float32 in lockstep; came {dtype!r}.")
         names = list(MODELS) if model == "all" else [model]
-        prepared(names, data)
+        hyper = hyper_of(loss_hyper or [], label_smoothing)
+        for _, network_, _ in prepared(names, data):
+            Loss(loss or network_.usual_loss, hyper)
     one_thread()
     reports = []
     for name in names:
@@ -154,7 +201,7 @@ def lockstep(
         def progress(numbers: Iterator[int], name: str = name) -> Iterator[int]:
             return iter(shown(numbers, f"{name} in lockstep with torch", steps))
 
-        reports.append(lockstep_of(name, data, steps, dtype, device, progress))
+        reports.append(lockstep_of(name, data, steps, dtype, device, progress, loss=loss, loss_hyper=hyper))
         print_lockstep(name, reports[-1])
     passed = all(report.passed for report in reports)
     print_verdict(passed, "")

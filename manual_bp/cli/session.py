@@ -66,9 +66,9 @@ class Session:
         examples = f"{learned} to learn from, {len(run.validation.x)} to stop by, {len(run.test.x)} to test"
         if run.test_set:
             examples += f" (all of {run.test_set} and nothing else)"
-        say(
-            f"{c.model} on {Path(c.data).name}: {examples}; {c.optimizer}, lr {c.lr}, seed {c.seed}; into {self.folder}"
-        )
+        hyper = "".join(f", {name} {value}" for name, value in c.loss_hyper.items())
+        how = f"{c.loss}{hyper}, {c.optimizer}, lr {c.lr}, seed {c.seed}"
+        say(f"{c.model} on {Path(c.data).name}: {examples}; {how}; into {self.folder}")
         if checkpoint.state.steps:
             say(f"going on after epoch {checkpoint.epoch}, step {checkpoint.state.steps}")
         if notices.is_terminal:
@@ -112,7 +112,7 @@ class Session:
         run, best = self.run, self.run.best(checkpoint)
         n, labels = len(run.test.x), run.test.labels
         answers = answers_of(run.step, best, run.test.x)
-        counts = confusion(labels, answers, run.test.target.shape[1])
+        counts = confusion(labels, answers, run.classes)
         right = int(counts.diagonal().sum())
         said = f"test accuracy {right / n:.2%} ({right} of {n})".replace("%", " %")
         say(self._ending(checkpoint))
@@ -136,7 +136,7 @@ class Session:
         from manual_bp.training import confusion, pictures
 
         run, c, kept = self.run, self.run.configuration, checkpoint.stopping.best_epoch
-        labels, classes = run.test.labels, run.test.target.shape[1]
+        labels, classes = run.test.labels, run.classes
         about = f"{c.model} on {Path(c.data).name}, {c.optimizer}, lr {c.lr}: {accuracy}"
         lost = {name: layer.lost for name, layer in flat.layers.items()}
         try:

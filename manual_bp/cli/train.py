@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from manual_bp.cli.lockstep import MODELS, network
+from manual_bp.cli.lockstep import MODELS, LabelSmoothing, LossHyper, LossName, hyper_of, network
 from manual_bp.cli.session import Session
 from manual_bp.cli.shared import one_thread, usage
 
@@ -34,6 +34,9 @@ def train(
     ] = False,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs at most.", show_default="100")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Examples per step.", show_default="64")] = None,
+    loss: LossName = None,
+    label_smoothing: LabelSmoothing = None,
+    loss_hyper: LossHyper = None,
     optimizer: Annotated[
         str | None, typer.Option(help="sgd, momentum (sgd with 0.9), adam or adamw.", show_default="adam")
     ] = None,
@@ -84,14 +87,15 @@ def train(
     The folder holds a checkpoint, replaced whole after every epoch, the metrics as JSON lines, and at the end the
     parameters and pictures.  Ctrl-C and SIGTERM save the state and say how to go on (exit status 130, 143).
     """
-    options = (model, data, epochs, batch_size, optimizer, lr, l2, l1, dropout, clip_norm, max_norm, augment, patience)
-    names = "model data epochs batch_size optimizer lr l2 l1 dropout clip_norm max_norm augment patience seed dtype"
-    given = {
-        name: value for name, value in zip(names.split(), (*options, seed, dtype), strict=True) if value is not None
-    }
+    options = (model, data, epochs, batch_size, loss, optimizer, lr, l2, l1, dropout, clip_norm, max_norm, augment)
+    names = "model data epochs batch_size loss optimizer lr l2 l1 dropout clip_norm max_norm augment"
+    named = zip([*names.split(), "patience", "seed", "dtype"], [*options, patience, seed, dtype], strict=True)
+    given = {name: value for name, value in named if value is not None}
     one_thread()  # bit for bit holds for one number of threads
     with ExitStack() as stack:
         with usage():
+            if hyper := hyper_of(loss_hyper or [], label_smoothing):
+                given["loss_hyper"] = hyper
             run, checkpoint, records, folder = (_resumed if resume else _begun)(stack, folder, given)
             verifier = _verifier(run, checkpoint) if verify else None
         Session(run, folder, records, verifier).go(checkpoint)
@@ -127,8 +131,7 @@ def _resumed(
     """Everything is checked before anything is changed."""
     from manual_bp.training import checkpoint as checkpoints
     from manual_bp.training import history
-    from manual_bp.training.run import CHECKPOINT, METRICS, Configuration, alone
-    from manual_bp.training.typed import built
+    from manual_bp.training.run import CHECKPOINT, METRICS, alone, configuration_of
 
     if folder is None:
         there = sorted(str(path.parent) for path in Path("runs").glob(f"*/{CHECKPOINT}"))
@@ -139,9 +142,8 @@ def _resumed(
         raise ValueError(f"--out must name the folder of a run; came {str(folder)!r}, which is no folder.")
     stack.enter_context(alone(folder))
     checkpoint = checkpoints.load(folder / CHECKPOINT)
-    said = {name: value for name, value in checkpoint.configuration.items() if name != "data_digest"}
     try:
-        configuration = built(Configuration, said)
+        configuration = configuration_of(checkpoint)
     except ValueError as error:
         raise ValueError(f"{folder / CHECKPOINT}: of its configuration: {error}.") from error
     before = asdict(configuration)

@@ -9,6 +9,8 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from manual_bp.chain import Activation, Identity
+
 Initializer = Callable[[tuple[int, int], torch.Generator], Tensor]
 
 
@@ -30,6 +32,24 @@ def he(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
     """
     _, inputs = shape
     return math.sqrt(2 / max(inputs, 1)) * torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def suited_to(activation: Activation | Identity) -> str:
+    """The initializer for the layers before an activation.
+
+    "he" if far from 0 some of its inputs pass the gradient on and others do not or hardly do, as with ReLU and its
+    relatives, or where only a winner does: He's weights make up for what is cut off.  "xavier" if both sides are alike.
+    """
+    if isinstance(activation, Identity):
+        return "xavier"
+    # Activations bend near 0, and are what they tend to be at ±20, where e^-20 = 2e-9.
+    signs = torch.tensor([1.0, -1.0], dtype=torch.float64)
+    z = 20 * signs.repeat(activation.inputs_for(2))[None, : activation.inputs_for(2)]
+    y, residuals = activation.rule.forward(z, **activation.hyper)
+    (slope,) = activation.rule.backward(residuals, torch.ones_like(y))
+    assert slope is not None
+    passing = slope.abs() > slope.abs().max() / 2
+    return "he" if bool(passing.any()) and not bool(passing.all()) else "xavier"
 
 
 INITIALIZERS = MappingProxyType({"xavier": xavier, "he": he})

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.chain import TRACKED, Layer, Leaf, Tensors, inference, leaves
+from manual_bp.chain import TRACKED, Activation, Chain, Identity, Layer, Leaf, Tensors, inference, leaves
 from manual_bp.masks import Mask, draw, masks_of
 from manual_bp.models.initialization import INITIALIZERS
+from manual_bp.registry import RULES
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,20 @@ class Model:
 
     def map(self, change: Callable[[str, Leaf], Layer], name: str = "") -> Layer:
         return self.layer.map(change, name)
+
+    @property
+    def usual_loss(self) -> str:
+        """The loss of a classification where nothing else is said: the one place that decides it.
+
+        Softmax cross-entropy of outputs that are any numbers, of which softmax makes probabilities.  Outputs that an
+        activation has bounded are meant to be the target itself: with sigmoid no class could get beyond
+        e / (e + classes − 1).  They get the course notes' cost, half the squared error.
+        """
+        last: Layer = self.layer
+        while isinstance(last, Chain):
+            *_, last = (layer for layer in last.layers.values() if not isinstance(layer, Identity))
+        bounded = isinstance(last, Activation) or "softmax_cross_entropy" not in RULES
+        return "square_loss" if bounded else "softmax_cross_entropy"
 
     def inference(self) -> Layer:
         """The model as it is used after training: running statistics, no dropout."""

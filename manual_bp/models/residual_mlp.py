@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from manual_bp import chain
-from manual_bp.models.mlp import HE
+from manual_bp.models.initialization import suited_to
 from manual_bp.models.model import Model
 
 
@@ -56,7 +56,7 @@ def residual_mlp(
         "momentum": momentum,
         **hyper,
     }
-    return Model("residual_mlp", config, chain.chain(**layers), "he" if activation in HE else "xavier")
+    return Model("residual_mlp", config, chain.chain(**layers), suited_to(chain.activation(activation, **hyper)))
 
 
 def _block(
@@ -68,11 +68,12 @@ def _block(
     momentum: float | None,
     hyper: dict[str, Any],
 ) -> chain.Layer:
-    widened = width * (hyper.get("pieces", 1) if activation == "maxout" else 1)
+    last = chain.activation(activation, **hyper)
+    widened = last.inputs_for(width)
     layers: dict[str, chain.Layer] = {"linear": _linear(width, widened, f"{prefix}linear.")}
     if batch_norm:
         layers["batch_norm"] = chain.batch_norm(widened, prefix=f"{prefix}batch_norm.", momentum=momentum)
-    layers["activation"] = chain.activation(activation, **hyper)
+    layers["activation"] = last
     if dropout:
         layers["dropout"] = chain.dropout(width, dropout, mask=f"{prefix}dropout.mask")
     return chain.chain(**layers)

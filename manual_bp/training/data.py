@@ -18,6 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from manual_bp.losses import one_hot
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -41,11 +43,6 @@ class Dataset:
     def targets(self, dtype: torch.dtype = torch.float64) -> Tensor:
         """(n, classes): 1 for the right class, 0 for the others."""
         return one_hot(self.labels, self.classes, dtype)
-
-
-def one_hot(labels: Tensor, classes: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    """(n, classes): 1 for the right class, 0 for the others."""
-    return (labels[:, None] == torch.arange(classes)).to(dtype)
 
 
 def load(name: str = "digits") -> Dataset:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from manual_bp.losses import Loss
 from manual_bp.models.model import Model
-from manual_bp.registry import RULES
 from manual_bp.training.arguments import check_bool, check_not_negative, is_finite
 from manual_bp.training.optimizers import Optimizer
 from manual_bp.training.step import Step
@@ -20,10 +24,13 @@ def training_step(
     clip_norm: float | None = None,
     compiled: bool = False,
     donate: bool = False,
+    loss_hyper: Mapping[str, Any] = MappingProxyType({}),
 ) -> Step:
     """A step that trains `model` by hand-derived gradients.
 
-    loss: name of a rule of the chapter loss, whose hyperparameters keep their defaults.
+    loss, loss_hyper: name of a rule of the chapter loss, and its hyperparameters off their defaults (manual_bp.losses).
+        The target of a step is what that rule takes: numbers, for square_loss shaped like the output, or the number of
+        each right class, int, without the classes' axis.
     l2, l1: add l2/2 Σ W² and l1 Σ |W| to the mean cost, weights only, never biases.
     max_norm: after each update, the incoming weights of a unit that are longer than this are shortened to it.
     clip_norm: gradients (penalties included) whose common norm exceeds this are shortened to it before the update.
@@ -36,9 +43,7 @@ def training_step(
         raise ValueError(f"model must be a Model, such as mlp([784, 64, 10]); came {_kind(model)}.")
     if not (callable(getattr(optimizer, "init", None)) and callable(getattr(optimizer, "update", None))):
         raise ValueError(f"optimizer must be an Optimizer, such as sgd(lr=0.01); came {_kind(optimizer)}.")
-    if RULES[loss].chapter != "loss":
-        raise ValueError(f"loss must be a rule of the chapter loss; came {loss!r}. One of them is 'square_loss'.")
-    RULES[loss].check_hyper({})
+    cost = Loss(loss, loss_hyper)
     check_not_negative("", l2=l2, l1=l1)
     for name, limit in (("max_norm", max_norm), ("clip_norm", clip_norm)):
         if limit is not None and not (is_finite(limit) and limit > 0):
@@ -49,10 +54,10 @@ def training_step(
             "donate must come with compiled=True; came donate=True alone. Only a compiled step reuses memory."
         )
     if not compiled:
-        return Step(model, loss, optimizer, l2, l1, max_norm, clip_norm)
+        return Step(model, cost, optimizer, l2, l1, max_norm, clip_norm)
     from manual_bp.training.compiled_step import CompiledStep  # whoever compiles nothing need not wait for it
 
-    return CompiledStep(model, loss, optimizer, l2, l1, max_norm, clip_norm, donate)
+    return CompiledStep(model, cost, optimizer, l2, l1, max_norm, clip_norm, donate)
 
 
 def _kind(value: object) -> str:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from manual_bp.chain import trace
-from manual_bp.registry import RULES
+from manual_bp.losses import Loss
 from manual_bp.training.arguments import is_finite, is_whole
-from manual_bp.training.data import Dataset, one_hot
+from manual_bp.training.data import Dataset
 from manual_bp.training.gradient_flow import GradientFlow, gradient_flow
 from manual_bp.training.minibatches import MiniBatches
 from manual_bp.training.nonfinite import NonFiniteError, first_non_finite
@@ -34,7 +34,7 @@ MEASURED = 256
 
 @dataclass(frozen=True)
 class Split:
-    """Some of the examples.  x: (n, features); target: (n, classes), 1 for the right class; labels: (n,) integers."""
+    """Some of the examples.  x: (n, features); target: what the loss takes; labels: (n,) integers, the classes."""
 
     x: Tensor
     target: Tensor
@@ -42,10 +42,17 @@ class Split:
 
 
 def split(
-    data: Dataset, seed: int, *, validation: float = 0.1, test: float = 0.2, dtype: torch.dtype = torch.float32
+    data: Dataset,
+    seed: int,
+    *,
+    loss: Loss,
+    validation: float = 0.1,
+    test: float = 0.2,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[Split, Split, Split]:
     """Training, validation and test examples, drawn by `seed`; validation and test are shares of all examples.
 
+    loss: decides what the targets are.
     Data with a test set of their own (`data.test`) are tested with all of it and nothing else: then `test` has no
     effect, and `validation` is a share of the others.
     Raises ValueError if one of the three would be empty, and for shares that are no numbers from 0 to 1.
@@ -64,12 +71,10 @@ def split(
             f"there must be examples for {parts}; came {n}, which gives {counts}. Use more data or other shares."
         )
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-    x, targets = data.x.to(dtype), data.targets(dtype)
-    found = [Split(x[i], targets[i], data.labels[i]) for i in torch.split(order, counts)]
+    found = [(data.x[i].to(dtype), data.labels[i]) for i in torch.split(order, counts)]
     if data.test:
-        own = data.test
-        found.append(Split(own.x.to(dtype), one_hot(own.labels, data.classes, dtype), own.labels))
-    first, second, third = found
+        found.append((data.test.x.to(dtype), data.test.labels))
+    first, second, third = (Split(x, loss.targets(labels, data.classes, dtype), labels) for x, labels in found)
     return first, second, third
 
 
@@ -189,29 +194,24 @@ def examine(step: Step, state: TrainingState, training: Split) -> tuple[Gradient
     layers as in training."""
     x, target = training.x[:MEASURED], training.target[:MEASURED]
     buffers = {**state.buffers, **step.masks(state, len(x), str(x.device))}
-    layers = trace(step.model, state.params, buffers, x, target, step.loss)
+    layers = trace(step.model, state.params, buffers, x, target, step.loss.name, step.loss.hyper)
     return gradient_flow(layers), saturation(step.model, state.params, buffers, x)
 
 
 def evaluate(step: Step, state: TrainingState, examples: Split) -> tuple[float, float]:
-    """The mean loss without penalties, and the share of right answers, of the network as it is after training."""
-    total, right, n = 0.0, 0, len(examples.x)
-    for y, rows in _outputs(step, state, examples.x):
-        loss, _ = RULES[step.loss].forward(y, examples.target[rows])
-        total += float(loss) * len(y)
-        right += int((y.argmax(1) == examples.labels[rows]).sum())
-    return total / n, right / n
+    """The loss of all examples without penalties, and the share of right answers, of the network as it is after
+    training."""
+    y = outputs_of(step, state, examples.x)
+    right = int((y.argmax(1) == examples.labels).sum())
+    return float(step.loss.of(y, examples.target)), right / len(examples.x)
 
 
 def answers_of(step: Step, state: TrainingState, x: Tensor) -> Tensor:
     """The class that the network as it is after training takes each example of x, (n, features), for: (n,) integers."""
-    return torch.cat([y.argmax(1) for y, _ in _outputs(step, state, x)])
+    return outputs_of(step, state, x).argmax(1)
 
 
-def _outputs(step: Step, state: TrainingState, x: Tensor) -> Iterator[tuple[Tensor, slice]]:
-    """The outputs (rows, classes) of the network as it is after training, with the rows of x that they belong to."""
+def outputs_of(step: Step, state: TrainingState, x: Tensor) -> Tensor:
+    """The outputs, (n, classes), of the network as it is after training."""
     layer = step.model.inference()
-    for start in range(0, len(x), ROWS):
-        rows = slice(start, start + ROWS)
-        y, _, _ = layer.forward(state.params, state.buffers, x[rows])
-        yield y, rows
+    return torch.cat([layer.forward(state.params, state.buffers, rows)[0] for rows in torch.split(x, ROWS)])

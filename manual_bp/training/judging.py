@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from manual_bp.chain import Chain, Layer, Leaf, Residual, Tensors, Visit, leaves
+from manual_bp.chain import Activation, Chain, Layer, Leaf, Residual, Tensors, Visit, leaves
 from manual_bp.models.model import Model
 from manual_bp.oracle.cases import NOT_RECORDED, Case
 from manual_bp.oracle.checking import compare
@@ -249,7 +249,7 @@ class Judge:
         last = None
         for before, layer in zip(self.order, self.order[1:], strict=False):
             leaf = self.leaves[layer]
-            if leaf.rule.chapter != "activation":
+            if not isinstance(leaf, Activation):
                 continue
             (inputs,) = (ours.layers[before][k] for k in VALUES if k in ours.layers[before])
             (others,) = (theirs.layers[before][k] for k in VALUES if k in theirs.layers[before])

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from manual_bp.chain import Tensors, probe
-from manual_bp.registry import RULES
 from manual_bp.training.step import Step, TrainingState
 from manual_bp.wording import counted
 
@@ -43,10 +42,9 @@ def _of_step(step: Step, state: TrainingState, x: Tensor, target: Tensor) -> Ite
     y, residuals, after = layer.forward(state.params, buffers, x)
     for name, visit in visits.items():
         yield f"layer {name}: its value", visit.y
-    loss, (dy, *_) = RULES[step.loss].vjp((y, target), torch.ones((), dtype=y.dtype, device=y.device))
-    yield f"layer {step.loss}: its value J", loss
-    assert dy is not None
-    yield f"layer {step.loss}: the cotangent of the network's output", dy
+    cost, dy = step.loss.vjp(y, target)
+    yield f"layer {step.loss.name}: its value J", cost
+    yield f"layer {step.loss.name}: the cotangent of the network's output", dy
     layer.backward(residuals, dy)
     for name, visit in reversed(visits.items()):
         assert visit.dy is not None

@@ -8,7 +8,7 @@ import hashlib
 import os
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from manual_bp.training.fit import Augment, EpochRecord, TakeStep, check_batches
 from manual_bp.training.minibatches import MiniBatches
 from manual_bp.training.optimizers import Optimizer, adam, adamw, sgd
 from manual_bp.training.step import Step, TrainingState
+from manual_bp.training.typed import built
 from manual_bp.wording import counted
 
 CHECKPOINT, METRICS, MODEL = "checkpoint.safetensors", "metrics.jsonl", "model.safetensors"
@@ -53,6 +54,7 @@ LENGTH_PER_SHIFT = 14
 class Configuration:
     """What decides the course of a run, bit for bit: two runs of one configuration are the same run.
 
+    loss: None is the model's usual one. loss_hyper: its hyperparameters off their defaults.
     lr: None is the optimiser's usual one, LEARNING_RATES.
     patience: epochs without a better validation loss after which training stops; 0 never stops, and keeps the last
         parameters instead of the best.
@@ -62,6 +64,8 @@ class Configuration:
     data: str = "digits"
     epochs: int = 100
     batch_size: int = 64
+    loss: str | None = None
+    loss_hyper: dict[str, Any] = field(default_factory=dict)
     optimizer: str = "adam"
     lr: float | None = None
     l2: float = 0.0
@@ -75,6 +79,15 @@ class Configuration:
     dtype: str = "float32"
 
 
+def configuration_of(checkpoint: Checkpoint) -> Configuration:
+    """What a checkpoint says of the run that it belongs to.  Raises ValueError for what no configuration can say.
+
+    Where a checkpoint names no loss it is of a time when there was one.
+    """
+    said = {name: value for name, value in checkpoint.configuration.items() if name != "data_digest"}
+    return built(Configuration, {"loss": "square_loss", **said})
+
+
 class Interrupted(Exception):
     """Somebody asked the run to end; state: after the latest step."""
 
@@ -86,7 +99,8 @@ class Interrupted(Exception):
 class Run:
     """A configuration with its network, its step and its data.
 
-    image: (height, width) of an example. test_set: the files that all of the test comes from, "" if it is a share.
+    classes: how many there are. image: (height, width) of an example.
+    test_set: the files that all of the test comes from, "" if it is a share.
     Raises ValueError for what cannot be.
     """
 
@@ -99,18 +113,19 @@ class Run:
         if c.epochs < 1:
             raise ValueError(f"--epochs must be at least 1; came {c.epochs}.")
         lr = LEARNING_RATES[c.optimizer] if c.lr is None else c.lr
-        self.configuration = replace(c, lr=lr)
+        loss = c.loss or model.usual_loss
+        self.configuration = replace(c, lr=lr, loss=loss)
         dtype: torch.dtype = getattr(torch, c.dtype)
         limits: dict[str, Any] = {"l2": c.l2, "l1": c.l1, "clip_norm": c.clip_norm, "max_norm": c.max_norm}
         self.optimizer = OPTIMIZERS[c.optimizer](lr)
-        self.step: Step = training_step(model, optimizer=self.optimizer, **limits)
+        self.step: Step = training_step(model, loss, loss_hyper=c.loss_hyper, optimizer=self.optimizer, **limits)
         self.dtype = dtype
-        self.training, self.validation, self.test = split(data, c.seed, dtype=dtype)
+        self.training, self.validation, self.test = split(data, c.seed, loss=self.step.loss, dtype=dtype)
         self.batches = MiniBatches(len(self.training.x), c.batch_size, c.seed)
         changes = {**AUGMENTATION, "shift": min(data.image) // LENGTH_PER_SHIFT}
         self.augment: Augment | None = partial(augment, image=data.image, **changes) if c.augment else None
         self.early = EarlyStopping(c.patience) if c.patience else None
-        self.image, self.test_set = data.image, f"{TEST}-*" if data.test else ""
+        self.classes, self.image, self.test_set = data.classes, data.image, f"{TEST}-*" if data.test else ""
         self.data_digest = digest_of(data)
         self._fresh = self.step.init(torch.Generator().manual_seed(c.seed), dtype=dtype)
         check_batches(self.step, self._fresh, self.training.x, self.batches)

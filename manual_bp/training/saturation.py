@@ -9,7 +9,8 @@ What counts as a loss depends on the activation:
 - one that is flat on both sides (sigmoid, tanh) passes nothing but in between: every flat value is lost;
 - one that is flat on one side (ReLU, ELU) passes the gradient undiminished on the other, and half of its values are
   meant to be closed (He's initial weights presume it): a unit is lost only if it is flat for every example;
-- one that routes (maxout) is never flat: a piece is lost if it never wins.
+- one that routes (maxout: several inputs to a unit) is never flat: a piece is lost if it never wins;
+- one whose units share their inputs in another way (softmax) has no slope of its own: a unit is lost if it is dead.
 
 A unit that passes exactly nothing for any example is dead: its weights get no gradient from these examples.  So what
 is lost of a layer of ReLU is dead, and nothing of it is called saturated.
@@ -30,7 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.chain import Layer, Tensors, Visit, probe
+from manual_bp.chain import Activation, Layer, Tensors, Visit, probe
 from manual_bp.rule import Rule
 from manual_bp.wording import counted
 
@@ -38,7 +39,8 @@ FLAT = 0.05
 """Of the steepest slope."""
 SATURATED = 0.5
 """Of a layer's values or units, lost."""
-# What is lost: of an activation that is flat on both sides, on one side where its slope is 0 or small, and of maxout.
+# What is lost: of an activation that is flat on both sides, on one side where its slope is 0 or small, and of one that
+# routes.
 SATURATED_VALUES, DEAD_UNITS, STUCK_UNITS = "saturated values", "dead units", "units stuck in the flat part"
 LOSING_PIECES = "pieces that never win"
 
@@ -47,9 +49,9 @@ LOSING_PIECES = "pieces that never win"
 class LayerSaturation:
     """One activation layer over a number of examples.
 
-    units: of a layer; for maxout, pieces of all units.
-    flat: share of the values (examples times units) that are flat; 0 for maxout.
-    stuck: share of the units that are flat for every example; for maxout, of the pieces that never win.
+    units: of a layer; of one that routes, pieces of all units.
+    flat: share of the values (examples times units) that are flat; 0 if the activation is not element-wise.
+    stuck: share of the units that are flat for every example; of one that routes, of the pieces that never win.
     dead: how many units get exactly no gradient from any example.
     both_sides: whether the activation is flat on both sides.
     undefined: how many values are NaN.
@@ -100,7 +102,7 @@ def saturation(layer: Layer, params: Tensors, state: Tensors, x: Tensor) -> Satu
         raise ValueError(f"saturation: there must be an example; came x {tuple(x.shape)}.")
     probed, visits = probe(layer)
     probed.forward(params, state, x)
-    found = {name: _judge(visit) for name, visit in visits.items() if visit.leaf.rule.chapter == "activation"}
+    found = {name: _judge(visit) for name, visit in visits.items() if isinstance(visit.leaf, Activation)}
     return Saturation(found, len(x), _verdict(found, len(x)))
 
 
@@ -114,7 +116,8 @@ def _judge(visit: Visit) -> LayerSaturation:
         shares = (_mean(flat), _mean(flat.all(0)))
         lost = SATURATED_VALUES if both_sides else DEAD_UNITS if closed else STUCK_UNITS
     else:
-        both_sides, shares, lost = False, (0.0, _mean(never)), LOSING_PIECES
+        both_sides, shares = False, (0.0, _mean(never))
+        lost = LOSING_PIECES if z.shape != visit.y.shape else DEAD_UNITS
     dead, undefined = int(never.sum()), int(z.isnan().sum())
     return LayerSaturation(rule.name, never.numel(), *shares, dead, both_sides, undefined, lost)
 
@@ -163,7 +166,7 @@ def _verdict(layers: Mapping[str, LayerSaturation], examples: int) -> str:
         if found.dead:
             verb = "is" if found.dead == 1 else "are"
             what = f"pieces never {'wins: it is' if found.dead == 1 else 'win: they are'}"
-            what = what if found.rule == "maxout" else f"units {verb}"
+            what = what if found.lost == LOSING_PIECES else f"units {verb}"
             said.append(f"{one}: {found.dead} of {found.units} {what} dead, without gradient from any of {looked_at}")
     if not said:
         name = max(layers, key=lambda each: layers[each].share)

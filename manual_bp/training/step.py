@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from manual_bp.chain import Layer, Tensors, leaves
+from manual_bp.losses import Loss, RuleVjp
 from manual_bp.models.model import Model
 from manual_bp.registry import RULES
-from manual_bp.rule import Grads, Rule
+from manual_bp.rule import Rule
 from manual_bp.training.clipping import clip_by_norm
 from manual_bp.training.optimizers import Optimizer
 
@@ -33,16 +35,12 @@ class TrainingState:
     steps: int = 0
 
 
-RuleVjp = Callable[..., tuple[Tensor, Grads]]
-"""rule, inputs, cotangent, hyperparameters by name -> value and cotangents: `Rule.vjp`, or a stand-in for it."""
-
-
 @dataclass(frozen=True)
 class Step:
     """A training step: `state, loss = step(state, x, target)`.  The old state stays valid."""
 
     model: Model
-    loss: str
+    loss: Loss
     optimizer: Optimizer
     l2: float = 0.0
     l1: float = 0.0
@@ -81,7 +79,8 @@ class Step:
     def __call__(self, state: TrainingState, x: Tensor, target: Tensor) -> tuple[TrainingState, Tensor]:
         """The state after one update, and the loss before it, penalties included.
 
-        x: (batch, features); target: what the loss takes, of square_loss shaped like the output.
+        x: (batch, features); target: what the loss takes, of square_loss shaped like the output.  Raises ValueError for
+        another one.
         """
         return self.accumulate(state, [(x, target)])
 
@@ -90,11 +89,14 @@ class Step:
     ) -> tuple[TrainingState, Tensor]:
         """One update from a batch that comes in pieces, of equal size or not: (x, target), (x, target), ...
 
-        The gradient is the whole batch's: with a loss that is a mean over examples, each of the N examples counts 1/N,
-        so a piece of n counts n/N (the mean of the pieces' means would favour examples in short pieces).  Penalties
-        count once.  Dropout masks are those that the whole batch would have; batch norm normalises each piece by
-        itself and updates its running statistics piece by piece, as torch does when gradients are accumulated.
-        Raises ValueError if there is no piece, for what is no tensor, and under torch.autocast.
+        The gradient is the whole batch's.  The loss is a function of all outputs: a mean over examples, over those that
+        are not ignored, or whatever else; its cotangent is therefore taken of all of them at once, and each piece gets
+        its rows of it.  (The mean of the pieces' means would favour examples in short pieces.)  For that each piece
+        passes the network twice: to its output, which alone is kept of it, and there and back.
+        Penalties count once.  Dropout masks are those that the whole batch would have; batch norm normalises each piece
+        by itself and updates its running statistics piece by piece, as torch does when gradients are accumulated.
+        Raises ValueError if there is no piece, for pieces that do not fit together, for what is no tensor, and under
+        torch.autocast.
         """
         if not batches:
             raise ValueError("batches must hold at least one (x, target); came none.")
@@ -104,20 +106,15 @@ class Step:
                 raise ValueError(
                     f"x must be (batch, features); came {tuple(x.shape)}. Use x[None] for a single example."
                 )
-        whole = sum(len(x) for x, _ in batches)
         given = {name: state.buffers[name] for name in self.model.masks if name in state.buffers}
+        whole = sum(len(x) for x, _ in batches)
         masks = {**self.masks(state, whole, str(batches[0][0].device)), **given}
-        costs, found, buffers, start = [], [], state.buffers, 0
-        for x, target in batches:
-            rows = slice(start, start + len(x))
-            piece = replace(state, buffers={**buffers, **{name: mask[rows] for name, mask in masks.items()}})
-            share = len(x) / whole if whole else 1.0  # the loss of no example is NaN, whatever its share
-            cost, gradients, after = self._of_batch(self.model, piece, x, target, share, Rule.vjp)
-            costs.append(cost)
-            found.append(gradients)
-            buffers, start = dict(after), rows.stop
-        total = {name: sum((g[name] for g in found[1:]), found[0][name]) for name in found[0]}
-        cost, gradients = self._penalised(state.params, sum(costs[1:], costs[0]), total, Rule.vjp)
+        if len(batches) == 1:
+            masked = replace(state, buffers={**state.buffers, **masks})
+            cost, gradients, buffers = self._of_batch(self.model, masked, *batches[0], Rule.vjp)
+        else:
+            cost, gradients, buffers = self._of_pieces(state, batches, masks)
+        cost, gradients = self._penalised(state.params, cost, gradients, Rule.vjp)
         return self.update(state, gradients, buffers), cost
 
     def gradients(
@@ -128,7 +125,7 @@ class Step:
         layer: the model, or the model with probes; the masks are in `state`.
         vjp: what computes the loss and the penalties.
         """
-        cost, gradients, buffers = self._of_batch(layer, state, x, target, 1.0, vjp)
+        cost, gradients, buffers = self._of_batch(layer, state, x, target, vjp)
         cost, gradients = self._penalised(state.params, cost, gradients, vjp)
         return cost, gradients, buffers
 
@@ -153,15 +150,33 @@ class Step:
         return list(dict.fromkeys(names))  # a weight that two layers share is penalised once
 
     def _of_batch(
-        self, layer: Layer, state: TrainingState, x: Tensor, target: Tensor, share: float, vjp: RuleVjp
+        self, layer: Layer, state: TrainingState, x: Tensor, target: Tensor, vjp: RuleVjp
     ) -> tuple[Tensor, dict[str, Tensor], Tensors]:
-        """`share` times a batch's cost, and its gradient; without penalties."""
+        """A batch's cost, its gradient and the new buffers; without penalties."""
         y, residuals, buffers = layer.forward(state.params, state.buffers, x)
-        dcost = torch.full((), share, dtype=y.dtype, device=y.device)
-        cost, (dy, *_) = vjp(RULES[self.loss], (y, target), dcost)
-        assert dy is not None
+        cost, dy = self.loss.vjp(y, target, vjp)
         _, gradients = layer.backward(residuals, dy)
-        return dcost * cost, gradients, buffers
+        return cost, gradients, buffers
+
+    def _of_pieces(
+        self, state: TrainingState, batches: Sequence[tuple[Tensor, Tensor]], masks: Tensors
+    ) -> tuple[Tensor, dict[str, Tensor], Tensors]:
+        """The same of a batch in pieces, with the whole batch's masks."""
+        ends = list(accumulate(len(x) for x, _ in batches))
+        rows = [slice(end - len(x), end) for end, (x, _) in zip(ends, batches, strict=True)]
+        cut = [{name: mask[piece] for name, mask in masks.items()} for piece in rows]
+        outputs = [
+            self.model.forward(state.params, {**state.buffers, **own}, x)[0]
+            for (x, _), own in zip(batches, cut, strict=True)
+        ]
+        cost, dy = self.loss.vjp(torch.cat(outputs), _joined([target for _, target in batches]))
+        total: dict[str, Tensor] = {}
+        buffers: Tensors = state.buffers
+        for (x, _), own, piece in zip(batches, cut, rows, strict=True):
+            _, residuals, buffers = self.model.forward(state.params, {**buffers, **own}, x)
+            _, gradients = self.model.backward(residuals, dy[piece])
+            total = {name: total[name] + g if total else g for name, g in gradients.items()}
+        return cost, total, buffers
 
     def _penalised(
         self, params: Tensors, cost: Tensor, gradients: Tensors, vjp: RuleVjp
@@ -175,6 +190,15 @@ class Step:
                 assert gradient is not None
                 cost, total[name] = cost + value, total[name] + gradient
         return cost, total
+
+
+def _joined(targets: Sequence[Tensor]) -> Tensor:
+    """The targets of a batch in pieces, one after another."""
+    kinds = list(dict.fromkeys((tuple(target.shape[1:]), target.dtype) for target in targets))
+    if len(kinds) > 1 or not all(target.ndim for target in targets):
+        came = ", ".join(f"{target.dtype} {tuple(target.shape)}" for target in targets)
+        raise ValueError(f"all pieces' targets must be of one dtype and, but for axis 0, of one shape; came {came}.")
+    return torch.cat(list(targets))
 
 
 def refuse_bad_call(state: object, x: object, target: object) -> None:

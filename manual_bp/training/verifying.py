@@ -17,7 +17,8 @@ from manual_bp.training.step import Step, TrainingState
 class Verifier:
     """Takes steps as `step` does, and judges each of them; what it found may be kept in a checkpoint.
 
-    factory: `factory(name, loss=, optimizer=, l2=, l1=, max_norm=, clip_norm=, **config)` builds the other engine.
+    factory: `factory(name, loss=, optimizer=, l2=, l1=, max_norm=, clip_norm=, **config)` builds the other engine; with
+        loss_hyper= beside them where a hyperparameter of the loss is off its default.
     found: what `found()` of an earlier part of the run returned, or nothing.
     steps: how many have been judged. worst: the largest error over allowance, and `where` it was.
     failure: the first that is wrong, in words; "" if nothing is.
@@ -34,7 +35,7 @@ class Verifier:
         self._step, self.against = step, against
         engine = factory(
             step.model.name,
-            loss=step.loss,
+            **step.loss.options,
             optimizer=step.optimizer,
             l2=step.l2,
             l1=step.l1,

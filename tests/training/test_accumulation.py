@@ -8,14 +8,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-import manual_bp as bp
-from manual_bp.inputs import Edge
+from manual_bp import losses
 from manual_bp.models import mlp, residual_mlp
-from manual_bp.oracle.cases import draw
 from manual_bp.training import sgd, training_step
 from tests.allowed import assert_agrees
+from tests.training.examples import targets
 
-LOSSES = [name for name, rule in bp.RULES.items() if rule.chapter == "loss"]
+LOSSES = losses.names()
 MODELS = {
     "mlp": lambda: mlp([4, 5, 3], "tanh", "sigmoid"),
     "dropout": lambda: residual_mlp(5, 2, "elu", False, 0.5, inputs=4, outputs=3),
@@ -27,7 +26,9 @@ PENALTIES = {
     "clipped": {"l2": 0.1, "clip_norm": 0.01},
     "max_norm": {"max_norm": 0.5},
 }
-PIECES = [(7,), (4, 3), (1, 5, 1), (1,) * 7]
+PIECES = [(4, 3), (1, 5, 1), (1,) * 7]
+IGNORED = 2
+"""Examples without a target, where a loss knows such: the first, so that all of a piece of one or two are."""
 
 
 def problem(name, loss, penalty):
@@ -36,8 +37,7 @@ def problem(name, loss, penalty):
     state = step.init(generator, dtype=torch.float64)
     x = torch.randn(7, 4, generator=generator, dtype=torch.float64)
     y, _, _ = step.model.forward(state.params, {**state.buffers, **step.masks(state, 7)}, x)
-    (_, target, *_), _, _ = draw(bp.RULES[loss], Edge("this output", {"x": y.tolist()}), generator)
-    return step, state, x, target
+    return step, state, x, targets(loss, y, generator, IGNORED)
 
 
 def cut(x, lengths):
@@ -82,11 +82,12 @@ def penalty_by_piece(step, state, batches):
     return step.update(state, gradients, found[-1][3]), sum(share * cost for share, cost, _, _ in found)
 
 
+@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize(("wrong", "penalty"), [(mean_of_means, "none"), (penalty_by_piece, "l2")])
-def test_a_wrong_sum_is_rejected(wrong, penalty):
-    step, state, x, target = problem("mlp", "square_loss", penalty)
+def test_a_wrong_sum_is_rejected(wrong, penalty, loss):
+    step, state, x, target = problem("mlp", loss, penalty)
     with pytest.raises(AssertionError, match="result"):
-        judge(lambda given, batches: wrong(step, given, batches), step, state, x, target, (1, 6))
+        judge(lambda given, batches: wrong(step, given, batches), step, state, x, target, (3, 4))
 
 
 def test_one_piece_is_the_step_itself_bit_for_bit():
@@ -118,7 +119,13 @@ def test_batch_norm_sees_each_piece():
     assert all(torch.equal(after.buffers[name], buffers[name]) for name in buffers)
 
 
-def test_no_piece():
-    step, state, _, _ = problem("mlp", "square_loss", "none")
+def test_what_is_no_batch_in_pieces():
+    step, state, x, target = problem("mlp", "square_loss", "none")
     with pytest.raises(ValueError, match="at least one"):
         step.accumulate(state, [])
+    with pytest.raises(
+        ValueError, match=r"targets must be of one dtype.*came torch.float64 \(7, 3\), torch.float32 \(7, 3\)"
+    ):
+        step.accumulate(state, [(x, target), (x, target.float())])
+    with pytest.raises(ValueError, match=r"target has axes .* came x \(14, 3\), target \(9, 3\)"):
+        step.accumulate(state, [(x, target), (x, target[:2])])

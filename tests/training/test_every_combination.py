@@ -1,17 +1,23 @@
-"""Every model, loss, penalty and optimiser: two steps in lockstep with torch, and every tensor of them judged."""
+"""Models, losses, penalties and optimisers: two steps in lockstep with torch, and every tensor of them judged.
+
+By default every two of them are together in some combination; all combinations with --exhaustive.
+"""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import pytest
 import torch
 
-import manual_bp as bp
+from manual_bp import losses
 from manual_bp.models import mlp, residual_mlp
 from manual_bp.training import adam, adamw, sgd, training_step
 from manual_bp.training.judging import Judge
 from tests.conftest import short
+from tests.training.examples import targets
 from tests.training.wrong_optimizers import WRONG
 from torch_ref.training.engine import TorchEngine
 
@@ -21,7 +27,7 @@ MODELS = {
     "residual": lambda: residual_mlp(5, 2, "elu", True, 0.25, inputs=4, outputs=3),
     "cumulative": lambda: residual_mlp(5, 1, "tanh", inputs=4, outputs=3, momentum=None),
 }
-LOSSES = [name for name, rule in bp.RULES.items() if rule.chapter == "loss"]
+LOSSES = losses.names()
 PENALTIES = {
     "none": {},
     "l1": {"l1": 0.01},
@@ -46,17 +52,35 @@ def judged(model, loss, optimizer, dtype, steps=2, by=None, **options):
     generator = torch.Generator().manual_seed(0)
     state = step.init(generator, dtype=dtype)
     for number in range(1, steps + 1):
-        x, target = (torch.randn(8, n, generator=generator, dtype=torch.float64).to(dtype) for n in (4, 3))
+        x = torch.randn(8, 4, generator=generator, dtype=torch.float64).to(dtype)
+        target = targets(loss, torch.empty(8, 3, dtype=dtype), generator, ignored=number - 1)
         with_masks = {**state.buffers, **step.masks(state, 8)}
         judge.step(number, replace(state, buffers=with_masks), x, target, seed=number)
         state, _ = step(state, x, target)
     return judge
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("penalty", PENALTIES)
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("model", MODELS)
+ALL = list(itertools.product(MODELS, LOSSES, PENALTIES, OPTIMIZERS))
+
+
+def pairs(row: Sequence[str]) -> set[tuple[tuple[int, str], ...]]:
+    return set(itertools.combinations(enumerate(row), 2))
+
+
+def with_every_pair(rows: Sequence[Sequence[str]]) -> Iterable[Sequence[str]]:
+    """Some of the rows, with all the pairs that there are: each time the one that adds most."""
+    missing = set().union(*map(pairs, rows))
+    while missing:
+        best = max(rows, key=lambda row: len(pairs(row) & missing))
+        missing -= pairs(best)
+        yield best
+
+
+PAIRED = list(with_every_pair(ALL))
+ROWS = [*PAIRED, *(pytest.param(*row, marks=pytest.mark.exhaustive) for row in ALL if row not in PAIRED)]
+
+
+@pytest.mark.parametrize(("model", "loss", "penalty", "optimizer"), ROWS)
 def test_step_is_torch_s(model, loss, penalty, optimizer):
     dtype = torch.float32 if len(penalty) % 2 else torch.float64
     judge = judged(MODELS[model](), loss, OPTIMIZERS[optimizer], dtype, **PENALTIES[penalty])

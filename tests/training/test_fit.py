@@ -7,11 +7,14 @@ from itertools import islice
 import pytest
 import torch
 
+from manual_bp.losses import Loss
 from manual_bp.models import mlp, residual_mlp
 from manual_bp.training import MiniBatches, sgd, training_step
 from manual_bp.training.data import Dataset
 from manual_bp.training.fit import epochs, evaluate, split
 from manual_bp.training.nonfinite import NonFiniteError
+
+SQUARE = Loss("square_loss")
 
 
 def data(n=50, features=5, classes=3):
@@ -25,7 +28,7 @@ def shift(x, generator):
 
 
 def problem(model=None):
-    training, validation, _ = split(data(), 0)
+    training, validation, _ = split(data(), 0, loss=SQUARE)
     step = training_step(model or residual_mlp(6, 2, "elu", True, 0.25, inputs=5, outputs=3), optimizer=sgd(lr=0.05))
     return (
         step,
@@ -41,12 +44,15 @@ def equal(first, second):
 
 
 def test_split_is_drawn_by_the_seed_and_shares_no_example():
-    parts = split(data(), 0, dtype=torch.float64)
+    parts = split(data(), 0, loss=SQUARE, dtype=torch.float64)
     assert [len(part.x) for part in parts] == [35, 5, 10]
     rows = torch.cat([part.x for part in parts])
     assert sorted(rows[:, 0].tolist()) == sorted(data().x[:, 0].tolist())
     assert all(part.target.argmax(1).equal(part.labels) for part in parts)
-    again, other = split(data(), 0, dtype=torch.float64)[2], split(data(), 1, dtype=torch.float64)[2]
+    again, other = (
+        split(data(), 0, loss=SQUARE, dtype=torch.float64)[2],
+        split(data(), 1, loss=SQUARE, dtype=torch.float64)[2],
+    )
     assert again.x.equal(parts[2].x)
     assert not other.x.equal(parts[2].x)
 
@@ -55,7 +61,7 @@ def test_too_few_examples():
     with pytest.raises(
         ValueError, match=r"examples for training, validation and test; came 3, which gives \[2, 0, 1\]"
     ):
-        split(data(3), 0)
+        split(data(3), 0, loss=SQUARE)
 
 
 def test_epochs_take_every_batch_and_measure():
@@ -137,7 +143,7 @@ def test_a_batch_that_the_network_refuses_is_refused_before_the_first_step(batch
 @pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
 def test_shares_that_are_none(share):
     with pytest.raises(ValueError, match="validation must be a share of the examples, from 0 to 1"):
-        split(data(), 0, validation=share)
+        split(data(), 0, loss=SQUARE, validation=share)
 
 
 def spoiled(step, training, **changes):

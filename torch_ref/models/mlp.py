@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torch_ref.models.observing import activation_of, ignore
+from torch_ref.models.observing import activation_of, ignore, width_before
 
 
 class MLP(nn.Module):
@@ -22,7 +22,7 @@ class MLP(nn.Module):
         self.activations: list[Callable[[Tensor], Tensor]] = []
         for index, name in enumerate(self.names, 1):
             given = hyper if name == activation else {}
-            outputs = sizes[index] * (given.get("pieces", 1) if name == "maxout" else 1)
+            outputs = width_before(name, given, sizes[index])
             self.register_parameter(f"W{index}", nn.Parameter(torch.empty(outputs, sizes[index - 1])))
             self.register_parameter(f"b{index}", nn.Parameter(torch.empty(outputs)))
             self.activations.append(activation_of(name, given))

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from torch_ref.functions import function
+
+# Inputs to one unit, at most: more than anybody's maxout has.
+MOST_PIECES = 64
 
 
 class Tape:
@@ -35,3 +40,13 @@ def activation_of(name: str, hyper: dict[str, Any]) -> Callable[[Tensor], Tensor
     if found is None:
         raise ValueError(f"torch has no twin for the activation {name!r}; write torch_ref/twins/{name}.py.")
     return lambda x: found(x, **hyper)
+
+
+def width_before(name: str, hyper: dict[str, Any], units: int) -> int:
+    """How wide the layer before an activation must be, as torch's function has it: `units`, or a multiple of that."""
+    found = activation_of(name, hyper)
+    for width in range(units, MOST_PIECES * units + 1, units):
+        with suppress(RuntimeError):  # of a width that it cannot split
+            if found(torch.zeros(1, width)).shape[-1] == units:
+                return width
+    raise ValueError(f"torch's {name} gives {units} units for none of up to {MOST_PIECES} times as many inputs.")

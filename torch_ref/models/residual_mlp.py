@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torch_ref.models.observing import activation_of, ignore
+from torch_ref.models.observing import activation_of, ignore, width_before
 
 
 class Block(nn.Module):
@@ -22,7 +22,7 @@ class Block(nn.Module):
         hyper: dict[str, Any],
     ) -> None:
         super().__init__()
-        widened = width * (hyper.get("pieces", 1) if activation == "maxout" else 1)
+        widened = width_before(activation, hyper, width)
         self.linear = nn.Linear(width, widened)
         self.batch_norm = nn.BatchNorm1d(widened, momentum=momentum) if batch_norm else None
         self.activation = None if activation == "identity" else activation_of(activation, hyper)

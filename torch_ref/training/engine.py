@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -31,6 +33,7 @@ class TorchEngine:
         name: str,
         *,
         loss: str,
+        loss_hyper: Mapping[str, Any] = MappingProxyType({}),
         optimizer: Optimizer,
         l2: float = 0.0,
         l1: float = 0.0,
@@ -41,7 +44,10 @@ class TorchEngine:
         if name not in MODELS:
             raise ValueError(f"torch has no model {name!r}; it has {list(MODELS)}.")
         self._module, self._config = MODELS[name], config
-        self._loss, self._optimizer = loss, optimizer
+        found = function(loss)
+        if found is None:
+            raise ValueError(f"torch has no twin for the loss {loss!r}; write torch_ref/twins/{loss}.py.")
+        self._loss, self._optimizer = partial(found, **loss_hyper), optimizer
         self._l2, self._l1, self._max_norm, self._clip_norm = l2, l1, max_norm, clip_norm
 
     def step(self, state: TrainingState, x: Tensor, target: Tensor) -> StepRecord:
@@ -70,9 +76,7 @@ class TorchEngine:
         )
 
     def _cost(self, module: nn.Module, x: Tensor, target: Tensor, buffers: Mapping[str, Tensor], tape: Tape) -> Tensor:
-        loss = function(self._loss)
-        assert loss is not None
-        cost: Tensor = loss(module(x, buffers, tape), target)
+        cost = self._loss(module(x, buffers, tape), target)
         weights = self._weights(module).values()
         if self._l1:
             cost = cost + self._l1 * torch.stack([w.abs().sum() for w in weights]).sum()
