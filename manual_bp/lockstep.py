@@ -29,6 +29,7 @@ from torch import Tensor
 from manual_bp.chain import Tensors
 from manual_bp.losses import Loss
 from manual_bp.models.model import Model
+from manual_bp.networks import tiny
 from manual_bp.training.arguments import is_whole
 from manual_bp.training.data import Dataset
 from manual_bp.training.engine import Engine, ManualEngine, StepRecord, check_record
@@ -40,8 +41,10 @@ from manual_bp.training.optimizers import Optimizer, sgd
 from manual_bp.training.step import Step, TrainingState
 from manual_bp.wording import counted
 
-__all__ = ["Disagreement", "LockstepReport", "Row", "branches_differ", "failed", "lockstep", "visit_case"]
+__all__ = ["Disagreement", "LockstepReport", "Row", "branches_differ", "brief", "failed", "lockstep", "visit_case"]
 
+EXAMPLES, FEATURES, CLASSES = 24, 5, 3
+"""Of a brief run."""
 BATCH_SIZE = 64
 """Examples of a mini-batch, if nothing else is said."""
 
@@ -114,6 +117,7 @@ def lockstep(
     max_norm: float | None = None,
     clip_norm: float | None = None,
     seed: int = 0,
+    free: bool = True,
     progress: Callable[[Iterator[int]], Iterator[int]] = iter,
 ) -> LockstepReport:
     """Train `model` on `data` by hand, and side by side with what `engine(name, loss=, optimizer=, l2=, l1=, max_norm=,
@@ -121,6 +125,7 @@ def lockstep(
 
     loss: the model's usual one by default. optimizer: sgd(lr=0.01) by default; the others are arguments of
         `training_step`.  The engine is told loss_hyper only where there is one.
+    free: whether there is a free run.
     progress: wraps the step numbers, to show how far it is.
     Raises ValueError if the data's features or classes are not the model's, if the model refuses mini-batches of that
     size (batch norm has nothing to normalise in one example), and if an engine's record lacks something.
@@ -173,8 +178,33 @@ def lockstep(
         state = after(state, ours)
         report.losses.append((float(ours.loss), float(theirs.loss)))
     report.rows, report.disagreements, report.flips = judge.rows, judge.disagreements, judge.flips
-    _run_free(report, step, start, other, build, begun, batches)
+    if free:
+        _run_free(report, step, start, other, build, begun, batches)
+    else:
+        report.not_free = "no free run: none was asked for"
     return report
+
+
+def brief(
+    name: str,
+    *,
+    engine: Callable[..., Engine],
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    progress: Callable[[Iterator[int]], Iterator[int]] = iter,
+) -> LockstepReport:
+    """What `verify` runs of a network of manual_bp.networks: three steps of a tiny one on made-up data.
+
+    Every kind of layer that the network has is judged in each step, alone and in the chain; `lockstep` with the whole
+    network and real data adds sizes and steps.
+    """
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(EXAMPLES, FEATURES, generator=generator, dtype=torch.float64)
+    labels = torch.arange(EXAMPLES) % CLASSES
+    data = Dataset("made-up numbers", x, labels, (1, FEATURES))
+    model = tiny(name, FEATURES, CLASSES)
+    how: dict[str, Any] = {"steps": 3, "batch_size": EXAMPLES // 3, "dtype": dtype, "device": device}
+    return lockstep(model, data, engine=engine, free=False, progress=progress, **how)
 
 
 def check_data(model: Model, data: Dataset, batch_size: int = BATCH_SIZE) -> None:

@@ -28,33 +28,11 @@ from manual_bp.cli.shared import (
     usage,
     write_json,
 )
+from manual_bp.networks import MODELS, network
 from manual_bp.wording import counted
 
 if TYPE_CHECKING:
     from manual_bp.lockstep import LockstepReport
-
-MODELS: dict[str, tuple[str, dict[str, Any]]] = {
-    "notes": ("mlp", {"hidden": [32, 32], "activation": "sigmoid", "output_activation": "sigmoid"}),
-    "mlp": ("mlp", {"hidden": [64, 32], "activation": "relu"}),
-    "residual_mlp": (
-        "residual_mlp",
-        {"width": 32, "depth": 4, "activation": "elu", "batch_norm": True, "dropout": 0.2},
-    ),
-}
-"""The networks of verify and lockstep: the course notes', one with ReLU, and a deep one with everything in it."""
-
-
-def network(name: str, features: int, classes: int, **changes: Any) -> Any:
-    """One of MODELS, `changes` made to its configuration."""
-    from manual_bp.models import mlp, residual_mlp
-
-    kind, config = MODELS[name]
-    config = {**config, **changes}
-    if kind == "residual_mlp":
-        return residual_mlp(**config, inputs=features, outputs=classes)
-    options = {key: value for key, value in config.items() if key != "hidden"}
-    return mlp([features, *config["hidden"], classes], **options)
-
 
 LossName = Annotated[
     str | None,

@@ -90,7 +90,7 @@ def train(
     options = (model, data, epochs, batch_size, loss, optimizer, lr, l2, l1, dropout, clip_norm, max_norm, augment)
     names = "model data epochs batch_size loss optimizer lr l2 l1 dropout clip_norm max_norm augment"
     named = zip([*names.split(), "patience", "seed", "dtype"], [*options, patience, seed, dtype], strict=True)
-    given = {name: value for name, value in named if value is not None}
+    given: dict[str, Any] = {name: value for name, value in named if value is not None}
     one_thread()  # bit for bit holds for one number of threads
     with ExitStack() as stack:
         with usage():
