@@ -75,7 +75,8 @@ SHAPES = {
     *(aten.t.default, aten.permute.default, aten.transpose.int, aten.select.int, aten.gather.default),
 }
 NUMPY = {
-    name: getattr(np, name) for name in ("where", "exp", "expm1", "tanh", "sqrt", "sign", "argmax", "ones_like")
+    name: getattr(np, name)
+    for name in ("where", "exp", "expm1", "log1p", "tanh", "sqrt", "sign", "argmax", "ones_like")
 } | {
     "add": np.add,
     "sub": np.subtract,
