@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tests.oracle.third_bank.axes import by_autograd, on_last_axis, top, total, total_in
-from tests.oracle.third_bank.entry import F32, F64, SIXTEEN, WIDE, in_precision, native, right
+from tests.oracle.third_bank.entry import F32, F64, SIXTEEN, WIDE, in_precision, loses, native, right
 
 
 def softmax_of(x: Tensor) -> Tensor:
@@ -185,7 +185,6 @@ _SOFTMAX = {
     "largest subtracted": (plain, "the textbook's form"),
     "online by 32": (softmax_online(32), "largest and sum in one pass, blocks of 32"),
     "online by 1024": (softmax_online(1024), "largest and sum in one pass, blocks of 1024"),
-    "from logsumexp": (softmax_from_lse, "backward has x and logsumexp, as attention kernels do"),
     "distributed": (softmax_distributed, "y dy - y sum(y dy)"),
     "Jacobian": (softmax_jacobian, "diag(y) - y yT, then a product with dy"),
     "base 2": (softmax_base_2, "exp2 with log2(e), a reciprocal"),
@@ -198,8 +197,6 @@ _SOFTMAX = {
 _LOG_SOFTMAX = {
     "largest subtracted": (log_plain, "the textbook's form"),
     "online by 32": (log_online(32), "largest and sum in one pass, blocks of 32"),
-    "from logsumexp": (log_from_lse, "x minus a logsumexp that was rounded"),
-    "torch.logsumexp": (log_by_logsumexp, "torch's own logsumexp"),
     "softmax recomputed": (log_recomputed, "backward has x, not y"),
     "summed by 1024": (log_summed_in(1024), "partial sums of 1024"),
     "log1p": (log_by_log1p, "log1p of what isn't the largest"),
@@ -221,6 +218,10 @@ PROGRAMS = (
         "torch's own",
         WIDE,
     ),
+    # Far from 0 the rounding of lse is as large as the differences of logits: from 2^24 on y doesn't add up to 1.
+    loses("softmax", "from logsumexp", on_last_axis(softmax_from_lse), "far below", "exp(x - lse), lse rounded", WIDE),
+    loses("log_softmax", "from logsumexp", on_last_axis(log_from_lse), "far below", "x - lse, lse rounded", WIDE),
+    loses("log_softmax", "torch.logsumexp", on_last_axis(log_by_logsumexp), "far below", "x - lse, by torch", WIDE),
     native("softmax", "from a rounded y", softmax_from_rounded_y, "backward has y in 16 bits, as torch's", SIXTEEN),
     right("softmax", "float64 inside", in_float64(plain), "more digits than are asked for", (F32,)),
     right("log_softmax", "float64 inside", in_float64(log_plain), "more digits than are asked for", (F32,)),
