@@ -182,14 +182,14 @@ class Rule:
         self._check_dtypes(y, dy)
         return y, self.backward(residuals, dy)
 
-    def values(self, inputs: tuple[Tensor | None, ...], **hyper: Any) -> Any:
+    def values_alone(self, inputs: tuple[Tensor | None, ...], **hyper: Any) -> Any:
         """y alone: what a candidate of a page without backward returns."""
         return self.forward(*inputs, **hyper)[0]
 
     @property
     def candidate(self) -> Callable[..., Any]:
-        """The rule as it is judged: `vjp`, or `values` of a page without backward."""
-        return self.vjp if self.has_backward else self.values
+        """The rule as it is judged: `vjp`, or `values_alone` of a page without backward."""
+        return self.vjp if self.has_backward else self.values_alone
 
     def terms(self, residuals: Any, dy: Any) -> dict[str, dict[str, Tensor]]:
         """The named summands of each cotangent, in the precision of computation; "whole" if the page names none."""
@@ -278,19 +278,30 @@ class Rule:
         elif kind is not Shaped and str(x.dtype).removeprefix("torch.") not in self.annotations[name].dtypes:
             remedy = "Pass .long()." if isinstance(spec, Index) else "Cast it."
             self._reject(f"{name} must be of kind {kind.__name__}", f"{x.dtype}", remedy)
-        if isinstance(spec, Index) and not x.is_meta:
-            (length,) = sizes[spec.axis]
-            allowed = hyper[spec.unless] if spec.unless else None
-            beyond = (x < 0) | (x >= length)
-            if allowed is not None:
-                beyond &= x != allowed
-            if bool(beyond.any()):
-                place = beyond.nonzero()[0].tolist()
-                must = f"{name} must be positions on {spec.axis}, which has {length}: 0 to {length - 1}"
-                must = must if length else f"{name} must be empty, as {spec.axis} is"
-                other = f" or {spec.unless} = {allowed}" if allowed is not None else ""
-                at = f" at {place}" if place else ""
-                self._reject(f"{must}{other}", f"{int(x[tuple(place)])}{at}", "")
+        if isinstance(spec, Index) and not (x.is_meta or torch.compiler.is_exporting()):
+            self.check_positions(name, x, sizes[spec.axis][0], hyper)
+
+    def check_positions(self, name: str, x: Tensor, length: int, hyper: Mapping[str, Any]) -> None:
+        """Raises ValueError if the index `name` leaves its axis, of that length.  A traced graph has no values to look
+        at: whoever calls one looks before."""
+        spec = self.inputs[name]
+        assert isinstance(spec, Index)
+        if not x.numel():
+            return
+        lowest, highest = (int(end) for end in torch.aminmax(x))
+        if lowest >= 0 and highest < length:
+            return
+        allowed = hyper[spec.unless] if spec.unless else None
+        beyond = (x < 0) | (x >= length)
+        if allowed is not None:
+            beyond &= x != allowed
+        if bool(beyond.any()):
+            place = beyond.nonzero()[0].tolist()
+            must = f"{name} must be positions on {spec.axis}, which has {length}: 0 to {length - 1}"
+            must = must if length else f"{name} must be empty, as {spec.axis} is"
+            other = f" or {spec.unless} = {allowed}" if allowed is not None else ""
+            at = f" at {place}" if place else ""
+            self._reject(f"{must}{other}", f"{int(x[tuple(place)])}{at}", "")
 
     def _check_dtypes(self, y: Any, dy: Any) -> None:
         for name, one, d in zip(self.cotangents, parts(y), parts(dy), strict=False):

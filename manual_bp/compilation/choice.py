@@ -40,10 +40,11 @@ ONEDNN_PRODUCT = 2**20
 
 
 def choose(
-    device: torch.device, dtype: torch.dtype, products: Collection[Product], elements: int, step: bool
+    device: torch.device, dtype: torch.dtype | None, products: Collection[Product], elements: int, step: bool
 ) -> Choice:
     """The choice for a program with these matrix products, whose largest tensor has `elements`.
 
+    dtype: of its numbers, None if there are none.
     step: whether it is a whole training step, and not a rule.
 
     CPU: AOTInductor, called through its flat list of tensors; its pytree wrapper costs as much as a small step, and

@@ -74,7 +74,7 @@ def _compiled(function: FlatFunction, example: list[Tensor], step: bool, written
     device = example[0].device
     exported = _exported(function, example, dynamic)
     found_products = set(products(exported.graph)) if dynamic is None else set()
-    floating = next(t.dtype for t in example if t.is_floating_point())
+    floating = next((t.dtype for t in example if t.is_floating_point()), None)
     choice = choose(device, floating, found_products, max(t.numel() for t in example), step)
     if choice.kind == "aoti":
         how = f"on {choice.threads} thread{'s' * (choice.threads > 1)}"
@@ -93,7 +93,7 @@ def _compiled(function: FlatFunction, example: list[Tensor], step: bool, written
 
 
 def _exported(function: FlatFunction, example: list[Tensor], dynamic: Any) -> Any:
-    """The graph of `function`, with no autograd and no autocast in it.
+    """The graph of `function`, with no autograd and no autocast in it.  Raises NotCompiled.
 
     The examples are copies: of two that shared memory, torch.export would make one.
     """
@@ -107,5 +107,9 @@ def _exported(function: FlatFunction, example: list[Tensor], dynamic: Any) -> An
     with torch.no_grad(), exact, warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's own, about its own pytrees
         copies = tuple(t.clone() for t in example)
-        exported = torch.export.export(Wrapped(), copies, dynamic_shapes=shapes, strict=False)
+        try:
+            exported = torch.export.export(Wrapped(), copies, dynamic_shapes=shapes, strict=False)
+        except Exception as error:  # of many types: it asks for a value, for one
+            said = next(iter(str(error).splitlines()), "")
+            raise NotCompiled(f"it cannot be traced ({type(error).__name__}: {said:.200}).") from error
         return exported.run_decompositions(DECOMPOSITIONS)
