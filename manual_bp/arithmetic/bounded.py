@@ -3,7 +3,7 @@
 The text of a page, forward and backward, is run on tensors that carry beside every value a bound on the rounding error
 which a program that computes the same thing in a given precision may have made by then.  What comes out is a *width*.
 What a gradient should be never comes from here: see certified.py.  What each torch function does to value and bound
-stands in bounded_table.py.
+stands in bounded_table/.
 
 **One operation.**  A precision has a unit roundoff u (half the distance from 1 to the next number: 2⁻⁵³ in float64,
 2⁻²⁴ in float32, 2⁻¹¹ in float16, 2⁻⁸ in bfloat16), a smallest normal number `tiny` and a largest number `max`.
@@ -173,9 +173,9 @@ def _run(
     grads: tuple[Tensor | None, ...] = (None,) * len(inputs)
     try:
         with torch.no_grad(), Running():
-            y, residuals = rule.page.forward(*named.values(), **hyper)
+            y, residuals = rule.pure(*named.values(), **hyper)
             y = forward(**named, **hyper) if forward else y
-            if backward or hasattr(rule.page, "backward"):
+            if backward or rule.has_backward:
                 _check_cotangents(rule.name, y, dy)
                 cotangents = whole([_done(enter(d, contract), how) for d in parts(dy)], like=y)
                 if backward:
@@ -281,13 +281,17 @@ class Bounded(Tensor):
             return func(*_mapped(_value, args), **kwargs)
         if func in bounded_table.SHAPES:
             return _alike(bounded_table.SHAPES[func], args, kwargs)
+        if func in bounded_table.EXTREMES:
+            return _ordered(func, args, kwargs)
+        if func in bounded_table.FILLED:
+            return _filled(func, args, kwargs)
         if func in bounded_table.CONSTANTS:
-            return Bounded(func(args[0].value, *args[1:]), EXACT, args[0].dtype)
+            return _constant(func, args, kwargs)
         if func is aten._to_copy.default:
             return _to_copy(*args, **kwargs)
         if func is aten.squeeze_.dim:
             return _squeeze_in_place(*args)
-        raise UnknownFunctionError(f"{func} has no entry in manual_bp/arithmetic/bounded_table.py; add its meaning.")
+        raise UnknownFunctionError(f"{func} has no entry in manual_bp/arithmetic/bounded_table/; add its meaning.")
 
 
 class Running(Mode):
@@ -303,42 +307,62 @@ class Running(Mode):
 
 
 def _calculate(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Bounded:
-    """Arithmetic: the operands as pairs, the result in the precision to which they promote."""
-    count, meaning = bounded_table.ARITHMETIC[func]
-    dtype = _promoted(args)
+    """Arithmetic: the operands as pairs, the result in the precision to which they promote, or the one asked for."""
+    positions, meaning = bounded_table.ARITHMETIC[func]
+    kwargs = dict(kwargs)
+    dtype = kwargs.pop("dtype", None) or _promoted(args)
     how = _how(args)
-    p = precision(dtype, how.accumulate, how.roundings > 0) if how else precision(dtype)
-    operands = [None if x is None else _pair(x, dtype) for x in args[:count]]
+    p = _precision(dtype, how)
+    operands = [
+        _pair(x, dtype) if position in positions and x is not None else _value(x) for position, x in enumerate(args)
+    ]
     try:
-        result = Bounded(*meaning(p, *operands, *args[count:], **kwargs), dtype)
+        result = Bounded(*meaning(p, *operands, **kwargs), dtype)
     except NoMeaning as error:
-        raise UnknownFunctionError(f"{func} {error} has no entry in manual_bp/arithmetic/bounded_table.py.") from None
-    if func in bounded_table.SUMS:
-        result.terms = max(args[0].numel() // max(result.numel(), 1), 1)
-    elif func in bounded_table.PRODUCTS:
-        result.terms = max(args[0].shape[-1], 1)
+        raise UnknownFunctionError(f"{func} {error} has no entry in manual_bp/arithmetic/bounded_table/.") from None
+    if func in bounded_table.TERMS:
+        result.terms = max(bounded_table.TERMS[func](*args, **kwargs), 1)
     elif func in bounded_table.ADDITIONS:
         _in_any_order(result, args[:2], p)
     result.how = how
     if how and how.roundings:
-        result.magnitude = _expanded(result, func, args, kwargs, count)
+        result.magnitude = _expanded(result, func, args, kwargs, positions)
         result.error = result.error + how.roundings * p.u * result.magnitude
     return result
+
+
+def _precision(dtype: torch.dtype, how: How | None) -> Precision:
+    return precision(dtype, how.accumulate, how.roundings > 0) if how else precision(dtype)
+
+
+def _ordered(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Bounded, Tensor]:
+    """What is the largest or comes first, and its indices, which are decided on the values."""
+    x = args[0]
+    pair, indices = bounded_table.EXTREMES[func](_precision(x.dtype, x.how), (x.value, x.error), *args[1:], **kwargs)
+    result = Bounded(*pair, x.dtype)
+    result.how = x.how
+    if x.magnitude is not None:
+        result.magnitude = result.value.abs() + result.error
+    return result, indices
 
 
 def _how(args: Iterable[Any]) -> How | None:
     return next((x.how for x in args if isinstance(x, Bounded) and x.how), None)
 
 
-def _expanded(result: Bounded, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], count: int) -> Tensor:
+def _expanded(
+    result: Bounded, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], positions: tuple[int, ...]
+) -> Tensor:
     """What the magnitudes of the terms add up to into which a result expands; at least its own."""
     own = result.value.abs() + result.error
     if func not in bounded_table.MAGNITUDES:
         return own
-    operands = [_magnitude(x) for x in args[:count]]
+    operands = [
+        _magnitude(x) if position in positions and x is not None else _value(x) for position, x in enumerate(args)
+    ]
     if func in bounded_table.DIVISIONS:  # by what it is, not by what its terms add up to
         operands[1] = _pair(args[1], result.dtype)[0].abs()
-    return torch.maximum(own, bounded_table.MAGNITUDES[func](*operands, *args[count:], **kwargs))
+    return torch.maximum(own, bounded_table.MAGNITUDES[func](*operands, **kwargs))
 
 
 def _magnitude(x: Tensor | float) -> Tensor:
@@ -361,22 +385,61 @@ def _in_any_order(result: Bounded, operands: Iterable[Any], p: Precision) -> Non
             result.terms = max(result.terms, terms + other.terms)
 
 
-def _alike(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Bounded:
+def _alike(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """Values and errors take the same way.  A plain tensor of numbers is exact, one of integers is an index."""
-
-    def error_of(x: Any) -> Any:
-        if isinstance(x, Bounded):
-            return x.error
-        return torch.zeros_like(x, dtype=torch.float64) if isinstance(x, Tensor) and x.is_floating_point() else x
-
     tensors = [x for arg in args for x in (arg if isinstance(arg, list | tuple) else [arg]) if isinstance(x, Tensor)]
-    values, errors = _mapped(_value, args), _mapped(error_of, args)
-    result = Bounded(func(*values, **kwargs), func(*errors, **kwargs), _promoted(tensors))
-    result.terms = max((x.terms for x in tensors if isinstance(x, Bounded)), default=1)
-    result.how = _how(tensors)
-    if result.how and result.how.roundings:
-        result.magnitude = func(*_mapped(_magnitude_of_number, args), **kwargs)
+    dtype, how = _promoted(tensors), _how(tensors)
+    terms = max((x.terms for x in tensors if isinstance(x, Bounded)), default=1)
+    values, errors = (func(*_mapped(part, args), **kwargs) for part in (_value_of_number, _error_of_number))
+    magnitudes = func(*_mapped(_magnitude_of_number, args), **kwargs) if how and how.roundings else None
+
+    def result(value: Tensor, error: Tensor, magnitude: Tensor | None) -> Bounded:
+        bounded = Bounded(value, error, dtype)
+        bounded.terms, bounded.how, bounded.magnitude = terms, how, magnitude
+        return bounded
+
+    if isinstance(values, Tensor):
+        return result(values, errors, magnitudes)
+    return [result(*each) for each in zip(values, errors, magnitudes or [None] * len(values), strict=True)]
+
+
+def _value_of_number(x: Any) -> Any:
+    return x.double() if type(x) is Tensor and x.is_floating_point() else _value(x)
+
+
+def _error_of_number(x: Any) -> Any:
+    if isinstance(x, Bounded):
+        return x.error
+    return torch.zeros_like(x, dtype=torch.float64) if isinstance(x, Tensor) and x.is_floating_point() else x
+
+
+def _filled(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Values and errors take the same way, and so do the value and the error of the number that fills up."""
+    before, fill = args[: bounded_table.FILLED[func]], args[bounded_table.FILLED[func] :] or (0.0,)
+    dtype, how = _promoted(before), _how(before)
+    value, error = number(float(fill[0]), dtype)
+
+    def taken(part: Callable[[Any], Any], filled: Tensor) -> Tensor:
+        moved: Tensor = func(*map(part, before), filled.item(), **kwargs)
+        return moved
+
+    result = Bounded(taken(_value_of_number, value), taken(_error_of_number, error), dtype)
+    result.how = how
+    if how and how.roundings:
+        result.magnitude = taken(_magnitude_of_number, value.abs() + error)
     return result
+
+
+def _constant(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    """One number everywhere, rounded on entering the format."""
+    dtype = kwargs.get("dtype") or args[0].dtype
+    if not dtype.is_floating_point:
+        plain: Tensor = func(args[0].value, *args[1:], **kwargs)
+        return plain
+    fill = bounded_table.CONSTANTS[func]
+    value, error = number(float(args[-1] if fill is None else fill), dtype)
+    like = func(args[0].value, *args[1:])
+    return Bounded(value.expand(like.shape), error, dtype)
 
 
 def _value(x: Any) -> Any:

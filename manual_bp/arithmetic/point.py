@@ -46,7 +46,7 @@ class Point:
         self.hyper = rule.check_hyper(hyper)
         wide = tuple(x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs)
         y, _ = rule.forward(*wide, **hyper)  # checks everything that the rule checks, and gives y's shape
-        outputs, has_backward = parts(y), hasattr(rule.page, "backward")
+        outputs, has_backward = parts(y), rule.has_backward
         cotangents = parts(dy) if has_backward else ()
         if has_backward and len(cotangents) != len(outputs):
             raise ValueError(f"{rule.name}: dy must be a tuple of {len(outputs)} tensors; came {len(cotangents)}")
@@ -79,7 +79,7 @@ class Point:
     def outputs(self, direction: Sequence[arb] | None = None) -> list[Jets]:
         """Each output on jets: along every input element, or along one direction."""
         try:
-            y, _ = self.rule.page.forward(*self._jets(direction), **self.hyper)
+            y, _ = self.rule.pure(*self._jets(direction), **self.hyper)
         except UnknownFunction as unknown:
             raise UnknownFunction(unknown.function, f"the page {self.rule.name}") from None
         return [lift(part) for part in parts(y)]

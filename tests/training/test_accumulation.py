@@ -123,9 +123,7 @@ def test_what_is_no_batch_in_pieces():
     step, state, x, target = problem("mlp", "square_loss", "none")
     with pytest.raises(ValueError, match="at least one"):
         step.accumulate(state, [])
-    with pytest.raises(
-        ValueError, match=r"targets must be of one dtype.*float64 \(7, 3\), torch.float32 \(7, 3\)"
-    ):
+    with pytest.raises(ValueError, match=r"targets must be of one dtype.*float64 \(7, 3\), torch.float32 \(7, 3\)"):
         step.accumulate(state, [(x, target), (x, target.float())])
     with pytest.raises(ValueError, match=r"target has axes .* came x \(14, 3\), target \(9, 3\)"):
         step.accumulate(state, [(x, target), (x, target[:2])])

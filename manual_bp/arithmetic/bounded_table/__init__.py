@@ -1,0 +1,55 @@
+"""What each torch function does to a value and to the bound on its error.  The model is explained in bounded.py.
+
+formats         precisions, and what one rounding does
+meanings        the table itself
+elementary      functions of each element alone
+sums            along axes and to places: sums, products, variance, norms
+products        sums of products: matrices, convolution
+exponentials    softmax, its logarithm, log Σ eˣ
+extremes        the largest, the order of all
+plain           decisions, and what only moves elements about
+expanded        what the terms of an expanded result add up to
+"""
+
+from manual_bp.arithmetic.bounded_table import elementary, exponentials, extremes, products, sums
+from manual_bp.arithmetic.bounded_table.expanded import ADDITIONS, DIVISIONS, MAGNITUDES, TERMS
+from manual_bp.arithmetic.bounded_table.formats import (
+    EXACT,
+    NoMeaning,
+    Pair,
+    Precision,
+    gamma,
+    holds,
+    number,
+    precision,
+    rounded,
+)
+from manual_bp.arithmetic.bounded_table.meanings import ARITHMETIC, EXTREMES
+from manual_bp.arithmetic.bounded_table.plain import CONSTANTS, DECISIONS, FILLED, SHAPES
+
+__all__ = [
+    "ADDITIONS",
+    "ARITHMETIC",
+    "CONSTANTS",
+    "DECISIONS",
+    "DIVISIONS",
+    "EXACT",
+    "EXTREMES",
+    "FILLED",
+    "MAGNITUDES",
+    "SHAPES",
+    "TERMS",
+    "NoMeaning",
+    "Pair",
+    "Precision",
+    "elementary",
+    "exponentials",
+    "extremes",
+    "gamma",
+    "holds",
+    "number",
+    "precision",
+    "products",
+    "rounded",
+    "sums",
+]
