@@ -1,10 +1,11 @@
-"""Targets for any loss."""
+"""Targets and hyperparameters for any loss."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from manual_bp.hyperparameters import choices
 from manual_bp.inputs import Index
 from manual_bp.losses import Loss
 
@@ -22,4 +23,14 @@ def targets(loss: str, y: Tensor, generator: torch.Generator, ignored: int = 0) 
     found = torch.randint(y.shape[1], y.shape[:1], generator=generator)
     if spec.unless:
         found[:ignored] = rule.defaults[spec.unless]
+    return found
+
+
+def off_defaults(loss: str) -> list[dict[str, object]]:
+    """Hyperparameters of a loss that make it another one: every other choice, and a number beside the default."""
+    rule = Loss(loss).rule
+    found = []
+    for name, default in rule.defaults.items():
+        others = [choice for choice in choices(rule.annotations[name]) if choice != default]
+        found += [{name: other} for other in others or ([default + 0.25] if isinstance(default, float) else [])]
     return found
