@@ -8,6 +8,7 @@ import hashlib
 import json
 import random
 import shlex
+import shutil
 import signal
 import struct
 import subprocess
@@ -21,12 +22,15 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import manual_bp as bp
+from manual_bp import losses
 from manual_bp.cli import app
 from manual_bp.cli.session import Session
 from manual_bp.files import write_atomically
 from manual_bp.training import checkpoint as checkpoints
 from manual_bp.training import history
 from manual_bp.training.run import CHECKPOINT, METRICS, MODEL
+from manual_bp.training.step import Step
+from tests.training.examples import off_defaults
 
 MODULE = [sys.executable, "-m", "manual_bp.cli", "train"]
 
@@ -141,7 +145,7 @@ def test_the_same_options_are_the_same_run(tmp_path, whole):
     same(tmp_path, whole)
 
 
-@pytest.mark.parametrize("kill", range(3))
+@pytest.mark.parametrize("kill", [0, *(pytest.param(n, marks=pytest.mark.exhaustive) for n in range(1, 10))])
 def test_kill_9_and_resume(tmp_path, whole, kill):
     """At random moments, start and end included; however often it is killed, it ends as if it had never been."""
     moments = random.Random(kill)
@@ -181,6 +185,26 @@ def test_killed_on_either_side_of_the_checkpoint(tmp_path, monkeypatch, whole, a
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_between_two_steps(tmp_path, whole, number, monkeypatch):
+    """The step that is being made is made, the state is saved, and the run ends as if nothing had been."""
+    right, calls = Step.__call__, iter(range(100))
+
+    def signalled(self, *arguments):
+        if next(calls) == 7:
+            signal.raise_signal(number)
+        return right(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Step, "__call__", signalled)
+        result = run("--out", tmp_path, *FULL)
+    assert result.exit_code == 128 + number
+    assert f"interrupted by {number.name} after step 8; the state is saved" in words(result)
+    assert checkpoints.load(tmp_path / CHECKPOINT).state.steps == 8
+    assert run("--out", tmp_path, "--resume").exit_code == 0
+    same(tmp_path, whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.exhaustive)])
 def test_a_signal_saves_the_state_and_prints_the_command(tmp_path, number):
     options = ["--epochs", "400", "--patience", "0", "--batch-size", "32"]
     process = subprocess.Popen([*MODULE, "--out", str(tmp_path / "a run"), *options], stdout=subprocess.PIPE, text=True)
@@ -421,7 +445,7 @@ def test_a_damaged_checkpoint_changes_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda text: "", "there must be 2 epochs, as many as the checkpoint has; came 0"),
+        (lambda text: "", "there must be 4 epochs, as many as the checkpoint has; came 0"),
         (lambda text: text.splitlines()[1] + "\n", "line 1 must be of epoch 1; came epoch 2"),
         (lambda text: "hello\n" + text, "line 1 must be one epoch's record"),
         (lambda text: text.replace('"training_loss": ', '"training_loss": "low", "was": ', 1), "no other names"),
@@ -431,18 +455,18 @@ def test_a_damaged_checkpoint_changes_nothing(tmp_path):
             ),
             "validation_loss must be a finite number; came None",
         ),
-        (lambda text: text.replace('"linear1"', '"linear9"', 1), "line 2 must be of the layers of line 1"),
+        (lambda text: text.replace('"input"', '"input9"', 1), "line 2 must be of the layers of line 1"),
         (lambda text: "[" * 100_000 + "\n", "line 1 must be one epoch's record"),
     ],
 )
-def test_damaged_metrics(tmp_path, damage, message):
-    run("--out", tmp_path, "--epochs", 2)
-    path = tmp_path / METRICS
+def test_damaged_metrics(tmp_path, whole, damage, message):
+    folder = shutil.copytree(whole, tmp_path / "run")
+    path = folder / METRICS
     path.write_text(damage(path.read_text()))
-    result = run("--out", tmp_path, "--resume", "--epochs", 3)
+    result = run("--out", folder, "--resume", "--epochs", 5)
     assert result.exit_code == 2
     assert message in words(result)
-    assert checkpoints.load(tmp_path / CHECKPOINT).epoch == 2
+    assert checkpoints.load(folder / CHECKPOINT).epoch == 4
 
 
 @pytest.mark.parametrize(
@@ -461,6 +485,36 @@ def test_options_that_contradict_the_checkpoint(whole, options, message):
     assert result.exit_code == 2
     assert message in words(result)
     assert {p.name: p.read_bytes() for p in whole.iterdir()} == before
+
+
+@pytest.mark.parametrize("loss", losses.names())
+def test_the_loss_and_its_hyperparameters_are_remembered(tmp_path, loss):
+    hyper = next(iter(off_defaults(loss)), {})
+    given = [f"--loss-hyper={name}={value}" for name, value in hyper.items()]
+    first = run("--out", tmp_path, "--loss", loss, *given, "--epochs", 1)
+    assert first.exit_code == 0, first.output
+    said = ", ".join([f"to test; {loss}", *(f"{name} {value}" for name, value in hyper.items()), "adam"])
+    assert said in words(first)
+    assert said in words(run("--out", tmp_path, "--resume", "--epochs", 2))
+    configuration = checkpoints.load(tmp_path / CHECKPOINT).configuration
+    assert (configuration["loss"], configuration["loss_hyper"]) == (loss, hyper)
+    others = [("--loss", name) for name in losses.names() if name != loss][:1]
+    for other in [*others, ("--loss-hyper", "more=1")]:
+        refused = run("--out", tmp_path, "--resume", *other)
+        assert refused.exit_code == 2
+        assert f"has {other[0]} {configuration[other[0].removeprefix('--').replace('-', '_')]}; came" in words(refused)
+
+
+def test_a_checkpoint_of_the_time_when_there_was_one_loss(tmp_path):
+    """It named none, and was trained with half the squared error: so it goes on."""
+    assert run("--out", tmp_path, "--loss", "square_loss", "--epochs", 1).exit_code == 0
+
+    def aged(content, tensors):
+        del content["configuration"]["loss"], content["configuration"]["loss_hyper"]
+
+    resealed(tmp_path / CHECKPOINT, aged)
+    assert "; square_loss, adam" in words(run("--out", tmp_path, "--resume", "--epochs", 2))
+    assert checkpoints.load(tmp_path / CHECKPOINT).configuration["loss"] == "square_loss"
 
 
 def test_options_that_agree_with_the_checkpoint(whole):
@@ -564,6 +618,10 @@ def test_two_processes_in_one_folder(tmp_path):
         (("--data", "/nowhere"), "folder with IDX files"),
         (("--optimizer", "lion"), "--optimizer must be one of"),
         (("--dtype", "bfloat16"), "--dtype must be float32 or float64"),
+        (("--loss", "relu"), "loss must be a rule of the chapter loss that takes x and a target"),
+        (("--loss", "square"), "there is no rule 'square'. Did you mean square_loss?"),
+        (("--loss", "square_loss", "--loss-hyper", "beta=1"), "square_loss: hyperparameters are []; came ['beta']"),
+        (("--loss-hyper", "beta"), "--loss-hyper must be NAME=VALUE"),
         (("--lr", -1), "lr must be a finite number and not negative"),
         (("--dropout", 0.1), "--dropout is for --model residual_mlp"),
         (("--model", "residual_mlp", "--dropout", 1), "dropout must be a probability"),
@@ -586,34 +644,30 @@ def test_bad_usage_is_status_2(tmp_path, monkeypatch, arguments, message):
     assert not list(tmp_path.iterdir())
 
 
-def test_verify_judges_every_step(tmp_path):
-    result = run("--out", tmp_path, "--model", "residual_mlp", "--epochs", 2, "--batch-size", 700, "--verify")
+def test_verify_judges_every_step_and_changes_none(tmp_path, mnist):
+    options = ("--data", mnist, "--model", "residual_mlp", "--batch-size", 18, "--augment")
+    result = run("--out", tmp_path / "run", *options, "--epochs", 1, "--verify")
     assert result.exit_code == 0, result.output
-    assert "4 of 4 steps judged against torch, each from the same state: worst error / allowance 0." in words(result)
+    assert "2 of 2 steps judged against torch, each from the same state: worst error / allowance 0." in words(result)
     assert "every step agrees" in result.output
-    unverified = run("--out", tmp_path, "--resume", "--epochs", 3)
+    unverified = run("--out", tmp_path / "run", "--resume", "--epochs", 2)
     assert unverified.exit_code == 0
-    again = run("--out", tmp_path, "--resume", "--epochs", 4, "--verify")
-    assert "6 of 8 steps judged against torch, each from the same state (2 others ran without --verify)" in words(again)
-
-
-def test_verify_does_not_change_the_run(tmp_path):
-    options = ("--epochs", 2, "--batch-size", 500, "--augment")
-    assert run("--out", tmp_path / "judged", *options, "--verify").exit_code == 0
-    assert run("--out", tmp_path / "plain", *options).exit_code == 0
-    judged, plain = (checkpoints.load(tmp_path / name / CHECKPOINT) for name in ("judged", "plain"))
-    assert judged.verified["steps"] == 6
+    again = run("--out", tmp_path / "run", "--resume", "--epochs", 3, "--verify")
+    assert "4 of 6 steps judged against torch, each from the same state (2 others ran without --verify)" in words(again)
+    assert run("--out", tmp_path / "plain", *options, "--epochs", 3).exit_code == 0
+    judged, plain = (checkpoints.load(tmp_path / name / CHECKPOINT) for name in ("run", "plain"))
+    assert judged.verified["steps"] == 4
     assert all(torch.equal(judged.state.params[name], p) for name, p in plain.state.params.items())
 
 
-def test_verify_fails_for_a_wrong_backward(tmp_path, monkeypatch):
+def test_verify_fails_for_a_wrong_backward(tmp_path, monkeypatch, mnist):
     page = bp.relu.page
     right = page.backward
     monkeypatch.setattr(page, "backward", lambda residuals, dy: tuple(1.001 * d for d in right(residuals, dy)))
-    result = run("--out", tmp_path, "--epochs", 1, "--batch-size", 700, "--verify")
+    result = run("--out", tmp_path / "run", "--data", mnist, "--epochs", 1, "--batch-size", 36, "--verify")
     assert result.exit_code == 1
     assert "first disagreement in step 1 at activation2: the backward of relu is wrong by itself" in words(result)
     monkeypatch.undo()
-    again = run("--out", tmp_path, "--resume", "--epochs", 2, "--verify")
+    again = run("--out", tmp_path / "run", "--resume", "--epochs", 2, "--verify")
     assert again.exit_code == 1
     assert "first disagreement in step 1" in words(again)
