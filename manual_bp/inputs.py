@@ -131,7 +131,7 @@ class Mistake:
     loses_digits: bool = False
 
     @property
-    def instead(self) -> dict[str, Callable[..., Any]]:
+    def instead(self) -> dict[str, Any]:
         """The part of the page for which the formula stands."""
         return {"backward": self.backward}
 
@@ -152,7 +152,7 @@ class Value:
     seen: str | None = None
 
     @property
-    def instead(self) -> dict[str, Callable[..., Any]]:
+    def instead(self) -> dict[str, Any]:
         """The part of the page for which the formula stands."""
         return {"forward": self.forward}
 

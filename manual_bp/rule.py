@@ -19,7 +19,7 @@ from types import ModuleType, NoneType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, get_args, get_type_hints
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Int, Integer, Shaped
 from torch import Tensor
 
 from manual_bp import axes
@@ -135,6 +135,11 @@ class Rule:
         return known[name] if name in known else known[f"d{name}"]
 
     @property
+    def wanted(self) -> tuple[bool, ...]:
+        """Of each argument, whether there is something to judge, if the input is there."""
+        return (*(True for _ in self.outputs), *(self.has_backward and spec.cotangent for spec in self.inputs.values()))
+
+    @property
     def elementwise(self) -> bool:
         """Whether each element of y depends on the same element of each input alone: all share one axis list."""
         if len(self.outputs) > 1 or self.absentable or any(isinstance(spec, Index) for spec in self.inputs.values()):
@@ -216,11 +221,11 @@ class Rule:
             named, dtype = entered(inputs, hyper)
             return y, _leave(formula(**named, dy=self._check_backward(residuals, dy)[0]), dtype)
 
-        def values(inputs: tuple[Tensor | None, ...], **hyper: Any) -> Any:
+        def evaluate(inputs: tuple[Tensor | None, ...], **hyper: Any) -> Any:
             named, dtype = entered(inputs, hyper)
             return _leave(formula(**named), dtype)
 
-        return vjp if self.has_backward else values
+        return vjp if self.has_backward else evaluate
 
     # ------------------------------------------------------------------------------------------------------ checking
 
@@ -239,6 +244,10 @@ class Rule:
     def is_number(self, name: str) -> bool:
         """Whether an input is a number of the computation, as opposed to a mask or an index."""
         return self.annotations[name].dtype is Float
+
+    def kind(self, name: str) -> torch.dtype | None:
+        """The dtype of an input that is a mask or an index; None for a number, and for whatever stands for a mask."""
+        return {Bool: torch.bool, Int: torch.int64, Integer: torch.int64}.get(self.annotations[name].dtype)
 
     def _sorted(self, inputs: tuple[Any, ...], given: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """One entry per input, and all hyperparameters, from what a caller gave by position and by name."""
@@ -356,7 +365,10 @@ class Rule:
         for name, function in getattr(self.page, "AXES", {}).items():
             needed = inspect.signature(function).parameters
             if all(parameter in known for parameter in needed):
-                length = function(**{parameter: known[parameter] for parameter in needed})
+                try:
+                    length = function(**{parameter: known[parameter] for parameter in needed})
+                except (ArithmeticError, TypeError, ValueError):  # forward says what is wrong with these
+                    continue
                 known[name] = length
                 found[name] = tuple(length) if isinstance(length, tuple | list) else (int(length),)
         return found
@@ -392,6 +404,17 @@ class Rule:
 
     def _reject(self, must: str, came: str | list[str], remedy: str) -> NoReturn:
         raise ValueError(f"{self.name}: {must}; came {came}. {remedy}".rstrip())
+
+
+def as_vjp(rule: Rule, candidate: Callable[..., Any]) -> Vjp:
+    """A candidate for the rule as a Vjp: one for a page without backward gives values alone."""
+    if rule.has_backward:
+        return candidate
+
+    def vjp(inputs: tuple[Any, ...], dy: Any, **hyper: Any) -> tuple[Any, Grads]:
+        return candidate(inputs, **hyper), (None,) * len(rule.inputs)
+
+    return vjp
 
 
 def _present(annotation: Any) -> Any:

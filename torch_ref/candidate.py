@@ -11,6 +11,9 @@ from torch import Tensor
 
 from manual_bp.oracle.adapters import take_keywords_of
 from manual_bp.oracle.ways import INPUTS, only, orders, without
+from manual_bp.outputs import parts
+from manual_bp.outputs import whole as whole_of
+from manual_bp.registry import RULES
 from torch_ref.functions import function
 from torch_ref.modules import Bound
 
@@ -19,11 +22,12 @@ if TYPE_CHECKING:
     from manual_bp.training.engine import Engine
 
 
-def vjp(fn: Callable[..., Tensor], *, inputs: Sequence[str] | None = None) -> Vjp:
+def vjp(fn: Callable[..., Any], *, inputs: Sequence[str] | None = None) -> Vjp:
     """The Vjp of any autograd callable, `apply` of an autograd.Function, or nn.Module.
 
     `fn(*inputs, **hyper)` is run on detached copies of the floating-point inputs that require grad; an input that the
-    result does not depend on gets None.
+    result does not depend on gets None, and so does one that is absent (None).  It may return a tuple of tensors; then
+    dy is a tuple too.
 
     An input of a Module is passed to its forward, unless it is named as a parameter or buffer: then it stands for that
     one (`torch_ref.modules.Bound`).  inputs: the names; by default those of the rule that it is compared with, and
@@ -42,41 +46,49 @@ def vjp(fn: Callable[..., Tensor], *, inputs: Sequence[str] | None = None) -> Vj
     return found
 
 
-def _autograd_vjp(fn: Callable[..., Tensor]) -> Vjp:
-    def autograd_vjp(inputs: tuple[Tensor, ...], dy: Tensor, **hyper: Any) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+Inputs = tuple[Tensor | None, ...]
+Grads = tuple[Tensor | None, ...]
+
+
+def _autograd_vjp(fn: Callable[..., Any]) -> Vjp:
+    def autograd_vjp(inputs: Inputs, dy: Any, **hyper: Any) -> tuple[Any, Grads]:
         leaves, y = run_forward(inputs, hyper)
-        return y.detach(), run_backward((leaves, y), dy)
+        return _detached(y), run_backward((leaves, y), dy)
 
     def run_forward(
-        inputs: tuple[Tensor, ...], hyper: Mapping[str, Any], wanted: Collection[int] = range(INPUTS)
-    ) -> tuple[list[Tensor], Tensor]:
+        inputs: Inputs, hyper: Mapping[str, Any], wanted: Collection[int] = range(INPUTS)
+    ) -> tuple[list[Tensor | None], Any]:
         """wanted: which inputs require grad."""
         with torch.inference_mode(False), torch.enable_grad():
-            given = [x.clone() if x.is_inference() else x.detach() for x in inputs]
-            leaves = [x.requires_grad_() if i in wanted and x.is_floating_point() else x for i, x in enumerate(given)]
+            leaves = [None if x is None else x.clone() if x.is_inference() else x.detach() for x in inputs]
+            for i, x in enumerate(leaves):
+                if x is not None and i in wanted and x.is_floating_point():
+                    x.requires_grad_()
             return leaves, fn(*leaves, **hyper)
 
-    def run_backward(kept: Any, dy: Tensor, again: bool = False) -> tuple[Tensor | None, ...]:
+    def run_backward(kept: Any, dy: Any, again: bool = False) -> Grads:
         """again: whether it will be called again (retain_graph)."""
         leaves, y = kept
-        if not y.requires_grad:
+        # Outputs and cotangents by turns; one that does not depend on the inputs adds nothing.
+        paired = [(a, d) for a, d in zip(parts(y), parts(dy), strict=True) if d is not None and a.requires_grad]
+        if not paired:
             return tuple(None for _ in leaves)
         with torch.inference_mode(False), torch.enable_grad():
-            paired = _Paired.apply(y, dy)  # type: ignore[no-untyped-call]
-            wanted = [x for x in leaves if x.requires_grad]
-            found = iter(torch.autograd.grad(paired, wanted, allow_unused=True, retain_graph=again))
-        return tuple(next(found) if x.requires_grad else None for x in leaves)
+            scalar = _Paired.apply(*(x for pair in paired for x in pair))  # type: ignore[no-untyped-call]
+            wanted = [x for x in leaves if x is not None and x.requires_grad]
+            found = iter(torch.autograd.grad(scalar, wanted, allow_unused=True, retain_graph=again))
+        return tuple(next(found) if x is not None and x.requires_grad else None for x in leaves)
 
     def with_some(wanted: Collection[int]) -> Vjp:
-        def some(inputs: tuple[Tensor, ...], dy: Tensor, **hyper: Any) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        def some(inputs: Inputs, dy: Any, **hyper: Any) -> tuple[Any, Grads]:
             leaves, y = run_forward(inputs, hyper, wanted)
-            return y.detach(), run_backward((leaves, y), dy)
+            return _detached(y), run_backward((leaves, y), dy)
 
         return some
 
-    def whole(inputs: tuple[Tensor, ...], hyper: Mapping[str, Any]) -> tuple[Tensor, Any]:
+    def whole(inputs: Inputs, hyper: Mapping[str, Any]) -> tuple[Any, Any]:
         leaves, y = run_forward(inputs, hyper)
-        return y.detach(), (leaves, y)
+        return _detached(y), (leaves, y)
 
     ways = orders(whole, lambda kept, dy: run_backward(kept, dy, again=True))
     for position in range(INPUTS):
@@ -87,22 +99,27 @@ def _autograd_vjp(fn: Callable[..., Tensor]) -> Vjp:
     return autograd_vjp
 
 
+def _detached(y: Any) -> Any:
+    return whole_of([part.detach() for part in parts(y)], like=y)
+
+
 class _Paired(torch.autograd.Function):
-    """A scalar whose gradient with respect to y is dy itself.
+    """A scalar whose gradient with respect to each output is its own cotangent.
 
     torch.autograd.grad(y, inputs, dy) imports SymPy to compare two shapes, which takes as long as judging a rule.
     """
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, dy: Tensor) -> Tensor:
-        if y.shape != dy.shape:
-            raise RuntimeError(f"dy must be shaped like y, {tuple(y.shape)}; came {tuple(dy.shape)}")
-        ctx.dy = dy
-        return y.new_zeros(())
+    def forward(ctx: Any, *paired: Tensor) -> Tensor:
+        for y, dy in zip(paired[::2], paired[1::2], strict=True):
+            if y.shape != dy.shape:
+                raise RuntimeError(f"dy must be shaped like y, {tuple(y.shape)}; came {tuple(dy.shape)}")
+        ctx.dys = paired[1::2]
+        return paired[0].new_zeros(())
 
     @staticmethod
-    def backward(ctx: Any, _: Tensor) -> tuple[Tensor, None]:
-        return ctx.dy, None
+    def backward(ctx: Any, _: Tensor) -> tuple[Tensor | None, ...]:
+        return tuple(x for dy in ctx.dys for x in (dy, None))
 
 
 def _is_apply(fn: Any) -> bool:
@@ -132,9 +149,17 @@ def _by_name(apply: Any) -> Callable[..., Tensor]:
 
 
 def twin(rule: str) -> Vjp | None:
-    """The Vjp of torch's own function for a rule, or None if torch has none."""
+    """The Vjp of torch's own function for a rule (its values alone, if the rule has no backward), or None if torch has
+    none."""
     found = function(rule)
-    return None if found is None else vjp(found)
+    if found is None or rule not in RULES or RULES[rule].has_backward:
+        return None if found is None else vjp(found)
+    values = found
+
+    def evaluate(inputs: Inputs, **hyper: Any) -> Any:
+        return values(*inputs, **hyper)
+
+    return evaluate  # type: ignore[return-value]
 
 
 class Torch:

@@ -175,7 +175,7 @@ def _run(
         with torch.no_grad(), Running():
             y, residuals = rule.pure(*named.values(), **hyper)
             y = forward(**named, **hyper) if forward else y
-            if backward or rule.has_backward:
+            if rule.has_backward:
                 _check_cotangents(rule.name, y, dy)
                 cotangents = whole([_done(enter(d, contract), how) for d in parts(dy)], like=y)
                 if backward:

@@ -35,6 +35,7 @@ from manual_bp.oracle.results import (
 from manual_bp.oracle.settings import kept as settings_kept
 from manual_bp.oracle.surroundings import users_defaults
 from manual_bp.oracle.unwritten import NEVER, NUMBER, READ, Filled, never_written, unwritten
+from manual_bp.outputs import parts
 from manual_bp.rule import Rule, Vjp
 
 # So many calls on the same numbers find what goes wrong once in 50 calls with a probability of 1 - 0.98^200 = 98 %.
@@ -116,7 +117,7 @@ def call(candidate: Vjp, rule: Rule, case: Case, reference: Sequence[Tensor | No
             _see_memory(rule, raw, given, reference, found)
             found.results = all_kept(raw, case)
         except Exception as error:  # a tensor that nobody can read
-            found.traps.append(_unreadable(error))
+            found.traps.append(_unreadable(error, rule))
     return found
 
 
@@ -131,23 +132,27 @@ def call_again(candidate: Vjp, rule: Rule, case: Case, first: tuple[Any, ...]) -
         found.traps = [(a, f"{text}, when it was called again") for a, text in found.traps]
     if raw is None:
         return found
-    arguments = _arguments(rule)
+    arguments, outputs = rule.arguments, rule.arguments[: len(rule.outputs)]
     try:
         kept = all_kept(raw, case)
     except Exception as error:
-        found.traps.append(_unreadable(error))
+        found.traps.append(_unreadable(error, rule))
         return found
     for argument, a, b in zip(arguments, first, kept, strict=True):
         if isinstance(a, Tensor) and isinstance(b, Tensor) and not same_bits(a, b):
             found.differences.append((argument, f"{argument} differs between two runs on the same input"))
-    _, after, _ = _call(candidate, rule, Case(case.inputs, -case.dy, case.hyper, case.name))
+    negated = tuple(None if d is None else -d for d in parts(case.dy))
+    other = replace(case, dy=negated if isinstance(case.dy, tuple) else negated[0])
+    _, after, _ = _call(candidate, rule, other)
     for argument, x, before, later in zip(arguments, raw, kept, after or (None,) * len(raw), strict=True):
         if not all(isinstance(t, Tensor) and is_dense(t) for t in (x, before)):
             continue
         if not same_bits(x, before):
             words = "returned in memory that the next call overwrote: whoever keeps it over a call loses it"
             found.findings.append((argument, f"{argument} was {words}"))
-        elif argument != "y" and isinstance(later, Tensor) and shares_elements(x, later) and bool((x != 0).any()):
+        elif (
+            argument not in outputs and isinstance(later, Tensor) and shares_elements(x, later) and bool((x != 0).any())
+        ):
             words = "the very tensor of an earlier call, though dy was another; it is cached, and nothing was tested"
             found.traps.append((argument, words))
     if not found.differences and not found.traps:
@@ -160,17 +165,19 @@ def _remembered(candidate: Vjp, rule: Rule, case: Case, given: Mapping[str, Tens
     memory, other numbers cannot be put into them."""
     if any(map(overlap, given.values())) or any(shares_elements(a, b) for a, b in combinations(given.values(), 2)):
         return
-    *inputs, dy = (x.flip(tuple(range(x.ndim))) for x in (*case.inputs, case.dy))
-    other = replace(case, inputs=tuple(inputs), dy=2 * dy)
+    flipped = (x.flip(tuple(range(x.ndim))) for x in case.tensors)
+    other = case.with_tensors(flipped)
+    doubled = tuple(None if d is None else 2 * d for d in parts(other.dy))
+    other = replace(other, dy=doubled if isinstance(case.dy, tuple) else doubled[0])
     try:
         _, due, _ = _call(candidate, rule, other)
         due = all_kept(due or (), other)
         _, got, _ = _call(candidate, rule, other, given)
         got = all_kept(got or (), other)
     except Exception as error:
-        yield _unreadable(error)
+        yield _unreadable(error, rule)
         return
-    for argument, a, b in zip(_arguments(rule), due, got, strict=False):
+    for argument, a, b in zip(rule.arguments, due, got, strict=False):
         if all(isinstance(x, Tensor) and is_dense(x) for x in (a, b)) and not same_bits(a, b):
             words = "remembered from an earlier call on the same tensors, though their numbers have changed"
             yield argument, f"is {words}"
@@ -186,16 +193,17 @@ def call_often(candidate: Vjp, rule: Rule, case: Case, first: tuple[Any, ...], t
     found = Call()
     hyper = passable(candidate, rule, case.hyper)
     assert isinstance(hyper, dict)
-    *inputs, dy = copies((*case.inputs, case.dy))
+    own = case.with_tensors(copies(case.tensors))
     worst = {i: 0.0 for i, x in enumerate(first) if isinstance(x, Tensor) and is_dense(x)}
     results = list(first)
     end = time.monotonic() + SECONDS
     replaced: list[str] = []  # which the calls before have told
-    with modes_kept(replaced), users_defaults(dy), settings_kept(replaced), functions_kept(replaced):
+    like = case.tensors[0]
+    with modes_kept(replaced), users_defaults(like), settings_kept(replaced), functions_kept(replaced):
         try:
             for _ in range(times):
-                y, grads = call_with(candidate, (tuple(inputs), dy), hyper)
-                for i, got in enumerate((y, *grads)):
+                y, grads = _returned(candidate, rule, own, hyper)
+                for i, got in enumerate((*_parts(y, rule), *grads)):
                     if i not in worst:
                         continue
                     got = preserved(plain(got), first[i])
@@ -212,7 +220,7 @@ def call_often(candidate: Vjp, rule: Rule, case: Case, first: tuple[Any, ...], t
             raise
         except BaseException as error:
             found.raised = shortened(_printed(_traceback, error))
-            found.traps.append(("y", f"raised {named(error)} when it was called again and again"))
+            found.traps.append((rule.arguments[0], f"raised {named(error)} when it was called again and again"))
     if any(worst.values()):
         found.results = tuple(results)
     return found
@@ -235,7 +243,7 @@ def call_filled(candidate: Vjp, rule: Rule, case: Case, first: tuple[Any, ...]) 
     if all(where is None for where in suspects):
         return {}
     found = {}
-    values = zip(_arguments(rule), suspects, with_memory(NUMBER), with_memory(-NUMBER), strict=True)
+    values = zip(rule.arguments, suspects, with_memory(NUMBER), with_memory(-NUMBER), strict=True)
     for argument, where, plus, minus in values:
         if where is not None:
             never = never_written(where, plus, minus)
@@ -290,7 +298,7 @@ def _call(
     found = Call()
     hyper = passable(candidate, rule, case.hyper)
     assert isinstance(hyper, dict)
-    own = dict(zip((*rule.inputs, "dy"), (*case.inputs, case.dy), strict=True))
+    own = case.named(rule)
     if given is None:  # copies, so that whatever it does to them, the case stays as it is
         given = dict(zip(own, copies(own.values()), strict=True))
     else:
@@ -298,28 +306,29 @@ def _call(
             given[name].detach().copy_(x)  # it may have come to require grad
     # What stands beside elements is compared with itself: copying makes other bytes of what is no bool.
     beside = {name: bytes_of(x).clone() for name, x in given.items() if has_gaps(x)}
-    *inputs, dy = given.values()
+    called = case.with_tensors(given.values())
+    first = rule.arguments[0]
     changed: list[str] = []
     replaced: list[str] = []
     raised: BaseException | None = None
     fault, raw = "", None
     process = os.getpid()
     # Outside what is caught, so that the candidate is not blamed for a failure of these.
-    with modes_kept(replaced), users_defaults(dy), settings_kept(changed), functions_kept(replaced):
+    with modes_kept(replaced), users_defaults(case.tensors[0]), settings_kept(changed), functions_kept(replaced):
         try:
-            returned = call_with(candidate, (tuple(inputs), dy), hyper)
+            returned = _returned(candidate, rule, called, hyper)
             fault = _fault(returned, rule)  # in here, since a list of the candidate's own class runs its code
-            raw = None if fault else (returned[0], *returned[1])
+            raw = None if fault else (*_parts(returned[0], rule), *returned[1])
         except KeyboardInterrupt:  # it is the user's
             raise
         except BaseException as error:  # SystemExit, and what else is no Exception, such as what pytest.skip raises
             raised = error
         if os.getpid() != process:  # the candidate forked, and there shall not be two that go on
             os._exit(0)
-    found.findings += [("y", f"the candidate {words}") for words in (*changed, *replaced)]
+    found.findings += [(first, f"the candidate {words}") for words in (*changed, *replaced)]
     if raised is not None:
         found.raised = shortened(_printed(_traceback, raised))
-        found.traps.append(("y", f"raised {named(raised)}: {shortened(_printed(str, raised))}"))
+        found.traps.append((first, f"raised {named(raised)}: {shortened(_printed(str, raised))}"))
         raised = None  # it holds this frame, which holds it
         return found, None, given
     for name, x in own.items():
@@ -330,12 +339,12 @@ def _call(
             elif given[name].requires_grad:
                 found.findings.append((name, f"the candidate made its argument {name} require grad in place"))
     if raw is None:
-        found.traps.append(("y", fault))
+        found.traps.append((first, fault))
         return found, None, given
     try:
         return found, tuple(map(plain, raw)), given
     except Exception as error:  # a tensor that nobody can read
-        found.traps.append(_unreadable(error))
+        found.traps.append(_unreadable(error, rule))
         return found, None, given
 
 
@@ -359,19 +368,22 @@ def _traceback(error: BaseException) -> str:
     return "".join([*traceback.format_tb(error.__traceback__, limit=-3), f"{named(error)}: {error}"])
 
 
-def _unreadable(error: Exception) -> tuple[str, str]:
-    return "y", f"results that cannot be read: {named(error)}: {shortened(_printed(str, error))}"
+def _unreadable(error: Exception, rule: Rule) -> tuple[str, str]:
+    return rule.arguments[0], f"results that cannot be read: {named(error)}: {shortened(_printed(str, error))}"
 
 
 def _fault(returned: Any, rule: Rule) -> str:
     """What is wrong with the form of what was returned; "" if it is y and a tuple of cotangents."""
     names = ", ".join(f"d{name}" for name in rule.inputs)
-    due = f"(y, ({names}{',' if len(rule.inputs) == 1 else ''}))"
+    y = "y" if len(rule.outputs) == 1 else f"({', '.join(rule.outputs)})"
+    due = f"({y}, ({names}{',' if len(rule.inputs) == 1 else ''}))" if rule.has_backward else y
     if not isinstance(returned, tuple | list):
         return f"(y, grads) is due, that is {due}; {_described(returned)} came"
     if len(returned) != 2:
         return f"(y, grads) is due, that is {due}; {_described(returned)} came"
-    _, grads = returned
+    value, grads = returned
+    if len(rule.outputs) > 1 and not (isinstance(value, tuple | list) and len(value) == len(rule.outputs)):
+        return f"y must be a tuple with one entry for each of {', '.join(rule.outputs)}; {_described(value)} came"
     if isinstance(grads, Tensor):
         one = "put it into a tuple" if len(rule.inputs) == 1 else "return one entry per input"
         return f"grads must be a tuple with one entry per input, ({names}); a Tensor came: {one}"
@@ -393,7 +405,7 @@ def _see_memory(
     rule: Rule, raw: Sequence[Any], given: Mapping[str, Tensor], reference: Sequence[Tensor | None], found: Call
 ) -> None:
     """Which results share memory, with what was given, with one another, or with the reference."""
-    arguments = _arguments(rule)
+    arguments, outputs = rule.arguments, rule.arguments[: len(rule.outputs)]
     strided = {a: x for a, x in zip(arguments, raw, strict=True) if isinstance(x, Tensor)}
     strided = {a: x for a, x in strided.items() if is_dense(x) and 0 < x.numel() <= LARGEST}
     is_dy = []
@@ -405,13 +417,17 @@ def _see_memory(
                 f"{argument} is expanded: its elements share memory, so that writing into it fails or changes others"
             )
         for name, other in given.items():
-            if not shares_elements(x, other) or (name != "dy" and shares_elements(other, given["dy"])):
+            is_cotangent = name in rule.cotangents
+            dys = [given[d] for d in rule.cotangents if d in given]
+            if not shares_elements(x, other) or (not is_cotangent and any(shares_elements(other, d) for d in dys)):
                 continue
-            if name == "dy" and argument != "y":
+            if is_cotangent and argument not in outputs:
                 is_dy.append(argument)
-                found.notes.append(f"{argument} shares memory with dy: adding to one in place changes the other")
-            elif argument == "y":
-                found.notes.append(f"y shares memory with {name}: writing into y changes what backward is due for")
+                found.notes.append(f"{argument} shares memory with {name}: adding to one in place changes the other")
+            elif argument in outputs:
+                found.notes.append(
+                    f"{argument} shares memory with {name}: writing into {argument} changes what backward is due for"
+                )
             else:
                 words = f"{argument} shares memory with {name}: adding to the gradient in place changes the input"
                 found.findings.append((argument, words))
@@ -421,5 +437,13 @@ def _see_memory(
                 found.findings.append((argument, words))
 
 
-def _arguments(rule: Rule) -> tuple[str, ...]:
-    return ("y", *(f"d{name}" for name in rule.inputs))
+def _returned(candidate: Vjp, rule: Rule, case: Case, hyper: Mapping[str, Any]) -> Any:
+    """What a candidate returns; that of a rule without backward returns values alone, and no cotangents are due."""
+    if rule.has_backward:
+        return call_with(candidate, (case.inputs, case.dy), hyper)
+    return call_with(candidate, (case.inputs,), hyper), (None,) * len(rule.inputs)
+
+
+def _parts(y: Any, rule: Rule) -> tuple[Any, ...]:
+    """Each output by itself: a tuple is one of several outputs alone if there are several."""
+    return tuple(y) if len(rule.outputs) > 1 else (y,)

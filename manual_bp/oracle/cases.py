@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import combinations, cycle, islice
 from typing import Any, Final, TypeVar
 
 import torch
 from torch import Tensor
 
 from manual_bp import axes
-from manual_bp.inputs import Edge
+from manual_bp.inputs import Edge, Index, Input
 from manual_bp.oracle.declared import NOTHING, Declared
+from manual_bp.oracle.indices import indexed
 from manual_bp.oracle.layouts import aliased, laid_out
-from manual_bp.oracle.sizes import BEYOND, BLOCKS, OFF, SIGNS, sized, weighted
-from manual_bp.oracle.values import hyperparameters, named, valued
+from manual_bp.oracle.sizes import BEYOND, BLOCKS, OFF, SIGNS, fits, sized, weighted
+from manual_bp.oracle.values import given_tensors, hyperparameters, named, valued
+from manual_bp.outputs import parts
 from manual_bp.rule import Rule
 
 
@@ -33,9 +35,10 @@ NOT_RECORDED: Final = _NotRecorded()
 class Case:
     """One point of comparison.
 
-    inputs: one tensor per input of the rule. dy: the cotangent, shaped like y. hyper: the hyperparameters that differ
-    from the rule's defaults. name: for reports. y, grads: results recorded elsewhere, judged by `compare(None, rule,
-    cases=[...])`; NOT_RECORDED marks a missing one.
+    inputs: one tensor per input of the rule, None for one that is absent. dy: the cotangent, shaped like y, or a tuple
+    with one for each of several outputs; None if the rule has no backward. hyper: the hyperparameters that differ from
+    the rule's defaults. name: for reports. y, grads: results recorded elsewhere (y a tuple of several outputs), judged
+    by `compare(None, rule, cases=[...])`; NOT_RECORDED marks a missing one.
     """
 
     inputs: tuple[Any, ...]
@@ -44,6 +47,29 @@ class Case:
     name: str = ""
     y: Any = None
     grads: tuple[Any, ...] | None = None
+
+    @property
+    def elements(self) -> int:
+        """How many elements the inputs have."""
+        return sum(x.numel() for x in self.inputs if x is not None)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Every tensor that a candidate is given: the inputs that are there, then the cotangents."""
+        return [x for x in (*self.inputs, *parts(self.dy)) if x is not None]
+
+    def with_tensors(self: AnyCase, tensors: Iterable[Tensor]) -> AnyCase:
+        """The case with other tensors, in the order of `tensors`."""
+        rest = iter(tensors)
+        inputs = tuple(None if x is None else next(rest) for x in self.inputs)
+        cotangents = tuple(None if d is None else next(rest) for d in parts(self.dy))
+        return replace(self, inputs=inputs, dy=cotangents if isinstance(self.dy, tuple) else cotangents[0])
+
+    def named(self, rule: Rule) -> dict[str, Tensor]:
+        """`tensors` by the names of the rule's inputs and cotangents."""
+        cotangents = zip(rule.cotangents, parts(self.dy), strict=True) if self.dy is not None else ()
+        every = [*zip(rule.inputs, self.inputs, strict=True), *cotangents]
+        return {name: x for name, x in every if x is not None}
 
 
 AnyCase = TypeVar("AnyCase", bound=Case)
@@ -62,7 +88,7 @@ class Further(WellConditioned):
 
 
 # Lengths of the axes, in order of appearance: small and distinct, so that no mix-up of two axes goes unnoticed.
-SMALL = (4, 3, 2, 5, 6)
+SMALL = (4, 3, 2, 5, 6, 7)
 # Ranks 0 to 4, one element, and sizes that are no multiple of a block.  1017 has a 1 in binary at every block from 8 to
 # 512: what is left of it there is not what is left of the next larger block.
 RANKS = ((), (1,), (3,), (2, 3), (2, 1, 3), (2, 1, 3, 2), (33, 5), (129,), (1017,))
@@ -77,6 +103,8 @@ MANY_ROWS, ROW = 4351, 241
 COUPLED = 64
 # What overflowed is further off than by this fraction, and what is computed in 16 bits is not.
 SOUND = 0.1
+# Up to so many inputs that may be absent, every set of them is left out; of more, each alone and all.
+TOGETHER = 3
 # For benchmarks.
 LARGE = (16, 16, 512, 512, 512)
 LARGE_ELEMENTS = 2**20
@@ -84,17 +112,22 @@ LARGE_ELEMENTS = 2**20
 
 def is_moderate(case: Case) -> bool:
     """Whether no number of a case is large."""
-    numbers = [x for x in (*case.inputs, case.dy) if x.is_floating_point() and x.numel()]
+    numbers = [x for x in case.tensors if x.is_floating_point() and x.numel()]
     return all(bool((x.abs() <= MODERATE).all()) for x in numbers)
 
 
 def sizes_of(rule: Rule, lengths: tuple[int, ...] = SMALL) -> axes.Sizes:
-    """A length for every axis of the rule's inputs; a list of axes that comes first has two, else one."""
-    remaining = iter(lengths)
-    return {
+    """A length for every axis of the rule's inputs; a list of axes that comes first has two, else one.
+
+    The page's own (SIZES) come first; where there are more axes than lengths, these are taken again.
+    """
+    remaining = cycle(lengths)
+    own = {name: _tuple(length) for name, length in getattr(rule.page, "SIZES", {}).items()}
+    usual = {
         name: (next(remaining), next(remaining)) if variadic and position == 0 else (next(remaining),)
         for position, (name, variadic) in enumerate(rule.axis_names.items())
     }
+    return {**usual, **own}
 
 
 def large_sizes(rule: Rule) -> axes.Sizes:
@@ -106,29 +139,72 @@ def large_sizes(rule: Rule) -> axes.Sizes:
     return {**sizes, batch: (first * max(LARGE_ELEMENTS // math.prod(shape), 1), *others)}
 
 
-def draw(rule: Rule, edge: Edge, generator: torch.Generator) -> tuple[tuple[Tensor, ...], Tensor, dict[str, Any]]:
-    """Inputs and cotangent in float64 (bool for a mask), and all hyperparameters, as `edge` wants them."""
+def draw(rule: Rule, edge: Edge, generator: torch.Generator) -> tuple[tuple[Any, ...], Any, dict[str, Any]]:
+    """Inputs (None for one that the edge leaves out) and cotangent (a tuple of several) in float64, int64 or bool, and
+    all hyperparameters, as `edge` wants them.
+
+    Whose shape y has is told by its annotation or, where that names axes which are not the inputs', by forward: then
+    this raises ValueError where the rule does.
+    """
     hyper = {**rule.ordinary, **{name: value for name, value in edge.given.items() if name in rule.hyper}}
-    fixed = {
-        name: torch.as_tensor(value, dtype=torch.float64)
-        for name, value in edge.given.items()
-        if name not in rule.hyper and not callable(value)
-    }
+    fixed = given_tensors(rule, edge)
     sizes: axes.Sizes = {}
     shapes = {name: tuple(tensor.shape) for name, tensor in fixed.items() if name in rule.inputs}
     axes.bind(rule.annotations, shapes, sizes, hyper)  # whether these lengths fit is for the rule to say
-    chosen = {name: (length,) if isinstance(length, int) else length for name, length in edge.sizes.items()}
+    chosen = {name: _tuple(length) for name, length in edge.sizes.items()}
     sizes = {**sizes_of(rule), **sizes, **chosen}
 
-    def value_of(name: str, annotation: Any, ordinary: Any) -> Tensor:
+    def input_of(name: str, spec: Input | Index) -> Tensor | None:
         if name in fixed:
             return fixed[name]
-        drawn: Tensor = edge.given.get(name, ordinary)(axes.shape_of(annotation, sizes, hyper), generator)
-        return drawn
+        if edge.given.get(name, ...) is None:
+            return None
+        shape = axes.shape_of(rule.annotations[name], sizes, hyper)
+        if name in edge.given:
+            drawn: Tensor = edge.given[name](shape, generator)
+            return drawn
+        if isinstance(spec, Index):
+            return spec.positions(shape, sizes[spec.axis][0], generator)
+        return spec.draw(shape, generator)
 
-    inputs = tuple(value_of(name, rule.annotations[name], spec.draw) for name, spec in rule.inputs.items())
-    dy = value_of("dy", rule.y_annotation, lambda shape, g: torch.randn(shape, generator=g, dtype=torch.float64))
-    return inputs, dy, hyper
+    inputs = tuple(input_of(name, spec) for name, spec in rule.inputs.items())
+    if not rule.has_backward:
+        return inputs, None, hyper
+    try:
+        shapes = output_shapes(rule, inputs, sizes, hyper)
+    except ValueError:
+        if not edge.raises:
+            raise
+        shapes = [()] * len(rule.outputs)  # no y has a shape there
+    cotangents = [
+        fixed[name] if name in fixed else edge.given.get(name, _normal)(shape, generator)
+        for name, shape in zip(rule.cotangents, shapes, strict=True)
+    ]
+    return inputs, tuple(cotangents) if len(rule.outputs) > 1 else cotangents[0], hyper
+
+
+def output_shapes(
+    rule: Rule, inputs: Sequence[Tensor | None], sizes: axes.Sizes, hyper: Mapping[str, Any]
+) -> list[tuple[int, ...]]:
+    """The shape of each output at inputs with axes of such lengths.  Raises ValueError where forward is asked and
+    raises."""
+    known = rule.with_computed(sizes, hyper)
+    try:
+        shapes = [axes.shape_of(annotation, known, hyper) for annotation in rule.output_annotations.values()]
+    except KeyError:
+        shapes = []
+    if not shapes or any(length < 0 for shape in shapes for length in shape):
+        y, _ = rule.forward(*inputs, **hyper)
+        shapes = [tuple(part.shape) for part in parts(y)]
+    return shapes
+
+
+def _normal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def _tuple(length: int | tuple[int, ...]) -> tuple[int, ...]:
+    return (length,) if isinstance(length, int) else tuple(length)
 
 
 def generated(
@@ -144,22 +220,30 @@ def generated(
     generator = torch.Generator().manual_seed(seed)
 
     def cases(edges: Iterable[Edge]) -> Iterator[Case]:
+        return (in_dtype(Case(*draw(rule, edge, generator), edge.name), dtype, device) for edge in edges)
+
+    def defined(edges: Iterable[Edge]) -> Iterator[Case]:
         for edge in edges:
-            inputs, dy, hyper = draw(rule, edge, generator)
-            yield Case(tuple(in_dtype(x, dtype, device) for x in inputs), in_dtype(dy, dtype, device), hyper, edge.name)
+            try:
+                (case,) = cases([edge])
+            except ValueError:  # of such sizes there is no y
+                continue
+            if _is_defined(rule, case):
+                yield case
 
     edges = [Edge("ordinary"), *(edge for edge in rule.edges if not edge.raises)]
     found = list(cases(declared.edges(rule, edges, usual)))
     if declared:  # not every edge is one for other values and axes
         found = [found[0], *(case for case in found[1:] if _is_defined(rule, case))]
-    sizes = cases(declared.sizes(rule, _sizes(rule), usual))
-    found += [_unless_small(rule, case) for case in sizes if _is_defined(rule, case)]
+    found += defined(declared.edges(rule, [*_absences(rule), *indexed(rule)], usual))
+    sizes = declared.sizes(rule, (edge for edge in _sizes(rule) if fits(rule, edge, usual)), usual)
+    found += [_unless_small(rule, case) for case in defined(sizes)]
     found += laid_out(rule, found[0])
     many = [many_rows(case) for case in cases(_one_row(rule))]
     found += [*many, *(_opposite(rule, case) for case in many)]
     options = [Edge(named(given), given) for given in hyperparameters(rule)]
     values = declared.edges(rule, [*options, *valued(rule, dtype)], usual)
-    further = [*cases(values), *aliased(rule, found[0])]
+    further = [*defined(values), *aliased(rule, found[0])]
     found += [Further(**vars(case)) for case in further if _is_sound(rule, case)]
     found += _sized(rule, declared, dtype, device, generator)
     return [case for case in found if declared.fits(rule, case.inputs, case.hyper)]
@@ -167,7 +251,7 @@ def generated(
 
 def _unless_small(rule: Rule, case: Case) -> Case:
     """The case, well conditioned, if truth would take long: where everything is coupled, as the square of its size."""
-    small = rule.elementwise or sum(x.numel() for x in case.inputs) <= COUPLED
+    small = rule.elementwise or case.elements <= COUPLED
     return case if small else WellConditioned(**vars(case))
 
 
@@ -177,25 +261,31 @@ def _sized(
     """Cases of every length."""
     usual = sizes_of(rule)
 
-    def cast(inputs: Iterable[Tensor], dy: Tensor, hyper: dict[str, Any], name: str) -> Further:
-        return Further(tuple(in_dtype(x, dtype, device) for x in inputs), in_dtype(dy, dtype, device), hyper, name)
-
-    def heavy_at_the_end(edge: Edge) -> Further:
-        inputs, dy, hyper = draw(rule, edge, generator)
-        chosen = enumerate(zip(inputs, rule.inputs.values(), strict=True))
-        inputs = tuple(weighted(x, last=SIGNS[i % 2]) if spec.cotangent else x for i, (x, spec) in chosen)
-        return cast(inputs, weighted(dy, last=SIGNS[len(inputs) % 2]), hyper, edge.name)
+    def heavy_at_the_end(edges: Iterable[Edge]) -> Iterator[Further]:
+        for edge in edges:
+            try:
+                case = Further(*draw(rule, edge, generator), edge.name)
+            except ValueError:  # of such sizes there is no y
+                continue
+            heavy = (
+                weighted(x, last=SIGNS[i % 2]) if _is_weighted(rule, name) else x
+                for i, (name, x) in enumerate(case.named(rule).items())
+            )
+            case = in_dtype(case.with_tensors(heavy), dtype, device)
+            if _is_defined(rule, case):
+                yield case
 
     if not rule.elementwise:
         for alternatives in sized(rule):
-            choices = declared.sizes(rule, alternatives, usual)
-            yield from islice((case for case in map(heavy_at_the_end, choices) if _is_defined(rule, case)), 1)
+            choices = declared.sizes(rule, (edge for edge in alternatives if fits(rule, edge, usual)), usual)
+            yield from islice(heavy_at_the_end(choices), 1)
         return
     inputs, dy, hyper = draw(rule, next(_one_row(rule)), generator)  # so that evidence for one row is evidence for all
     for edge in declared.sizes(rule, (edge for (edge,) in sized(rule)), usual):
         (shape,) = edge.sizes.values()
         assert isinstance(shape, tuple)
-        case = cast((repeated(x, shape) for x in inputs), repeated(dy, shape), hyper, edge.name)
+        block = Further(inputs, dy, hyper, edge.name)
+        case = in_dtype(block.with_tensors(repeated(x, shape) for x in block.tensors), dtype, device)
         yield case
         length = math.prod(shape)
         if length - BLOCKS[-1] in OFF or length in BEYOND:  # on all blocks, one off all, or beyond a limit
@@ -210,19 +300,31 @@ def repeated(block: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def first_block(case: Case) -> Case | None:
     """The block that a case of an element-wise rule repeats, if `generated` made it so; else None."""
-    tensors = (*case.inputs, case.dy)
+    tensors = case.tensors
     if any(x.numel() <= ROW for x in tensors):
         return None
     blocks = [x.reshape(-1)[:ROW] for x in tensors]
     if not all(torch.equal(x, repeated(block, tuple(x.shape))) for x, block in zip(tensors, blocks, strict=True)):
         return None
-    *inputs, dy = blocks
-    return Case(tuple(inputs), dy, case.hyper, case.name)
+    return Case(case.inputs, case.dy, case.hyper, case.name).with_tensors(blocks)
 
 
-def in_dtype(x: Tensor, dtype: torch.dtype, device: str) -> Tensor:
-    """On the device, and a number in `dtype`; a mask stays one."""
-    return x.to(device, dtype if x.is_floating_point() else x.dtype)
+def in_dtype(case: AnyCase, dtype: torch.dtype, device: str) -> AnyCase:
+    """On the device, and numbers in `dtype`; masks and indices stay what they are."""
+    return case.with_tensors(x.to(device, dtype if x.is_floating_point() else x.dtype) for x in case.tensors)
+
+
+def _is_weighted(rule: Rule, name: str) -> bool:
+    """Whether numbers of that name are weights of sums: cotangents, and inputs that have one."""
+    return name not in rule.inputs or rule.inputs[name].cotangent
+
+
+def _absences(rule: Rule) -> Iterator[Edge]:
+    """Without each input that may be absent, and without several of them."""
+    names = [name for name in rule.inputs if name in rule.absentable]
+    for number in range(1, len(names) + 1) if len(names) <= TOGETHER else (1, len(names)):
+        for absent in combinations(names, number):
+            yield Edge(f"without {' and '.join(absent)}", dict.fromkeys(absent))
 
 
 def _is_defined(rule: Rule, case: Case) -> bool:
@@ -239,11 +341,14 @@ def _is_sound(rule: Rule, case: Case) -> bool:
         return _is_defined(rule, case)
     try:
         y, _ = rule.forward(*case.inputs, **case.hyper)
-        wide, _ = rule.forward(*(x.double() if x.is_floating_point() else x for x in case.inputs), **case.hyper)
+        wide, _ = rule.forward(*in_dtype(case, torch.float64, "cpu").inputs, **case.hyper)
     except ValueError:
         return False
-    error = (y.double() - wide).abs()
-    return bool((error <= SOUND * (1 + wide.abs())).all())  # not so where either is no number
+    return all(  # not so where either is no number
+        bool(((a.cpu().double() - b).abs() <= SOUND * (1 + b.abs())).all())
+        for a, b in zip(parts(y), parts(wide), strict=True)
+        if b.is_floating_point()
+    )
 
 
 def _sizes(rule: Rule) -> Iterator[Edge]:
@@ -265,8 +370,7 @@ def _one_row(rule: Rule) -> Iterator[Edge]:
 
 def many_rows(case: Case) -> Case:
     """A case of one row, repeated."""
-    *inputs, dy = (x.repeat(MANY_ROWS, 1) for x in (*case.inputs, case.dy))
-    return Case(tuple(inputs), dy, case.hyper, case.name)
+    return case.with_tensors(x.repeat(MANY_ROWS, 1) for x in case.tensors)
 
 
 def _opposite(rule: Rule, case: AnyCase) -> AnyCase:
@@ -279,8 +383,7 @@ def _opposite(rule: Rule, case: AnyCase) -> AnyCase:
 
 def one_row(case: Case) -> Case | None:
     """The first row of a case of many rows which are all alike, as in the generated one; else None."""
-    tensors = (*case.inputs, case.dy)
+    tensors = case.tensors
     if any(x.ndim != 2 or len(x) < MANY_ROWS or not torch.equal(x, x[:1].expand(x.shape)) for x in tensors):
         return None
-    *inputs, dy = (x[0] for x in tensors)
-    return replace(case, inputs=tuple(inputs), dy=dy)
+    return case.with_tensors(x[0] for x in tensors)

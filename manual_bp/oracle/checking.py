@@ -96,7 +96,7 @@ def compare(
             f"diagnose must be the seconds that the search for a cause may take, 0 or more; came {diagnose}."
         )
     contract = contract or contract_of(dtype)
-    chosen_conventions = Conventions.declared(conventions)
+    chosen_conventions = Conventions.declared(rule, conventions)
     declared = Declared.of(rule, hyper, ndim, min_size)
     is_registered = RULES.get(rule.name) is rule
     rule = declared.rule(rule)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from manual_bp.arithmetic.bounded import Contract
@@ -30,6 +31,7 @@ from manual_bp.oracle.trials import own_defaults, trials
 from manual_bp.oracle.unwritten import NEVER
 from manual_bp.oracle.vacuity import Judged, structurally_zero, untested
 from manual_bp.oracle.words import counted
+from manual_bp.outputs import parts
 from manual_bp.rule import Rule, Vjp
 
 # Elements of a case that is called many times, and of one that is called once more with its memory filled: larger ones
@@ -69,8 +71,9 @@ class Comparison:
         self.tells_kinds = kinds
         self.kinds = Kinds(rule, dtype, contract, conventions)
         self.report = Report(rule.name, str(dtype).removeprefix("torch."), device)
-        self.arguments = ("y", *(f"d{name}" for name in rule.inputs))
-        self.required = ("y", *(f"d{name}" for name, spec in rule.inputs.items() if spec.cotangent))
+        self.arguments = rule.arguments
+        self.outputs = len(rule.outputs)
+        self.required = tuple(a for a, is_wanted in zip(rule.arguments, rule.wanted, strict=True) if is_wanted)
         self.report.worst = {argument: Worst() for argument in self.required}
         self.judged: dict[str, list[Judged]] = {argument: [] for argument in self.required}
         self.excused: dict[tuple[str, str, str], list[Mismatch]] = {}
@@ -122,8 +125,7 @@ class Comparison:
             self.records.append(Record(found, results))
             if not is_wrong:
                 self.right.append(self.records[-1])
-            elements = sum(x.numel() for x in case.inputs)
-            if not is_wrong and variant is None and found.row is None and elements in REPEATED:
+            if not is_wrong and variant is None and found.row is None and case.elements in REPEATED:
                 self.long.append(Record(found, results))
         elif is_wrong and sum(isinstance(r.evidence.case, Further) for r in self.records) < EXPLAINED:
             self.records.append(Record(found, results))
@@ -132,12 +134,17 @@ class Comparison:
         case = found.case
         if found.dispute:
             self.report.mismatches.append(
-                Mismatch("wrong", "y", case.name, f"the page's forward is not torch's function: {found.dispute}")
+                Mismatch(
+                    "wrong",
+                    self.arguments[0],
+                    case.name,
+                    f"the page's forward is not torch's function: {found.dispute}",
+                )
             )
             return
         for argument, got in zip(self.arguments, results, strict=True):
             if got is not NOT_RECORDED and self._fits(argument, found, got):
-                self._judge(candidate, argument, found, got, results[1:])
+                self._judge(candidate, argument, found, got, results[self.outputs :])
 
     def judge_defaults(self, found: Evidence) -> None:
         """Judge the candidate at a case where every hyperparameter that has a default is left to it, if it has them."""
@@ -169,7 +176,9 @@ class Comparison:
         for argument, a, b in zip(self.arguments, results, often.results or (), strict=False):
             if b is not a and self._fits(argument, found, b):
                 assert often.results is not None
-                self._judge(self.candidate, argument, found, b, often.results[1:], "; in some of many calls alike")
+                self._judge(
+                    self.candidate, argument, found, b, often.results[self.outputs :], "; in some of many calls alike"
+                )
         self.report.failed += bool(self.report.mismatches)
 
     def try_beside(self) -> None:
@@ -249,15 +258,16 @@ class Comparison:
         if generated and structurally_zero(judged):
             self._note_once(f"{argument}: exactly 0 is due in every case, as it has to be if y does not depend on it")
             return ""
-        return untested(judged, self.dtype, linear=argument != "y")
+        return untested(judged, self.dtype, linear=not self._is_output(argument))
 
     # ------------------------------------------------------------------------------------------------------- results
 
     def _recorded(self, case: Case) -> tuple[Any, ...]:
-        y = NOT_RECORDED if case.y is None else case.y
+        y = case.y if self.outputs > 1 and isinstance(case.y, tuple | list) else (case.y,) * self.outputs
+        y = tuple(NOT_RECORDED if part is None else part for part in y)
         grads = case.grads if case.grads is not None else (NOT_RECORDED,) * len(self.rule.inputs)
         return tuple(
-            g if g is None or g is NOT_RECORDED else tensor_of(g, self.dtype, self.report.device) for g in (y, *grads)
+            g if g is None or g is NOT_RECORDED else tensor_of(g, self.dtype, self.report.device) for g in (*y, *grads)
         )
 
     def _called(self, candidate: Vjp, found: Evidence) -> tuple[Any, ...] | None:
@@ -269,10 +279,10 @@ class Comparison:
             return None
         called = call(candidate, self.rule, case, found.expected)
         self._take_in(called, case)
-        if called.results is not None and not self.repeated and case.dy.numel():
+        if called.results is not None and not self.repeated and all(d.numel() for d in parts(case.dy) if d is not None):
             self.repeated = True  # once is enough
             self._take_in(call_again(candidate, self.rule, case, called.results), case)
-        shapes = tuple(x.shape for x in (*case.inputs, case.dy))
+        shapes = tuple(x.shape for x in case.tensors)
         small = not isinstance(case, Further) or sum(map(torch.Size.numel, shapes)) <= FILLED
         if called.results is not None and small and shapes not in self.filled:  # what is written depends on sizes alone
             self.filled.add(shapes)
@@ -310,7 +320,9 @@ class Comparison:
         expected, case = found.expected[position], found.case
         if expected is None:
             if got is not None:
-                self._trap(argument, case, "this input has no cotangent: None is due")
+                is_absent = self._input(argument, case) is None
+                why = "this input is absent" if is_absent else "this input has no cotangent"
+                self._trap(argument, case, f"{why}: None is due")
             return False
         if got is None and self._is_optional(argument):
             self._note_once(f"{argument} is None: it is optional and was not judged")
@@ -322,18 +334,31 @@ class Comparison:
             kind = "a nested one" if got.is_nested else f"one of layout {got.layout}"
             self._trap(argument, case, f"a dense tensor is due, {kind} came")
             return False
+        kind = self.rule.annotation(argument)  # a count or a truth value may be an output
+        due = (
+            self.dtype if kind.dtype is Float or str(got.dtype).removeprefix("torch.") not in kind.dtypes else got.dtype
+        )
         for what, is_, should in (
             ("shape", tuple(got.shape), tuple(expected.shape)),
-            ("dtype", got.dtype, self.dtype),
-            ("device", got.device.type, case.dy.device.type),
+            ("dtype", got.dtype, due),
+            ("device", got.device.type, case.tensors[0].device.type),
         ):
             if is_ != should:
                 self._trap(argument, case, f"{what} must be {should}; came {is_}")
                 return False
         return True
 
+    def _is_output(self, argument: str) -> bool:
+        return argument in self.arguments[: self.outputs]
+
     def _is_optional(self, argument: str) -> bool:
-        return argument != "y" and self.rule.inputs[argument.removeprefix("d")].optional
+        return not self._is_output(argument) and self.rule.inputs[argument.removeprefix("d")].optional
+
+    def _input(self, argument: str, case: Case) -> Tensor | None:
+        """The input of which this is the cotangent; None if it is absent, or the argument an output."""
+        position = self.arguments.index(argument) - self.outputs
+        found: Tensor | None = case.inputs[position] if position >= 0 else None
+        return found
 
     def _note_once(self, text: str) -> None:
         if text not in self.report.notes:
@@ -358,7 +383,7 @@ class Comparison:
                 return
             alone = None if candidate is None else call(candidate, self.rule, found.row.case).results
             if alone is not None and isinstance(alone[position], Tensor) and same_bits(alone[position], got[0]):
-                self._judge(candidate, argument, found.row, got[0], alone[1:], "; alike in every row")
+                self._judge(candidate, argument, found.row, got[0], alone[self.outputs :], "; alike in every row")
                 return
         ratio, ulps = errors(got, expected, allowance, self.dtype)
         excused = self._excused(position, found, expected) | self._overflows_alike(position, found, got, ratio)
@@ -419,8 +444,9 @@ class Comparison:
 
     def _excused(self, position: int, found: Evidence, like: Tensor) -> Tensor:
         """Where nothing is judged: the gradient at a NaN input."""
-        x = found.case.inputs[position - 1].cpu() if position else like
-        return x.isnan() if position and x.is_floating_point() else torch.zeros_like(like, dtype=torch.bool)
+        x = self._input(self.arguments[position], found.case)
+        is_number = x is not None and x.is_floating_point()
+        return x.cpu().isnan() if x is not None and is_number else torch.zeros_like(like, dtype=torch.bool)
 
     def _overflows_alike(self, position: int, found: Evidence, got: Tensor, ratio: Tensor) -> Tensor:
         """Where NaN came, a step on the way may overflow, and the page itself has NaN."""
@@ -429,7 +455,7 @@ class Comparison:
         nan = (ratio > 1) & allowance.isinf() & got.detach().cpu().isnan()
         if bool(nan.any()):
             y, grads = self.rule.vjp(found.case.inputs, found.case.dy, **found.case.hyper)
-            own = (y, *grads)[position]
+            own = (*parts(y), *grads)[position]
             assert own is not None
             nan &= own.cpu().isnan()
         return nan

@@ -1,15 +1,21 @@
-"""Conventions: what a candidate may declare to do otherwise than the rule, where both are right."""
+"""Conventions: what a candidate may declare to do otherwise than the rule, where both are right.
+
+Which there are is for the page to say (CONVENTIONS), the page's own choice first.  One more goes for every element-wise
+rule: `kink`, the slope that a candidate takes where its function has a corner.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from manual_bp.inputs import Convention
+from manual_bp.registry import RULES
 from manual_bp.rule import Rule
 
 if TYPE_CHECKING:
@@ -17,58 +23,51 @@ if TYPE_CHECKING:
 
 Values = tuple[Tensor | None, ...]
 
-CHOICES = {
-    "tie": ("first", "last", "split", "any"),
-    "dropout": ("inverted", "plain"),
-    "l2": ("lam/n", "lam"),
-}
+KINK = "kink"
 
 
 @dataclass(frozen=True)
 class Conventions:
     """Declared, never guessed.
 
-    kink: the slope that the candidate takes where its function has a corner (a number), or "any" for whatever valid
-        subgradient; None for the rule's own.
-    tie: which of several equal maxima gets dy: the "first" (the rule's own), the "last", all of them in equal shares
-        ("split"), or "any" for whatever valid subgradient.
-    dropout: "inverted" (scaled in training) or "plain" (not scaled).
-    l2: "lam/n", or "lam" for the value lam/2 Σ W² and the gradient lam W, whatever n.
+    chosen: names and choices.  `kink` is a number, or "any" for whatever valid subgradient.
     """
 
-    kink: float | str | None = None
-    tie: str = "first"
-    dropout: str = "inverted"
-    l2: str = "lam/n"
-
-    def __post_init__(self) -> None:
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"conventions: {name} must be one of {list(choices)}; came {getattr(self, name)!r}.")
-        number = isinstance(self.kink, int | float) and not isinstance(self.kink, bool) and math.isfinite(self.kink)
-        if not (number or self.kink in (None, "any")):
-            raise ValueError(f"conventions: kink must be a finite number or 'any'; came {self.kink!r}.")
+    chosen: tuple[tuple[str, Any], ...] = ()
 
     @classmethod
-    def declared(cls, given: Mapping[str, Any] | None) -> Conventions:
-        """From the mapping that `compare` takes.  Raises ValueError for an unknown name or value."""
-        known = [field.name for field in fields(cls)]
-        if unknown := sorted(set(given or {}) - set(known)):
-            raise ValueError(f"conventions: names are {known}; came {unknown}.")
-        return cls(**(given or {}))
+    def declared(cls, rule: Rule, given: Mapping[str, Any] | None) -> Conventions:
+        """From the mapping that `compare` takes; a choice that only other rules know makes no difference here.  Raises
+        ValueError for a name or choice that no rule knows."""
+        for name, choice in (given or {}).items():
+            if name == KINK:
+                number = isinstance(choice, int | float) and not isinstance(choice, bool) and math.isfinite(choice)
+                if not number and choice != "any":
+                    raise ValueError(f"conventions: kink must be a finite number or 'any'; came {choice!r}.")
+                continue
+            options = rule.conventions.get(name) or _of_any_rule(name)
+            if options is None:
+                known = [
+                    KINK,
+                    *sorted({n for other in RULES.values() for n in other.conventions} | {*rule.conventions}),
+                ]
+                raise ValueError(f"conventions: names are {known}; came {name!r}.")
+            if choice not in options:
+                raise ValueError(f"conventions: {name} must be one of {list(options)}; came {choice!r}.")
+        return cls(tuple((given or {}).items()))
 
     def hyper(self, rule: Rule, hyper: Mapping[str, Any]) -> dict[str, Any]:
         """The hyperparameters with which the rule computes what the candidate declares to compute."""
         found = {**rule.defaults, **hyper}
-        if rule.name == "dropout" and self.dropout == "plain" and found["p"] < 1:
-            found["p"] = 0.0
-        if rule.name == "l2_penalty" and self.l2 == "lam":
-            found["n"] = 1
+        for convention in self._of(rule):
+            if convention.hyper is not None:
+                found |= convention.hyper(**found)
         return found
 
     def any_subgradient(self, rule: Rule) -> bool:
         """Whether every valid subgradient is accepted at the rule's kinks or ties."""
-        return (self.kink == "any") if rule.elementwise else (self.tie == "any")
+        at_kinks = rule.elementwise and dict(self.chosen).get(KINK) == "any"
+        return at_kinks or any(convention.any_subgradient for convention in self._of(rule))
 
     def at_kinks(
         self, rule: Rule, case: Case, expected: Values, allowance: Values, kinks: Values, storage: torch.dtype
@@ -77,27 +76,37 @@ class Conventions:
 
         The declared value is a product or a share of dy, and gets one rounding of `storage` as its allowance.
         """
-        declared = self._gradient(rule, case)
+        declared = self._gradients(rule, case)
         if declared is None:
             return expected, allowance
-        (y, dx, *others), (y_width, dx_width, *widths), kink = expected, allowance, kinks[1]
-        assert dx is not None
-        assert dx_width is not None
-        assert kink is not None
-        one_rounding = declared.abs() * torch.finfo(storage).eps
-        dx, dx_width = torch.where(kink, declared, dx), torch.where(kink, one_rounding, dx_width)
-        return (y, dx, *others), (y_width, dx_width, *widths)
+        values, widths = list(expected), list(allowance)
+        for position, gradient in enumerate(declared, len(rule.outputs)):
+            value, width, kink = values[position], widths[position], kinks[position]
+            if gradient is None or value is None or width is None or kink is None:
+                continue
+            one_rounding = gradient.abs() * torch.finfo(storage).eps
+            values[position] = torch.where(kink, gradient, value)
+            widths[position] = torch.where(kink, one_rounding, width)
+        return tuple(values), tuple(widths)
 
-    def _gradient(self, rule: Rule, case: Case) -> Tensor | None:
-        """dx by the declared convention, as if it held everywhere; None where the rule's own convention holds."""
-        dy = case.dy.detach().cpu().double()
-        if rule.elementwise and isinstance(self.kink, int | float):
-            return torch.mul(dy, self.kink)
-        if rule.name == "maxout" and self.tie in ("last", "split"):
-            x = case.inputs[0].detach().cpu().double()
-            pieces = x.reshape(*dy.shape, case.hyper["pieces"])
-            tied = (pieces == pieces.amax(-1, keepdim=True)).double()
-            if self.tie == "last":
-                tied = tied * (tied.flip(-1).cumsum(-1).flip(-1) == 1)
-            return torch.reshape(tied * dy[..., None] / tied.sum(-1, keepdim=True), x.shape)
+    def _of(self, rule: Rule) -> list[Convention]:
+        """The declared choices that the rule's page knows."""
+        return [rule.conventions[name][choice] for name, choice in self.chosen if name in rule.conventions]
+
+    def _gradients(self, rule: Rule, case: Case) -> Values | None:
+        """The cotangents by the declared convention, as if it held everywhere; None where the rule's own holds."""
+        wide = case.with_tensors(
+            x.detach().cpu().double() if x.is_floating_point() else x.detach().cpu() for x in case.tensors
+        )
+        kink = dict(self.chosen).get(KINK)
+        if rule.elementwise and isinstance(kink, int | float):
+            return tuple(torch.mul(wide.dy, kink) if rule.is_number(name) else None for name in rule.inputs)
+        for convention in self._of(rule):
+            if convention.gradient is not None:
+                named = dict(zip(rule.inputs, wide.inputs, strict=True))
+                return tuple(convention.gradient(**named, dy=wide.dy, **rule.check_hyper(case.hyper)))
         return None
+
+
+def _of_any_rule(name: str) -> Mapping[str, Convention] | None:
+    return next((rule.conventions[name] for rule in RULES.values() if name in rule.conventions), None)

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from manual_bp import axes
 from manual_bp.inputs import Draw, Edge, Shape
+from manual_bp.oracle.values import given_tensors
 from manual_bp.rule import Rule
 
 if TYPE_CHECKING:
@@ -83,11 +84,11 @@ class Declared:
         """The rule with the declared values for its defaults."""
         return _with_defaults(rule, self.hyper) if self.hyper else rule
 
-    def fits(self, rule: Rule, inputs: Sequence[Tensor], hyper: Mapping[str, Any]) -> bool:
+    def fits(self, rule: Rule, inputs: Sequence[Tensor | None], hyper: Mapping[str, Any]) -> bool:
         """Whether a case is one for which the candidate is meant."""
         return (
-            (self.ndim is None or inputs[0].ndim in self.ndim)
-            and all(length >= self.min_size for x in inputs for length in x.shape)
+            (self.ndim is None or (inputs[0] is not None and inputs[0].ndim in self.ndim))
+            and all(length >= self.min_size for x in inputs if x is not None for length in x.shape)
             and all(hyper.get(name, rule.defaults.get(name)) == value for name, value in self.hyper)
         )
 
@@ -152,10 +153,9 @@ class Declared:
             lengths = bound.get(variadic) or _tuple(edge.sizes.get(variadic, chosen.get(variadic, ())))
             rank = len(lengths) if ranks is None or len(lengths) in ranks else _nearest(len(lengths), ranks)
             new = _lengths(lengths, rank, max(1, self.min_size))
-            annotations = {**{name: rule.annotations[name] for name in rule.inputs}, "dy": rule.y_annotation}
-            given = {name: _reshaped(x, annotations[name], variadic, new) for name, x in given.items()}
+            given = {name: _reshaped(x, rule.annotation(name), variadic, new) for name, x in given.items()}
             drawn = {
-                name: _redrawn(draw, annotations[name], variadic, lengths, new)
+                name: _redrawn(draw, rule.annotation(name), variadic, lengths, new)
                 for name, draw in edge.given.items()
                 if callable(draw) and new != lengths
             }
@@ -198,11 +198,7 @@ def _variadic(annotation: Any) -> tuple[str, int, int]:
 
 def _bound(rule: Rule, edge: Edge) -> tuple[dict[str, Tensor], axes.Sizes]:
     """The tensors that an edge gives, and the lengths of axes that they fix."""
-    given = {
-        name: torch.as_tensor(value, dtype=torch.float64)
-        for name, value in edge.given.items()
-        if name not in rule.hyper and not callable(value)
-    }
+    given = given_tensors(rule, edge)
     bound: axes.Sizes = {}
     hyper = {**rule.ordinary, **{name: value for name, value in edge.given.items() if name in rule.hyper}}
     shapes = {name: tuple(x.shape) for name, x in given.items() if name in rule.inputs}

@@ -12,10 +12,11 @@ float64 for certified truth, torch's own running-error bound in float64 otherwis
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +29,8 @@ from manual_bp.oracle.declared import NOTHING, Declared
 from manual_bp.oracle.kinks import is_subgradient, kinks_of
 from manual_bp.oracle.surroundings import plain
 from manual_bp.oracle.words import told_apart
-from manual_bp.rule import Rule
+from manual_bp.outputs import parts
+from manual_bp.rule import Rule, as_vjp
 
 Values = tuple[Tensor | None, ...]
 
@@ -39,6 +41,7 @@ NO_TWIN = (
     "are not certified were not judged"
 )
 OF_THE_PAGE = "torch.autograd of the page's own forward in float64, as the rule has no twin"
+OF_ITS_VALUES = "the page itself in float64, as the rule has no twin"
 
 # A case of at most this many input elements is certified.  A rule that couples everything has the square of this many
 # derivatives, about 2 µs each: at most half a second.
@@ -65,7 +68,8 @@ AGREED = 64
 class Evidence:
     """A case with its expected results.
 
-    expected, allowance: y and then one entry per input, float64 on the CPU; None for an input without cotangent.
+    expected, allowance: one entry per argument of the rule, float64 on the CPU; None for an input without cotangent,
+        or one that is absent.
     kinks: bool masks like `expected`: where no derivative exists, so that the expected value is a convention.
     source: whence the expected values come.
     dispute: what certified truth and torch disagree about, in words; empty if they agree.
@@ -92,18 +96,18 @@ def evidence(rule: Rule, case: Case, contract: Contract, conventions: Convention
     is_cheap = isinstance(case, WellConditioned) and not rule.elementwise and not isinstance(autograd, str)
     certified = None if is_cheap else _certified(rule, case)
     has_twin = candidate("torch")(rule.name) is not None
-    if not has_twin and certified is not None and not _is_complete(certified):
+    if not has_twin and certified is not None and not _is_complete(certified, len(rule.outputs)):
         autograd = _own_convention(rule, case) or autograd
     if isinstance(autograd, str) and (certified is None or autograd != NO_TWIN):
         return autograd
-    if certified is not None and (isinstance(autograd, str) or _is_complete(certified)):
+    if certified is not None and (isinstance(autograd, str) or _is_complete(certified, len(rule.outputs))):
         parts = [None if c is None else (*c, c[0].isnan()) for c in certified]
     else:
         assert not isinstance(autograd, str)
-        # A formula that loses digits, which torch's own may be, can lose more of them than numbers of moderate condition do.
+        # A formula that loses digits, which torch's own may be, can lose more than numbers of moderate condition do.
         keeps_digits = not (rule.values or any(m.loses_digits for m in rule.mistakes))
         in_float32 = is_cheap and keeps_digits and contract.compute is torch.float32
-        twin = _scaled(rule, width, autograd) if in_float32 else _with_widths(rule, case, autograd)
+        twin = _scaled(rule, case, width, autograd) if in_float32 else _with_widths(rule, case, autograd)
         if not _fits_float64(case):
             twin = [part and (part[0].nan_to_num(), torch.full_like(part[1], torch.inf)) for part in twin]
         parts = [_prefer(c, t) for c, t in zip(certified or [None] * len(twin), twin, strict=True)]
@@ -111,17 +115,18 @@ def evidence(rule: Rule, case: Case, contract: Contract, conventions: Convention
     # Otherwise nothing depends on them until something is wrong.
     if certified is None and (conventions != OUR_CONVENTIONS or not has_twin):
         kinks = _kinks(rule, case) or kinks
-    if certified is None and not has_twin:
+    if certified is None and not has_twin and rule.has_backward:
         expected = _with_own_convention(rule, case, expected, kinks)
     allowance = tuple(
         None if w is None or o is None else w + o for w, o in zip((*width.outputs, *width.grads), own, strict=True)
     )
     expected, allowance = conventions.at_kinks(rule, case, expected, allowance, kinks, contract.storage)
     if certified is None:
-        source = "torch.autograd in float64" if has_twin else OF_THE_PAGE
+        own_source = OF_THE_PAGE if rule.has_backward else OF_ITS_VALUES
+        source = "torch.autograd in float64" if has_twin else own_source
         return Evidence(called, expected, allowance, kinks, source)
     # Without a twin both are of the page's forward.
-    dispute = "" if isinstance(autograd, str) or not has_twin else _dispute(rule, case, certified[0], autograd[0])
+    dispute = "" if isinstance(autograd, str) or not has_twin else _dispute(rule, case, certified, autograd)
     return Evidence(called, expected, allowance, kinks, "certified truth", dispute)
 
 
@@ -185,7 +190,8 @@ def generated_evidence(
     declared: Declared = NOTHING,
 ) -> Generated:
     """The evidence at every generated case of a rule, kept for the next candidate."""
-    return _generated(rule, (rule.page.forward, rule.page.backward), dtype, device, contract, conventions, declared)
+    text = (rule.page.forward, getattr(rule.page, "backward", None))
+    return _generated(rule, text, dtype, device, contract, conventions, declared)
 
 
 @lru_cache(maxsize=128)  # every rule in every dtype, twice over
@@ -218,46 +224,48 @@ def said(case: Case, why: str) -> str:
 
 def _numbers(case: Case) -> object:
     """What a case is but for its layout and name; a large one is like no other."""
-    tensors = (*case.inputs, case.dy)
-    if any(x.numel() > CERTIFIED_ELEMENTS for x in tensors):
+    if any(x.numel() > CERTIFIED_ELEMENTS for x in case.tensors):
         return case
-    return (tuple(case.hyper.items()), *((tuple(x.shape), _wide(x).numpy().tobytes()) for x in tensors))
+    absent = tuple(x is None for x in case.inputs)
+    return (absent, *case.hyper.items(), *((tuple(x.shape), _wide(x).numpy().tobytes()) for x in case.tensors))
 
 
 _Part = tuple[Tensor, Tensor] | None
 """One expected tensor (nan where it is not known) and its own width."""
 
 
-def _dispute(rule: Rule, case: Case, certified: _Part, y: Tensor | None) -> str:
+def _dispute(rule: Rule, case: Case, certified: list[_Part], torchs: Values) -> str:
     """Whether the page's forward, of which truth is the derivative, and torch's y are of two functions.
 
     Only the values are compared: where they agree, truth is the derivative of torch's function as well, and torch's own
     derivative may have lost its digits.
     """
-    assert certified is not None
-    assert y is not None
-    truth, width = certified
-    error = (truth - y).abs()
-    if not bool((error > AGREED * width).any()):  # nearly always, and torch's bound takes time
-        return ""
+    pairs = list(zip(rule.arguments, certified, torchs, strict=True))[: len(rule.outputs)]
+    errors = [(part[0] - y).abs() for _, part, y in pairs if part is not None and y is not None]
+    if not any(
+        bool((error > AGREED * part[1]).any()) for error, (_, part, _) in zip(errors, pairs, strict=True) if part
+    ):
+        return ""  # nearly always, and torch's bound takes time
     formulas = [None, *(value.forward for value in rule.values)]  # torch's own may be one of those that lose digits
     owns = [
-        widths(rule, *_wide_case(case), contract_of(torch.float64), lambda **_: (), forward=f, **case.hyper).outputs[0]
+        widths(rule, *_wide_case(case), contract_of(torch.float64), lambda **_: (), forward=f, **case.hyper).outputs
         for f in formulas
     ]
-    own = torch.stack(owns).amax(0)
-    # torch's own width twice: once for torch, once for the page in float64, which is another program.
-    beyond = error > width + 2 * own
-    if not bool(beyond.any()):
-        return ""
-    index = tuple(beyond.nonzero()[0].tolist())
-    ours, theirs = told_apart(float(truth[index]), float(y[index]))
-    return f"y{list(index) if index else ''} is {ours} by the page and {theirs} by torch"
+    for (argument, part, y), error, *own in zip(pairs, errors, *owns, strict=True):
+        assert part is not None
+        assert y is not None
+        # torch's own width twice: once for torch, once for the page in float64, which is another program.
+        beyond = error > part[1] + 2 * torch.stack(own).amax(0)
+        if bool(beyond.any()):
+            index = tuple(beyond.nonzero()[0].tolist())
+            ours, theirs = told_apart(float(part[0][index]), float(y[index]))
+            return f"{argument}{list(index) if index else ''} is {ours} by the page and {theirs} by torch"
+    return ""
 
 
-def _is_complete(certified: list[_Part]) -> bool:
+def _is_complete(certified: list[_Part], outputs: int) -> bool:
     """Whether every cotangent is known, kinks or not, so that torch's is not needed."""
-    return not any(bool(part[0].isnan().any()) for part in certified[1:] if part)
+    return not any(bool(part[0].isnan().any()) for part in certified[outputs:] if part)
 
 
 def _prefer(certified: _Part, twin: _Part) -> tuple[Tensor, Tensor, Tensor] | None:
@@ -273,24 +281,26 @@ def _prefer(certified: _Part, twin: _Part) -> tuple[Tensor, Tensor, Tensor] | No
 def _autograd(rule: Rule, case: Case) -> Values | str:
     """y and the cotangents by torch.autograd in float64."""
     torch_ = candidate("torch")
-    twin = torch_(rule.name)
+    twin: Callable[..., Any] | None = torch_(rule.name)
     of_the_page = twin is None
+    if twin is None and not rule.has_backward:
+        twin = rule.values_alone
     if twin is None:
         differentiate = getattr(torch_, "autograd", None)
         if differentiate is None:
             return NO_TWIN
-        twin = differentiate(lambda *inputs, **hyper: rule.page.forward(*inputs, **hyper)[0])
+        twin = differentiate(lambda *inputs, **hyper: rule.pure(*inputs, **hyper)[0])
     try:
-        y, grads = twin(*_wide_case(case), **case.hyper)
+        y, grads = as_vjp(rule, twin)(*_wide_case(case), **case.hyper)
     except (RuntimeError, ValueError, IndexError) as error:
         return f"torch raises {type(error).__name__} here: {error}"
     if of_the_page:
         # A branch that is not taken may still give 0 times infinity there.
-        wanted = [g for g, spec in zip(grads, rule.inputs.values(), strict=True) if spec.cotangent]
-        known = not any(bool(x.isnan().any()) for x in (*case.inputs, case.dy) if x.is_floating_point())
+        wanted = [g for g, due in zip(grads, _wanted(rule, case)[len(rule.outputs) :], strict=True) if due]
+        known = not any(bool(x.isnan().any()) for x in case.tensors if x.is_floating_point())
         if any(g is None or (known and bool(g.isnan().any())) for g in wanted):
             return "torch.autograd of the page's own forward gives no gradient, or NaN, here"
-    return (y, *grads)
+    return (*map(_as_number, parts(y)), *grads)
 
 
 def _own_convention(rule: Rule, case: Case) -> Values | None:
@@ -299,13 +309,13 @@ def _own_convention(rule: Rule, case: Case) -> Values | None:
     assert balls is not None
     inputs, dy = _wide_case(case)
     y, grads = rule.vjp(inputs, dy, **case.hyper)
-    return (y, *grads) if balls.is_subgradient(rule, inputs, dy, grads, **case.hyper).passed else None
+    return (*parts(y), *grads) if balls.is_subgradient(rule, inputs, dy, grads, **case.hyper).passed else None
 
 
 def _with_own_convention(rule: Rule, case: Case, expected: Values, kinks: Values) -> Values:
     """The expected values with those of the page's own backward at kinks, if they are certified to be a subgradient."""
     balls = certified_module()
-    if balls is None or not any(k is not None and bool(k.any()) for k in kinks[1:]):
+    if balls is None or not any(k is not None and bool(k.any()) for k in kinks[len(rule.outputs) :]):
         return expected
     wide = replace(case, inputs=_wide_case(case)[0], dy=_wide_case(case)[1])
     y, grads = rule.vjp(wide.inputs, wide.dy, **wide.hyper)
@@ -313,7 +323,7 @@ def _with_own_convention(rule: Rule, case: Case, expected: Values, kinks: Values
         return expected
     return tuple(
         x if x is None or k is None or own is None else torch.where(k, own, x)
-        for x, k, own in zip(expected, kinks, (y, *grads), strict=True)
+        for x, k, own in zip(expected, kinks, (*parts(y), *grads), strict=True)
     )
 
 
@@ -322,36 +332,47 @@ def _with_widths(rule: Rule, case: Case, results: Values) -> list[_Part]:
     loses digits, since torch's own formula may be one of them."""
     contract = contract_of(torch.float64)
     losing = [m.instead for m in rule.mistakes if m.loses_digits] + [v.instead for v in rule.values]
-    found = [widths(rule, *_wide_case(case), contract, **f, **case.hyper) for f in ({}, *losing)]
+    inputs, dy = _wide_case(case)
+    found = [widths(rule, inputs, dy, contract, **f, **case.hyper) for f in ({}, *losing)]
     columns = zip(*((*w.outputs, *w.grads) for w in found), strict=True)
     width = [None if column[0] is None else torch.stack(column).amax(0) for column in columns]
-    wanted = (True, *(spec.cotangent for spec in rule.inputs.values()))
     return [
         None if w is None or not is_wanted else (torch.full_like(w, torch.nan) if x is None else x, w)
-        for x, w, is_wanted in zip(results, width, wanted, strict=True)
+        for x, w, is_wanted in zip(results, width, _wanted(rule, case), strict=True)
     ]
 
 
-def _scaled(rule: Rule, width: Widths, results: Values) -> list[_Part]:
+def _wanted(rule: Rule, case: Case) -> list[bool]:
+    """Of each argument, whether there is something to judge."""
+    there = [True] * len(rule.outputs) + [x is not None for x in case.inputs]
+    return [due and is_there for due, is_there in zip(rule.wanted, there, strict=True)]
+
+
+def _as_number(x: Tensor) -> Tensor:
+    """A count or a truth value that is an output, as a number to compare with."""
+    return x if x.is_floating_point() else x.double()
+
+
+def _scaled(rule: Rule, case: Case, width: Widths, results: Values) -> list[_Part]:
     """torch's results in float64, and how far off they may be by the page's width in float32."""
     share = MODERATE_LOSS * torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
-    wanted = (True, *(spec.cotangent for spec in rule.inputs.values()))
     return [
         None if w is None or not is_wanted else (torch.full_like(w, torch.nan) if x is None else x, share * w)
-        for x, w, is_wanted in zip(results, (*width.outputs, *width.grads), wanted, strict=True)
+        for x, w, is_wanted in zip(results, (*width.outputs, *width.grads), _wanted(rule, case), strict=True)
     ]
 
 
 def _certified(rule: Rule, case: Case) -> list[_Part] | None:
     """Certified truth, rounded to float64 once; nan at kinks."""
     balls = certified_module()
-    numbers = [x for x in (*case.inputs, case.dy) if x.is_floating_point()]
+    numbers = [x for x in case.tensors if x.is_floating_point()]
     fitting = CERTIFIED_ALONE if rule.elementwise else CERTIFIED_ELEMENTS
     most = fitting if _fits_float64(case) else max(fitting, MOST_CERTIFIED_ELEMENTS)
-    too_large = sum(x.numel() for x in case.inputs) > most
+    too_large = case.elements > most
     if balls is None or too_large or not all(bool(x.isfinite().all()) for x in numbers):
         return None
-    found = balls.truth(rule, tuple(x.detach().cpu() for x in case.inputs), case.dy.detach().cpu(), **case.hyper)
+    own = case.with_tensors(x.detach().cpu() for x in case.tensors)
+    found = balls.truth(rule, own.inputs, own.dy, **case.hyper)
     u = torch.finfo(torch.float64).eps / 2
     smallest = torch.finfo(torch.float64).smallest_normal * 2 * u
     parts: list[_Part] = []
@@ -370,7 +391,7 @@ def _kinks(rule: Rule, case: Case) -> Values | None:
 def _fits_float64(case: Case) -> bool:
     """Whether no product of the case's numbers over- or underflows in float64, so that torch can be the reference."""
     largest = 0.0
-    for x in (*case.inputs, case.dy, *(torch.tensor(h) for h in case.hyper.values() if isinstance(h, float))):
+    for x in (*case.tensors, *(torch.tensor(h) for h in case.hyper.values() if isinstance(h, float))):
         if x.is_floating_point():
             size = x.detach().abs()
             exponents = size[(size > 0) & size.isfinite()].double().log2().abs()
@@ -388,9 +409,10 @@ def certified_module() -> ModuleType | None:
     return certified
 
 
-def _wide_case(case: Case) -> tuple[tuple[Tensor, ...], Tensor]:
+def _wide_case(case: Case) -> tuple[tuple[Any, ...], Any]:
     """The inputs and dy in float64 on the CPU."""
-    return tuple(_wide(x) for x in case.inputs), _wide(case.dy)
+    wide = case.with_tensors(map(_wide, case.tensors))
+    return wide.inputs, wide.dy
 
 
 def _wide(x: Tensor) -> Tensor:

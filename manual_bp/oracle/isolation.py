@@ -33,8 +33,9 @@ from manual_bp.oracle.calling import Call, Elsewhere, passable
 from manual_bp.oracle.cases import Case
 from manual_bp.oracle.foreign import LONGEST_NAME, readable, shortened, signal_name
 from manual_bp.oracle.messages import MOST_TEXTS, receive_answer, send_question
-from manual_bp.oracle.results import LARGEST
+from manual_bp.oracle.results import LARGEST, shaped_like
 from manual_bp.oracle.ways import NAMES
+from manual_bp.outputs import parts
 from manual_bp.rule import Rule
 
 # Of what a process prints, the last so many bytes are kept: far more than a report has.
@@ -121,14 +122,15 @@ class Isolated(Elsewhere):
             results = self._results(came["results"], case)
         if results is None:
             raise RuntimeError("the candidate returned no results")
-        return results[0], results[1:]
+        outputs = len(parts(dy))
+        return results[0] if outputs == 1 else results[:outputs], results[outputs:]
 
     def call(self, how: str, rule: Rule, case: Case) -> Call:
         # There the rule has its own defaults; what it takes is passed, declared values too.
         hyper = passable(self, rule, case.hyper)
         assert isinstance(hyper, dict)
         came = self._ask(how, replace(case, hyper=hyper), rule=rule.name)
-        arguments = {"y", "dy", *rule.inputs, *(f"d{name}" for name in rule.inputs)}
+        arguments = {*rule.arguments, *rule.inputs, *rule.cotangents}
         with self._talk.reading():
             texts = {name: _texts(came[name], arguments) for name in ("traps", "findings", "differences")}
             notes = [shortened(str(note)) for note in came["notes"][:MOST_TEXTS]]
@@ -140,17 +142,17 @@ class Isolated(Elsewhere):
         return self._talk.printed.text()
 
     def _ask(self, how: str, case: Case, **more: Any) -> dict[str, Any]:
-        *inputs, dy = (x.detach() for x in (*case.inputs, case.dy))
+        own = case.with_tensors(x.detach() for x in case.tensors)
         named = {"hyper": dict(case.hyper), "name": case.name, "variant": self._variant}
-        most = sum(WIDEST * max(x.numel(), LARGEST) for x in (*inputs, dy))
-        question = {"how": how, "inputs": inputs, "dy": dy, **named, **more}
-        return self._talk.ask(question, {str(x.device) for x in (*inputs, dy)}, most)
+        most = sum(WIDEST * max(x.numel(), LARGEST) for x in own.tensors)
+        question = {"how": how, "inputs": own.inputs, "dy": own.dy, **named, **more}
+        return self._talk.ask(question, {str(x.device) for x in own.tensors}, most)
 
     def _results(self, results: Any, case: Case) -> tuple[Any, ...] | None:
         """The results in an answer, as `calling.call` has them."""
         if results is None:
             return None
-        like = (case.dy, *case.inputs)
+        like = shaped_like(case, len(results))
         return tuple(self._talk.kept(x, x_like) for x, x_like in zip(results, like, strict=True))
 
     def _as(self, variant: str) -> Isolated:
@@ -204,9 +206,9 @@ class _Talk:
         except Exception:  # the pipe is broken, or what came is no answer of the oracle's
             self._answers.put(None)
 
-    def kept(self, x: Any, like: Tensor) -> Any:
+    def kept(self, x: Any, like: Tensor | None) -> Any:
         """A result, or its shape alone if it is not `like` what is due and enough of these are kept."""
-        if not isinstance(x, Tensor) or x.is_meta or x.shape == like.shape:
+        if not isinstance(x, Tensor) or x.is_meta or (like is not None and x.shape == like.shape):
             return x
         self._spare -= x.nbytes
         return x if self._spare >= 0 else x.to("meta")

@@ -25,6 +25,7 @@ from manual_bp.oracle.kinks import is_subgradient, kinks_of
 from manual_bp.oracle.lost_digits import lost_digits, reach_of
 from manual_bp.oracle.results import is_dense
 from manual_bp.oracle.variation import in_precision
+from manual_bp.outputs import parts
 from manual_bp.rule import Rule, Vjp
 
 FINER = {
@@ -75,7 +76,7 @@ class Kinds:
     ) -> tuple[str, str]:
         """Its kind and a few words.
 
-        candidate: None for recorded results, else called again.  position: 0 for y, from 1 on the inputs.  got, grads:
+        candidate: None for recorded results, else called again.  position: among the rule's arguments.  got, grads:
         what it returned there, and all its cotangents.  beyond: the elements that are wrong.
         """
         found = self._with_kinks(found)
@@ -84,9 +85,9 @@ class Kinds:
         assert kinks is not None
         got = got.detach().cpu().double()
         error = (got - expected).abs()
-        if position and bool(kinks[beyond].all()) and self.is_subgradient(found, grads):
+        if self._is_grad(position) and bool(kinks[beyond].all()) and self.is_subgradient(found, grads):
             return "convention", "a valid subgradient, and not the one of the declared convention"
-        if position and _is_undefined_at_infinity(case.dy, expected, got, beyond):
+        if self._is_grad(position) and _is_undefined_at_infinity(parts(case.dy), expected, got, beyond):
             return "digits", "loses all digits of an infinite cotangent: NaN where infinity or 0 is due"
         if candidate is not None and self._is_unsteady(candidate, position, found, got, beyond):
             return "wrong", "another value came when it was called again"
@@ -119,7 +120,7 @@ class Kinds:
             for bounds in (wide_sums, partial(self.widths_of, case)):
                 bound = self._within_reach(bounds(self._narrow), case, position, expected)
                 yield Excuse("16-bit", words, bound, bounds, FINER[self.dtype])
-        losing = [m for m in self.rule.mistakes if m.loses_digits] if position else self.rule.values
+        losing = [m for m in self.rule.mistakes if m.loses_digits] if self._is_grad(position) else self.rule.values
         for formula in losing:
             words = f"loses digits, as the formula {formula.name} does"
             bounds = partial(self.widths_of, case, formula=formula)
@@ -140,7 +141,7 @@ class Kinds:
         """The general bound, in words."""
         if not self.rule.elementwise:
             return "loses digits: it is within a few roundings of the terms into which each operation expands"
-        what = "|dy| times the largest slope" if position else "the largest value"
+        what = "|dy| times the largest slope" if self._is_grad(position) else "the largest value"
         return f"loses digits: it is within a few roundings of {what} up to max(1, |x|)"
 
     def _within_reach(self, bounds: Values, case: Case, position: int, expected: Tensor) -> Tensor:
@@ -217,6 +218,10 @@ class Kinds:
             self._known[what] = (case, find())
         return self._known[what][1]
 
+    def _is_grad(self, position: int) -> bool:
+        """Whether an argument of the rule is a cotangent, and no output."""
+        return position >= len(self.rule.outputs)
+
     @property
     def _narrow(self) -> Contract:
         return Contract(self.dtype, self.dtype)
@@ -230,7 +235,7 @@ class Kinds:
     def as_declared(self, found: Evidence, position: int, grads: Sequence[Any], beyond: Tensor) -> bool:
         """Whether all that differs is a kink or tie, where any subgradient was declared and this is one."""
         kinks = found.kinks[position]
-        if position == 0 or kinks is None or not bool(beyond.any()) or not bool(kinks[beyond].all()):
+        if not self._is_grad(position) or kinks is None or not bool(beyond.any()) or not bool(kinks[beyond].all()):
             return False
         return self.conventions.any_subgradient(self.rule) and self.is_subgradient(found, grads)
 
@@ -238,7 +243,7 @@ class Kinds:
         """The evidence with its kinks: where nothing was declared, those of a large case are not known before they are
         asked for."""
         balls = certified_module()
-        large = sum(x.numel() for x in found.case.inputs) > CERTIFIED_ELEMENTS
+        large = found.case.elements > CERTIFIED_ELEMENTS
         if balls is None or not large or any(bool(mask.any()) for mask in found.kinks if mask is not None):
             return found
         kinks = self._kept("kinks", found.case, lambda: kinks_of(self.rule, found.case, balls) or found.kinks)
@@ -252,14 +257,15 @@ class Kinds:
         return is_subgradient(self.rule, found.case, found.kinks, tuple(grads), balls)
 
 
-def _is_undefined_at_infinity(dy: Tensor, expected: Tensor, got: Tensor, beyond: Tensor) -> bool:
+def _is_undefined_at_infinity(dy: Sequence[Any], expected: Tensor, got: Tensor, beyond: Tensor) -> bool:
     """Whether all that is wrong is NaN where an infinite cotangent makes infinity due, or is dropped and makes 0 due.
 
     A right formula that takes a difference (dy - dy y²) or multiplies by 0 (dy · mask) has it so, and nobody goes on
     with either.
     """
-    infinite = dy.isinf().cpu()
+    infinite = [d.isinf().cpu() for d in dy if d is not None]
     due = expected.isinf()
-    if dy.shape == expected.shape:  # element by element, so that nothing else is excused
-        due |= (expected == 0) & infinite
-    return bool(infinite.any()) and bool((due & got.cpu().isnan())[beyond].all())
+    for mask in infinite:
+        if mask.shape == expected.shape:  # element by element, so that nothing else is excused
+            due |= (expected == 0) & mask
+    return any(bool(mask.any()) for mask in infinite) and bool((due & got.cpu().isnan())[beyond].all())

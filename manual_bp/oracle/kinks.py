@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,6 +78,8 @@ def is_subgradient(rule: Rule, case: Case, kinks: Values, grads: Values, certifi
 
 def _rows(rule: Rule, case: Case) -> Case | None:
     """The case as rows that stand for themselves, along one first axis; None if it is not so, or a row is long."""
+    if len(rule.outputs) > 1 or None in (*case.inputs, case.dy):  # such rules do not work row by row, or are rare
+        return None
     every = [axes.tokens(rule.annotations[name]) for name in rule.inputs] + [axes.tokens(rule.y_annotation)]
     first = {tokens[0] if tokens else "" for tokens in every}
     if len(first) > 1 or not first.pop().startswith("*") or not case.dy.numel():
@@ -108,12 +111,13 @@ def _are_alone(rule: Rule, case: Case, rows: Case) -> bool:
     )
 
 
-def _on_cpu(case: Case) -> tuple[tuple[Tensor, ...], Tensor]:
-    return tuple(x.detach().cpu() for x in case.inputs), case.dy.detach().cpu()
+def _on_cpu(case: Case) -> tuple[tuple[Any, ...], Any]:
+    own = case.with_tensors(x.detach().cpu() for x in case.tensors)
+    return own.inputs, own.dy
 
 
 def _part(rows: Case, chosen: Tensor) -> Case:
-    return replace(rows, inputs=tuple(x[chosen] for x in rows.inputs), dy=rows.dy[chosen])
+    return rows.with_tensors(x[chosen] for x in rows.tensors)
 
 
 def _at_once(rows: Case) -> int:
@@ -132,7 +136,7 @@ def _suspects(rule: Rule, rows: Case) -> Tensor:
                 x.double() + direction * STEP * x.double().abs().clamp(min=1.0) if rule.is_number(name) else x
                 for name, x in zip(rule.inputs, rows.inputs, strict=True)
             )
-            y, _ = rule.forward(*moved, **rows.hyper)
+            y: Tensor = rule.forward(*moved, **rows.hyper)[0]
             return y
 
         middle, step = forward(0.0), STEP * numbers[0].abs().clamp(min=1.0)

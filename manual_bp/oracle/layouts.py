@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
@@ -36,25 +37,31 @@ def lay_out(x: Tensor, layout: Layout) -> Tensor:
 
 def laid_out(rule: Rule, ordinary: Case) -> Iterator[Case]:
     """The ordinary case with other cotangents, scaled, with NaN, and in other memory layouts."""
-    yield replace(ordinary, dy=torch.zeros_like(ordinary.dy), name="zero cotangent")
-    yield replace(ordinary, dy=torch.ones_like(ordinary.dy), name="cotangent of ones")
+    tensors = ordinary.named(rule)
+
+    def case(name: str, change: Callable[[Tensor], Tensor], of: Collection[str]) -> Case:
+        changed = (change(x) if key in of else x for key, x in tensors.items())
+        return replace(ordinary.with_tensors(changed), name=name)
+
+    cotangents = [name for name in rule.cotangents if name in tensors]
+    numbers = [name for name, spec in rule.inputs.items() if spec.cotangent and name in tensors]
+    if cotangents:
+        yield case("zero cotangent", torch.zeros_like, cotangents)
+        yield case("cotangent of ones", torch.ones_like, cotangents)
+        for scale in (SCALE, 1 / SCALE):
+            yield case(f"cotangent times {scale:g}", partial(torch.mul, scale), cotangents)
+    if len(cotangents) > 1:
+        for alone in cotangents:
+            yield case(f"{alone} alone", torch.zeros_like, [name for name in cotangents if name != alone])
     for scale in (SCALE, 1 / SCALE):
-        yield replace(ordinary, dy=scale * ordinary.dy, name=f"cotangent times {scale:g}")
-    for scale in (SCALE, 1 / SCALE):
-        scaled = (
-            scale * x if spec.cotangent else x for x, spec in zip(ordinary.inputs, rule.inputs.values(), strict=True)
-        )
-        yield replace(ordinary, inputs=tuple(scaled), name=f"inputs times {scale:g}")
-    poisoned = _with_nan(ordinary.inputs[0])
-    yield replace(ordinary, inputs=(poisoned, *ordinary.inputs[1:]), name="NaN in one row")
-    everything = tuple(lay_out(x, "sliced") for x in ordinary.inputs)
-    yield replace(ordinary, inputs=everything, dy=lay_out(ordinary.dy, "sliced"), name="everything sliced")
+        yield case(f"inputs times {scale:g}", partial(torch.mul, scale), numbers)
+    first = next((name for name in tensors if name in rule.inputs and rule.is_number(name)), None)
+    if first is not None:
+        yield case("NaN in one row", _with_nan, [first])
+    yield case("everything sliced", lambda x: lay_out(x, "sliced"), tensors)
     for layout in LAYOUTS:
-        yield replace(ordinary, dy=lay_out(ordinary.dy, layout), name=f"dy {layout}")
-        for position, name in enumerate(rule.inputs):
-            inputs = list(ordinary.inputs)
-            inputs[position] = lay_out(inputs[position], layout)
-            yield replace(ordinary, inputs=tuple(inputs), name=f"{name} {layout}")
+        for name in (*cotangents, *(name for name in tensors if name in rule.inputs)):
+            yield case(f"{name} {layout}", partial(lay_out, layout=layout), [name])
 
 
 def _with_nan(x: Tensor) -> Tensor:
@@ -69,22 +76,19 @@ def aliased(rule: Rule, ordinary: Case) -> Iterator[Case]:
 
     Of more than two that might be one, each is tried with its neighbour.
     """
-    annotations = {name: rule.annotations[name] for name in rule.inputs if rule.is_number(name)} | {
-        "dy": rule.y_annotation
-    }
-    tensors = dict(zip((*rule.inputs, "dy"), (*ordinary.inputs, ordinary.dy), strict=True))
+    tensors = ordinary.named(rule)
     alike: dict[str, list[str]] = {}
-    for name, annotation in annotations.items():
-        alike.setdefault(str(annotation.dim_str), []).append(name)
+    for name in tensors:
+        if name not in rule.inputs or rule.is_number(name):
+            alike.setdefault(str(rule.annotation(name).dim_str), []).append(name)
 
-    def case(name: str, **changed: Tensor) -> Case:
-        *inputs, dy = {**tensors, **changed}.values()
-        return replace(ordinary, inputs=tuple(inputs), dy=dy, name=name)
+    def case(name: str, changed: dict[str, Tensor]) -> Case:
+        return replace(ordinary.with_tensors({**tensors, **changed}.values()), name=name)
 
     for names in alike.values():
         for a, b in pairwise(names):
-            yield case(f"{b} is {a}", **{b: tensors[a]})
+            yield case(f"{b} is {a}", {b: tensors[a]})
             x = tensors[a]
             if x.numel() > 1:
                 buffer = torch.cat([x.reshape(-1), x.reshape(-1)[:1]])
-                yield case(f"{b} overlaps {a}", **{a: buffer[:-1].view(x.shape), b: buffer[1:].view(x.shape)})
+                yield case(f"{b} overlaps {a}", {a: buffer[:-1].view(x.shape), b: buffer[1:].view(x.shape)})

@@ -58,7 +58,7 @@ def reach_of(rule: Rule, case: Case) -> Values:
     if not rule.elementwise:
         found = magnitudes(rule, case.inputs, case.dy, **case.hyper)
         return (*found.outputs, *found.grads)
-    given = {name: x.detach().cpu() for name, x in zip(rule.inputs, case.inputs, strict=True)}
+    given = {name: x.detach().cpu() for name, x in zip(rule.inputs, case.inputs, strict=True)}  # all are there
     dy = case.dy.detach().cpu().double().nan_to_num(posinf=0.0, neginf=0.0)
     largest: list[Tensor | None] = [None] * (1 + len(given))
     for part in BETWEEN:

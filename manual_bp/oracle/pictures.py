@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from manual_bp.oracle.errors import errors
 from manual_bp.oracle.evidence import Evidence, evidence, generated_evidence
 from manual_bp.oracle.heatmap import CELLS, draw, plane_of
 from manual_bp.oracle.report import Mismatch, Report
+from manual_bp.oracle.supplied import supplied
 from manual_bp.rule import Rule, Vjp
 
 # Fewer elements show no pattern.
@@ -128,7 +129,8 @@ def _shortlist(ordered: list[Mismatch], by_name: Mapping[str, Evidence]) -> list
     finite errors before infinite ones."""
 
     def elements(m: Mismatch) -> int:
-        return by_name[m.case].case.dy.numel() if m.case in by_name else 0
+        y = by_name[m.case].expected[0] if m.case in by_name else None
+        return 0 if y is None else y.numel()
 
     def size(m: Mismatch) -> tuple[bool, int]:
         drawn = elements(m) <= CELLS * CELLS
@@ -155,28 +157,16 @@ def _evidences(report: Report, rule: Rule, options: Mapping[str, Any]) -> Iterab
     """What `compare` judged by."""
     dtype = getattr(torch, report.dtype)
     contract = options.get("contract") or contract_of(dtype)
-    conventions = Conventions.declared(options.get("conventions"))
+    conventions = Conventions.declared(rule, options.get("conventions"))
     if options.get("cases") is None:
         declared = Declared.from_options(rule, options)
         return generated_evidence(rule, dtype, report.device, contract, conventions, declared)
     wrong = {m.case for m in report.mismatches}
     return [
-        evidence(rule, _as_tensors(case, dtype, report.device), contract, conventions)
+        evidence(rule, supplied(rule, case, dtype, report.device), contract, conventions)
         for case in options["cases"]
         if case.name in wrong
     ]
-
-
-def _as_tensors(case: Case, dtype: torch.dtype, device: str) -> Case:
-    """A user's case, which may hold lists."""
-
-    def tensor(x: Any) -> Tensor:
-        if hasattr(x, "dtype"):
-            return torch.as_tensor(x, device=device)
-        found = torch.as_tensor(x, device=device)
-        return found if found.dtype == torch.bool else torch.as_tensor(x, dtype=torch.float64, device=device).to(dtype)
-
-    return replace(case, inputs=tuple(tensor(x) for x in case.inputs), dy=tensor(case.dy))
 
 
 def _judged_again(
@@ -187,7 +177,7 @@ def _judged_again(
     if m.case not in by_name and other is None:
         raise LookupError(f"found no case {m.case!r}")
     candidate, found = (other, next(iter(by_name.values()))) if other else (candidate, by_name[m.case])
-    position = ("y", *(f"d{name}" for name in rule.inputs)).index(m.argument)
+    position = rule.arguments.index(m.argument)
     expected, allowance = found.expected[position], found.allowance[position]
     got = _results(found.case, rule, candidate)[position]
     if expected is None or allowance is None or got is None:
@@ -195,8 +185,9 @@ def _judged_again(
     dtype = getattr(torch, report.dtype)
     got = got if isinstance(got, Tensor) else torch.as_tensor(got, dtype=torch.float64).to(dtype)
     ratio, _ = errors(got, expected, allowance, dtype)
-    if position and (like := found.case.inputs[position - 1].cpu()).is_floating_point():
-        ratio = torch.where(like.isnan(), 0, ratio)  # the gradient at a NaN input is not judged
+    like = found.case.named(rule).get(m.argument.removeprefix("d"))
+    if like is not None and like.is_floating_point():
+        ratio = torch.where(like.cpu().isnan(), 0, ratio)  # the gradient at a NaN input is not judged
     ratio = ratio.nan_to_num(nan=math.inf, posinf=math.inf)
     finite = torch.where(expected.isfinite(), expected, 0).abs()
     largest = float(finite.max()) if finite.numel() else 0.0
@@ -208,7 +199,8 @@ def _judged_again(
 def _results(case: Case, rule: Rule, candidate: Vjp | None) -> tuple[Any, ...]:
     """y and the cotangents once more."""
     if candidate is None:
-        return (case.y, *(case.grads or (None,) * len(rule.inputs)))
+        y = case.y if len(rule.outputs) > 1 and isinstance(case.y, tuple) else (case.y,) * len(rule.outputs)
+        return (*y, *(case.grads or (None,) * len(rule.inputs)))
     called = call(candidate, rule, case)
     if called.results is None:
         raise LookupError(called.traps[0][1])
@@ -245,7 +237,7 @@ def _picture(found: ErrorMap, rule: Rule, position: int) -> Picture:
 
 def axis_names(rule: Rule, argument: str, rank: int) -> list[str]:
     """What the page calls the axes of y or of a cotangent, as in "axis 1 (channels)"."""
-    annotation = rule.y_annotation if argument == "y" else rule.annotations[argument.removeprefix("d")]
+    annotation = rule.annotation(argument)
     names: list[str] = []
     words = str(annotation.dim_str).split()
     for word in words:

@@ -35,7 +35,7 @@ def where_raised(raised: Sequence[tuple[str, Case]], answered: Sequence[Case], r
     many = f"{len(cases)} case{'' if len(cases) == 1 else 's'}"
     if not answered:
         return [f"it raises in {many}, and answers in none"]
-    name = next(iter(rule.inputs))
+    name = next(iter(rule.inputs))  # which is always there
     ranks = sorted({case.inputs[0].ndim for case in answered})
     # It is meant for those numbers of axes of which it answered every case but ones with a short axis.
     meant = [rank for rank in ranks if _reached(_of(cases, rank), _of(answered, rank)) is not None]
@@ -75,4 +75,4 @@ def _reached(raised: Sequence[Case], answered: Sequence[Case]) -> int | None:
 
 
 def _shortest(case: Case) -> int:
-    return min((length for x in case.inputs for length in x.shape), default=1)
+    return min((length for x in case.inputs if x is not None for length in x.shape), default=1)

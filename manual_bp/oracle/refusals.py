@@ -10,19 +10,21 @@ The last calls of a comparison: a kernel without checks may read or write beside
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from manual_bp import axes
-from manual_bp.inputs import Edge
+from manual_bp.inputs import Edge, Index
 from manual_bp.oracle.cases import Case, draw, in_dtype, sizes_of
 from manual_bp.oracle.declared import Declared
 from manual_bp.rule import Rule
 
 Shape = tuple[int, ...]
+
+# An index far beyond any axis, and no special number.
+FAR = 10**6 + 1
 
 
 @lru_cache(maxsize=128)  # as many as evidence is kept for
@@ -37,10 +39,9 @@ def refusals(rule: Rule, dtype: torch.dtype, device: str, declared: Declared) ->
         if edge.raises and all(edge.given.get(name, value) == value for name, value in declared.hyper):
             found.append(Case(*draw(rule, edge, generator), edge.name))
     found += _misfits(rule, declared, generator)
+    found += _beyond(rule, generator)
     return tuple(
-        replace(
-            case, inputs=tuple(in_dtype(x, dtype, device) for x in case.inputs), dy=in_dtype(case.dy, dtype, device)
-        )
+        in_dtype(case, dtype, device)
         for case in found
         if declared.fits(rule, case.inputs, case.hyper) and _is_refused(rule, case)
     )
@@ -61,7 +62,10 @@ def _misfits(rule: Rule, declared: Declared, generator: torch.Generator) -> Iter
     seen: set[tuple[Shape, ...]] = set()
     for sizes, unit in _sizes(rule, declared):
         shapes = {name: axes.shape_of(rule.annotations[name], sizes, hyper) for name in rule.inputs}
-        dy = torch.randn(axes.shape_of(rule.y_annotation, sizes, hyper), generator=generator, dtype=torch.float64)
+        try:
+            _, dy, _ = draw(rule, Edge("", sizes=sizes), generator)
+        except ValueError:  # of such lengths there is no y
+            continue
         for name in rule.inputs:
             for shape in _without_units(shapes[name]) if unit else _misshapen(shapes[name]):
                 came = {**shapes, name: shape}
@@ -69,9 +73,34 @@ def _misfits(rule: Rule, declared: Declared, generator: torch.Generator) -> Iter
                     continue
                 seen.add(tuple(came.values()))
                 for key in came.items():
-                    drawn[key] = drawn[key] if key in drawn else rule.inputs[key[0]].draw(key[1], generator)
+                    drawn[key] = drawn[key] if key in drawn else _value(rule, key[0], key[1], sizes, generator)
                 words = ", ".join(f"{n} {s}" for n, s in came.items())
                 yield Case(tuple(drawn[key] for key in came.items()), dy, hyper, words)
+
+
+def _value(rule: Rule, name: str, shape: Shape, sizes: axes.Sizes, generator: torch.Generator) -> Tensor:
+    spec = rule.inputs[name]
+    return (
+        spec.positions(shape, min(sizes[spec.axis]), generator)
+        if isinstance(spec, Index)
+        else spec.draw(shape, generator)
+    )
+
+
+def _beyond(rule: Rule, generator: torch.Generator) -> Iterator[Case]:
+    """Each index beyond either end of its axis, at its last place; whether that is refused is not known here."""
+    for name, spec in rule.inputs.items():
+        if not isinstance(spec, Index):
+            continue
+        inputs, dy, hyper = draw(rule, Edge("ordinary"), generator)
+        position = list(rule.inputs).index(name)
+        (length,) = sizes_of(rule)[spec.axis]
+        for beyond in (length, -1, -length, FAR):
+            index = inputs[position].clone()
+            if index.numel():
+                index.view(-1)[-1] = beyond
+                changed = (*inputs[:position], index, *inputs[position + 1 :])
+                yield Case(changed, dy, hyper, f"{name} holds {beyond}, and {spec.axis} has {length}")
 
 
 def _sizes(rule: Rule, declared: Declared) -> Iterator[tuple[axes.Sizes, bool]]:

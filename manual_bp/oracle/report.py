@@ -21,7 +21,7 @@ class Mismatch:
     kind: "wrong" (a value beyond its allowance), "convention" (a valid subgradient at a kink or tie, and not the
         declared one), "trap" (shape, dtype, device, None, an exception, an overwritten argument); under strict also
         "digits" (lost digits) and "16-bit" (right for arithmetic in 16 bits).
-    argument: "y" or the name of a cotangent, such as "dweight".
+    argument: "y", one of several outputs ("y.h_n"), or the name of a cotangent, such as "dweight".
     index: of the worst element, or None where the mismatch is not about an element.
     ulps: error in units of the last place of the expected value.
     pattern: where the wrong elements of this argument lie, in words (see `manual_bp.oracle.pattern`).

@@ -11,6 +11,7 @@ from torch import Tensor
 from manual_bp.oracle.cases import Case
 from manual_bp.oracle.foreign import named
 from manual_bp.oracle.memory import is_whole, whole
+from manual_bp.outputs import parts
 
 # A result of a wrong shape is copied, for its diagnosis, up to this size; none of the generated cases is as large.
 LARGEST = 2**22
@@ -48,15 +49,21 @@ def stand_in(kind: str, is_array: bool) -> Any:
 
 def all_kept(raw: Sequence[Any], case: Case) -> tuple[Any, ...]:
     """Results in memory of their own: the candidate may go on writing into what it returned."""
-    return tuple(preserved(x, like) for x, like in zip(raw, (case.dy, *case.inputs), strict=bool(raw)))
+    return tuple(preserved(x, like) for x, like in zip(raw, shaped_like(case, len(raw)), strict=bool(raw)))
 
 
-def preserved(x: Any, like: Tensor) -> Any:
+def shaped_like(case: Case, number: int) -> tuple[Tensor | None, ...]:
+    """What so many results of a case are shaped like: its cotangents, and its inputs; None where nobody knows."""
+    outputs = parts(case.dy) if case.dy is not None else (None,) * (number - len(case.inputs))
+    return (*outputs, *case.inputs)
+
+
+def preserved(x: Any, like: Tensor | None) -> Any:
     """A result, copied if it is dense.  One that is too large (expanded, it may have any size) keeps its shape alone:
     it is not `like` what is due, and that is all that there is to say."""
     if not isinstance(x, Tensor) or not is_dense(x):
         return x
-    if x.shape != like.shape and x.numel() > LARGEST:
+    if x.numel() > LARGEST and (like is None or x.shape != like.shape):
         return torch.empty(x.shape, dtype=x.dtype, device="meta")
     return x.detach().clone()
 

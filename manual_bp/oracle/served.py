@@ -18,6 +18,7 @@ from manual_bp.oracle.messages import MOST_TEXTS, receive_question, send_answer
 from manual_bp.oracle.results import all_kept, plain
 from manual_bp.oracle.surroundings import plain as plain_surroundings
 from manual_bp.oracle.ways import ways
+from manual_bp.outputs import parts
 from manual_bp.registry import RULES
 from manual_bp.rule import Vjp
 
@@ -85,7 +86,9 @@ def _called(candidate: Vjp, question: Mapping[str, Any], case: Case, first: tupl
     if how == "plain":
         try:
             y, grads = call_with(candidate, (case.inputs, case.dy), case.hyper)
-            return Call(all_kept([plain(x) for x in (y, *grads)], case))
+            return Call(
+                all_kept([plain(x) for x in (*(parts(y) if isinstance(case.dy, tuple) else (y,)), *grads)], case)
+            )
         except (Exception, SystemExit):
             return Call()
     rule = RULES[question["rule"]]

@@ -54,11 +54,11 @@ def trials(
 def _is_small(record: Record) -> bool:
     """Whether a case tells numbers apart and can be written into."""
     case = record.evidence.case
-    tensors = (*case.inputs, case.dy)
+    tensors = case.tensors
     return (
         all(0 < x.numel() <= LARGEST and not overlap(x) for x in tensors)
         and all(bool(x.isfinite().all()) for x in tensors if x.is_floating_point())
-        and any(x is not None and bool((x != 0).any()) for x in record.evidence.expected[1:])
+        and any(x is not None and bool((x != 0).any()) for x in record.evidence.expected)
         and not _has_kinks(record.evidence)
     )
 
@@ -70,7 +70,8 @@ def _has_kinks(found: Evidence) -> bool:
 
 def _other_ways(candidate: Vjp, rule: Rule, record: Record) -> Iterator[Fault]:
     case = record.evidence.case
-    has_cotangent = {name: spec.cotangent for name, spec in rule.inputs.items()}
+    present = case.named(rule)
+    has_cotangent = {name: spec.cotangent and name in present for name, spec in rule.inputs.items()}
     others: list[tuple[Any, ...] | None] = []
     harmful = False
     for name, way, positions in tried(has_cotangent, ways(candidate)):
@@ -82,19 +83,16 @@ def _other_ways(candidate: Vjp, rule: Rule, record: Record) -> Iterator[Fault]:
             text = refused(own_name, called.traps[0][1].removeprefix("raised "))
             # An order that is refused is not silently wrong; but any input may be the only one that requires grad.
             is_error = name not in ORDERS
-            yield Fault("y", own_name, text, is_error, diagnosis=text if is_error else "")
+            yield Fault(rule.arguments[0], own_name, text, is_error, diagnosis=text if is_error else "")
             continue
         if not others:
-            moved = replace(case, inputs=tuple(map(other, case.inputs)), hyper=other_hyper(case.hyper))
+            inputs = tuple(None if x is None else other(x) for x in case.inputs)
+            moved = replace(case, inputs=inputs, hyper=other_hyper(case.hyper))
             others.append(call(candidate, rule, moved).results)
-        positions = [p + 1 for p in positions]
+        positions = [p + len(rule.outputs) for p in positions]
         faults = list(_departing(rule, record, called.results, positions, own_name, others[0]))
         harmful = harmful or (bool(faults) and name not in ORDERS)
         yield from faults
-
-
-def _arguments(rule: Rule) -> tuple[str, ...]:
-    return ("y", *(f"d{name}" for name in rule.inputs))
 
 
 def _departing(
@@ -106,7 +104,7 @@ def _departing(
     others: Sequence[Any] | None,
 ) -> Iterator[Fault]:
     """The arguments that are not what they were when they were right, if any.  others: results at other numbers."""
-    arguments = _arguments(rule)
+    arguments = rule.arguments
     found = [p for p in positions if _departs(record, p, results[p])]
     if not found:
         return
@@ -148,7 +146,7 @@ def _answered(candidate: Vjp, rule: Rule, cases: Sequence[Case]) -> Iterator[Fau
         more = f"; and {len(answered) - SHOWN} more" if len(answered) > SHOWN else ""
         where = "; ".join(answered[:SHOWN]) + more
         text = f"it answers where the rule refuses, {len(answered)} of {len(shown)} times: {where}"
-        yield Fault("y", answered[0], text, is_error=False)
+        yield Fault(rule.arguments[0], answered[0], text, is_error=False)
 
 
 def own_defaults(candidate: Vjp, rule: Rule, names: Sequence[str]) -> str:

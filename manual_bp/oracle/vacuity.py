@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.oracle.cases import Case
+from manual_bp.outputs import parts
 
 NATURAL = (1.0, -1.0)
 """What a candidate may return without having computed it, beside 0: enough to doubt a single number."""
@@ -28,7 +29,7 @@ def untested(judged: Sequence[Judged], dtype: torch.dtype, linear: bool) -> str:
     It is 0, or any constant, or the result of another case of the same shape, lies within the allowance in every case.
     linear: whether it is linear in dy, as cotangents are; then cases where dy is 0 are left out, as everything is 0.
     """
-    told = [_finite(j) for j in judged if not linear or bool((j.case.dy != 0).any())]
+    told = [_finite(j) for j in judged if not linear or any(bool((d != 0).any()) for d in parts(j.case.dy))]
     told = [j for j in told if j.expected.numel()]
     if not told:
         return "in no case was there anything to tell a right value from a wrong one"
@@ -62,7 +63,8 @@ def _interchangeable(told: Sequence[Judged]) -> bool:
     """Whether every case has others of its shape which expect something else, within the allowances of all."""
     groups: dict[tuple[object, ...], list[Judged]] = {}
     for j in told:
-        groups.setdefault((tuple(j.case.dy.shape), j.expected.numel()), []).append(j)
+        shapes = tuple(tuple(x.shape) for x in j.case.tensors)
+        groups.setdefault((shapes, j.expected.numel()), []).append(j)
     return all(_alike(group) for group in groups.values())
 
 

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from manual_bp import axes
-from manual_bp.inputs import Draw, Edge, Shape
+from manual_bp.hyperparameters import choices
+from manual_bp.inputs import Draw, Edge, Input, Shape
+from manual_bp.oracle.sizes import fits
 from manual_bp.rule import Rule
 
 # Numbers of ordinary size, 2^-14 to 2^8, get so many values in each octave; approximations and tables go wrong there.
@@ -30,12 +32,23 @@ WHOLE = (1, 2)
 COUNTS = (1, 2, 3, 7)
 
 
+def given_tensors(rule: Rule, edge: Edge) -> dict[str, Tensor]:
+    """The values that an edge gives as numbers: of the kind that the page says."""
+    found = {}
+    for name, value in edge.given.items():
+        if name in rule.hyper or value is None or callable(value):
+            continue
+        kind = rule.kind(name) if name in rule.inputs else None
+        found[name] = torch.as_tensor(value, dtype=kind or torch.float64)
+    return found
+
+
 def usual(rule: Rule) -> dict[str, tuple[Any, ...]]:
     """By hyperparameter, values that it is used with: those of the page (USUAL), and those that any may have."""
     named = getattr(rule.page, "USUAL", {})
     found = {}
     for name in rule.hyper:
-        general = {int: COUNTS, float: WHOLE}.get(rule.annotations[name], ())
+        general = {int: COUNTS, float: WHOLE}.get(rule.annotations[name], choices(rule.annotations[name]))
         values = dict.fromkeys(map(_typed, (*named.get(name, ()), *general)))
         found[name] = tuple(value for _, value in values)
     return found
@@ -64,11 +77,14 @@ def valued(rule: Rule, dtype: torch.dtype) -> Iterator[Edge]:
         yield from _elementwise(rule, dtype)
         return
     for name in _numbers(rule):
-        dims = axes.tokens(_annotation(rule, name))
-        for dim in range(len(dims) if name != "dy" else min(len(dims), 1)):  # what depends on dy is linear in it
+        dims = axes.tokens(rule.annotation(name))
+        is_input = name in rule.inputs
+        for dim in range(len(dims) if is_input else min(len(dims), 1)):  # what depends on dy is linear in it
             yield from _over_octaves(rule, name, dim)
-    first = next(iter(rule.inputs))
-    ordinary = rule.inputs[first].draw
+    first = next((name for name in rule.inputs if rule.is_number(name)), None)
+    if first is None:
+        return
+    ordinary = _ordinary(rule, first)
     for sign, word in ((-1, "negative"), (1, "positive")):
         drawn = _of_one_sign(ordinary, sign)
         yield from _over_octaves(rule, first, 0, drawn, f"every {first} {word},")
@@ -84,11 +100,14 @@ def named(given: dict[str, Any]) -> str:
 
 
 def _numbers(rule: Rule) -> list[str]:
-    return [*(name for name in rule.inputs if rule.is_number(name)), "dy"]
+    cotangents = rule.cotangents if rule.has_backward else ()
+    return [*(name for name in rule.inputs if rule.is_number(name)), *cotangents]
 
 
-def _annotation(rule: Rule, name: str) -> Any:
-    return rule.y_annotation if name == "dy" else rule.annotations[name]
+def _ordinary(rule: Rule, name: str) -> Draw:
+    """How a number is usually drawn."""
+    spec = rule.inputs.get(name)
+    return spec.draw if isinstance(spec, Input) else _normal
 
 
 def _of_one_sign(draw: Draw, scale: float) -> Draw:
@@ -100,11 +119,11 @@ def _of_one_sign(draw: Draw, scale: float) -> Draw:
 
 def _over_octaves(rule: Rule, name: str, dim: int, draw: Draw | None = None, words: str = "") -> Iterator[Edge]:
     """One input (or dy) times a power of 2, another one at each position of one of its axes."""
-    tokens = axes.tokens(_annotation(rule, name))
+    tokens = axes.tokens(rule.annotation(name))
     axis = next((f for token in tokens[dim : dim + 1] for f in axes.factors(token) if f in rule.axis_names), None)
     if axis is None:
         return
-    ordinary = draw or (_normal if name == "dy" else rule.inputs[name].draw)
+    ordinary = draw or _ordinary(rule, name)
 
     def drawn(shape: Shape, generator: torch.Generator) -> Tensor:
         exponents = torch.arange(shape[dim]) * len(ORDINARY) // shape[dim] + ORDINARY[0]
@@ -112,7 +131,9 @@ def _over_octaves(rule: Rule, name: str, dim: int, draw: Draw | None = None, wor
 
     lists = {other: (2,) for other, variadic in rule.axis_names.items() if variadic}  # so that a token is one axis
     sizes = {**lists, axis: (ALONG * len(ORDINARY),)}
-    yield Edge(f"{words or name} over octaves along {axis}", {name: drawn}, sizes)
+    edge = Edge(f"{words or name} over octaves along {axis}", {name: drawn}, sizes)
+    if fits(rule, edge, dict.fromkeys(rule.axis_names, (2,))):
+        yield edge
 
 
 def _normal(shape: Shape, generator: torch.Generator) -> Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
@@ -16,8 +14,7 @@ VARIED = 1 / 2
 
 def in_precision(case: Case, dtype: torch.dtype) -> Case:
     """The case in another precision, in the same layout."""
-    *inputs, dy = (copy(x, dtype) if x.is_floating_point() else x for x in (*case.inputs, case.dy))
-    return replace(case, inputs=tuple(inputs), dy=dy)
+    return case.with_tensors(copy(x, dtype) if x.is_floating_point() else x for x in case.tensors)
 
 
 def varied(rule: Rule, case: Case, generator: torch.Generator) -> Case:
@@ -30,6 +27,5 @@ def varied(rule: Rule, case: Case, generator: torch.Generator) -> Case:
         numbers.mul_((1 + VARIED * noise).to(x.device, x.dtype))
         return same
 
-    named = zip(rule.inputs, case.inputs, strict=True)
-    inputs = tuple(moved(x) if rule.is_number(name) else x for name, x in named)
-    return replace(case, inputs=inputs, dy=moved(case.dy))
+    named = case.named(rule).items()
+    return case.with_tensors(moved(x) if name not in rule.inputs or rule.is_number(name) else x for name, x in named)

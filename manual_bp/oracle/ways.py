@@ -63,19 +63,19 @@ def orders(forward: Forward, backward: Backward) -> dict[str, Vjp]:
 
     def before_other(inputs: tuple[Tensor, ...], dy: Tensor, **hyper: Any) -> tuple[Any, tuple[Any, ...]]:
         y, kept = forward(inputs, hyper)
-        between = tuple(map(other, inputs))  # alive until the end, so that no memory is shared by chance
+        between = tuple(map(_other, inputs))  # alive until the end, so that no memory is shared by chance
         forward(between, other_hyper(hyper))
         return y, backward(kept, dy)
 
     def after_other(inputs: tuple[Tensor, ...], dy: Tensor, **hyper: Any) -> tuple[Any, tuple[Any, ...]]:
-        earlier = tuple(map(other, inputs))
+        earlier = tuple(map(_other, inputs))
         forward(earlier, other_hyper(hyper))
         y, kept = forward(inputs, hyper)
         return y, backward(kept, dy)
 
     def twice(inputs: tuple[Tensor, ...], dy: Tensor, **hyper: Any) -> tuple[Any, tuple[Any, ...]]:
         y, kept = forward(inputs, hyper)
-        backward(kept, other(dy))
+        backward(kept, _other(dy))
         return y, backward(kept, dy)
 
     return {BEFORE_OTHER: before_other, AFTER_OTHER: after_other, TWICE: twice}
@@ -86,6 +86,11 @@ def other(x: Tensor) -> Tensor:
     one, what is positive stays so, and an even, a homogeneous and a constant derivative change all the same."""
     moved = x.detach().reshape(-1).roll(1).reshape(x.shape)
     return moved / 2 if x.is_floating_point() else moved.clone()
+
+
+def _other(x: Any) -> Any:
+    """The same of what may be absent, or several."""
+    return tuple(map(_other, x)) if isinstance(x, tuple) else None if x is None else other(x)
 
 
 def other_hyper(hyper: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from torch_ref import twin, vjp
 def ordinary(rule):
     """As `generated` makes it, without the others."""
     inputs, dy, hyper = draw(rule, Edge("ordinary"), torch.Generator().manual_seed(0))
-    return Case(tuple(in_dtype(x, torch.float32, "cpu") for x in inputs), dy.float(), hyper, "ordinary")
+    return in_dtype(Case(inputs, dy, hyper, "ordinary"), torch.float32, "cpu")
 
 
 def faults(candidate, name):

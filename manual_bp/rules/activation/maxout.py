@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from manual_bp.inputs import Edge, Input, Mistake, normal, require
+from manual_bp.inputs import Convention, Edge, Input, Mistake, normal, require
 
 
 class Residuals(NamedTuple):
@@ -50,6 +50,27 @@ def backward(residuals: Residuals, dy: Float[Tensor, "*batch units"]) -> tuple[F
 INPUTS = {"x": Input(normal())}
 HYPER = {"pieces": 3}
 USUAL = {"pieces": (2, 4, 5)}
+
+
+def _last(x: Tensor, dy: Tensor, pieces: int) -> tuple[Tensor]:
+    tied = _tied(x, pieces)
+    last = tied & (tied.flip(-1).cumsum(-1).flip(-1) == 1)
+    return (torch.where(last, dy[..., None], 0).reshape(x.shape),)
+
+
+def _split(x: Tensor, dy: Tensor, pieces: int) -> tuple[Tensor]:
+    tied = _tied(x, pieces)
+    return (torch.where(tied, dy[..., None] / tied.sum(-1, keepdim=True), 0).reshape(x.shape),)
+
+
+CONVENTIONS = {
+    "tie": {
+        "first": Convention("dy goes to the first of equal pieces"),
+        "last": Convention("dy goes to the last of equal pieces", gradient=_last),
+        "split": Convention("equal pieces share dy evenly", gradient=_split),
+        "any": Convention("any valid subgradient", any_subgradient=True),
+    }
+}
 
 EDGES = (
     Edge("tie", {"x": [[1.0, 1.0, 0.0, 2.0, 0.0, 2.0, 3.0, 3.0, 3.0]]}),

@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from manual_bp.inputs import Edge, Input, Mistake, coin, normal, require
+from manual_bp.inputs import Convention, Edge, Input, Mistake, coin, normal, require
 
 
 class Residuals(NamedTuple):
@@ -56,6 +56,13 @@ def _scaled(x: Tensor, p: float) -> Tensor:
 INPUTS = {"x": Input(normal()), "mask": Input(coin(0.75), cotangent=False)}
 HYPER = {"p": 0.25}
 USUAL = {"p": (0.1, 0.2, 0.3, 0.75)}
+
+CONVENTIONS = {
+    "dropout": {
+        "inverted": Convention("scaled by 1/(1 − p) in training"),
+        "plain": Convention("not scaled in training", hyper=lambda p: {"p": 0.0 if p < 1 else p}),
+    }
+}
 
 EDGES = (
     Edge("nothing dropped by p", {"p": 0.0}),

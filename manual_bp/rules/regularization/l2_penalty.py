@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from manual_bp.inputs import Edge, Input, Mistake, normal, require
+from manual_bp.inputs import Convention, Edge, Input, Mistake, normal, require
 
 
 class Residuals(NamedTuple):
@@ -43,6 +43,12 @@ def backward(residuals: Residuals, dy: Float[Tensor, ""]) -> tuple[Float[Tensor,
 INPUTS = {"weight": Input(normal())}
 HYPER = {"lam": 0.3}
 USUAL = {"lam": (1e-2, 5e-2), "n": (50,)}
+CONVENTIONS = {
+    "l2": {
+        "lam/n": Convention("lam/(2n) Σ W², as the course notes mean it"),
+        "lam": Convention("lam/2 Σ W², whatever n", hyper=lambda lam, n: {"n": 1}),
+    }
+}
 
 EDGES = (
     Edge("lam 0", {"lam": 0.0}),
