@@ -2,39 +2,53 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
 import torch
 
-from manual_bp.chain import leaves, probe
+import manual_bp as bp
+from manual_bp.chain import activation as activation_layer
+from manual_bp.chain import fits_activation, leaves, probe
 from manual_bp.lockstep import visit_case
 from manual_bp.models import mlp, residual_mlp
+from manual_bp.models.initialization import suited_to
 from manual_bp.oracle import compare
+from manual_bp.training import sgd, training_step
 from torch_ref.models import MODELS
 
-ACTIVATIONS = ["sigmoid", "tanh", "relu", "leaky_relu", "elu", "maxout"]
+ACTIVATIONS = [name for name, rule in bp.RULES.items() if fits_activation(rule)]
+KINDS = ["mlp", "residual_mlp"]
+FLOATS = [torch.float64, torch.float32, torch.bfloat16]
 
 
 def hyper(activation):
-    return {"pieces": 2} if activation == "maxout" else {}
+    """What has no default."""
+    rule = bp.RULES[activation]
+    return {name: value for name, value in rule.ordinary.items() if name not in rule.defaults}
 
 
 def build(kind, activation):
     if kind == "mlp":
         return mlp([5, 6, 4, 3], activation, **hyper(activation))
-    if activation == "maxout":
-        return residual_mlp(4, 3, activation, True, 0.3, inputs=5, outputs=3, pieces=2)
-    return residual_mlp(4, 3, activation, True, 0.3, inputs=5, outputs=3)
+    return residual_mlp(4, 3, activation, True, 0.3, inputs=5, outputs=3, **hyper(activation))
 
 
-@pytest.fixture(params=["mlp", "residual_mlp"])
+@pytest.fixture(params=KINDS)
 def kind(request):
     return request.param
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+EVERY = [
+    (activation, kind, dtype)
+    if (kind == KINDS[0] and dtype is torch.float32) or activation == ACTIVATIONS[0]
+    else pytest.param(activation, kind, dtype, marks=pytest.mark.exhaustive)
+    for activation, kind, dtype in itertools.product(ACTIVATIONS, KINDS, FLOATS)
+]
+
+
+@pytest.mark.parametrize(("activation", "kind", "dtype"), EVERY, ids=str)
 def test_each_layer_alone(kind, activation, dtype, device):
     """Each layer judged by its own evidence at the inputs and the cotangent that it has within the chain."""
     model = build(kind, activation)
@@ -58,6 +72,36 @@ def test_counted_batches_are_the_module_s():
     assert {n: (b.shape, b.dtype) for n, b in state.items()} == {
         n: (b.shape, b.dtype) for n, b in module.named_buffers()
     }
+
+
+@pytest.mark.parametrize("name", [name for name in bp.RULES if name not in ACTIVATIONS])
+def test_what_is_no_activation_is_refused(name):
+    with pytest.raises(ValueError, match=f"a rule of one input, x, .*; came '{name}', which takes") as caught:
+        mlp([5, 4, 3], name)
+    assert all(repr(taken) in str(caught.value) for taken in bp.RULES[name].inputs)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation_trains(activation):
+    """As a hidden one and as the last one, with the loss that goes with it."""
+    for last in ("identity", activation):
+        model = mlp([5, 6, 3], activation, last, **hyper(activation))
+        step = training_step(model, model.usual_loss, optimizer=sgd(0.1))
+        state = step.init(torch.Generator().manual_seed(0), dtype=torch.float64)
+        x = torch.rand(12, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        target = step.loss.targets(torch.arange(12) % 3, 3, torch.float64)
+        state, first = step(state, x, target)
+        for _ in range(20):
+            state, cost = step(state, x, target)
+        assert cost < first, last
+
+
+def test_initial_weights_suit_the_activation():
+    """He's where one side is cut off or damped, or all but a winner; Xavier's where both sides are alike."""
+    suited = {name: suited_to(activation_layer(name, **hyper(name))) for name in ACTIVATIONS}
+    assert {suited[name] for name in ("relu", "leaky_relu", "elu", "maxout")} == {"he"}
+    assert {suited[name] for name in ("sigmoid", "tanh")} == {"xavier"}
+    assert suited_to(activation_layer("identity")) == "xavier"
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import manual_bp as bp
-from manual_bp.chain import activation, batch_norm, chain, linear, residual
+from manual_bp.chain import activation, batch_norm, chain, fits_activation, linear, residual
 from manual_bp.models import mlp, residual_mlp
 from manual_bp.training import saturation as page
 from manual_bp.training.saturation import FLAT, saturation
 
-ACTIVATIONS = [name for name, rule in bp.RULES.items() if rule.chapter == "activation"]
+ACTIVATIONS = [name for name, rule in bp.RULES.items() if fits_activation(rule)]
 
 
 def of(name, z, **hyper):
