@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manual_bp import axes
 from manual_bp.compilation.program import Program, build, plain
 from manual_bp.compilation.remembered import Remembered
+from manual_bp.inputs import Index
 from manual_bp.training.step import Step, TrainingState, refuse_bad_call
 
 
@@ -34,7 +36,8 @@ class CompiledStep(Step):
     def __call__(self, state: TrainingState, x: Tensor, target: Tensor) -> tuple[TrainingState, Tensor]:
         """The state after one update, and the loss before it, penalties included.
 
-        x: (batch, features); target: what the loss takes, of square_loss shaped like the output.
+        x: (batch, features); target: what the loss takes, of square_loss shaped like the output.  Numbers of classes
+        are looked at before the program runs, for which a GPU is waited for.
         """
         refuse_bad_call(state, x, target)
         signature = (*_kind(x), *_kind(target), _precision(x.device))
@@ -83,12 +86,15 @@ class _BuiltStep:
 
     def __init__(self, step: Step, state: TrainingState, x: Tensor, target: Tensor, donate: bool) -> None:
         self._step, self._donate = step, donate
+        self._loss, self._loss_hyper = step.loss.rule, step.loss.rule.check_hyper(step.loss.hyper)
+        _, self._target, *_ = self._loss.inputs
         self._masks = step.model.masks
         self._names = (list(state.params), self._kept(state.buffers), list(state.optimizer))
         flat = [plain(t) for t in self._tensors(state)]
         if donate:
             self._refuse_shared_memory(flat)
             flat = [t.clone() for t in flat]  # views of one storage may be donated, but not traced
+        self._classes = self._classes_of(state, x, target)
         masks = self._drawn(state, x)
         for name, mask in zip(self._masks, masks, strict=True):
             if mask.dtype != torch.bool:
@@ -107,6 +113,8 @@ class _BuiltStep:
         return False
 
     def __call__(self, state: TrainingState, x: Tensor, target: Tensor) -> tuple[TrainingState, Tensor]:
+        if self._classes is not None:  # before anything is written
+            self._loss.check_positions(self._target, target, self._classes, self._loss_hyper)
         flat = self._tensors(state)
         known = self._last.are(flat)
         if not known:
@@ -117,6 +125,20 @@ class _BuiltStep:
         if not (known and self._donate):  # donated tensors are the same ones again
             self._last = Remembered(new)
         return self._next(state, new), cost
+
+    def _classes_of(self, state: TrainingState, x: Tensor, target: Tensor) -> int | None:
+        """How many classes the output tells apart, if the target is the number of one.  A program does not look at the
+        values of what it is given, so the step looks at the target."""
+        spec = self._loss.inputs[self._target]
+        if not isinstance(spec, Index):
+            return None
+        masks = dict(zip(self._masks, self._drawn(state, x), strict=True))
+        y, _, _ = self._step.model.forward(state.params, {**state.buffers, **masks}, x)
+        sizes: axes.Sizes = {}
+        shapes = dict(zip(self._loss.inputs, (tuple(y.shape), tuple(target.shape)), strict=False))
+        axes.bind(self._loss.annotations, shapes, sizes, self._loss_hyper)
+        (classes,) = sizes[spec.axis]
+        return classes
 
     def _updated(self, *flat: Tensor) -> tuple[Tensor, ...]:
         """The flat function that is compiled: state, x, target and masks -> new state and loss; the loss alone if the
