@@ -97,6 +97,12 @@ def _sign(_: Precision, a: Pair) -> Pair:
     return a[0].sign(), EXACT
 
 
+@arithmetic(aten.round.default, operands=1)
+def _round(_: Precision, a: Pair) -> Pair:
+    """A decision likewise: a page that rounds chooses a number beside its own, and what it has chosen is exact."""
+    return a[0].round(), EXACT
+
+
 @arithmetic(aten.relu.default, operands=1)
 def _relu(_: Precision, a: Pair) -> Pair:
     return a[0].relu(), a[1]
