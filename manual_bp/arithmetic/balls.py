@@ -220,6 +220,8 @@ def rearranged(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     """
     pool: list[Any] = []
     kinds: set[type[Grid]] = set()
+    if function.__name__ in JOINING:  # whatever is joined with numbers is a number, and with masks a mask
+        args = (_alike(args[0]), *args[1:])
 
     def numbered(x: Any) -> Any:
         if isinstance(x, tuple | list):
@@ -247,6 +249,18 @@ def rearranged(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     if isinstance(function, GetSetDescriptorType):
         return placed(function.__get__(*new_args))
     return placed(function(*new_args, **new_kwargs))
+
+
+def _alike(pieces: Sequence[Any]) -> list[Any]:
+    return list(map(lift if any(isinstance(x, Jets) for x in pieces) else options, pieces))
+
+
+def options(mask: Any) -> Grid:
+    """A mask or an index, whether decided or not, as options."""
+    if isinstance(mask, Choice):
+        return mask
+    plain = torch.as_tensor(mask)
+    return Choice(plain.shape, [certain(value) for value in plain.flatten().tolist()])
 
 
 def spread(x: Grid, shape: torch.Size) -> list[Any]:
@@ -291,13 +305,15 @@ def along(x: Grid, dim: int, lines: list[list[Any]]) -> list[Any]:
     return [flat[i] for i in order.flatten().tolist()]
 
 
+JOINING = ("cat", "concat", "concatenate", "stack", "hstack", "vstack")
+
 SHAPING = frozenset(
     [
         *("T", "mT", "H", "mH", "adjoint", "t", "transpose", "swapaxes", "swapdims", "permute", "movedim", "moveaxis"),
         *("flip", "fliplr", "flipud", "rot90", "roll", "reshape", "view", "flatten", "unflatten", "ravel", "squeeze"),
         *("unsqueeze", "expand", "broadcast_to", "broadcast_tensors", "repeat", "tile", "repeat_interleave", "unfold"),
         *("getitem", "select", "narrow", "index_select", "take", "masked_select", "diagonal", "diag", "diag_embed"),
-        *("cat", "concat", "concatenate", "stack", "hstack", "vstack", "unbind", "split", "chunk", "tensor_split"),
+        *(*JOINING, "unbind", "split", "chunk", "tensor_split"),
         *("split_with_sizes", "tril", "triu", "contiguous", "clone", "pixel_shuffle", "pixel_unshuffle"),
         *("select_scatter", "slice_scatter", "diagonal_scatter", "index_copy"),
     ]

@@ -61,6 +61,7 @@ other side of a kink is not covered.  (An input is certain; inside a chain it ca
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
@@ -477,9 +478,19 @@ def _squeeze_in_place(x: Bounded, dim: int) -> Bounded:
 def _pair(x: Tensor | float, dtype: torch.dtype) -> Pair:
     if isinstance(x, Bounded):
         return x.value, x.error
-    if isinstance(x, Tensor):
+    if isinstance(x, Tensor) and (x.ndim or not x.is_floating_point()):
         return x.double(), EXACT
-    return number(float(x), dtype)
+    value, error = number(float(x), dtype)
+    return value, error if _is_short(x) else 2 * precision(dtype).u * value.abs()
+
+
+def _is_short(x: Tensor | float) -> bool:
+    """Whether a tensor without axes, which is what torch makes of a Python number, holds that number itself: half the
+    digits of its format are enough for it.  Anything longer has been rounded."""
+    if not isinstance(x, Tensor):
+        return True
+    digits = -math.log2(torch.finfo(x.dtype).eps) + 1
+    return not x.isfinite() or (math.frexp(x.item())[0] * 2 ** (digits // 2)).is_integer()
 
 
 def _promoted(args: Iterable[Any]) -> torch.dtype:

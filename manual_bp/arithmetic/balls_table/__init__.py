@@ -10,6 +10,7 @@ extremes        the largest, the order of all, clamp, abs
 shapes          what moves elements about in another way than `balls.rearranged` can tell
 """
 
+from manual_bp.arithmetic.balls import MEANINGS, SHAPING
 from manual_bp.arithmetic.balls_table import decisions, elementary, extremes, products, shapes, sums
 
-__all__ = ["decisions", "elementary", "extremes", "products", "shapes", "sums"]
+__all__ = ["MEANINGS", "SHAPING", "decisions", "elementary", "extremes", "products", "shapes", "sums"]

@@ -23,6 +23,7 @@ from manual_bp.arithmetic.balls import (
     groups,
     lift,
     means,
+    options,
     rearranged,
     spread,
 )
@@ -122,21 +123,14 @@ def _combined(function: Callable[..., Any], parts: Sequence[Option]) -> Option:
     return Option(here, nearby, frozenset().union(*(o.leaves for o in undecided)) if nearby != (here,) else frozenset())
 
 
-def _options(mask: Any) -> Grid:
-    if isinstance(mask, Choice):
-        return mask
-    plain = torch.as_tensor(mask)
-    return Grid(plain.shape, [certain(value) for value in plain.flatten().tolist()])
-
-
 def logical(function: Callable[..., bool]) -> Callable[..., Choice | Tensor]:
     """And, or, not of masks."""
 
     def meaning(*masks: Any) -> Choice | Tensor:
-        grids = [_options(mask) for mask in masks]
+        grids = [options(mask) for mask in masks]
         shape = common_shape(*grids)
-        options = [_combined(function, parts) for parts in zip(*(spread(grid, shape) for grid in grids), strict=True)]
-        return settled(shape, options, torch.bool)
+        results = [_combined(function, parts) for parts in zip(*(spread(grid, shape) for grid in grids), strict=True)]
+        return settled(shape, results, torch.bool)
 
     return meaning
 
@@ -206,7 +200,7 @@ def where(condition: Any, input: Any, other: Any) -> Jets:
 
 @means("masked_fill")
 def _masked_fill(input: Any, mask: Any, value: Any) -> Jets:
-    shape = common_shape(lift(input), _options(mask))
+    shape = common_shape(lift(input), options(mask))
     return where(mask, value, lift(input).broadcast_to(shape))
 
 

@@ -59,12 +59,6 @@ def _inner(input: Any, other: Any) -> Jets:
     return matmul(input, lift(other).mT if lift(other).ndim > 1 else other)
 
 
-@means("linear")
-def _linear(input: Any, weight: Any, bias: Any = None) -> Jets:
-    y = matmul(input, lift(weight).mT)
-    return y if bias is None else add(y, bias)
-
-
 @means("einsum")
 def _einsum(equation: str, *operands: Any) -> Jets:
     jets = [

@@ -96,11 +96,6 @@ def _std(input: Any, *args: Any, **kwargs: Any) -> Jets:
     return sqrt(variance(input, *args, **kwargs))
 
 
-@means("var_mean")
-def _var_mean(input: Any, dim: Any = None, unbiased: bool = True, keepdim: bool = False, **kwargs: Any) -> Any:
-    return variance(input, dim, unbiased, keepdim, **kwargs), mean(input, dim, keepdim)
-
-
 @means("linalg_vector_norm", "norm", "linalg_norm")
 def _norm(
     input: Any, ord: Any = 2, dim: Axes = None, keepdim: bool = False, *, dtype: Any = None, p: Any = None

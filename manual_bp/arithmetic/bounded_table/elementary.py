@@ -20,7 +20,7 @@ def add(p: Precision, a: Pair, b: Pair, alpha: float = 1) -> Pair:
     return rounded(p, a[0] + b[0], a[1] + b[1], a, b, underflows=False)
 
 
-@arithmetic(aten.sub.Tensor, aten.sub.Scalar, operands=2)
+@arithmetic(aten.sub.Tensor, operands=2)
 def subtract(p: Precision, a: Pair, b: Pair, alpha: float = 1) -> Pair:
     b = scaled(p, b, alpha)
     return rounded(p, a[0] - b[0], a[1] + b[1], a, b, underflows=False)
@@ -43,7 +43,7 @@ def multiply(p: Precision, a: Pair, b: Pair) -> Pair:
     return rounded(p, a[0] * b[0], propagated, a, b, roundings=roundings, product=True)
 
 
-@arithmetic(aten.div.Tensor, aten.div.Scalar, operands=2)
+@arithmetic(aten.div.Tensor, operands=2)
 def divide(p: Precision, a: Pair, b: Pair) -> Pair:
     value = a[0] / b[0]
     room = b[0].abs() - b[1]  # the denominator is at least this far from 0
@@ -104,8 +104,8 @@ def _round(_: Precision, a: Pair) -> Pair:
 
 
 @arithmetic(aten.relu.default, operands=1)
-def _relu(_: Precision, a: Pair) -> Pair:
-    return a[0].relu(), a[1]
+def _relu(p: Precision, a: Pair) -> Pair:
+    return _maximum(p, a, (EXACT, EXACT))
 
 
 @arithmetic(aten.clamp.default, aten.clamp.Tensor, operands=3)
@@ -259,13 +259,6 @@ def _erfc(p: Precision, a: Pair) -> Pair:
     return rounded(p, torch.special.erfc(a[0]), times(slope, a[1]) + p.eta, a, roundings=ulps("erfc"))
 
 
-@arithmetic(aten.special_ndtr.default, operands=1)
-def _ndtr(p: Precision, a: Pair) -> Pair:
-    """½ erfc(−x/√2): the argument is rounded, which tells in the tail."""
-    value, error = _erfc(p, multiply(p, a, number(-math.sqrt(0.5), p.dtype)))
-    return rounded(p, value / 2, error / 2, a, roundings=0)
-
-
 @arithmetic(aten.sin.default, operands=1)
 def _sin(p: Precision, a: Pair) -> Pair:
     return rounded(p, a[0].sin(), _wave(a[0].cos(), a[1]), a, roundings=ulps("sin"))
@@ -302,7 +295,10 @@ def _logaddexp(p: Precision, a: Pair, b: Pair) -> Pair:
         for x, y in ((a, b), (b, a))
     )
     e = torch.exp(-d)
-    internal = p.u * (times(e, d) / (1 + e) + ulps("exp") * e / (1 + e) + ulps("log1p") * torch.log1p(e)) + p.eta
+    internal = (
+        p.u * (torch.where(e > 0, e * d, EXACT) / (1 + e) + ulps("exp") * e / (1 + e) + ulps("log1p") * torch.log1p(e))
+        + p.eta
+    )
     return rounded(p, value, propagated + internal, a, b)
 
 

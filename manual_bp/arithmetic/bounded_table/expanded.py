@@ -50,7 +50,7 @@ def _deviation_of(a: Tensor, dim: Axes = None, correction: float | None = None, 
 
 
 MAGNITUDES: dict[Any, Callable[..., Tensor]] = {
-    **dict.fromkeys((aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor, aten.sub.Scalar), _sum_of),
+    **dict.fromkeys((aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor), _sum_of),
     **dict.fromkeys((aten.rsub.Scalar, aten.rsub.Tensor), _sum_of),
     aten.pow.Tensor_Scalar: _power_of,
     aten.where.self: _chosen_of,
@@ -61,7 +61,7 @@ MAGNITUDES: dict[Any, Callable[..., Tensor]] = {
     **{
         same: same
         for same in (
-            *(aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar, aten.neg.default, aten.abs.default),
+            *(aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.neg.default, aten.abs.default),
             *(aten.sum.default, aten.sum.dim_IntList, aten.mean.default, aten.mean.dim),
             *(aten.mm.default, aten.bmm.default, aten.mv.default, aten.dot.default),
             *(aten.maximum.default, aten.minimum.default, aten.cumsum.default, aten.convolution.default),
@@ -72,4 +72,4 @@ MAGNITUDES: dict[Any, Callable[..., Tensor]] = {
 }
 """What the terms of an expanded result add up to, from what those of its operands do; never less than its own size,
 which holds for every function that is not here."""
-DIVISIONS = {aten.div.Tensor, aten.div.Scalar}
+DIVISIONS = {aten.div.Tensor}

@@ -15,7 +15,7 @@ DECISIONS = {
     *(comparison.Tensor for comparison in _COMPARISONS),
     *(comparison.Scalar for comparison in _COMPARISONS),
     *(aten.isnan.default, aten.isinf.default, aten.isneginf.default, aten.isposinf.default),
-    *(aten.argmax.default, aten.argmin.default, aten.logical_not.default, aten.signbit.default),
+    *(aten.argmax.default, aten.argmin.default),
 }
 """Made on the values; the answer is a plain tensor."""
 
@@ -30,8 +30,9 @@ SHAPES: dict[Any, Callable[..., Any]] = {
     **{
         same: same
         for same in (
-            *(aten.detach.default, aten.alias.default, aten.clone.default, aten.expand.default, aten.unsqueeze.default),
+            *(aten.detach.default, aten.clone.default, aten.expand.default, aten.unsqueeze.default),
             *(aten.t.default, aten.transpose.int, aten.permute.default, aten.flip.default, aten.roll.default),
+            *(aten.rot90.default, aten.index_copy.default, aten.diagonal_scatter.default),
             *(aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims, aten.repeat.default, aten.unfold.default),
             *(aten.select.int, aten.slice.Tensor, aten.gather.default, aten.index_select.default, aten.index.Tensor),
             *(aten.diagonal.default, aten.tril.default, aten.triu.default, aten.diag_embed.default, aten.take.default),
@@ -48,7 +49,9 @@ FILLED: dict[Any, int] = {aten.constant_pad_nd.default: 2, aten.scatter.value: 3
 """Done to values and errors alike, but that the argument of this position is a number, with an error of its own."""
 
 CONSTANTS: dict[Any, float | None] = {
-    **dict.fromkeys((aten.zeros_like.default, aten.new_zeros.default, aten.empty_like.default), 0.0),
+    **dict.fromkeys(
+        (aten.zeros_like.default, aten.new_zeros.default, aten.empty_like.default, aten.new_empty.default), 0.0
+    ),
     **dict.fromkeys((aten.ones_like.default, aten.new_ones.default), 1.0),
     **dict.fromkeys((aten.full_like.default, aten.new_full.default), None),
 }

@@ -1,0 +1,331 @@
+"""The torch functions that pages may use: one table for both arithmetics.
+
+Each has operands at which it is smooth, where values and derivatives are judged, and extreme ones, where values are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+INF = math.inf
+Draw = Callable[[torch.Generator], Tensor]
+
+
+def normal(*shape: int, scale: float = 0.7) -> Draw:
+    return lambda generator: scale * torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def between(low: float, high: float, *shape: int) -> Draw:
+    return lambda generator: low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)
+
+
+def apart(*shape: int) -> Draw:
+    """Numbers of which no two are near each other, nor one near 0: no kink is near."""
+    count = math.prod(shape)
+    return lambda generator: ((torch.randperm(count, generator=generator).double() - count // 2 + 0.3) / 4).reshape(
+        shape
+    )
+
+
+@dataclass(frozen=True)
+class Function:
+    """call: of tensors, a tensor or several.
+    draws: one per operand.
+    extremes: tuples of operands, each a nested list.
+    loose: how many times larger than what the ends of intervals can do the bound may be, and a reason beside it.
+    """
+
+    call: Callable[..., Any]
+    draws: Sequence[Draw]
+    extremes: Sequence[tuple[Any, ...]] = ()
+    loose: float = 1.01
+
+    def operands(self, seed: int = 0) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        return [draw(generator) for draw in self.draws]
+
+
+SQUARE = normal(3, 3)
+POSITIVE = between(0.6, 2.0, 3, 3)
+NUMBERS = [0.0, -0.0, 1.0, -1.0, 1e-30, -1e-30, 1e-300, 3e-42, 1e30, -1e30, 40.0, -40.0, 100.0, -100.0]
+SIZES = [1e-300, 1e-40, 1e-3, 1.0, 1e3, 1e30]
+LOGITS = [
+    [[1e4, -1e4, 9999.0]],
+    [[-1e4, -10001.0, -10002.5]],
+    [[2.0, 2.0, 2.0]],
+    [[30.0, 0.0, -30.0]],
+    [[0.0, -800.0, -90.0]],
+    [[-INF, 1.0, 2.0]],
+    [[0.0, -1e30, 1.0]],
+    [[0.5, -INF, -INF]],
+    [[3.0], [-7e3]],
+]
+INDEX = torch.tensor([2, 0, 2])
+PLACES = torch.tensor([[0, 2, 1], [2, 2, 0]])
+MASK = torch.tensor([[True, False, True], [False, False, True], [True, True, False]])
+
+
+def one(call: Callable[[Tensor], Any], draw: Draw = SQUARE, extremes: Sequence[Any] = (), **more: Any) -> Function:
+    return Function(call, (draw,), [(extreme,) for extreme in extremes], **more)
+
+
+def two(call: Callable[[Tensor, Tensor], Any], first: Draw = SQUARE, second: Draw = POSITIVE, **more: Any) -> Function:
+    return Function(call, (first, second), **more)
+
+
+ELEMENTARY = {
+    "add": two(lambda a, b: a + b),
+    "add, alpha": two(lambda a, b: torch.add(a, b, alpha=3)),
+    "subtract": two(lambda a, b: a - b),
+    "sub, alpha": two(lambda a, b: torch.sub(a, b, alpha=0.3)),
+    "from a number": one(lambda a: 1 - a),
+    "rsub, alpha": two(lambda a, b: torch.rsub(a, b, alpha=2)),
+    "multiply": two(lambda a, b: a * b),
+    "scale": one(lambda a: 0.1 * a, extremes=[NUMBERS]),
+    "divide": two(lambda a, b: a / b),
+    "divide a number": one(lambda b: 3 / b, POSITIVE, [SIZES]),
+    "addcmul": Function(lambda a, b, c: torch.addcmul(a, b, c, value=0.5), (SQUARE, SQUARE, POSITIVE)),
+    "addcdiv": Function(lambda a, b, c: torch.addcdiv(a, b, c, value=0.5), (SQUARE, SQUARE, POSITIVE)),
+    # a + w (b − a): a counts twice, with opposite signs
+    "lerp": two(lambda a, b: torch.lerp(a, b, 0.3), loose=4),
+    "lerp by a tensor": Function(torch.lerp, (SQUARE, POSITIVE, between(0.1, 0.9, 3, 3)), loose=20),
+    "square": one(torch.square),
+    "cube": one(lambda a: a**3),
+    "inverse square": one(lambda b: b**-2, POSITIVE),
+    "power 2.5": one(lambda b: b**2.5, POSITIVE),
+    "a number to a power": one(lambda b: 0.7**b, POSITIVE),
+    "a tensor to a power": two(torch.pow, POSITIVE, SQUARE),
+    "sqrt": one(torch.sqrt, POSITIVE, [[0.0, *SIZES]]),
+    "half power": one(lambda b: b**0.5, POSITIVE),
+    "rsqrt": one(torch.rsqrt, POSITIVE, [SIZES]),
+    "reciprocal": one(torch.reciprocal, POSITIVE),
+    "exp": one(torch.exp, extremes=[NUMBERS, [-INF]]),
+    "expm1": one(torch.expm1, extremes=[NUMBERS]),
+    "log": one(torch.log, POSITIVE, [SIZES]),
+    "log1p": one(torch.log1p, POSITIVE, [[0.0, -0.999999, 1e-30, 1e30]]),
+    "tanh": one(torch.tanh, extremes=[NUMBERS]),
+    "sigmoid": one(torch.sigmoid, extremes=[NUMBERS]),
+    "sin": one(torch.sin, extremes=[[0.0, 1e-30, 3.0, 1e4, -1e4]]),
+    "cos": one(torch.cos, extremes=[[0.0, 1e-30, 3.0, 1e4, -1e4]]),
+    "erf": one(torch.erf, extremes=[NUMBERS]),
+    "erfc": one(torch.special.erfc, extremes=[NUMBERS, [3.0, 9.0, 10.05, 26.0, 27.2]]),
+    "ndtr": one(torch.special.ndtr, extremes=[[0.0, 1.0, -5.0, -13.0, -37.0, 40.0, -40.0]]),
+    "xlogy": two(torch.xlogy, extremes=[([0.0, 0.0, 2.0, 1e30], [0.0, 3.0, 1e-30, 1e30])]),
+    "xlogy of a number": one(lambda b: torch.xlogy(2.0, b), POSITIVE),
+    "xlogy with a number": one(lambda a: torch.xlogy(a, 3.0)),
+    "logaddexp": two(
+        torch.logaddexp,
+        extremes=[([1e4, -1e4, 0.0, 0.0, -INF], [1e4, 9e3, 0.0, -90.0, 2.0]), ([-INF], [-INF])],
+    ),
+    "neg": one(lambda a: -a),
+    "abs": one(torch.abs, apart(3, 3), [NUMBERS]),
+    "sign": one(torch.sign, apart(3, 3), [NUMBERS]),
+    "sgn": one(torch.sgn, apart(3, 3)),
+    "relu": one(torch.relu, apart(3, 3), [NUMBERS]),
+    "clamp": one(lambda a: a.clamp(-0.33, 0.66), apart(3, 3), [NUMBERS]),
+    "clamp from below": one(lambda a: a.clamp(min=0.1), apart(3, 3)),
+    "clamp from above": one(lambda a: torch.clamp(a, max=0.1), apart(3, 3)),
+    "clamp by tensors": Function(torch.clamp, (apart(3, 3), normal(3, 3, scale=0.01), between(0.4, 0.41, 3, 3))),
+    "clamp_min": one(lambda a: a.clamp_min(0.1), apart(3, 3)),
+    "clamp_max": one(lambda a: torch.clamp_max(a, 0.1), apart(3, 3)),
+    "clamp_min by a tensor": two(torch.clamp_min, apart(3, 3), normal(3, 3, scale=0.01)),
+    "clamp_max by a tensor": two(torch.clamp_max, apart(3, 3), normal(3, 3, scale=0.01)),
+    "maximum": two(torch.maximum, extremes=[([-INF, INF, 0.0, 1e30], [-INF, 0.0, -0.0, -INF])]),
+    "minimum": two(torch.minimum, extremes=[([-INF, INF, 0.0, 1e30], [-INF, 0.0, -0.0, -INF])]),
+}
+
+SUMS = {
+    "sum": one(lambda a: a.sum(0)),
+    "sum over a tuple": one(lambda a: torch.sum(a, dim=(0, -1), keepdim=True)),
+    "sum of all": one(torch.sum, extremes=[[1e30, -1e30, 1.0]]),
+    "sum in another precision": one(lambda a: a.sum(-1, dtype=torch.float64)),
+    "mean": one(lambda a: a.mean(1, keepdim=True)),
+    "mean of all": one(torch.mean),
+    "prod": one(lambda a: a.prod(-1), extremes=[[[1e-30, 1e-20, 1e20, 1e10]], [[0.0, 2.0, 3.0]], [[0.0, 0.0, 3.0]]]),
+    "prod of all": one(torch.prod),
+    "cumsum": one(lambda a: a.cumsum(0)),
+    "cumprod": one(lambda a: torch.cumprod(a, dim=1), extremes=[[[0.5, 0.0, 3.0, 2.0]], [[1e-30, 1e-20, 1e30]]]),
+    # Σ(x − mean)²: the mean's error counts for each deviation, and would cancel in their sum
+    "var": one(lambda a: a.var(0), loose=4),
+    "biased var": one(lambda a: torch.var(a, -1, unbiased=False, keepdim=True), loose=4),
+    "var, correction": one(lambda a: a.var(dim=(0, 1), correction=0), loose=4),
+    "std": one(lambda a: a.std(1), loose=4),
+    # the error's own norm, where the error may be as the numbers themselves
+    "norm": one(lambda a: torch.linalg.vector_norm(a, dim=-1), extremes=[[[3e-30, 4e-30]], [[0.0, 0.0]]], loose=1.8),
+    "norm of all": one(lambda a: a.norm(), loose=1.8),
+    "norm of order 1": one(lambda a: a.norm(p=1, dim=0), apart(3, 3)),
+    "largest norm": one(lambda a: torch.linalg.vector_norm(a, ord=INF, dim=1, keepdim=True), apart(3, 3)),
+    "index_add": two(lambda a, b: a.index_add(0, INDEX, b)),
+    "index_add to 0, alpha": one(lambda a: torch.zeros(4, 3, dtype=a.dtype).index_add(0, INDEX, a, alpha=0.3)),
+    "scatter_add": two(lambda a, b: a.scatter_add(0, PLACES, b)),
+    "index_put": two(lambda a, b: a.index_put((INDEX,), b, accumulate=True)),
+    "index_put, replacing": two(lambda a, b: a.index_put((INDEX[:2],), b[:2])),
+}
+
+PRODUCTS = {
+    "matrix product": two(lambda a, b: a.T @ b),
+    "matrix times vector": two(lambda a, b: a @ b[0]),
+    "dot": two(lambda a, b: torch.dot(a[0], b[0])),
+    "batched product": two(lambda a, b: a[None].expand(2, -1, -1) @ b.T[None].expand(2, -1, -1)),
+    "bmm": two(torch.bmm, normal(2, 2, 3), normal(2, 3, 2)),
+    "mm": two(torch.mm),
+    "mv": two(torch.mv, SQUARE, normal(3)),
+    "addmm": Function(lambda c, a, b: torch.addmm(c, a, b, beta=2, alpha=0.3), (normal(3), SQUARE, SQUARE)),
+    "addmm, beta 0": Function(lambda c, a, b: torch.addmm(c, a, b, beta=0), (normal(3), SQUARE, SQUARE)),
+    "addmv": Function(torch.addmv, (normal(3), SQUARE, normal(3))),
+    "baddbmm": Function(torch.baddbmm, (normal(2, 2, 2), normal(2, 2, 3), normal(2, 3, 2))),
+    "outer": two(torch.outer, normal(3), normal(2)),
+    "inner": two(torch.inner),
+    "einsum, a product": two(lambda a, b: torch.einsum("ij,kj->ik", a, b)),
+    "einsum, a batch": two(lambda a, b: torch.einsum("bij,bj->bi", a, b), normal(2, 3, 2), normal(2, 2)),
+    "einsum of one": one(lambda a: torch.einsum("ij->j", a)),
+    "einsum, a diagonal sum": two(lambda a, b: torch.einsum("ij,ij", a, b)),
+    "conv1d": Function(
+        lambda x, w, b: torch.conv1d(x, w, b, stride=2, padding=1), (normal(2, 2, 6), normal(3, 2, 3), normal(3))
+    ),
+    "conv2d": two(
+        lambda x, w: torch.conv2d(x, w, stride=(1, 2), padding=(0, 1), dilation=(2, 1), groups=2),
+        normal(1, 4, 5, 4),
+        normal(2, 2, 2, 3),
+    ),
+    "conv2d without a batch": two(torch.conv2d, normal(2, 3, 3), normal(1, 2, 2, 2)),
+    "conv3d": two(torch.conv3d, normal(1, 1, 3, 3, 2), normal(2, 1, 2, 2, 2)),
+    "convolution": two(
+        lambda x, w: torch.convolution(x, w, None, [1], [2], [1], False, [0], 2), normal(1, 4, 3), normal(2, 2, 2)
+    ),
+    "conv_transpose1d": Function(
+        lambda x, w, b: torch.conv_transpose1d(x, w, b, stride=2, padding=1, output_padding=1, dilation=2),
+        (normal(2, 2, 4), normal(2, 3, 3), normal(3)),
+    ),
+    "conv_transpose2d": two(
+        lambda x, w: torch.conv_transpose2d(x, w, stride=2, groups=2), normal(1, 4, 2, 3), normal(4, 1, 2, 2)
+    ),
+}
+
+EXPONENTIALS = {
+    "softmax": one(lambda a: torch.softmax(a, -1), extremes=LOGITS),
+    "softmax over the first axis": one(lambda a: torch.softmax(a, dim=0)),
+    "log_softmax": one(lambda a: a.log_softmax(-1), extremes=LOGITS),
+    "logsumexp": one(lambda a: torch.logsumexp(a, -1), extremes=[*LOGITS, [[-INF, -INF]]]),
+    "logsumexp over a tuple": one(lambda a: a.logsumexp((0, 1), keepdim=True)),
+}
+
+CHOICES = {
+    "where": two(lambda a, b: torch.where(MASK, a, b)),
+    "where, a number": one(lambda a: torch.where(MASK, a, 0.1)),
+    "where, by a comparison": two(lambda a, b: torch.where(a > 0, b, a), apart(3, 3)),
+    "masked_fill": one(lambda a: a.masked_fill(MASK, -0.1), extremes=[[[-INF, INF, 1.0]]]),
+    "masked_fill by a tensor": two(lambda a, b: a.masked_fill(MASK, b[0, 0])),
+    "scatter of a number": one(lambda a: a.scatter(1, PLACES[:, :1], 0.1)),
+    "gather": one(lambda a: a.gather(1, PLACES[:, :2])),
+    "take_along_dim": one(lambda a: torch.take_along_dim(a, PLACES[:1], dim=0)),
+    "amax": one(lambda a: a.amax(1), apart(3, 3), [[[-INF, 1.0, -1e30]], [[-INF, -INF]], [[INF, 0.0]]]),
+    "amax over a tuple": one(lambda a: torch.amax(a, dim=(0, 1), keepdim=True), apart(3, 3)),
+    "amin": one(lambda a: a.amin(1), apart(3, 3), [[[INF, 1.0, 1e30]]]),
+    "max": one(torch.max, apart(3, 3)),
+    "min": one(torch.min, apart(3, 3)),
+    "max along an axis": one(lambda a: a.max(1).values, apart(3, 3), [[[-INF, 1.0, 1.0]]]),
+    "min along an axis": one(lambda a: torch.min(a, 0, keepdim=True)[0], apart(3, 3)),
+    "gather at the largest": two(lambda a, b: b.gather(1, a.max(1, keepdim=True).indices), apart(3, 3)),
+    "gather at argmin": two(lambda a, b: b.gather(1, a.argmin(1, keepdim=True)), apart(3, 3)),
+    "topk": one(lambda a: torch.topk(a, 2).values, apart(3, 3), [[[-INF, 1.0, 1.0, INF]]]),
+    "topk, the smallest": one(lambda a: a.topk(2, dim=0, largest=False)[0], apart(3, 3)),
+    "sort": one(lambda a: a.sort(dim=0).values, apart(3, 3), [[[-INF], [1.0], [1.0], [INF]]]),
+    "sort, descending": one(lambda a: torch.sort(a, dim=-1, descending=True, stable=True)[0], apart(3, 3)),
+    "sorted by argsort": one(lambda a: a.gather(1, a.argsort(1)), apart(3, 3)),
+}
+
+FUNCTIONS = ELEMENTARY | SUMS | PRODUCTS | EXPONENTIALS | CHOICES
+
+SHAPES: dict[str, Callable[[Tensor], Any]] = {
+    "T": lambda x: x.T,
+    "mT": lambda x: x.mT,
+    "t": lambda x: x.t(),
+    "transposed": lambda x: x.transpose(0, 1).swapaxes(0, 1).swapdims(0, -1),
+    "permuted": lambda x: x[None].permute(2, 0, 1).movedim(0, 1).moveaxis(1, 2),
+    "flipped": lambda x: torch.flip(x, (0,)).fliplr().flipud().rot90(),
+    "rolled": lambda x: x.roll(1, 0).roll((1, 2), dims=(0, 1)),
+    "reshaped": lambda x: x.T.reshape(-1).view(3, 4).flatten().unflatten(0, (2, 6)).ravel(),
+    "squeezed": lambda x: x[None, :, None].squeeze().unsqueeze(0).squeeze(0)[:, :, None, None].squeeze((2, 3)),
+    "expanded": lambda x: torch.broadcast_to(x[:, :1].expand(3, 5), (2, 3, 5)).expand(-1, -1, 5).contiguous().clone(),
+    "broadcast": lambda x: torch.broadcast_tensors(x, torch.zeros(2, 3, 4, dtype=torch.float64))[0],
+    "expand_as": lambda x: x[:1].expand_as(x),
+    "view_as": lambda x: x.view_as(torch.zeros(2, 6)).reshape_as(torch.zeros(4, 3)),
+    "repeated": lambda x: x.repeat(2, 1).tile((1, 2)).repeat_interleave(2, 0),
+    "unfolded": lambda x: x.unfold(1, 3, 1).unfold(0, 2, 1),
+    "indexed": lambda x: x[1:, ::2][..., None, -1],
+    "indexed by tensors": lambda x: x[torch.tensor([0, 2, 0])][:, torch.tensor([1, 1])],
+    "indexed by a mask": lambda x: x[torch.arange(4).remainder(2).bool().expand(3, 4)],
+    "selected": lambda x: x.select(0, 1).narrow(0, 1, 2).index_select(0, torch.tensor([1, 0, 1])),
+    "taken": lambda x: torch.take(x, torch.tensor([3, 0, 3])),
+    "masked_select": lambda x: x.masked_select(torch.tensor([True, False, True, True])),
+    "embedding": lambda x: torch.embedding(x, torch.tensor([[2, 0], [0, 0]])),
+    "diagonal": lambda x: x.diagonal(),
+    "diagonals": lambda x: torch.cat([torch.diag(x[0]), torch.diag_embed(x[0], 0)]),
+    "triangles": lambda x: torch.cat([x.tril(), torch.triu(x, 1)]),
+    "concatenated": lambda x: torch.concat([torch.cat([x, x], dim=1), torch.concatenate([x, x], 1)]),
+    "stacked": lambda x: torch.stack([torch.hstack([x, x]), torch.hstack([x, x]).flip(0)], -1),
+    "vstack": lambda x: torch.vstack([x, x]),
+    "split": lambda x: torch.cat([x.split(3, 1)[1], x.split([1, 3], 1)[0], x.split_with_sizes([1, 3], 1)[1]], 1),
+    "chunked": lambda x: torch.cat([*x.chunk(2, 1)[::-1], *x.tensor_split(2, 1)], 1),
+    "unbound": lambda x: torch.stack(x.unbind(1)[::-1]),
+    "iterated": lambda x: torch.stack(list(x)[::-1]),
+    "padded": lambda x: torch.constant_pad_nd(x, [1, 2, 0, 1]),
+    "cropped": lambda x: torch.constant_pad_nd(x, [-1, 0, 0, 1]),
+    "pixel_shuffle": lambda x: torch.pixel_unshuffle(torch.pixel_shuffle(x.reshape(4, 3, 1), 2), 2),
+    "scattered": lambda x: torch.zeros(3, 4, dtype=x.dtype).scatter(1, torch.tensor([[3], [0], [1]]), x[:, :1]),
+    "replaced": lambda x: x.select_scatter(x[0], 0, 2).slice_scatter(x[:, :2], 1, 2),
+    "adjoint": lambda x: x.adjoint().mH.H,
+    "index_copy": lambda x: x.index_copy(0, torch.tensor([2, 0]), x[:2]),
+    "diagonal_scatter": lambda x: x[:, :3].diagonal_scatter(x[0, :3]),
+    "converted": lambda x: x.to("cpu").type_as(x) if x.is_floating_point() and not torch.is_complex(x) else 0 * x,
+    "detached": lambda x: x.detach(),
+    "number of rows": lambda x: x.reshape(x.size(1), x.size()[0])[: x.dim() + x.ndim + x.numel() - 14],
+}
+"""Functions that only move the elements of a (3, 4) tensor about, or fill up with zeros."""
+
+LIKE: dict[str, Callable[[Tensor], Tensor]] = {
+    "zeros_like": torch.zeros_like,
+    "ones_like": torch.ones_like,
+    "full_like": lambda x: torch.full_like(x, 0.1),
+    "empty_like": lambda x: torch.empty_like(x) * 0,
+    "new_zeros": lambda x: x.new_zeros(2, 3),
+    "new_ones": lambda x: x.new_ones((2, 3)),
+    "new_full": lambda x: x.new_full((2, 3), -0.1),
+    "new_empty": lambda x: x.new_empty(x.shape) * 0,
+    "a mask": lambda x: torch.ones_like(x, dtype=torch.bool),
+}
+"""Tensors of one number, in the shape of another tensor or made by it."""
+
+COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
+
+COMPARED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    **{name: getattr(torch, name) for name in COMPARISONS},
+    **{f"{name} a number": lambda a, _, name=name: getattr(torch, name)(a, 1.0) for name in COMPARISONS},
+    **{name: lambda a, _, name=name: getattr(torch, name)(a) for name in ("isnan", "isinf", "isfinite", "isneginf")},
+    "isposinf": lambda a, _: torch.isposinf(a),
+    "argmax": lambda a, _: torch.argmax(a),
+    "argmax along an axis": lambda a, _: a[None].argmax(0, keepdim=True),
+}
+"""Decisions on two rows of numbers."""
+
+MASKED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "and": lambda a, b: a & b,
+    "or": lambda a, b: a | b,
+    "xor": lambda a, b: a ^ b,
+    "not": lambda a, _: ~a,
+    "logical_and": torch.logical_and,
+    "logical_or": torch.logical_or,
+    "logical_xor": torch.logical_xor,
+    "logical_not": lambda a, _: torch.logical_not(a),
+    "any": lambda a, b: torch.stack([a, b]).any(0),
+    "all": lambda a, b: torch.all(torch.stack([a, b]), dim=0, keepdim=True),
+    "any of all": lambda a, _: a.any(),
+}
+"""Functions of two masks."""
