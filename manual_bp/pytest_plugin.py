@@ -88,8 +88,9 @@ class Oracle:
         from manual_bp.oracle import compare
 
         case = self._parameter(options)
-        if hasattr(getattr(case, "dy", None), "dtype"):
-            options = {"dtype": case.dy.dtype, "device": str(case.dy.device), **options}
+        number = _number_of(case)
+        if number is not None:
+            options = {"dtype": number.dtype, "device": str(number.device), **options}
         report = compare(candidate, rule, **options)
         if self._folder is not None:
             self._write(report, candidate, rule, options)
@@ -116,6 +117,13 @@ class Oracle:
         page = to_html(report, rule, candidate, title=self._node.nodeid, options=options)
         write_atomically(path, page.encode("utf-8"))
         self._node.add_report_section("call", "oracle", f"page: {path}")
+
+
+def _number_of(case: Any) -> Any:
+    """A tensor of numbers that a case holds: a cotangent, or an input of a rule without backward; None if there is none."""
+    dy = getattr(case, "dy", None)
+    several = (*(dy if isinstance(dy, tuple) else (dy,)), *(getattr(case, "inputs", ()) if dy is None else ()))
+    return next((x for x in several if hasattr(x, "dtype") and x.is_floating_point()), None)
 
 
 def page_name(test: str, number: int = 1) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -125,15 +126,17 @@ def _forget(*files: Path | None) -> None:
                 file.write_text("")
 
 
-def _values(given: list[str]) -> dict[str, int | float]:
-    """Hyperparameters from NAME=VALUE.  Raises ValueError for what is no number."""
-    found: dict[str, int | float] = {}
+def _values(given: list[str]) -> dict[str, Any]:
+    """Hyperparameters from NAME=VALUE: a Python number, True, False, None, a tuple of numbers, or else a word.  Raises
+    ValueError for what is not of that form."""
+    found: dict[str, Any] = {}
     for text in given:
-        name, equals, value = text.partition("=")
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not (name and equals and value):
+            must = "--hyper must be NAME=VALUE, as in alpha=1.0, causal=True, stride=(2,1) or approximate=tanh"
+            raise ValueError(f"{must}; came {text!r}.")
         try:
-            found[name.strip()] = int(value) if value.strip().lstrip("+-").isdigit() else float(value)
-        except ValueError:
-            equals = ""
-        if not equals:
-            raise ValueError(f"--hyper must be NAME=VALUE with a number, as in alpha=1.0; came {text!r}.")
+            found[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[name] = value
     return found

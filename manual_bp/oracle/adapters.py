@@ -14,6 +14,7 @@ from torch import Tensor
 
 from manual_bp.oracle.calling import call_with
 from manual_bp.oracle.ways import orders
+from manual_bp.outputs import parts, whole
 from manual_bp.rule import Vjp
 
 KINDS = ("torch", "numpy", "jax")
@@ -21,6 +22,8 @@ KINDS = ("torch", "numpy", "jax")
 
 def from_functions(forward: Callable[..., Any], backward: Callable[..., Any], *, arrays: str | None = None) -> Vjp:
     """A Vjp from `forward(*inputs, **hyper) -> (y, cache)` and `backward(dy, cache) -> grads`.
+
+    Of several outputs y and dy are tuples; an input that is absent is None.
 
     arrays: "numpy", "torch" or "jax": what the functions are called with; by default the one of these modules that
         their text refers to, torch if there is none.
@@ -32,24 +35,27 @@ def from_functions(forward: Callable[..., Any], backward: Callable[..., Any], *,
     if kind not in KINDS:
         raise ValueError(f"from_functions: arrays must be one of {list(KINDS)}; came {kind!r}.")
 
-    def run_forward(inputs: Sequence[Tensor], hyper: Mapping[str, Any], lay: Lay = _as_it_is) -> tuple[Any, Any]:
+    def run_forward(inputs: Sequence[Tensor | None], hyper: Mapping[str, Any], lay: Lay = _as_it_is) -> tuple[Any, Any]:
         # The arrays are kept beside the cache: a program that calls backward still has them.
-        arrays = [lay(_to_array(x, kind)) for x in inputs]
+        arrays = [None if x is None else lay(_to_array(x, kind)) for x in inputs]
         returned = call_with(forward, arrays, hyper)
         if not (isinstance(returned, tuple | list) and len(returned) == 2):
             raise TypeError(f"forward must return (y, cache); it returned a {type(returned).__name__}")
         return returned[0], (returned[1], arrays)
 
-    def run_backward(kept: Any, dy: Tensor, lay: Lay = _as_it_is) -> tuple[Any, ...]:
-        grads = backward(lay(_to_array(dy, kind)), kept[0])
+    def run_backward(kept: Any, dy: Any, lay: Lay = _as_it_is) -> tuple[Any, ...]:
+        arrays = [lay(_to_array(d, kind)) for d in parts(dy)]
+        grads = backward(whole(arrays, like=dy), kept[0])
         several = grads if isinstance(grads, tuple | list) else (grads,)
-        return tuple(to_tensor(g, dy) for g in several)
+        return tuple(to_tensor(g, parts(dy)[0]) for g in several)
 
     def vjp_of(lay_inputs: Lay, lay_dy: Lay) -> Vjp:
-        def vjp(inputs: tuple[Tensor, ...], dy: Tensor, **hyper: Any) -> tuple[Any, tuple[Any, ...]]:
+        def vjp(inputs: tuple[Tensor | None, ...], dy: Any, **hyper: Any) -> tuple[Any, tuple[Any, ...]]:
             y, kept = run_forward(inputs, hyper, lay_inputs)
             grads = run_backward(kept, dy, lay_dy)
-            return to_tensor(y, dy), grads
+            if isinstance(dy, tuple) and isinstance(y, tuple | list):
+                return tuple(to_tensor(part, d) for part, d in zip(y, dy, strict=False)), grads
+            return to_tensor(y, parts(dy)[0]), grads
 
         take_keywords_of(forward, vjp)
         return vjp

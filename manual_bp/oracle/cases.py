@@ -171,14 +171,14 @@ def draw(rule: Rule, edge: Edge, generator: torch.Generator) -> tuple[tuple[Any,
     if not rule.has_backward:
         return inputs, None, hyper
     try:
-        shapes = output_shapes(rule, inputs, sizes, hyper)
+        due = output_shapes(rule, inputs, sizes, hyper)
     except ValueError:
         if not edge.raises:
             raise
-        shapes = [()] * len(rule.outputs)  # no y has a shape there
+        due = [()] * len(rule.outputs)  # no y has a shape there
     cotangents = [
         fixed[name] if name in fixed else edge.given.get(name, _normal)(shape, generator)
-        for name, shape in zip(rule.cotangents, shapes, strict=True)
+        for name, shape in zip(rule.cotangents, due, strict=True)
     ]
     return inputs, tuple(cotangents) if len(rule.outputs) > 1 else cotangents[0], hyper
 
