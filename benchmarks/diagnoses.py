@@ -1,6 +1,6 @@
 """How often the first diagnosis names the cause, and whether right programs are left alone.
 
-    python -m benchmarks.diagnoses [--seeds 20] [--rules elu,tanh] [--dtypes float32] [--json FILE]
+    python -m benchmarks.diagnoses [--seeds 20] [--sample N] [--rules A,B] [--dtypes float32] [--json FILE]
 
 Wrong programs: the bank (tests/oracle/bank), written by hand, and mutations made from each page
 (`benchmarks.mutations`), among them every hyperparameter ignored; none is taken from the registered mistakes, though
@@ -15,7 +15,7 @@ import re
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -57,6 +57,8 @@ CAUSES = {
     "an axis forgotten": r"axis|axes|last element",
     "another axis": r"axis|axes|transposed",
     "reduced over an axis of its own": r"axis|axes|averaged|summed",
+    "an output's cotangent dropped": r"is ignored",
+    "written, not added": r"written where it is to be added",
 }
 """The words that name each kind of mutation; a factor of a finished cotangent is named as a number, too."""
 
@@ -94,21 +96,29 @@ def wrong_programs(rules: Sequence[Rule], dtype: torch.dtype) -> Iterator[Wrong]
             yield Wrong(bp.RULES[entry.rule], "bank", entry.kind, entry.name, entry.cause, entry.vjp)
     for rule in rules:
         case = seeded_case(rule, dtype, 2, long=False)  # an even seed, so that nothing is scaled
-        exact = Exact.at(rule, case)
+        exact = Exact.at(rule, case) if rule.has_backward else None
         count: dict[tuple[str, str], int] = defaultdict(int)
         for m in mutations(rule, case):
-            if m.kind in CAUSES and count[m.kind, m.argument] < MOST and exact.changed_by(m):
+            if m.kind in CAUSES and count[m.kind, m.argument] < MOST and exact and exact.changed_by(m):
                 count[m.kind, m.argument] += 1
                 name = f"{m.kind} {m.argument} {count[m.kind, m.argument]}"
                 yield Wrong(rule, "mutation", m.kind, name, CAUSES[m.kind], mutated(rule, m.backward))
-        for name in rule.hyper:
+        for name in rule.hyper if rule.has_backward else ():
             yield Wrong(rule, "mutation", "hyperparameter ignored", name, rf"\b{name}\b", ignoring(rule, name))
+
+
+def sampled(programs: Iterable[Wrong], most: int) -> list[Wrong]:
+    """Of each rule and source at most so many, evenly spread."""
+    groups: dict[tuple[str, str], list[Wrong]] = defaultdict(list)
+    for wrong in programs:
+        groups[wrong.rule.name, wrong.source].append(wrong)
+    return [g[i * len(g) // min(most, len(g))] for g in groups.values() for i in range(min(most, len(g)))]
 
 
 def ignoring(rule: Rule, name: str) -> Vjp:
     """The rule with a backward that takes a hyperparameter at its ordinary value."""
 
-    def vjp(inputs: Any, dy: torch.Tensor, **hyper: Any) -> Any:
+    def vjp(inputs: Any, dy: Any, **hyper: Any) -> Any:
         y, _ = rule.forward(*inputs, **hyper)
         return y, rule.vjp(inputs, dy, **{**hyper, name: rule.ordinary.get(name, 1)})[1]
 
@@ -143,7 +153,7 @@ def right_programs(found: Found, rules: Sequence[Rule], dtype: torch.dtype, seed
     """The page at random cases, and the right entries of the bank at the generated ones."""
     for rule in rules:
         for seed in range(seeds):
-            report = compare(rule.vjp, rule, dtype=dtype, cases=[seeded_case(rule, dtype, seed)])
+            report = compare(rule.candidate, rule, dtype=dtype, cases=[seeded_case(rule, dtype, seed)])
             _alarm(found, f"{rule.name}, seed {seed}", report)
     for entry in entries() if dtype == BANK_IN else ():
         if entry.kind == "right" and bp.RULES[entry.rule] in rules:
@@ -173,6 +183,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command(help=__doc__)
 def main(
     seeds: Annotated[int, typer.Option(min=0, help="Random cases per rule and dtype for right programs.")] = 20,
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="So many wrong programs of each rule and source; all by default.")
+    ] = None,
     rules: Annotated[str | None, typer.Option(help="Names, separated by commas; all by default.")] = None,
     dtypes: Annotated[
         str | None, typer.Option(help="Names, separated by commas; float64, float32 and bfloat16 by default.")
@@ -189,7 +202,9 @@ def main(
     results = []
     for dtype in chosen:
         found = Found(str(dtype).removeprefix("torch."))
-        for wrong in shown([(w.rule, w) for w in wrong_programs(pages, dtype)], f"wrong programs, {found.dtype}"):
+        programs: Iterable[Wrong] = wrong_programs(pages, dtype)
+        programs = programs if sample is None else sampled(programs, sample)
+        for wrong in shown([(w.rule, w) for w in programs], f"wrong programs, {found.dtype}"):
             judge(found, wrong[1], dtype)
         right_programs(found, pages, dtype, seeds)
         results.append(found)
@@ -198,6 +213,8 @@ def main(
         about = {"command": "python -m benchmarks.diagnoses", "versions": versions(), "seeds": seeds, "seconds": took}
         if rules or dtypes:
             about["command"] += f" --rules {rules}" * bool(rules) + f" --dtypes {dtypes}" * bool(dtypes)
+        if sample is not None:
+            about["command"] += f" --sample {sample}"
         json_file.write_text(json.dumps({**about, "results": [asdict(r) for r in results]}, indent=1) + "\n")
     out.print(table(results))
     for r in results:

@@ -1,11 +1,12 @@
 """Mutations: wrong backwards made automatically from a page, none of them from its MISTAKES.
 
-Three kinds of change, all of them to the page's own text:
+Changes, all of them to the page's own text:
 
 - a summand (`terms`) or a whole cotangent is multiplied by a number: 0, -1, 2, 1/2, 1 + 1e-1 ... 1 + 4 u;
 - a reduction of the text (sum, mean, matrix product) is done otherwise: divided or multiplied by its count, with n - 1
   for n, without its last element, without one of its axes, over another axis;
-- a finished cotangent is divided or multiplied by a length, or reduced over an axis of its own.
+- a finished cotangent is divided or multiplied by a length, or reduced over an axis of its own;
+- of several outputs the cotangent of one is taken for 0; where an index adds, the last one to come stays instead.
 
 Reductions are found by running the page's backward once under a dispatch mode, and changed by running it again: a page
 needs no entry anywhere.
@@ -26,15 +27,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from manual_bp.inputs import Edge
 from manual_bp.oracle import Case
-from manual_bp.oracle.cases import draw
+from manual_bp.oracle.cases import draw, in_dtype
+from manual_bp.outputs import parts, whole
 from manual_bp.rule import Grads, Rule, Vjp, computing_dtype
 
 aten = torch.ops.aten
 
-Backward = Callable[[Any, Tensor], Grads]
+Backward = Callable[[Any, Any], Grads]
 """(residuals, dy) -> cotangents, in the precision of computation."""
 
 LONG = 64  # more than the 37 terms from which the probabilistic bound of a sum is the smaller one (bounded.py)
+ATTEMPTS = 50  # at random lengths; so many find some at which a window is no longer than what it moves over
 NOISE = 1e-12  # float64 computes a few hundred operations with an error well below this; so large a change is none
 
 ROUNDINGS = 256  # more than a result of these pages has at the sizes drawn here; the issue's 1e-3 in float32 is 16000 u
@@ -58,7 +61,8 @@ def seeded_case(rule: Rule, dtype: torch.dtype, seed: int, long: bool = True) ->
     """An ordinary case with random small sizes.  The seed decides everything but the dtype.
 
     Half of the seeds have every input with a cotangent, and dy, scaled by 10^-3 to 10^3; a third have the
-    hyperparameters of one of the page's edges; if `long`, an eighth have one long axis.
+    hyperparameters of one of the page's edges, and half of these an input left out that may be absent; if `long`, an
+    eighth have one long axis.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -68,41 +72,72 @@ def seeded_case(rule: Rule, dtype: torch.dtype, seed: int, long: bool = True) ->
     def scale() -> float:
         return 10.0 ** (6 * float(torch.rand((), generator=generator)) - 3) if seed % 2 else 1.0
 
-    while True:  # until the rule is defined there: batch_norm is not for one value per channel
+    own = {**getattr(rule.page, "SIZES", {}), **getattr(rule.page, "LONGEST", {})}
+    for attempt in itertools.count():  # until the rule is defined there: batch_norm is not for one value per channel
         lengths = {
             name: tuple(1 + below(4) for _ in range(below(3))) if variadic else 1 + below(5)
             for name, variadic in rule.axis_names.items()
         }
         if long and seed % 8 == 5:
             name = list(lengths)[below(len(lengths))]
-            lengths[name] = (LONG,) if rule.axis_names[name] else LONG
+            if name not in own:
+                lengths[name] = (LONG,) if rule.axis_names[name] else LONG
+        if attempt >= ATTEMPTS:  # lengths that a page says go together
+            lengths |= getattr(rule.page, "SIZES", {})
         edges = [edge for edge in rule.edges if not edge.raises]
-        given = edges[below(len(edges))].given if seed % 3 == 0 else {}
+        given = edges[below(len(edges))].given if edges and seed % 3 == 0 else {}
         hyper = {name: value for name, value in given.items() if name in rule.hyper}
-        inputs, dy, hyper = draw(rule, Edge("ordinary", hyper, lengths), generator)
-        scaled = [x * scale() if spec.cotangent else x for x, spec in zip(inputs, rule.inputs.values(), strict=True)]
-        cast = [x.to(dtype) if x.is_floating_point() else x for x in (*scaled, dy * scale())]
+        absent = [name for name in rule.inputs if name in rule.absentable]
+        if absent and seed % 6 == 0:
+            hyper[absent[below(len(absent))]] = None
         try:
-            rule.forward(*cast[:-1], **hyper)
+            drawn = Case(*draw(rule, Edge("ordinary", hyper, lengths), generator), f"seed {seed}")
+            specs = [spec for x, spec in zip(drawn.inputs, rule.inputs.values(), strict=True) if x is not None]
+            scaled = [
+                x * scale() if x.is_floating_point() and (i >= len(specs) or specs[i].cotangent) else x
+                for i, x in enumerate(drawn.tensors)
+            ]
+            case = in_dtype(drawn.with_tensors(scaled), dtype, "cpu")
+            rule.forward(*case.inputs, **case.hyper)
         except ValueError:
             continue
-        return Case(tuple(cast[:-1]), cast[-1], hyper, f"seed {seed}")
+        return case
+    raise AssertionError("unreachable")
 
 
 def mutations(rule: Rule, case: Case) -> Iterator[Mutation]:
-    """Every mutation of a rule at a case, whether it changes anything there or not."""
-    named = {f"d{name}": x for (name, spec), x in zip(rule.inputs.items(), case.inputs, strict=True) if spec.cotangent}
+    """Every mutation of a rule at a case, whether it changes anything there or not; none if it has no backward."""
+    if not rule.has_backward:
+        return
+    named = {
+        f"d{name}": x
+        for (name, spec), x in zip(rule.inputs.items(), case.inputs, strict=True)
+        if spec.cotangent and x is not None
+    }
     residuals, dy = _prepared(rule, case)
     terms = rule.terms(residuals, dy)
+    lengths = {length for d in parts(dy) for length in d.shape}
     for argument, x in named.items():
-        for kind, factor in factors(case.dy.dtype).items():
+        for kind, factor in factors(x.dtype).items():
             yield scaled(rule, f"cotangent {kind}", argument, None, factor)
             if len(terms[argument]) > 1:  # a single summand is the cotangent
                 for term in terms[argument]:
                     yield scaled(rule, f"term {kind}", argument, term, factor)
-        yield from _counts(rule, argument, sorted({*x.shape, *dy.shape, x.numel()}))
+        yield from _counts(rule, argument, sorted({*x.shape, *lengths, x.numel()}))
         yield from _own_axes(rule, argument, x.ndim)
+    yield from _outputs(rule)
     yield from _reductions(rule, residuals, dy)
+
+
+def _outputs(rule: Rule) -> Iterator[Mutation]:
+    """Of several outputs the cotangent of one taken for 0."""
+    for position in range(len(rule.outputs)) if len(rule.outputs) > 1 else ():
+
+        def backward(residuals: Any, dy: Any, position: int = position) -> Grads:
+            left = [torch.zeros_like(d) if i == position else d for i, d in enumerate(dy)]
+            return rule.backward(residuals, whole(left, like=dy))
+
+        yield Mutation("an output's cotangent dropped", "", backward)
 
 
 def factors(dtype: torch.dtype) -> dict[str, float]:
@@ -116,7 +151,7 @@ def factors(dtype: torch.dtype) -> dict[str, float]:
 def scaled(rule: Rule, kind: str, argument: str, term: str | None, factor: float) -> Mutation:
     """One summand of a cotangent, or all of it, multiplied."""
 
-    def backward(residuals: Any, dy: Tensor) -> Grads:
+    def backward(residuals: Any, dy: Any) -> Grads:
         if term is None:
             return _replaced(rule, argument, lambda g: g * factor)(residuals, dy)
         summand = rule.terms(residuals, dy)[argument][term]
@@ -128,10 +163,11 @@ def scaled(rule: Rule, kind: str, argument: str, term: str | None, factor: float
 def mutated(rule: Rule, backward: Backward) -> Vjp:
     """The rule with another backward, run as the rule runs its own."""
 
-    def vjp(inputs: tuple[Tensor, ...], dy: Tensor, **hyper: Any) -> tuple[Tensor, Grads]:
+    def vjp(inputs: tuple[Tensor | None, ...], dy: Any, **hyper: Any) -> tuple[Any, Grads]:
         y, residuals = rule.forward(*inputs, **hyper)
-        grads = backward(residuals, dy.to(computing_dtype(dy.dtype)))
-        return y, tuple(None if g is None else g.to(dy.dtype) for g in grads)
+        dtype = parts(dy)[0].dtype
+        grads = backward(residuals, _computing(y, dy))
+        return y, tuple(None if g is None else g.to(dtype) for g in grads)
 
     return vjp
 
@@ -143,18 +179,17 @@ class Exact:
     rule: Rule
     dtype: torch.dtype
     residuals: Any
-    dy: Tensor
+    dy: Any
     grads: Grads
     magnitudes: tuple[float, ...]
     """Per input: the largest Σ |summand| of its cotangent, which is the scale of what cancels in it."""
 
     @classmethod
     def at(cls, rule: Rule, case: Case) -> Exact:
-        wide = Case(tuple(_wide(x) for x in case.inputs), _wide(case.dy), case.hyper)
-        residuals, dy = _prepared(rule, wide)
+        residuals, dy = _prepared(rule, in_dtype(case, torch.float64, "cpu"))
         summed = {k: torch.stack([*parts.values()]).abs().sum(0) for k, parts in rule.terms(residuals, dy).items()}
         magnitudes = tuple(_largest(summed.get(f"d{name}")) for name in rule.inputs)
-        return cls(rule, case.dy.dtype, residuals, dy, rule.backward(residuals, dy), magnitudes)
+        return cls(rule, parts(case.dy)[0].dtype, residuals, dy, rule.backward(residuals, dy), magnitudes)
 
     def changed_by(self, mutation: Mutation) -> bool:
         """Whether a program that computed this mutation exactly would return other numbers of the dtype."""
@@ -184,14 +219,15 @@ class Exact:
         return self.magnitudes[self._position(argument)] / largest if largest else math.inf
 
 
-def _prepared(rule: Rule, case: Case) -> tuple[Any, Tensor]:
+def _prepared(rule: Rule, case: Case) -> tuple[Any, Any]:
     """Residuals and dy in the precision of computation."""
-    _, residuals = rule.forward(*case.inputs, **case.hyper)
-    return residuals, case.dy.to(computing_dtype(case.dy.dtype))
+    y, residuals = rule.forward(*case.inputs, **case.hyper)
+    return residuals, _computing(y, case.dy)
 
 
-def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.float64) if x.is_floating_point() else x
+def _computing(y: Any, dy: Any) -> Any:
+    """dy in the precision of computation, in the shape of y: a tensor, or the page's Outputs."""
+    return whole([d.to(computing_dtype(d.dtype)) for d in parts(dy)], like=y)
 
 
 def _largest(x: Tensor | None) -> float:
@@ -204,7 +240,7 @@ def _largest(x: Tensor | None) -> float:
 def _replaced(rule: Rule, argument: str, change: Callable[[Tensor], Tensor]) -> Backward:
     """The page's backward with one cotangent changed."""
 
-    def backward(residuals: Any, dy: Tensor) -> Grads:
+    def backward(residuals: Any, dy: Any) -> Grads:
         grads = rule.backward(residuals, dy)
         return tuple(
             change(g) if g is not None and f"d{name}" == argument else g
@@ -239,6 +275,12 @@ def _own_axes(rule: Rule, argument: str, rank: int) -> Iterator[Mutation]:
 
 SUMS = (aten.sum.default, aten.sum.dim_IntList, aten.mean.default, aten.mean.dim)
 PRODUCTS = (aten.mm.default, aten.bmm.default, aten.mv.default, aten.dot.default)
+ADDED = {
+    aten.index_add.default: lambda x, dim, index, source, **_: aten.index_copy(x, dim, index, source),
+    aten.scatter_add.default: lambda x, dim, index, source: aten.scatter(x, dim, index, source),
+    aten.index_put.default: lambda x, indices, values, *_, **__: aten.index_put(x, indices, values),
+}
+"""What adds at an index, and what the same would be if it only wrote there."""
 
 
 class Altered(TorchDispatchMode):
@@ -251,7 +293,7 @@ class Altered(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         right = func(*args, **(kwargs or {}))
-        if func not in SUMS + PRODUCTS:
+        if func not in SUMS + PRODUCTS and func not in ADDED:
             return right
         self.seen.append((func, args))
         if self.change is None or len(self.seen) != self.position + 1:
@@ -259,13 +301,13 @@ class Altered(TorchDispatchMode):
         return self.change(right, partial(func, **(kwargs or {})), args)
 
 
-def _reductions(rule: Rule, residuals: Any, dy: Tensor) -> Iterator[Mutation]:
+def _reductions(rule: Rule, residuals: Any, dy: Any) -> Iterator[Mutation]:
     with Altered() as text:
         rule.backward(residuals, dy)
     for position, (func, args) in enumerate(text.seen):
         for kind, change in _changes(func, args):
 
-            def backward(residuals: Any, dy: Tensor, at: int = position, change: Any = change) -> Grads:
+            def backward(residuals: Any, dy: Any, at: int = position, change: Any = change) -> Grads:
                 with Altered(at, change):
                     return rule.backward(residuals, dy)
 
@@ -278,6 +320,9 @@ def _changes(func: Any, args: Any) -> Iterator[tuple[str, Callable[..., Tensor]]
     What can be done is read off this case; it is then done at any other case too, with that case's lengths, and where
     it would change the shape there the reduction stays as it is.
     """
+    if func in ADDED:
+        yield "written, not added", lambda right, func, args: ADDED[func.func](*args, **func.keywords)
+        return
     axes = _axes(func, args)
     if _count(func, args) < 2:
         return

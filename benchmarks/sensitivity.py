@@ -1,6 +1,6 @@
 """How often the comparison is wrong: alarms at right programs, and wrong programs that pass.
 
-    python -m benchmarks.sensitivity [--seeds 1000] [--mutants 24] [--rules elu,tanh] [--dtypes float32] [--json FILE]
+    python -m benchmarks.sensitivity [--seeds 1000] [--mutants 24] [--rules A,B] [--dtypes float32] [--json FILE]
 
 False alarms: manual_bp and torch are right, so whatever the comparison says of them at random cases is one.  (In 16
 bits torch's kernels that compute in 16 bits are notes by design, and so are digits that its formulas lose.)
@@ -31,9 +31,11 @@ from benchmarks.mutations import Backward, Exact, Mutation, mutated, mutations, 
 from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.cli.shared import out, shown, usage, versions
 from manual_bp.oracle import Case, compare
+from manual_bp.oracle.cases import in_dtype
 from manual_bp.oracle.comparison import NOTES
 from manual_bp.oracle.errors import errors, ulp
 from manual_bp.oracle.evidence import Evidence, evidence
+from manual_bp.outputs import parts, whole
 from manual_bp.rule import DTYPES, Grads, Rule, Vjp
 from torch_ref import twin
 
@@ -77,9 +79,7 @@ def evidence_at(rule: Rule, dtype: torch.dtype, case: Case) -> Evidence:
 def ratios(rule: Rule, dtype: torch.dtype, found: Evidence, results: Sequence[Tensor | None]) -> dict[str, float]:
     """The largest error / allowance of y and of every cotangent; infinite where no tensor of the right kind came."""
     largest: dict[str, float] = {}
-    for name, expected, allowance, got in zip(
-        ("y", *(f"d{name}" for name in rule.inputs)), found.expected, found.allowance, results, strict=True
-    ):
+    for name, expected, allowance, got in zip(rule.arguments, found.expected, found.allowance, results, strict=True):
         if expected is None or allowance is None:
             continue
         if got is None or got.shape != expected.shape or got.dtype != dtype:
@@ -108,7 +108,7 @@ def false_alarms(rule: Rule, dtype: torch.dtype, seeds: Iterator[int] | range) -
 def _judge(result: Alarms, rule: Rule, dtype: torch.dtype, found: Evidence, name: str, candidate: Vjp) -> None:
     case = found.case
     y, grads = candidate(case.inputs, case.dy, **case.hyper)
-    largest = ratios(rule, dtype, found, (y, *grads))
+    largest = ratios(rule, dtype, found, (*parts(y), *grads))
     for argument, ratio in largest.items():
         result.ratios[argument, name].append(ratio)
     if all(ratio <= 1 for ratio in largest.values()):
@@ -122,9 +122,7 @@ def _judge(result: Alarms, rule: Rule, dtype: torch.dtype, found: Evidence, name
 
 
 def _record_widths(result: Alarms, rule: Rule, dtype: torch.dtype, found: Evidence) -> None:
-    for argument, expected, allowance in zip(
-        ("y", *(f"d{name}" for name in rule.inputs)), found.expected, found.allowance, strict=True
-    ):
+    for argument, expected, allowance in zip(rule.arguments, found.expected, found.allowance, strict=True):
         if expected is not None and allowance is not None and bool((judged := expected != 0).any()):
             result.widths[argument].append(float((allowance / ulp(expected, dtype))[judged].min()))
 
@@ -166,22 +164,23 @@ class Trial:
         case = seeded_case(rule, dtype, seed, long=False)
         torch_vjp = twin(rule.name)
         assert torch_vjp is not None
-        wide = tuple(x.double() if x.is_floating_point() else x for x in case.inputs)
+        wide = in_dtype(case, torch.float64, "cpu")
         return cls(
             rule,
             dtype,
             case,
             evidence_at(rule, dtype, case),
             torch_vjp(case.inputs, case.dy, **case.hyper)[1],
-            torch_vjp(wide, case.dy.double(), **case.hyper)[1],
+            torch_vjp(wide.inputs, wide.dy, **case.hyper)[1],
         )
 
-    def results(self, mutation: Mutation) -> tuple[Tensor, Grads]:
+    def results(self, mutation: Mutation) -> tuple[Any, Grads]:
         return mutated(self.rule, mutation.backward)(self.case.inputs, self.case.dy, **self.case.hyper)
 
     def pairs(self, mutation: Mutation, against: Grads) -> Iterator[tuple[Tensor, Tensor]]:
-        for got, expected, spec in zip(self.results(mutation)[1], against, self.rule.inputs.values(), strict=True):
-            if spec.cotangent:
+        grads, specs = self.results(mutation)[1], self.rule.inputs.values()
+        for x, got, expected, spec in zip(self.case.inputs, grads, against, specs, strict=True):
+            if x is not None and spec.cotangent:
                 assert got is not None
                 yield got, torch.zeros_like(got) if expected is None else expected
 
@@ -189,7 +188,7 @@ class Trial:
 def strictly(trial: Trial, mutation: Mutation) -> bool:
     """Ours under strict: any error beyond its allowance."""
     y, grads = trial.results(mutation)
-    return any(ratio > 1 for ratio in ratios(trial.rule, trial.dtype, trial.found, (y, *grads)).values())
+    return any(ratio > 1 for ratio in ratios(trial.rule, trial.dtype, trial.found, (*parts(y), *grads)).values())
 
 
 def ours(trial: Trial, mutation: Mutation) -> bool:
@@ -208,7 +207,7 @@ def gradcheck(fast: bool) -> Check:
             return None
         function = as_function(trial.rule, mutation.backward, trial.case.hyper)
         inputs = [
-            x.detach().clone().requires_grad_(spec.cotangent)
+            None if x is None else x.detach().clone().requires_grad_(spec.cotangent)
             for x, spec in zip(trial.case.inputs, trial.rule.inputs.values(), strict=True)
         ]
         return not torch.autograd.gradcheck(function, inputs, fast_mode=fast, raise_exception=False)
@@ -221,13 +220,14 @@ def as_function(rule: Rule, backward: Backward, hyper: Any) -> Callable[..., Any
 
     class Function(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+        def forward(ctx: Any, *inputs: Tensor | None) -> Any:
             y, ctx.residuals = rule.forward(*inputs, **hyper)
-            return y
+            ctx.y = y
+            return tuple(y) if isinstance(y, tuple) else y
 
         @staticmethod
-        def backward(ctx: Any, dy: Tensor) -> Any:
-            return backward(ctx.residuals, dy)
+        def backward(ctx: Any, *dy: Tensor) -> Any:
+            return backward(ctx.residuals, whole(dy, like=ctx.y))
 
     return Function.apply
 
@@ -288,7 +288,7 @@ class Rates:
 def rejection(rule: Rule, dtype: torch.dtype, seeds: Iterator[int] | range) -> Rates:
     """How often each way of checking rejects each kind of mutation at one case."""
     rates = Rates(rule.name, short(dtype))
-    for seed in seeds:
+    for seed in seeds if rule.has_backward else ():
         trial = Trial.of(rule, dtype, seed)
         exact = Exact.at(rule, trial.case)
         changing = [m for m in mutations(rule, trial.case) if exact.changed_by(m)]

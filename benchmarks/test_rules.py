@@ -12,7 +12,7 @@ import manual_bp as bp
 from benchmarks.contestants.torch_steps import not_compiled
 from benchmarks.paired import Contestant, measure
 from benchmarks.rows import timed_row
-from benchmarks.rules import LARGE, SIZES, RuleProblem, copy_of, manual_compiled, manual_eager, rule_problems
+from benchmarks.rules import LARGE, SIZES, RuleProblem, copy_of, layouts, manual_compiled, manual_eager, rule_problem
 from benchmarks.rules import torch_compiled as compiled_by_torch
 from benchmarks.rules import torch_eager as eager_by_torch
 from manual_bp.oracle import GradientMismatch
@@ -25,8 +25,8 @@ TARGET = 1.05
 TARGET_OF_COPY = 1 / 0.85
 
 NAMES = {
-    "test_rule": [name for name, rule in bp.RULES.items() if rule.chapter in CHAPTERS],
-    "test_rule_on_images": [name for name in bp.RULES if len(list(rule_problems(name, SIZES[0]))) > 1],
+    "test_rule": [name for name, rule in bp.RULES.items() if rule.chapter in CHAPTERS and rule.has_backward],
+    "test_rule_on_images": [name for name, rule in bp.RULES.items() if rule.has_backward and len(layouts(rule)) > 1],
 }
 
 
@@ -39,12 +39,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def test_rule(name: str, elements: int, device, timing, report) -> None:
-    problem = next(rule_problems(name, elements, device))
+    first, *_ = layouts(bp.RULES[name])
+    problem = rule_problem(bp.RULES[name], first, elements, device)
     time_rule(problem, device, timing, report)
 
 
 def test_rule_on_images(name: str, elements: int, device, timing, report) -> None:
-    *_, problem = rule_problems(name, elements, device)
+    *_, last = layouts(bp.RULES[name])
+    problem = rule_problem(bp.RULES[name], last, elements, device)
     time_rule(problem, device, timing, report)
 
 

@@ -120,7 +120,7 @@ class Oracle:
 
 
 def _number_of(case: Any) -> Any:
-    """A tensor of numbers that a case holds: a cotangent, or an input of a rule without backward; None if there is none."""
+    """A tensor of numbers that a case holds: a cotangent, or an input of a rule without backward."""
     dy = getattr(case, "dy", None)
     several = (*(dy if isinstance(dy, tuple) else (dy,)), *(getattr(case, "inputs", ()) if dy is None else ()))
     return next((x for x in several if hasattr(x, "dtype") and x.is_floating_point()), None)

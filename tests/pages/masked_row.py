@@ -32,6 +32,11 @@ def backward(residuals: Residuals, dy: Float[Tensor, "rows columns"]) -> tuple[F
     return m * (dy - torch.sum(m * dy, dim=-1, keepdim=True) / n), None
 
 
+def terms(residuals: Residuals, dy: Float[Tensor, "rows columns"]) -> dict[str, dict[str, Tensor]]:
+    m, n = residuals
+    return {"dx": {"direct": m * dy, "mean": -m * torch.sum(m * dy, dim=-1, keepdim=True) / n}}
+
+
 INPUTS = {"x": Input(), "mask": Input(coin(0.7), cotangent=False)}
 EDGES = (Edge("nothing kept", {"mask": [[False, False, False]]}),)
 MISTAKES = (

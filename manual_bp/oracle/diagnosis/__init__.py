@@ -208,7 +208,7 @@ def _search(found: Examination) -> None:
     _formulas(found)
     for detector in DESCRIBED:
         _ask(found, detector)
-    for detector in SHARED:
+    for detector in SHARED if found.records and found.open else ():
         found.look(kinks=False, moderate=detector is not factors.varying_factors)
         for explanation in _explanations(found, detector):
             for argument in explanation.arguments:

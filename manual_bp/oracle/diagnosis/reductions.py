@@ -1,7 +1,7 @@
 """Sums: which reduction of the page's text would have to be taken otherwise.
 
-A page's sums, means and matrix products are found by running its text once under a dispatch mode, and each is done
-wrongly by running it again; so a new page needs no entry here.
+A page's sums, means, matrix products and sums by index are found by running its text once under a dispatch mode, and
+each is done wrongly by running it again; so a new page needs no entry here.
 """
 
 from __future__ import annotations
@@ -25,6 +25,13 @@ aten = torch.ops.aten
 SUMS = {aten.sum.default: "sum", aten.sum.dim_IntList: "sum", aten.mean.default: "mean", aten.mean.dim: "mean"}
 PRODUCTS = (aten.mm.default, aten.bmm.default, aten.mv.default, aten.dot.default)
 
+ADDED: Mapping[Any, Callable[..., Tensor]] = {
+    aten.index_add.default: lambda x, dim, index, source, **_: aten.index_copy(x, dim, index, source),
+    aten.scatter_add.default: lambda x, dim, index, source: aten.scatter(x, dim, index, source),
+    aten.index_put.default: lambda x, indices, values, *_, **__: aten.index_put(x, indices, values),
+}
+"""What adds at an index, and what the same would be if it wrote there."""
+
 Change = Callable[[Tensor, Any, tuple[Any, ...], Mapping[str, Any]], Tensor]
 """(right result, torch function, its arguments) -> wrong result."""
 
@@ -38,10 +45,12 @@ class Altered(Mode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         right = func(*args, **(kwargs or {}))
-        if func not in SUMS and func not in PRODUCTS:
+        if func not in SUMS and func not in PRODUCTS and func not in ADDED:
             return right
         self.seen += 1
-        return self.change(right, func, args, kwargs or {}) if self.change and self.seen == self.position + 1 else right
+        if self.change is None or self.seen != self.position + 1 or (func in ADDED) != (self.change is _written):
+            return right
+        return self.change(right, func, args, kwargs or {})
 
 
 def sums_of_backward(found: Examination) -> Iterator[Explanation]:
@@ -156,6 +165,11 @@ def _last_only(right: Tensor, func: Any, args: tuple[Any, ...], kwargs: Mapping[
     return only
 
 
+def _written(right: Tensor, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    """What is written at an index, and not added there."""
+    return ADDED[func](*args, **kwargs)
+
+
 def _transposed(operand: int) -> Change:
     """A matrix product whose operand is transposed; only where both are square is there a result."""
 
@@ -193,5 +207,6 @@ CHANGES: Mapping[str, Change] = {
     "summed over axes 0, 1 and 2": _over(0, 1, 2),
     "taken of a transposed first factor": _transposed(0),
     "taken of a transposed second factor": _transposed(1),
+    "written where it is to be added, so that of what has the same index one alone is left": _written,
 }
 """How a reduction is got wrong, in words that follow "a sum is"."""

@@ -231,8 +231,11 @@ class View:
         return y
 
     def is_silent_on_y(self, y: Tensor | None, case: Case) -> bool:
-        """Whether a hypothesis is about cotangents alone: then it cannot explain y, in whatever case."""
-        return y is None or torch.equal(y, self.value(case))
+        """Whether a hypothesis is about cotangents alone: then it cannot explain y, in whatever case.
+
+        Of a page without backward none is, though it may change y in some cases alone.
+        """
+        return y is None or (self.rule.has_backward and torch.equal(y, self.value(case)))
 
 
 def _spread(records: list[Record], most: int) -> list[Record]:
