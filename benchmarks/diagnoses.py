@@ -210,12 +210,7 @@ def main(
         results.append(found)
     if json_file:
         took = round(time.perf_counter() - start)
-        about: dict[str, Any] = {
-            "command": "python -m benchmarks.diagnoses",
-            "versions": versions(),
-            "seeds": seeds,
-            "seconds": took,
-        }
+        about = {"command": "python -m benchmarks.diagnoses", "versions": versions(), "seeds": seeds, "seconds": took}
         if rules or dtypes:
             about["command"] += f" --rules {rules}" * bool(rules) + f" --dtypes {dtypes}" * bool(dtypes)
         if sample is not None:

@@ -37,7 +37,7 @@ def in_float32(vjp):
     fall on the other side of a kink."""
 
     def candidate(inputs, dy, **hyper):
-        wide = tuple(x.float() if x.is_floating_point() else x for x in inputs)
+        wide = tuple(x.float() if x is not None and x.is_floating_point() else x for x in inputs)
         y, grads = vjp(wide, dy.float(), **hyper)
         return y.to(dy.dtype), tuple(None if g is None else g.to(dy.dtype) for g in grads)
 
