@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import pytest
 import torch
+from hypothesis import settings
 from jaxtyping import config, install_import_hook
 
 # The tests run in as many processes as there are cores; more threads would only wait for one another.
@@ -15,11 +19,33 @@ install_import_hook(["manual_bp.models", "manual_bp.training", "torch_ref.models
 import manual_bp as bp  # noqa: E402 (after the hook)
 from manual_bp.rule import DTYPES  # noqa: E402
 
+# How many examples hypothesis draws for each test; a rule takes 20 ms for one.
+settings.register_profile("default", max_examples=10, deadline=None)
+settings.register_profile("exhaustive", max_examples=100, deadline=None)
+
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--exhaustive", action="store_true", help="also run the tests that are marked exhaustive")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings.load_profile("exhaustive" if config.getoption("--exhaustive") else "default")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Tests of one rule go to one process, which makes the rule's evidence once for all of them and keeps it; any other
+    test goes wherever there is room."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByRule(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            _, _, parameters = nodeid.partition("[")
+            return next((name for name in re.split(r"[\]-]", parameters) if name in bp.RULES), nodeid)
+
+    return ByRule(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -53,13 +79,11 @@ def device(request: pytest.FixtureRequest) -> str:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """The mutation score: how many of the registered mistakes the comparison rejected."""
-    counts = {
-        outcome: sum("test_mistake_is_rejected" in report.nodeid for report in terminalreporter.getreports(outcome))
-        for outcome in ("passed", "failed")
-    }
-    total = sum(counts.values())
-    if total:
-        terminalreporter.write_line(f"mutation score: {counts['passed']} of {total} mistakes rejected")
+    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.getreports(outcome)]
+    scores = [value for report in reports for name, value in report.user_properties if name == "mistakes rejected"]
+    if scores:
+        rejected, judged = map(sum, zip(*scores, strict=True))
+        terminalreporter.write_line(f"mutation score: {rejected} of {judged} mistakes rejected")
 
 
 @pytest.fixture

@@ -1,32 +1,27 @@
-"""Every rule against its reference, at every edge, in every dtype.  All of it is generated from the registry."""
+"""Every rule against its reference, at every edge, in every dtype.  All of it is generated from the registry.
+
+What is judged of a rule in one dtype is one test, whose failure names the cases or mistakes.
+"""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import manual_bp as bp
 from manual_bp.arithmetic.bounded import contract_of, widths
 from manual_bp.inputs import Edge
 from manual_bp.oracle import Case, compare
-from manual_bp.oracle.cases import draw
+from manual_bp.oracle.cases import draw, in_dtype
 from manual_bp.oracle.checking import rejects
-
-EDGES = [(name, edge) for name, rule in bp.RULES.items() for edge in rule.edges]
-MISTAKES = [(name, mistake) for name, rule in bp.RULES.items() for mistake in rule.mistakes]
-WIDE = (torch.float64, torch.float32)
-VALUES = [(name, value) for name, rule in bp.RULES.items() for value in rule.values]
-LOSING = [(name, mistake) for name, mistake in MISTAKES if mistake.loses_digits]
-
-
-def ids(pairs):
-    return [f"{name}-{item.name}" for name, item in pairs]
+from manual_bp.outputs import parts
+from tests.judging import WIDE, judged, ordinary
 
 
 def test_rule_agrees_with_its_reference(rule, dtype, device):
-    """At every generated case."""
+    """At every generated case; that it leaves its arguments alone and gives the same bits twice is part of it."""
     report = compare(rule.vjp, rule.name, dtype=dtype, device=device, strict=True)
     assert report.passed, str(report)
     assert not [text for text in report.not_tested if text.startswith("case")]
@@ -36,115 +31,96 @@ def in_float32(vjp):
     """Torch on 16-bit numbers as rules compute with them: its own arithmetic in 16 bits may overflow, leave no digit or
     fall on the other side of a kink."""
 
-    def candidate(inputs, dy, **hyper):
-        wide = tuple(x.float() if x is not None and x.is_floating_point() else x for x in inputs)
-        y, grads = vjp(wide, dy.float(), **hyper)
-        return y.to(dy.dtype), tuple(None if g is None else g.to(dy.dtype) for g in grads)
+    def as_float32(x):
+        if isinstance(x, tuple):
+            return tuple(map(as_float32, x))
+        return x.float() if isinstance(x, torch.Tensor) and x.is_floating_point() else x
+
+    def candidate(inputs, dy=None, **hyper):
+        dtype = next(x.dtype for x in (*inputs, *parts(dy)) if x is not None and x.is_floating_point())
+
+        def rounded(x):
+            if isinstance(x, tuple):
+                return tuple(map(rounded, x))
+            return x.to(dtype) if isinstance(x, torch.Tensor) and x.is_floating_point() else x
+
+        return rounded(tuple(vjp(as_float32(inputs), as_float32(dy), **hyper)))
 
     return candidate
+
+
+def is_finite(case):
+    """What 16 bits cannot hold came as infinity, and torch's formula may then meet 0 times infinity."""
+    return all(bool(x.isfinite().all()) for x in case.tensors)
 
 
 def test_torch_agrees_up_to_lost_digits(rule, dtype, device):
     from torch_ref import twin
 
     candidate = twin(rule.name) if dtype in WIDE else in_float32(twin(rule.name))
-    report = compare(candidate, rule.name, dtype=dtype, device=device)
-    assert report.passed, str(report)
+    report = judged(candidate, rule, dtype, lambda case: dtype in WIDE or is_finite(case), strict=False)
+    assert report.cases
+    assert not report.mismatches, str(report)
 
 
-@pytest.mark.parametrize(("name", "mistake"), MISTAKES, ids=ids(MISTAKES))
-def test_mistake_is_rejected(name, mistake, dtype):
-    if mistake.loses_digits and dtype not in WIDE:
-        pytest.skip("computed in float32 and rounded to 16 bits the formula may be right")
-    rule = bp.RULES[name]
-    noticed = rejects(rule.mistaken(mistake.backward), rule, dtype)
-    assert noticed, f"the comparison did not notice {mistake.name}: {mistake.forgets}"
+def test_mistakes_are_rejected(rule, dtype, record_property):
+    """Those that only lose digits, where digits are lost: computed in float32 and rounded to 16 bits they may be
+    right."""
+    mistakes = [m for m in rule.mistakes if dtype in WIDE or not m.loses_digits]
+    unnoticed = [m for m in mistakes if not rejects(rule.mistaken(m.backward), rule, dtype)]
+    record_property("mistakes rejected", (len(mistakes) - len(unnoticed), len(mistakes)))
+    assert not unnoticed, "\n".join(f"the comparison did not notice {m.name}: {m.forgets}" for m in unnoticed)
 
 
-@pytest.mark.parametrize(("name", "mistake"), LOSING, ids=ids(LOSING))
-def test_lost_digits_are_a_note_unless_strict(name, mistake):
-    rule = bp.RULES[name]
-    report = compare(rule.mistaken(mistake.backward), name, dtype=torch.float32)
-    assert report.passed, str(report)
-    assert any(mistake.name in note for note in report.notes)
+def test_lost_digits_are_a_note_unless_strict(rule):
+    for mistake in (m for m in rule.mistakes if m.loses_digits):
+        report = judged(rule.mistaken(mistake.backward), rule, torch.float32, strict=False)
+        assert not report.mismatches, f"{mistake.name}: {report}"
+        assert any(mistake.name in note for note in report.notes), f"{mistake.name}: {report}"
 
 
-@pytest.mark.parametrize(("name", "value"), VALUES, ids=ids(VALUES))
-def test_lost_digits_of_a_value_are_a_note_unless_strict(name, value):
-    rule = bp.RULES[name]
-
-    def candidate(inputs, dy, **hyper):
-        given = dict(zip(rule.inputs, inputs, strict=True))
-        return value.forward(**given, **rule.check_hyper(hyper)), rule.vjp(inputs, dy, **hyper)[1]
-
-    report = compare(candidate, name, dtype=torch.float32)
-    assert report.passed, str(report)
-    assert any(value.name in note for note in report.notes)
-    assert not compare(candidate, name, dtype=torch.float32, strict=True, diagnose=0).passed
-
-
-@pytest.mark.parametrize(
-    ("name", "edge"), [p for p in EDGES if p[1].raises], ids=ids([p for p in EDGES if p[1].raises])
-)
-def test_edge_raises(name, edge):
-    rule = bp.RULES[name]
-    inputs, _, hyper = draw(rule, edge, torch.Generator().manual_seed(0))
-    with pytest.raises(edge.raises, match=name):
-        rule.forward(*inputs, **hyper)
-
-
-def ordinary(rule, dtype=torch.float64, device="cpu"):
-    inputs, dy, hyper = draw(rule, Edge("ordinary"), torch.Generator().manual_seed(1))
-    cast = [x.to(device, dtype if x.is_floating_point() else x.dtype) for x in (*inputs, dy)]
-    return tuple(cast[:-1]), cast[-1], hyper
-
-
-def test_inputs_and_cotangent_are_left_alone(rule, dtype, device):
-    inputs, dy, hyper = ordinary(rule, dtype, device)
-    before = [x.clone() for x in (*inputs, dy)]
-    rule.vjp(inputs, dy, **hyper)
-    assert all(torch.equal(x, copy) for x, copy in zip((*inputs, dy), before, strict=True))
-
-
-def test_two_runs_are_equal_bit_for_bit(rule, dtype, device):
-    inputs, dy, hyper = ordinary(rule, dtype, device)
-    (y1, first), (y2, second) = rule.vjp(inputs, dy, **hyper), rule.vjp(inputs, dy, **hyper)
-    assert torch.equal(y1, y2)
-    assert all(a is b is None or torch.equal(a, b) for a, b in zip(first, second, strict=True))
+def test_edges_that_must_raise_do(rule):
+    for edge in (edge for edge in rule.edges if edge.raises):
+        inputs, _, hyper = draw(rule, edge, torch.Generator().manual_seed(0))
+        with pytest.raises(edge.raises) as error:
+            rule.forward(*inputs, **hyper)
+        assert rule.name in str(error.value), edge.name
 
 
 def test_terms_sum_to_the_cotangents(rule):
-    inputs, dy, hyper = ordinary(rule)
-    _, residuals = rule.forward(*inputs, **hyper)
-    grads = {f"d{name}": g for name, g in zip(rule.inputs, rule.backward(residuals, dy), strict=True) if g is not None}
-    allowed = widths(rule, inputs, dy, contract_of(dy.dtype), **hyper).grads
+    if not rule.has_backward:
+        pytest.skip("values alone are judged")
+    case = ordinary(rule)
+    _, residuals = rule.forward(*case.inputs, **case.hyper)
+    named = zip(rule.inputs, rule.backward(residuals, case.dy), strict=True)
+    grads = {f"d{name}": g for name, g in named if g is not None}
+    allowed = widths(rule, case.inputs, case.dy, contract_of(torch.float64), **case.hyper).grads
     width = {f"d{name}": w for name, w in zip(rule.inputs, allowed, strict=True)}
-    terms = rule.terms(residuals, dy)
+    terms = rule.terms(residuals, case.dy)
     assert terms.keys() == grads.keys()
     for name, grad in grads.items():
         assert ((sum(terms[name].values()) - grad).abs() <= width[name]).all(), name
 
 
-@settings(max_examples=40, deadline=None)
 @pytest.mark.parametrize("name", list(bp.RULES))
 @given(data=st.data())
 def test_any_shape_and_values(name, data):
-    """Axes of 0 to 5, values of all sizes that float32 multiplies without overflow."""
+    """Axes of 0 to 5, values of all sizes that float32 multiplies without overflow, and inputs that are absent."""
     rule = bp.RULES[name]
     lengths = {
-        name: tuple(data.draw(st.lists(st.integers(0, 4), max_size=3))) if variadic else (data.draw(st.integers(0, 5)),)
-        for name, variadic in rule.axis_names.items()
+        axis: tuple(data.draw(st.lists(st.integers(0, 4), max_size=3))) if variadic else (data.draw(st.integers(0, 5)),)
+        for axis, variadic in rule.axis_names.items()
     }
+    absent = {absentable: None for absentable in sorted(rule.absentable) if data.draw(st.booleans())}
     scale = 10.0 ** data.draw(st.integers(-6, 3))
     seed = data.draw(st.integers(0, 2**31))
-    inputs, dy, hyper = draw(rule, Edge("any", sizes=lengths), torch.Generator().manual_seed(seed))
-    inputs = tuple(
-        (x * scale if rule.inputs[name].cotangent else x).float() if x.is_floating_point() else x
-        for name, x in zip(rule.inputs, inputs, strict=True)
-    )
     try:
-        rule.forward(*inputs, **hyper)
+        drawn = draw(rule, Edge("any", absent, lengths), torch.Generator().manual_seed(seed))
+        case = Case(*drawn, f"{lengths} x {scale}, without {list(absent)}")
+        scaled = {n: x * scale for n, x in case.named(rule).items() if n in rule.inputs and rule.inputs[n].cotangent}
+        case = in_dtype(case.with_tensors({**case.named(rule), **scaled}.values()), torch.float32, "cpu")
+        rule.forward(*case.inputs, **case.hyper)
     except ValueError:
         return  # outside the rule's domain; which points these are is tested above
-    report = compare(rule.vjp, rule.name, cases=[Case(inputs, dy.float(), hyper, f"{lengths} x {scale}")])
+    report = compare(rule.vjp, rule.name, cases=[case])
     assert not report.mismatches, str(report)

@@ -1,1 +1,0 @@
-"""Elements that are looked up by their position."""

@@ -1,0 +1,57 @@
+"""A candidate at generated cases, with evidence that is made once for all tests of a rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manual_bp.arithmetic.bounded import contract_of
+from manual_bp.inputs import Edge
+from manual_bp.oracle.cases import Case, Further, draw, in_dtype
+from manual_bp.oracle.comparison import Comparison
+from manual_bp.oracle.conventions import Conventions
+from manual_bp.oracle.evidence import generated_evidence
+from manual_bp.oracle.report import Report
+from manual_bp.outputs import parts
+from manual_bp.rule import Grads, Rule, Vjp
+
+WIDE = (torch.float64, torch.float32)
+
+
+def ordinary(rule: Rule, dtype: torch.dtype = torch.float64, device: str = "cpu") -> Case:
+    """As `generated` makes it first, without the others."""
+    case = Case(*draw(rule, Edge("ordinary"), torch.Generator().manual_seed(0)), "ordinary")
+    return in_dtype(case, dtype, device)
+
+
+def flat(y: Any, grads: Grads) -> tuple[Tensor | None, ...]:
+    """The results of a Vjp in the order of `Rule.arguments`."""
+    return (*parts(y), *grads)
+
+
+def is_formula(case: Case) -> bool:
+    """Whether a case is there for the formula, and not for a size, a scale or an option."""
+    return not isinstance(case, Further)
+
+
+def judged(
+    candidate: Vjp,
+    rule: Rule,
+    dtype: torch.dtype,
+    chosen: Callable[[Case], bool] = is_formula,
+    *,
+    strict: bool = True,
+    most: int | None = None,
+) -> Report:
+    """What the comparison finds at some of the generated cases; `most`: it stops after so many mismatches."""
+    found = generated_evidence(rule, dtype, "cpu", contract_of(dtype))
+    comparison = Comparison(candidate, rule, dtype, "cpu", contract_of(dtype), Conventions(), strict)
+    for position, case in enumerate(found.cases):
+        if most is not None and len(comparison.report.mismatches) >= most:
+            break
+        if chosen(case):
+            comparison.judge_case(found.at(position))
+    return comparison.finish(generated=False)
