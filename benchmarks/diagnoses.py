@@ -28,7 +28,8 @@ import manual_bp as bp
 from benchmarks.mutations import Exact, mutated, mutations, seeded_case
 from manual_bp.cli.shared import out, shown, usage, versions
 from manual_bp.oracle import compare
-from manual_bp.rule import DTYPES, Rule, Vjp
+from manual_bp.rule import Rule, Vjp
+from manual_bp.signature import DTYPES
 from tests.oracle.bank import entries
 
 # The bank is judged in one dtype: its programs are about formulas, and those of the mutations are judged in all.

@@ -29,7 +29,8 @@ from manual_bp.inputs import Edge
 from manual_bp.oracle import Case
 from manual_bp.oracle.cases import draw, in_dtype
 from manual_bp.outputs import parts, whole
-from manual_bp.rule import Grads, Rule, Vjp, computing_dtype
+from manual_bp.rule import Grads, Rule, Vjp
+from manual_bp.signature import computing_dtype
 
 aten = torch.ops.aten
 

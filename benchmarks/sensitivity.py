@@ -36,7 +36,8 @@ from manual_bp.oracle.comparison import NOTES
 from manual_bp.oracle.errors import errors, ulp
 from manual_bp.oracle.evidence import Evidence, evidence
 from manual_bp.outputs import parts, whole
-from manual_bp.rule import DTYPES, Grads, Rule, Vjp
+from manual_bp.rule import Grads, Rule, Vjp
+from manual_bp.signature import DTYPES
 from torch_ref import twin
 
 QUANTILES = (0.5, 0.9, 0.99, 1.0)

@@ -17,7 +17,7 @@ torch.set_num_threads(1)
 install_import_hook(["manual_bp.models", "manual_bp.training", "torch_ref.models"], "beartype.beartype")
 
 import manual_bp as bp  # noqa: E402 (after the hook)
-from manual_bp.rule import DTYPES  # noqa: E402
+from manual_bp.signature import DTYPES  # noqa: E402
 
 # How many examples hypothesis draws for each test; a rule takes 20 ms for one.
 settings.register_profile("default", max_examples=10, deadline=None)

@@ -21,7 +21,7 @@ import manual_bp as bp
 from manual_bp.cli import app, shared
 from manual_bp.cli.lockstep import MODELS
 from manual_bp.interruption import interrupt
-from manual_bp.rule import DTYPES
+from manual_bp.signature import DTYPES
 
 
 def run(*arguments):

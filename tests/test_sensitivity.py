@@ -20,7 +20,8 @@ from benchmarks.mutations import Exact, Mutation, mutated, mutations, scaled, se
 from benchmarks.sensitivity import Trial, app, evidence_at, false_alarms, gradcheck, ratios, strictly
 from manual_bp.oracle import Case, compare
 from manual_bp.outputs import parts
-from manual_bp.rule import DTYPES, Grads, Rule, Vjp
+from manual_bp.rule import Grads, Rule, Vjp
+from manual_bp.signature import DTYPES
 from tests.conftest import short
 from tests.pages import PAGES
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.arithmetic.jets import arb
-from manual_bp.rule import DTYPES
+from manual_bp.signature import DTYPES
 
 from flint import ctx  # isort: skip  (after jets, whose message says how to install it)
 

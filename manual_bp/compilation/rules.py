@@ -18,7 +18,8 @@ from manual_bp.compilation.program import Program, build, plain
 from manual_bp.inputs import Index
 from manual_bp.outputs import parts, whole
 from manual_bp.registry import RULES
-from manual_bp.rule import Rule, computing_dtype
+from manual_bp.rule import Rule
+from manual_bp.signature import computing_dtype
 
 # Inductor's kernels count in 32 bits if their example was short, as it is for an element-wise rule.
 MOST_ON_GPU = 2**31 - 1

@@ -19,7 +19,8 @@ from manual_bp.oracle.report import Report
 from manual_bp.oracle.supplied import supplied
 from manual_bp.oracle.surroundings import plain
 from manual_bp.registry import RULES
-from manual_bp.rule import DTYPES, Rule, Vjp
+from manual_bp.rule import Rule, Vjp
+from manual_bp.signature import DTYPES
 
 
 class GradientMismatch(AssertionError):

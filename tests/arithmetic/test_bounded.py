@@ -24,7 +24,8 @@ from manual_bp.arithmetic.bounded import (
     widths,
 )
 from manual_bp.arithmetic.bounded_table import gamma, precision
-from manual_bp.rule import DTYPES, Rule
+from manual_bp.rule import Rule
+from manual_bp.signature import DTYPES
 
 RULES = list(bp.RULES.values())
 SEEDS = range(20)

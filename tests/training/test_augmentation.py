@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from manual_bp.rule import DTYPES
+from manual_bp.signature import DTYPES
 from manual_bp.training import augmentation
 from manual_bp.training.augmentation import augment, move, noise, resample, rotate, scale, shift
 

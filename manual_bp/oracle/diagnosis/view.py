@@ -17,7 +17,8 @@ from manual_bp.oracle.diagnosis.forms import Form, Kept
 from manual_bp.oracle.diagnosis.hypothesis import Prediction, Record, Row, Sample, Values, wide
 from manual_bp.oracle.diagnosis.records import end_of, more_records
 from manual_bp.oracle.results import is_dense
-from manual_bp.rule import Vjp, computing_dtype
+from manual_bp.rule import Vjp
+from manual_bp.signature import computing_dtype
 
 # Larger cases are left out: every explanation is computed at every case.
 EXPLAINED = 10**5

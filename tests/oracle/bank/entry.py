@@ -10,7 +10,8 @@ import numpy as np
 from torch import Tensor
 
 from manual_bp.oracle.adapters import to_tensor
-from manual_bp.rule import Grads, computing_dtype
+from manual_bp.rule import Grads
+from manual_bp.signature import computing_dtype
 
 Program = Callable[..., tuple[Any, ...]]
 """(*inputs, dy, **hyper) -> (y, one cotangent or None per input)."""
