@@ -27,7 +27,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from manual_bp.inputs import Edge
 from manual_bp.oracle import Case
-from manual_bp.oracle.cases import draw, in_dtype
+from manual_bp.oracle.case import in_dtype
+from manual_bp.oracle.drawing import draw
 from manual_bp.outputs import parts, whole
 from manual_bp.rule import Grads, Rule, Vjp
 from manual_bp.signature import computing_dtype

@@ -15,7 +15,8 @@ import manual_bp as bp
 from manual_bp import axes
 from manual_bp.inputs import Edge
 from manual_bp.oracle import NOT_RECORDED, Case, check
-from manual_bp.oracle.cases import draw, in_dtype
+from manual_bp.oracle.case import in_dtype
+from manual_bp.oracle.drawing import draw
 from manual_bp.outputs import parts, whole
 from torch_ref.functions import function
 

@@ -31,7 +31,7 @@ from benchmarks.mutations import Backward, Exact, Mutation, mutated, mutations, 
 from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.cli.shared import out, shown, usage, versions
 from manual_bp.oracle import Case, compare
-from manual_bp.oracle.cases import in_dtype
+from manual_bp.oracle.case import in_dtype
 from manual_bp.oracle.comparison import NOTES
 from manual_bp.oracle.errors import errors, ulp
 from manual_bp.oracle.evidence import Evidence, evidence

@@ -16,8 +16,8 @@ from torch import Tensor
 from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.inputs import Mistake
 from manual_bp.oracle.candidates import candidate
-from manual_bp.oracle.cases import draw
 from manual_bp.oracle.checking import compare, rejects
+from manual_bp.oracle.drawing import draw
 from manual_bp.oracle.errors import ulp
 from manual_bp.oracle.evidence import Evidence, generated_evidence
 from manual_bp.registry import RULES

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.inputs import Edge
-from manual_bp.oracle.cases import Case, Further, draw, in_dtype
+from manual_bp.oracle.case import Case, Further, in_dtype
 from manual_bp.oracle.comparison import Comparison
 from manual_bp.oracle.conventions import Conventions
+from manual_bp.oracle.drawing import draw
 from manual_bp.oracle.evidence import generated_evidence
 from manual_bp.oracle.report import Report
 from manual_bp.outputs import parts

@@ -14,8 +14,9 @@ import manual_bp as bp
 from manual_bp.arithmetic.bounded import contract_of, widths
 from manual_bp.inputs import Edge
 from manual_bp.oracle import Case, compare
-from manual_bp.oracle.cases import draw, in_dtype
+from manual_bp.oracle.case import in_dtype
 from manual_bp.oracle.checking import rejects
+from manual_bp.oracle.drawing import draw
 from manual_bp.outputs import parts
 from tests.judging import WIDE, judged, ordinary
 

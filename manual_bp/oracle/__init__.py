@@ -2,7 +2,7 @@
 
 from manual_bp.arithmetic.bounded import Contract
 from manual_bp.oracle.adapters import from_functions
-from manual_bp.oracle.cases import NOT_RECORDED, Case
+from manual_bp.oracle.case import NOT_RECORDED, Case
 from manual_bp.oracle.checking import GradientMismatch, check, compare
 from manual_bp.oracle.report import Mismatch, Report
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.oracle.cases import Case
+from manual_bp.oracle.case import Case
 from manual_bp.oracle.foreign import named, shortened
 from manual_bp.oracle.memory import copies, overlap, shares_elements
 from manual_bp.oracle.pattern import place

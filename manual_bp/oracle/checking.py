@@ -10,7 +10,7 @@ import torch
 
 from manual_bp.arithmetic.bounded import Contract, contract_of
 from manual_bp.oracle.calling import for_inputs, require_candidate, variants
-from manual_bp.oracle.cases import Case, Further
+from manual_bp.oracle.case import Case, Further
 from manual_bp.oracle.comparison import Comparison
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.declared import Declared

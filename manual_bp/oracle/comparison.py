@@ -13,7 +13,7 @@ from torch import Tensor
 
 from manual_bp.arithmetic.bounded import Contract
 from manual_bp.oracle.calling import Call, call, call_again, call_filled, call_often, passable
-from manual_bp.oracle.cases import NOT_RECORDED, Case, Further
+from manual_bp.oracle.case import NOT_RECORDED, Case, Further
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.declared import NOTHING, Declared, untaken
 from manual_bp.oracle.diagnosis import Record, diagnose

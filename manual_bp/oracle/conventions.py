@@ -19,7 +19,7 @@ from manual_bp.registry import RULES
 from manual_bp.rule import Rule
 
 if TYPE_CHECKING:
-    from manual_bp.oracle.cases import Case
+    from manual_bp.oracle.case import Case
 
 Values = tuple[Tensor | None, ...]
 

@@ -29,7 +29,7 @@ from manual_bp.oracle.values import given_tensors
 from manual_bp.rule import Rule
 
 if TYPE_CHECKING:
-    from manual_bp.oracle.cases import Case
+    from manual_bp.oracle.case import Case
 
 # The shortest axis of an ordinary case (cases.SMALL).
 SHORTEST = 2

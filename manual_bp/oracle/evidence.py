@@ -23,7 +23,8 @@ from torch import Tensor
 
 from manual_bp.arithmetic.bounded import Contract, Widths, contract_of, widths
 from manual_bp.oracle.candidates import candidate
-from manual_bp.oracle.cases import Case, Further, WellConditioned, first_block, generated, one_row, repeated
+from manual_bp.oracle.case import Case, Further, WellConditioned
+from manual_bp.oracle.cases import first_block, generated, one_row, repeated
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.declared import NOTHING, Declared
 from manual_bp.oracle.kinks import is_subgradient, kinks_of

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.oracle.calling import Call, Elsewhere, passable
-from manual_bp.oracle.cases import Case
+from manual_bp.oracle.case import Case
 from manual_bp.oracle.foreign import LONGEST_NAME, readable, shortened, signal_name
 from manual_bp.oracle.messages import MOST_TEXTS, receive_answer, send_question
 from manual_bp.oracle.results import LARGEST, shaped_like

@@ -18,7 +18,7 @@ from torch import Tensor
 from manual_bp.arithmetic.bounded import Contract, How, contract_of, widths
 from manual_bp.inputs import Mistake, Value
 from manual_bp.oracle.calling import call
-from manual_bp.oracle.cases import Case
+from manual_bp.oracle.case import Case
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.evidence import CERTIFIED_ELEMENTS, Evidence, Values, certified_module
 from manual_bp.oracle.kinks import is_subgradient, kinks_of

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from manual_bp import axes
-from manual_bp.oracle.cases import Case
+from manual_bp.oracle.case import Case
 from manual_bp.rule import Rule
 
 Values = tuple[Tensor | None, ...]

@@ -14,7 +14,7 @@ from torch import Tensor
 from manual_bp.rule import Rule
 
 if TYPE_CHECKING:
-    from manual_bp.oracle.cases import Case
+    from manual_bp.oracle.case import Case
 
 Layout = Literal["transposed", "sliced", "misaligned", "stride 0"]
 LAYOUTS: tuple[Layout, ...] = ("transposed", "sliced", "misaligned", "stride 0")

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from manual_bp.arithmetic.bounded import Contract, How, magnitudes, widths
 from manual_bp.arithmetic.bounded_table import precision
-from manual_bp.oracle.cases import Case
+from manual_bp.oracle.case import Case
 from manual_bp.rule import Rule
 
 Values = tuple[Tensor | None, ...]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.oracle.calling import call, for_inputs, variants
-from manual_bp.oracle.cases import Case
+from manual_bp.oracle.case import Case
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.declared import Declared
 from manual_bp.oracle.errors import errors

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from manual_bp.oracle.cases import Case
+from manual_bp.oracle.case import Case
 from manual_bp.rule import Rule
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from manual_bp.oracle import calling
 from manual_bp.oracle.calling import Call, call_with, for_inputs, parameters_of, require_candidate, variants
-from manual_bp.oracle.cases import Case
+from manual_bp.oracle.case import Case
 from manual_bp.oracle.foreign import shortened
 from manual_bp.oracle.loading import load
 from manual_bp.oracle.messages import MOST_TEXTS, receive_question, send_answer

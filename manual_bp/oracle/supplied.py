@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.oracle.cases import Case
+from manual_bp.oracle.case import Case
 from manual_bp.outputs import parts
 from manual_bp.rule import Rule
 

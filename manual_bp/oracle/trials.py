@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.oracle.calling import call, parameters_of, passable
-from manual_bp.oracle.cases import Case
+from manual_bp.oracle.case import Case
 from manual_bp.oracle.declared import Declared
 from manual_bp.oracle.diagnosis import Record
 from manual_bp.oracle.errors import errors

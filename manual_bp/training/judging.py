@@ -10,7 +10,7 @@ from torch import Tensor
 
 from manual_bp.chain import Activation, Chain, Layer, Leaf, Residual, Tensors, Visit, leaves
 from manual_bp.models.model import Model
-from manual_bp.oracle.cases import NOT_RECORDED, Case
+from manual_bp.oracle.case import NOT_RECORDED, Case
 from manual_bp.oracle.checking import compare
 from manual_bp.oracle.errors import errors, ulp
 from manual_bp.training.engine import (

@@ -12,8 +12,9 @@ from torch import Tensor
 from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.inputs import Edge
 from manual_bp.oracle.calling import call
-from manual_bp.oracle.cases import Case, draw, in_dtype
+from manual_bp.oracle.case import Case, in_dtype
 from manual_bp.oracle.diagnosis import Record
+from manual_bp.oracle.drawing import draw
 from manual_bp.oracle.errors import errors
 from manual_bp.oracle.evidence import Evidence, evidence
 from manual_bp.oracle.layouts import laid_out

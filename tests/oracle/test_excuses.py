@@ -8,7 +8,8 @@ import torch
 import manual_bp as bp
 from manual_bp.inputs import Edge
 from manual_bp.oracle import Case, compare
-from manual_bp.oracle.cases import draw, generated
+from manual_bp.oracle.cases import generated
+from manual_bp.oracle.drawing import draw
 
 WRONG = {
     "0": torch.zeros_like,

@@ -18,9 +18,11 @@ from manual_bp import axes
 from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.inputs import Edge, uniform
 from manual_bp.oracle import compare
-from manual_bp.oracle.cases import Further, draw, generated
+from manual_bp.oracle.case import Further
+from manual_bp.oracle.cases import generated
 from manual_bp.oracle.comparison import Comparison
 from manual_bp.oracle.conventions import Conventions
+from manual_bp.oracle.drawing import draw
 from manual_bp.oracle.evidence import generated_evidence
 from manual_bp.oracle.sizes import looped_axes
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from manual_bp.oracle.cases import Case, is_moderate
+from manual_bp.oracle.case import Case
+from manual_bp.oracle.cases import is_moderate
 from manual_bp.oracle.diagnosis.agreement import FAR
 from manual_bp.oracle.diagnosis.examination import Examination
 from manual_bp.oracle.diagnosis.hypothesis import Explanation, Sample

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from manual_bp import axes
-from manual_bp.oracle.cases import Case
+from manual_bp.oracle.case import Case
 from manual_bp.oracle.diagnosis.forms import Form
 from manual_bp.oracle.diagnosis.hypothesis import Sample
 

@@ -24,7 +24,7 @@ from manual_bp.arithmetic.bounded import Contract, widths
 from manual_bp.hyperparameters import kinds
 from manual_bp.inputs import Index, Input, Mistake, Value
 from manual_bp.oracle.calling import call
-from manual_bp.oracle.cases import Case
+from manual_bp.oracle.case import Case
 from manual_bp.oracle.diagnosis.hypothesis import Record, Values, wide
 from manual_bp.oracle.results import is_dense
 from manual_bp.oracle.variation import varied

@@ -9,7 +9,7 @@ import torch
 
 from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.inputs import Mistake
-from manual_bp.oracle.cases import Case
+from manual_bp.oracle.case import Case
 from manual_bp.oracle.diagnosis.examination import Examination
 from manual_bp.oracle.diagnosis.fitting import ROUNDINGS
 from manual_bp.oracle.diagnosis.hypothesis import Explanation, Prediction, Sample, Values, wide

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from manual_bp.oracle.cases import Case
+from manual_bp.oracle.case import Case
 from manual_bp.oracle.diagnosis.agreement import APART, FAR
 from manual_bp.oracle.diagnosis.examination import Examination
 from manual_bp.oracle.diagnosis.fitting import ROUNDINGS

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from manual_bp.oracle.cases import Case
+from manual_bp.oracle.case import Case
 from manual_bp.oracle.diagnosis.examination import Examination
 from manual_bp.oracle.diagnosis.hypothesis import Explanation, Prediction, Sample, Values, wide
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from manual_bp import axes
 from manual_bp.inputs import Index
-from manual_bp.oracle.cases import Case
+from manual_bp.oracle.case import Case
 from manual_bp.oracle.diagnosis.examination import Examination
 from manual_bp.oracle.diagnosis.fitting import counts_of
 from manual_bp.oracle.diagnosis.hypothesis import Sample, wide

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.arithmetic.bounded import Contract
-from manual_bp.oracle.cases import Case
+from manual_bp.oracle.case import Case
 from manual_bp.oracle.diagnosis.agreement import APART
 from manual_bp.oracle.diagnosis.examination import Examination
 from manual_bp.oracle.diagnosis.fitting import ROUNDINGS

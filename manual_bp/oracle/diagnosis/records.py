@@ -11,11 +11,12 @@ from torch import Tensor
 from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.inputs import Edge
 from manual_bp.oracle.calling import call
-from manual_bp.oracle.cases import Case, draw
+from manual_bp.oracle.case import Case
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.diagnosis.deadline import Deadline
 from manual_bp.oracle.diagnosis.forms import Form
 from manual_bp.oracle.diagnosis.hypothesis import Record
+from manual_bp.oracle.drawing import draw
 from manual_bp.oracle.evidence import Evidence, evidence
 from manual_bp.oracle.variation import in_precision
 from manual_bp.rule import Vjp

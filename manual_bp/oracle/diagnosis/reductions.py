@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.dispatch import Mode
-from manual_bp.oracle.cases import Case
+from manual_bp.oracle.case import Case
 from manual_bp.oracle.diagnosis.examination import Examination
 from manual_bp.oracle.diagnosis.hypothesis import Explanation, Prediction, wide
 

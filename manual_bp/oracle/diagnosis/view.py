@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from manual_bp.arithmetic.bounded import contract_of
-from manual_bp.oracle.cases import Case, is_moderate
+from manual_bp.oracle.case import Case
+from manual_bp.oracle.cases import is_moderate
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.diagnosis.deadline import Deadline
 from manual_bp.oracle.diagnosis.fitting import ROUNDINGS
