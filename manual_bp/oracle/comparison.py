@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from manual_bp.arithmetic.bounded import Contract
@@ -17,19 +15,17 @@ from manual_bp.oracle.case import NOT_RECORDED, Case, Further
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.declared import NOTHING, Declared, untaken
 from manual_bp.oracle.diagnosis import Record, diagnose
-from manual_bp.oracle.errors import errors
 from manual_bp.oracle.evidence import Evidence, certified_module
-from manual_bp.oracle.foreign import named as named_type
+from manual_bp.oracle.judgement import Judge
 from manual_bp.oracle.kinds import Kinds
-from manual_bp.oracle.pattern import pattern
 from manual_bp.oracle.raising import tracebacks, where_raised
-from manual_bp.oracle.report import NOT_SOUGHT, Mismatch, Report, Worst
+from manual_bp.oracle.report import NOT_SOUGHT, Mismatch, Report
 from manual_bp.oracle.results import same_bits
 from manual_bp.oracle.summary import named, patterns
 from manual_bp.oracle.supplied import tensor_of
 from manual_bp.oracle.trials import own_defaults, trials
 from manual_bp.oracle.unwritten import NEVER
-from manual_bp.oracle.vacuity import Judged, structurally_zero, untested
+from manual_bp.oracle.vacuity import structurally_zero, untested
 from manual_bp.oracle.words import counted
 from manual_bp.outputs import parts
 from manual_bp.rule import Rule, Vjp
@@ -40,9 +36,6 @@ REPEATED = range(1000, 2**15)
 FILLED = 2**12
 # So many cases that are there for their size alone are enough to explain what is wrong in them.
 EXPLAINED = 6
-
-NOTES = ("digits", "16-bit")
-"""Kinds of mismatch that are notes unless the comparison is strict."""
 
 
 class Comparison:
@@ -68,15 +61,11 @@ class Comparison:
         self.rule = rule
         self.dtype = dtype
         self.strict = strict
-        self.tells_kinds = kinds
-        self.kinds = Kinds(rule, dtype, contract, conventions)
-        self.report = Report(rule.name, str(dtype).removeprefix("torch."), device)
+        self.judge = Judge(rule, dtype, device, Kinds(rule, dtype, contract, conventions), strict, kinds)
+        self.report = self.judge.report
+        self.conventions = conventions
         self.arguments = rule.arguments
         self.outputs = len(rule.outputs)
-        self.required = tuple(a for a, is_wanted in zip(rule.arguments, rule.wanted, strict=True) if is_wanted)
-        self.report.worst = {argument: Worst() for argument in self.required}
-        self.judged: dict[str, list[Judged]] = {argument: [] for argument in self.required}
-        self.excused: dict[tuple[str, str, str], list[Mismatch]] = {}
         self.records: list[Record] = []
         self.declared = declared
         self.raised: list[tuple[str, Case]] = []
@@ -143,8 +132,8 @@ class Comparison:
             )
             return
         for argument, got in zip(self.arguments, results, strict=True):
-            if got is not NOT_RECORDED and self._fits(argument, found, got):
-                self._judge(candidate, argument, found, got, results[self.outputs :])
+            if got is not NOT_RECORDED and self.judge.fits(argument, found, got):
+                self.judge.judge(candidate, argument, found, got, results[self.outputs :])
 
     def judge_defaults(self, found: Evidence) -> None:
         """Judge the candidate at a case where every hyperparameter that has a default is left to it, if it has them."""
@@ -170,13 +159,13 @@ class Comparison:
         """Call the candidate many times at the case with the most rows, if it was right so far."""
         if self.candidate is None or self.report.mismatches or not self.long:
             return
-        found, results = max(self.long, key=lambda r: max(len(x) if x.ndim else 0 for x in r.evidence.case.inputs))
+        found, results = max(self.long, key=lambda r: max(len(x) if x.ndim else 0 for x in r.evidence.case.tensors))
         often = call_often(self.candidate, self.rule, found.case, results)
         self._take_in(often, found.case)
         for argument, a, b in zip(self.arguments, results, often.results or (), strict=False):
-            if b is not a and self._fits(argument, found, b):
+            if b is not a and self.judge.fits(argument, found, b):
                 assert often.results is not None
-                self._judge(
+                self.judge.judge(
                     self.candidate, argument, found, b, often.results[self.outputs :], "; in some of many calls alike"
                 )
         self.report.failed += bool(self.report.mismatches)
@@ -188,10 +177,10 @@ class Comparison:
         for fault in trials(self.candidate, self.rule, self.dtype, self.report.device, self.right, self.declared):
             case = Case((), None, name=fault.case)
             if fault.is_error:
-                self._trap(fault.argument, case, fault.text)
+                self.judge.trap(fault.argument, case, fault.text)
                 self.tried.add(fault.case)
             else:
-                self._finding(fault.argument, case, fault.text)
+                self.judge.finding(fault.argument, case, fault.text)
             if fault.diagnosis and fault.diagnosis not in self.beside:
                 self.beside.append(fault.diagnosis)
 
@@ -210,11 +199,11 @@ class Comparison:
             report.not_tested.append(untaken(name, names, self.rule.defaults.get(name)))
         if left_out := self.declared.left_out(self.rule, self.seen):
             report.not_tested.append(left_out)
-        for (argument, kind, detail), found in self.excused.items():
+        for (argument, kind, detail), found in self.judge.excused.items():
             worst = max(found, key=lambda m: m.error_over_allowance or 0.0)
             count, shown = counted(len({m.case for m in found}), "case"), str(replace(worst, detail=""))
             report.notes.append(f"{kind}: {argument} {detail}; in {count}, worst: {shown.removeprefix(f'{kind}: ')}")
-        for argument in self.required:
+        for argument in self.judge.required:
             why = self._untested(argument, generated)
             if why:
                 report.untested_arguments.append(argument)
@@ -234,7 +223,7 @@ class Comparison:
             report.search = NOT_SOUGHT
         elif wrong:
             try:
-                found = diagnose(self.rule, self.candidate, self.records, wrong, self.kinds.conventions, seconds)
+                found = diagnose(self.rule, self.candidate, self.records, wrong, self.conventions, seconds)
             except Exception as error:  # the verdict stands without it, and the failure is said
                 report.notes.append(f"no diagnosis: it raised {type(error).__name__}: {error}")
             else:
@@ -250,17 +239,15 @@ class Comparison:
 
     def _untested(self, argument: str, generated: bool) -> str:
         """Why a required argument was not tested; "" if it was, or need not be."""
-        judged = self.judged[argument]
+        judged = self.judge.judged[argument]
         if not self.report.cases:
             return "no case came so far that a result could be judged"
-        if not self.report.worst[argument].by_case and self._is_optional(argument):
+        if not self.report.worst[argument].by_case and self.judge.is_optional(argument):
             return ""
         if generated and structurally_zero(judged):
-            self._note_once(f"{argument}: exactly 0 is due in every case, as it has to be if y does not depend on it")
+            self.judge.note(f"{argument}: exactly 0 is due in every case, as it has to be if y does not depend on it")
             return ""
-        return untested(judged, self.dtype, linear=not self._is_output(argument))
-
-    # ------------------------------------------------------------------------------------------------------- results
+        return untested(judged, self.dtype, linear=not self.judge.is_output(argument))
 
     def _recorded(self, case: Case) -> tuple[Any, ...]:
         y = case.y if self.outputs > 1 and isinstance(case.y, tuple | list) else (case.y,) * self.outputs
@@ -287,7 +274,7 @@ class Comparison:
         if called.results is not None and small and shapes not in self.filled:  # what is written depends on sizes alone
             self.filled.add(shapes)
             for argument, text in call_filled(candidate, self.rule, case, called.results).items():
-                self._trap(argument, case, text)
+                self.judge.trap(argument, case, text)
                 words = f"not written in full: {text}" if text.startswith(NEVER) else text
                 self.unwritten.setdefault(argument, f"{argument} is {words}, in case {case.name!r}")
         return called.results
@@ -295,173 +282,18 @@ class Comparison:
     def _take_in(self, called: Call, case: Case) -> None:
         """What was seen beside the results; what is right but may harm is a mismatch under strict."""
         for argument, text in called.traps:
-            self._trap(argument, case, text)
+            self.judge.trap(argument, case, text)
         if called.raised:
             self.raised.append((called.raised, case))
         for argument, text in called.findings:
-            self._finding(argument, case, text)
+            self.judge.finding(argument, case, text)
         for argument, text in called.differences:
             if self.strict:
-                self._trap(argument, case, text)
+                self.judge.trap(argument, case, text)
             else:
-                self._note_once(text)
+                self.judge.note(text)
         for text in called.notes:
-            self._note_once(text)
-
-    def _finding(self, argument: str, case: Case, text: str) -> None:
-        if self.strict:
-            self._trap(argument, case, text)
-        elif text not in self.report.findings:
-            self.report.findings.append(text)
-
-    def _fits(self, argument: str, found: Evidence, got: Any) -> bool:
-        """Whether a result is of the right kind at all: there or not, shape, dtype, device."""
-        position = self.arguments.index(argument)
-        expected, case = found.expected[position], found.case
-        if expected is None:
-            if got is not None:
-                is_absent = self._input(argument, case) is None
-                why = "this input is absent" if is_absent else "this input has no cotangent"
-                self._trap(argument, case, f"{why}: None is due")
-            return False
-        if got is None and self._is_optional(argument):
-            self._note_once(f"{argument} is None: it is optional and was not judged")
-            return False
-        if not isinstance(got, Tensor):
-            self._trap(argument, case, f"a tensor is due, {_described(got)} came")
-            return False
-        if got.layout is not torch.strided or got.is_quantized or got.is_nested:
-            kind = "a nested one" if got.is_nested else f"one of layout {got.layout}"
-            self._trap(argument, case, f"a dense tensor is due, {kind} came")
-            return False
-        kind = self.rule.annotation(argument)  # a count or a truth value may be an output
-        due = (
-            self.dtype if kind.dtype is Float or str(got.dtype).removeprefix("torch.") not in kind.dtypes else got.dtype
-        )
-        for what, is_, should in (
-            ("shape", tuple(got.shape), tuple(expected.shape)),
-            ("dtype", got.dtype, due),
-            ("device", got.device.type, case.tensors[0].device.type),
-        ):
-            if is_ != should:
-                self._trap(argument, case, f"{what} must be {should}; came {is_}")
-                return False
-        return True
-
-    def _is_output(self, argument: str) -> bool:
-        return argument in self.arguments[: self.outputs]
-
-    def _is_optional(self, argument: str) -> bool:
-        return not self._is_output(argument) and self.rule.inputs[argument.removeprefix("d")].optional
-
-    def _input(self, argument: str, case: Case) -> Tensor | None:
-        """The input of which this is the cotangent; None if it is absent, or the argument an output."""
-        position = self.arguments.index(argument) - self.outputs
-        found: Tensor | None = case.inputs[position] if position >= 0 else None
-        return found
-
-    def _note_once(self, text: str) -> None:
-        if text not in self.report.notes:
-            self.report.notes.append(text)
-
-    # -------------------------------------------------------------------------------------------------------- values
-
-    def _judge(
-        self, candidate: Vjp | None, argument: str, found: Evidence, got: Tensor, grads: Sequence[Any], rows: str = ""
-    ) -> None:
-        """Compare one argument.  rows: what to say after the pattern, if one row is judged for many."""
-        position = self.arguments.index(argument)
-        expected, allowance = found.expected[position], found.allowance[position]
-        assert expected is not None
-        assert allowance is not None
-        if not expected.numel():
-            return
-        if isinstance(found.case, Further) and bool(((got.cpu().double() - expected).abs() <= allowance).all()):
-            return  # there are many of these, and what is right tells nothing more
-        if found.row is not None and torch.equal(got, got[:1].expand_as(got)):
-            if self._row_is_right(argument, found.row, got[0]):
-                return
-            alone = None if candidate is None else call(candidate, self.rule, found.row.case).results
-            if alone is not None and isinstance(alone[position], Tensor) and same_bits(alone[position], got[0]):
-                self._judge(candidate, argument, found.row, got[0], alone[self.outputs :], "; alike in every row")
-                return
-        ratio, ulps = errors(got, expected, allowance, self.dtype)
-        excused = self._excused(position, found, expected) | self._overflows_alike(position, found, got, ratio)
-        if bool(excused.any()):
-            ratio, ulps = torch.where(excused, 0, ratio), torch.where(excused, 0, ulps)
-            self.judged[argument].append(Judged(found.case, expected[~excused], allowance[~excused]))
-        else:
-            self._expects(argument, found.row or found)
-        beyond = ratio > 1
-        if self.kinds.as_declared(found, position, grads, beyond):
-            self._note_once(f"{argument}: at kinks or ties a valid subgradient other than the rule's, as declared")
-            return
-        worst = int(torch.argmax(ratio.reshape(-1)))
-        self.report.worst[argument].note(float(ratio.max()), float(ulps.max()))
-        if float(ratio.reshape(-1)[worst]) <= 1:
-            return
-        kind, detail = "wrong", ""
-        if self.tells_kinds:
-            kind, detail = self.kinds.kind(candidate, position, found, got, grads, beyond)
-        mismatch = Mismatch(
-            kind,
-            argument,
-            found.case.name,
-            detail,
-            tuple(int(i) for i in np.unravel_index(worst, expected.shape)),  # torch's own imports SymPy
-            float(expected.reshape(-1)[worst]),
-            float(got.reshape(-1)[worst]),
-            float(ulps.reshape(-1)[worst]),
-            float(ratio.reshape(-1)[worst]),
-            pattern(beyond, expected, got, allowance) + rows,
-        )
-        if kind in NOTES and not self.strict:
-            self.excused.setdefault((argument, kind, detail), []).append(mismatch)
-        else:
-            self.report.mismatches.append(mismatch)
-
-    def _row_is_right(self, argument: str, row: Evidence, got: Tensor) -> bool:
-        """Whether a result of one row, to which all others are alike, is right."""
-        position = self.arguments.index(argument)
-        expected, allowance = row.expected[position], row.allowance[position]
-        assert expected is not None
-        assert allowance is not None
-        ratio, ulps = errors(got, expected, allowance, self.dtype)
-        if float(ratio.max()) > 1:
-            return False
-        self.report.worst[argument].note(float(ratio.max()), float(ulps.max()))
-        self._expects(argument, row)
-        return True
-
-    def _expects(self, argument: str, found: Evidence) -> None:
-        """Note what was due, for the question whether anything was tested, which small cases answer."""
-        if isinstance(found.case, Further):
-            return
-        expected, allowance = (values[self.arguments.index(argument)] for values in (found.expected, found.allowance))
-        assert expected is not None
-        assert allowance is not None
-        self.judged[argument].append(Judged(found.case, expected, allowance))
-
-    def _excused(self, position: int, found: Evidence, like: Tensor) -> Tensor:
-        """Where nothing is judged: the gradient at a NaN input."""
-        x = self._input(self.arguments[position], found.case)
-        is_number = x is not None and x.is_floating_point()
-        return x.cpu().isnan() if x is not None and is_number else torch.zeros_like(like, dtype=torch.bool)
-
-    def _overflows_alike(self, position: int, found: Evidence, got: Tensor, ratio: Tensor) -> Tensor:
-        """Where NaN came, a step on the way may overflow, and the page itself has NaN."""
-        allowance = found.allowance[position]
-        assert allowance is not None
-        nan = (ratio > 1) & allowance.isinf() & got.detach().cpu().isnan()
-        if bool(nan.any()):
-            y, grads = self.rule.vjp(found.case.inputs, found.case.dy, **found.case.hyper)
-            own = (*parts(y), *grads)[position]
-            assert own is not None
-            nan &= own.cpu().isnan()
-        return nan
-
-    def _trap(self, argument: str, case: Case, detail: str) -> None:
-        self.report.mismatches.append(Mismatch("trap", argument, case.name, detail))
+            self.judge.note(text)
 
 
 def _are_alike(results: Sequence[Any], others: Sequence[Any] | None) -> bool:
@@ -470,11 +302,3 @@ def _are_alike(results: Sequence[Any], others: Sequence[Any] | None) -> bool:
         same_bits(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a is b
         for a, b in zip(results, others, strict=True)
     )
-
-
-def _described(value: Any) -> str:
-    """What came in place of a tensor."""
-    if value is None:
-        return "None"
-    hint = "; wrap functions on arrays with from_functions" if hasattr(value, "__array__") else ""
-    return f"a {named_type(value)}{hint}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import Any
@@ -18,9 +17,6 @@ from manual_bp.rule import Rule
 
 # Lengths of the axes, in order of appearance: small and distinct, so that no mix-up of two axes goes unnoticed.
 SMALL = (4, 3, 2, 5, 6, 7)
-# For benchmarks.
-LARGE = (16, 16, 512, 512, 512)
-LARGE_ELEMENTS = 2**20
 
 
 def sizes_of(rule: Rule, lengths: tuple[int, ...] = SMALL) -> axes.Sizes:
@@ -35,15 +31,6 @@ def sizes_of(rule: Rule, lengths: tuple[int, ...] = SMALL) -> axes.Sizes:
         for position, (name, variadic) in enumerate(rule.axis_names.items())
     }
     return {**usual, **own}
-
-
-def large_sizes(rule: Rule) -> axes.Sizes:
-    """Lengths for benchmarks: layers of 512, and a batch so large that the first input has 2^20 elements or more."""
-    sizes = sizes_of(rule, LARGE)
-    shape = axes.shape_of(rule.annotations[next(iter(rule.inputs))], sizes, rule.ordinary)
-    batch = next(iter(sizes))
-    first, *others = sizes[batch]
-    return {**sizes, batch: (first * max(LARGE_ELEMENTS // math.prod(shape), 1), *others)}
 
 
 def draw(rule: Rule, edge: Edge, generator: torch.Generator) -> tuple[tuple[Any, ...], Any, dict[str, Any]]:

@@ -1,0 +1,210 @@
+"""Judging one result at a time: is it of the right kind at all, and does every number lie within its allowance?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from manual_bp.oracle.calling import call
+from manual_bp.oracle.case import Case, Further
+from manual_bp.oracle.errors import errors
+from manual_bp.oracle.evidence import Evidence
+from manual_bp.oracle.foreign import named as named_type
+from manual_bp.oracle.kinds import Kinds
+from manual_bp.oracle.pattern import pattern
+from manual_bp.oracle.report import Mismatch, Report, Worst
+from manual_bp.oracle.results import same_bits
+from manual_bp.oracle.vacuity import Judged
+from manual_bp.outputs import parts
+from manual_bp.rule import Rule, Vjp
+
+NOTES = ("digits", "16-bit")
+"""Kinds of mismatch that are notes unless the comparison is strict."""
+
+
+class Judge:
+    """Judges results of one rule in one dtype, and gathers what is wrong in a report.
+
+    judged: of each required argument, what was due in small cases.  excused: mismatches that are notes, by argument,
+    kind and words.
+    """
+
+    def __init__(
+        self, rule: Rule, dtype: torch.dtype, device: str, kinds: Kinds, strict: bool, tells_kinds: bool
+    ) -> None:
+        """tells_kinds: whether to tell the kinds of mismatches apart; else all are "wrong"."""
+        self.rule, self.dtype = rule, dtype
+        self.kinds, self.strict, self.tells_kinds = kinds, strict, tells_kinds
+        self.report = Report(rule.name, str(dtype).removeprefix("torch."), device)
+        self.arguments = rule.arguments
+        self.outputs = len(rule.outputs)
+        self.required = tuple(a for a, is_wanted in zip(rule.arguments, rule.wanted, strict=True) if is_wanted)
+        self.report.worst = {argument: Worst() for argument in self.required}
+        self.judged: dict[str, list[Judged]] = {argument: [] for argument in self.required}
+        self.excused: dict[tuple[str, str, str], list[Mismatch]] = {}
+
+    def finding(self, argument: str, case: Case, text: str) -> None:
+        if self.strict:
+            self.trap(argument, case, text)
+        elif text not in self.report.findings:
+            self.report.findings.append(text)
+
+    def fits(self, argument: str, found: Evidence, got: Any) -> bool:
+        """Whether a result is of the right kind at all: there or not, shape, dtype, device."""
+        position = self.arguments.index(argument)
+        expected, case = found.expected[position], found.case
+        if expected is None:
+            if got is not None:
+                is_absent = self._input(argument, case) is None
+                why = "this input is absent" if is_absent else "this input has no cotangent"
+                self.trap(argument, case, f"{why}: None is due")
+            return False
+        if got is None and self.is_optional(argument):
+            self.note(f"{argument} is None: it is optional and was not judged")
+            return False
+        if not isinstance(got, Tensor):
+            self.trap(argument, case, f"a tensor is due, {_described(got)} came")
+            return False
+        if got.layout is not torch.strided or got.is_quantized or got.is_nested:
+            kind = "a nested one" if got.is_nested else f"one of layout {got.layout}"
+            self.trap(argument, case, f"a dense tensor is due, {kind} came")
+            return False
+        kind = self.rule.annotation(argument)  # a count or a truth value may be an output
+        due = (
+            self.dtype if kind.dtype is Float or str(got.dtype).removeprefix("torch.") not in kind.dtypes else got.dtype
+        )
+        for what, is_, should in (
+            ("shape", tuple(got.shape), tuple(expected.shape)),
+            ("dtype", got.dtype, due),
+            ("device", got.device.type, case.tensors[0].device.type),
+        ):
+            if is_ != should:
+                self.trap(argument, case, f"{what} must be {should}; came {is_}")
+                return False
+        return True
+
+    def is_output(self, argument: str) -> bool:
+        return argument in self.arguments[: self.outputs]
+
+    def is_optional(self, argument: str) -> bool:
+        return not self.is_output(argument) and self.rule.inputs[argument.removeprefix("d")].optional
+
+    def _input(self, argument: str, case: Case) -> Tensor | None:
+        """The input of which this is the cotangent; None if it is absent, or the argument an output."""
+        position = self.arguments.index(argument) - self.outputs
+        found: Tensor | None = case.inputs[position] if position >= 0 else None
+        return found
+
+    def note(self, text: str) -> None:
+        if text not in self.report.notes:
+            self.report.notes.append(text)
+
+    def judge(
+        self, candidate: Vjp | None, argument: str, found: Evidence, got: Tensor, grads: Sequence[Any], rows: str = ""
+    ) -> None:
+        """Compare one argument.  rows: what to say after the pattern, if one row is judged for many."""
+        position = self.arguments.index(argument)
+        expected, allowance = found.expected[position], found.allowance[position]
+        assert expected is not None
+        assert allowance is not None
+        if not expected.numel():
+            return
+        if isinstance(found.case, Further) and bool(((got.cpu().double() - expected).abs() <= allowance).all()):
+            return  # there are many of these, and what is right tells nothing more
+        if found.row is not None and torch.equal(got, got[:1].expand_as(got)):
+            if self._row_is_right(argument, found.row, got[0]):
+                return
+            alone = None if candidate is None else call(candidate, self.rule, found.row.case).results
+            if alone is not None and isinstance(alone[position], Tensor) and same_bits(alone[position], got[0]):
+                self.judge(candidate, argument, found.row, got[0], alone[self.outputs :], "; alike in every row")
+                return
+        ratio, ulps = errors(got, expected, allowance, self.dtype)
+        excused = self._excused(position, found, expected) | self._overflows_alike(position, found, got, ratio)
+        if bool(excused.any()):
+            ratio, ulps = torch.where(excused, 0, ratio), torch.where(excused, 0, ulps)
+            self.judged[argument].append(Judged(found.case, expected[~excused], allowance[~excused]))
+        else:
+            self._expects(argument, found.row or found)
+        beyond = ratio > 1
+        if self.kinds.as_declared(found, position, grads, beyond):
+            self.note(f"{argument}: at kinks or ties a valid subgradient other than the rule's, as declared")
+            return
+        worst = int(torch.argmax(ratio.reshape(-1)))
+        self.report.worst[argument].note(float(ratio.max()), float(ulps.max()))
+        if float(ratio.reshape(-1)[worst]) <= 1:
+            return
+        kind, detail = "wrong", ""
+        if self.tells_kinds:
+            kind, detail = self.kinds.kind(candidate, position, found, got, grads, beyond)
+        mismatch = Mismatch(
+            kind,
+            argument,
+            found.case.name,
+            detail,
+            tuple(int(i) for i in np.unravel_index(worst, expected.shape)),  # torch's own imports SymPy
+            float(expected.reshape(-1)[worst]),
+            float(got.reshape(-1)[worst]),
+            float(ulps.reshape(-1)[worst]),
+            float(ratio.reshape(-1)[worst]),
+            pattern(beyond, expected, got, allowance) + rows,
+        )
+        if kind in NOTES and not self.strict:
+            self.excused.setdefault((argument, kind, detail), []).append(mismatch)
+        else:
+            self.report.mismatches.append(mismatch)
+
+    def _row_is_right(self, argument: str, row: Evidence, got: Tensor) -> bool:
+        """Whether a result of one row, to which all others are alike, is right."""
+        position = self.arguments.index(argument)
+        expected, allowance = row.expected[position], row.allowance[position]
+        assert expected is not None
+        assert allowance is not None
+        ratio, ulps = errors(got, expected, allowance, self.dtype)
+        if float(ratio.max()) > 1:
+            return False
+        self.report.worst[argument].note(float(ratio.max()), float(ulps.max()))
+        self._expects(argument, row)
+        return True
+
+    def _expects(self, argument: str, found: Evidence) -> None:
+        """Note what was due, for the question whether anything was tested, which small cases answer."""
+        if isinstance(found.case, Further):
+            return
+        expected, allowance = (values[self.arguments.index(argument)] for values in (found.expected, found.allowance))
+        assert expected is not None
+        assert allowance is not None
+        self.judged[argument].append(Judged(found.case, expected, allowance))
+
+    def _excused(self, position: int, found: Evidence, like: Tensor) -> Tensor:
+        """Where nothing is judged: the gradient at a NaN input."""
+        x = self._input(self.arguments[position], found.case)
+        is_number = x is not None and x.is_floating_point()
+        return x.cpu().isnan() if x is not None and is_number else torch.zeros_like(like, dtype=torch.bool)
+
+    def _overflows_alike(self, position: int, found: Evidence, got: Tensor, ratio: Tensor) -> Tensor:
+        """Where NaN came, a step on the way may overflow, and the page itself has NaN."""
+        allowance = found.allowance[position]
+        assert allowance is not None
+        nan = (ratio > 1) & allowance.isinf() & got.detach().cpu().isnan()
+        if bool(nan.any()):
+            y, grads = self.rule.vjp(found.case.inputs, found.case.dy, **found.case.hyper)
+            own = (*parts(y), *grads)[position]
+            assert own is not None
+            nan &= own.cpu().isnan()
+        return nan
+
+    def trap(self, argument: str, case: Case, detail: str) -> None:
+        self.report.mismatches.append(Mismatch("trap", argument, case.name, detail))
+
+
+def _described(value: Any) -> str:
+    """What came in place of a tensor."""
+    if value is None:
+        return "None"
+    hint = "; wrap functions on arrays with from_functions" if hasattr(value, "__array__") else ""
+    return f"a {named_type(value)}{hint}"
