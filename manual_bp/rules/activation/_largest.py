@@ -1,7 +1,9 @@
-"""The largest number along an axis, and how far the others lie below it."""
+"""The largest number along an axis, and how far the others lie below it; rows in which it is easily missed."""
 
 import torch
 from torch import Tensor
+
+from manual_bp.inputs import Shape, normal
 
 
 def largest(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
@@ -24,3 +26,15 @@ def below_largest(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     place, is_largest = largest(fixed, dim)
     distance = x - torch.gather(x, dim, place)
     return torch.where(is_largest & torch.isfinite(fixed), 0, distance), is_largest
+
+
+def half_masked(shape: Shape, generator: torch.Generator) -> Tensor:
+    """Nothing but −∞ in the first half of each row."""
+    x = normal()(shape, generator)
+    return torch.where(torch.arange(shape[-1]) < shape[-1] // 2, -torch.inf, x)
+
+
+def rising_late(shape: Shape, generator: torch.Generator) -> Tensor:
+    """A row whose end is so much larger than all before that who has not seen it has an overflow."""
+    x = normal()(shape, generator)
+    return torch.where(torch.arange(shape[-1]) < shape[-1] - 3, x, x + 1000)

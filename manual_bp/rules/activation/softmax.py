@@ -33,8 +33,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from manual_bp.inputs import Edge, Input, Mistake, constant, normal, require
-from manual_bp.rules.activation._largest import below_largest, largest
+from manual_bp.inputs import Edge, Input, Mistake, Value, constant, normal, require
+from manual_bp.rules.activation._largest import below_largest, half_masked, largest, rising_late
 
 
 class Residuals(NamedTuple):
@@ -97,12 +97,12 @@ EDGES = (
     Edge("large numbers", {"x": [[1e4, -1e4, 9999.0], [-1e4, -10001.0, -10002.0]]}),
     Edge("largest below -10000", {"x": [[-12000.0, -12001.0, -12003.0]]}),
     Edge("numbers whose exponential overflows", {"x": [[1000.0, 999.0, 998.0]]}),
+    Edge("largest at the end of a long row", {"x": rising_late}, sizes={"batch": (2,), "last": 1040}),
     Edge("dy constant", {"dy": constant(0.75)}),
     Edge("dy heavy at a small number", {"x": [[9.0, 1.0, 0.0]], "dy": [[0.0, 1e3, 1.0]]}),
     Edge("one minus infinity", {"x": [[-_INF, 1.0, 2.0], [0.5, -_INF, -_INF]]}),
+    Edge("first half minus infinity", {"x": half_masked}, sizes={"batch": (2,), "last": 70}),
     Edge("all minus infinity", {"x": [[-_INF, -_INF], [0.0, 1.0]]}),
-    Edge("plus infinity", {"x": [[_INF, 0.0], [0.0, 1.0]]}),
-    Edge("infinite cotangent", {"x": [[1.0, 2.0]], "dy": [[_INF, 1.0]]}),
     Edge("no such axis", {"dim": 2}, sizes={"batch": (3,)}, raises=ValueError),
     Edge("no such axis from the end", {"dim": -3}, sizes={"batch": (3,)}, raises=ValueError),
 )
@@ -110,6 +110,21 @@ EDGES = (
 
 def _y(x: Tensor, dim: int) -> Tensor:
     return forward(x, dim=dim)[0]
+
+
+def _from_logsumexp(x: Tensor, dim: int) -> Tensor:
+    return torch.exp(x - torch.logsumexp(x, dim, keepdim=True))
+
+
+VALUES = (
+    Value(
+        "exp(x - log Σ e^x)",
+        _from_logsumexp,
+        forgets="that the logarithm is as large as x and rounded as coarsely, which the differences between x are not",
+        shows="where numbers far from 0 lie close together, growing with |x|",
+        seen="https://github.com/paiml/trueno/issues/86",
+    ),
+)
 
 
 def _gradient(
@@ -133,6 +148,14 @@ MISTAKES = (
         forgets="that the difference cancels where one y is near 1",
         shows="at a y near 1; where 1 - y is below 1e-7 (float32) or 1e-16 (float64) no digit is left",
         seen="https://github.com/huggingface/candle/pull/3724",
+        loses_digits=True,
+    ),
+    Mistake(
+        "y from log Σ e^x",
+        lambda x, dy, dim: (_gradient(_from_logsumexp(x, dim), dy, dim),),
+        forgets="that the logarithm is as large as x and rounded as coarsely, and that the difference cancels",
+        shows="where numbers far from 0 lie close together, and at a y near 1",
+        seen="https://github.com/paiml/trueno/issues/86",
         loses_digits=True,
     ),
     Mistake(

@@ -1,0 +1,1 @@
+"""Elements that are looked up by their position."""
