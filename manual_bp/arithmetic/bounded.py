@@ -173,7 +173,7 @@ def _run(
     named = dict(zip(rule.inputs, entered, strict=True))
     grads: tuple[Tensor | None, ...] = (None,) * len(inputs)
     try:
-        with torch.no_grad(), Running():
+        with torch.no_grad(), Paging(how):
             y, residuals = rule.pure(*named.values(), **hyper)
             y = forward(**named, **hyper) if forward else y
             if rule.has_backward:
@@ -292,6 +292,8 @@ class Bounded(Tensor):
             return _to_copy(*args, **kwargs)
         if func is aten.squeeze_.dim:
             return _squeeze_in_place(*args)
+        if func._schema.is_mutable and isinstance(args[0], Bounded):
+            return _in_place(func, types, args, kwargs)
         raise UnknownFunctionError(f"{func} has no entry in manual_bp/arithmetic/bounded_table/; add its meaning.")
 
 
@@ -305,6 +307,23 @@ class Running(Mode):
         if Bounded in types:
             return Bounded.__torch_dispatch__(func, types, args, kwargs)
         return func(*args, **(kwargs or {}))
+
+
+class Paging(Running):
+    """Where a page is run: zeros that it makes are bounded numbers too, so that it may add to them in place."""
+
+    def __init__(self, how: How | None) -> None:
+        super().__init__()
+        self.how = how
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = super().__torch_dispatch__(func, types, args, kwargs)
+        if func is aten.zeros.default and result.is_floating_point():
+            zero = torch.zeros(result.shape, dtype=torch.float64)
+            return _done(Bounded(zero, zero.clone(), result.dtype), self.how)
+        return result
 
 
 def _calculate(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Bounded:
@@ -439,8 +458,9 @@ def _constant(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Te
         return plain
     fill = bounded_table.CONSTANTS[func]
     value, error = number(float(args[-1] if fill is None else fill), dtype)
-    like = func(args[0].value, *args[1:])
-    return Bounded(value.expand(like.shape), error, dtype)
+    shape = func(args[0].value, *args[1:]).shape
+    filled = Bounded(value.repeat(shape), error.repeat(shape), dtype)  # in memory of their own, to be written into
+    return _done(filled, args[0].how)
 
 
 def _value(x: Any) -> Any:
@@ -465,8 +485,32 @@ def _to_copy(x: Bounded, *, dtype: torch.dtype | None = None, **_: Any) -> Tenso
     return copied
 
 
+def _in_place(func: Any, types: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Bounded:
+    """The function that is not in place, and its result written where the tensor is, which may be part of another."""
+    x = args[0]
+    if func in (aten.copy_.default, aten.fill_.Scalar, aten.fill_.Tensor, aten.zero_.default):
+        source = args[1] if len(args) > 1 else 0.0
+        result = _to_copy(
+            source if isinstance(source, Bounded) else Bounded(*_pair(source, x.dtype), x.dtype), dtype=x.dtype
+        )
+    else:
+        same = getattr(
+            getattr(aten, func._schema.name.removeprefix("aten::").removesuffix("_"), None), func._overloadname, None
+        )
+        if same is None:
+            raise UnknownFunctionError(f"{func} has no counterpart that is not in place; write the page without it.")
+        result = Bounded.__torch_dispatch__(same, types, args, kwargs)
+    assert isinstance(result, Bounded)
+    x.value.copy_(result.value)
+    x.error.copy_(result.error)
+    if x.magnitude is not None:
+        x.magnitude.copy_(_magnitude(result))
+    x.terms = max(x.terms, result.terms)
+    return x
+
+
 def _squeeze_in_place(x: Bounded, dim: int) -> Bounded:
-    """A step of torch's own matmul of a vector; the one operation in place, since pages have none."""
+    """A step of torch's own matmul of a vector."""
     x.value, x.error = x.value.squeeze(dim), x.error.squeeze(dim)
     if x.magnitude is not None:
         x.magnitude = x.magnitude.squeeze(dim)

@@ -58,6 +58,16 @@ class Balls:
             ]
         return torch.tensor(errors, dtype=torch.float64).reshape(self.shape)
 
+    def errors(self, got: Tensor) -> Tensor:
+        """How far `got` (as for `ulps`) is from the numbers: absolute, rounded up to float64; nan where there is none."""
+        check_candidate("got", got, self.shape)
+        with ctx.workprec(self.bits + 64):
+            errors = [
+                math.nan if ball is None or not math.isfinite(value) else float(abs(arb(value) - ball).upper())
+                for ball, value in zip(self.balls, got.flatten().tolist(), strict=True)
+            ]
+        return torch.tensor(errors, dtype=torch.float64).reshape(self.shape)
+
     def _tensor(self, number: Callable[[arb], float]) -> Tensor:
         numbers = [math.nan if ball is None else number(ball) for ball in self.balls]
         return torch.tensor(numbers, dtype=torch.float64).reshape(self.shape)

@@ -1,158 +1,81 @@
-"""The width: wide enough for every right program, too narrow for a wrong one."""
+"""The width: wide enough for every right program, too narrow for a wrong one.
+
+What each function does to a bound is tested in test_functions.py.
+"""
+
+from __future__ import annotations
 
 import math
-import time
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._mode_utils import no_dispatch
-from torch.utils._pytree import tree_map_only
 
 import manual_bp as bp
-import torch_ref
-from manual_bp import axes
 from manual_bp.arithmetic.bounded import (
     Bounded,
     Contract,
+    Paging,
     UnknownFunctionError,
     Widths,
     contract_of,
     enter,
+    magnitudes,
     widths,
 )
 from manual_bp.arithmetic.bounded_table import gamma, precision
-from manual_bp.rule import Rule
-from manual_bp.signature import DTYPES
+from manual_bp.inputs import Edge
+from manual_bp.oracle.cases import Case, draw, in_dtype
+from manual_bp.outputs import parts
+from manual_bp.rule import DTYPES, Rule
+from tests.pages import PAGES
 
-RULES = list(bp.RULES.values())
-SEEDS = range(20)
-every_rule = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
-every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
-aten = torch.ops.aten
-
-
-# ------------------------------------------------------------------------------------------- float64's own truth
+SEEDS = range(3)
+every_rule = pytest.mark.parametrize("name", [*bp.RULES, *(f"pages/{name}" for name in PAGES)])
 
 
-class Extended(Tensor):
-    """A page's text in x87 extended precision (64 bits, 2048 times finer than float64): the truth for float64.
-
-    Its own table, in numpy: nothing of bounded.py takes part.
-    """
-
-    value: np.ndarray
-    __torch_function__ = torch._C._disabled_torch_function_impl
-
-    @staticmethod
-    def __new__(cls, value: Any) -> "Extended":
-        value = np.asarray(value, dtype=np.longdouble)
-        extended = Tensor._make_wrapper_subclass(cls, value.shape, dtype=torch.float64)
-        extended.value = value
-        return extended
-
-    @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        if name == "squeeze_":
-            args[0].value = args[0].value.squeeze(args[1])
-            with no_dispatch():
-                func(*args)
-            return args[0]
-        if func in SHAPES:
-            numbering = args[0].value
-            index = func(torch.arange(numbering.size).reshape(numbering.shape), *args[1:], **(kwargs or {}))
-            return Extended(numbering.reshape(-1)[index.numpy()])
-        args = tree_map_only(Tensor, lambda x: x.value if isinstance(x, Extended) else x.numpy(), args)
-        with np.errstate(all="ignore"):
-            result = np.asarray(NUMPY[name](*args, **(kwargs or {})))
-        return torch.from_numpy(result) if result.dtype in (np.bool_, np.int64) else Extended(result)
-
-
-SHAPES = {
-    *(aten.detach.default, aten.view.default, aten._unsafe_view.default, aten.expand.default, aten.unsqueeze.default),
-    *(aten.t.default, aten.permute.default, aten.transpose.int, aten.select.int, aten.gather.default),
-}
-NUMPY = {
-    name: getattr(np, name)
-    for name in ("where", "exp", "expm1", "log1p", "tanh", "sqrt", "sign", "argmax", "ones_like")
-} | {
-    "add": np.add,
-    "sub": np.subtract,
-    "mul": np.multiply,
-    "div": np.divide,
-    "neg": np.negative,
-    "abs": np.abs,
-    "pow": np.power,
-    "mm": np.matmul,
-    "mv": np.matmul,
-    "lt": np.less,
-    "le": np.less_equal,
-    "gt": np.greater,
-    "ge": np.greater_equal,
-    "eq": np.equal,
-    "reciprocal": lambda x: 1 / x,
-    "rsub": lambda a, b: b - a,
-    "_to_copy": lambda x, dtype: x.astype(bool) if dtype == torch.bool else x,
-    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
-    "sum": lambda x, dim=None, keepdim=False: x.sum(tuple(dim) if dim else None, keepdims=keepdim),
-    "mean": lambda x, dim: x.sum(tuple(dim)) / math.prod(x.shape[axis] for axis in dim),
-}
+def rule_of(name: str) -> Rule:
+    return PAGES[name.removeprefix("pages/")] if name.startswith("pages/") else bp.RULES[name]
 
 
 # ------------------------------------------------------------------------------------------------------ helpers
 
 Results = list[Tensor]
-"""y and the cotangents that are not None."""
+"""The outputs and the cotangents that are not None."""
 
 
-def draw(rule: Rule, seed: int, **chosen: int | tuple[int, ...]) -> tuple[tuple[Tensor, ...], Tensor, dict[str, Any]]:
-    """Ordinary inputs (float64), dy and hyperparameters."""
-    generator = torch.Generator().manual_seed(seed)
-    sizes: dict[str, tuple[int, ...]] = {}
-    for position, (name, variadic) in enumerate(rule.axis_names.items()):
-        size = chosen.get(name, (2, 3) if variadic else 4 + position)
-        sizes[name] = size if isinstance(size, tuple) else (size,)
-    hyper = rule.ordinary
-    inputs = tuple(
-        rule.inputs[name].draw(axes.shape_of(rule.annotations[name], sizes, hyper), generator) for name in rule.inputs
-    )
-    y, _ = rule.forward(*inputs, **hyper)
-    return inputs, torch.randn(y.shape, generator=generator, dtype=torch.float64), hyper
+def flat(outputs: Any, grads: Any) -> Results:
+    return [x.double() for x in (*parts(outputs), *grads) if x is not None]
 
 
-def cast(inputs: tuple[Tensor, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
-    return tuple(x.to(dtype) if x.is_floating_point() else x for x in inputs)
+ORDINARY = Edge("ordinary")
 
 
-def flat(y: Tensor, grads: Any) -> Results:
-    return [x.double() for x in (y, *grads) if x is not None]
+def drawn(rule: Rule, dtype: torch.dtype, seed: int = 0, edge: Edge = ORDINARY) -> Case:
+    inputs, dy, hyper = draw(rule, edge, torch.Generator().manual_seed(seed))
+    return in_dtype(Case(inputs, dy, hyper, edge.name), dtype, "cpu")
 
 
-def of_widths(found: Widths) -> Results:
-    return [x for x in (*found.outputs, *found.grads) if x is not None]
+def of_page(rule: Rule, case: Case) -> Results:
+    return flat(*rule.vjp(case.inputs, case.dy, **case.hyper))
 
 
-def drawn(rule: Rule, seed: int, dtype: torch.dtype, **sizes: Any) -> tuple[tuple[Tensor, ...], Tensor, dict[str, Any]]:
-    inputs, dy, hyper = draw(rule, seed, **sizes)
-    return cast(inputs, dtype), dy.to(dtype), hyper
+def wide(case: Case) -> Case:
+    return in_dtype(case, torch.float64, "cpu")
 
 
-def extended(rule: Rule, inputs: tuple[Tensor, ...], dy: Tensor, hyper: dict[str, Any]) -> list[np.ndarray]:
-    wide = [Extended(x.double().numpy()) if x.is_floating_point() else x for x in inputs]
-    y, residuals = rule.page.forward(*wide, **hyper)
-    grads = rule.page.backward(residuals, Extended(dy.double().numpy()))
-    return [x.value for x in (y, *grads) if x is not None]
+def is_finite(case: Case) -> bool:
+    return all(bool(x.isfinite().all()) for x in case.tensors)
 
 
-def errors(rule: Rule, found: Results, inputs: tuple[Tensor, ...], dy: Tensor, hyper: dict[str, Any]) -> Results:
-    """How far `found` is from the truth, which is good to 64 bits."""
-    truths = extended(rule, inputs, dy, hyper)
-    with np.errstate(invalid="ignore"):  # at infinities, of which the callers judge none
-        wrong = [abs(f.numpy().astype(np.longdouble) - t) for f, t in zip(found, truths, strict=True)]
-        return [torch.from_numpy(np.asarray(e, dtype=np.float64)) for e in wrong]
+def found_widths(rule: Rule, case: Case, contract: Contract | None = None, **more: Any) -> Widths:
+    contract = contract or contract_of(next((x.dtype for x in case.tensors if x.is_floating_point()), torch.float32))
+    return widths(rule, case.inputs, case.dy, contract, **more, **case.hyper)
+
+
+def allowance(rule: Rule, case: Case, contract: Contract | None = None) -> Results:
+    return flat(*found_widths(rule, case, contract))
 
 
 def ratio(error: Tensor, width: Tensor) -> Tensor:
@@ -160,79 +83,128 @@ def ratio(error: Tensor, width: Tensor) -> Tensor:
     return torch.where(error == 0, 0.0, error / width)
 
 
-def worst(wrong: Results, allowed: Results) -> float:
-    return max((float(ratio(e, w).max()) for e, w in zip(wrong, allowed, strict=True) if e.numel()), default=0.0)
-
-
-def allowance(rule: Rule, inputs: tuple[Tensor, ...], dy: Tensor, hyper: dict[str, Any]) -> Results:
-    return of_widths(widths(rule, inputs, dy, contract_of(dy.dtype), **hyper))
-
-
-def with_lost_digits(rule: Rule, allowed: Results, inputs: Any, dy: Tensor, hyper: Any) -> Results:
-    """The wider of the page's widths and those of its formulas that lose digits (torch uses one)."""
-    for mistake in rule.mistakes:
-        if mistake.loses_digits:
-            own = of_widths(widths(rule, inputs, dy, contract_of(dy.dtype), backward=mistake.backward, **hyper))
-            allowed = [torch.maximum(a, b) for a, b in zip(allowed, own, strict=True)]
-    return allowed
-
-
-# --------------------------------------------------------------------------------------------- right programs pass
-
-
-def test_the_reference_is_finer_than_float64() -> None:
-    assert np.finfo(np.longdouble).eps < torch.finfo(torch.float64).eps / 1000
-
-
-@every_rule
-@every_dtype
-def test_manual_is_within_the_width(rule: Rule, dtype: torch.dtype) -> None:
-    largest = 0.0
-    for seed in SEEDS:
-        inputs, dy, hyper = drawn(rule, seed, dtype)
-        wrong = errors(rule, flat(*rule.vjp(inputs, dy, **hyper)), inputs, dy, hyper)
-        largest = max(largest, worst(wrong, allowance(rule, inputs, dy, hyper)))
-    print(f"error / width: {rule.name} {dtype} {largest:.3f}")
-    assert largest <= 1
-
-
-@every_rule
-@every_dtype
-def test_torch_is_within_the_width(rule: Rule, dtype: torch.dtype) -> None:
-    twin = torch_ref.twin(rule.name)
-    assert twin is not None
-    for seed in SEEDS:
-        # torch computes 16 bits in float32 only inside single kernels, so the contract is held by casting around it
-        inputs, dy, hyper = drawn(rule, seed, dtype)
-        contract = contract_of(dtype)
-        y, grads = twin(cast(inputs, contract.compute), dy.to(contract.compute), **hyper)
-        judged = [grad if spec.cotangent else None for grad, spec in zip(grads, rule.inputs.values(), strict=True)]
-        found = flat(y.to(dtype), [None if grad is None else grad.to(dtype) for grad in judged])
-        allowed = with_lost_digits(rule, allowance(rule, inputs, dy, hyper), inputs, dy, hyper)
-        assert worst(errors(rule, found, inputs, dy, hyper), allowed) <= 1
-
+# --------------------------------------------------------------------------------------------- of every page
 
 LOOSEST = 100  # more than this is called loose
+FACTOR = {torch.float64: 1e-6, torch.float32: 1e-3}  # scale errors that must be rejected
+CANCELLED = 1e-2  # of the terms into which it expands: what is smaller may be what is left of terms that cancel
 
 
 @every_rule
-@every_dtype
-def test_the_width_is_not_loose(rule: Rule, dtype: torch.dtype) -> None:
-    """The worst error that is seen in each result is at least a hundredth of its width, unless the result is exact."""
-    seen: dict[int, float] = {}
-    for seed in SEEDS:
-        inputs, dy, hyper = drawn(rule, seed, dtype)
-        wrong = errors(rule, flat(*rule.vjp(inputs, dy, **hyper)), inputs, dy, hyper)
-        for position, (e, w) in enumerate(zip(wrong, allowance(rule, inputs, dy, hyper), strict=True)):
-            seen[position] = max(seen.get(position, 0.0), float(ratio(e, w).max()))
-    inexact = {position: largest for position, largest in seen.items() if largest > 0}
-    assert all(largest >= 1 / LOOSEST for largest in inexact.values()), inexact
+def test_the_page_is_within_its_width_which_is_not_loose(name: str) -> None:
+    """Against certified truth: never beyond the width, and somewhere at a hundredth of it, unless a result is exact."""
+    certified = pytest.importorskip("manual_bp.arithmetic.certified", reason="certified truth needs python-flint")
+    rule = rule_of(name)
+    for dtype in DTYPES:
+        seen: dict[int, float] = {}
+        for seed in SEEDS:
+            case = drawn(rule, dtype, seed)
+            truth = certified.truth(rule, case.inputs, case.dy, **case.hyper)
+            balls = [ball for ball in (*truth.outputs, *truth.grads) if ball is not None]
+            results = zip(balls, of_page(rule, case), allowance(rule, case), strict=True)
+            for position, (ball, got, width) in enumerate(results):
+                largest = float(ratio(ball.errors(got), width).nan_to_num(0.0).max())
+                seen[position] = max(seen.get(position, 0.0), largest)
+        assert max(seen.values()) <= 1, f"{dtype}: {seen}"
+        assert all(largest >= 1 / LOOSEST for largest in seen.values() if largest > 0), f"{dtype}: {seen}"
 
 
-def sequential(products: Tensor) -> Tensor:
+@every_rule
+@pytest.mark.parametrize("dtype", FACTOR, ids=str)
+def test_a_scaled_gradient_is_outside(name: str, dtype: torch.dtype) -> None:
+    rule = rule_of(name)
+    case = drawn(rule, dtype)
+    grads = rule.vjp(wide(case).inputs, wide(case).dy, **case.hyper)[1]
+    terms = magnitudes(rule, case.inputs, case.dy, **case.hyper).grads
+    for grad, term, width in zip(grads, terms, found_widths(rule, case).grads, strict=True):
+        if grad is not None and width is not None:
+            plain = grad.abs() > CANCELLED * term
+            assert (grad.abs()[plain] * FACTOR[dtype] > width[plain]).all()
+
+
+@every_rule
+def test_every_edge_has_a_width(name: str) -> None:
+    """Finite where the result is a number of the dtype, not too near its largest."""
+    rule = rule_of(name)
+    for edge in rule.edges:
+        case = None if edge.raises else drawn(rule, torch.float32, edge=edge)
+        if case is None or not is_finite(case):
+            continue
+        for result, width in zip(of_page(rule, wide(case)), allowance(rule, case), strict=True):
+            representable = result.abs() < precision(torch.float32).max / 2
+            assert width[representable].isfinite().all(), f"{edge.name}: {width}"
+
+
+@every_rule
+def test_every_formula_of_a_page_has_widths(name: str) -> None:
+    """A page that uses a function which the table lacks is named here."""
+    rule = rule_of(name)
+    case = drawn(rule, torch.float32)
+    outputs = parts(rule.forward(*case.inputs, **case.hyper)[0])
+    wanted = [
+        x.shape if x is not None and spec.cotangent and rule.has_backward else None
+        for x, spec in zip(case.inputs, rule.inputs.values(), strict=True)
+    ]
+    formulas = [*rule.mistakes, *rule.values] if rule.has_backward else rule.values
+    for instead in ({}, *(formula.instead for formula in formulas)):
+        found = found_widths(rule, case, **instead)
+        assert [width.shape for width in found.outputs] == [y.shape for y in outputs]
+        if "backward" not in instead:
+            assert [None if width is None else width.shape for width in found.grads] == wanted
+        assert all(bool((width >= 0).all()) for width in flat(*found))
+
+
+@every_rule
+def test_a_rule_runs_on_bounded_numbers_unchanged(name: str) -> None:
+    """Rule checks shapes, detaches and casts; the width is that of the page."""
+    rule = rule_of(name)
+    case, contract = drawn(rule, torch.float32), contract_of(torch.float32)
+    entered = case.with_tensors(enter(x, contract) for x in case.tensors)
+    with torch.no_grad(), Paging(None):
+        outputs, grads = rule.vjp(entered.inputs, entered.dy, **case.hyper)
+    wanted = found_widths(rule, case)
+    for found, width in zip((*parts(outputs), *grads), (*wanted.outputs, *wanted.grads), strict=True):
+        assert (found is None) == (width is None)
+        if isinstance(found, Bounded):
+            assert torch.equal(found.error, width)
+
+
+@every_rule
+def test_low_precision_arithmetic_is_wider_than_one_rounding(name: str) -> None:
+    rule = rule_of(name)
+    case = drawn(rule, torch.bfloat16)
+    narrow = Contract(torch.bfloat16, torch.bfloat16)
+    for once, always in zip(allowance(rule, case), allowance(rule, case, narrow), strict=True):
+        # an input's rounding is that of the result, which float32 adds its own to
+        assert (always >= once * (1 - precision(torch.bfloat16).u)).all()
+
+
+@every_rule
+def test_lost_digits_are_within_the_width_of_their_own_formula(name: str) -> None:
+    """And somewhere beyond the page's, at one of its edges."""
+    rule = rule_of(name)
+    cases = [drawn(rule, torch.float32, edge=edge) for edge in rule.edges if not edge.raises]
+    for mistake in (each for each in rule.mistakes if each.loses_digits):
+        beyond = False
+        for case in filter(is_finite, cases):
+            truths = rule.vjp(wide(case).inputs, wide(case).dy, **case.hyper)[1]
+            grads = rule.mistaken(mistake.backward)(case.inputs, case.dy, **case.hyper)[1]
+            own, page = found_widths(rule, case, **mistake.instead).grads, found_widths(rule, case).grads
+            for truth, grad, allowed, right in zip(truths, grads, own, page, strict=True):
+                if truth is not None and grad is not None:
+                    error = (grad.double() - truth).abs()
+                    assert not (error > allowed).any(), f"{mistake.name} at {case.name!r}"
+                    beyond |= bool((error > right).any())
+        assert beyond, f"{mistake.name} loses no digits at any edge"
+
+
+# ------------------------------------------------------------------------------------------- the order of a sum
+
+
+def sequential(terms: Tensor) -> Tensor:
     """Σ over the first axis, one after the other."""
-    total = products[0]
-    for term in products[1:]:
+    total = terms[0]
+    for term in terms[1:]:
         total = total + term
     return total
 
@@ -245,341 +217,57 @@ def fused(a: Tensor, b: Tensor) -> Tensor:
     return total
 
 
-def batch_norm_paper(x: Tensor, weight: Tensor, bias: Tensor, dy: Tensor, eps: float) -> list[Tensor]:
-    """Ioffe and Szegedy's six formulas, with a reciprocal for every division, for x of two axes."""
-    per_count = torch.tensor(1 / len(x))
-    mean = x.sum(0) * per_count
-    variance = ((x - mean) * (x - mean)).sum(0) * per_count
-    s = (variance + eps).rsqrt()
-    x_hat = x * s - mean * s
-    g = dy * weight
-    dvariance = (g * (x - mean)).sum(0) * -0.5 * s * s * s
-    dmean = -(g.sum(0)) * s - 2 * dvariance * (x - mean).sum(0) * per_count
-    dx = g * s + dvariance * 2 * (x - mean) * per_count + dmean * per_count
-    return [x_hat * weight + bias, dx, (dy * x_hat).flip(0).sum(0), sequential(dy)]
-
-
-RIGHT = {
-    "linear: reversed, one after the other": (
-        "linear",
-        lambda x, weight, bias, dy: [
-            sequential((x[:, :, None] * weight.T[None]).transpose(0, 1).flip(0)) + bias,
-            sequential((dy[:, :, None] * weight[None]).transpose(0, 1)),
-            sequential((dy[:, :, None] * x[:, None, :]).flip(0)),
-            sequential(dy.flip(0)),
-        ],
+PRODUCTS = {
+    "one after the other": lambda x, w, b: sequential((x[:, :, None] * w[None]).transpose(0, 1)) + b,
+    "backwards": lambda x, w, b: sequential((x[:, :, None] * w[None]).transpose(0, 1).flip(0)) + b,
+    "the bias first": lambda x, w, b: sequential(
+        torch.cat([b.expand(1, len(x), -1), (x[:, :, None] * w[None]).transpose(0, 1)])
     ),
-    "linear: fused multiply-add": (
-        "linear",
-        lambda x, weight, bias, dy: [
-            fused(x.T[:, :, None].expand(-1, -1, len(weight)), weight.T[:, None].expand(-1, len(x), -1)) + bias,
-            fused(dy.T[:, :, None].expand(-1, -1, x.shape[1]), weight[:, None].expand(-1, len(x), -1)),
-            fused(dy[:, :, None].expand(-1, -1, x.shape[1]), x[:, None].expand(-1, len(weight), -1)),
-            dy.sum(0),
-        ],
-    ),
-    "dropout: times the reciprocal": (
-        "dropout",
-        lambda x, mask, dy, p: [x * mask * torch.tensor(1 / (1 - p)), dy * mask * torch.tensor(1 / (1 - p))],
-    ),
-    "square_loss: times the reciprocal": (
-        "square_loss",
-        lambda x, target, dy: [
-            ((x - target) ** 2 * torch.tensor(0.5 / len(x))).sum(),
-            (x - target) * (dy * torch.tensor(1 / len(x))),
-            (target - x) * torch.tensor(1 / len(x)) * dy,
-        ],
-    ),
-    "l2_penalty: another order": (
-        "l2_penalty",
-        lambda weight, dy, lam, n: [
-            (weight * (weight * torch.tensor(lam / 2))).sum(),
-            weight * dy * torch.tensor(lam) * torch.tensor(1 / n),
-        ],
-    ),
-    "batch_norm: the paper's six formulas": ("batch_norm", batch_norm_paper),
-    "batch_norm_inference: scale and shift folded": (
-        "batch_norm_inference",
-        lambda x, weight, bias, running_mean, running_var, dy, eps: [
-            (x - running_mean) * (weight * (running_var + eps).rsqrt()) + bias,
-            dy * (weight * (running_var + eps).rsqrt()),
-            sequential(dy * (x - running_mean)) * (running_var + eps).rsqrt(),
-            dy.flip(0).sum(0),
-        ],
-    ),
-    "sigmoid: the other exponential": (
-        "sigmoid",
-        lambda x, dy: [1 / (1 + torch.exp(-x)), dy * torch.exp(-x.abs()) * (1 / (1 + torch.exp(-x.abs()))) ** 2],
-    ),
-    "sigmoid: of both signs": ("sigmoid", lambda x, dy: [x.sigmoid(), dy * (x.sigmoid() * (-x).sigmoid())]),
-    "tanh: 1/cosh²": ("tanh", lambda x, dy: [x.tanh(), dy / torch.cosh(x) ** 2]),
-    "leaky_relu: by multiplication": (
-        "leaky_relu",
-        lambda x, dy, negative_slope: [
-            torch.maximum(x, x * negative_slope),
-            dy * torch.where(x > 0, torch.ones_like(x), torch.full_like(x, negative_slope)),
-        ],
-    ),
-    "elu: dy and alpha first": (
-        "elu",
-        lambda x, dy, alpha: [
-            torch.where(x > 0, x, torch.expm1(x) * alpha),
-            torch.where(x > 0, dy, (dy * alpha) * torch.exp(x)),
-        ],
-    ),
+    "fused": lambda x, w, b: fused(x.T[:, :, None].expand(-1, -1, w.shape[1]), w[:, None].expand(-1, len(x), -1)) + b,
+    "torch's addmm": lambda x, w, b: torch.addmm(b, x, w),
 }
 
 
 @pytest.mark.parametrize("size", [7, 200])
-@pytest.mark.parametrize("program", RIGHT)
-def test_another_right_program_is_within_the_width(program: str, size: int) -> None:
-    name, compute = RIGHT[program]
-    rule = bp.RULES[name]
-    for seed in SEEDS:
-        inputs, dy, hyper = drawn(rule, seed, torch.float32, batch=(size,) if name == "linear" else size, space=())
-        named = dict(zip(rule.inputs, inputs, strict=True))
-        found = [x.double() for x in compute(**named, dy=dy, **hyper)]
-        assert worst(errors(rule, found, inputs, dy, hyper), allowance(rule, inputs, dy, hyper)) <= 1
-
-
-def edge_case(rule: Rule, edge: Any, dtype: torch.dtype) -> tuple[tuple[Tensor, ...], Tensor, dict[str, Any]]:
-    given = {name: value for name, value in edge.given.items() if name in rule.inputs and not callable(value)}
-    draws = {name: value for name, value in edge.given.items() if name in rule.inputs and callable(value)}
-    hyper = {**rule.ordinary, **{name: value for name, value in edge.given.items() if name in rule.hyper}}
-    tensors = {name: torch.tensor(value, dtype=torch.float64) for name, value in given.items()}
-    sizes: axes.Sizes = {}
-    for name, tensor in tensors.items():
-        assert axes.bind(rule.annotations, {name: tuple(tensor.shape)}, sizes, hyper) is None
-    for position, (name, variadic) in enumerate(rule.axis_names.items()):
-        size = edge.sizes.get(name, (2, 3) if variadic else 4 + position)
-        sizes.setdefault(name, size if isinstance(size, tuple) else (size,))
-    generator = torch.Generator().manual_seed(0)
-    inputs = tuple(
-        tensors[name]
-        if name in tensors
-        else draws.get(name, rule.inputs[name].draw)(axes.shape_of(rule.annotations[name], sizes, hyper), generator)
-        for name in rule.inputs
-    )
-    inputs = cast(inputs, dtype)
-    y, _ = rule.forward(*inputs, **hyper)
-    dy = torch.tensor(edge.given["dy"], dtype=dtype) if "dy" in edge.given else torch.ones_like(y)
-    return inputs, dy, hyper
-
-
-EDGES = [(rule, edge) for rule in RULES for edge in rule.edges if edge.raises is None]
-
-
-@pytest.mark.parametrize(("rule", "edge"), EDGES, ids=[f"{rule.name}: {edge.name}" for rule, edge in EDGES])
-@every_dtype
-def test_manual_is_within_the_width_at_every_edge(rule: Rule, edge: Any, dtype: torch.dtype) -> None:
-    """Where the truth is a number of the dtype; and there the width is finite."""
-    inputs, dy, hyper = edge_case(rule, edge, dtype)
-    found = flat(*rule.vjp(inputs, dy, **hyper))
-    truths = [torch.from_numpy(np.asarray(t, dtype=np.float64)) for t in extended(rule, inputs, dy, hyper)]
-    wrong = errors(rule, found, inputs, dy, hyper)
-    for e, w, truth in zip(wrong, allowance(rule, inputs, dy, hyper), truths, strict=True):
-        representable = truth.abs() < precision(dtype).max
-        assert (ratio(e, w)[representable] <= 1).all()
-        assert w[representable].isfinite().all()
-
-
-# ------------------------------------------------------------------------------------------- wrong programs do not
-
-FACTOR = {torch.float64: 1e-6, torch.float32: 1e-3}  # scale errors that must be rejected
-CANCELLED = 1e-2  # of the largest element: what is smaller may be what is left of terms that cancel
-
-
-@every_rule
-@pytest.mark.parametrize("dtype", FACTOR, ids=str)
-def test_a_scaled_gradient_is_outside(rule: Rule, dtype: torch.dtype) -> None:
-    for seed in SEEDS:
-        inputs, dy, hyper = drawn(rule, seed, dtype)
-        _, *truths = extended(rule, inputs, dy, hyper)
-        _, *allowed = allowance(rule, inputs, dy, hyper)
-        assert truths
-        for truth, width in zip(truths, allowed, strict=True):
-            size = torch.from_numpy(np.asarray(truth, dtype=np.float64)).abs()
-            plain = size > CANCELLED * size.max()
-            assert plain.any()
-            assert (size[plain] * FACTOR[dtype] > width[plain]).all()
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("factor", [2.0, -1.0, 0.0])
-def test_sixteen_bits_reject_a_wrong_factor_of_a_small_gradient(dtype: torch.dtype, factor: float) -> None:
-    inputs, dy, hyper = drawn(bp.square_loss, 0, dtype, batch=1000, outputs=(3,))
-    _, *truths = extended(bp.square_loss, inputs, torch.ones_like(dy), hyper)
-    _, *allowed = allowance(bp.square_loss, inputs, torch.ones_like(dy), hyper)
-    for truth, width in zip(truths, allowed, strict=True):
-        wrong = torch.from_numpy(np.abs((factor - 1) * truth).astype(np.float64))
-        assert (wrong > width).double().mean() > 0.99  # all but differences that happen to be 0
-
-
-@pytest.mark.parametrize(
-    ("name", "x", "dtype"),
-    [
-        ("sigmoid", 20.0, torch.float32),
-        ("sigmoid", 40.0, torch.float64),
-        ("tanh", 10.0, torch.float32),
-        ("tanh", 20.0, torch.float64),
-        ("elu", -20.0, torch.float32),
-    ],
-)
-def test_lost_digits_are_outside_the_page_and_inside_their_own_formula(name: str, x: float, dtype: torch.dtype) -> None:
-    rule = bp.RULES[name]
-    (mistake,) = (m for m in rule.mistakes if m.loses_digits)
-    inputs, dy = (torch.tensor([x], dtype=dtype),), torch.ones(1, dtype=dtype)
-    _, (lost,) = rule.mistaken(mistake.backward)(inputs, dy, **rule.ordinary)
-    _, error = errors(rule, flat(dy, (lost,)), inputs, dy, rule.ordinary)
-    page = widths(rule, inputs, dy, contract_of(dtype), **rule.ordinary).grads[0]
-    formula = widths(rule, inputs, dy, contract_of(dtype), backward=mistake.backward, **rule.ordinary).grads[0]
-    assert page is not None
-    assert formula is not None
-    assert error > page
-    assert error <= formula
-
-
-def through(contract: Contract, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """linear, then batch_norm, by the same lines in any arithmetic: a bias that batch_norm subtracts again.
-
-    Bounded's value and width of dbias, float32's dbias, and the size of the terms that cancel in it.
-    """
-    (x, weight, bias), _, _ = drawn(bp.linear, seed, contract.storage, batch=(16,))
-    generator = torch.Generator().manual_seed(seed)
-    scale, shift = torch.rand(2, len(bias), generator=generator, dtype=torch.float64).to(contract.storage)
-    dy = torch.randn(16, len(bias), generator=generator, dtype=torch.float64).to(contract.storage)
-
-    def run(x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
-        z, of_linear = bp.linear.forward(x, weight, bias)
-        _, of_batch_norm = bp.batch_norm.forward(z, scale, shift)
-        dz = bp.batch_norm.backward(of_batch_norm, dy)[0]
-        assert dz is not None
-        dbias = bp.linear.backward(of_linear, dz)[2]
-        assert dbias is not None
-        return dz, dbias
-
-    given = (x, weight, bias, scale, shift, dy)
-    _, bounded = run(*(enter(t, contract) for t in given))
-    dz, dbias = run(*given)
-    assert isinstance(bounded, Bounded)
-    return bounded.value, bounded.error, dbias.double(), dz.double().abs().sum(0)
+@pytest.mark.parametrize("program", PRODUCTS)
+def test_a_sum_in_any_order_is_within_the_width(program: str, size: int) -> None:
+    for seed in range(10):
+        generator = torch.Generator().manual_seed(seed)
+        x, w, b = (torch.randn(*shape, generator=generator) for shape in ((5, size), (size, 4), (4,)))
+        with torch.no_grad(), Paging(None):
+            bounded = (lambda x, w, b: x @ w + b)(*(enter(t, contract_of(torch.float32)) for t in (x, w, b)))
+        assert isinstance(bounded, Bounded)
+        assert ((PRODUCTS[program](x, w, b).double() - bounded.value).abs() <= bounded.error).all()
 
 
 def test_a_structural_zero_is_judged_on_the_scale_of_what_cancels() -> None:
+    """The sum of what a mean was taken from, as the cotangent of a bias before a normalisation is."""
     u = precision(torch.float32).u
-    for seed in SEEDS:
-        value, width, found, terms = through(contract_of(torch.float32), seed)
-        assert (value.abs() <= u * u * terms).all()  # 0, as far as float64 can tell
-        assert (found.abs() <= width).all()
-        assert (width > u * terms).all()
-        assert (width < 1e-3 * terms).all()  # a bias gradient that is really there is not excused
+    for seed in range(10):
+        g = torch.randn(16, 4, generator=torch.Generator().manual_seed(seed))
+        with torch.no_grad(), Paging(None):
+            total = (lambda g: (g - g.mean(0)).sum(0))(enter(g, contract_of(torch.float32)))
+        terms, found = g.double().abs().sum(0), (g - g.mean(0)).sum(0).double()
+        assert isinstance(total, Bounded)
+        assert (total.value.abs() <= u * u * terms).all()  # 0, as far as float64 can tell
+        assert (found.abs() <= total.error).all()
+        assert (total.error > u * terms).all()
+        assert (total.error < 1e-3 * terms).all()  # a sum that is really there is not excused
 
 
-# --------------------------------------------------------------------------------------------------- the table
-
-
-@every_rule
-def test_every_page_and_mistake_runs(rule: Rule) -> None:
-    """A page that uses a function which the table lacks is named here."""
-    inputs, dy, hyper = draw(rule, 0)
-    for backward in (None, *(mistake.backward for mistake in rule.mistakes)):
-        result = widths(rule, inputs, dy, contract_of(torch.float32), backward=backward, **hyper)
-        assert result.outputs[0].shape == dy.shape
-        assert result.outputs[0].dtype == torch.float64
-        if backward is None:
-            given = [x.shape for x, grad in zip(inputs, result.grads, strict=True) if grad is not None]
-            assert [grad.shape for grad in result.grads if grad is not None] == given
-        assert all((grad >= 0).all() for grad in result.grads if grad is not None)
+# --------------------------------------------------------------------------------------------------- the model
 
 
 def test_a_function_that_the_table_lacks_is_named() -> None:
-    x = torch.ones(2)
-    with pytest.raises(UnknownFunctionError, match=r"tanh: aten\.lgamma\.default"):
-        widths(bp.tanh, (x,), x, contract_of(torch.float32), backward=lambda x, dy: (torch.lgamma(x) * dy,))
-    with pytest.raises(UnknownFunctionError, match=r"tanh: aten\.linalg_vector_norm.*order 3"):
-        widths(bp.tanh, (x,), x, contract_of(torch.float32), backward=lambda x, dy: (x.norm(3) * dy,))
-
-
-FUNCTIONS = {
-    "add": lambda a, b: a + b,
-    "subtract": lambda a, b: a - b,
-    "from a number": lambda a, b: 1 - a,
-    "multiply": lambda a, b: a * b,
-    "scale": lambda a, b: 0.1 * a,
-    "divide": lambda a, b: a / b,
-    "divide a number": lambda a, b: 3 / b,
-    "square": lambda a, b: a**2,
-    "cube": lambda a, b: a**3,
-    "inverse square": lambda a, b: b**-2,
-    "a number to a power": lambda a, b: 0.7**b,
-    "sqrt": lambda a, b: b.sqrt(),
-    "half power": lambda a, b: b**0.5,
-    "rsqrt": lambda a, b: b.rsqrt(),
-    "exp": lambda a, b: a.exp(),
-    "expm1": lambda a, b: a.expm1(),
-    "log": lambda a, b: b.log(),
-    "log1p": lambda a, b: b.log1p(),
-    "tanh": lambda a, b: a.tanh(),
-    "sigmoid": lambda a, b: a.sigmoid(),
-    "erf": lambda a, b: a.erf(),
-    "abs": lambda a, b: a.abs(),
-    "neg": lambda a, b: -a,
-    "relu": lambda a, b: a.relu(),
-    "clamp": lambda a, b: a.clamp(-0.3, 0.7),
-    "maximum": torch.maximum,
-    "minimum": torch.minimum,
-    "sum": lambda a, b: a.sum(0),
-    "sum of all": lambda a, b: a.sum(),
-    "mean": lambda a, b: a.mean(1, keepdim=True),
-    "amax": lambda a, b: a.amax(1),
-    "amin": lambda a, b: a.amin(1),
-    "matrix product": lambda a, b: a.T @ b,
-    "matrix times vector": lambda a, b: a @ b[0],
-    "batched product": lambda a, b: a[None].expand(2, -1, -1) @ b.T[None].expand(2, -1, -1),
-    "where": lambda a, b: torch.where(torch.arange(a.shape[1]) % 2 == 0, a, 0),
-    "reshaped": lambda a, b: a.T.reshape(-1).flip(0)[3:],
-    "concatenated": lambda a, b: torch.cat([a, b]),
-}
-
-
-@pytest.mark.parametrize("uncertain", [0.0, 1e-4, 1e-1])
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_every_meaning_encloses_the_program(name: str, uncertain: float) -> None:
-    """float32 on operands anywhere in their intervals, the ends above all, stays within value ± error."""
-    function = FUNCTIONS[name]
-    generator = torch.Generator().manual_seed(0)
-    a = torch.randn(40, 30, generator=generator).double()
-    b = torch.rand(40, 30, generator=generator).double() + 0.5
-    # half the error is left to the rounding of the perturbed operand to float32
-    ea, eb = (uncertain * torch.rand(40, 30, generator=generator, dtype=torch.float64) for _ in range(2))
-    u = precision(torch.float32).u
-    bounded = function(*(Bounded(x, e + u * (x.abs() + e), torch.float32) for x, e in ((a, ea), (b, eb))))
-    for _ in range(30):
-        signs = [torch.randint(-1, 2, a.shape, generator=generator) for _ in range(2)]
-        program = function((a + ea * signs[0]).float(), (b + eb * signs[1]).float())
-        assert program.shape == bounded.shape
-        assert program.dtype == bounded.dtype
-        assert ((program.double() - bounded.value).abs() <= bounded.error).all()
-
-
-@pytest.mark.parametrize("name", sorted(FUNCTIONS.keys() - {"where", "reshaped", "concatenated"}))
-def test_every_meaning_is_tight(name: str) -> None:
-    """The error is at most twice what ends of the intervals really do (with large errors, where roundings vanish)."""
-    function = FUNCTIONS[name]
-    generator = torch.Generator().manual_seed(0)
-    a = torch.randn(3, 3, generator=generator).double() * 0.7
-    b = torch.rand(3, 3, generator=generator).double() + 1.1
-    e = torch.full((3, 3), 1e-3, dtype=torch.float64)
-    bounded = function(Bounded(a, e, torch.float64), Bounded(b, e, torch.float64))
-    reached = torch.zeros(bounded.shape, dtype=torch.float64)
-    for _ in range(4000):
-        da, db = (e * (2 * torch.randint(0, 2, (3, 3), generator=generator) - 1) for _ in range(2))
-        reached = torch.maximum(reached, (function(a + da, b + db) - bounded.value).abs())
-    loose = bounded.error > 2 * reached
-    if name in ("clamp", "relu", "maximum", "minimum", "amax", "amin"):  # what is cut off keeps the bound of what cut
-        assert (bounded.error <= 1.001e-3).all()
-    else:
-        assert not loose.any()
+    rule = PAGES["mean_square"]
+    case = drawn(rule, torch.float32)
+    for formula, named in (
+        (torch.lgamma, r"mean_square: aten\.lgamma\.default"),
+        (lambda x: x.norm(3), r"mean_square: aten\.linalg_vector_norm.*order 3"),
+        (lambda x: (x * 1).lgamma_(), r"mean_square: aten\.lgamma\.default"),
+    ):
+        with pytest.raises(UnknownFunctionError, match=named):
+            found_widths(rule, case, backward=lambda formula=formula, **named: (formula(named["dy"]),))
 
 
 def of(value: float, error: float, dtype: torch.dtype = torch.float32) -> Bounded:
@@ -663,9 +351,8 @@ def test_an_infinite_input_is_exact() -> None:
     infinite = enter(torch.tensor([math.inf, -math.inf]), contract_of(torch.float32))
     assert isinstance(infinite, Bounded)
     assert (infinite.error == 0).all()
-    (dx,) = widths(bp.sigmoid, (torch.tensor([math.inf]),), torch.ones(1), contract_of(torch.float32)).grads
-    assert dx is not None
-    assert float(dx) < precision(torch.float32).tiny
+    assert isinstance(slope := torch.exp(-infinite[:1]), Bounded)
+    assert error_of(slope) < precision(torch.float32).tiny
 
 
 def test_inputs_carry_one_rounding() -> None:
@@ -700,30 +387,29 @@ def test_gamma_takes_the_smaller_bound() -> None:
     assert gamma(10**9, 2**-8) == math.inf
 
 
-def test_a_rule_runs_on_bounded_numbers_unchanged() -> None:
-    """Rule checks shapes, detaches and casts; the width is that of the page."""
-    for rule in RULES:
-        inputs, dy, hyper = drawn(rule, 0, torch.float32)
-        contract = contract_of(torch.float32)
-        y, grads = rule.vjp(tuple(enter(x, contract) for x in inputs), enter(dy, contract), **hyper)
-        wanted = widths(rule, inputs, dy, contract, **hyper)
-        for found, width in zip((y, *grads), (*wanted.outputs, *wanted.grads), strict=True):
-            assert (found is None) == (width is None)
-            if width is not None:
-                assert isinstance(found, Bounded)
-                assert torch.equal(found.error, width)
+def test_sums_written_in_place_are_bounded() -> None:
+    """Into zeros, through parts of them, as a page adds windows that overlap."""
+
+    def windows(x: Tensor) -> Tensor:
+        y = torch.zeros(2, 5, dtype=x.dtype)
+        for k in range(3):
+            y[:, k : k + 3] += 0.1 * x
+        y[0].mul_(3.0)
+        y[:, torch.tensor([4])] = 0.1
+        return y
+
+    x = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), Paging(None):
+        bounded = windows(enter(x, contract_of(torch.float32)))
+    assert isinstance(bounded, Bounded)
+    assert ((windows(x.double()) - bounded.value).abs() <= bounded.error).all()
+    error = (windows(x).double() - bounded.value).abs()
+    assert (error <= bounded.error).all()
+    assert (bounded.error > 0).all()
+    assert (bounded.error < 1e-5).all()
 
 
-def test_low_precision_arithmetic_is_wider_than_one_rounding() -> None:
-    inputs, dy, hyper = drawn(bp.batch_norm, 0, torch.bfloat16)
-    once = widths(bp.batch_norm, inputs, dy, contract_of(torch.bfloat16), **hyper).grads[0]
-    always = widths(bp.batch_norm, inputs, dy, Contract(torch.bfloat16, torch.bfloat16), **hyper).grads[0]
-    assert once is not None
-    assert always is not None
-    assert (always > 2 * once).all()
-
-
-# ------------------------------------------------------------------------------------------------ checks and time
+# ------------------------------------------------------------------------------------------------ checks
 
 
 def test_contracts_are_checked() -> None:
@@ -742,28 +428,18 @@ def test_contracts_are_checked() -> None:
 
 
 def test_arguments_are_checked() -> None:
-    x, contract = torch.ones(3), contract_of(torch.float32)
+    rule, contract = PAGES["three_outputs"], contract_of(torch.float32)
+    case = drawn(rule, torch.float32)
     with pytest.raises(ValueError, match="takes 1 inputs"):
-        widths(bp.tanh, (x, x), x, contract)
-    with pytest.raises(ValueError, match="dy must have y's shape"):
-        widths(bp.tanh, (x,), torch.ones(4), contract)
-    with pytest.raises(ValueError, match="alhpa"):
-        widths(bp.elu, (x,), x, contract, alhpa=1.0)
+        widths(rule, (*case.inputs, *case.inputs), case.dy, contract)
+    with pytest.raises(ValueError, match="dy must have one tensor of each output's shape"):
+        widths(rule, case.inputs, case.dy[:2], contract)
+    with pytest.raises(ValueError, match="sclae"):
+        widths(rule, case.inputs, case.dy, contract, sclae=1.0)
 
 
 def test_inputs_that_require_grad_are_accepted_and_nothing_is_recorded() -> None:
-    x = torch.ones(3, requires_grad=True)
-    result: Widths = widths(bp.tanh, (x,), torch.ones(3), contract_of(torch.float32))
-    assert not result.outputs[0].requires_grad
-
-
-@every_rule
-def test_a_width_takes_less_than_ten_milliseconds(rule: Rule) -> None:
-    inputs, dy, hyper = draw(rule, 0)
-    allowance(rule, inputs, dy, hyper)
-    times = []
-    for _ in range(10):
-        start = time.process_time()  # of computing, because other tests run beside this one
-        allowance(rule, inputs, dy, hyper)
-        times.append(time.process_time() - start)
-    assert min(times) < 0.01
+    rule = PAGES["three_outputs"]
+    case = drawn(rule, torch.float32)
+    result: Widths = widths(rule, (case.inputs[0].requires_grad_(),), case.dy, contract_of(torch.float32))
+    assert not any(width.requires_grad for width in result.outputs)
