@@ -59,7 +59,7 @@ class Balls:
         return torch.tensor(errors, dtype=torch.float64).reshape(self.shape)
 
     def errors(self, got: Tensor) -> Tensor:
-        """How far `got` (as for `ulps`) is from the numbers: absolute, rounded up to float64; nan where there is none."""
+        """How far `got` (as for `ulps`) is from the numbers, absolutely, rounded up; nan where there is none."""
         check_candidate("got", got, self.shape)
         with ctx.workprec(self.bits + 64):
             errors = [

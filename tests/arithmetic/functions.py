@@ -39,12 +39,14 @@ class Function:
     draws: one per operand.
     extremes: tuples of operands, each a nested list.
     loose: how many times larger than what the ends of intervals can do the bound may be, and a reason beside it.
+    decided: whether the rest follows a decision on the values, which numbers nearby may decide otherwise.
     """
 
     call: Callable[..., Any]
     draws: Sequence[Draw]
     extremes: Sequence[tuple[Any, ...]] = ()
     loose: float = 1.01
+    decided: bool = False
 
     def operands(self, seed: int = 0) -> list[Tensor]:
         generator = torch.Generator().manual_seed(seed)
@@ -59,6 +61,7 @@ LOGITS = [
     [[1e4, -1e4, 9999.0]],
     [[-1e4, -10001.0, -10002.5]],
     [[2.0, 2.0, 2.0]],
+    [[90.3, 0.1, -0.71]],
     [[30.0, 0.0, -30.0]],
     [[0.0, -800.0, -90.0]],
     [[-INF, 1.0, 2.0]],
@@ -125,8 +128,9 @@ ELEMENTARY = {
     ),
     "neg": one(lambda a: -a),
     "abs": one(torch.abs, apart(3, 3), [NUMBERS]),
-    "sign": one(torch.sign, apart(3, 3), [NUMBERS]),
-    "sgn": one(torch.sgn, apart(3, 3)),
+    "sign": one(torch.sign, apart(3, 3), [NUMBERS], decided=True),
+    "sgn": one(torch.sgn, apart(3, 3), decided=True),
+    "round": one(lambda a: torch.round(4 * a), apart(3, 3), [[0.5, 1.5, -2.5, 1e-30, 1e30]], decided=True),
     "relu": one(torch.relu, apart(3, 3), [NUMBERS]),
     "clamp": one(lambda a: a.clamp(-0.33, 0.66), apart(3, 3), [NUMBERS]),
     "clamp from below": one(lambda a: a.clamp(min=0.1), apart(3, 3)),
@@ -219,7 +223,7 @@ EXPONENTIALS = {
 CHOICES = {
     "where": two(lambda a, b: torch.where(MASK, a, b)),
     "where, a number": one(lambda a: torch.where(MASK, a, 0.1)),
-    "where, by a comparison": two(lambda a, b: torch.where(a > 0, b, a), apart(3, 3)),
+    "where, by a comparison": two(lambda a, b: torch.where(a > 0, b, a), apart(3, 3), decided=True),
     "masked_fill": one(lambda a: a.masked_fill(MASK, -0.1), extremes=[[[-INF, INF, 1.0]]]),
     "masked_fill by a tensor": two(lambda a, b: a.masked_fill(MASK, b[0, 0])),
     "scatter of a number": one(lambda a: a.scatter(1, PLACES[:, :1], 0.1)),
@@ -232,13 +236,13 @@ CHOICES = {
     "min": one(torch.min, apart(3, 3)),
     "max along an axis": one(lambda a: a.max(1).values, apart(3, 3), [[[-INF, 1.0, 1.0]]]),
     "min along an axis": one(lambda a: torch.min(a, 0, keepdim=True)[0], apart(3, 3)),
-    "gather at the largest": two(lambda a, b: b.gather(1, a.max(1, keepdim=True).indices), apart(3, 3)),
-    "gather at argmin": two(lambda a, b: b.gather(1, a.argmin(1, keepdim=True)), apart(3, 3)),
+    "gather at the largest": two(lambda a, b: b.gather(1, a.max(1, keepdim=True).indices), apart(3, 3), decided=True),
+    "gather at argmin": two(lambda a, b: b.gather(1, a.argmin(1, keepdim=True)), apart(3, 3), decided=True),
     "topk": one(lambda a: torch.topk(a, 2).values, apart(3, 3), [[[-INF, 1.0, 1.0, INF]]]),
     "topk, the smallest": one(lambda a: a.topk(2, dim=0, largest=False)[0], apart(3, 3)),
     "sort": one(lambda a: a.sort(dim=0).values, apart(3, 3), [[[-INF], [1.0], [1.0], [INF]]]),
     "sort, descending": one(lambda a: torch.sort(a, dim=-1, descending=True, stable=True)[0], apart(3, 3)),
-    "sorted by argsort": one(lambda a: a.gather(1, a.argsort(1)), apart(3, 3)),
+    "sorted by argsort": one(lambda a: a.gather(1, a.argsort(1)), apart(3, 3), decided=True),
 }
 
 FUNCTIONS = ELEMENTARY | SUMS | PRODUCTS | EXPONENTIALS | CHOICES

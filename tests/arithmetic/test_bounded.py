@@ -28,7 +28,8 @@ from manual_bp.arithmetic.bounded_table import gamma, precision
 from manual_bp.inputs import Edge
 from manual_bp.oracle.cases import Case, draw, in_dtype
 from manual_bp.outputs import parts
-from manual_bp.rule import DTYPES, Rule
+from manual_bp.rule import Rule
+from manual_bp.signature import DTYPES
 from tests.pages import PAGES
 
 SEEDS = range(3)
@@ -238,6 +239,44 @@ def test_a_sum_in_any_order_is_within_the_width(program: str, size: int) -> None
             bounded = (lambda x, w, b: x @ w + b)(*(enter(t, contract_of(torch.float32)) for t in (x, w, b)))
         assert isinstance(bounded, Bounded)
         assert ((PRODUCTS[program](x, w, b).double() - bounded.value).abs() <= bounded.error).all()
+
+
+ADDING_UP = {
+    "sum": lambda x: x.sum(0),
+    "mean": lambda x: x.mean(0),
+    "cumsum": lambda x: x.cumsum(0)[-1],
+    "prod": lambda x: x.prod(0),
+    "cumprod": lambda x: x.cumprod(0)[-1],
+    "norm of order 1": lambda x: x.norm(1, dim=0),
+    "matrix product": lambda x: x[:, 0] @ x,
+    "addmm": lambda x: torch.addmm(x[:1], x[:, :1].T, x)[0],
+    "convolution": lambda x: torch.conv1d(x.T[None], x.T[None]).flatten(),
+    "index_add": lambda x: torch.zeros(1, 2).index_add(0, torch.zeros(1000, dtype=torch.int64), x)[0],
+    "scatter_add": lambda x: torch.zeros(1, 2).scatter_add(0, torch.zeros(1000, 2, dtype=torch.int64), x)[0],
+    "index_put": lambda x: torch.zeros(1, 2).index_put((torch.zeros(1000, dtype=torch.int64),), x, accumulate=True)[0],
+}
+
+
+@pytest.mark.parametrize("name", ADDING_UP)
+def test_what_adds_up_is_granted_the_roundings_of_its_terms(name: str) -> None:
+    """γ of a thousand terms at least, and not twice as much, beside what the terms themselves are off by."""
+    x = torch.rand(1000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64) / 4 + 0.875
+    with torch.no_grad(), Paging(None):
+        bounded = ADDING_UP[name](Bounded(x, torch.zeros_like(x), torch.float32))
+    assert isinstance(bounded, Bounded)
+    granted = bounded.error / (bounded.value.abs() * gamma(999, precision(torch.float32).u))
+    assert (granted > 0.999).all()
+    assert (granted < 2).all()
+
+
+def test_the_roundings_of_a_sum_are_half_as_large_under_a_root_and_as_they_are_in_a_logarithm() -> None:
+    x, of_sum = torch.full((1000,), 0.1, dtype=torch.float64), gamma(999, precision(torch.float32).u)
+    with torch.no_grad(), Paging(None):
+        exact = Bounded(x, torch.zeros_like(x), torch.float32)
+        norm, log, share = exact.norm(), exact.logsumexp(0), exact.softmax(0)
+    assert 0.5 < error_of(norm) / (float(norm.value) * of_sum) < 0.6
+    assert 1 < error_of(log) / of_sum < 1.2
+    assert 1 < error_of(share[:1]) / (float(share.value[0]) * of_sum) < 1.1
 
 
 def test_a_structural_zero_is_judged_on_the_scale_of_what_cancels() -> None:

@@ -96,10 +96,12 @@ def test_the_bound_encloses_the_program(name: str, dtype: torch.dtype) -> None:
 
 
 @every_function
-@pytest.mark.parametrize("uncertain", [1e-4, 1e-1])
+@pytest.mark.parametrize("uncertain", [1e-4, 0.3])
 def test_the_bound_encloses_programs_on_other_operands(name: str, uncertain: float) -> None:
-    """float32 on operands anywhere in their intervals, the ends above all."""
+    """float32 on operands anywhere in their intervals, the ends above all; wide ones put elements in another order."""
     function = FUNCTIONS[name]
+    if function.decided and uncertain > 0.1:
+        pytest.skip("what is decided otherwise is not covered")
     generator = torch.Generator().manual_seed(0)
     operands = [x.float().double() for x in function.operands()]
     errors = [uncertain * torch.rand(x.shape, generator=generator, dtype=torch.float64) for x in operands]

@@ -9,10 +9,22 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from manual_bp.arithmetic.balls import Axes, Choice, Jets, Option, along, axes_of, certain, groups, lift, means
+from manual_bp.arithmetic.balls import (
+    Axes,
+    Choice,
+    Jets,
+    NeedMoreBits,
+    Option,
+    along,
+    axes_of,
+    certain,
+    groups,
+    lift,
+    means,
+)
 from manual_bp.arithmetic.balls_table.decisions import above, at_least, at_most, below, compared, gather, settled, where
 from manual_bp.arithmetic.balls_table.elementary import multiply
-from manual_bp.arithmetic.jets import DIRECTION, ZERO, Cell, leaves, tangent
+from manual_bp.arithmetic.jets import DIRECTION, NAN, ZERO, Cell, arb, leaves, made_of, tangent
 
 
 class Selected(NamedTuple):
@@ -162,6 +174,23 @@ means("relu")(lambda input: where(at_most(input, 0), 0, input))
 @means("abs", "absolute")
 def _abs(input: Any) -> Jets:
     return where(below(input, 0), multiply(input, -1), input)
+
+
+@means("round")
+def _round(input: Any) -> Jets:
+    """To the nearest whole number, of two the even one; a jump half way, and constant elsewhere."""
+
+    def of(cell: Cell) -> Cell:
+        above_half = cell.value + arb("0.5")
+        whole = above_half.floor().unique_fmpz()
+        if whole is None:
+            raise NeedMoreBits
+        jumps = bool(above_half == arb(whole))
+        nearest = whole - 1 if jumps and whole % 2 else whole
+        return made_of(arb(nearest), [(leaf, NAN) for leaf in leaves(cell)] if jumps else ())
+
+    jets = lift(input)
+    return Jets(jets.shape, list(map(of, jets.cells)))
 
 
 @means("sign", "sgn")
