@@ -27,16 +27,18 @@ def list_rules(
         for heading in ("chapter", "rule", "inputs", "hyperparameters", "mistakes"):
             table.add_column(heading)
         for name, found in RULES.items():
+            inputs = [f"{x}?" if x in found.absentable else x for x in found.inputs]
             hyper = ", ".join(f"{h}={found.defaults[h]}" if h in found.defaults else h for h in found.hyper)
-            table.add_row(found.chapter, name, ", ".join(found.inputs), hyper, str(len(found.mistakes)))
+            table.add_row(found.chapter, name, ", ".join(inputs), hyper, str(len(found.mistakes)))
         print_table(table)
 
 
 def _print_page(rule: Any) -> None:
     out.print(inspect.cleandoc(rule.page.__doc__), markup=False, highlight=False)
-    for function in (rule.page.forward, rule.page.backward):
-        out.print()
-        out.print(inspect.getsource(function).rstrip(), markup=False)
+    for part in ("forward", "backward"):
+        if hasattr(rule.page, part):
+            out.print()
+            out.print(inspect.getsource(getattr(rule.page, part)).rstrip(), markup=False)
     table = Table("mistake", "forgets", "shows", "seen", title="what goes wrong", box=SIMPLE_HEAD)
     for mistake in rule.mistakes:
         table.add_row(*(Text(text) for text in (mistake.name, mistake.forgets, mistake.shows, mistake.seen or "")))

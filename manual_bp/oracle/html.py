@@ -86,7 +86,7 @@ def to_html(
             pictures=pictures,
             without=without,
             page=inspect.cleandoc(rule.page.__doc__ or "").partition("\n")[2].strip("\n"),
-            sources=[_source(rule.page.forward), _source(rule.page.backward)],
+            sources=[_source(getattr(rule.page, part)) for part in ("forward", "backward") if hasattr(rule.page, part)],
             versions=versions(),
             reproduce=_reproduce(report, rule, candidate, dict(options or {})),
         )
