@@ -60,7 +60,7 @@ class Loss:
 
     def of(self, y: Tensor, target: Tensor) -> Tensor:
         """J.  Raises ValueError, as the rule says it, for a target that does not fit the output."""
-        cost, _ = self.rule.forward(y, self._checked(target), **self.hyper)
+        cost: Tensor = self.rule.forward(y, self._checked(target), **self.hyper)[0]
         return cost
 
     def vjp(self, y: Tensor, target: Tensor, vjp: RuleVjp = Rule.vjp) -> tuple[Tensor, Tensor]:
@@ -101,7 +101,7 @@ def fits(rule: Rule) -> bool:
     """Whether a rule can be the loss of a network."""
     x, *others = rule.inputs
     required = [name for name in others if name not in rule.absentable]
-    return rule.chapter == "loss" and x == "x" and len(required) == 1 and rule.has_backward
+    return rule.chapter == "loss" and x == "x" and len(required) == 1 and required == others[:1] and rule.has_backward
 
 
 def names() -> list[str]:

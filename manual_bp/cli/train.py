@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from manual_bp.cli.lockstep import MODELS, LabelSmoothing, LossHyper, LossName, hyper_of, network
+from manual_bp.cli.lockstep import LabelSmoothing, LossHyper, LossName, hyper_of
 from manual_bp.cli.session import Session
 from manual_bp.cli.shared import one_thread, usage
+from manual_bp.networks import MODELS, network
 
 if TYPE_CHECKING:
     from manual_bp.training.checkpoint import Checkpoint

@@ -13,7 +13,6 @@ from torch import Tensor
 from manual_bp.chain import TRACKED, Activation, Chain, Identity, Layer, Leaf, Tensors, inference, leaves
 from manual_bp.masks import Mask, draw, masks_of
 from manual_bp.models.initialization import INITIALIZERS
-from manual_bp.registry import RULES
 
 
 @dataclass(frozen=True)
@@ -49,8 +48,7 @@ class Model:
         last: Layer = self.layer
         while isinstance(last, Chain):
             *_, last = (layer for layer in last.layers.values() if not isinstance(layer, Identity))
-        bounded = isinstance(last, Activation) or "softmax_cross_entropy" not in RULES
-        return "square_loss" if bounded else "softmax_cross_entropy"
+        return "square_loss" if isinstance(last, Activation) else "softmax_cross_entropy"
 
     def inference(self) -> Layer:
         """The model as it is used after training: running statistics, no dropout."""
