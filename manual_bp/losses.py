@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp import axes
 from manual_bp.inputs import Index
 from manual_bp.registry import RULES
 from manual_bp.rule import Grads, Rule
@@ -69,18 +68,6 @@ class Loss:
         cost, (dy, *_) = vjp(self.rule, (y, self._checked(target)), one, **self.hyper)
         assert dy is not None
         return cost, dy
-
-    def check_classes(self, outputs: tuple[int, ...], target: Tensor) -> None:
-        """Raise ValueError, as the rule says it, if a target is a class that outputs of this shape do not have: what a
-        compiled program does not look for."""
-        rule = self.rule
-        x, name, *_ = rule.inputs
-        spec = rule.inputs[name]
-        if isinstance(spec, Index):
-            sizes: axes.Sizes = {}
-            hyper = rule.check_hyper(self.hyper)
-            axes.bind(rule.annotations, {x: outputs}, sizes, hyper)
-            rule.check_positions(name, target, sizes[spec.axis][0], hyper)
 
     def targets(self, labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
         """The targets of examples whose classes are `labels`, (n,): the labels themselves, or `one_hot`."""

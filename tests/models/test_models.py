@@ -86,12 +86,12 @@ def test_every_activation_trains(activation):
     """As a hidden one and as the last one, with the loss that goes with it."""
     for last in ("identity", activation):
         model = mlp([5, 6, 3], activation, last, **hyper(activation))
-        step = training_step(model, model.usual_loss, optimizer=sgd(0.1))
+        step = training_step(model, model.usual_loss, optimizer=sgd(0.01))
         state = step.init(torch.Generator().manual_seed(0), dtype=torch.float64)
         x = torch.rand(12, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
         target = step.loss.targets(torch.arange(12) % 3, 3, torch.float64)
         state, first = step(state, x, target)
-        for _ in range(20):
+        for _ in range(10):
             state, cost = step(state, x, target)
         assert cost < first, last
 
