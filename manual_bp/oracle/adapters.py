@@ -12,7 +12,7 @@ import torch
 import torch.utils.dlpack
 from torch import Tensor
 
-from manual_bp.oracle.calling import call_with
+from manual_bp.oracle.invocation import call_with
 from manual_bp.oracle.ways import orders
 from manual_bp.outputs import parts, whole
 from manual_bp.rule import Vjp

@@ -1,15 +1,13 @@
-"""Calling a candidate: it gets copies, whatever it raises is a finding, and what it does beside its results is seen."""
+"""Calling a candidate, once and again: what it does beside its results is seen, and what it remembers."""
 
 from __future__ import annotations
 
 import inspect
 import math
-import os
 import time
-import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -17,16 +15,23 @@ import torch
 from torch import Tensor
 
 from manual_bp.oracle.case import Case
-from manual_bp.oracle.foreign import named, shortened
+from manual_bp.oracle.foreign import named
+from manual_bp.oracle.invocation import (
+    Call,
+    invoked,
+    parameters_of,
+    parts_of,
+    passable,
+    returned_by,
+    traceback_of,
+    unreadable,
+)
 from manual_bp.oracle.memory import copies, overlap, shares_elements
 from manual_bp.oracle.pattern import place
 from manual_bp.oracle.replaced import functions_kept, modes_kept
 from manual_bp.oracle.results import (
     LARGEST,
     all_kept,
-    bytes_of,
-    damage,
-    has_gaps,
     is_dense,
     plain,
     preserved,
@@ -42,8 +47,6 @@ from manual_bp.rule import Rule, Vjp
 # What is slow is called as often as it can be in so many seconds.
 OFTEN = 200
 SECONDS = 0.25
-# Exceptions that were raised on the way to another one are shown if they are at most so many.
-CHAIN = 5
 DUE = "a candidate is vjp(inputs, dy, **hyper) -> (y, grads)"
 WRAP = {
     "torch.nn.modules.module.Module": "Wrap it: torch_ref.vjp({}) is a candidate.",
@@ -76,24 +79,6 @@ def for_inputs(candidate: Any, names: Sequence[str]) -> Vjp:
     return found
 
 
-@dataclass
-class Call:
-    """What one call came to.
-
-    results: y and then one entry per input, copied; None if it did not get so far.
-    traps: argument and words, of what is wrong.  findings: what is right and may harm its user; differences: between
-        two runs.  notes: what is usual, in words.
-    raised: the traceback; empty if it returned.
-    """
-
-    results: tuple[Any, ...] | None = None
-    traps: list[tuple[str, str]] = field(default_factory=list)
-    findings: list[tuple[str, str]] = field(default_factory=list)
-    differences: list[tuple[str, str]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    raised: str = ""
-
-
 class Elsewhere(ABC):
     """A candidate that is called in another process, by the functions of this module there."""
 
@@ -111,13 +96,13 @@ def call(candidate: Vjp, rule: Rule, case: Case, reference: Sequence[Tensor | No
     """Call a candidate at a case.  reference: expected values, which it must not return themselves."""
     if isinstance(candidate, Elsewhere):
         return candidate.call("call", rule, case)
-    found, raw, given = _call(candidate, rule, case)
+    found, raw, given = invoked(candidate, rule, case)
     if raw is not None:
         try:
             _see_memory(rule, raw, given, reference, found)
             found.results = all_kept(raw, case)
         except Exception as error:  # a tensor that nobody can read
-            found.traps.append(_unreadable(error, rule))
+            found.traps.append(unreadable(error, rule))
     return found
 
 
@@ -127,7 +112,7 @@ def call_again(candidate: Vjp, rule: Rule, case: Case, first: tuple[Any, ...]) -
     numbers give elsewhere.  first: the results of `call` at this case."""
     if isinstance(candidate, Elsewhere):
         return candidate.call("call_again", rule, case)
-    found, raw, given = _call(candidate, rule, case)
+    found, raw, given = invoked(candidate, rule, case)
     if found.raised:
         found.traps = [(a, f"{text}, when it was called again") for a, text in found.traps]
     if raw is None:
@@ -136,14 +121,14 @@ def call_again(candidate: Vjp, rule: Rule, case: Case, first: tuple[Any, ...]) -
     try:
         kept = all_kept(raw, case)
     except Exception as error:
-        found.traps.append(_unreadable(error, rule))
+        found.traps.append(unreadable(error, rule))
         return found
     for argument, a, b in zip(arguments, first, kept, strict=True):
         if isinstance(a, Tensor) and isinstance(b, Tensor) and not same_bits(a, b):
             found.differences.append((argument, f"{argument} differs between two runs on the same input"))
     negated = tuple(None if d is None else -d for d in parts(case.dy))
     other = replace(case, dy=negated if isinstance(case.dy, tuple) else negated[0])
-    _, after, _ = _call(candidate, rule, other)
+    _, after, _ = invoked(candidate, rule, other)
     for argument, x, before, later in zip(arguments, raw, kept, after or (None,) * len(raw), strict=True):
         if not all(isinstance(t, Tensor) and is_dense(t) for t in (x, before)):
             continue
@@ -170,12 +155,12 @@ def _remembered(candidate: Vjp, rule: Rule, case: Case, given: Mapping[str, Tens
     doubled = tuple(None if d is None else 2 * d for d in parts(other.dy))
     other = replace(other, dy=doubled if isinstance(case.dy, tuple) else doubled[0])
     try:
-        _, due, _ = _call(candidate, rule, other)
+        _, due, _ = invoked(candidate, rule, other)
         due = all_kept(due or (), other)
-        _, got, _ = _call(candidate, rule, other, given)
+        _, got, _ = invoked(candidate, rule, other, given)
         got = all_kept(got or (), other)
     except Exception as error:
-        yield _unreadable(error, rule)
+        yield unreadable(error, rule)
         return
     for argument, a, b in zip(rule.arguments, due, got, strict=False):
         if all(isinstance(x, Tensor) and is_dense(x) for x in (a, b)) and not same_bits(a, b):
@@ -202,8 +187,8 @@ def call_often(candidate: Vjp, rule: Rule, case: Case, first: tuple[Any, ...], t
     with modes_kept(replaced), users_defaults(like), settings_kept(replaced), functions_kept(replaced):
         try:
             for _ in range(times):
-                y, grads = _returned(candidate, rule, own, hyper)
-                for i, got in enumerate((*_parts(y, rule), *grads)):
+                y, grads = returned_by(candidate, rule, own, hyper)
+                for i, got in enumerate((*parts_of(y, rule), *grads)):
                     if i not in worst:
                         continue
                     got = preserved(plain(got), first[i])
@@ -219,7 +204,7 @@ def call_often(candidate: Vjp, rule: Rule, case: Case, first: tuple[Any, ...], t
         except KeyboardInterrupt:  # it is the user's
             raise
         except BaseException as error:
-            found.raised = shortened(_printed(_traceback, error))
+            found.raised = traceback_of(error)
             found.traps.append((rule.arguments[0], f"raised {named(error)} when it was called again and again"))
     if any(worst.values()):
         found.results = tuple(results)
@@ -237,7 +222,7 @@ def call_filled(candidate: Vjp, rule: Rule, case: Case, first: tuple[Any, ...]) 
 
     def with_memory(value: float) -> tuple[Any, ...]:
         with Filled(value):
-            return _call(candidate, rule, case)[1] or (None,) * len(first)
+            return invoked(candidate, rule, case)[1] or (None,) * len(first)
 
     suspects = tuple(map(unwritten, first, with_memory(torch.nan)))
     if all(where is None for where in suspects):
@@ -255,147 +240,6 @@ def variants(candidate: Any) -> dict[str, Vjp]:
     """Other ways to call a candidate, by name: its adapter may know layouts that no tensor has."""
     found = inspect.getattr_static(candidate, "layouts", None)  # which a class of the user's may call something else
     return dict(found) if isinstance(found, dict) and all(map(callable, found.values())) else {}
-
-
-def passable(candidate: Callable[..., Any], rule: Rule, hyper: Mapping[str, Any]) -> dict[str, Any] | list[str]:
-    """The hyperparameters to pass: all of them if the signature takes them; a default need not be taken, and is passed
-    to a parameter that has none.  The names of those that it lacks, if it lacks any."""
-    parameters = parameters_of(candidate)
-    if parameters is None or any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return dict(hyper)
-    lacking = [n for n, v in hyper.items() if n not in parameters and v != rule.defaults.get(n)]
-    empty = inspect.Parameter.empty
-    given = {n: v for n, v in rule.defaults.items() if n in parameters and parameters[n].default is empty}
-    return lacking or {n: v for n, v in {**given, **hyper}.items() if n in parameters}
-
-
-def parameters_of(function: Any) -> Mapping[str, inspect.Parameter] | None:
-    """The parameters of a callable; None of one that does not say: a builtin, or an object that raises."""
-    try:
-        return inspect.signature(function).parameters
-    except Exception:
-        return None
-
-
-def call_with(function: Callable[..., Any], arguments: Sequence[Any], hyper: Mapping[str, Any]) -> Any:
-    """Call with hyperparameters by name, or by position where the signature wants that."""
-    parameters = list((parameters_of(function) or {}).values())[len(arguments) :]
-    positional = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY and p.name in hyper]
-    named = {name: value for name, value in hyper.items() if name not in positional}
-    return function(*arguments, *(hyper[name] for name in positional), **named)
-
-
-# -------------------------------------------------------------------------------------------------------- one call
-
-
-def _call(
-    candidate: Vjp, rule: Rule, case: Case, given: Mapping[str, Tensor] | None = None
-) -> tuple[Call, tuple[Any, ...] | None, Mapping[str, Tensor]]:
-    """What happened, what came (y and one entry per input) and the copies that were given.
-
-    given: tensors to put the case's numbers into, in place of copies.
-    """
-    found = Call()
-    hyper = passable(candidate, rule, case.hyper)
-    assert isinstance(hyper, dict)
-    own = case.named(rule)
-    if given is None:  # copies, so that whatever it does to them, the case stays as it is
-        given = dict(zip(own, copies(own.values()), strict=True))
-    else:
-        for name, x in own.items():
-            given[name].detach().copy_(x)  # it may have come to require grad
-    # What stands beside elements is compared with itself: copying makes other bytes of what is no bool.
-    beside = {name: bytes_of(x).clone() for name, x in given.items() if has_gaps(x)}
-    called = case.with_tensors(given.values())
-    first = rule.arguments[0]
-    changed: list[str] = []
-    replaced: list[str] = []
-    raised: BaseException | None = None
-    fault, raw = "", None
-    process = os.getpid()
-    # Outside what is caught, so that the candidate is not blamed for a failure of these.
-    with modes_kept(replaced), users_defaults(case.tensors[0]), settings_kept(changed), functions_kept(replaced):
-        try:
-            returned = _returned(candidate, rule, called, hyper)
-            fault = _fault(returned, rule)  # in here, since a list of the candidate's own class runs its code
-            raw = None if fault else (*_parts(returned[0], rule), *returned[1])
-        except KeyboardInterrupt:  # it is the user's
-            raise
-        except BaseException as error:  # SystemExit, and what else is no Exception, such as what pytest.skip raises
-            raised = error
-        if os.getpid() != process:  # the candidate forked, and there shall not be two that go on
-            os._exit(0)
-    found.findings += [(first, f"the candidate {words}") for words in (*changed, *replaced)]
-    if raised is not None:
-        found.raised = shortened(_printed(_traceback, raised))
-        found.traps.append((first, f"raised {named(raised)}: {shortened(_printed(str, raised))}"))
-        raised = None  # it holds this frame, which holds it
-        return found, None, given
-    for name, x in own.items():
-        with torch._C.DisableTorchFunctionSubclass():  # its class may have been changed
-            overwritten = damage(given[name], x, beside.get(name))
-            if overwritten:
-                found.traps.append((name, f"the candidate {overwritten}"))
-            elif given[name].requires_grad:
-                found.findings.append((name, f"the candidate made its argument {name} require grad in place"))
-    if raw is None:
-        found.traps.append((first, fault))
-        return found, None, given
-    try:
-        return found, tuple(map(plain, raw)), given
-    except Exception as error:  # a tensor that nobody can read
-        found.traps.append(_unreadable(error, rule))
-        return found, None, given
-
-
-def _printed(make: Callable[[BaseException], str], error: BaseException) -> str:
-    """Text that an exception makes itself, and may fail to make."""
-    try:
-        return make(error)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as failure:
-        return f"(its text cannot be printed: {named(failure)})"
-
-
-def _traceback(error: BaseException) -> str:
-    """Of the last frames; with the exceptions behind it, unless there are very many of these."""
-    behind: BaseException | None = error
-    for _ in range(CHAIN):
-        behind = behind and (behind.__cause__ or behind.__context__)
-    if behind is None:
-        return "".join(traceback.format_exception(error, limit=-3))
-    return "".join([*traceback.format_tb(error.__traceback__, limit=-3), f"{named(error)}: {error}"])
-
-
-def _unreadable(error: Exception, rule: Rule) -> tuple[str, str]:
-    return rule.arguments[0], f"results that cannot be read: {named(error)}: {shortened(_printed(str, error))}"
-
-
-def _fault(returned: Any, rule: Rule) -> str:
-    """What is wrong with the form of what was returned; "" if it is y and a tuple of cotangents."""
-    names = ", ".join(f"d{name}" for name in rule.inputs)
-    y = "y" if len(rule.outputs) == 1 else f"({', '.join(rule.outputs)})"
-    due = f"({y}, ({names}{',' if len(rule.inputs) == 1 else ''}))" if rule.has_backward else y
-    if not isinstance(returned, tuple | list):
-        return f"(y, grads) is due, that is {due}; {_described(returned)} came"
-    if len(returned) != 2:
-        return f"(y, grads) is due, that is {due}; {_described(returned)} came"
-    value, grads = returned
-    if len(rule.outputs) > 1 and not (isinstance(value, tuple | list) and len(value) == len(rule.outputs)):
-        return f"y must be a tuple with one entry for each of {', '.join(rule.outputs)}; {_described(value)} came"
-    if isinstance(grads, Tensor):
-        one = "put it into a tuple" if len(rule.inputs) == 1 else "return one entry per input"
-        return f"grads must be a tuple with one entry per input, ({names}); a Tensor came: {one}"
-    if not isinstance(grads, tuple | list):
-        return f"grads must be a tuple with one entry per input, ({names}); {_described(grads)} came"
-    if len(grads) != len(rule.inputs):
-        return f"{len(rule.inputs)} cotangents are due, ({names}), {len(grads)} came"
-    return ""
-
-
-def _described(value: Any) -> str:
-    return f"a {named(value)}" + (f" of {len(value)}" if isinstance(value, tuple | list | dict) else "")
 
 
 # ---------------------------------------------------------------------------------------------------------- memory
@@ -435,15 +279,3 @@ def _see_memory(
             if shares_elements(x, other) and not {argument, other_argument} <= set(is_dy):
                 words = f"{other_argument} and {argument} share memory: adding to one in place changes the other"
                 found.findings.append((argument, words))
-
-
-def _returned(candidate: Vjp, rule: Rule, case: Case, hyper: Mapping[str, Any]) -> Any:
-    """What a candidate returns; that of a rule without backward returns values alone, and no cotangents are due."""
-    if rule.has_backward:
-        return call_with(candidate, (case.inputs, case.dy), hyper)
-    return call_with(candidate, (case.inputs,), hyper), (None,) * len(rule.inputs)
-
-
-def _parts(y: Any, rule: Rule) -> tuple[Any, ...]:
-    """Each output by itself: a tuple is one of several outputs alone if there are several."""
-    return tuple(y) if len(rule.outputs) > 1 else (y,)

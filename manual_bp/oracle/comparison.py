@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from manual_bp.arithmetic.bounded import Contract
-from manual_bp.oracle.calling import Call, call, call_again, call_filled, call_often, passable
+from manual_bp.oracle.calling import call, call_again, call_filled, call_often
 from manual_bp.oracle.case import NOT_RECORDED, Case, Further
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.declared import NOTHING, Declared, untaken
 from manual_bp.oracle.diagnosis import Record, diagnose
 from manual_bp.oracle.evidence import Evidence, certified_module
+from manual_bp.oracle.invocation import Call, passable
 from manual_bp.oracle.judgement import Judge
 from manual_bp.oracle.kinds import Kinds
 from manual_bp.oracle.raising import tracebacks, where_raised

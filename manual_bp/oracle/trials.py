@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from manual_bp.oracle.calling import call, parameters_of, passable
+from manual_bp.oracle.calling import call
 from manual_bp.oracle.case import Case
 from manual_bp.oracle.declared import Declared
 from manual_bp.oracle.diagnosis import Record
 from manual_bp.oracle.errors import errors
 from manual_bp.oracle.evidence import Evidence
+from manual_bp.oracle.invocation import parameters_of, passable
 from manual_bp.oracle.memory import overlap
 from manual_bp.oracle.refusals import refusals
 from manual_bp.oracle.results import same_bits
