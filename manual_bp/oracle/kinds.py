@@ -45,7 +45,7 @@ class Excuse(NamedTuple):
     """Why a result may be off, in words, and by how much: float64, shaped like the result.
 
     bounds: the same in any precision, of y and all cotangents.  finer: the precision in which an error that is due to
-    rounding is much smaller; None if there is none.
+    rounding is much smaller; None if there is none.  is_listed: whether it is that of a formula that the page lists.
     """
 
     kind: str
@@ -53,6 +53,7 @@ class Excuse(NamedTuple):
     bound: Tensor
     bounds: Callable[[Contract], Values]
     finer: torch.dtype | None
+    is_listed: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,9 @@ class Kinds:
         if found.row is not None:  # all rows alike: the largest error stands
             judged, largest, where = found.row.case, torch.where(beyond, error, 0).amax(0), beyond.any(0)
         for excuse in self._excuses(judged, position, expected):
-            within = (largest <= excuse.bound) & excuse.bound.isfinite()  # a NaN is within nothing
+            # A NaN is within nothing; an infinity, where the page lists a formula that may overflow there.
+            overflows = largest.isinf() if excuse.is_listed else torch.zeros_like(largest, dtype=torch.bool)
+            within = (largest <= excuse.bound) & (excuse.bound.isfinite() | overflows)
             if bool(within[where].all()) and not self._is_refuted(excuse, candidate, position, found, got, beyond):
                 return excuse.kind, excuse.words
         return "wrong", self._excess(judged, position, largest, where)
@@ -124,7 +127,7 @@ class Kinds:
         for formula in losing:
             words = f"loses digits, as the formula {formula.name} does"
             bounds = partial(self.widths_of, case, formula=formula)
-            yield self._digits(words, position, bounds)
+            yield self._digits(words, position, bounds)._replace(is_listed=True)
             if self.contract != self._narrow:
                 bound = self._within_reach(bounds(self._narrow), case, position, expected)
                 yield Excuse("digits", f"{words}, in {self._name(self.dtype)}", bound, bounds, FINER[self.dtype])
