@@ -54,6 +54,7 @@ class Function:
 
 
 SQUARE = normal(3, 3)
+POSITIVE_ROW = between(0.6, 2.0, 4)
 POSITIVE = between(0.6, 2.0, 3, 3)
 NUMBERS = [0.0, -0.0, 1.0, -1.0, 1e-30, -1e-30, 1e-300, 3e-42, 1e30, -1e30, 40.0, -40.0, 100.0, -100.0]
 SIZES = [1e-300, 1e-40, 1e-3, 1.0, 1e3, 1e30]
@@ -245,7 +246,62 @@ CHOICES = {
     "sorted by argsort": one(lambda a: a.gather(1, a.argsort(1)), apart(3, 3), decided=True),
 }
 
-FUNCTIONS = ELEMENTARY | SUMS | PRODUCTS | EXPONENTIALS | CHOICES
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Of each query to the keys before it and its own; the first query may look at none."""
+    allowed = torch.ones(3, 3, dtype=torch.bool).tril(-1)
+    scores = torch.where(allowed, q @ k.mT / math.sqrt(q.shape[-1]), -INF)
+    p = torch.softmax(scores, -1)
+    return torch.where(allowed.any(-1, keepdim=True), p, 0) @ v
+
+
+def recurrent(x: Tensor, weight_ih: Tensor, weight_hh: Tensor) -> tuple[Tensor, Tensor]:
+    """An LSTM without biases: all hidden states, and the last cell."""
+    h = c = torch.zeros(x.shape[1], weight_hh.shape[1], dtype=x.dtype)
+    states = []
+    for x_t in x:
+        i, f, g, o = torch.chunk(x_t @ weight_ih.T + h @ weight_hh.T, 4, dim=-1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        h = torch.sigmoid(o) * torch.tanh(c)
+        states.append(h)
+    return torch.stack(states), c
+
+
+def pooled(x: Tensor) -> Tensor:
+    """The largest of each window of 2 by 2, with a border of −∞."""
+    windows = torch.constant_pad_nd(x, (0, 1, 0, 1), -INF).unfold(0, 2, 2).unfold(1, 2, 2)
+    return windows.flatten(2).max(dim=-1).values
+
+
+def cross_entropy(x: Tensor, weight: Tensor) -> Tensor:
+    """Of rows against integer targets, one of them ignored, with class weights."""
+    target, counted = torch.tensor([2, 0, 1]), torch.tensor([True, False, True])
+    w = torch.where(counted, weight[target], 0)
+    picked = torch.log_softmax(x, -1).gather(-1, target[:, None]).squeeze(-1)
+    return -torch.sum(w * picked) / torch.sum(w)
+
+
+WRITTEN = {
+    # of several operations, whose errors are correlated and are added up
+    "attention": Function(attention, (SQUARE, SQUARE, SQUARE), loose=6),
+    "an LSTM": Function(recurrent, (normal(3, 2, 2), normal(8, 2), normal(8, 2)), loose=3),
+    "pooling": one(pooled, apart(3, 3)),
+    "cross-entropy": two(cross_entropy, SQUARE, between(0.5, 1.5, 3), loose=4),
+    "rows normalised": Function(
+        lambda x, weight: (
+            (x - x.mean(-1, keepdim=True)) * torch.rsqrt(x.var(-1, correction=0, keepdim=True) + 1e-5) * weight
+        ),
+        (normal(2, 4), POSITIVE_ROW),
+        loose=12,
+    ),
+    "a table's rows": one(lambda a: a[torch.tensor([[2, 0], [2, 2]])]),
+    "gelu": one(
+        lambda x: x * torch.special.erfc(-x * math.sqrt(0.5)) / 2, extremes=[[-3.0, -12.0, 0.0, 40.0]], loose=2
+    ),
+}
+"""What pages write."""
+
+FUNCTIONS = ELEMENTARY | SUMS | PRODUCTS | EXPONENTIALS | CHOICES | WRITTEN
 
 SHAPES: dict[str, Callable[[Tensor], Any]] = {
     "T": lambda x: x.T,
