@@ -31,6 +31,8 @@ MODERATE = 8.0
 # wrong one from any mean.  All rows are alike, so that evidence for one is evidence for all; a row is short enough for
 # two inputs to be certified (see evidence.py), and a prime.
 MANY_ROWS, ROW = 4351, 241
+# By so many elements a row is shifted from one shape to the next; it has no factor in common with its length.
+SHIFT = 7
 # Of a rule that couples its elements, so many have their derivatives certified in a few milliseconds.
 COUPLED = 64
 # What overflowed is further off than by this fraction, and what is computed in 16 bits is not.
@@ -75,9 +77,10 @@ def generated(
         found = [found[0], *(case for case in found[1:] if _is_defined(rule, case))]
     found += defined(declared.edges(rule, [*_absences(rule), *indexed(rule)], usual))
     sizes = declared.sizes(rule, (edge for edge in _sizes(rule) if fits(rule, edge, usual)), usual)
-    found += [_unless_small(rule, case) for case in defined(sizes)]
+    rows = list(cases(_one_row(rule)))
+    found += [_unless_small(rule, case) for case in (_of_row(rows[0], sizes) if rows else defined(sizes))]
     found += laid_out(rule, found[0])
-    many = [many_rows(case) for case in cases(_one_row(rule))]
+    many = [many_rows(row) for row in rows]
     found += [*many, *(_opposite(rule, case) for case in many)]
     options = [Edge(named(given), given) for given in hyperparameters(rule)]
     values = declared.edges(rule, [*options, *valued(rule, dtype)], usual)
@@ -91,6 +94,16 @@ def _unless_small(rule: Rule, case: Case) -> Case:
     """The case, well conditioned, if truth would take long: where everything is coupled, as the square of its size."""
     small = rule.elementwise or case.elements <= COUPLED
     return case if small else WellConditioned(**vars(case))
+
+
+def _of_row(row: Case, edges: Iterable[Edge]) -> Iterator[Case]:
+    """Other shapes of an element-wise rule, of the numbers of one row, each from another one on: evidence for the row
+    is evidence for all."""
+    for number, edge in enumerate(edges):
+        (shape,) = edge.sizes.values()
+        assert isinstance(shape, tuple)
+        numbers = (repeated(x.roll(-SHIFT * number), shape) for x in row.tensors)
+        yield replace(row, name=edge.name).with_tensors(numbers)
 
 
 def _sized(

@@ -11,10 +11,9 @@ float64 for certified truth, torch's own running-error bound in float64 otherwis
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from types import ModuleType
 from typing import Any
 
@@ -27,6 +26,7 @@ from manual_bp.oracle.case import Case, Further, WellConditioned
 from manual_bp.oracle.cases import first_block, generated, one_row, repeated
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.declared import NOTHING, Declared
+from manual_bp.oracle.elements import Bin, binned, exponents, fits_float64, together
 from manual_bp.oracle.kinks import is_subgradient, kinks_of
 from manual_bp.oracle.surroundings import plain
 from manual_bp.oracle.words import told_apart
@@ -51,8 +51,6 @@ CERTIFIED_ELEMENTS = 500
 # Where float64 itself may over- or underflow on the way, it is no reference; up to as many elements are certified then,
 # which takes up to 8 seconds.  No generated case is of that sort.
 MOST_CERTIFIED_ELEMENTS = 2000
-# A formula multiplies with each of its arguments, or divides by it, at most so often on the way to one number.
-POWER = 2
 
 # An element-wise rule couples nothing.
 CERTIFIED_ALONE = 2**13
@@ -166,19 +164,41 @@ class Generated:
         if position not in self._found:
             case = self.cases[position]
             with plain():
-                found = self._at(case)
+                found = self._of_elements(position) if self.rule.elementwise else self._at(case)
             self._found[position] = said(case, found) if isinstance(found, str) else found
         return self._found[position]
 
     def _at(self, case: Case) -> Evidence | str:
-        block = first_block(case) if self.rule.elementwise and isinstance(case, Further) else None
-        numbers = _numbers(block or case)
+        numbers = _numbers(case)
         if numbers not in self._kept:
-            self._kept[numbers] = evidence(self.rule, block or case, self.contract, self.conventions)
+            self._kept[numbers] = evidence(self.rule, case, self.contract, self.conventions)
         found = self._kept[numbers]
-        if isinstance(found, str):
+        return found if isinstance(found, str) else replace(found, case=case)
+
+    def _of_elements(self, position: int) -> Evidence | str:
+        """The evidence of one row or block where a large case repeats it, found together with that of other cases."""
+        if position not in self._kept:
+            (these,) = (each.positions for each in self._bins if position in each.positions)
+            cases = [self._blocks[other] for other in these]
+            joined, apart = together(cases)
+            found = evidence(self.rule, joined, self.contract, self.conventions)
+            if isinstance(found, str) or found.dispute:  # which is about one of the cases, and is said of that one
+                self._kept[position] = evidence(self.rule, self._blocks[position], self.contract, self.conventions)
+            else:
+                self._kept.update(zip(these, apart(found), strict=True))
+        found, case = self._kept[position], self.cases[position]
+        if isinstance(found, str) or self._blocks[position] is case:
             return found
-        return replace(found, case=case) if block is None else _in_blocks(found, case)
+        return _in_blocks(found, case) if isinstance(case, Further) else _repeated(found, case)
+
+    @cached_property
+    def _blocks(self) -> list[Case]:
+        """Of each case of an element-wise rule the row or block that it repeats, or itself."""
+        return [(first_block(case) if isinstance(case, Further) else one_row(case)) or case for case in self.cases]
+
+    @cached_property
+    def _bins(self) -> list[Bin]:
+        return binned(self._blocks)
 
 
 @plain()
@@ -391,13 +411,7 @@ def _kinks(rule: Rule, case: Case) -> Values | None:
 
 def _fits_float64(case: Case) -> bool:
     """Whether no product of the case's numbers over- or underflows in float64, so that torch can be the reference."""
-    largest = 0.0
-    for x in (*case.tensors, *(torch.tensor(h) for h in case.hyper.values() if isinstance(h, float))):
-        if x.is_floating_point():
-            size = x.detach().abs()
-            exponents = size[(size > 0) & size.isfinite()].double().log2().abs()
-            largest += POWER * float(exponents.max()) if exponents.numel() else 0.0
-    return largest < -math.log2(torch.finfo(torch.float64).tiny)
+    return fits_float64(exponents(case))
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import combinations, product
 from typing import Any
 
@@ -23,6 +23,10 @@ DENSE = 16
 ALONG = 4
 # With each set of hyperparameters, fewer.
 SPARSE = 3
+# Where exponents are all tried, and elsewhere one in so many: float64 has 2098, and where a square, a product or an
+# exponential leaves the range is told by 2^±512, by the last few at the ends or by those near 0.
+NEAR, FAR = 64, 8
+ENDS = {*range(4)}
 # Scales (powers of 2) of the numbers when all are of one sign and far from 0: a running maximum that starts at -9999,
 # -65504, -1e9 or -1e30 is beyond them.  The numbers vary by a fraction, so that even float16 holds them at 2^14.
 SCALES = (14, 17, 40, 110)
@@ -146,7 +150,7 @@ def _elementwise(rule: Rule, dtype: torch.dtype) -> Iterator[Edge]:
     smallest = math.frexp(info.smallest_normal * info.eps)[1] - 1
     largest = math.frexp(info.max)[1] - 1
     dense = _octaves(ORDINARY, DENSE)
-    every = _octaves(range(smallest, largest + 1), 1)
+    every = _octaves(_far_and_near(smallest, largest), 1)
     sparse = _octaves(range(2 * ORDINARY[0], ORDINARY[-1] + 1), SPARSE)
     seen: list[dict[str, Any]] = [{}]
     for edge in rule.edges:
@@ -155,13 +159,20 @@ def _elementwise(rule: Rule, dtype: torch.dtype) -> Iterator[Edge]:
             seen.append(given)
     seen += [given for given in hyperparameters(rule) if not any(map(given.__eq__, seen))]
     for name in (name for name in rule.inputs if rule.is_number(name)):
-        for values, words in ((dense, "of every ordinary size"), (every, "in every octave")):
+        for values, words in ((dense, "of every ordinary size"), (every, "of every magnitude")):
             yield Edge(f"{name} {words}", {name: _these(values)}, {axis: (len(values),)})
         for given in seen[1:]:
             yield Edge(f"{name} of every size, {named(given)}", {name: _these(sparse), **given}, {axis: (len(sparse),)})
 
 
-def _octaves(exponents: range, number: int) -> Tensor:
+def _far_and_near(smallest: int, largest: int) -> list[int]:
+    """Exponents from one to the other: all within NEAR of 0 and near both ends, else one in FAR."""
+    return [
+        e for e in range(smallest, largest + 1) if abs(e) <= NEAR or e % FAR == 0 or {e - smallest, largest - e} & ENDS
+    ]
+
+
+def _octaves(exponents: Iterable[int], number: int) -> Tensor:
     """So many numbers of each sign between each power of 2 and the next, from the first exponent to the last."""
     mantissas = 1 + (torch.arange(number, dtype=torch.float64) + 0.25) / number
     sizes = torch.cat([torch.ldexp(mantissas, torch.tensor(exponent)) for exponent in exponents])
