@@ -39,19 +39,17 @@ class Cell:
 
     moves: what it is made of; empty for an input and for a constant.
     along: the derivative along the direction, where a page is differentiated along one.
+    is_constant: whether nothing moves it.
     """
 
-    __slots__ = ("along", "moves", "order", "value")
+    __slots__ = ("along", "is_constant", "moves", "order", "value")
 
     def __init__(self, value: arb, moves: Moves = (), along: arb | None = None) -> None:
         self.value = value
         self.moves = moves
         self.along = along
+        self.is_constant = not moves and along is None
         self.order = next(_order)
-
-    @property
-    def is_constant(self) -> bool:
-        return not self.moves and self.along is None and type(self) is Cell
 
 
 class Leaf(Cell):
@@ -61,6 +59,7 @@ class Leaf(Cell):
 
     def __init__(self, value: arb, key: int, along: arb | None = None) -> None:
         super().__init__(value, along=along)
+        self.is_constant = False
         self.key = key
 
 
@@ -73,7 +72,7 @@ Tangent = dict[Leaf, arb]
 
 def made_of(value: arb, moves: Iterable[tuple[Cell, arb]]) -> Cell:
     """The number `value`, with these derivatives with respect to others; constants among them count for nothing."""
-    kept = [move for move in moves if move[0].moves or move[0].along is not None or type(move[0]) is Leaf]
+    kept = [move for move in moves if not move[0].is_constant]
     if not kept:
         return Cell(value)
     if kept[0][0].along is None:
