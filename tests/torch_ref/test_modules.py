@@ -17,10 +17,10 @@ def state(module):
 @pytest.mark.parametrize(
     ("module", "rule", "options"),
     [
-        (nn.Linear(4, 3), "linear", {}),
+        pytest.param(nn.Linear(4, 3), "linear", {}, marks=pytest.mark.exhaustive),
         (nn.Sequential(nn.Linear(2, 7)), "linear", {}),
         (nn.BatchNorm1d(5), "batch_norm", {"ndim": 3}),  # of matrices torch itself misreads a weight with strides
-        (nn.BatchNorm2d(5), "batch_norm", {"ndim": 4}),
+        pytest.param(nn.BatchNorm2d(5), "batch_norm", {"ndim": 4}, marks=pytest.mark.exhaustive),
         (nn.BatchNorm1d(5).eval(), "batch_norm_inference", {"ndim": (2, 3)}),
         (nn.LeakyReLU(), "leaky_relu", {}),
         (nn.Sequential(nn.ELU()), "elu", {}),

@@ -1,7 +1,11 @@
-"""Targets and hyperparameters for any loss."""
+"""Targets and hyperparameters for any loss, and combinations."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
+
+import pytest
 import torch
 from torch import Tensor
 
@@ -34,3 +38,16 @@ def off_defaults(loss: str) -> list[dict[str, object]]:
         others = [choice for choice in choices(rule.annotations[name]) if choice != default]
         found += [{name: other} for other in others or ([default + 0.25] if isinstance(default, float) else [])]
     return found
+
+
+def paired(*choices: Iterable[object]) -> list[object]:
+    """Rows of one choice each, as parameters: by default some in which every two choices occur together, each time the
+    row that adds most pairs; all rows with --exhaustive."""
+    rows = list(itertools.product(*choices))
+    pairs = {row: set(itertools.combinations(enumerate(row), 2)) for row in rows}
+    missing = set().union(*pairs.values())
+    chosen = []
+    while missing:
+        chosen.append(max(rows, key=lambda row: len(pairs[row] & missing)))
+        missing -= pairs[chosen[-1]]
+    return [*chosen, *(pytest.param(*row, marks=pytest.mark.exhaustive) for row in rows if row not in chosen)]

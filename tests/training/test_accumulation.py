@@ -12,7 +12,7 @@ from manual_bp import losses
 from manual_bp.models import mlp, residual_mlp
 from manual_bp.training import sgd, training_step
 from tests.allowed import assert_agrees
-from tests.training.examples import targets
+from tests.training.examples import paired, targets
 
 LOSSES = losses.names()
 MODELS = {
@@ -58,10 +58,7 @@ def judge(accumulate, step, state, x, target, pieces):
     assert_agrees(run, (x, *state.params.values()), (loss, *whole.params.values(), *whole.optimizer.values()))
 
 
-@pytest.mark.parametrize("pieces", PIECES, ids=str)
-@pytest.mark.parametrize("penalty", PENALTIES)
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "loss", "penalty", "pieces"), paired(MODELS, LOSSES, PENALTIES, PIECES), ids=str)
 def test_pieces_give_the_whole_batch_s_step(name, loss, penalty, pieces):
     step, state, x, target = problem(name, loss, penalty)
     judge(step.accumulate, step, state, x, target, pieces)

@@ -5,8 +5,6 @@ By default every two of them are together in some combination; all combinations 
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -17,7 +15,7 @@ from manual_bp.models import mlp, residual_mlp
 from manual_bp.training import adam, adamw, sgd, training_step
 from manual_bp.training.judging import Judge
 from tests.conftest import short
-from tests.training.examples import targets
+from tests.training.examples import paired, targets
 from tests.training.wrong_optimizers import WRONG
 from torch_ref.training.engine import TorchEngine
 
@@ -60,27 +58,7 @@ def judged(model, loss, optimizer, dtype, steps=2, by=None, **options):
     return judge
 
 
-ALL = list(itertools.product(MODELS, LOSSES, PENALTIES, OPTIMIZERS))
-
-
-def pairs(row: Sequence[str]) -> set[tuple[tuple[int, str], ...]]:
-    return set(itertools.combinations(enumerate(row), 2))
-
-
-def with_every_pair(rows: Sequence[Sequence[str]]) -> Iterable[Sequence[str]]:
-    """Some of the rows, with all the pairs that there are: each time the one that adds most."""
-    missing = set().union(*map(pairs, rows))
-    while missing:
-        best = max(rows, key=lambda row: len(pairs(row) & missing))
-        missing -= pairs(best)
-        yield best
-
-
-PAIRED = list(with_every_pair(ALL))
-ROWS = [*PAIRED, *(pytest.param(*row, marks=pytest.mark.exhaustive) for row in ALL if row not in PAIRED)]
-
-
-@pytest.mark.parametrize(("model", "loss", "penalty", "optimizer"), ROWS)
+@pytest.mark.parametrize(("model", "loss", "penalty", "optimizer"), paired(MODELS, LOSSES, PENALTIES, OPTIMIZERS))
 def test_step_is_torch_s(model, loss, penalty, optimizer):
     dtype = torch.float32 if len(penalty) % 2 else torch.float64
     judge = judged(MODELS[model](), loss, OPTIMIZERS[optimizer], dtype, **PENALTIES[penalty])
@@ -94,9 +72,18 @@ def test_step_is_torch_s(model, loss, penalty, optimizer):
         assert "momentum_buffer" in kinds
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=short)
 @pytest.mark.parametrize("name", WRONG)
-@pytest.mark.parametrize("model", ["notes", "residual"])
+@pytest.mark.parametrize(
+    ("model", "dtype"),
+    [
+        ("notes", torch.float32),
+        *(
+            pytest.param(*row, marks=pytest.mark.exhaustive)
+            for row in (("notes", torch.float64), ("residual", torch.float64), ("residual", torch.float32))
+        ),
+    ],
+    ids=short,
+)
 def test_a_wrong_optimizer_is_named_as_the_update(name, model, dtype):
     wrong = WRONG[name]()
     right = {"sgd": sgd, "adam": adam, "adamw": adamw}[wrong.name](**wrong.config)

@@ -10,7 +10,9 @@ import torch
 
 from manual_bp.training.overfitting import ALPHA, LEAST, _signs, chance_of_rise, overfitting
 
-RUNS = 1000
+RUNS = 300
+MANY = 1000
+"""Of noise alone: how many are looked at by default, and with --exhaustive."""
 
 
 def falling(epochs):
@@ -31,7 +33,7 @@ def after_the_start(epochs):
     return 3 * torch.exp(-torch.arange(epochs) / (epochs / 20)).double()
 
 
-def found_in(epochs, correlation, rise=0.0, runs=RUNS):
+def found_in(epochs, correlation, rise=0.0, *, runs):
     """In how many runs; `rise` from the middle to the end, in units of the noise."""
     generator = torch.Generator().manual_seed(1)
     ramp = rise * (torch.arange(epochs).double() / epochs * 2 - 1).clamp(min=0)
@@ -39,19 +41,24 @@ def found_in(epochs, correlation, rise=0.0, runs=RUNS):
     return sum(bool(overfitting(falling(epochs), curve.tolist()).found) for curve in curves)
 
 
-def at_most(probability):
-    """How many of RUNS may have what has this probability: six standard deviations above the mean."""
-    return RUNS * probability + 6 * math.sqrt(RUNS * probability)
+def at_most(probability, runs=RUNS):
+    """In how many runs may be what has this probability: six standard deviations above the mean."""
+    return runs * probability + 6 * math.sqrt(runs * probability)
+
+
+@pytest.fixture(params=[RUNS, pytest.param(MANY, marks=pytest.mark.exhaustive)])
+def runs(request):
+    return request.param
 
 
 @pytest.mark.parametrize("epochs", [20, 60])
-def test_independent_noise_on_a_plateau_is_no_over_fitting(epochs):
-    assert found_in(epochs, 0.0) <= at_most(ALPHA)
+def test_independent_noise_on_a_plateau_is_no_over_fitting(epochs, runs):
+    assert found_in(epochs, 0.0, runs=runs) <= at_most(ALPHA, runs)
 
 
 @pytest.mark.parametrize(("correlation", "documented"), [(0.5, 0.002), (0.9, 0.04)])
-def test_correlated_noise_alarms_as_rarely_as_documented(correlation, documented):
-    assert found_in(50, correlation) <= at_most(documented)
+def test_correlated_noise_alarms_as_rarely_as_documented(correlation, documented, runs):
+    assert found_in(50, correlation, runs=runs) <= at_most(documented, runs)
 
 
 def test_over_fitting_is_found():
