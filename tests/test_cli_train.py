@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import errno
+import functools
 import hashlib
 import json
 import random
@@ -27,7 +28,7 @@ from manual_bp.cli import app
 from manual_bp.cli.session import Session
 from manual_bp.files import write_atomically
 from manual_bp.training import checkpoint as checkpoints
-from manual_bp.training import history
+from manual_bp.training import data, history
 from manual_bp.training.run import CHECKPOINT, METRICS, MODEL
 from manual_bp.training.step import Step
 from tests.training.examples import off_defaults
@@ -40,6 +41,15 @@ def undrawn(request, monkeypatch):
     """Five pictures take as long as the training of these runs: they are drawn where a test asks for `drawn`."""
     if "drawn" not in request.fixturenames:
         monkeypatch.setattr(Session, "_pictures", lambda *_: [])
+
+
+@pytest.fixture(autouse=True)
+def read_once(monkeypatch):
+    """To read the digits takes as long as an epoch."""
+    monkeypatch.setattr(data, "digits", DIGITS)
+
+
+DIGITS = functools.cache(data.digits)
 
 
 @pytest.fixture
@@ -522,8 +532,6 @@ def test_options_that_agree_with_the_checkpoint(whole):
 
 
 def test_other_data_are_refused(tmp_path, monkeypatch, whole):
-    from manual_bp.training import data
-
     right = data.digits()
     monkeypatch.setattr(data, "digits", lambda: data.Dataset("digits", right.x.flip(0), right.labels, right.image))
     result = run("--out", whole, "--resume")
@@ -582,8 +590,8 @@ def test_mnist_s_own_test_is_the_test(tmp_path, mnist):
     assert "36 examples to learn from, 4 to stop by, 7 to test (all of t10k-* and nothing else)" in words(result)
     assert " of 7)" in words(result)
     (mnist / "t10k-labels-idx1-ubyte").unlink()
-    for data in (options, ("--resume", "--epochs", 2)):
-        result = run(*data, "--out", tmp_path / ("run" if "--resume" in data else "other"))
+    for given in (options, ("--resume", "--epochs", 2)):
+        result = run(*given, "--out", tmp_path / ("run" if "--resume" in given else "other"))
         assert result.exit_code == 2
         assert "a file t10k-labels* must be there" in words(result)
         assert "Add it, or take the other t10k-* file away" in words(result)
