@@ -35,6 +35,9 @@ terms bring along are added up in full.
 
 What is added to such a sum may as well be one of its terms, and the first (a bias): it takes part in its roundings.
 
+**Exponentials that add up.**  softmax, its logarithm and log Σ eˣ are bounded as whole functions: what their operands
+share cancels in them exactly (bounded_table/exponentials.py).
+
 **Library functions** (exp, tanh, ...) are not rounded correctly; their documented errors in ulps stand in the table.
 
 **Inputs** carry one rounding of the precision of computation.  That is what makes the width one for *every* program
@@ -61,34 +64,44 @@ other side of a kink is not covered.  (An input is certain; inside a chain it ca
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import reduce
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._mode_utils import no_dispatch
 
-from manual_bp.arithmetic import bounded_table
-from manual_bp.arithmetic.bounded_table import (
-    EXACT,
-    NoMeaning,
-    Pair,
-    Precision,
-    holds,
-    number,
-    precision,
-    rounded,
+from manual_bp.arithmetic.bounded_table import EXACT, holds, precision, rounded
+from manual_bp.arithmetic.bounded_tensor import (
+    Bounded,
+    How,
+    Paging,
+    Running,
+    UnknownFunctionError,
+    converted,
+    done_so,
+    magnitude_of,
+    pair_of,
 )
-from manual_bp.dispatch import Mode
 from manual_bp.outputs import parts, whole
 
 if TYPE_CHECKING:
     from manual_bp.rule import Rule
 
-aten = torch.ops.aten
+__all__ = [
+    "Bounded",
+    "Contract",
+    "How",
+    "Paging",
+    "Running",
+    "UnknownFunctionError",
+    "Widths",
+    "contract_of",
+    "enter",
+    "leave",
+    "magnitudes",
+    "widths",
+]
 
 
 @dataclass(frozen=True)
@@ -151,7 +164,7 @@ def magnitudes(
 ) -> Widths:
     """What the magnitudes of the terms add up to into which outputs and cotangents expand (see "Expanded" above)."""
     contract = contract_of(torch.float64)
-    return Widths(*_run(rule, inputs, dy, contract, None, How(roundings=1.0), hyper, _magnitude))
+    return Widths(*_run(rule, inputs, dy, contract, None, How(roundings=1.0), hyper, magnitude_of))
 
 
 def _run(
@@ -169,7 +182,7 @@ def _run(
     if len(inputs) != len(rule.inputs):
         raise ValueError(f"{rule.name}: takes {len(rule.inputs)} inputs {list(rule.inputs)}; came {len(inputs)}.")
     hyper = rule.check_hyper(hyper)
-    entered = [None if x is None else _done(enter(x, contract), how) for x in inputs]
+    entered = [None if x is None else done_so(enter(x, contract), how) for x in inputs]
     named = dict(zip(rule.inputs, entered, strict=True))
     grads: tuple[Tensor | None, ...] = (None,) * len(inputs)
     try:
@@ -178,7 +191,7 @@ def _run(
             y = forward(**named, **hyper) if forward else y
             if rule.has_backward:
                 _check_cotangents(rule.name, y, dy)
-                cotangents = whole([_done(enter(d, contract), how) for d in parts(dy)], like=y)
+                cotangents = whole([done_so(enter(d, contract), how) for d in parts(dy)], like=y)
                 if backward:
                     grads = backward(**named, dy=cotangents, **hyper)
                 else:
@@ -205,15 +218,7 @@ def enter(x: Tensor, contract: Contract) -> Tensor:
         return x
     value = x.double()
     _, error = rounded(precision(contract.compute), value, EXACT, (value, EXACT))
-    return _to_copy(Bounded(value, error, contract.storage), dtype=contract.compute)
-
-
-def _done(x: Tensor, how: How | None) -> Tensor:
-    """`x`, with which everything is done in such a way from here on."""
-    if how and isinstance(x, Bounded):
-        x.how = how
-        x.magnitude = x.value.abs() + x.error if how.roundings else None
-    return x
+    return converted(Bounded(value, error, contract.storage), dtype=contract.compute)
 
 
 def leave(result: Tensor, contract: Contract) -> Tensor:
@@ -221,324 +226,7 @@ def leave(result: Tensor, contract: Contract) -> Tensor:
     if not result.is_floating_point():
         return torch.zeros(result.shape, dtype=torch.float64)
     if not isinstance(result, Bounded):
-        result = Bounded(*_pair(result, contract.compute), contract.compute)
-    stored = _to_copy(result, dtype=contract.storage)
+        result = Bounded(*pair_of(result, contract.compute), contract.compute)
+    stored = converted(result, dtype=contract.storage)
     assert isinstance(stored, Bounded)
     return stored.error
-
-
-class UnknownFunctionError(NotImplementedError):
-    """A page uses a function that the table lacks."""
-
-
-class How(NamedTuple):
-    """What a program may do otherwise.
-
-    roundings: how many roundings of the magnitude of its expanded terms each operation may make, beside its own; sums
-        of few terms are then granted the worst case of being added up one after the other.
-    accumulate: the precision in which sums are added up, before they are rounded once; None for that of the numbers.
-    """
-
-    roundings: float = 0.0
-    accumulate: torch.dtype | None = None
-
-
-class Bounded(Tensor):
-    """A tensor that carries a bound on its rounding error.
-
-    `dtype` is the precision of the arithmetic that is modelled.  `value` and `error` are float64; error ≥ 0.  `terms`
-    is the number of terms of the sum that made it, 1 for anything else.  `how` and `magnitude`, of the expanded terms,
-    are None unless they were asked for.
-    """
-
-    value: Tensor
-    error: Tensor
-    terms: int
-    how: How | None
-    magnitude: Tensor | None
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
-
-    @staticmethod
-    def __new__(cls, value: Tensor, error: Tensor, dtype: torch.dtype) -> Bounded:
-        bounded: Bounded = Tensor._make_wrapper_subclass(cls, value.shape, dtype=dtype, device=value.device)
-        bounded.value = value
-        bounded.error = error if error.shape == value.shape else error.expand(value.shape)
-        bounded.terms = 1
-        bounded.how = None
-        bounded.magnitude = None
-        return bounded
-
-    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
-        return f"Bounded({self.value}, error={self.error}, dtype={self.dtype})"
-
-    @classmethod
-    def __torch_dispatch__(  # type: ignore[override]
-        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func in bounded_table.ARITHMETIC:
-            return _calculate(func, args, kwargs)
-        if func in bounded_table.DECISIONS:
-            return func(*_mapped(_value, args), **kwargs)
-        if func in bounded_table.SHAPES:
-            return _alike(bounded_table.SHAPES[func], args, kwargs)
-        if func in bounded_table.EXTREMES:
-            return _ordered(func, args, kwargs)
-        if func in bounded_table.FILLED:
-            return _filled(func, args, kwargs)
-        if func in bounded_table.CONSTANTS:
-            return _constant(func, args, kwargs)
-        if func is aten._to_copy.default:
-            return _to_copy(*args, **kwargs)
-        if func is aten.squeeze_.dim:
-            return _squeeze_in_place(*args)
-        if func._schema.is_mutable and isinstance(args[0], Bounded):
-            return _in_place(func, types, args, kwargs)
-        raise UnknownFunctionError(f"{func} has no entry in manual_bp/arithmetic/bounded_table/; add its meaning.")
-
-
-class Running(Mode):
-    """Where many operations on `Bounded` are due.  They need no mode, but for the first of them outside one torch
-    imports all its distributed tensors, which takes longer than most analyses."""
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        if Bounded in types:
-            return Bounded.__torch_dispatch__(func, types, args, kwargs)
-        return func(*args, **(kwargs or {}))
-
-
-class Paging(Running):
-    """Where a page is run: zeros that it makes are bounded numbers too, so that it may add to them in place."""
-
-    def __init__(self, how: How | None) -> None:
-        super().__init__()
-        self.how = how
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        result = super().__torch_dispatch__(func, types, args, kwargs)
-        if func is aten.zeros.default and result.is_floating_point():
-            zero = torch.zeros(result.shape, dtype=torch.float64)
-            return _done(Bounded(zero, zero.clone(), result.dtype), self.how)
-        return result
-
-
-def _calculate(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Bounded:
-    """Arithmetic: the operands as pairs, the result in the precision to which they promote, or the one asked for."""
-    positions, meaning = bounded_table.ARITHMETIC[func]
-    kwargs = dict(kwargs)
-    dtype = kwargs.pop("dtype", None) or _promoted(args)
-    how = _how(args)
-    p = _precision(dtype, how)
-    operands = [
-        _pair(x, dtype) if position in positions and x is not None else _value(x) for position, x in enumerate(args)
-    ]
-    try:
-        result = Bounded(*meaning(p, *operands, **kwargs), dtype)
-    except NoMeaning as error:
-        raise UnknownFunctionError(f"{func} {error} has no entry in manual_bp/arithmetic/bounded_table/.") from None
-    if func in bounded_table.TERMS:
-        result.terms = max(bounded_table.TERMS[func](*args, **kwargs), 1)
-    elif func in bounded_table.ADDITIONS:
-        _in_any_order(result, args[:2], p)
-    result.how = how
-    if how and how.roundings:
-        result.magnitude = _expanded(result, func, args, kwargs, positions)
-        result.error = result.error + how.roundings * p.u * result.magnitude
-    return result
-
-
-def _precision(dtype: torch.dtype, how: How | None) -> Precision:
-    return precision(dtype, how.accumulate, how.roundings > 0) if how else precision(dtype)
-
-
-def _ordered(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Bounded, Tensor]:
-    """What is the largest or comes first, and its indices, which are decided on the values."""
-    x = args[0]
-    pair, indices = bounded_table.EXTREMES[func](_precision(x.dtype, x.how), (x.value, x.error), *args[1:], **kwargs)
-    result = Bounded(*pair, x.dtype)
-    result.how = x.how
-    if x.magnitude is not None:
-        result.magnitude = result.value.abs() + result.error
-    return result, indices
-
-
-def _how(args: Iterable[Any]) -> How | None:
-    return next((x.how for x in args if isinstance(x, Bounded) and x.how), None)
-
-
-def _expanded(
-    result: Bounded, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], positions: tuple[int, ...]
-) -> Tensor:
-    """What the magnitudes of the terms add up to into which a result expands; at least its own."""
-    own = result.value.abs() + result.error
-    if func not in bounded_table.MAGNITUDES:
-        return own
-    operands = [
-        _magnitude(x) if position in positions and x is not None else _value(x) for position, x in enumerate(args)
-    ]
-    if func in bounded_table.DIVISIONS:  # by what it is, not by what its terms add up to
-        operands[1] = _pair(args[1], result.dtype)[0].abs()
-    return torch.maximum(own, bounded_table.MAGNITUDES[func](*operands, **kwargs))
-
-
-def _magnitude(x: Tensor | float) -> Tensor:
-    if isinstance(x, Bounded):
-        return x.value.abs() + x.error if x.magnitude is None else x.magnitude
-    return torch.as_tensor(x, dtype=torch.float64).abs()
-
-
-def _magnitude_of_number(x: Any) -> Any:
-    return _magnitude(x) if isinstance(x, Tensor) and x.is_floating_point() else x
-
-
-def _in_any_order(result: Bounded, operands: Iterable[Any], p: Precision) -> None:
-    """What is added to a sum of n terms may be added first (torch's linear does so), and takes part in n roundings."""
-    a, b = operands
-    for sum_, other in ((a, b), (b, a)):
-        terms = sum_.terms if isinstance(sum_, Bounded) else 1
-        if terms > 1 and isinstance(other, Bounded):
-            result.error = result.error + p.gamma(terms) * (other.value.abs() + other.error)
-            result.terms = max(result.terms, terms + other.terms)
-
-
-def _alike(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """Values and errors take the same way.  A plain tensor of numbers is exact, one of integers is an index."""
-    tensors = [x for arg in args for x in (arg if isinstance(arg, list | tuple) else [arg]) if isinstance(x, Tensor)]
-    dtype, how = _promoted(tensors), _how(tensors)
-    terms = max((x.terms for x in tensors if isinstance(x, Bounded)), default=1)
-    values, errors = (func(*_mapped(part, args), **kwargs) for part in (_value_of_number, _error_of_number))
-    magnitudes = func(*_mapped(_magnitude_of_number, args), **kwargs) if how and how.roundings else None
-
-    def result(value: Tensor, error: Tensor, magnitude: Tensor | None) -> Bounded:
-        bounded = Bounded(value, error, dtype)
-        bounded.terms, bounded.how, bounded.magnitude = terms, how, magnitude
-        return bounded
-
-    if isinstance(values, Tensor):
-        return result(values, errors, magnitudes)
-    return [result(*each) for each in zip(values, errors, magnitudes or [None] * len(values), strict=True)]
-
-
-def _value_of_number(x: Any) -> Any:
-    return x.double() if type(x) is Tensor and x.is_floating_point() else _value(x)
-
-
-def _error_of_number(x: Any) -> Any:
-    if isinstance(x, Bounded):
-        return x.error
-    return torch.zeros_like(x, dtype=torch.float64) if isinstance(x, Tensor) and x.is_floating_point() else x
-
-
-def _filled(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """Values and errors take the same way, and so do the value and the error of the number that fills up."""
-    before, fill = args[: bounded_table.FILLED[func]], args[bounded_table.FILLED[func] :] or (0.0,)
-    dtype, how = _promoted(before), _how(before)
-    value, error = number(float(fill[0]), dtype)
-
-    def taken(part: Callable[[Any], Any], filled: Tensor) -> Tensor:
-        moved: Tensor = func(*map(part, before), filled.item(), **kwargs)
-        return moved
-
-    result = Bounded(taken(_value_of_number, value), taken(_error_of_number, error), dtype)
-    result.how = how
-    if how and how.roundings:
-        result.magnitude = taken(_magnitude_of_number, value.abs() + error)
-    return result
-
-
-def _constant(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-    """One number everywhere, rounded on entering the format."""
-    dtype = kwargs.get("dtype") or args[0].dtype
-    if not dtype.is_floating_point:
-        plain: Tensor = func(args[0].value, *args[1:], **kwargs)
-        return plain
-    fill = bounded_table.CONSTANTS[func]
-    value, error = number(float(args[-1] if fill is None else fill), dtype)
-    shape = func(args[0].value, *args[1:]).shape
-    filled = Bounded(value.repeat(shape), error.repeat(shape), dtype)  # in memory of their own, to be written into
-    return _done(filled, args[0].how)
-
-
-def _value(x: Any) -> Any:
-    return x.value if isinstance(x, Bounded) else x
-
-
-def _mapped(f: Callable[[Any], Any], args: tuple[Any, ...]) -> list[Any]:
-    """f of each argument, or of each one in a list of them."""
-    return [[f(x) for x in arg] if isinstance(arg, list | tuple) else f(arg) for arg in args]
-
-
-def _to_copy(x: Bounded, *, dtype: torch.dtype | None = None, **_: Any) -> Tensor:
-    """Widening is exact; anything else is one rounding.  Device and layout are ignored: all is done on the CPU."""
-    dtype = dtype or x.dtype
-    if not dtype.is_floating_point:
-        return x.value.to(dtype)
-    if holds(dtype, x.dtype):
-        copied = Bounded(x.value, x.error, dtype)
-    else:
-        copied = Bounded(*rounded(precision(dtype), x.value, x.error, (x.value, x.error)), dtype)
-    copied.how, copied.magnitude = x.how, x.magnitude
-    return copied
-
-
-def _in_place(func: Any, types: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Bounded:
-    """The function that is not in place, and its result written where the tensor is, which may be part of another."""
-    x = args[0]
-    if func in (aten.copy_.default, aten.fill_.Scalar, aten.fill_.Tensor, aten.zero_.default):
-        source = args[1] if len(args) > 1 else 0.0
-        result = _to_copy(
-            source if isinstance(source, Bounded) else Bounded(*_pair(source, x.dtype), x.dtype), dtype=x.dtype
-        )
-    else:
-        same = getattr(
-            getattr(aten, func._schema.name.removeprefix("aten::").removesuffix("_"), None), func._overloadname, None
-        )
-        if same is None:
-            raise UnknownFunctionError(f"{func} has no counterpart that is not in place; write the page without it.")
-        result = Bounded.__torch_dispatch__(same, types, args, kwargs)
-    assert isinstance(result, Bounded)
-    x.value.copy_(result.value)
-    x.error.copy_(result.error)
-    if x.magnitude is not None:
-        x.magnitude.copy_(_magnitude(result))
-    x.terms = max(x.terms, result.terms)
-    return x
-
-
-def _squeeze_in_place(x: Bounded, dim: int) -> Bounded:
-    """A step of torch's own matmul of a vector."""
-    x.value, x.error = x.value.squeeze(dim), x.error.squeeze(dim)
-    if x.magnitude is not None:
-        x.magnitude = x.magnitude.squeeze(dim)
-    with no_dispatch():
-        aten.squeeze_.dim(x, dim)  # the shape that torch sees
-    return x
-
-
-def _pair(x: Tensor | float, dtype: torch.dtype) -> Pair:
-    if isinstance(x, Bounded):
-        return x.value, x.error
-    if isinstance(x, Tensor) and (x.ndim or not x.is_floating_point()):
-        return x.double(), EXACT
-    value, error = number(float(x), dtype)
-    return value, error if _is_short(x) else 2 * precision(dtype).u * value.abs()
-
-
-def _is_short(x: Tensor | float) -> bool:
-    """Whether a tensor without axes, which is what torch makes of a Python number, holds that number itself: half the
-    digits of its format are enough for it.  Anything longer has been rounded."""
-    if not isinstance(x, Tensor):
-        return True
-    digits = -math.log2(torch.finfo(x.dtype).eps) + 1
-    return not x.isfinite() or (math.frexp(x.item())[0] * 2 ** (digits // 2)).is_integer()
-
-
-def _promoted(args: Iterable[Any]) -> torch.dtype:
-    """The dtype to which torch promotes: a tensor without axes counts only where there is no other."""
-    floating = [x for x in args if isinstance(x, Tensor) and x.is_floating_point()]
-    with_axes = [x.dtype for x in floating if x.ndim]
-    return reduce(torch.promote_types, with_axes or [x.dtype for x in floating])

@@ -21,13 +21,14 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from manual_bp.arithmetic.bounded import Bounded, contract_of, enter, leave
+from manual_bp.arithmetic.bounded import Bounded, Paging, contract_of, enter, leave
 from manual_bp.arithmetic.bounded_table import EXACT
 from manual_bp.chain import Layer, Leaf, Tensors
 from manual_bp.rule import Grads, Rule
@@ -48,6 +49,10 @@ class Errors(ABC):
     def leave(self, x: Tensor) -> Tensor:
         """What comes out of an operation, as float64 again."""
 
+    def computing(self) -> AbstractContextManager[Any]:
+        """Where an operation is done."""
+        return nullcontext()
+
     def rounded(self, x: Tensor) -> Tensor:
         """`x` (float64) after one rounding."""
         return self.leave(self.enter(x))
@@ -58,7 +63,8 @@ class Errors(ABC):
 
     def vjp(self, rule: Rule, inputs: tuple[Tensor, ...], dy: Tensor, **hyper: Any) -> tuple[Tensor, Grads]:
         """A rule that computes in float64 and has these errors."""
-        y, grads = rule.vjp(tuple(self.enter(x) for x in inputs), self.exact(dy), **hyper)
+        with self.computing():
+            y, grads = rule.vjp(tuple(self.enter(x) for x in inputs), self.exact(dy), **hyper)
         return self.leave(y), tuple(None if g is None else self.leave(g) for g in grads)
 
 
@@ -74,6 +80,9 @@ class Analysis(Errors):
 
     def exact(self, x: Tensor) -> Tensor:
         return Bounded(x, EXACT, self._contract.compute)
+
+    def computing(self) -> AbstractContextManager[Any]:
+        return Paging()
 
     def leave(self, x: Tensor) -> Tensor:
         if not isinstance(x, Bounded):
@@ -117,13 +126,14 @@ class _ErringLeaf:
     def forward(self, params: Tensors, state: Tensors, x: Tensor) -> tuple[Tensor, Any, Tensors]:
         own, enter, leave = self.inner.shapes, self.errors.enter, self.errors.leave
         known = {name: enter(t) for name, t in state.items() if name in own}
-        y, residuals, after = self.inner.forward(
-            {name: enter(t) for name, t in params.items() if name in own}, known, enter(x)
-        )
+        entered = {name: enter(t) for name, t in params.items() if name in own}
+        with self.errors.computing():
+            y, residuals, after = self.inner.forward(entered, known, enter(x))
         return leave(y), residuals, {**state, **{name: leave(t) for name, t in after.items()}}
 
     def backward(self, residuals: Any, dy: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        dx, dparams = self.inner.backward(residuals, self.errors.enter(dy))
+        with self.errors.computing():
+            dx, dparams = self.inner.backward(residuals, self.errors.enter(dy))
         return self.errors.leave(dx), {name: self.errors.leave(d) for name, d in dparams.items()}
 
     def map(self, change: Any, name: str = "") -> Layer:

@@ -161,7 +161,7 @@ def test_a_rule_runs_on_bounded_numbers_unchanged(name: str) -> None:
     rule = rule_of(name)
     case, contract = drawn(rule, torch.float32), contract_of(torch.float32)
     entered = case.with_tensors(enter(x, contract) for x in case.tensors)
-    with torch.no_grad(), Paging(None):
+    with torch.no_grad(), Paging():
         outputs, grads = rule.vjp(entered.inputs, entered.dy, **case.hyper)
     wanted = found_widths(rule, case)
     for found, width in zip((*parts(outputs), *grads), (*wanted.outputs, *wanted.grads), strict=True):
@@ -235,7 +235,7 @@ def test_a_sum_in_any_order_is_within_the_width(program: str, size: int) -> None
     for seed in range(10):
         generator = torch.Generator().manual_seed(seed)
         x, w, b = (torch.randn(*shape, generator=generator) for shape in ((5, size), (size, 4), (4,)))
-        with torch.no_grad(), Paging(None):
+        with torch.no_grad(), Paging():
             bounded = (lambda x, w, b: x @ w + b)(*(enter(t, contract_of(torch.float32)) for t in (x, w, b)))
         assert isinstance(bounded, Bounded)
         assert ((PRODUCTS[program](x, w, b).double() - bounded.value).abs() <= bounded.error).all()
@@ -261,7 +261,7 @@ ADDING_UP = {
 def test_what_adds_up_is_granted_the_roundings_of_its_terms(name: str) -> None:
     """γ of a thousand terms at least, and not twice as much, beside what the terms themselves are off by."""
     x = torch.rand(1000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64) / 4 + 0.875
-    with torch.no_grad(), Paging(None):
+    with torch.no_grad(), Paging():
         bounded = ADDING_UP[name](Bounded(x, torch.zeros_like(x), torch.float32))
     assert isinstance(bounded, Bounded)
     granted = bounded.error / (bounded.value.abs() * gamma(999, precision(torch.float32).u))
@@ -271,7 +271,7 @@ def test_what_adds_up_is_granted_the_roundings_of_its_terms(name: str) -> None:
 
 def test_the_roundings_of_a_sum_are_half_as_large_under_a_root_and_as_they_are_in_a_logarithm() -> None:
     x, of_sum = torch.full((1000,), 0.1, dtype=torch.float64), gamma(999, precision(torch.float32).u)
-    with torch.no_grad(), Paging(None):
+    with torch.no_grad(), Paging():
         exact = Bounded(x, torch.zeros_like(x), torch.float32)
         norm, log, share = exact.norm(), exact.logsumexp(0), exact.softmax(0)
     assert 0.5 < error_of(norm) / (float(norm.value) * of_sum) < 0.6
@@ -284,7 +284,7 @@ def test_a_structural_zero_is_judged_on_the_scale_of_what_cancels() -> None:
     u = precision(torch.float32).u
     for seed in range(10):
         g = torch.randn(16, 4, generator=torch.Generator().manual_seed(seed))
-        with torch.no_grad(), Paging(None):
+        with torch.no_grad(), Paging():
             total = (lambda g: (g - g.mean(0)).sum(0))(enter(g, contract_of(torch.float32)))
         terms, found = g.double().abs().sum(0), (g - g.mean(0)).sum(0).double()
         assert isinstance(total, Bounded)
@@ -438,7 +438,7 @@ def test_sums_written_in_place_are_bounded() -> None:
         return y
 
     x = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad(), Paging(None):
+    with torch.no_grad(), Paging():
         bounded = windows(enter(x, contract_of(torch.float32)))
     assert isinstance(bounded, Bounded)
     assert ((windows(x.double()) - bounded.value).abs() <= bounded.error).all()
