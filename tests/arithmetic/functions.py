@@ -344,6 +344,7 @@ SHAPES: dict[str, Callable[[Tensor], Any]] = {
     "cropped": lambda x: torch.constant_pad_nd(x, [-1, 0, 0, 1]),
     "pixel_shuffle": lambda x: torch.pixel_unshuffle(torch.pixel_shuffle(x.reshape(4, 3, 1), 2), 2),
     "scattered": lambda x: torch.zeros(3, 4, dtype=x.dtype).scatter(1, torch.tensor([[3], [0], [1]]), x[:, :1]),
+    "all of it": lambda x: x[..., : len(x) + 9],
     "replaced": lambda x: x.select_scatter(x[0], 0, 2).slice_scatter(x[:, :2], 1, 2),
     "adjoint": lambda x: x.adjoint().mH.H,
     "index_copy": lambda x: x.index_copy(0, torch.tensor([2, 0]), x[:2]),

@@ -30,7 +30,7 @@ SHAPES: dict[Any, Callable[..., Any]] = {
     **{
         same: same
         for same in (
-            *(aten.detach.default, aten.clone.default, aten.expand.default, aten.unsqueeze.default),
+            *(aten.detach.default, aten.alias.default, aten.clone.default, aten.expand.default, aten.unsqueeze.default),
             *(aten.t.default, aten.transpose.int, aten.permute.default, aten.flip.default, aten.roll.default),
             *(aten.rot90.default, aten.index_copy.default, aten.diagonal_scatter.default),
             *(aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims, aten.repeat.default, aten.unfold.default),
