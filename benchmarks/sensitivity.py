@@ -32,9 +32,9 @@ from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.cli.shared import out, shown, usage, versions
 from manual_bp.oracle import Case, compare
 from manual_bp.oracle.case import in_dtype
-from manual_bp.oracle.comparison import NOTES
 from manual_bp.oracle.errors import errors, ulp
 from manual_bp.oracle.evidence import Evidence, evidence
+from manual_bp.oracle.judgement import NOTES
 from manual_bp.outputs import parts, whole
 from manual_bp.rule import Grads, Rule, Vjp
 from manual_bp.signature import DTYPES

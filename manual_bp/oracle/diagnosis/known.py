@@ -31,6 +31,8 @@ def _mistakes(found: Examination, whole: bool) -> Iterator[Explanation]:
     for mistake in found.rule.mistakes:
         if not mistake.loses_digits:
             match = found.match(partial(_mistaken, found, mistake), mistake.name)
+            if not match.seen:  # a formula that rounds on the way rounds other numbers in float64
+                match = found.match(partial(_mistaken_here, found, mistake), f"{mistake.name}, in its own precision")
             if match.seen and not (whole and match.contradicted):
                 matching.append((mistake, match.seen))
     # The more it explains the better; sorting is stable, so of equals the page's first stands first.
@@ -50,6 +52,11 @@ def _mistaken(found: Examination, mistake: Mistake, case: Case) -> Prediction:
             return (None,) * len(found.arguments)
 
     return Prediction((y, *grads), tolerance)
+
+
+def _mistaken_here(found: Examination, mistake: Mistake, case: Case) -> Prediction:
+    y, grads = found.rule.mistaken(mistake)(case.inputs, case.dy, **case.hyper)
+    return Prediction(tuple(None if x is None else wide(x) for x in (y, *grads)))
 
 
 def _address(mistake: Mistake) -> str:
