@@ -140,7 +140,7 @@ class Widths(NamedTuple):
 def widths(
     rule: Rule,
     inputs: tuple[Tensor | None, ...],
-    dy: Tensor | tuple[Tensor, ...] | None,
+    dy: Tensor | tuple[Tensor | None, ...] | None,
     contract: Contract,
     backward: Callable[..., tuple[Tensor | None, ...]] | None = None,
     how: How | None = None,
@@ -150,7 +150,7 @@ def widths(
     """The widths of a rule at `inputs` and `dy` (any dtype and device; the work is done on the CPU in float64).
 
     inputs: None for one that is absent.
-    dy: of several outputs a tuple, one for each; unused, and None if you like, where the page has no backward.
+    dy: of several outputs a tuple, one for each, None for 0; unused where the page has no backward.
     backward: a formula to take instead of the page's own backward, called with inputs, dy and hyperparameters by name
         (as in `Mistake`): how far off a program may be that uses this formula.
     how: what else the program may do otherwise than a right one that keeps its digits.
@@ -160,7 +160,7 @@ def widths(
 
 
 def magnitudes(
-    rule: Rule, inputs: tuple[Tensor | None, ...], dy: Tensor | tuple[Tensor, ...] | None, **hyper: Any
+    rule: Rule, inputs: tuple[Tensor | None, ...], dy: Tensor | tuple[Tensor | None, ...] | None, **hyper: Any
 ) -> Widths:
     """What the magnitudes of the terms add up to into which outputs and cotangents expand (see "Expanded" above)."""
     contract = contract_of(torch.float64)
@@ -170,7 +170,7 @@ def magnitudes(
 def _run(
     rule: Rule,
     inputs: tuple[Tensor | None, ...],
-    dy: Tensor | tuple[Tensor, ...] | None,
+    dy: Tensor | tuple[Tensor | None, ...] | None,
     contract: Contract,
     backward: Callable[..., tuple[Tensor | None, ...]] | None,
     how: How | None,
@@ -190,8 +190,8 @@ def _run(
             y, residuals = rule.pure(*named.values(), **hyper)
             y = forward(**named, **hyper) if forward else y
             if rule.has_backward:
-                _check_cotangents(rule.name, y, dy)
-                cotangents = whole([done_so(enter(d, contract), how) for d in parts(dy)], like=y)
+                given = _cotangents(rule.name, y, dy)
+                cotangents = whole([done_so(enter(d, contract), how) for d in given], like=y)
                 if backward:
                     grads = backward(**named, dy=cotangents, **hyper)
                 else:
@@ -201,11 +201,14 @@ def _run(
     return tuple(map(wanted, parts(y))), tuple(None if grad is None else wanted(grad) for grad in grads)
 
 
-def _check_cotangents(name: str, y: Any, dy: Any) -> None:
-    shapes, came = ([tuple(x.shape) for x in parts(each)] for each in (y, dy))
-    if shapes != came:
+def _cotangents(name: str, y: Any, dy: Any) -> list[Tensor]:
+    """One for each output, 0 where None was given."""
+    shapes, came = ([None if x is None else tuple(x.shape) for x in parts(each)] for each in (y, dy))
+    if len(shapes) != len(came) or any(d is not None and d != shape for shape, d in zip(shapes, came, strict=True)):
         must = f"y's shape {shapes[0]}" if len(shapes) == 1 else f"one tensor of each output's shape, {shapes}"
         raise ValueError(f"{name}: dy must have {must}; came {came[0] if len(came) == 1 else came}.")
+    given = zip(parts(y), parts(dy), strict=True)
+    return [torch.zeros_like(pair_of(part, torch.float64)[0]) if d is None else d for part, d in given]
 
 
 def enter(x: Tensor, contract: Contract) -> Tensor:

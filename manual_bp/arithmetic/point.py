@@ -25,8 +25,8 @@ Result = TypeVar("Result")
 Inputs = tuple[Tensor | None, ...]
 """None for an input that is absent."""
 
-Cotangents = Tensor | tuple[Tensor, ...] | None
-"""dy: of several outputs a tuple, one for each; unused, and None if you like, where the page has no backward."""
+Cotangents = Tensor | tuple[Tensor | None, ...] | None
+"""dy: of several outputs a tuple, one for each, None for 0; unused where the page has no backward."""
 
 BITS = (200, 400, 800, 1600, 3200, 6400)
 """The precisions that are tried, one after the other."""
@@ -52,6 +52,10 @@ class Point:
         cotangents = parts(dy) if has_backward else ()
         if has_backward and len(cotangents) != len(outputs):
             raise ValueError(f"{rule.name}: dy must be a tuple of {len(outputs)} tensors; came {len(cotangents)}")
+        cotangents = tuple(
+            torch.zeros(output.shape, dtype=torch.float64) if each is None and len(outputs) > 1 else each
+            for each, output in zip(cotangents, outputs, strict=has_backward)
+        )
         for each, output in zip(cotangents, outputs, strict=has_backward):
             check_candidate("dy", each, output.shape)
         for name, tensor in (*zip(rule.inputs, inputs, strict=True), *(("dy", d) for d in cotangents)):

@@ -131,7 +131,7 @@ ELEMENTARY = {
     "abs": one(torch.abs, apart(3, 3), [NUMBERS]),
     "sign": one(torch.sign, apart(3, 3), [NUMBERS], decided=True),
     "sgn": one(torch.sgn, apart(3, 3), decided=True),
-    "round": one(lambda a: torch.round(4 * a), apart(3, 3), [[0.5, 1.5, -2.5, 1e-30, 1e30]], decided=True),
+    "round": one(lambda a: torch.round(4 * a), apart(3, 3), [[0.125, 0.375, -0.625, 1e-30, 1e30]], decided=True),
     "relu": one(torch.relu, apart(3, 3), [NUMBERS]),
     "clamp": one(lambda a: a.clamp(-0.33, 0.66), apart(3, 3), [NUMBERS]),
     "clamp from below": one(lambda a: a.clamp(min=0.1), apart(3, 3)),

@@ -473,6 +473,9 @@ def test_arguments_are_checked() -> None:
         widths(rule, (*case.inputs, *case.inputs), case.dy, contract)
     with pytest.raises(ValueError, match="dy must have one tensor of each output's shape"):
         widths(rule, case.inputs, case.dy[:2], contract)
+    only_one = widths(rule, case.inputs, (None, case.dy[1], None), contract).grads[0]
+    assert only_one is not None
+    assert (only_one < found_widths(rule, case).grads[0]).all()
     with pytest.raises(ValueError, match="sclae"):
         widths(rule, case.inputs, case.dy, contract, sclae=1.0)
 

@@ -550,6 +550,8 @@ def test_several_outputs_are_certified_and_their_cotangents_add_up() -> None:
     assert [each.midpoint().tolist() for each in (y, mean, total)] == [[[3.0, 9.0]], [2.0], 12.0]
     (dx,) = truth(rule, (x,), dy).grads
     assert dx.midpoint().tolist() == [[3 * 2.5 + 4, 3 * 2.25 + 4]]
+    (dx,) = truth(rule, (x,), (None, dy[1], None)).grads
+    assert dx.midpoint().tolist() == [[4.0, 4.0]]
 
 
 def test_an_absent_input_has_no_cotangent() -> None:
