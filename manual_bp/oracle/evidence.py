@@ -103,10 +103,7 @@ def evidence(rule: Rule, case: Case, contract: Contract, conventions: Convention
         parts = [None if c is None else (*c, c[0].isnan()) for c in certified]
     else:
         assert not isinstance(autograd, str)
-        # A formula that loses digits, which torch's own may be, can lose more than numbers of moderate condition do.
-        keeps_digits = not (rule.values or any(m.loses_digits for m in rule.mistakes))
-        in_float32 = is_cheap and keeps_digits and contract.compute is torch.float32
-        twin = _scaled(rule, case, width, autograd) if in_float32 else _with_widths(rule, case, autograd)
+        twin = _with_widths(rule, case, autograd, _in_float64(rule, case, width, contract, is_cheap))
         if not _fits_float64(case):
             twin = [part and (part[0].nan_to_num(), torch.full_like(part[1], torch.inf)) for part in twin]
         parts = [_prefer(c, t) for c, t in zip(certified or [None] * len(twin), twin, strict=True)]
@@ -348,19 +345,39 @@ def _with_own_convention(rule: Rule, case: Case, expected: Values, kinks: Values
     )
 
 
-def _with_widths(rule: Rule, case: Case, results: Values) -> list[_Part]:
-    """torch's results with how far off they may be in float64: as far as the page, or as any formula of the page that
-    loses digits, since torch's own formula may be one of them."""
-    contract = contract_of(torch.float64)
+def _with_widths(rule: Rule, case: Case, results: Values, width: Values) -> list[_Part]:
+    """torch's results with how far off they may be in float64: as far as the page, or where the page is further from
+    them, as any formula of the page that loses digits, since torch's own formula may be one of them."""
     losing = [m.instead for m in rule.mistakes if m.loses_digits] + [v.instead for v in rule.values]
     inputs, dy = _wide_case(case)
-    found = [widths(rule, inputs, dy, contract, **f, **case.hyper) for f in ({}, *losing)]
-    columns = zip(*((*w.outputs, *w.grads) for w in found), strict=True)
-    width = [None if column[0] is None else torch.stack(column).amax(0) for column in columns]
+    if losing and not _agree(rule, case, results, width):
+        found = [widths(rule, inputs, dy, contract_of(torch.float64), **f, **case.hyper) for f in losing]
+        columns = zip(width, *((*w.outputs, *w.grads) for w in found), strict=True)
+        width = tuple(None if column[0] is None else torch.stack(column).amax(0) for column in columns)
     return [
         None if w is None or not is_wanted else (torch.full_like(w, torch.nan) if x is None else x, w)
         for x, w, is_wanted in zip(results, width, _wanted(rule, case), strict=True)
     ]
+
+
+def _in_float64(rule: Rule, case: Case, width: Widths, contract: Contract, is_cheap: bool) -> Values:
+    """How far off the page may be in float64, whose width under the contract is known."""
+    if is_cheap and contract.compute is torch.float32:
+        share = MODERATE_LOSS * torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
+        return tuple(None if w is None else share * w for w in (*width.outputs, *width.grads))
+    if contract != contract_of(torch.float64):
+        inputs, dy = _wide_case(case)
+        width = widths(rule, inputs, dy, contract_of(torch.float64), **case.hyper)
+    return (*width.outputs, *width.grads)
+
+
+def _agree(rule: Rule, case: Case, results: Values, width: Values) -> bool:
+    """Whether the page in float64 is nowhere further from these results than that."""
+    y, grads = rule.candidate(*_wide_case(case), **case.hyper)
+    return all(
+        own is None or x is None or w is None or not bool(((own - x).abs() > w).any())  # a NaN is no number to be near to
+        for own, x, w in zip((*map(_as_number, parts(y)), *grads), results, width, strict=True)
+    )
 
 
 def _wanted(rule: Rule, case: Case) -> list[bool]:
@@ -372,15 +389,6 @@ def _wanted(rule: Rule, case: Case) -> list[bool]:
 def _as_number(x: Tensor) -> Tensor:
     """A count or a truth value that is an output, as a number to compare with."""
     return x if x.is_floating_point() else x.double()
-
-
-def _scaled(rule: Rule, case: Case, width: Widths, results: Values) -> list[_Part]:
-    """torch's results in float64, and how far off they may be by the page's width in float32."""
-    share = MODERATE_LOSS * torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
-    return [
-        None if w is None or not is_wanted else (torch.full_like(w, torch.nan) if x is None else x, share * w)
-        for x, w, is_wanted in zip(results, (*width.outputs, *width.grads), _wanted(rule, case), strict=True)
-    ]
 
 
 def _certified(rule: Rule, case: Case) -> list[_Part] | None:
