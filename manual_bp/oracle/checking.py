@@ -18,6 +18,7 @@ from manual_bp.oracle.evidence import Evidence, Generated, evidence, generated_e
 from manual_bp.oracle.report import Report
 from manual_bp.oracle.supplied import supplied
 from manual_bp.oracle.surroundings import plain
+from manual_bp.outputs import parts
 from manual_bp.registry import RULES
 from manual_bp.rule import Rule, Vjp
 from manual_bp.signature import DTYPES
@@ -143,8 +144,24 @@ def rejects(candidate: Vjp, rule: Rule, dtype: torch.dtype, device: str = "cpu")
     """Whether the strict comparison finds anything wrong with a candidate; it stops at the first mismatch."""
     contract = contract_of(dtype)
     comparison = Comparison(candidate, rule, dtype, device, contract, Conventions(), strict=True, kinds=False)
-    for item in generated_evidence(rule, dtype, device, contract):
+    found = generated_evidence(rule, dtype, device, contract)
+    for item in found:  # what its numbers show is seen first: the whole of a judgement takes ten calls
+        if isinstance(item, Evidence) and (results := _results(candidate, item.case)) is not None:
+            comparison.judge_results(candidate, item, results)
+        if comparison.report.mismatches:
+            return True
+    for item in found:
         comparison.judge_case(item)
         if comparison.report.mismatches:
             return True
     return False
+
+
+def _results(candidate: Vjp, case: Case) -> tuple[Any, ...] | None:
+    """What a candidate returns for copies of a case's tensors; None if it raises."""
+    copied = case.with_tensors(x.clone() for x in case.tensors)
+    try:
+        y, grads = candidate(copied.inputs, copied.dy, **copied.hyper)
+    except Exception:
+        return None
+    return (*parts(y), *grads)

@@ -109,7 +109,7 @@ class Comparison:
         self.report.cases += 1
         self.answered.append(case)
         before = len(self.report.mismatches)
-        self._judge_results(candidate, found, results)
+        self.judge_results(candidate, found, results)
         is_wrong = len(self.report.mismatches) > before
         if not isinstance(case, Further):
             self.records.append(Record(found, results))
@@ -120,7 +120,7 @@ class Comparison:
         elif is_wrong and sum(isinstance(r.evidence.case, Further) for r in self.records) < EXPLAINED:
             self.records.append(Record(found, results))
 
-    def _judge_results(self, candidate: Vjp | None, found: Evidence, results: tuple[Any, ...]) -> None:
+    def judge_results(self, candidate: Vjp | None, found: Evidence, results: tuple[Any, ...]) -> None:
         case = found.case
         if found.dispute:
             self.report.mismatches.append(
@@ -150,7 +150,7 @@ class Comparison:
         if results is not None and not _are_alike(results, told):  # else its defaults are the rule's
             before = len(self.report.mismatches)
             self.report.cases += 1
-            self._judge_results(self.candidate, replace(found, case=case), results)
+            self.judge_results(self.candidate, replace(found, case=case), results)
             self.report.failed += len(self.report.mismatches) > before
             if len(self.report.mismatches) > before:
                 self.beside.append(own_defaults(self.candidate, self.rule, own))

@@ -7,6 +7,7 @@ import os
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -58,9 +59,14 @@ def passable(candidate: Callable[..., Any], rule: Rule, hyper: Mapping[str, Any]
 def parameters_of(function: Any) -> Mapping[str, inspect.Parameter] | None:
     """The parameters of a callable; None of one that does not say: a builtin, or an object that raises."""
     try:
-        return inspect.signature(function).parameters
+        return _read(function)
     except Exception:
         return None
+
+
+@lru_cache(maxsize=8)  # a candidate is called some hundred times, and asked before each
+def _read(function: Any) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(function).parameters
 
 
 def call_with(function: Callable[..., Any], arguments: Sequence[Any], hyper: Mapping[str, Any]) -> Any:
