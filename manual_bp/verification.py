@@ -16,12 +16,14 @@ from torch import Tensor
 from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.inputs import Mistake
 from manual_bp.oracle.candidates import candidate
+from manual_bp.oracle.case import Further
 from manual_bp.oracle.checking import compare, rejects
 from manual_bp.oracle.drawing import draw
 from manual_bp.oracle.errors import ulp
 from manual_bp.oracle.evidence import Evidence, generated_evidence
+from manual_bp.outputs import parts
 from manual_bp.registry import RULES
-from manual_bp.rule import Rule, Vjp
+from manual_bp.rule import Rule, Vjp, as_vjp
 
 # What a mistake that only loses digits is judged in: in 16 bits it is computed in float32 and may be right.
 WIDE = (torch.float64, torch.float32)
@@ -181,7 +183,8 @@ def verify_rule(
     verdict.by_case = {argument: worst.by_case for argument, worst in report.worst.items()}
     verdict.loose = report.loose
     for item in found:
-        if isinstance(item, Evidence):
+        # What is there for its size alone says no more of digits than the others.
+        if isinstance(item, Evidence) and (rule.elementwise or not isinstance(item.case, Further)):
             _measure(verdict, rule, twin, item.row or item, dtype)  # rows that are all alike differ alike
     progress()
     judged = _to_reject(rule, dtype) if mistakes else []
@@ -222,13 +225,15 @@ def _silent_edges(rule: Rule) -> list[str]:
 def _measure(verdict: RuleVerdict, rule: Rule, twin: Vjp, item: Evidence, dtype: torch.dtype) -> None:
     case = item.case
     try:
-        ours, theirs = ((y, *grads) for y, grads in (f(case.inputs, case.dy, **case.hyper) for f in (rule.vjp, twin)))
-    except (RuntimeError, ValueError):  # a kernel that torch lacks in this dtype; the comparison has judged the rule
+        called = (f(case.inputs, case.dy, **case.hyper) for f in (rule.vjp, as_vjp(rule, twin)))
+        ours, theirs = ((*parts(y), *grads) for y, grads in called)
+    except (RuntimeError, ValueError, TypeError):  # a kernel that torch lacks in this dtype; the comparison has judged
         return
-    for position, (expected, our, their) in enumerate(zip(item.expected, ours, theirs, strict=True)):
+    sources = (*(None for _ in rule.outputs), *case.inputs)
+    for position, (expected, our, their, x) in enumerate(zip(item.expected, ours, theirs, sources, strict=True)):
         if expected is None or our is None or their is None or not expected.numel():
             continue
-        if position and bool(case.inputs[position - 1].isnan().any()):
+        if x is not None and x.is_floating_point() and bool(x.isnan().any()):
             continue  # gradients at NaN inputs are not judged, so they are not measured either
         page, torchs = (x.cpu().double() for x in (our, their))
         unit = _unit(expected, dtype, rule.elementwise)
@@ -239,7 +244,7 @@ def _measure(verdict: RuleVerdict, rule: Rule, twin: Vjp, item: Evidence, dtype:
             ulps = _ulps(got, reference, unit)
             flat = int(ulps.argmax())
             against.note(
-                "backward" if position else "forward",
+                "forward" if position < len(rule.outputs) else "backward",
                 float(ulps.flatten()[flat]),
                 partial(_place, item, rule, position, flat, page, torchs, dtype),
             )
@@ -248,7 +253,7 @@ def _measure(verdict: RuleVerdict, rule: Rule, twin: Vjp, item: Evidence, dtype:
 def _place(
     item: Evidence, rule: Rule, position: int, flat: int, page: Tensor, torchs: Tensor, dtype: torch.dtype
 ) -> Place:
-    """What there is to say of one element of y (position 0) or of a cotangent."""
+    """What there is to say of one element of an output or a cotangent."""
     expected, allowance = item.expected[position], item.allowance[position]
     assert expected is not None
     assert allowance is not None
@@ -259,7 +264,7 @@ def _place(
     return Place(
         dtype=str(dtype).removeprefix("torch."),
         case=item.case.name,
-        argument=("y", *(f"d{name}" for name in rule.inputs))[position],
+        argument=rule.arguments[position],
         index=index,
         inputs={name: float(x[index]) for name, x in inputs},
         due=float(due),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -148,12 +149,17 @@ def _by_name(apply: Any) -> Callable[..., Tensor]:
     return called
 
 
+@cache
+def _kept(found: Callable[..., Any]) -> Vjp:
+    return vjp(found)
+
+
 def twin(rule: str) -> Vjp | None:
     """The Vjp of torch's own function for a rule (its values alone, if the rule has no backward), or None if torch has
     none."""
     found = function(rule)
     if found is None or rule not in RULES or RULES[rule].has_backward:
-        return None if found is None else vjp(found)
+        return None if found is None else _kept(found)
     values = found
 
     def evaluate(inputs: Inputs, **hyper: Any) -> Any:

@@ -1,4 +1,4 @@
-"""`manual-bp verify`: every rule, then three networks."""
+"""`manual-bp verify`: every rule, then every kind of layer in lockstep with torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from manual_bp.cli.lockstep import MODELS, lockstep_of, prepared, print_lockstep
+from manual_bp.cli.lockstep import print_lockstep
 from manual_bp.cli.shared import (
     Device,
     Dtype,
@@ -18,6 +18,7 @@ from manual_bp.cli.shared import (
     check_writable,
     chosen_dtypes,
     cores,
+    notices,
     out,
     print_table,
     print_verdict,
@@ -25,16 +26,17 @@ from manual_bp.cli.shared import (
     usage,
     write_json,
 )
-from manual_bp.cli.tasks import Task, advance, advancing, done, prepare
+from manual_bp.cli.tasks import Task, advance, done, prepare
+from manual_bp.networks import MODELS
+from manual_bp.wording import counted
 
 if TYPE_CHECKING:
     from manual_bp.lockstep import LockstepReport
     from manual_bp.verification import Against, RuleVerdict
 
-DATA = "digits"
 # Each process has torch in memory, about half a gigabyte.
 MOST_PROCESSES = 8
-STEPS, QUICK_STEPS = 50, 5
+QUICK = "float32"
 
 
 def verify(
@@ -49,15 +51,14 @@ def verify(
         bool,
         typer.Option(
             "--quick",
-            help=f"Leaves out bfloat16 and float16 (unless --dtype names one) and {STEPS - QUICK_STEPS} of the {STEPS} "
-            "steps in lockstep; every rule, every case and every mistake is still judged.",
+            help="Judges float32 alone (unless --dtype names another): every rule, every case, every mistake.",
         ),
     ] = False,
     jobs: Annotated[
         int, typer.Option(min=0, help="Processes; 0: one per core, or one if rules are named or on a GPU.")
     ] = 0,
 ) -> None:
-    """Judge every rule, then train three networks on real data in lockstep with torch."""
+    """Judge every rule, then train tiny networks of every kind of layer in lockstep with torch."""
     processes = jobs or (1 if rules or device != "cpu" else min(cores(), MOST_PROCESSES))
     with usage():
         check_device(device)
@@ -66,34 +67,37 @@ def verify(
         if processes > 1:
             prepare()
         from manual_bp.registry import RULES
-        from manual_bp.verification import parts_of, summary
+        from manual_bp.verification import WIDE, parts_of, summary
 
         names = list(dict.fromkeys(rules)) if rules else list(RULES)
         for name in names:
             RULES[name]
         dtypes = chosen_dtypes(dtype)
         models = [] if rules else list(MODELS)
-        prepared(models, DATA)
     if quick and dtype is None:
-        dtypes = dtypes[:2]  # float64 and float32
-    steps = QUICK_STEPS if quick else STEPS
-    lockstep_dtype = dtype if dtype in ("float64", "float32") else "float32"
-    # The networks come first, the deepest before the others: the longest work must not be begun last.  The few steps of
-    # --quick are one task, since torch.optim imports torch's compiler when it is first used, which takes longer.
-    groups = ([models[::-1]] if quick else [[name] for name in reversed(models)]) if models else []
-    tasks: list[Task] = [(_in_lockstep, (group, steps, lockstep_dtype, device)) for group in groups]
+        dtypes = chosen_dtypes(QUICK)
+    wide = [each for each in dtypes if each in WIDE] or chosen_dtypes(QUICK)  # lockstep is for these
+    # The networks come first, for the longest work must not be begun last, and are one task, since torch.optim imports
+    # torch's compiler when it is first used, which takes longer than they do.
+    runs = [(name, each) for name in models for each in wide]
+    tasks: list[Task] = [(_in_lockstep, (runs, device))] if runs else []
     tasks += [(_judged, (name, each, device)) for name in names for each in dtypes]
-    parts = steps * len(models) + sum(parts_of(RULES[name], each) for name in names for each in dtypes)
-    results = done(tasks, parts, min(processes, len(tasks)))
-    reports = [report for group in results[: len(groups)] for report in group][::-1]
-    verdicts = results[len(groups) :]
+    in_parts = len(runs) + sum(parts_of(RULES[name], each) for name in names for each in dtypes)
+    results = done(tasks, in_parts, min(processes, len(tasks)))
+    reports = results[0] if runs else []
+    verdicts = results[1:] if runs else results
     result = summary(verdicts)
     _print_rules(names, verdicts)
     for verdict in verdicts:
         if not verdict.passed:
             out.print(verdict.report, markup=False, highlight=False)
-    for name, report in zip(models, reports, strict=True):
-        print_lockstep(name, report)
+    for (name, _), report in zip(runs, reports, strict=True):
+        if report.passed:
+            worst = max(row.error_over_allowance for row in report.rows)
+            line = f"{name} in {report.dtype}, {counted(report.steps, 'step')}: {report.verdict}; "
+            out.print(f"{line}worst error / allowance {worst:.2g}", markup=False, highlight=False)
+        else:
+            print_lockstep(name, report)
     passed = result["passed"] and all(report.passed for report in reports)
     print_verdict(passed, f"{result['mistakes_rejected']} of {result['mistakes']} mistakes rejected")
     write_json(json_file, "verify", passed, {**result, "lockstep": [report.to_dict() for report in reports]})
@@ -101,9 +105,22 @@ def verify(
         raise typer.Exit(1)
 
 
-def _in_lockstep(names: list[str], steps: int, dtype: str, device: str) -> list[LockstepReport]:
-    """The reports on some networks."""
-    return [lockstep_of(name, DATA, steps, dtype, device, advancing) for name in names]
+def _in_lockstep(runs: list[tuple[str, Any]], device: str) -> list[LockstepReport]:
+    """The reports on tiny networks, each by name and dtype."""
+    from manual_bp.lockstep import CLASSES, FEATURES, brief, failed
+    from manual_bp.networks import tiny
+    from manual_bp.oracle.candidates import engine_factory
+
+    engine, reports = engine_factory("torch"), []
+    for name, dtype in runs:
+        try:
+            reports.append(brief(name, engine=engine, dtype=dtype, device=device))
+        except Exception as error:  # said in the report, so that the others are still run
+            notices.print_exception()
+            why = f"raised {type(error).__name__}: {error}"
+            reports.append(failed(tiny(name, FEATURES, CLASSES), "made-up numbers", why))
+        advance()
+    return reports
 
 
 def _judged(name: str, dtype: Any, device: str) -> RuleVerdict:

@@ -41,6 +41,7 @@ NO_TWIN = (
     "torch has no twin of this rule, and the candidate registered as torch offers no autograd(forward), so cases that "
     "are not certified were not judged"
 )
+OTHER_ARGUMENTS = "torch's function of this name takes other arguments"
 OF_THE_PAGE = "torch.autograd of the page's own forward in float64, as the rule has no twin"
 OF_ITS_VALUES = "the page itself in float64, as the rule has no twin"
 
@@ -237,7 +238,7 @@ def _in_blocks(found: Evidence, case: Case) -> Evidence:
 
 def said(case: Case, why: str) -> str:
     """Why there is no evidence at a case; what holds for all of them is said without one."""
-    return why if why == NO_TWIN else f"case {case.name!r}: {why}"
+    return why if why == NO_TWIN or why.startswith(OTHER_ARGUMENTS) else f"case {case.name!r}: {why}"
 
 
 def _numbers(case: Case) -> object:
@@ -312,6 +313,8 @@ def _autograd(rule: Rule, case: Case) -> Values | str:
         y, grads = as_vjp(rule, twin)(*_wide_case(case), **case.hyper)
     except (RuntimeError, ValueError, IndexError) as error:
         return f"torch raises {type(error).__name__} here: {error}"
+    except TypeError as error:
+        return f"{OTHER_ARGUMENTS}: {error}. Write torch_ref/twins/{rule.name}.py, which takes the rule's"
     if of_the_page:
         # A branch that is not taken may still give 0 times infinity there.
         wanted = [g for g, due in zip(grads, _wanted(rule, case)[len(rule.outputs) :], strict=True) if due]
