@@ -1,35 +1,97 @@
-"""The third bank: its labels agree with torch.autograd in float64.
+"""The third bank: what its author, who had read neither pages nor oracle, says of a program is what compare says.
 
-By default a fixed fraction of the programs is tried; EXHAUSTIVE tries all.
+By default a fixed fraction is judged, in float32; exhaustively every program, a right one in all of its dtypes, another
+in one of them, each kind of dtype in turn.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 
+import pytest
+import torch
+
+from manual_bp.oracle import compare
 from tests.oracle.third_bank import PROGRAMS
 from tests.oracle.third_bank.entry import WIDE
 from tests.oracle.third_bank.probes import probes
 from tests.oracle.third_bank.truth import deviation
 
-EXHAUSTIVE = False
-# 650 programs: one in 41 is two wrong and sometimes a right one for each rule.
-STEP = 1 if EXHAUSTIVE else 41
+# One program in 52 is one or two for each of ten rules, right or wrong.
+STEP = 52
+
+# What compare does not yet say, and what it lacks for that. An entry that it does judge as is due is to be struck out.
+NOT_YET = {
+    **{
+        f"{rule}: one memory": "results are not looked at again after a later call"
+        for rule in dict.fromkeys(program.rule for program in PROGRAMS)
+    },
+    "softmax: Jacobian": "at an infinite dy nan is expected, as y(dy - sum(y dy)) gives it; the Jacobian gives inf",
+    "softmax: from a rounded y": "0 is expected for an even dy, where probabilities of 16 bits don't add up to 1",
+    "softmax: largest of 1024": "no case has its largest logit far above, and after 1024 others",
+    "softmax: not guarded": "no case begins with 32 logits of -inf",
+    "softmax: 1024 rows": "in 16 bits no case has more rows",
+    "rms_norm: dx: whole blocks": "in 16 bits no case has a little more than a block of 32 columns",
+    "layer_norm: 65535 rows": "no case has more rows",
+    "softplus: 0 below -10": "in float16 no large dy meets a small derivative",
+    "embedding: 65536 entries": "no case has more entries",
+    "embedding: int16 ids": "no case has more entries",
+    "embedding: uint16 ids": "no case has more entries",
+}
 
 
-def test_labels():
-    """Right programs agree with torch.autograd in float64 to a few roundings, the others don't at their probe."""
-    mislabelled = []
+def is_as_due(program, dtype):
+    """Right programs pass; wrong ones do not; those that lose digits do not pass under strict."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of infinities
+        passed = compare(program.vjp, program.rule, dtype=dtype, diagnose=0).passed
+        if program.due == "loses digits" and passed:
+            passed = compare(program.vjp, program.rule, dtype=dtype, diagnose=0, strict=True).passed
+    return passed == (program.due == "right")
+
+
+def sentences(judged):
+    return [f"{program.name} in {dtype}, {program.due}: {program.why}" for program, dtype in judged]
+
+
+def test_a_fraction(rule):
+    chosen = [p for p in PROGRAMS[::STEP] if p.rule == rule.name and p.name not in NOT_YET]
+    judged = [(p, torch.float32 if torch.float32 in p.dtypes else p.dtypes[0]) for p in chosen]
+    assert not sentences((p, dtype) for p, dtype in judged if not is_as_due(p, dtype))
+
+
+@pytest.mark.exhaustive
+def test_every_program(rule):
+    judged = []
     for number, program in enumerate(PROGRAMS):
-        if number % STEP:
-            continue
+        if program.rule == rule.name:
+            all_of_them = program.due == "right" or program.name in NOT_YET
+            dtypes = program.dtypes if all_of_them else (program.dtypes[number % len(program.dtypes)],)
+            judged += [(program, dtype) for dtype in dtypes if not is_as_due(program, dtype)]
+    assert not sentences((p, dtype) for p, dtype in judged if p.name not in NOT_YET)
+    settled = {p.name for p in PROGRAMS if p.rule == rule.name} & set(NOT_YET) - {p.name for p, _ in judged}
+    assert not settled, f"compare says of these what is due: strike them out of NOT_YET: {settled}"
+
+
+def mislabelled(programs):
+    """Right programs agree with torch.autograd in float64 to a few roundings, the others don't at their probe."""
+    found = []
+    for program in programs:
         places = probes(program.rule)
-        chosen = {n: p for n, p in places.items() if p.ordinary} if program.due == "right" else {}
+        chosen = [p for p in places.values() if p.ordinary] if program.due == "right" else [places[program.shows]]
         for dtype in program.dtypes:
             few, far = (32, 64) if dtype in WIDE else (2, 4)
-            off = max((deviation(program.vjp, program.rule, p, dtype) for p in chosen.values()), default=math.inf)
-            if program.due != "right":
-                off = deviation(program.vjp, program.rule, places[program.shows], dtype)
+            off = max((deviation(program.vjp, program.rule, p, dtype) for p in chosen), default=math.inf)
             if not (off <= few if program.due == "right" else off > far):
-                mislabelled.append(f"{program.name} in {dtype}, {program.due}: off by {off:.3g} roundings")
-    assert not mislabelled
+                found.append(f"{program.name} in {dtype}, {program.due}: off by {off:.3g} roundings")
+    return found
+
+
+def test_labels_of_a_fraction():
+    assert not mislabelled(PROGRAMS[::STEP])
+
+
+@pytest.mark.exhaustive
+def test_labels():
+    assert not mislabelled(PROGRAMS)
