@@ -80,6 +80,20 @@ def test_lost_digits_are_a_note_unless_strict(rule):
         assert any(mistake.name in note for note in report.notes), f"{mistake.name}: {report}"
 
 
+def test_lost_digits_of_values_are_a_note_unless_strict(rule):
+    for value in rule.values:
+
+        def candidate(inputs, dy, value=value, **hyper):
+            named = dict(zip(rule.inputs, inputs, strict=True))
+            return value.forward(**named, **rule.check_hyper(hyper)), rule.vjp(inputs, dy, **hyper)[1]
+
+        report = judged(candidate, rule, torch.float32, strict=False)
+        assert not report.mismatches, f"{value.name}: {report}"
+        if report.notes:  # else an input's own rounding may do as much
+            assert any(value.name in note for note in report.notes), f"{value.name}: {report}"
+            assert judged(candidate, rule, torch.float32, strict=True).mismatches, value.name
+
+
 def test_edges_that_must_raise_do(rule):
     for edge in (edge for edge in rule.edges if edge.raises):
         inputs, _, hyper = draw(rule, edge, torch.Generator().manual_seed(0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from itertools import combinations, islice
+from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -129,7 +129,7 @@ def _sized(
     if not rule.elementwise:
         for alternatives in sized(rule):
             choices = declared.sizes(rule, (edge for edge in alternatives if fits(rule, edge, usual)), usual)
-            yield from islice(heavy_at_the_end(choices), 1)
+            yield from _telling(rule, heavy_at_the_end(choices))
         return
     inputs, dy, hyper = draw(rule, next(_one_row(rule)), generator)  # so that evidence for one row is evidence for all
     for edge in declared.sizes(rule, (edge for (edge,) in sized(rule)), usual):
@@ -171,6 +171,19 @@ def _absences(rule: Rule) -> Iterator[Edge]:
     for number in range(1, len(names) + 1) if len(names) <= TOGETHER else (1, len(names)):
         for absent in combinations(names, number):
             yield Edge(f"without {' and '.join(absent)}", dict.fromkeys(absent))
+
+
+def _telling(rule: Rule, cases: Iterable[AnyCase]) -> Iterator[AnyCase]:
+    """The first case at which no cotangent is 0 throughout, as dx of a row of one value is where it is normalised: what
+    is not written would be right there.  The first of all if there is none."""
+    seen: list[AnyCase] = []
+    for case in cases:
+        seen.append(case)
+        grads = rule.vjp(case.inputs, case.dy, **case.hyper)[1] if rule.has_backward else ()
+        if all(bool(grad.any()) for grad in grads if grad is not None):
+            yield case
+            return
+    yield from seen[:1]
 
 
 def _is_defined(rule: Rule, case: Case) -> bool:

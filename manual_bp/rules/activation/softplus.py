@@ -32,7 +32,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from manual_bp.inputs import Edge, Input, Mistake, Promise, normal, require
+from manual_bp.inputs import Edge, Input, Mistake, Promise, Value, normal, require
 
 LARGE = 10.3
 """Where forward goes over to its second form.  Both hold on either side; this is no number that somebody would choose
@@ -107,6 +107,20 @@ def _s(x: Tensor, beta: float) -> Tensor:
 def _y(x: Tensor, beta: float) -> Tensor:
     return forward(x, beta=beta)[0]
 
+
+def _y_by_log(x: Tensor, beta: float) -> Tensor:
+    t = beta * x
+    return torch.where(t > 0, x, 0) + torch.log(1 + torch.exp(-torch.abs(t))) / beta
+
+
+VALUES = (
+    Value(
+        "log(1 + e)",
+        _y_by_log,
+        forgets="that 1 + e rounds to 1 where e is small, and log1p takes e itself",
+        shows="for beta x < 0, growing; from -17 (float32) or -37 (float64) no digit is left",
+    ),
+)
 
 MISTAKES = (
     Mistake(
