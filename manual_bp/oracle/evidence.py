@@ -378,7 +378,10 @@ def _agree(rule: Rule, case: Case, results: Values, width: Values) -> bool:
     """Whether the page in float64 is nowhere further from these results than that."""
     y, grads = rule.candidate(*_wide_case(case), **case.hyper)
     return all(
-        own is None or x is None or w is None or not bool(((own - x).abs() > w).any())  # a NaN is no number to be near to
+        own is None
+        or x is None
+        or w is None
+        or not bool(((own - x).abs() > w).any())  # a NaN is no number to be near to
         for own, x, w in zip((*map(_as_number, parts(y)), *grads), results, width, strict=True)
     )
 
