@@ -211,7 +211,12 @@ def main(
         results.append(found)
     if json_file:
         took = round(time.perf_counter() - start)
-        about = {"command": "python -m benchmarks.diagnoses", "versions": versions(), "seeds": seeds, "seconds": took}
+        about: dict[str, Any] = {
+            "command": "python -m benchmarks.diagnoses",
+            "versions": versions(),
+            "seeds": seeds,
+            "seconds": took,
+        }
         if rules or dtypes:
             about["command"] += f" --rules {rules}" * bool(rules) + f" --dtypes {dtypes}" * bool(dtypes)
         if sample is not None:

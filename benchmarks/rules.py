@@ -70,7 +70,7 @@ class RuleProblem:
         missing = [g for g, is_due in zip(grads, due, strict=True) if g is None and is_due]
         assert not missing, f"{name} of {self.row}: a cotangent is missing"
         first = parts(y)[0]
-        rows = slice(None)
+        rows: Any = slice(None)
         if self.rule.elementwise and len(first) > JUDGED:
             # Every row stands for itself; evidence for all of millions of them would take longer than the timing.
             rows = torch.linspace(0, len(first) - 1, JUDGED, device=first.device).round().long()
@@ -131,15 +131,14 @@ def rule_problem(
     alone = not sizes and rule.axis_names[growing]  # element-wise: one list of axes for everything
     while True:
         one = {**sizes, growing: (1, WIDTH) if alone else (1,)}
-        shapes = _shapes(rule, one)
+        shapes, two = (_shapes(rule, {**one, growing: (rows, *one[growing][1:])}) for rows in (1, 2))
         longest = max((n for name, length in sizes.items() for n in length if not _is_said(rule, name)), default=1)
-        if longest == 1 or all(math.prod(shape) <= max(elements // 2, WIDTH**2) for shape in shapes):
+        if longest == 1 or all(math.prod(shape) <= max(elements, WIDTH**2) for shape in two):
             break
         sizes = {
             name: length if _is_said(rule, name) else tuple(max(n // 2, 1) if n == longest else n for n in length)
             for name, length in sizes.items()
         }
-    two = _shapes(rule, {**one, growing: (2, *one[growing][1:])})
     per_row = max(math.prod(b) - math.prod(a) for a, b in zip(shapes, two, strict=True))
     most = _of_page(rule, "LONGEST").get(growing, elements)
     rows = max(min(elements // max(per_row, 1), most), 2)
@@ -190,7 +189,7 @@ def _autograd(problem: RuleProblem, prepared: Callable[[Any], Any]) -> Run:
     leaves = [
         x.detach().requires_grad_() if d and x is not None else x for x, d in zip(problem.inputs, due, strict=True)
     ]
-    wanted = [leaf for leaf, is_due in zip(leaves, due, strict=True) if is_due]
+    wanted = [leaf for leaf, is_due in zip(leaves, due, strict=True) if is_due and leaf is not None]
 
     def run() -> tuple[Any, tuple[Tensor | None, ...]]:
         y = fn(*leaves)

@@ -5,8 +5,8 @@ Another distribution adds pages by an entry point of the group `manual_bp.rules`
     [project.entry-points."manual_bp.rules"]
     mine = "my_package.rules"
 
-A page is a module of that package, or of a folder in it (its chapter).  Its twin is found by the candidates of the
-group `manual_bp.candidates`, as those of this distribution's pages are.
+A page is a module of that package, or of a folder in it (its chapter); a name with an underscore is a helper.  torch's
+twin of it is the function `<name>` of the module `_twins.<name>` in that package, or else `torch.nn.functional.<name>`.
 """
 
 from __future__ import annotations

@@ -172,7 +172,9 @@ def verify_rule(
     """One rule in one dtype; without a twin it does not pass."""
     verdict = RuleVerdict(rule.name, str(dtype).removeprefix("torch."))
     if twin is None:
-        verdict.report = f"{rule.name}: no twin; write torch_ref/twins/{rule.name}.py"
+        is_own = rule.page.__name__.startswith("manual_bp.")
+        where = "torch_ref/twins" if is_own else "the package of pages that you registered: _twins"
+        verdict.report = f"{rule.name}: no twin; write {where}/{rule.name}.py"
         return verdict
     found = generated_evidence(rule, dtype, device, contract_of(dtype))
     progress()
