@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import manual_bp as bp
 from manual_bp import losses, networks
 from manual_bp.chain import Leaf, Residual, leaves
+from manual_bp.cli import app
 from manual_bp.lockstep import branches_differ, brief, lockstep
 from manual_bp.models import mlp, residual_mlp
 from manual_bp.networks import tiny
 from manual_bp.oracle.candidates import engine_factory
-from manual_bp.training import adam, sgd
+from manual_bp.training import adam, sgd, training_step
 from manual_bp.training.data import Dataset
+from manual_bp.training.judging import Judge
 from tests.training.examples import off_defaults
 from torch_ref.training.engine import TorchEngine
 
@@ -130,6 +134,25 @@ def test_a_flip_at_a_kink_is_seen():
     assert branches_differ(relu, x, torch.tensor([-1e-9, 1.0 + 1e-7, -1.0])).tolist() == [True, False, False]
     maxout = Leaf(bp.maxout, hyper={"pieces": 2})
     assert branches_differ(maxout, torch.tensor([[1.0, 1.0 - 1e-7]]), torch.tensor([[1.0 - 1e-7, 1.0]])).any()
+
+
+def test_behind_a_flip_nothing_is_judged_but_each_layer_alone():
+    """z is 2^-25 here and -2^-24 there, a rounding apart, so that ReLU passes the gradient here and not there."""
+
+    class Below(TorchEngine):
+        def step(self, state, x, target):
+            below = torch.full((1,), -0.5 - 2.0**-24)
+            return super().step(replace(state, params={**state.params, "b1": below}), x, target)
+
+    model, training = mlp([1, 1, 1], "relu"), {"loss": "square_loss", "optimizer": sgd(0.01)}
+    step = training_step(model, **training)
+    params = {"W1": [[1.0]], "b1": [-0.5 + 2.0**-25], "W2": [[1.0]], "b2": [0.0]}
+    state = step.init(torch.Generator(), params={name: torch.tensor(p) for name, p in params.items()})
+    judge = Judge(step, Below(model.name, **training, **model.config), torch.float32, against="mine")
+    ours, theirs = judge.step(1, state, torch.tensor([[0.5]]), torch.tensor([[1.0]]))
+    assert (float(ours.gradients["b1"]), float(theirs.gradients["b1"])) == (-1.0, 0.0)
+    assert judge.flips == 1
+    assert judge.disagreements == []
 
 
 def test_sixteen_bits_are_refused():
@@ -357,3 +380,18 @@ def test_training_is_recorded():
     assert report.to_dict()["training"]["optimizer"]["name"] == "adam"
     assert report.training["clip_norm"] == 0.5
     assert ("optimizer", "step") in {(row.layer, row.quantity) for row in report.rows}
+
+
+def test_the_command_takes_a_loss(tmp_path):
+    """The model's usual one, or what is said."""
+    usual = tiny("mlp", 5, 3).usual_loss
+    for loss, given in ((usual, []), *((name, ["--loss", name]) for name in losses.names() if name != usual)):
+        file = tmp_path / f"{loss}.json"
+        result = CliRunner().invoke(app, ["lockstep", "--model", "mlp", "--steps", "1", *given, "--json", str(file)])
+        assert result.exit_code == 0, result.output
+        assert f"loss {loss}" in " ".join(result.output.split())
+        (report,) = json.loads(file.read_text())["lockstep"]
+        assert report["training"]["loss"] == loss
+    refused = CliRunner().invoke(app, ["lockstep", "--steps", "1", "--loss-hyper", "no_such=1"])
+    assert refused.exit_code == 2
+    assert "came ['no_such']" in " ".join(refused.output.split())

@@ -107,7 +107,7 @@ def lockstep_of(
 def print_lockstep(name: str, report: LockstepReport) -> None:
     table = Table(
         title=f"{name} on {report.data}, {counted(report.steps, 'step')} in {report.dtype} on {report.device}: manual "
-        f"against {report.against}, every step from the same state",
+        f"against {report.against}, every step from the same state, loss {report.training.get('loss', 'unknown')}",
         box=SIMPLE_HEAD,
     )
     table.add_column("layer")

@@ -117,6 +117,7 @@ def test_evaluation_is_of_the_network_after_training():
     loss, accuracy = evaluate(step, state, training)
     assert (loss, accuracy) == evaluate(step, state, training)
     y, _, _ = step.model.inference().forward(state.params, state.buffers, training.x)
+    assert loss == float(step.loss.of(y, training.target))
     assert accuracy == (y.argmax(1) == training.labels).sum().item() / len(training.x)
 
 

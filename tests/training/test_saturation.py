@@ -66,6 +66,13 @@ def test_what_is_lost_is_called_what_it_is(name, hyper, lost):
     assert of(name, [[1.0, 2.0], [3.0, 2.0]], **hyper)[0].lost == lost
 
 
+@pytest.mark.parametrize("name", [name for name in ACTIVATIONS if not bp.RULES[name].elementwise])
+def test_units_that_share_inputs_are_dead_or_have_losing_pieces(name):
+    hyper = bp.RULES[name].ordinary
+    width = activation(name, **hyper).inputs_for(2)
+    assert of(name, [[1.0] * width], **hyper)[0].lost == ("dead units" if width == 2 else "pieces that never win")
+
+
 def test_one_is_singular():
     assert of("relu", [[-1.0, 1.0]])[1] == "one (relu): 1 of 2 units is dead, without gradient from any of 1 example"
 
