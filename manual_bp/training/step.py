@@ -169,7 +169,7 @@ class Step:
             self.model.forward(state.params, {**state.buffers, **own}, x)[0]
             for (x, _), own in zip(batches, cut, strict=True)
         ]
-        cost, dy = self.loss.vjp(torch.cat(outputs), _joined([target for _, target in batches]))
+        cost, dy = self.loss.vjp(torch.cat(outputs), _joined(batches))
         total: dict[str, Tensor] = {}
         buffers: Tensors = state.buffers
         for (x, _), own, piece in zip(batches, cut, rows, strict=True):
@@ -192,13 +192,17 @@ class Step:
         return cost, total
 
 
-def _joined(targets: Sequence[Tensor]) -> Tensor:
+def _joined(batches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     """The targets of a batch in pieces, one after another."""
-    kinds = list(dict.fromkeys((tuple(target.shape[1:]), target.dtype) for target in targets))
-    if len(kinds) > 1 or not all(target.ndim for target in targets):
-        came = ", ".join(f"{target.dtype} {tuple(target.shape)}" for target in targets)
-        raise ValueError(f"all pieces' targets must be of one dtype and, but for axis 0, of one shape; came {came}.")
-    return torch.cat(list(targets))
+    targets = [target for _, target in batches]
+    kinds = {(target.shape[1:], target.dtype) for target in targets}
+    if len(kinds) > 1 or any(target.shape[:1] != x.shape[:1] for x, target in batches):
+        came = ", ".join(f"x {tuple(x.shape)} with {target.dtype} {tuple(target.shape)}" for x, target in batches)
+        raise ValueError(
+            "each piece must have a target for each example, and all targets one dtype and, but for axis 0, one shape; "
+            f"came {came}."
+        )
+    return torch.cat(targets)
 
 
 def refuse_bad_call(state: object, x: object, target: object) -> None:

@@ -120,7 +120,13 @@ def test_what_is_no_batch_in_pieces():
     step, state, x, target = problem("mlp", "square_loss", "none")
     with pytest.raises(ValueError, match="at least one"):
         step.accumulate(state, [])
-    with pytest.raises(ValueError, match=r"targets must be of one dtype.*float64 \(7, 3\), torch.float32 \(7, 3\)"):
-        step.accumulate(state, [(x, target), (x, target.float())])
-    with pytest.raises(ValueError, match=r"target has axes .* came x \(14, 3\), target \(9, 3\)"):
-        step.accumulate(state, [(x, target), (x, target[:2])])
+    wrong = {
+        r"x \(3, 4\) with torch.float64 \(3, 3\), x \(4, 4\) with torch.float32 \(4, 3\)": target[3:].float(),
+        r"x \(4, 4\) with torch.float64 \(4, 2\)": target[3:, :2],
+        r"x \(4, 4\) with torch.float64 \(3, 3\)": target[4:],
+    }
+    for words, second in wrong.items():
+        with pytest.raises(ValueError, match=f"each piece must have a target for each example, .*{words}"):
+            step.accumulate(state, [(x[:3], target[:3]), (x[3:], second)])
+    with pytest.raises(ValueError, match="each piece must have a target for each example"):
+        step.accumulate(state, [(x[:3], target[:4]), (x[3:], target[4:])])

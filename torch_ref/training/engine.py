@@ -76,7 +76,7 @@ class TorchEngine:
         )
 
     def _cost(self, module: nn.Module, x: Tensor, target: Tensor, buffers: Mapping[str, Tensor], tape: Tape) -> Tensor:
-        cost = self._loss(module(x, buffers, tape), target)
+        cost: Tensor = self._loss(module(x, buffers, tape), target)
         weights = self._weights(module).values()
         if self._l1:
             cost = cost + self._l1 * torch.stack([w.abs().sum() for w in weights]).sum()
