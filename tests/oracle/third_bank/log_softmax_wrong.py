@@ -154,7 +154,7 @@ _VALUE = {
     "largest not added back": (not_shifted_back, "plain", "x minus a logsumexp of shifted logits", ALL),
     "base 2": (base_2, "plain", "log2 of the probabilities", ALL),
     "-inf made finite": (finite, "one masked", "the smallest number for -inf", WIDE),
-    "0 near 0": (largest_alone, "peaked", "small losses are rounded away", ALL),
+    "0 near 0": (largest_alone, "peaked", "rounded away, as arithmetic in 16 bits would too", WIDE),
     "clamped": (lambda x: log_plain(x, x)[0].clamp_min(-100), "large", "log-probabilities above -100", WIDE),
     "sum in 16 bits": (
         lambda x: x - top(x) - half(torch.log(total(torch.exp(x - top(x))))),
