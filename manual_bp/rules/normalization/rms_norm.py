@@ -94,6 +94,9 @@ def terms(residuals: Residuals, dy: Float[Tensor, "*batch features"]) -> dict[st
 INPUTS = {"x": Input(normal(mean=0.5, std=1.5)), "weight": Input(normal(mean=1.0, std=0.5))}
 USUAL = {"eps": (1e-3, 1e-5, 1e-8), "offset": (1.0,)}
 
+# With the usual two, x̂ moves on a circle, and little is left of dx.
+SIZES = {"features": 5}
+
 EDGES = (
     Edge("no batch axis", sizes={"batch": ()}),
     Edge("one row", sizes={"batch": 1}),
