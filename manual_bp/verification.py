@@ -240,7 +240,7 @@ def _measure(verdict: RuleVerdict, rule: Rule, twin: Vjp, item: Evidence, dtype:
         page, torchs = (x.cpu().double() for x in (our, their))
         unit = _unit(expected, dtype, rule.elementwise)
         pairs = [(verdict.against_torch, page, torchs)]
-        if item.source == "certified truth":
+        if item.source.startswith("certified truth"):
             pairs += [(verdict.truth, page, expected), (verdict.torch_truth, torchs, expected)]
         for against, got, reference in pairs:
             ulps = _ulps(got, reference, unit)

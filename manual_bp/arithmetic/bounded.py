@@ -38,6 +38,8 @@ What is added to such a sum may as well be one of its terms, and the first (a bi
 **Exponentials that add up.**  softmax, its logarithm and log Σ eˣ are bounded as whole functions: what their operands
 share cancels in them exactly (bounded_table/exponentials.py).
 
+**Long recurrences.**  Where a bound has lost its meaning, stochastic arithmetic takes its place (stochastic.py).
+
 **Library functions** (exp, tanh, ...) are not rounded correctly; their documented errors in ulps stand in the table.
 
 **Inputs** carry one rounding of the precision of computation.  That is what makes the width one for *every* program
@@ -83,6 +85,7 @@ from manual_bp.arithmetic.bounded_tensor import (
     magnitude_of,
     pair_of,
 )
+from manual_bp.arithmetic.stochastic import is_wide, narrowed
 from manual_bp.outputs import parts, whole
 
 if TYPE_CHECKING:
@@ -131,10 +134,12 @@ class Widths(NamedTuple):
     """How far off a right program may be: absolute, float64, shaped like each output and each cotangent.
 
     grads: None for an input without cotangent, and for every input of a page without backward.
+    stochastic: whether some of it is what stochastic arithmetic finds, because the bound had lost its meaning.
     """
 
     outputs: tuple[Tensor, ...]
     grads: tuple[Tensor | None, ...]
+    stochastic: bool = False
 
 
 def widths(
@@ -156,7 +161,18 @@ def widths(
     how: what else the program may do otherwise than a right one that keeps its digits.
     forward: a formula for y to take instead of the page's own (as in `Value`).
     """
-    return Widths(*_run(rule, inputs, dy, contract, backward, how, hyper, lambda x: leave(x, contract), forward))
+
+    def run(how: How | None) -> list[Tensor | None]:
+        outputs, grads = _run(rule, inputs, dy, contract, backward, how, hyper, lambda x: x, forward)
+        return [*outputs, *grads]
+
+    results = run(how)
+    errors = [None if x is None else leave(x, contract) for x in results]
+    wide = any(is_wide(x, e) for x, e in zip(results, errors, strict=True) if x is not None and e is not None)
+    found = narrowed(results, errors, run, how, lambda x: leave(x, contract)) if wide else errors
+    stochastic = any(narrow is not error for narrow, error in zip(found, errors, strict=True))
+    outputs = len(rule.outputs)
+    return Widths(tuple(x for x in found[:outputs] if x is not None), tuple(found[outputs:]), stochastic)
 
 
 def magnitudes(

@@ -28,10 +28,13 @@ class How(NamedTuple):
     roundings: how many roundings of the magnitude of its expanded terms each operation may make, beside its own; sums
         of few terms are then granted the worst case of being added up one after the other.
     accumulate: the precision in which sums are added up, before they are rounded once; None for that of the numbers.
+    dice: every operation errs at once, by a random part of its own rounding error, and nothing is bounded
+        (stochastic.py); None where errors are bounded.
     """
 
     roundings: float = 0.0
     accumulate: torch.dtype | None = None
+    dice: torch.Generator | None = None
 
 
 class Bounded(Tensor):
@@ -93,7 +96,15 @@ def done_so(x: Tensor, how: How | None) -> Tensor:
     if how and isinstance(x, Bounded):
         x.how = how
         x.magnitude = x.value.abs() + x.error if how.roundings else None
+        _err(x)
     return x
+
+
+def _err(x: Bounded) -> None:
+    """The error of a number made at random, where that is how things are done."""
+    if x.how and x.how.dice is not None:
+        part = torch.empty_like(x.value).uniform_(-1, 1, generator=x.how.dice)
+        x.value, x.error = torch.where(x.error > 0, x.value + x.error * part, x.value), torch.zeros_like(x.value)
 
 
 class Running(Mode):
@@ -147,6 +158,7 @@ def _calculate(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> B
     if how and how.roundings:
         result.magnitude = _expanded(result, func, args, kwargs, positions)
         result.error = result.error + how.roundings * p.u * result.magnitude
+    _err(result)
     return result
 
 
@@ -246,6 +258,7 @@ def _filled(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     result.how = how
     if how and how.roundings:
         result.magnitude = taken(_magnitude_of_number, value.abs() + error)
+    _err(result)
     return result
 
 
@@ -281,6 +294,7 @@ def converted(x: Bounded, *, dtype: torch.dtype | None = None, **_: Any) -> Tens
     else:
         copied = Bounded(*rounded(precision(dtype), x.value, x.error, (x.value, x.error)), dtype)
     copied.how, copied.magnitude = x.how, x.magnitude
+    _err(copied)
     return copied
 
 

@@ -45,6 +45,8 @@ OTHER_ARGUMENTS = "torch's function of this name takes other arguments"
 OF_THE_PAGE = "torch.autograd of the page's own forward in float64, as the rule has no twin"
 OF_ITS_VALUES = "the page itself in float64, as the rule has no twin"
 
+STOCHASTIC = "; what is allowed comes from stochastic arithmetic, as the bound of rounding errors says nothing here"
+
 # A case of at most this many input elements is certified.  A rule that couples everything has the square of this many
 # derivatives, about 2 µs each: at most half a second.
 CERTIFIED_ELEMENTS = 500
@@ -92,6 +94,7 @@ def evidence(rule: Rule, case: Case, contract: Contract, conventions: Convention
         return found if isinstance(found, str) else _repeated(found, case)
     called, case = case, replace(case, hyper=conventions.hyper(rule, case.hyper))
     width = widths(rule, case.inputs, case.dy, contract, **case.hyper)
+    allowed_by = STOCHASTIC if width.stochastic else ""
     autograd = _autograd(rule, case)
     is_cheap = isinstance(case, WellConditioned) and not rule.elementwise and not isinstance(autograd, str)
     certified = None if is_cheap else _certified(rule, case)
@@ -120,11 +123,11 @@ def evidence(rule: Rule, case: Case, contract: Contract, conventions: Convention
     expected, allowance = conventions.at_kinks(rule, case, expected, allowance, kinks, contract.storage)
     if certified is None:
         own_source = OF_THE_PAGE if rule.has_backward else OF_ITS_VALUES
-        source = "torch.autograd in float64" if has_twin else own_source
+        source = ("torch.autograd in float64" if has_twin else own_source) + allowed_by
         return Evidence(called, expected, allowance, kinks, source)
     # Without a twin both are of the page's forward.
     dispute = "" if isinstance(autograd, str) or not has_twin else _dispute(rule, case, certified, autograd)
-    return Evidence(called, expected, allowance, kinks, "certified truth", dispute)
+    return Evidence(called, expected, allowance, kinks, "certified truth" + allowed_by, dispute)
 
 
 def _repeated(found: Evidence, case: Case) -> Evidence:

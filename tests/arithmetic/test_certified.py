@@ -5,12 +5,9 @@ What each function means is tested in test_functions.py.
 """
 
 import decimal
-import inspect
 import subprocess
 import sys
 from decimal import Decimal
-from types import ModuleType
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -19,10 +16,11 @@ from torch import Tensor
 
 import manual_bp as bp
 import torch_ref
-from manual_bp.inputs import Edge, Input
+from manual_bp.inputs import Edge
 from manual_bp.oracle.cases import Case, draw, in_dtype
 from manual_bp.outputs import parts
 from manual_bp.rule import Rule
+from tests.arithmetic.planted import rule_of
 from tests.pages import PAGES
 
 pytest.importorskip("flint", reason="certified truth needs python-flint")
@@ -47,28 +45,6 @@ def drawn(rule: Rule, seed: int = 0, dtype: torch.dtype = torch.float64) -> Case
 
 def doubles(*values: float) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
-
-
-def rule_of(forward) -> Rule:
-    """A rule from a bare forward, as if it were a page.  Its backward is wrong."""
-
-    class Residuals(NamedTuple):
-        pass
-
-    def page_forward(*inputs, **hyper):
-        return forward(*inputs, **hyper), Residuals()
-
-    def backward(residuals: Residuals, dy: Float[Tensor, "*shape"]) -> tuple[Tensor, ...]:
-        return tuple(3 * dy for _ in page.INPUTS)
-
-    page_forward.__signature__ = inspect.signature(forward)
-    returned = tuple[forward.__annotations__["return"], Residuals]
-    page_forward.__annotations__ = {**forward.__annotations__, "return": returned}
-    page = ModuleType("pages.testing.planted")
-    page.forward, page.backward, page.Residuals, page.EDGES, page.MISTAKES = page_forward, backward, Residuals, (), ()
-    parameters = inspect.signature(forward).parameters.values()
-    page.INPUTS = {p.name: Input() for p in parameters if p.kind is not p.KEYWORD_ONLY}
-    return Rule("planted", page)
 
 
 # Functions as pages would write them.

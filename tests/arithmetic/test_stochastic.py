@@ -1,0 +1,99 @@
+"""Stochastic arithmetic takes the place of a bound that has lost its meaning, and of no other."""
+
+import pytest
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from manual_bp.arithmetic.bounded import How, Paging, contract_of, enter, widths
+from manual_bp.arithmetic.bounded_table import precision
+from manual_bp.arithmetic.bounded_tensor import Bounded, done_so
+from manual_bp.inputs import Edge
+from manual_bp.oracle.cases import draw
+from manual_bp.rule import Rule
+from tests.arithmetic.planted import rule_of
+from tests.pages import PAGES
+
+FLOAT32 = contract_of(torch.float32)
+
+
+def recurrence(x: Float[Tensor, "time width"], weight: Float[Tensor, "width width"]) -> Float[Tensor, "time width"]:
+    h = torch.zeros(x.shape[1], dtype=x.dtype)
+    states = []
+    for x_t in x:
+        h = torch.tanh(weight @ h + x_t)
+        states.append(h)
+    return torch.stack(states)
+
+
+def differences(x: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
+    return (x + 1000) - (x.mean() + 1000)
+
+
+@pytest.fixture
+def inputs() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(60, 16, generator=generator), torch.randn(16, 16, generator=generator) / 4
+
+
+def bound(rule: Rule, inputs: tuple[Tensor, ...], monkeypatch: pytest.MonkeyPatch) -> Tensor:
+    with monkeypatch.context() as patched:
+        patched.setattr("manual_bp.arithmetic.bounded.is_wide", lambda *_: False)
+        return widths(rule, inputs, torch.ones(rule.forward(*inputs)[0].shape), FLOAT32).outputs[0]
+
+
+def test_a_long_recurrence_has_a_width(inputs: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the bound says nothing: wide enough for the program, and too narrow for a slip of a thousandth."""
+    rule = rule_of(recurrence)
+    found = widths(rule, inputs, torch.ones(60, 16), FLOAT32)
+    (width,) = found.outputs
+    wide = recurrence(*(x.double() for x in inputs))
+    error = (recurrence(*inputs).double() - wide).abs()
+    assert found.stochastic
+    assert (bound(rule, inputs, monkeypatch)[-1] > 1).all()
+    assert (error <= width).all()
+    assert (width[-20:] < 1e-3 * wide[-20:].abs().clamp(min=0.1)).all()
+    assert (error.max() > width[-20:].max() / 1000).all()
+
+
+def test_it_is_the_same_every_time(inputs: tuple[Tensor, Tensor]) -> None:
+    first, second = (widths(rule_of(recurrence), inputs, torch.ones(60, 16), FLOAT32).outputs[0] for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_a_bound_that_has_a_meaning_is_kept(inputs: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    short = (inputs[0][:3], inputs[1])
+    found = widths(rule_of(recurrence), short, torch.ones(3, 16), FLOAT32)
+    assert not found.stochastic
+    assert torch.equal(found.outputs[0], bound(rule_of(recurrence), short, monkeypatch))
+
+
+def test_what_cancels_keeps_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error is as large as the result, and so is what stochastic arithmetic finds."""
+    x = (1e-5 * torch.arange(5.0),)
+    found = widths(rule_of(differences), x, torch.ones(5), FLOAT32)
+    assert not found.stochastic
+    assert found.outputs[0].max() > 1e-5
+    assert torch.equal(found.outputs[0], bound(rule_of(differences), x, monkeypatch))
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_an_ordinary_page_is_bounded(name: str) -> None:
+    rule = PAGES[name]
+    inputs, dy, hyper = draw(rule, Edge("ordinary"), torch.Generator().manual_seed(0))
+    assert not widths(rule, inputs, dy, FLOAT32, **hyper).stochastic
+
+
+def test_an_operation_errs_within_its_own_bound() -> None:
+    x = torch.rand(2000, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 1
+    how = How(dice=torch.Generator().manual_seed(1))
+    with torch.no_grad(), Paging(how):
+        entered = done_so(enter(x.float(), FLOAT32), how)
+        thrown = entered * entered
+    assert isinstance(entered, Bounded)
+    assert isinstance(thrown, Bounded)
+    assert (thrown.error == 0).all()
+    u = precision(torch.float32).u
+    part = (thrown.value - entered.value**2) / (u * thrown.value)
+    assert 0.9 < part.abs().max() <= 1
+    assert part.mean().abs() < 0.1
