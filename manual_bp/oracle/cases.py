@@ -10,11 +10,11 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from manual_bp.inputs import Edge
+from manual_bp.inputs import Edge, Index
 from manual_bp.oracle.case import AnyCase, Case, Further, WellConditioned, in_dtype
 from manual_bp.oracle.declared import NOTHING, Declared
 from manual_bp.oracle.drawing import draw, sizes_of
-from manual_bp.oracle.indices import indexed
+from manual_bp.oracle.indices import indexed, to_the_end
 from manual_bp.oracle.layouts import aliased, laid_out
 from manual_bp.oracle.sizes import BEYOND, BLOCKS, OFF, SIGNS, fits, sized, weighted
 from manual_bp.oracle.values import hyperparameters, named, valued
@@ -112,17 +112,22 @@ def _sized(
     """Cases of every length."""
     usual = sizes_of(rule)
 
+    def heavy(case: Case) -> Iterator[Tensor]:
+        for i, (name, x) in enumerate(case.named(rule).items()):
+            if _is_weighted(rule, name):
+                yield weighted(x, last=SIGNS[i % 2])
+            elif isinstance(rule.inputs[name], Index):
+                yield to_the_end(rule, name, case)
+            else:
+                yield x
+
     def heavy_at_the_end(edges: Iterable[Edge]) -> Iterator[Further]:
         for edge in edges:
             try:
                 case = Further(*draw(rule, edge, generator), edge.name)
             except ValueError:  # of such sizes there is no y
                 continue
-            heavy = (
-                weighted(x, last=SIGNS[i % 2]) if _is_weighted(rule, name) else x
-                for i, (name, x) in enumerate(case.named(rule).items())
-            )
-            case = in_dtype(case.with_tensors(heavy), dtype, device)
+            case = in_dtype(case.with_tensors(heavy(case)), dtype, device)
             if _is_defined(rule, case):
                 yield case
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from manual_bp import axes
 from manual_bp.inputs import Draw, Edge, Index, Shape
+from manual_bp.oracle.case import Case
 from manual_bp.rule import Rule
 
 # So many positions, and indices: each comes up several times.
@@ -90,3 +91,16 @@ def _partly(positions: Positions, ignored: int) -> Positions:
         return torch.where(some, ignored, positions(shape, length, generator))
 
     return drawn
+
+
+def to_the_end(rule: Rule, name: str, case: Case) -> Tensor:
+    """An index of a case whose last one is the last position: beyond a limit that is as far as one can look."""
+    spec, index = rule.inputs[name], case.named(rule)[name]
+    assert isinstance(spec, Index)
+    sizes: axes.Sizes = {}
+    shapes = {n: tuple(x.shape) for n, x in case.named(rule).items() if n in rule.inputs}
+    axes.bind(rule.annotations, shapes, sizes, case.hyper)
+    (length,) = sizes[spec.axis]
+    if not length or not index.numel():
+        return index
+    return torch.cat([index.flatten()[:-1], torch.tensor([length - 1])]).reshape(index.shape)

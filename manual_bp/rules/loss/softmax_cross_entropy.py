@@ -163,6 +163,7 @@ EDGES = (
     Edge("smoothed sum", {"label_smoothing": 0.3, "reduction": "sum"}),
     Edge("smoothed until the label is one of all", {"label_smoothing": 1}),
     Edge("images", sizes={"space": (2, 3)}),
+    Edge("square images", sizes={"space": (3, 3)}),
     Edge("smoothed images", {"label_smoothing": 0.1}, sizes={"space": (2, 3)}),
     Edge("sequences without weight", {"weight": None}, sizes={"space": (5,)}),
     Edge("vectors", sizes={"space": ()}),
