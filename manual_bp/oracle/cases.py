@@ -14,7 +14,7 @@ from manual_bp.inputs import Edge, Index
 from manual_bp.oracle.case import AnyCase, Case, Further, WellConditioned, in_dtype
 from manual_bp.oracle.declared import NOTHING, Declared
 from manual_bp.oracle.drawing import draw, sizes_of
-from manual_bp.oracle.indices import indexed, to_the_end
+from manual_bp.oracle.indices import indexed, thinned
 from manual_bp.oracle.layouts import aliased, laid_out
 from manual_bp.oracle.sizes import BEYOND, BLOCKS, OFF, SIGNS, fits, sized, weighted
 from manual_bp.oracle.values import hyperparameters, named, valued
@@ -117,7 +117,7 @@ def _sized(
             if _is_weighted(rule, name):
                 yield weighted(x, last=SIGNS[i % 2])
             elif isinstance(rule.inputs[name], Index):
-                yield to_the_end(rule, name, case)
+                yield thinned(rule, name, case)
             else:
                 yield x
 

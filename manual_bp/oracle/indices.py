@@ -10,6 +10,7 @@ from torch import Tensor
 from manual_bp import axes
 from manual_bp.inputs import Draw, Edge, Index, Shape
 from manual_bp.oracle.case import Case
+from manual_bp.oracle.sizes import LONG
 from manual_bp.rule import Rule
 
 # So many positions, and indices: each comes up several times.
@@ -22,6 +23,8 @@ MANY = 50
 ZIPF = 1.0
 # What is ignored, of all.
 IGNORED = 1 / 3
+# Of a long index that may be ignored, about so many count.
+COUNTED = 8
 
 Positions = Callable[[Shape, int, torch.Generator], Tensor]
 
@@ -93,8 +96,11 @@ def _partly(positions: Positions, ignored: int) -> Positions:
     return drawn
 
 
-def to_the_end(rule: Rule, name: str, case: Case) -> Tensor:
-    """An index of a case whose last one is the last position: beyond a limit that is as far as one can look."""
+def thinned(rule: Rule, name: str, case: Case) -> Tensor:
+    """An index of a case whose last one is the last position: beyond a limit that is as far as one can look.
+
+    Along a long axis most are ignored, where the rule can ignore some, so that the last one counts in a mean.
+    """
     spec, index = rule.inputs[name], case.named(rule)[name]
     assert isinstance(spec, Index)
     sizes: axes.Sizes = {}
@@ -103,4 +109,8 @@ def to_the_end(rule: Rule, name: str, case: Case) -> Tensor:
     (length,) = sizes[spec.axis]
     if not length or not index.numel():
         return index
-    return torch.cat([index.flatten()[:-1], torch.tensor([length - 1])]).reshape(index.shape)
+    places = index.flatten()
+    if spec.unless and case.hyper[spec.unless] is not None and max(index.shape, default=0) > LONG:
+        counts = torch.arange(len(places)) % -(-len(places) // COUNTED) == 0
+        places = torch.where(counts, places, case.hyper[spec.unless])
+    return torch.cat([places[:-1], torch.tensor([length - 1])]).reshape(index.shape)
