@@ -47,15 +47,11 @@ OF_ITS_VALUES = "the page itself in float64, as the rule has no twin"
 
 STOCHASTIC = "; what is allowed comes from stochastic arithmetic, as the bound of rounding errors says nothing here"
 
-# A case of at most this many input elements is certified.  A rule that couples everything has the square of this many
-# derivatives, about 2 µs each: at most half a second.
-CERTIFIED_ELEMENTS = 500
+# A case of at most this many input elements is certified.  The work grows with the operations, whatever they couple: of
+# no rule it takes more than 0.1 s on one core.
+CERTIFIED_ELEMENTS = 2000
 
-# Where float64 itself may over- or underflow on the way, it is no reference; up to as many elements are certified then,
-# which takes up to 8 seconds.  No generated case is of that sort.
-MOST_CERTIFIED_ELEMENTS = 2000
-
-# An element-wise rule couples nothing.
+# Of an element-wise rule, which has few operations for each.
 CERTIFIED_ALONE = 2**13
 
 # At numbers of moderate condition no formula loses so much: a factor of 2^11 beside the page's own width, that is 11 of
@@ -405,8 +401,7 @@ def _certified(rule: Rule, case: Case) -> list[_Part] | None:
     balls = certified_module()
     numbers = [x for x in case.tensors if x.is_floating_point()]
     fitting = CERTIFIED_ALONE if rule.elementwise else CERTIFIED_ELEMENTS
-    most = fitting if _fits_float64(case) else max(fitting, MOST_CERTIFIED_ELEMENTS)
-    too_large = case.elements > most
+    too_large = case.elements > fitting
     if balls is None or too_large or not all(bool(x.isfinite().all()) for x in numbers):
         return None
     own = case.with_tensors(x.detach().cpu() for x in case.tensors)

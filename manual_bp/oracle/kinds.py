@@ -20,7 +20,7 @@ from manual_bp.inputs import Mistake, Value
 from manual_bp.oracle.calling import call
 from manual_bp.oracle.case import Case
 from manual_bp.oracle.conventions import Conventions
-from manual_bp.oracle.evidence import CERTIFIED_ELEMENTS, Evidence, Values, certified_module
+from manual_bp.oracle.evidence import Evidence, Values, certified_module
 from manual_bp.oracle.kinks import is_subgradient, kinks_of
 from manual_bp.oracle.lost_digits import lost_digits, reach_of
 from manual_bp.oracle.results import is_dense
@@ -243,11 +243,11 @@ class Kinds:
         return self.conventions.any_subgradient(self.rule) and self.is_subgradient(found, grads)
 
     def _with_kinks(self, found: Evidence) -> Evidence:
-        """The evidence with its kinks: where nothing was declared, those of a large case are not known before they are
-        asked for."""
+        """The evidence with its kinks: where nothing was declared, those of a case that was not certified are not known
+        before they are asked for."""
         balls = certified_module()
-        large = found.case.elements > CERTIFIED_ELEMENTS
-        if balls is None or not large or any(bool(mask.any()) for mask in found.kinks if mask is not None):
+        certified = found.source.startswith("certified truth")
+        if balls is None or certified or any(bool(mask.any()) for mask in found.kinks if mask is not None):
             return found
         kinks = self._kept("kinks", found.case, lambda: kinks_of(self.rule, found.case, balls) or found.kinks)
         return replace(found, kinks=kinks)
