@@ -24,16 +24,27 @@ from manual_bp.rule import Rule
 LENGTHS = ((2, 6, 3, 4, 2, 3, 2), (7, 4, 5, 2, 3, 2, 3), (19, 3, 2, 3, 2, 2, 2))
 
 
+# Of more edges and values of hyperparameters so many, evenly spread.
+EDGES, OPTIONS = 12, 6
+# Layouts are to show what is read as if it were contiguous, which dy alone shows.
+LAYOUTS = ("cotangent of ones", "inputs times 1000", "everything", "dy")
+
+
 def few_cases(rule: Rule, dtype: torch.dtype = torch.float32) -> Iterator[Case]:
-    """The ordinary case, every edge, other sizes with the edges' hyperparameters, without each input that may be
-    absent, and other layouts."""
+    """The ordinary case, edges, other sizes, with the edges' hyperparameters and without each input that may be absent,
+    and other layouts."""
     generator = torch.Generator().manual_seed(0)
-    edges = [edge for edge in rule.edges if not edge.raises]
-    options = [{name: value for name, value in edge.given.items() if name in rule.hyper} for edge in edges] or [{}]
+    edges = spread([edge for edge in rule.edges if not edge.raises], EDGES)
+    options = [{name: value for name, value in edge.given.items() if name in rule.hyper} for edge in rule.edges]
+    options = spread([given for i, given in enumerate(options) if given and given not in options[:i]], OPTIONS)
     sizes = [dict(zip(rule.axis_names, lengths, strict=False)) for lengths in LENGTHS]
-    sized = [Edge(f"sizes {i}, {given}", given, s) for i, s in enumerate(sizes) for given in options]
-    absent = [Edge(f"without {name}", {name: None}, s) for name in sorted(rule.absentable) for s in ({}, *sizes)]
-    for edge in (Edge("ordinary"), *edges, *sized, *absent):
+    absent = [{name: None} for name in sorted(rule.absentable)]
+    sized = [
+        Edge(f"sizes {i}, {given}", given, sizes[(i + j) % len(sizes)])
+        for j in range(2)
+        for i, given in enumerate([*({} for _ in sizes[j:]), *options, *absent])
+    ]
+    for edge in (Edge("ordinary"), *edges, *sized):
         try:
             case = in_dtype(Case(*draw(rule, edge, generator), edge.name), dtype, "cpu")
             rule.forward(*case.inputs, **case.hyper)
@@ -41,7 +52,13 @@ def few_cases(rule: Rule, dtype: torch.dtype = torch.float32) -> Iterator[Case]:
             continue
         yield case
         if edge.name == "ordinary":
-            yield from laid_out(rule, case)
+            yield from (each for each in laid_out(rule, case) if each.name.startswith(LAYOUTS))
+
+
+def spread(several: list[Any], most: int) -> list[Any]:
+    """At most so many, evenly spread."""
+    count = min(most, len(several))
+    return [several[i * len(several) // count] for i in range(count)]
 
 
 @lru_cache(maxsize=64)
