@@ -101,10 +101,13 @@ def _rows(rule: Rule, case: Case) -> Case | None:
 
 def _are_alone(rule: Rule, case: Case, rows: Case) -> bool:
     """Whether forward of the rows is the rows of forward, and of some of them those alone."""
-    whole, of_rows, of_some = (
-        rule.forward(*c.inputs, **c.hyper)[0].reshape(-1)
-        for c in (case, rows, _part(rows, torch.arange(0, len(rows.dy), 2)))
-    )
+    try:
+        whole, of_rows, of_some = (
+            rule.forward(*c.inputs, **c.hyper)[0].reshape(-1)
+            for c in (case, rows, _part(rows, torch.arange(0, len(rows.dy), 2)))
+        )
+    except ValueError:  # a hyperparameter names an axis that the rows haven't got
+        return False
     some = of_rows.reshape(rows.dy.shape)[::2].reshape(-1)
     return torch.equal(whole.cpu().nan_to_num(), of_rows.nan_to_num()) and torch.equal(
         some.nan_to_num(), of_some.nan_to_num()
