@@ -313,7 +313,7 @@ LINKED = [
 
 @pytest.mark.parametrize("dangling", [False, True])
 @pytest.mark.parametrize("name", LINKED)
-def test_a_planted_link_is_not_followed(tmp_path, monkeypatch, name, dangling):
+def test_a_planted_link_is_not_followed(tmp_path, monkeypatch, mnist, name, dangling):
     """Files of a run are made in its folder, or refused; what a link in it points to is left as it is."""
     target, folder = tmp_path / "target", tmp_path / "run"
     folder.mkdir()
@@ -321,7 +321,7 @@ def test_a_planted_link_is_not_followed(tmp_path, monkeypatch, name, dangling):
         target.write_text("mine")
     (folder / name).symlink_to(target)
     monkeypatch.setattr(Session, "_pictures", lambda *_: write_atomically(folder / "confusion.svg", b"picture") or [])
-    result = run("--out", folder, "--epochs", 1)
+    result = run("--out", folder, "--data", mnist, "--epochs", 1)
     refused = name in (CHECKPOINT, METRICS)
     assert result.exit_code == (2 if refused else 0), result.output
     assert target.read_text() == "mine" if not dangling else not target.exists()
