@@ -76,7 +76,8 @@ def found_widths(rule: Rule, case: Case, contract: Contract | None = None, **mor
 
 
 def allowance(rule: Rule, case: Case, contract: Contract | None = None) -> Results:
-    return flat(*found_widths(rule, case, contract))
+    found = found_widths(rule, case, contract)
+    return flat(found.outputs, found.grads)
 
 
 def ratio(error: Tensor, width: Tensor) -> Tensor:
@@ -152,7 +153,7 @@ def test_every_formula_of_a_page_has_widths(name: str) -> None:
         assert [width.shape for width in found.outputs] == [y.shape for y in outputs]
         if "backward" not in instead:
             assert [None if width is None else width.shape for width in found.grads] == wanted
-        assert all(bool((width >= 0).all()) for width in flat(*found))
+        assert all(bool((width >= 0).all()) for width in flat(found.outputs, found.grads))
 
 
 @every_rule
