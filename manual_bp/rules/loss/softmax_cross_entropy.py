@@ -93,11 +93,13 @@ def terms(residuals: Residuals, dy: Float[Tensor, ""]) -> dict[str, dict[str, Te
     is_label = label[:, None] == _per_class(torch.arange(classes, device=log_p.device), log_p)
     p = torch.exp(log_p)
     p_minus_1_at_label = torch.where(is_label, torch.expm1(log_p), p)
-    summands = {"target": dy * ((1 - label_smoothing) * (weight[label][:, None] / divisor) * p_minus_1_at_label)}
+    target_term = dy * ((1 - label_smoothing) * (weight[label][:, None] / divisor) * p_minus_1_at_label)
+    smoothing = torch.zeros_like(p)
     if label_smoothing:
         spread = torch.sum(weight) * p - _per_class(weight, p)
-        summands["smoothing"] = dy * (label_smoothing / classes * (spread / divisor))
-    return {"dx": {name: torch.where(counts[:, None], summand, 0) for name, summand in summands.items()}}
+        smoothing = dy * (label_smoothing / classes * (spread / divisor))
+    counts = counts[:, None]
+    return {"dx": {"target": torch.where(counts, target_term, 0), "smoothing": torch.where(counts, smoothing, 0)}}
 
 
 def _cost(residuals: Residuals) -> Tensor:
@@ -150,7 +152,7 @@ INPUTS = {
     "target": Index("classes", unless="ignore_index"),
     "weight": Input(uniform(0.25, 2.0), cotangent=False),
 }
-USUAL = {"ignore_index": (-1, 0, 255), "label_smoothing": (0.05, 0.1, 0.2)}
+USUAL = {"ignore_index": (0,), "label_smoothing": (0.1,)}
 
 _INF = float("inf")
 
