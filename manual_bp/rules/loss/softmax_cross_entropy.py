@@ -283,6 +283,12 @@ class _Parts:
         counts = self.counts if counts is None else counts
         return torch.where(counts[:, None], (self.dy if dy is None else dy) / divisor * difference, 0), None, None
 
+    def by_log_softmax(self) -> tuple[Tensor, None, None]:
+        """The right formula as two rules one after the other: through the costs, then through z."""
+        divisor = self.rows if self.reduction == "mean" else 1
+        dz = torch.where(self.counts[:, None], -(self.dy / divisor) * self.t(), 0)
+        return dz - self.p * torch.sum(dz, 1, keepdim=True), None, None
+
 
 def _with_every_label(target: Tensor, **others: Any) -> _Parts:
     """As if each target that is no class were class 0."""
@@ -297,7 +303,7 @@ def _on_top(parts: _Parts) -> tuple[Tensor, None, None]:
 MISTAKES = (
     Mistake(
         "p - 1 at the label",
-        lambda **g: _Parts(**g).dx(),
+        lambda **g: _Parts(**g).by_log_softmax(),
         forgets="that p - 1 cancels once the label is nearly certain",
         shows="at a label with p near 1; from 1 - p = 1e-7 (float32) or 1e-16 (float64) on no digit is left",
         seen="https://github.com/Samyssmile/edux/issues/201",
