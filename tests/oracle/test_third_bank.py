@@ -27,21 +27,13 @@ NOT_YET = {
         f"{rule}: one memory": "results are not looked at again after a later call"
         for rule in dict.fromkeys(program.rule for program in PROGRAMS)
     },
-    "softmax: Jacobian": "at an infinite dy nan is expected, as y(dy - sum(y dy)) gives it; the Jacobian gives inf",
+    **{
+        f"softmax_cross_entropy: {name}": "where dy is near the smallest number dy/n and its product round; one is allowed"
+        for name in ("gathered", "by log_softmax", "torch.autograd")
+    },
     "softmax: from a rounded y": "0 is expected for an even dy, where probabilities of 16 bits don't add up to 1",
-    "softmax: largest of 1024": "no case has its largest logit far above, and after 1024 others",
-    "softmax: not guarded": "no case begins with 32 logits of -inf",
-    "softmax: 1024 rows": "in 16 bits no case has more rows",
     "rms_norm: dx: whole blocks": "in 16 bits no case has a little more than a block of 32 columns",
-    "layer_norm: 65535 rows": "no case has more rows",
     "softplus: 0 below -10": "in float16 no large dy meets a small derivative",
-    "embedding: 65536 entries": "no case has more entries",
-    "embedding: int16 ids": "no case has more entries",
-    "embedding: uint16 ids": "no case has more entries",
-    "softmax_cross_entropy: uint16 labels": "no case has more classes",
-    "softmax_cross_entropy: 65535 tokens": "no case has more tokens",
-    "softmax_cross_entropy: target transposed": "no case has two space axes of one length",
-    "softmax_cross_entropy: dx transposed": "no case has two space axes of one length",
 }
 
 
