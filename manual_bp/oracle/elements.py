@@ -88,7 +88,7 @@ def together(cases: Sequence[Case]) -> tuple[Case, Callable[[Evidence], list[Evi
         for same in zip(*(c.tensors for c in cases), strict=True)
     ]
     bits = torch.stack([column.double().view(torch.int64) for column in columns], 1)  # 0 and -0 are two
-    _, places = bits.unique(dim=0, return_inverse=True)
+    _, places = bits.unique(dim=0, return_inverse=True)  # type: ignore[no-untyped-call]
     first = torch.zeros(int(places.max()) + 1 if len(places) else 0, dtype=torch.int64)
     first[places] = torch.arange(len(places))
     joined = replace(cases[0], name="elements of many cases").with_tensors(column[first] for column in columns)
