@@ -16,7 +16,10 @@ from manual_bp.inputs import Edge
 from manual_bp.oracle import Case, compare
 from manual_bp.oracle.case import in_dtype
 from manual_bp.oracle.checking import rejects
+from manual_bp.oracle.comparison import Comparison
+from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.drawing import draw
+from manual_bp.oracle.evidence import generated_evidence
 from manual_bp.outputs import parts
 from tests.judging import WIDE, judged, ordinary
 
@@ -62,6 +65,21 @@ def test_torch_agrees_up_to_lost_digits(rule, dtype, device):
     report = judged(candidate, rule, dtype, lambda case: dtype in WIDE or is_finite(case), strict=False)
     assert report.cases
     assert not report.mismatches, str(report)
+
+
+def test_three_times_the_allowance_is_wrong_and_what_is_due_is_right(rule):
+    """By the comparison itself, for one argument at a time."""
+    dtype = torch.float32
+    found = generated_evidence(rule, dtype, "cpu", contract_of(dtype)).at(0)
+    for wrong in (None, *(n for n, x in enumerate(found.expected) if x is not None and x.numel())):
+        comparison = Comparison(None, rule, dtype, "cpu", contract_of(dtype), Conventions(), strict=True)
+        due = [
+            None if x is None else (x + (3 * wide if n == wrong else 0)).to(dtype)  # which adds one allowance at most
+            for n, (x, wide) in enumerate(zip(found.expected, found.allowance, strict=True))
+        ]
+        comparison.judge_results(None, found, tuple(due))
+        told = {m.argument for m in comparison.report.mismatches}
+        assert told == ({rule.arguments[wrong]} if wrong is not None else set())
 
 
 def test_mistakes_are_rejected(rule, dtype, record_property):

@@ -47,7 +47,7 @@ def test_every_rule_keeps_its_ordinary_case_its_layouts_and_its_edges(name):
         assert set(LAYOUTS) <= set(names)
         for case in cases:
             assert case.inputs[0].ndim == ndim, case.name
-            assert all(length >= min_size for x in case.inputs for length in x.shape), case.name
+            assert all(length >= min_size for x in case.inputs if x is not None for length in x.shape), case.name
             rule.forward(*case.inputs, **case.hyper)
         if min_size <= 1:
             assert about_values <= set(names), (ndim, about_values - set(names))
