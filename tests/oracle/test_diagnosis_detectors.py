@@ -311,7 +311,7 @@ PROGRAMS = {
         branches.branches,
         "bell",
         changed("bell", lambda g, x, **_: torch.where(x > 1, 0, g)),
-        "dx is wrong where x",
+        "dx is wrong where x ≥ 1",
     ),
     "good near 0": Program(
         branches.approximations,
