@@ -50,7 +50,11 @@ def test_a_long_recurrence_has_a_width(inputs: tuple[Tensor, Tensor], monkeypatc
     wide = recurrence(*(x.double() for x in inputs))
     error = (recurrence(*inputs).double() - wide).abs()
     assert found.stochastic
-    assert (bound(rule, inputs, monkeypatch)[-1] > 1).all()
+    bounded = bound(rule, inputs, monkeypatch)
+    given_up = width != bounded
+    assert (bounded[-1] > 1).all()
+    assert given_up[-1].all()
+    assert (bounded[given_up] > 1000 * width[given_up]).all()
     assert (error <= width).all()
     assert (width[-20:] < 1e-3 * wide[-20:].abs().clamp(min=0.1)).all()
     assert (error.max() > width[-20:].max() / 1000).all()
@@ -66,6 +70,15 @@ def test_a_bound_that_has_a_meaning_is_kept(inputs: tuple[Tensor, Tensor], monke
     found = widths(rule_of(recurrence), short, torch.ones(3, 16), FLOAT32)
     assert not found.stochastic
     assert torch.equal(found.outputs[0], bound(rule_of(recurrence), short, monkeypatch))
+
+
+def test_where_errors_grow_as_large_as_the_numbers_nothing_takes_the_place_of_the_bound(
+    inputs: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chaotic = (inputs[0], 8 * inputs[1])
+    found = widths(rule_of(recurrence), chaotic, torch.ones(60, 16), FLOAT32)
+    assert not found.stochastic
+    assert torch.equal(found.outputs[0], bound(rule_of(recurrence), chaotic, monkeypatch))
 
 
 def test_what_cancels_keeps_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
