@@ -27,7 +27,8 @@ from manual_bp.inputs import Edge, Index, Input, Mistake, normal, require
 
 
 class Residuals(NamedTuple):
-    index: Int[Tensor, "*batch"]
+    row: Int[Tensor, "*batch"]
+    """The index: which row stands where."""
     entries: int
     """How many rows there are; what they hold makes no difference to dW."""
     padding_idx: int | None
@@ -48,10 +49,10 @@ def forward(
 def backward(
     residuals: Residuals, dy: Float[Tensor, "*batch features"]
 ) -> tuple[None, Float[Tensor, "entries features"]]:
-    index, entries, padding_idx = residuals
+    row, entries, padding_idx = residuals
     features = dy.shape[-1]
     zeros = torch.zeros(entries, features, dtype=dy.dtype, device=dy.device)
-    dweight = zeros.index_add(0, index.flatten(), dy.reshape(index.numel(), features))
+    dweight = zeros.index_add(0, row.flatten(), dy.reshape(row.numel(), features))
     if padding_idx is not None:
         dweight = torch.where(_is_padding(entries, padding_idx, dy.device), 0, dweight)
     return None, dweight
@@ -120,7 +121,7 @@ def _in_bfloat16(numbers: Tensor, rows: Tensor, weight: Tensor, padding_idx: int
     """The sum so far is rounded to bfloat16 some 64 times."""
     so_far = torch.zeros_like(weight)
     some = max(len(rows) // 64, 1)
-    for few, their_rows in zip(numbers.split(some), rows.split(some), strict=True):
+    for few, their_rows in zip(torch.split(numbers, some), torch.split(rows, some), strict=True):
         so_far = so_far.index_add(0, few, their_rows).bfloat16().to(rows.dtype)
     return None, _without_padding(so_far, padding_idx)
 
