@@ -30,24 +30,32 @@ def compiled(exported: Any, choice: Choice) -> tuple[Callable[[list[Tensor]], Se
     return in_own_folder(lambda folder: _compiled(exported, choice))
 
 
-def _compiled(exported: Any, choice: Choice) -> tuple[Callable[[list[Tensor]], Sequence[Tensor]], bool]:
-    from torch._dynamo.utils import counters
-    from torch._guards import TracingContext, detect_fake_mode, tracing
-    from torch._inductor import config
-    from torch._inductor.compile_fx import compile_fx_inner
+def prepared(exported: Any) -> torch.fx.GraphModule:
+    """The graph in inductor's own operations, as torch.compile would give it to inductor: a flat list in, a flat list
+    out."""
     from torch._inductor.decomposition import select_decomp_table
     from torch._inductor.fx_passes.joint_graph import constant_fold_uniform_value
     from torch._inductor.fx_passes.post_grad import remove_noop_ops
-    from torch._inductor.virtualized import V
 
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore", FutureWarning)
         module = exported.run_decompositions({**select_decomp_table(), **DECOMPOSITIONS}).module(check_guards=False)
     graph = torch.fx.GraphModule(module, module.graph)
-    graph.graph.set_codegen(torch.fx.graph.CodeGen())  # a flat list in, a flat list out
+    graph.graph.set_codegen(torch.fx.graph.CodeGen())
     # As torch.compile does before: `passes` look for values, not for views of them, nor for their products with 1.
     remove_noop_ops(graph.graph)
     constant_fold_uniform_value(graph)
+    return graph
+
+
+def _compiled(exported: Any, choice: Choice) -> tuple[Callable[[list[Tensor]], Sequence[Tensor]], bool]:
+    from torch._dynamo.utils import counters
+    from torch._guards import TracingContext, detect_fake_mode, tracing
+    from torch._inductor import config
+    from torch._inductor.compile_fx import compile_fx_inner
+    from torch._inductor.virtualized import V
+
+    graph = prepared(exported)
     inputs = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
     fakes = detect_fake_mode(inputs)
     options = {**OPTIONS, **EXACT, **TRUSTING, "cpp.threads": choice.threads, "split_reductions": choice.split}

@@ -1,30 +1,117 @@
-"""How programs are built that are tested for something else than that."""
+"""How programs are built that are tested for something else than that.
+
+A C++ compiler takes a second or two for each kernel, and nine for what AOTInductor puts around a program.  So by
+default most programs are *interpreted*: the graph that inductor would be given, with everything that this package does
+to it, is run operation by operation.  What is left to inductor and the compiler is tested on a few programs, and on all
+of them with `--exhaustive`.
+"""
 
 from __future__ import annotations
 
+import os
+
 import pytest
+import torch
+from torch._inductor.pattern_matcher import stable_topological_sort
 
-from manual_bp.compilation import program
+from manual_bp.compilation import kernels, passes, program
 from manual_bp.compilation.choice import Choice
+from manual_bp.compilation.products import onednn_linear
+from manual_bp.compilation.recomputation import again
+from manual_bp.compilation.rows import sum_of_rows
+from manual_bp.compilation.updates import add_product
 
 
-@pytest.fixture
-def called_from_python(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the CPU too programs take the way of a GPU's: their kernels are the same, and called from Python.
+@pytest.fixture(autouse=True, scope="package")
+def programs_of_these_tests(tmp_path_factory):
+    """A user's cache of this run, so that nothing built earlier is judged.  pytest-xdist's processes share it.
 
-    A C++ compiler takes a second or two for each kernel, and nine for what AOTInductor puts around a program.
+    Inductor's variable is not set, as for most users.
     """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "programs"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def untyped(untyped):
+    """Whoever traces a step under the checks of annotations waits for them at every operation."""
+
+
+class Interpreted(torch.fx.Interpreter):
+    """Runs a graph; what inductor lowers by this package's own nodes is what they stand for.
+
+    seen: where every operation that is met is entered.
+    """
+
+    def __init__(self, graph, seen):
+        super().__init__(graph)
+        self.seen = seen
+
+    def call_function(self, target, args, kwargs):
+        self.seen.add(target)
+        if target is add_product:
+            weight, left, right, of_weight, of_product = args
+            return weight.copy_(torch.addmm(weight, left, right, beta=of_weight, alpha=of_product))
+        if target is again:
+            return args[0].clone()
+        if target is sum_of_rows:
+            x, shape, share = args
+            return (share * x.sum(0)).view(shape)
+        if target is onednn_linear:
+            return torch.nn.functional.linear(*args)
+        return super().call_function(target, args, kwargs)
+
+
+def interpret(patch: pytest.MonkeyPatch) -> set[object]:
+    """From now on a program is the graph that inductor would be given, rewritten, and run without it.
+
+    Returns a set, to which every operation is added that a program of this kind runs.
+    """
+    seen: set[object] = set()
+
+    def interpreted(function, example, step, written, dynamic):
+        graph = kernels.prepared(program._exported(function, example, dynamic))
+        for node in list(graph.graph.nodes):
+            if node.target is torch.ops.aten._assert_tensor_metadata.default:  # inductor drops them before our passes
+                graph.graph.erase_node(node)
+        passes.passes(())(graph.graph)
+        stable_topological_sort(graph.graph)  # as inductor does behind them
+        return program.Program(
+            lambda flat: Interpreted(graph, seen).run(*flat), "interpreted", "operation by operation"
+        )
+
+    patch.setattr(program, "_compiled", interpreted)
+    return seen
+
+
+def call_from_python(patch: pytest.MonkeyPatch) -> None:
+    """On the CPU too programs take the way of a GPU's: their kernels are the same, and called from Python."""
     choose = program.choose
 
     def chosen(device, *others):
         return Choice("triton", threads=1) if device.type == "cpu" else choose(device, *others)
 
-    monkeypatch.setattr(program, "choose", chosen)
+    patch.setattr(program, "choose", chosen)
+
+
+@pytest.fixture
+def called_from_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    call_from_python(monkeypatch)
+
+
+@pytest.fixture(params=["interpreted", pytest.param("compiled", marks=pytest.mark.exhaustive)])
+def built(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How the programs of a test are built: by default without a compiler."""
+    (interpret if request.param == "interpreted" else call_from_python)(monkeypatch)
+    return request.param
 
 
 def trace_only(patch: pytest.MonkeyPatch) -> None:
-    """From now on a program is the traced graph itself, which no compiler has seen: what is built in a second is the
-    same function."""
+    """From now on a program is the traced graph itself: what is built in a fifth of a second is the same function."""
 
     def traced(function, example, step, written, dynamic):
         graph = program._exported(function, example, dynamic).module(check_guards=False)

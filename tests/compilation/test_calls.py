@@ -15,7 +15,6 @@ import torch
 import manual_bp as bp
 from manual_bp.compilation import program
 from manual_bp.models import residual_mlp
-from manual_bp.oracle.cases import generated
 from manual_bp.training import sgd, training_step
 from tests.compilation.conftest import trace_only
 
@@ -123,23 +122,6 @@ def test_a_donated_step_reads_nothing_that_it_writes(share, donated_once, monkey
 def test_a_donated_state_that_shares_memory_is_refused(share, donated_once):
     with pytest.raises(ValueError, match=r"block.\.linear\.weight and block.\.linear\.weight share memory"):
         donated_once(*share(*begin(donated_once)))
-
-
-@pytest.mark.parametrize("name", [name for name, rule in bp.RULES.items() if not rule.elementwise])
-def test_a_rule_first_called_with_shared_memory_serves_other_calls(name, traced_only):
-    """All tensors of one shape and dtype are one at first: x is target, x is dy, weight is bias.
-
-    (An element-wise rule is traced with tensors of its own.)
-    """
-    rule = bp.RULES[name]
-    compiled = bp.compile_rule(name)
-    case = next(case for case in generated(rule, torch.float32, "cpu") if case.name == "ordinary")
-    first = {}
-    shared = [first.setdefault((t.shape, t.dtype), t) for t in (*case.inputs, case.dy)]
-    for *inputs, dy in (shared, [*case.inputs, case.dy]):
-        got, expected = (f(tuple(inputs), dy, **case.hyper) for f in (compiled, rule.vjp))
-        torch.testing.assert_close(got, expected, equal_nan=True)
-    assert len(compiled.programs) == 1
 
 
 X, TARGET = drawn(BATCH, SIZE, seed=1), drawn(BATCH, SIZE, seed=2)

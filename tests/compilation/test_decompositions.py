@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from manual_bp.compilation.decompositions import FEW, argmax, expm1, gather, sigmoid, spread, tanh
+from manual_bp.compilation.decompositions import FEW, argmax, erf, expm1, gather, sigmoid, spread, tanh
 
 INF, NAN = float("inf"), float("nan")
 
@@ -38,6 +38,16 @@ def test_tanh_keeps_its_digits(dtype):
     assert ((tanh(x) - expected).abs() <= 4 * torch.finfo(dtype).eps * expected.abs()).all()
     assert torch.equal(torch.signbit(tanh(x)), torch.signbit(x))
     assert tanh(torch.tensor(NAN)).isnan()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_erf_keeps_its_digits(dtype):
+    x = torch.cat([torch.linspace(0, 7, 10001, dtype=dtype), torch.logspace(-30, 0, 301, dtype=dtype)])
+    x = torch.cat([x, -x, torch.tensor([INF, -INF], dtype=dtype)])
+    expected = torch.erf(x)
+    assert ((erf(x) - expected).abs() <= 4 * torch.finfo(dtype).eps * expected.abs()).all()
+    assert torch.equal(torch.signbit(erf(x)), torch.signbit(x))
+    assert erf(torch.tensor(NAN)).isnan()
 
 
 def test_argmax_takes_the_first_maximum_and_nan_for_the_largest():

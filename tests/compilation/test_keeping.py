@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 from torch._inductor import codecache
+from torch._inductor.exc import InvalidCxxCompiler
 from torch._inductor.runtime.cache_dir_utils import cache_dir
 
 from manual_bp.compilation import aoti, cache, inductor, program
 from manual_bp.compilation.choice import Choice
-from manual_bp.compilation.inductor import NoCompiler, NotCompiled, in_own_folder
+from manual_bp.compilation.inductor import NoCompiler, NotCompiled, in_own_folder, said_in_words
 from manual_bp.compilation.measured import onednn_is_faster
 from manual_bp.compilation.ownership import NotOwn, own_file, own_folder, refuse_foreign_content
 from manual_bp.compilation.products import Product
@@ -176,6 +177,12 @@ def test_a_missing_compiler_is_missing_everywhere():
 
     with pytest.raises(NoCompiler, match=r"no C.. compiler"):
         in_own_folder(compile_in)
+
+
+@pytest.mark.parametrize("error", [InvalidCxxCompiler(), RuntimeError("InvalidCxxCompiler: no working compiler")])
+def test_that_there_is_no_compiler_is_said_in_words(error):
+    with pytest.raises(NoCompiler, match=r"Install g.. or clang"), said_in_words():
+        raise error
 
 
 def test_without_any_folder_it_runs_uncompiled(home, monkeypatch):

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from manual_bp.compilation import passes, recomputation
+from manual_bp.losses import Loss, names
 from manual_bp.models import mlp, residual_mlp
 from manual_bp.training import adam, sgd, training_step
+from tests.training.examples import targets
 
 WIDTH, DEPTH, BATCH = 64, 6, 96
 
@@ -18,17 +20,18 @@ STEPS = {
 }
 
 
-def stepped(name, device, steps=3):
+def stepped(name, loss, device, steps=3):
     """All that `steps` steps leave."""
     model, optimizer = STEPS[name]
     generator = torch.Generator().manual_seed(0)
-    x, target = torch.randn(2, BATCH, WIDTH, generator=generator).to(device)
-    step = training_step(model, optimizer=optimizer, compiled=True, donate=True)
+    x, y = torch.randn(2, BATCH, WIDTH, generator=generator)
+    target = targets(loss, y, generator).to(device)
+    step = training_step(model, loss, optimizer=optimizer, compiled=True, donate=True)
     state = step.init(torch.Generator().manual_seed(1), device=device)
     for _ in range(steps):
-        state, loss = step(state, x, target)
+        state, cost = step(state, x.to(device), target)
     assert [built.kind for built in step.programs] != ["eager"], step.programs[0].why
-    return {**state.params, **state.buffers, **state.optimizer, "loss": loss}
+    return {**state.params, **state.buffers, **state.optimizer, "loss": cost}
 
 
 def count_recomputed(monkeypatch):
@@ -44,13 +47,22 @@ def count_recomputed(monkeypatch):
     return added
 
 
-@pytest.mark.parametrize("name", STEPS)
-def test_the_same_bits(name, device, called_from_python, monkeypatch, tmp_path):
+OF_CLASSES = [name for name in names() if Loss(name).takes_classes][:1]
+
+
+@pytest.mark.parametrize(
+    ("name", "loss"),
+    [
+        *((name, "square_loss") for name in STEPS),
+        *(pytest.param("multiplied", loss, marks=pytest.mark.exhaustive) for loss in OF_CLASSES),
+    ],
+)
+def test_the_same_bits(name, loss, device, built, monkeypatch, tmp_path):
     added, found = count_recomputed(monkeypatch), []
     for what, deep in (("again", DEPTH - 1), ("kept", DEPTH)):
         monkeypatch.setattr(recomputation, "DEEP", deep)
         monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / what))
-        found.append(stepped(name, device))
+        found.append(stepped(name, loss, device))
     got, kept = found
     assert added[0] > 0
     assert added[1] == 0

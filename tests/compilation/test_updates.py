@@ -10,6 +10,7 @@ from manual_bp.compilation import passes
 from manual_bp.compilation.updates import add_product, fold
 from manual_bp.models import mlp
 from manual_bp.training import sgd, training_step
+from tests.compilation.conftest import Interpreted
 
 W = torch.arange(6, dtype=torch.float64).reshape(2, 3) + 1
 D = torch.tensor([[1.0, -2.0], [0.5, 3.0]], dtype=torch.float64)
@@ -25,16 +26,6 @@ def folded(function):
     module = traced(function)
     fold(module.graph, elsewhere=lambda product: False)
     return module
-
-
-class Run(torch.fx.Interpreter):
-    """Runs a graph; the node that inductor lowers is BLAS's call here too."""
-
-    def call_function(self, target, args, kwargs):
-        if target is add_product:
-            weight, left, right, of_weight, of_product = args
-            return weight.copy_(torch.addmm(weight, left, right, beta=of_weight, alpha=of_product))
-        return super().call_function(target, args, kwargs)
 
 
 def nodes(module, target):
@@ -63,7 +54,7 @@ def test_an_update_is_one_call(update):
     assert not nodes(module, torch.ops.aten.copy_.default)
     assert not nodes(module, torch.ops.aten.mm.default)
     weight = W.clone()
-    Run(module).run(weight, D, X)
+    Interpreted(module, set()).run(weight, D, X)
     torch.testing.assert_close(weight, expected)
 
     module = folded(lambda w, d, x: (update(w, d, x), d.sum()))
@@ -97,7 +88,7 @@ def test_a_product_of_another_library_is_left_alone():
     assert not nodes(module, torch.ops.aten.addmm.default)
 
 
-def test_a_step_on_a_gpu_folds_every_update(device, called_from_python, monkeypatch, tmp_path):
+def test_a_step_on_a_gpu_folds_every_update(device, built, monkeypatch, tmp_path):
     """Its graph takes another way to inductor than a step on the CPU."""
     folded_updates = []
 

@@ -1,0 +1,260 @@
+"""Compiled steps: in step with the uncompiled, built once, and honest where they cannot be."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import weakref
+from dataclasses import replace
+
+import pytest
+import torch
+
+from manual_bp.compilation import aoti, kernels, program, recomputation
+from manual_bp.losses import Loss, names
+from manual_bp.models import mlp, residual_mlp
+from manual_bp.oracle.layouts import lay_out
+from manual_bp.training import Step, adam, sgd, training_step
+from manual_bp.training.engine import allowance_of
+from tests.compilation.conftest import interpret
+from tests.training.examples import targets
+
+# "inductor" where torch cannot load what it compiled ahead of time.
+KINDS = {"cpu": {"aoti", "inductor"}, "cuda": {"cuda graph"}}
+STEPS = {
+    "mlp": (mlp([4, 5, 3], "tanh"), {"optimizer": sgd(0.1), "l2": 0.01}),
+    "momentum": (mlp([4, 5, 3], "relu"), {"optimizer": sgd(0.1, momentum=0.9)}),
+    "adam": (mlp([4, 5, 3], "elu"), {"optimizer": adam(0.01)}),
+    "residual": (residual_mlp(4, 2, "tanh", True, 0.5, inputs=4, outputs=3), {"optimizer": sgd(0.1), "l2": 0.01}),
+}
+
+
+def problem(name, dtype, device="cpu", batch=6, loss="square_loss", **compiled):
+    model, options = STEPS[name]
+    step = training_step(model, loss, **options, compiled=True, **compiled)
+    generator = torch.Generator().manual_seed(0)
+    state = step.init(generator, dtype=dtype, device=device)
+    x = torch.randn(batch, 4, generator=generator).to(device, dtype)
+    target = targets(loss, torch.randn(batch, 3, generator=generator).to(dtype), generator, ignored=1)
+    return step, state, x, target.to(device)
+
+
+def everything(state):
+    return {**state.params, **state.buffers, **state.optimizer}
+
+
+def copied(state):
+    return replace(
+        state,
+        **{
+            part: {n: t.clone() for n, t in getattr(state, part).items()} for part in ("params", "buffers", "optimizer")
+        },
+    )
+
+
+def agreeing(step, state, x, target, number=0):
+    """The state after one compiled step, which lies where the uncompiled one's may."""
+    uncompiled = Step(step.model, step.loss, step.optimizer, step.l2)
+    masked = replace(state, buffers={**state.buffers, **step.masks(state, len(x), str(x.device))})
+    allowance = allowance_of(uncompiled, masked, x, target, x.dtype, seed=number)
+    expected, cost = uncompiled(state, x, target)
+    after, loss = step(state, x, target)
+    assert (loss - cost).abs() <= 2 * allowance.loss
+    widths = {**allowance.params, **allowance.buffers, **allowance.optimizer}
+    for n, t in everything(after).items():
+        beyond = (t - everything(expected)[n]).abs() > 2 * widths[n].to(t.device)
+        assert not beyond.any(), f"step {number}: {n}"
+    assert after.steps == expected.steps
+    return after
+
+
+def agreeing_for_three(step, state, x, target):
+    """Three steps, which leave the old state as it was; the program that they are."""
+    for number in range(3):
+        before = copied(state)
+        after = agreeing(step, state, x, target, number)
+        assert all(torch.equal(t, everything(before)[n]) for n, t in everything(state).items())
+        state = after
+    (built,) = step.programs  # no recompilation from step to step
+    return built
+
+
+OF_EACH = [*((name, torch.float32) for name in STEPS), ("residual", torch.float64), ("mlp", torch.bfloat16)]
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step_agrees_with_the_uncompiled(name, device, monkeypatch):
+    dtype = torch.bfloat16 if name == "mlp" else torch.float32
+    interpret(monkeypatch)
+    agreeing_for_three(*problem(name, dtype, device))
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(("name", "dtype"), OF_EACH, ids=str)
+def test_a_compiled_step_agrees_with_the_uncompiled(name, dtype, device):
+    built = agreeing_for_three(*problem(name, dtype, device))
+    assert built.kind in KINDS[device], built.why
+
+
+def test_a_compiled_step_with_everything(device, monkeypatch, programs_of_these_tests):
+    """One program, as users have it, that everything is in: donated, penalised, with batch norm and dropout, with
+    updates folded into products and layers' inputs made again."""
+    monkeypatch.setattr(recomputation, "DEEP", 2)
+    step, state, x, target = problem("residual", torch.float32, device, donate=True)
+    begin = copied(state)
+    memory = {n: t.data_ptr() for n, t in everything(state).items()}
+    old = state
+    for number in range(2):
+        state = agreeing(step, state, x, target, number)
+    assert {n: t.data_ptr() for n, t in everything(state).items()} == memory
+    assert not everything(old)
+    with pytest.raises(ValueError, match="was the state donated"):
+        step(old, x, target)
+    (built,) = step.programs
+    assert built.kind in KINDS[device], built.why
+    if device == "cpu":
+        again, *_ = problem("residual", torch.float32, donate=True)
+        again(begin, x, target)
+        assert again.programs[0].from_cache
+        kept = programs_of_these_tests / "manual_bp"
+        assert list(kept.glob("*.pt2"))
+        assert list((kept / "inductor").iterdir())  # and so are the files that inductor runs
+
+
+@pytest.mark.exhaustive
+def test_a_donated_state_is_the_same_in_bits(device):
+    step, state, x, target = problem("residual", torch.float32, device, donate=True)
+    plain, *_ = problem("residual", torch.float32, device)
+    expected, _ = plain(copied(state), x, target)
+    after = agreeing(step, state, x, target)
+    if device == "cpu":  # on a GPU the two programs were seen to differ in bits, each within its allowance
+        assert all(torch.equal(t, everything(expected)[n]) for n, t in everything(after).items())
+
+
+OF_CLASSES = [name for name in names() if Loss(name).takes_classes]
+
+
+@pytest.mark.parametrize("donate", [pytest.param(False, marks=pytest.mark.exhaustive), True])
+@pytest.mark.parametrize("loss", OF_CLASSES)
+def test_numbers_of_classes_are_looked_at_before_anything_is_written(loss, donate, device, built):
+    step, state, x, target = problem("mlp", torch.float32, device, loss=loss, donate=donate)
+    for number in range(2):
+        state = agreeing(step, state, x, target, number)
+    before = copied(state)
+    uncompiled = Step(step.model, step.loss, step.optimizer, step.l2)
+    for bad in (3, -1):
+        said = []
+        for one in (uncompiled, step):
+            with pytest.raises(ValueError, match=f"must be positions on .* which has 3.*; came {bad} at") as caught:
+                one(state, x, torch.full_like(target, bad))
+            said.append(str(caught.value))
+        assert said[0] == said[1]
+    assert all(torch.equal(t, everything(before)[n]) for n, t in everything(state).items())
+    assert len(step.programs) == 1
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("loss", OF_CLASSES)
+def test_a_compiled_loss_of_classes(loss, device):
+    built = agreeing_for_three(*problem("mlp", torch.float32, device, loss=loss))
+    assert built.kind in KINDS[device], built.why
+
+
+def test_no_state_is_kept_alive(device, built):
+    step, state, x, target = problem("mlp", torch.float32, device, donate=True)
+    for _ in range(2):
+        state, _ = step(state, x, target)
+    tensors = [weakref.ref(t) for t in everything(state).values()]
+    del state
+    assert [t() for t in tensors] == [None] * len(tensors)
+
+
+def test_two_donated_states_by_turns_are_two_trainings(device, built):
+    """A program that knows the memory of the one must not step it in place of the other."""
+    step, state, x, target = problem("momentum", torch.float32, device, donate=True)
+    alone = copied(state)
+    for _ in range(2):
+        alone, _ = step(alone, x, target)
+    one, other = copied(state), copied(state)
+    for _ in range(2):
+        one, loss = step(one, x, target)
+        other, same_loss = step(other, x, target)
+        assert torch.equal(loss, same_loss)
+    for turns in (one, other):
+        assert all(torch.equal(t, everything(alone)[n]) for n, t in everything(turns).items())
+
+
+def test_donated_tensors_have_memory_of_their_own(traced_only):
+    step, state, x, target = problem("adam", torch.float32, donate=True)
+    shared = {**state.optimizer, "exp_avg_sq.W1": state.optimizer["exp_avg.W1"]}
+    with pytest.raises(ValueError, match=r"exp_avg\.W1 and exp_avg_sq\.W1 share memory"):
+        step(replace(state, optimizer=shared), x, target)
+    after, _ = step(state, x, target)  # as optimizers make it, it is their own
+    with pytest.raises(ValueError, match=r"W2 and exp_avg\.W2 share memory"):
+        step(replace(after, params={**after.params, "W2": after.optimizer["exp_avg.W2"]}), x, target)
+
+
+def test_another_batch_size_is_another_program_and_other_layouts_are_not(built):
+    step, state, x, target = problem("mlp", torch.float32)
+    expected, _ = step(state, x, target)
+    transposed = {n: lay_out(t, "transposed").requires_grad_() for n, t in state.params.items()}
+    after, loss = step(replace(state, params=transposed), lay_out(x, "transposed"), target)
+    assert len(step.programs) == 1
+    assert not loss.requires_grad
+    assert all(torch.equal(t, expected.params[n]) for n, t in after.params.items())
+    step(after, x[:4], target[:4])
+    step(after, x, target)
+    assert len(step.programs) == 2
+
+
+def test_donate_needs_compiled():
+    with pytest.raises(ValueError, match="donate must come with compiled=True"):
+        training_step(mlp([2, 2]), optimizer=sgd(0.1), donate=True)
+
+
+def aborting(monkeypatch):
+    """torch's loader ends the process, as on a machine where it was seen to."""
+    monkeypatch.setattr(aoti, "kept_text", lambda name: None)  # that the loader works is not known
+    monkeypatch.setattr(aoti, "LOAD", "import os; os.abort()")
+
+
+@pytest.mark.exhaustive
+def test_where_programs_cannot_be_loaded_python_calls_them(monkeypatch):
+    aborting(monkeypatch)
+    step, state, x, target = problem("mlp", torch.float32)
+    agreeing(step, state, x, target)
+    assert [built.kind for built in step.programs] == ["inductor"]
+    assert "loader of ahead-of-time programs fails here (status -6)" in step.programs[0].why
+
+
+def test_where_the_loader_ends_the_process_the_kernels_are_built(monkeypatch, tmp_path):
+    aborting(monkeypatch)
+    monkeypatch.setattr(aoti, "kept", lambda name: tmp_path / name)
+    monkeypatch.setattr(aoti, "_is_whole", lambda path: True)
+    monkeypatch.setattr(kernels, "compiled", lambda exported, choice: (lambda flat: [flat[0] + 1], False))
+    x = torch.ones(2)
+    built = program.build(lambda x: [x + 1], [x])
+    assert built.kind == "inductor"
+    assert "loader of ahead-of-time programs fails here (status -6)" in built.why
+    assert torch.equal(built.run([x])[0], x + 1)
+
+
+WITHOUT_COMPILER = """
+import os, tempfile, warnings, torch
+os.environ.update(CXX="no-such-compiler", PATH="", TORCHINDUCTOR_CACHE_DIR=tempfile.mkdtemp())
+import manual_bp as bp
+x = torch.tensor([-1.0, 2.0])
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    relu = bp.compile_rule("relu")
+    y, _ = relu((x,), x)
+    relu((x,), x)
+said = [str(w.message) for w in caught if "no C++ compiler" in str(w.message)]
+print(relu.programs[0].kind, len(said), y.tolist(), "CXX" in relu.programs[0].why)
+"""
+
+
+@pytest.mark.exhaustive
+def test_without_a_compiler_it_says_so_and_runs():
+    done = subprocess.run([sys.executable, "-c", WITHOUT_COMPILER], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[0] == "eager 1 [0.0, 2.0] True", done.stdout + done.stderr
