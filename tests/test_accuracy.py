@@ -63,9 +63,9 @@ def case_id(value: object) -> str:
     return short(value) if isinstance(value, torch.dtype) else str(value)
 
 
-def drawn(rule: bp.Rule, hyper: Hyper, dtype: torch.dtype) -> Tensor:
+def drawn(rule: bp.Rule, hyper: Hyper, dtype: torch.dtype, every_point: bool) -> Tensor:
     x = points(dtype, *RANGES[dtype])
-    if hyper != rule.ordinary:
+    if hyper != rule.ordinary or not every_point:
         x = x[::VARIANT]
     return torch.cat([x, hardest(rule, hyper, HARDEST)]) if dtype == torch.float32 else x
 
@@ -85,9 +85,13 @@ def complaint(measured: Measured, what: str) -> str:
 
 @pytest.mark.parametrize("dtype", RANGES, ids=case_id)
 @pytest.mark.parametrize(("name", "hyper"), CASES, ids=case_id)
-def test_value_and_gradient_keep_their_digits(name: str, hyper: Hyper, dtype: torch.dtype) -> None:
+def test_value_and_gradient_keep_their_digits(
+    name: str, hyper: Hyper, dtype: torch.dtype, request: pytest.FixtureRequest
+) -> None:
+    """At every tenth point, or with --exhaustive at every one, and at the hardest that were found."""
     rule = bp.RULES[name]
-    measured = measure(rule, drawn(rule, hyper, dtype), hyper, {"manual": rule.vjp})
+    x = drawn(rule, hyper, dtype, request.config.getoption("--exhaustive"))
+    measured = measure(rule, x, hyper, {"manual": rule.vjp})
     assert measured.judged >= (1 - KINKS) * measured.x.numel()
     for what in ("gradient", "value"):
         assert measured.candidates["manual"][what].keeps(), complaint(measured, what)
