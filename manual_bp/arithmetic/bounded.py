@@ -176,11 +176,19 @@ def widths(
 
 
 def magnitudes(
-    rule: Rule, inputs: tuple[Tensor | None, ...], dy: Tensor | tuple[Tensor | None, ...] | None, **hyper: Any
+    rule: Rule,
+    inputs: tuple[Tensor | None, ...],
+    dy: Tensor | tuple[Tensor | None, ...] | None,
+    backward: Callable[..., tuple[Tensor | None, ...]] | None = None,
+    forward: Callable[..., Any] | None = None,
+    **hyper: Any,
 ) -> Widths:
-    """What the magnitudes of the terms add up to into which outputs and cotangents expand (see "Expanded" above)."""
+    """What the magnitudes of the terms add up to into which outputs and cotangents expand (see "Expanded" above).
+
+    backward, forward: formulas in place of the page's own, as in `widths`.
+    """
     contract = contract_of(torch.float64)
-    return Widths(*_run(rule, inputs, dy, contract, None, How(roundings=1.0), hyper, magnitude_of))
+    return Widths(*_run(rule, inputs, dy, contract, backward, How(roundings=1.0), hyper, magnitude_of, forward))
 
 
 def _run(

@@ -129,7 +129,7 @@ class Kinds:
             bounds = partial(self.widths_of, case, formula=formula)
             yield self._digits(words, position, bounds)._replace(is_listed=True)
             if self.contract != self._narrow:
-                bound = self._within_reach(bounds(self._narrow), case, position, expected)
+                bound = self._within_reach(bounds(self._narrow), case, position, expected, formula)
                 yield Excuse("digits", f"{words}, in {self._name(self.dtype)}", bound, bounds, FINER[self.dtype])
         # Not in 16 bits: so many roundings there are as much as is due.
         yield self._digits(self._rounding(position), position, partial(self._lost, case))
@@ -147,12 +147,14 @@ class Kinds:
         what = "|dy| times the largest slope" if self._is_grad(position) else "the largest value"
         return f"loses digits: it is within a few roundings of {what} up to max(1, |x|)"
 
-    def _within_reach(self, bounds: Values, case: Case, position: int, expected: Tensor) -> Tensor:
+    def _within_reach(
+        self, bounds: Values, case: Case, position: int, expected: Tensor, formula: Mistake | Value | None = None
+    ) -> Tensor:
         """A bound of arithmetic in few bits, infinite where it is wider than what is due: there no digit is left, and
         anything would be excused."""
         bound = bounds[position]
         assert bound is not None
-        reach = self._kept("reach", case, lambda: reach_of(self.rule, case))[position]
+        reach = self._kept(("reach", formula), case, lambda: reach_of(self.rule, case, formula))[position]
         assert reach is not None
         if not self.rule.elementwise:
             finite = expected[expected.isfinite()].abs()

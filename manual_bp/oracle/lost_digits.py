@@ -21,6 +21,7 @@ from torch import Tensor
 
 from manual_bp.arithmetic.bounded import Contract, How, magnitudes, widths
 from manual_bp.arithmetic.bounded_table import precision
+from manual_bp.inputs import Mistake, Value
 from manual_bp.oracle.case import Case
 from manual_bp.rule import Rule
 
@@ -49,14 +50,15 @@ def lost_digits(rule: Rule, case: Case, contract: Contract) -> Values:
     )
 
 
-def reach_of(rule: Rule, case: Case) -> Values:
+def reach_of(rule: Rule, case: Case, formula: Mistake | Value | None = None) -> Values:
     """How large the numbers are of which y and the cotangents are made.
 
     Of an element-wise rule: the largest |y|, and |dy| times the largest slope, between −max(1, |x|) and it; of any
-    other the magnitudes of the terms into which it expands.
+    other the magnitudes of the terms into which it expands, or into which a formula of the page does that loses digits.
     """
     if not rule.elementwise:
-        found = magnitudes(rule, case.inputs, case.dy, **case.hyper)
+        instead = formula.instead if formula else {}
+        found = magnitudes(rule, case.inputs, case.dy, **instead, **case.hyper)
         return (*found.outputs, *found.grads)
     given = {name: x.detach().cpu() for name, x in zip(rule.inputs, case.inputs, strict=True)}  # all are there
     dy = case.dy.detach().cpu().double().nan_to_num(posinf=0.0, neginf=0.0)
