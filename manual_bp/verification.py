@@ -20,7 +20,8 @@ from manual_bp.oracle.case import Further
 from manual_bp.oracle.checking import compare, rejects
 from manual_bp.oracle.drawing import draw
 from manual_bp.oracle.errors import ulp
-from manual_bp.oracle.evidence import Evidence, generated_evidence
+from manual_bp.oracle.evidence import Evidence
+from manual_bp.oracle.kept_evidence import generated_evidence
 from manual_bp.outputs import parts
 from manual_bp.registry import RULES
 from manual_bp.rule import Rule, Vjp, as_vjp

@@ -14,7 +14,7 @@ from manual_bp.oracle.case import Case, Further, in_dtype
 from manual_bp.oracle.comparison import Comparison
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.drawing import draw
-from manual_bp.oracle.evidence import generated_evidence
+from manual_bp.oracle.kept_evidence import generated_evidence
 from manual_bp.oracle.report import Report
 from manual_bp.outputs import parts
 from manual_bp.rule import Grads, Rule, Vjp

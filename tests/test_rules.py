@@ -19,7 +19,7 @@ from manual_bp.oracle.checking import rejects
 from manual_bp.oracle.comparison import Comparison
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.drawing import draw
-from manual_bp.oracle.evidence import generated_evidence
+from manual_bp.oracle.kept_evidence import generated_evidence
 from manual_bp.outputs import parts
 from tests.judging import WIDE, judged, ordinary
 

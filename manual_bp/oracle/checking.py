@@ -14,7 +14,8 @@ from manual_bp.oracle.case import Case, Further
 from manual_bp.oracle.comparison import Comparison
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.declared import Declared
-from manual_bp.oracle.evidence import Evidence, Generated, evidence, generated_evidence, said
+from manual_bp.oracle.evidence import Evidence, evidence
+from manual_bp.oracle.kept_evidence import Generated, generated_evidence, said
 from manual_bp.oracle.report import Report
 from manual_bp.oracle.supplied import supplied
 from manual_bp.oracle.surroundings import plain

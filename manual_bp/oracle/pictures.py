@@ -20,8 +20,9 @@ from manual_bp.oracle.case import Case
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.declared import Declared
 from manual_bp.oracle.errors import errors
-from manual_bp.oracle.evidence import Evidence, evidence, generated_evidence
+from manual_bp.oracle.evidence import Evidence, evidence
 from manual_bp.oracle.heatmap import CELLS, draw, plane_of
+from manual_bp.oracle.kept_evidence import generated_evidence
 from manual_bp.oracle.report import Mismatch, Report
 from manual_bp.oracle.supplied import supplied
 from manual_bp.rule import Rule, Vjp

@@ -15,7 +15,8 @@ import torch
 from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.oracle import compare
 from manual_bp.oracle.diagnosis import NAMED, diagnose
-from manual_bp.oracle.evidence import Evidence, generated_evidence
+from manual_bp.oracle.evidence import Evidence
+from manual_bp.oracle.kept_evidence import generated_evidence
 from manual_bp.registry import RULES
 from tests.oracle.bank import entries
 from tests.oracle.few import few_records, judged

@@ -22,7 +22,7 @@ import manual_bp as bp
 import torch_ref
 from manual_bp.oracle import Case, compare, from_functions
 from manual_bp.oracle.cases import generated
-from manual_bp.oracle.evidence import _generated
+from manual_bp.oracle.kept_evidence import _generated
 from manual_bp.oracle.settings import QUIET, SETTINGS
 
 X = torch.tensor([-1.0, 2.0])

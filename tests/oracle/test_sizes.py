@@ -23,7 +23,7 @@ from manual_bp.oracle.cases import generated
 from manual_bp.oracle.comparison import Comparison
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.drawing import draw
-from manual_bp.oracle.evidence import generated_evidence
+from manual_bp.oracle.kept_evidence import generated_evidence
 from manual_bp.oracle.sizes import looped_axes
 from manual_bp.oracle.values import hyperparameters
 
