@@ -174,8 +174,8 @@ def verify_rule(
     verdict = RuleVerdict(rule.name, str(dtype).removeprefix("torch."))
     if twin is None:
         is_own = rule.page.__name__.startswith("manual_bp.")
-        where = "torch_ref/twins" if is_own else "the package of pages that you registered: _twins"
-        verdict.report = f"{rule.name}: no twin; write {where}/{rule.name}.py"
+        where = "torch_ref/twins/{}.py" if is_own else "_twins/{}.py in the package of your pages"
+        verdict.report = f"{rule.name}: no twin; write {where.format(rule.name)}"
         return verdict
     found = generated_evidence(rule, dtype, device, contract_of(dtype))
     progress()

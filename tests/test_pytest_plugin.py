@@ -99,7 +99,7 @@ def test_other():
 """
 
 
-@pytest.mark.parametrize("workers", [None, 2])
+@pytest.mark.parametrize("workers", [pytest.param(None, marks=pytest.mark.exhaustive), 2])
 def test_pages_and_index(run, pytester, workers):
     pytest.importorskip("jinja2")
     pages = pytester.path / "out" / "pages"
@@ -114,6 +114,7 @@ def test_pages_and_index(run, pytester, workers):
     result.stdout.fnmatch_lines([f"page: {pages}*", f"oracle: {pages / 'index.html'}"])
 
 
+@pytest.mark.exhaustive
 def test_pages_of_an_earlier_run_go_and_other_files_stay(run, pytester):
     pytest.importorskip("jinja2")
     run(PAGES, "--oracle-html", "out")

@@ -110,7 +110,10 @@ def test_a_page_that_crashes_is_named(monkeypatch):
 
 def test_no_twin():
     found = verify_rule(PAGES["mean_shifted"], None, torch.float64, "cpu", mistakes=False)
-    assert found.report == "mean_shifted: no twin; write torch_ref/twins/mean_shifted.py"
+    assert found.report == "mean_shifted: no twin; write _twins/mean_shifted.py in the package of your pages"
+    own = next(iter(bp.RULES.values()))
+    found = verify_rule(own, None, torch.float64, "cpu", mistakes=False)
+    assert found.report == f"{own.name}: no twin; write torch_ref/twins/{own.name}.py"
 
 
 @pytest.mark.parametrize("arguments", [lambda x: x, lambda x, *, power: x], ids=["too few", "another name"])

@@ -85,6 +85,7 @@ def test_nothing_measured_leaves_an_older_file(monkeypatch, tmp_path):
     assert (tmp_path / "out.json").read_text() == "older"
 
 
+@pytest.mark.exhaustive
 def test_one_check_end_to_end(tmp_path):
     """The whole way, on the group that compiles nothing: pytest, the rows, the JSON, the table."""
     out = tmp_path / "out.json"

@@ -55,6 +55,7 @@ OF_TWO: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "copysign": torch.copysign,
     "where": lambda x, y: torch.where(x > y, x, 0) + torch.where(x <= 0, 1.0, y),
     "comparisons": lambda x, y: (x < y) | (x >= y) & (x == 0) | ~(x != y) | (x <= y) | (y > 0) | (x < 1) | (x != 3),
+    "equal": lambda x, y: x == y,
     "logical": lambda x, y: torch.logical_and(x > 0, torch.logical_or(y > 0, torch.logical_not(x > 1))),
 }
 """Element by element."""

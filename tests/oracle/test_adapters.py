@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
-from manual_bp.oracle import compare, from_functions
+from manual_bp import oracle
+from manual_bp.oracle import from_functions
+
+# The verdict is what is tested; a cause is not sought.
+compare = partial(oracle.compare, diagnose=0)
 
 
 def forward_numpy(x, weight, bias):

@@ -332,7 +332,15 @@ def is_running(pid):
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks /proc")
-@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "end",
+    [
+        signal.SIGKILL,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.exhaustive),
+        pytest.param(signal.SIGINT, marks=pytest.mark.exhaustive),
+    ],
+    ids=lambda s: s.name,
+)
 def test_nothing_is_left_when_the_command_is_ended(run, tmp_path, end):
     command = [sys.executable, "-m", "manual_bp.cli", "check", "candidates_here:tells_and_hangs"]
     path = os.pathsep.join([str(Path(manual_bp.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
