@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -18,8 +19,14 @@ from manual_bp.oracle.kept_evidence import generated_evidence
 from manual_bp.oracle.report import Report
 from manual_bp.outputs import parts
 from manual_bp.rule import Grads, Rule, Vjp
+from manual_bp.signature import DTYPES
 
 WIDE = (torch.float64, torch.float32)
+
+
+def by_default(*dtypes: torch.dtype) -> list[Any]:
+    """All dtypes as parameters, of which the others are exhaustive."""
+    return [dtype if dtype in dtypes else pytest.param(dtype, marks=pytest.mark.exhaustive) for dtype in DTYPES]
 
 
 def ordinary(rule: Rule, dtype: torch.dtype = torch.float64, device: str = "cpu") -> Case:

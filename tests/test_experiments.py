@@ -39,6 +39,7 @@ def without_seconds(value):
     return [without_seconds(part) for part in value] if isinstance(value, list | tuple) else value
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_is_repeatable_but_for_its_seconds(name, results):
     again = EXPERIMENTS[name].measure(TINY[name])

@@ -21,7 +21,8 @@ from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.drawing import draw
 from manual_bp.oracle.kept_evidence import generated_evidence
 from manual_bp.outputs import parts
-from tests.judging import WIDE, judged, ordinary
+from tests.conftest import short
+from tests.judging import WIDE, by_default, judged, ordinary
 
 
 def test_rule_agrees_with_its_reference(rule, dtype, device):
@@ -58,6 +59,7 @@ def is_finite(case):
     return all(bool(x.isfinite().all()) for x in case.tensors)
 
 
+@pytest.mark.parametrize("dtype", by_default(*WIDE), ids=short)
 def test_torch_agrees_up_to_lost_digits(rule, dtype, device):
     from torch_ref import twin
 

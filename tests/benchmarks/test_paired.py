@@ -131,6 +131,7 @@ def test_interval_is_not_wider_than_it_must_be():
     assert (interval([3.0, 1.0]).low, interval([3.0, 1.0]).high) == (1.0, 3.0)
 
 
+@pytest.mark.exhaustive
 def test_other_programs_are_noticed():
     """A process that keeps a core busy takes its share; without it there is room for less."""
     command = "import os, time\nparent = os.getppid()\nwhile os.getppid() == parent: pass"

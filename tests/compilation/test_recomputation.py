@@ -53,7 +53,10 @@ OF_CLASSES = [name for name in names() if Loss(name).takes_classes][:1]
 @pytest.mark.parametrize(
     ("name", "loss"),
     [
-        *(pytest.param(name, "square_loss", marks=[pytest.mark.exhaustive] * (name == "sums")) for name in STEPS),
+        *(
+            pytest.param(name, "square_loss", marks=[pytest.mark.exhaustive] * (name in ("sums", "pieces")))
+            for name in STEPS
+        ),
         *(pytest.param("multiplied", loss, marks=pytest.mark.exhaustive) for loss in OF_CLASSES),
     ],
 )

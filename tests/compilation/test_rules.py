@@ -129,7 +129,15 @@ def test_so_does_a_page_of_every_kind(name, device):
     assert judged_compiled(PAGES[name], device, REPRESENTATIVE) <= KINDS[device]
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        pytest.param(torch.float64, marks=pytest.mark.exhaustive),
+        torch.float32,
+        pytest.param(torch.bfloat16, marks=pytest.mark.exhaustive),
+    ],
+    ids=str,
+)
 def test_compiled_elu_keeps_all_digits_in_every_dtype(dtype, device, built):
     cases = [
         case

@@ -11,7 +11,8 @@ from manual_bp.oracle import Case, compare
 from manual_bp.oracle.cases import generated
 from manual_bp.oracle.drawing import draw
 from manual_bp.outputs import parts, whole
-from tests.judging import judged
+from tests.conftest import short
+from tests.judging import by_default, judged
 
 WRONG = {
     "0": torch.zeros_like,
@@ -39,6 +40,7 @@ def wrong_only_in(rule, dtype, position, change):
 FEW = 8
 
 
+@pytest.mark.parametrize("dtype", by_default(torch.float32, torch.bfloat16), ids=short)
 def test_what_is_wrong_in_one_precision_alone_is_wrong(rule, dtype):
     first = {case.name for case in generated(rule, dtype)[:FEW]}
     for position, argument in enumerate(rule.arguments):

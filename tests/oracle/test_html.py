@@ -157,6 +157,7 @@ def test_without_jinja2(monkeypatch):
         to_html(compare(elu, "elu"), "elu")
 
 
+@pytest.mark.exhaustive
 def test_pyplot_stays_away():
     """A page must not touch the windows or settings of a user's plots."""
     code = (

@@ -219,6 +219,7 @@ def test_a_candidate_that_crashes(run):
     assert "ended the process by the signal SIGSEGV" in " ".join(result.output.split())
 
 
+@pytest.mark.exhaustive
 def test_a_candidate_that_prints_and_prints(run):
     result = run("talks", "--isolate")
     assert result.exit_code == 0
@@ -311,6 +312,7 @@ def is_plain(text):
     return all(c.isprintable() or c == "\n" for c in text)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks /proc")
 def test_what_leaves_the_session_is_not_waited_for(run, tmp_path):
     result = run("leaves_a_session", "--isolate", "--timeout", "600")
@@ -320,6 +322,7 @@ def test_what_leaves_the_session_is_not_waited_for(run, tmp_path):
     assert "ended the process with status 7" in result.output
 
 
+@pytest.mark.exhaustive
 def test_a_candidate_that_forks(run):
     assert run("forks", "--isolate", "--timeout", "600").exit_code == 0
 

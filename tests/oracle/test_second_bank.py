@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import warnings
 
+import pytest
+import torch
+
 import manual_bp as bp
 from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.oracle import compare
 from manual_bp.oracle.comparison import Comparison
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.kept_evidence import generated_evidence
+from tests.conftest import short
+from tests.judging import by_default
 from tests.oracle.second_bank import PROGRAMS, RECORDED
 
 # The pages have 6 to 14 edges; all cases of all programs take three minutes.
@@ -34,6 +39,7 @@ def is_refused(program, dtype):
     return False
 
 
+@pytest.mark.parametrize("dtype", by_default(torch.float32, torch.bfloat16), ids=short)
 def test_programs(rule, dtype):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # NumPy's, of infinities
