@@ -24,6 +24,11 @@ Sizes = dict[str, tuple[int, ...]]
 """The lengths an axis name stands for: one for `name`, any number for `*name`."""
 
 
+def as_tuple(length: int | Iterable[int]) -> tuple[int, ...]:
+    """The lengths that a page or an edge gives for a name: a number for one axis, or several."""
+    return (length,) if isinstance(length, int) else tuple(length)
+
+
 def tokens(annotation: Any) -> list[str]:
     """The axes of a jaxtyping annotation, left to right."""
     return str(annotation.dim_str).split()

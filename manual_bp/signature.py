@@ -138,6 +138,10 @@ class Signature:
         """Whether an input is a number of the computation, as opposed to a mask or an index."""
         return self.annotations[name].dtype is Float
 
+    def may_be_scaled(self, name: str) -> bool:
+        """Whether an input is a number of any size: one with a cotangent, or any of a page of values alone."""
+        return self.is_number(name) and (self.inputs[name].cotangent or not self.has_backward)
+
     def kind(self, name: str) -> torch.dtype | None:
         """The dtype of an input that is a mask or an index; None for a number, and for whatever stands for a mask."""
         return {Bool: torch.bool, Int: torch.int64, Integer: torch.int64}.get(self.annotations[name].dtype)

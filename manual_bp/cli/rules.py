@@ -39,6 +39,12 @@ def _print_page(rule: Any) -> None:
         if hasattr(rule.page, part):
             out.print()
             out.print(inspect.getsource(getattr(rule.page, part)).rstrip(), markup=False)
+    if rule.conventions:
+        table = Table("convention", "choice", "what it means", title="what may be declared", box=SIMPLE_HEAD)
+        for name, options in rule.conventions.items():
+            for choice, convention in options.items():
+                table.add_row(name, choice, convention.meaning)
+        print_table(table)
     table = Table("mistake", "forgets", "shows", "seen", title="what goes wrong", box=SIMPLE_HEAD)
     for mistake in rule.mistakes:
         table.add_row(*(Text(text) for text in (mistake.name, mistake.forgets, mistake.shows, mistake.seen or "")))

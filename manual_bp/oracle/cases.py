@@ -166,8 +166,8 @@ def first_block(case: Case) -> Case | None:
 
 
 def _is_weighted(rule: Rule, name: str) -> bool:
-    """Whether numbers of that name are weights of sums: cotangents, and inputs that have one."""
-    return name not in rule.inputs or rule.inputs[name].cotangent
+    """Whether numbers of that name are weights of sums: cotangents, and inputs of any size."""
+    return name not in rule.inputs or rule.may_be_scaled(name)
 
 
 def _absences(rule: Rule) -> Iterator[Edge]:

@@ -150,7 +150,7 @@ class Declared:
             name: tuple(length + longer for length in lengths) for name, lengths in sizes.items() if name not in bound
         }
         if variadic and (variadic not in edge.sizes or edge.given):
-            lengths = bound.get(variadic) or _tuple(edge.sizes.get(variadic, chosen.get(variadic, ())))
+            lengths = bound.get(variadic) or axes.as_tuple(edge.sizes.get(variadic, chosen.get(variadic, ())))
             rank = len(lengths) if ranks is None or len(lengths) in ranks else _nearest(len(lengths), ranks)
             new = _lengths(lengths, rank, max(1, self.min_size))
             given = {name: _reshaped(x, rule.annotation(name), variadic, new) for name, x in given.items()}
@@ -204,10 +204,6 @@ def _bound(rule: Rule, edge: Edge) -> tuple[dict[str, Tensor], axes.Sizes]:
     shapes = {name: tuple(x.shape) for name, x in given.items() if name in rule.inputs}
     axes.bind(rule.annotations, shapes, bound, hyper)
     return given, bound
-
-
-def _tuple(lengths: int | tuple[int, ...]) -> tuple[int, ...]:
-    return (lengths,) if isinstance(lengths, int) else lengths
 
 
 def _nearest(rank: int, ranks: Sequence[int]) -> int:

@@ -25,7 +25,7 @@ def sizes_of(rule: Rule, lengths: tuple[int, ...] = SMALL) -> axes.Sizes:
     The page's own (SIZES) come first; where there are more axes than lengths, these are taken again.
     """
     remaining = cycle(lengths)
-    own = {name: _tuple(length) for name, length in getattr(rule.page, "SIZES", {}).items()}
+    own = {name: axes.as_tuple(length) for name, length in getattr(rule.page, "SIZES", {}).items()}
     usual = {
         name: (next(remaining), next(remaining)) if variadic and position == 0 else (next(remaining),)
         for position, (name, variadic) in enumerate(rule.axis_names.items())
@@ -45,7 +45,7 @@ def draw(rule: Rule, edge: Edge, generator: torch.Generator) -> tuple[tuple[Any,
     sizes: axes.Sizes = {}
     shapes = {name: tuple(tensor.shape) for name, tensor in fixed.items() if name in rule.inputs}
     axes.bind(rule.annotations, shapes, sizes, hyper)  # whether these lengths fit is for the rule to say
-    chosen = {name: _tuple(length) for name, length in edge.sizes.items()}
+    chosen = {name: axes.as_tuple(length) for name, length in edge.sizes.items()}
     sizes = {**sizes_of(rule), **sizes, **chosen}
 
     def input_of(name: str, spec: Input | Index) -> Tensor | None:
@@ -95,7 +95,3 @@ def output_shapes(
 
 def _normal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-
-def _tuple(length: int | tuple[int, ...]) -> tuple[int, ...]:
-    return (length,) if isinstance(length, int) else tuple(length)

@@ -44,7 +44,7 @@ def laid_out(rule: Rule, ordinary: Case) -> Iterator[Case]:
         return replace(ordinary.with_tensors(changed), name=name)
 
     cotangents = [name for name in rule.cotangents if name in tensors]
-    numbers = [name for name, spec in rule.inputs.items() if spec.cotangent and name in tensors]
+    numbers = [name for name in rule.inputs if rule.may_be_scaled(name) and name in tensors]
     if cotangents:
         yield case("zero cotangent", torch.zeros_like, cotangents)
         yield case("cotangent of ones", torch.ones_like, cotangents)

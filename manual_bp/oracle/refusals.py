@@ -108,7 +108,7 @@ def _sizes(rule: Rule, declared: Declared) -> Iterator[tuple[axes.Sizes, bool]]:
     """The usual lengths; and those with each axis of length 1 in turn, which broadcasts where an input lacks it."""
     usual = sizes_of(rule)
     (ordinary,) = declared.edges(rule, [Edge("ordinary")], usual)
-    usual |= {name: (length,) if isinstance(length, int) else length for name, length in ordinary.sizes.items()}
+    usual |= {name: axes.as_tuple(length) for name, length in ordinary.sizes.items()}
     yield usual, False
     for name, lengths in usual.items():
         for position in range(len(lengths)):

@@ -58,7 +58,7 @@ def fits(rule: Rule, edge: Edge, usual: axes.Sizes) -> bool:
 
     usual: the lengths of axes that the edge does not give.
     """
-    chosen = {name: (length,) if isinstance(length, int) else tuple(length) for name, length in edge.sizes.items()}
+    chosen = {name: axes.as_tuple(length) for name, length in edge.sizes.items()}
     sizes, hyper = {**usual, **chosen}, {**rule.ordinary, **edge.given}
     longest = getattr(rule.page, "LONGEST", {})
     if any(length > longest.get(name, length) for name, several in sizes.items() for length in several):
@@ -127,7 +127,7 @@ def _edge(rule: Rule, lengths: dict[str, int], turn: int, tiny: tuple[int, ...] 
     for position, (name, variadic) in enumerate(rule.axis_names.items()):
         short = LISTS[turn % len(LISTS)] if variadic else (tiny[position % len(tiny)],)
         if name in own:
-            short = (own[name],) if isinstance(own[name], int) else tuple(own[name])
+            short = axes.as_tuple(own[name])
         sizes[name] = (lengths[name],) if name in lengths else short
     given = {name: length for name, length in lengths.items() if name in rule.hyper}
     return Edge(", ".join(f"{name} = {length}" for name, length in lengths.items()), given=given, sizes=sizes)

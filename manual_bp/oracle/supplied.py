@@ -21,7 +21,6 @@ def supplied(rule: Rule, case: Case, dtype: torch.dtype, device: str) -> Case:
         raise ValueError(f"cases must be Case(inputs, dy, ...); came a {type(case).__name__}.")
     try:
         given = dict(zip(rule.inputs, case.inputs, strict=False))
-        extra = len(case.inputs) - len(given)
         named = {name: None if x is None else tensor_of(x, dtype, device, rule.kind(name)) for name, x in given.items()}
         several = tuple(case.dy) if len(rule.outputs) > 1 and isinstance(case.dy, tuple | list) else (case.dy,)
         some_absent = len(several) > 1 or not rule.has_backward
@@ -39,9 +38,7 @@ def supplied(rule: Rule, case: Case, dtype: torch.dtype, device: str) -> Case:
             f"case {case.name!r}: floating-point inputs and dy must have dtype {dtype}; came {wrong[0]}. "
             "Pass that dtype to compare, or cast the case."
         )
-    y, _ = (
-        rule.forward(*named.values(), *case.inputs[len(named) :], **hyper) if extra else rule.forward(**named, **hyper)
-    )
+    y, _ = rule.forward(*named.values(), *case.inputs[len(named) :], **hyper)  # which says if there are too many
     inputs = tuple(named.get(name) for name in rule.inputs)
     if case.grads is not None and len(case.grads) != len(rule.inputs):
         raise ValueError(

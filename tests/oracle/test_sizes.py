@@ -26,6 +26,7 @@ from manual_bp.oracle.drawing import draw
 from manual_bp.oracle.kept_evidence import generated_evidence
 from manual_bp.oracle.sizes import looped_axes
 from manual_bp.oracle.values import hyperparameters
+from tests.pages import PAGES
 
 # What adds up in float32 and stores in 16 bits has the widest allowance.
 DTYPE = torch.bfloat16
@@ -316,3 +317,12 @@ def test_another_default(name):
     own = next(filter(tells, hyperparameters(rule)))
     report = compare(lambda inputs, dy, **given: rule.vjp(inputs, dy, **{**own, **given}), name, diagnose=0)
     assert {m.case for m in report.mismatches} == {"the candidate's own defaults"}
+
+
+def test_numbers_of_a_page_of_values_alone_are_scaled_too():
+    """None of them has a cotangent, which elsewhere says that a number is of a given size."""
+    ordinary, scaled = (
+        next(case for case in generated(PAGES["momentum"], torch.float32) if case.name == name)
+        for name in ("ordinary", "inputs times 1000")
+    )
+    assert all(torch.equal(x, 1000 * own) for x, own in zip(scaled.inputs, ordinary.inputs, strict=True))
