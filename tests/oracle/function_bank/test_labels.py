@@ -1,0 +1,107 @@
+"""The labels of the bank are true: torch.autograd in float64 says so, and nothing of the oracle."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.oracle.function_bank import CANDIDATES, FUNCTIONS
+from tests.oracle.function_bank.entry import ALL, BF16, F16, F32, F64, Candidate, Function
+
+# Errors as a part of the largest number of a gradient.  A right one rounds once (2^-8 and 2^-11) in 16 bits, and in
+# float32 adds up a few hundred terms; a wrong one stands clear of that.
+RIGHT = {F64: 1e-10, F32: 2e-5, F16: 2e-3, BF16: 1e-2}
+WRONG = {F64: 1e-6, F32: 1e-4, F16: 5e-3, BF16: 2.5e-2}
+
+
+def parts(y) -> tuple:
+    return y if isinstance(y, tuple) else (y,)
+
+
+def drawn(function: Function, inputs, dtype: torch.dtype, seed: int) -> tuple:
+    generator = torch.Generator().manual_seed(seed)
+    tensors = []
+    for given in {**function.inputs, **inputs}.values():
+        if given is None:
+            tensors.append(None)
+            continue
+        x = given(generator) if callable(given) else torch.randn(given, generator=generator, dtype=F64)
+        tensors.append(x.to(dtype) if x.is_floating_point() else x)
+    return tuple(tensors)
+
+
+def truth(function: Function, inputs: tuple, dy) -> tuple[tuple, list]:
+    """Values and cotangents in float64 by autograd at these very inputs."""
+    moved = [isinstance(x, Tensor) and x.is_floating_point() for x in inputs]
+    leaves = [x.double().detach().requires_grad_() if m else x for x, m in zip(inputs, moved, strict=True)]
+    y = parts(function.forward(*leaves, **function.hyper))
+    wanted = [x for x, m in zip(leaves, moved, strict=True) if m]
+    live = [(one, d.double()) for one, d in zip(y, parts(dy), strict=True) if one.requires_grad]
+    found = iter(torch.autograd.grad([one for one, _ in live], wanted, [d for _, d in live], allow_unused=True))
+    grads = [next(found) if m else None for m in moved]
+    return tuple(one.detach() for one in y), [
+        torch.zeros_like(x) if m and grad is None else grad
+        for x, m, grad in zip(leaves, moved, grads, strict=True)
+    ]  # fmt: skip
+
+
+def cotangents(function: Function, inputs: tuple, dtype: torch.dtype, seed: int) -> list:
+    """A cotangent as it comes, and the same numbers in another layout."""
+    generator = torch.Generator().manual_seed(1000 + seed)
+    with torch.no_grad():
+        doubled = [x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs]
+        y = function.forward(*doubled, **function.hyper)
+    plain = tuple(torch.randn(one.shape, generator=generator, dtype=F64).to(dtype) for one in parts(y))
+    strided = tuple(d.movedim(0, -1).contiguous().movedim(-1, 0) if d.ndim > 1 else d for d in plain)
+    return [ds if isinstance(y, tuple) else ds[0] for ds in (plain, strided)]
+
+
+def error(candidate: Candidate, inputs: tuple, dy) -> float:
+    """The largest error of a value or a cotangent, as a part of the largest number of it."""
+    kept = [x.clone() if isinstance(x, Tensor) else x for x in inputs]
+    y, grads = candidate.vjp(inputs, dy, **candidate.function.hyper)
+    for x, before in zip(inputs, kept, strict=True):
+        assert x is None or torch.equal(x, before), f"{candidate.name} overwrites an input"
+    true_y, true_grads = truth(candidate.function, inputs, dy)
+    worst = 0.0
+    assert len(grads) == len(inputs)
+    for got, expected in zip((*parts(y), *grads), (*true_y, *true_grads), strict=True):
+        if expected is None:
+            assert got is None, f"{candidate.name}: a cotangent for an input without one"
+            continue
+        assert got.shape == expected.shape, f"{candidate.name}: {got.shape} for {expected.shape}"
+        if expected.numel():
+            difference = (got.double() - expected).abs().max() / expected.abs().max().clamp(min=1e-30)
+            worst = max(worst, float(difference.nan_to_num(torch.inf)))
+    return worst
+
+
+def errors(candidate: Candidate, dtype: torch.dtype) -> list[float]:
+    found = []
+    for seed in range(2):
+        inputs = drawn(candidate.function, candidate.shown_by, dtype, seed)
+        found += [error(candidate, inputs, dy) for dy in cotangents(candidate.function, inputs, dtype, seed)]
+    return found
+
+
+def named(candidate: Candidate) -> str:
+    return candidate.name
+
+
+@pytest.mark.parametrize("candidate", [c for c in CANDIDATES if c.right], ids=named)
+def test_a_right_one_agrees_with_autograd(candidate: Candidate) -> None:
+    for dtype in ALL:
+        assert max(errors(candidate, dtype)) <= RIGHT[dtype], dtype
+
+
+@pytest.mark.parametrize("candidate", [c for c in CANDIDATES if not c.right], ids=named)
+def test_a_wrong_one_differs_where_it_shows(candidate: Candidate) -> None:
+    for dtype in candidate.shows:
+        assert max(errors(candidate, dtype)) > WRONG[dtype], dtype
+
+
+def test_names_are_unique_and_every_function_has_candidates() -> None:
+    names = [candidate.name for candidate in CANDIDATES]
+    assert len(names) == len(set(names))
+    for function in FUNCTIONS:
+        assert any(candidate.function is function for candidate in CANDIDATES), function.name
+    assert all(candidate.cause and candidate.shows for candidate in CANDIDATES if not candidate.right)
