@@ -1,0 +1,141 @@
+"""A program: operations of torch in order, each on results of earlier ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+
+class Line(NamedTuple):
+    """Where in its source an operation stands."""
+
+    file: str
+    number: int
+    text: str
+    """The line itself."""
+
+
+class Ref(NamedTuple):
+    """The result of the operation at a position; item: which part of it, of one with several results."""
+
+    position: int
+    item: int | None = None
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operation.  op: an operator of torch.ops, None of an input.  args, kwargs: with a Ref wherever a tensor came
+    from an earlier node.  line: None where no line of the function's own source stands behind it.  stage: which part
+    of the whole it belongs to ("forward", "backward").
+    """
+
+    op: Any
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    line: Line | None = None
+    stage: str = "forward"
+
+    @property
+    def name(self) -> str:
+        """The operation's name, without namespace and overload."""
+        return "input" if self.op is None else str(self.op._schema.name).partition("::")[2]
+
+    @property
+    def refs(self) -> Iterator[Ref]:
+        """The results on which it works."""
+        return refs_in((self.args, tuple(self.kwargs.values())))
+
+
+Evaluate = Callable[[Any, tuple[Any, ...], Mapping[str, Any]], Any]
+"""What an operation gives for arguments of whatever kind."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """nodes: the inputs first, then the operations.  results: Refs, constants and None, nested as was returned."""
+
+    nodes: tuple[Node, ...]
+    inputs: int
+    results: Any
+
+    def run(
+        self, inputs: Sequence[Any], evaluate: Evaluate = lambda op, args, kwargs: op(*args, **kwargs)
+    ) -> tuple[Any, list[Any]]:
+        """The results for `inputs`, and the value of every node."""
+        if len(inputs) != self.inputs:
+            raise ValueError(f"the program takes {self.inputs} inputs; came {len(inputs)}")
+        return self.continued(list(inputs), evaluate)
+
+    def continued(self, values: list[Any], evaluate: Evaluate) -> tuple[Any, list[Any]]:
+        """As `run`, of which the values of the first nodes are known."""
+        for node in self.nodes[len(values) :]:
+            args, kwargs = placed(node.args, values), placed(node.kwargs, values)
+            values.append(evaluate(node.op, args, kwargs))
+        return placed(self.results, values), values
+
+    def pruned(self) -> Program:
+        """Without the operations on which no result depends."""
+        needed = {ref.position for ref in refs_in(self.results)}
+        for position in range(len(self.nodes) - 1, -1, -1):
+            if position in needed:
+                needed.update(ref.position for ref in self.nodes[position].refs)
+        kept = [p for p in range(len(self.nodes)) if p in needed or p < self.inputs]
+        new = {old: Ref(position) for position, old in enumerate(kept)}
+
+        def moved(ref: Ref) -> Ref:
+            return new[ref.position]._replace(item=ref.item)
+
+        nodes = tuple(replaced(self.nodes[p], moved) for p in kept)
+        return Program(nodes, self.inputs, mapped(self.results, moved))
+
+
+def replaced(node: Node, change: Callable[[Ref], Any]) -> Node:
+    """The node with something else in place of each result on which it works."""
+    return replace(node, args=mapped(node.args, change), kwargs=mapped(node.kwargs, change))
+
+
+def placed(structure: Any, values: Sequence[Any]) -> Any:
+    """The structure with the values of its Refs."""
+
+    def value(ref: Ref) -> Any:
+        return values[ref.position] if ref.item is None else values[ref.position][ref.item]
+
+    return mapped(structure, value)
+
+
+def mapped(structure: Any, change: Callable[[Ref], Any]) -> Any:
+    """The structure (tuples, lists and dicts) with each Ref changed."""
+    if isinstance(structure, Ref):
+        return change(structure)
+    if isinstance(structure, Mapping):
+        return {key: mapped(value, change) for key, value in structure.items()}
+    if isinstance(structure, tuple) and hasattr(structure, "_fields"):
+        return type(structure)(*(mapped(item, change) for item in structure))
+    if isinstance(structure, tuple | list):
+        return type(structure)(mapped(item, change) for item in structure)
+    return structure
+
+
+def refs_in(structure: Any) -> Iterator[Ref]:
+    if isinstance(structure, Ref):
+        yield structure
+    elif isinstance(structure, Mapping):
+        yield from refs_in(tuple(structure.values()))
+    elif isinstance(structure, tuple | list):
+        for item in structure:
+            yield from refs_in(item)
+
+
+def tensors_in(structure: Any) -> Iterator[Tensor]:
+    """The tensors in nested tuples, lists and dicts."""
+    if isinstance(structure, Tensor):
+        yield structure
+    elif isinstance(structure, Mapping):
+        yield from tensors_in(tuple(structure.values()))
+    elif isinstance(structure, tuple | list):
+        items: Iterable[Any] = structure
+        for item in items:
+            yield from tensors_in(item)

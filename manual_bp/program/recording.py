@@ -1,0 +1,280 @@
+"""Recording: a function is run once on tensors, and what it does is written down.
+
+Everything that reaches torch's dispatcher below autograd passes through a mode.  So the calls of the function itself
+are seen, and where it runs torch.autograd, those of the engine too; an operation of the engine is written down with
+the line of the forward operation whose derivative it is.
+
+An operation that is not `elementary` for whoever asks is recorded as the operations into which torch takes it apart.
+
+A tensor is known by itself, or else (autograd unpacks what it has saved anew) by where it lies in memory: storage,
+offset, sizes and strides.  Writing in place into a part of a
+tensor made on the way is recorded as a new tensor with that part replaced, and every view of the old one is read off
+the new one from then on: the program itself writes nothing in place.
+
+What no program can tell is refused (UntraceableError): a decision or a Python number made of an input's values, a
+write into an input, random numbers.
+"""
+
+from __future__ import annotations
+
+import linecache
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from manual_bp.dispatch import Mode
+from manual_bp.program.program import Line, Node, Program, Ref, tensors_in
+
+aten = torch.ops.aten
+
+Elementary = Callable[[Any], bool]
+"""Whether an operation of torch.ops is recorded as it is."""
+
+OURS = (str(Path(__file__).parent), str(Path(torch.__file__).parent))
+"""Folders of which no line is the function's own."""
+
+
+class UntraceableError(ValueError):
+    """What a function does depends on more than the operations that are recorded."""
+
+
+class _Known(NamedTuple):
+    """What lies at a place in memory: the result, at which version of its storage."""
+
+    ref: Ref
+    version: int
+
+
+class _Stored(NamedTuple):
+    """All that a storage holds, as one result: a tensor of these sizes and strides from its beginning."""
+
+    ref: Ref
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+    version: int
+
+
+class Recording(Mode):
+    """The mode that writes down.  nodes: what was seen so far, the inputs first."""
+
+    def __init__(self, inputs: Sequence[Tensor], elementary: Elementary) -> None:
+        super().__init__()
+        self.elementary = elementary
+        self.nodes: list[Node] = []
+        self.stage = "forward"
+        self._kept: list[Any] = []  # so that no address is used twice
+        self._own: dict[int, _Known] = {}
+        self._known: dict[Any, _Known] = {}
+        self._stored: dict[int, _Stored] = {}
+        self._inputs = {x.untyped_storage()._cdata for x in inputs}
+        self._moving: set[int] = set()  # nodes that depend on a number that is an input
+        self._lines: dict[int, Line] = {}  # of the nodes of autograd, by their number
+        for x in inputs:
+            self._enter(x, Node(None), moves=x.is_floating_point())
+        self.inputs = len(self.nodes)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if not self.elementary(func) and (found := self._apart(func, args, kwargs)) is not NotImplemented:
+            return found
+        line = self._line()
+        moving = any(self._moves(x) for x in tensors_in((args, kwargs)))
+        self._refuse_what_no_program_tells(func, args, moving, line)
+        if func._schema.is_mutable:
+            return self._in_place(func, args, kwargs, line, moving)
+        node = Node(func, self._refs(args), self._refs(kwargs), line, self.stage)
+        result = func(*args, **kwargs)
+        self._leave(result, node, moving)
+        return result
+
+    # ------------------------------------------------------------------------------------------------ taking apart
+
+    def _apart(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """What the operations give into which torch takes this one apart, each recorded; NotImplemented if there are
+        none."""
+        from torch._decomp import decomposition_table
+
+        with self:
+            if func in decomposition_table:
+                return decomposition_table[func](*args, **kwargs)
+            return func.decompose(*args, **kwargs)
+
+    # --------------------------------------------------------------------------------------------------- what is known
+
+    def refs(self, results: Any) -> Any:
+        """The results of the whole, with a Ref for each tensor."""
+        with torch._C._DisableTorchDispatch():
+            return self._refs(results)
+
+    def _refs(self, structure: Any) -> Any:
+        if isinstance(structure, Tensor):
+            return self._ref(structure)
+        if isinstance(structure, Mapping):
+            return {key: self._refs(value) for key, value in structure.items()}
+        if isinstance(structure, tuple | list):
+            items = [self._refs(item) for item in structure]
+            return type(structure)(*items) if hasattr(structure, "_fields") else type(structure)(items)
+        return structure
+
+    def _ref(self, x: Tensor) -> Any:
+        """The result that a tensor is.  One that was made elsewhere is a constant, and stays what it is."""
+        known = self._own.get(id(x)) or self._known.get(_place(x))
+        stored = self._stored.get(x.untyped_storage()._cdata)
+        if stored is None:
+            return x.detach()
+        if known is not None and known.version == stored.version:
+            return known.ref
+        if (tuple(x.shape), x.stride(), x.storage_offset()) == (stored.size, stored.stride, stored.offset):
+            return stored.ref
+        offset = x.storage_offset() - stored.offset
+        node = Node(
+            aten.as_strided.default, (stored.ref, list(x.shape), list(x.stride()), offset), {}, None, self.stage
+        )
+        ref = self._append(node, stored.ref.position in self._moving)
+        self._known[_place(x)] = _Known(ref, stored.version)
+        return ref
+
+    def _moves(self, x: Tensor) -> bool:
+        known = self._own.get(id(x)) or self._known.get(_place(x))
+        found = known or self._stored.get(x.untyped_storage()._cdata)
+        return found is not None and found.ref.position in self._moving
+
+    def _append(self, node: Node, moving: bool) -> Ref:
+        self.nodes.append(node)
+        if moving:
+            self._moving.add(len(self.nodes) - 1)
+        return Ref(len(self.nodes) - 1)
+
+    def _enter(self, x: Tensor, node: Node, moves: bool) -> None:
+        self._remember(x, self._append(node, moves))
+
+    def _leave(self, result: Any, node: Node, moving: bool) -> None:
+        ref = self._append(node, moving)
+        if isinstance(result, Tensor):
+            self._remember(result, ref)
+        elif isinstance(result, tuple | list):
+            for item, part in enumerate(result):
+                if isinstance(part, Tensor):
+                    self._remember(part, ref._replace(item=item))
+
+    def _remember(self, x: Tensor, ref: Ref) -> None:
+        self._kept.append(x)
+        storage = x.untyped_storage()
+        if storage._cdata not in self._stored:
+            self._kept.append(storage)
+            self._stored[storage._cdata] = _Stored(ref, tuple(x.shape), x.stride(), int(x.storage_offset()), 0)
+        known = _Known(ref, self._stored[storage._cdata].version)
+        self._own[id(x)] = known
+        before = self._known.get(_place(x))
+        if before is None or before.version != known.version:  # what is detached lies where it lay
+            self._known[_place(x)] = known
+
+    # ------------------------------------------------------------------------------------------------------- in place
+
+    def _in_place(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], line: Line | None, moving: bool
+    ) -> Any:
+        """The operation that is not in place, and a new whole of which its result is a part."""
+        x = args[0]
+        cdata = x.untyped_storage()._cdata
+        if cdata in self._inputs:
+            raise UntraceableError(f"writes into an input{_at(line)}; write it without {func._schema.name}")
+        if cdata not in self._stored:
+            raise UntraceableError(f"writes into a tensor made elsewhere{_at(line)}; make it within the function")
+        name = func._schema.name.partition("::")[2].removesuffix("_")
+        same = getattr(getattr(aten, name, None), func._overloadname, None)
+        if name in ("copy", "fill", "zero"):
+            source = self._refs(args[1]) if len(args) > 1 else 0.0
+            new = self._filled(x, source, line, moving)
+        elif same is not None:
+            new = self._append(Node(same, self._refs(args), self._refs(kwargs), line, self.stage), moving)
+        else:
+            raise UntraceableError(f"uses {func._schema.name}{_at(line)}, which has no form that is not in place")
+        stored = self._stored[cdata]
+        result = func(*args, **kwargs)
+        if _place(x)[1:] != (stored.offset, stored.size, stored.stride):
+            offset = x.storage_offset() - stored.offset
+            into = (stored.ref, new, list(x.shape), list(x.stride()), offset)
+            new = self._append(Node(aten.as_strided_scatter.default, into, {}, line, self.stage), moving)
+        if stored.ref.position in self._moving:
+            self._moving.add(new.position)
+        self._stored[cdata] = stored._replace(ref=new, version=stored.version + 1)
+        if _place(x)[1:] == (stored.offset, stored.size, stored.stride):
+            self._known[_place(x)] = self._own[id(x)] = _Known(new, stored.version + 1)
+        return result
+
+    def _filled(self, x: Tensor, source: Any, line: Line | None, moving: bool) -> Ref:
+        """What a tensor is after everything in it was overwritten."""
+        if isinstance(source, Ref):
+            shape = list(x.shape)
+            return self._append(Node(aten.expand.default, (source, shape), {}, line, self.stage), moving)
+        if isinstance(source, Tensor):
+            return self._append(Node(aten.expand.default, (source, list(x.shape)), {}, line, self.stage), moving)
+        options = {"dtype": x.dtype, "device": x.device}
+        return self._append(Node(aten.full.default, (list(x.shape), source), options, line, self.stage), moving)
+
+    # --------------------------------------------------------------------------------------------------------- refusing
+
+    def _refuse_what_no_program_tells(self, func: Any, args: tuple[Any, ...], moving: bool, line: Line | None) -> None:
+        name = str(func._schema.name)
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            raise UntraceableError(f"draws random numbers ({name}){_at(line)}; draw them outside, and pass them in")
+        if moving and (torch.Tag.data_dependent_output in func.tags or name == "aten::equal"):
+            raise UntraceableError(
+                f"makes a Python number or a decision of an input's values{_at(line)}; write it with torch.where, or "
+                "pass the number as a hyperparameter"
+            )
+        if torch.Tag.dynamic_output_shape in func.tags:
+            chosen = args[1] if name in ("aten::index", "aten::masked_select") else args
+            masks = [x for x in tensors_in(chosen) if name != "aten::index" or x.dtype is torch.bool]
+            if any(map(self._moves, masks)):
+                raise UntraceableError(
+                    f"makes a tensor whose shape depends on an input's values ({name}){_at(line)}; use torch.where"
+                )
+
+    # ------------------------------------------------------------------------------------------------------------ lines
+
+    def _line(self) -> Line | None:
+        """The line of the function's own source; within autograd's engine that of the operation forward."""
+        node = torch._C._current_autograd_node()
+        if node is not None:
+            return self._lines.get(node._sequence_nr())
+        line = _own_line(sys._getframe(2))
+        if line is not None:
+            self._lines[torch._C._autograd._get_sequence_nr() - 1] = line  # that of the node made for this operation
+        return line
+
+
+def _place(x: Tensor) -> tuple[Any, ...]:
+    return x.untyped_storage()._cdata, x.storage_offset(), tuple(x.shape), x.stride()
+
+
+def _own_line(frame: FrameType | None) -> Line | None:
+    """The innermost line that is neither torch's nor ours."""
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not file.startswith(OURS):
+            return Line(file, frame.f_lineno, linecache.getline(file, frame.f_lineno).strip())
+        frame = frame.f_back
+    return None
+
+
+def _at(line: Line | None) -> str:
+    return "" if line is None else f" in line {line.number} of {Path(line.file).name} ({line.text})"
+
+
+def recorded(
+    function: Callable[..., Any], inputs: Sequence[Tensor], elementary: Elementary = lambda op: True
+) -> Program:
+    """The program of function(*inputs); every input is one of the program's."""
+    with Recording(inputs, elementary) as recording:
+        results = function(*inputs)
+    return Program(tuple(recording.nodes), recording.inputs, recording.refs(results)).pruned()
