@@ -1,0 +1,13 @@
+"""The second bank: wrong programs, and right ones, that the diagnosis was not made against."""
+
+from types import ModuleType
+
+from benchmarks.diagnosis_bank import cross_entropies, layer_norms, rms_norms, softmaxes
+from benchmarks.diagnosis_bank.program import Program
+
+
+def _programs(*chapters: ModuleType) -> tuple[Program, ...]:
+    return tuple(entry for chapter in chapters for entry in vars(chapter).values() if isinstance(entry, Program))
+
+
+PROGRAMS = _programs(softmaxes, cross_entropies, layer_norms, rms_norms)
