@@ -4,9 +4,19 @@ Written before anything that judges them, by somebody who has not read it; `test
 that the labels are true.
 """
 
-from tests.oracle.function_bank import gated, normalisation
+from tests.oracle.function_bank import attention, attention_variants, gated, losses, normalisation
 from tests.oracle.function_bank.entry import CANDIDATES, Candidate, Function
 
 FUNCTIONS = list({id(candidate.function): candidate.function for candidate in CANDIDATES}.values())
 
-__all__ = ["CANDIDATES", "FUNCTIONS", "Candidate", "Function", "gated", "normalisation"]
+__all__ = [
+    "CANDIDATES",
+    "FUNCTIONS",
+    "Candidate",
+    "Function",
+    "attention",
+    "attention_variants",
+    "gated",
+    "losses",
+    "normalisation",
+]

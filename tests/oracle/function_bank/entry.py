@@ -20,11 +20,15 @@ Vjp = Callable[..., tuple[Any, tuple[Tensor | None, ...]]]
 
 @dataclass(frozen=True)
 class Function:
-    """A forward, the inputs that it is judged at, and the hyperparameters that differ from its defaults."""
+    """A forward, the inputs that it is judged at, and the hyperparameters that differ from its defaults.
+
+    dtypes: those in which it has a meaning; one that casts to float32 has none in float64.
+    """
 
     forward: Callable[..., Any]
     inputs: Mapping[str, Input]
     hyper: Mapping[str, Any] = field(default_factory=dict)
+    dtypes: tuple[torch.dtype, ...] = ALL
 
     @property
     def name(self) -> str:
@@ -67,7 +71,7 @@ def wrong(
     function: Function,
     cause: str,
     *,
-    shows: tuple[torch.dtype, ...] = ALL,
+    shows: tuple[torch.dtype, ...] | None = None,
     shown_by: Mapping[str, Input] | None = None,
     inside: bool = True,
 ) -> Callable[[Vjp], Vjp]:
@@ -75,7 +79,9 @@ def wrong(
 
     def enter(vjp: Vjp) -> Vjp:
         program = in_float32(vjp) if inside else vjp
-        CANDIDATES.append(Candidate(vjp.__name__, function, program, False, cause, shows, shown_by or {}))
+        CANDIDATES.append(
+            Candidate(vjp.__name__, function, program, False, cause, shows or function.dtypes, shown_by or {})
+        )
         return program
 
     return enter
