@@ -2,7 +2,17 @@
 
 from types import ModuleType
 
-from benchmarks.diagnosis_bank import cross_entropies, layer_norms, rms_norms, softmaxes
+from benchmarks.diagnosis_bank import (
+    activations,
+    batch_norms,
+    cross_entropies,
+    gates,
+    layer_norms,
+    regularizers,
+    rms_norms,
+    softmaxes,
+    tables,
+)
 from benchmarks.diagnosis_bank.program import Program
 
 
@@ -10,4 +20,6 @@ def _programs(*chapters: ModuleType) -> tuple[Program, ...]:
     return tuple(entry for chapter in chapters for entry in vars(chapter).values() if isinstance(entry, Program))
 
 
-PROGRAMS = _programs(softmaxes, cross_entropies, layer_norms, rms_norms)
+PROGRAMS = _programs(
+    softmaxes, cross_entropies, layer_norms, rms_norms, batch_norms, gates, activations, tables, regularizers
+)

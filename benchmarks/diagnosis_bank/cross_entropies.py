@@ -99,8 +99,8 @@ def mean_over_ignored(inputs, dy, ignore_index=-100, label_smoothing=0.0, reduct
 )
 def always_minus_100(inputs, dy, ignore_index=-100, label_smoothing=0.0, reduction="mean"):
     x, target, weight = inputs
-    counts = (target != -100) & (target >= 0)
-    p, hot, w, w_label = _table(x, target, weight, counts)
+    counts = target != -100
+    p, hot, w, w_label = _table(x, target.clamp(0, x.shape[1] - 1), weight, counts)
     found = _dense(p, hot, w, w_label, label_smoothing)
     s = dy / w_label.sum() if reduction == "mean" else dy
     return _cost(inputs, ignore_index, label_smoothing, reduction), (_back(s * found, counts), None, None)
