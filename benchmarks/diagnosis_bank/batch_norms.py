@@ -221,7 +221,7 @@ def as_in_training(inputs, dy, eps=1e-5):
     "root|sqrt|√|variance|standard|power|square|exponent",
 )
 def variance_for_deviation(inputs, dy, eps=1e-5):
-    x, weight, _, mean, var = inputs
+    x, weight, _, _, var = inputs
     y, xhat, _ = _fixed(inputs, eps)
     dx = dy * _c(weight / (var + eps), x)
     return y, (dx, (dy * xhat).sum(_axes(x)), dy.sum(_axes(x)), None, None)
