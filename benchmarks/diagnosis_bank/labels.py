@@ -143,7 +143,7 @@ CASES: dict[str, Callable[[], Iterator[Case]]] = {
     "dropout": _dropout,
     "l1_penalty": lambda: _elementwise(lam=(0.3, 2.0), n=(1, 50)),
     "l2_penalty": lambda: _elementwise(lam=(0.3, 2.0), n=(1, 50)),
-    "max_norm": lambda: ((inputs, given) for inputs, given in _elementwise(limit=(1.5, 5.0, 0.2)) if inputs[0].ndim == 2),
+    "max_norm": lambda: (case for case in _elementwise(limit=(1.5, 5.0, 0.2)) if case[0][0].ndim == 2),
 }
 
 
