@@ -4,7 +4,17 @@ Written before anything that judges them, by somebody who has not read it; `test
 that the labels are true.
 """
 
-from tests.oracle.function_bank import attention, attention_variants, gated, losses, normalisation
+from tests.oracle.function_bank import (
+    attention,
+    attention_variants,
+    gated,
+    indexing,
+    losses,
+    normalisation,
+    recurrent,
+    regression,
+    spatial,
+)
 from tests.oracle.function_bank.entry import CANDIDATES, Candidate, Function
 
 FUNCTIONS = list({id(candidate.function): candidate.function for candidate in CANDIDATES}.values())
@@ -17,6 +27,10 @@ __all__ = [
     "attention",
     "attention_variants",
     "gated",
+    "indexing",
     "losses",
     "normalisation",
+    "recurrent",
+    "regression",
+    "spatial",
 ]

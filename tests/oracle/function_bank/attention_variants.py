@@ -63,8 +63,9 @@ def padded_attention(
     scale: float | None = None,
 ) -> Float[Tensor, "batch queries out"]:
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    scores = torch.bmm(query, key.transpose(1, 2)) * scale
-    return torch.bmm(scores.masked_fill(~kept.unsqueeze(1), float("-inf")).softmax(2), value)
+    scores = torch.bmm(query, key.transpose(1, 2)).mul_(scale)
+    scores.masked_fill_(~kept.unsqueeze(1), float("-inf"))
+    return torch.bmm(scores.softmax(2), value)
 
 
 PADDED = Function(

@@ -18,7 +18,7 @@ Input = tuple[int, ...] | Draw | None  # a shape (normal numbers), a function th
 Vjp = Callable[..., tuple[Any, tuple[Tensor | None, ...]]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Function:
     """A forward, the inputs that it is judged at, and the hyperparameters that differ from its defaults.
 
@@ -35,7 +35,7 @@ class Function:
         return self.forward.__name__
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Candidate:
     """A hand-written backward, and the truth about it.
 
