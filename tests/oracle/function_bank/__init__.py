@@ -4,33 +4,23 @@ Written before anything that judges them, by somebody who has not read it; `test
 that the labels are true.
 """
 
-from tests.oracle.function_bank import (
+from tests.oracle.function_bank import (  # noqa: F401 (each enters its candidates)
     attention,
     attention_variants,
+    checkers,
     gated,
     indexing,
     losses,
     normalisation,
     recurrent,
+    refused,
     regression,
     spatial,
 )
+from tests.oracle.function_bank.checkers import CHECKERS, Checker
 from tests.oracle.function_bank.entry import CANDIDATES, Candidate, Function
+from tests.oracle.function_bank.refused import REFUSED, Refused
 
 FUNCTIONS = list({id(candidate.function): candidate.function for candidate in CANDIDATES}.values())
 
-__all__ = [
-    "CANDIDATES",
-    "FUNCTIONS",
-    "Candidate",
-    "Function",
-    "attention",
-    "attention_variants",
-    "gated",
-    "indexing",
-    "losses",
-    "normalisation",
-    "recurrent",
-    "regression",
-    "spatial",
-]
+__all__ = ["CANDIDATES", "CHECKERS", "FUNCTIONS", "REFUSED", "Candidate", "Checker", "Function", "Refused"]

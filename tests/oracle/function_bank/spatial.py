@@ -169,7 +169,7 @@ def bilinear_swapped(inputs, dy):
 
 
 @wrong(BILINEAR, "points that share a pixel overwrite each other's gradient",
-       shown_by={"points": uniform(30, 2, low=0.1, high=2.9)})  # fmt: skip
+       shown_by={"points": uniform(12, 2, low=0.1, high=1.9)})  # fmt: skip
 def bilinear_overwritten(inputs, dy):
     image, points = inputs
     y, (_, dpoints) = _bilinear(inputs, dy)
