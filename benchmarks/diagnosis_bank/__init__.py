@@ -6,9 +6,12 @@ from benchmarks.diagnosis_bank import (
     activations,
     batch_norms,
     cross_entropies,
+    functions,
     gates,
     layer_norms,
+    more_rights,
     regularizers,
+    rights,
     rms_norms,
     softmaxes,
     tables,
@@ -21,5 +24,16 @@ def _programs(*chapters: ModuleType) -> tuple[Program, ...]:
 
 
 PROGRAMS = _programs(
-    softmaxes, cross_entropies, layer_norms, rms_norms, batch_norms, gates, activations, tables, regularizers
+    softmaxes,
+    cross_entropies,
+    layer_norms,
+    rms_norms,
+    batch_norms,
+    gates,
+    activations,
+    tables,
+    regularizers,
+    functions,
+    rights,
+    more_rights,
 )

@@ -197,7 +197,7 @@ def _error(found: Tensor | None, due: Tensor | None) -> float:
     if not found.numel():
         return 0.0
     off = torch.where(found.isnan() & due.isnan() | (found == due), 0, (found - due).abs())
-    scale = due.abs().nan_to_num(posinf=0).amax().clamp(min=1e-6)  # where it is 0, roundings are no error
+    scale = due.abs().nan_to_num(posinf=0).amax().clamp(min=1e-4)  # where it is 0, roundings are no error
     return float((off / scale).nan_to_num(nan=torch.inf).amax())
 
 
