@@ -1,5 +1,6 @@
 """The labels of the bank are true: torch.autograd in float64 says so, and nothing of the oracle."""
 
+from collections.abc import Iterator
 from functools import cache
 from unittest.mock import patch
 
@@ -72,10 +73,11 @@ def samples(function: Function, dtype: torch.dtype, of: Candidate | None) -> lis
 
 def error(candidate: Candidate, inputs: tuple, dy, expected: tuple) -> float:
     """The largest error of a value or a cotangent, as a part of the largest number of it."""
-    kept = [x.clone() if isinstance(x, Tensor) else x for x in inputs]
+    read = [x for x in (*inputs, *parts(dy)) if x is not None]
+    kept = [x.clone() for x in read]
     y, grads = candidate.vjp(inputs, dy, **candidate.function.hyper)
-    for x, before in zip(inputs, kept, strict=True):
-        assert x is None or torch.equal(x, before), f"{candidate.name} overwrites an input"
+    for x, before in zip(read, kept, strict=True):
+        assert torch.equal(x, before), f"{candidate.name} overwrites what it is given"
     assert len(grads) == len(inputs)
     worst = 0.0
     for got, true in zip((*parts(y), *grads), (*expected[0], *expected[1]), strict=True):
@@ -89,9 +91,9 @@ def error(candidate: Candidate, inputs: tuple, dy, expected: tuple) -> float:
     return worst
 
 
-def errors(candidate: Candidate, dtype: torch.dtype) -> list[float]:
+def errors(candidate: Candidate, dtype: torch.dtype) -> Iterator[float]:
     of = candidate if candidate.shown_by else None
-    return [error(candidate, *sample) for sample in samples(candidate.function, dtype, of)]
+    return (error(candidate, *sample) for sample in samples(candidate.function, dtype, of))
 
 
 def named(candidate: Candidate) -> str:
@@ -107,7 +109,7 @@ def test_a_right_one_agrees_with_autograd(candidate: Candidate) -> None:
 @pytest.mark.parametrize("candidate", [c for c in CANDIDATES if not c.right], ids=named)
 def test_a_wrong_one_differs_where_it_shows(candidate: Candidate) -> None:
     for dtype in candidate.shows:
-        assert max(errors(candidate, dtype)) > WRONG[dtype], dtype
+        assert any(found > WRONG[dtype] for found in errors(candidate, dtype)), dtype
 
 
 def test_names_are_unique_and_every_function_has_candidates() -> None:
