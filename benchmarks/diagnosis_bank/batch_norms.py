@@ -38,8 +38,8 @@ def _whole(inputs, dy, xhat, invstd):
 @wrong(
     "batch_norm",
     "the means divide by the batch alone, not by batch times space",
-    "batch|N|n|space|H|count|number|divi|axes|axis|factor",
-    "mean|divi|space|sum|without|alone",
+    "batch|space|count|number of|shape[0]|axes",
+    "divi|factor|n/|normali|count",
 )
 def divided_by_the_batch(inputs, dy, eps=1e-5):
     x, weight, _ = inputs
@@ -81,7 +81,7 @@ def unbiased_invstd(inputs, dy, eps=1e-5):
     "batch_norm",
     "dweight sums dy (x − μ): the factor s is missing",
     "s|1/√|root|normali|x - μ|x - mean|centred|invstd|standard|scale|/ torch.sqrt",
-    OUT + "|in place|instead|factor|for|term",
+    OUT + "|in place|instead|factor|term",
 )
 def weight_not_normalised(inputs, dy, eps=1e-5):
     x, _, _ = inputs
@@ -114,7 +114,7 @@ def channel_from_the_batch_size(inputs, dy, eps=1e-5):
     "batch_norm",
     "dbias and dweight take at most 64 values of a channel, what one warp of threads reads",
     "64",
-    "first|past|beyond|longer|tail|rest|sum|block|only|length|size|last",
+    "first|past|beyond|longer|tail|rest|block|only|at most|length|size|last",
 )
 def one_warp_of_values(inputs, dy, eps=1e-5):
     x, _, _ = inputs
@@ -167,7 +167,7 @@ def no_weight_and_a_mean(inputs, dy, eps=1e-5):
 @wrong(
     "batch_norm",
     "the mean and the projection are taken per sample (as of instance norm), not over the batch",
-    "batch|sample|instance|axis 0|axes|first axis|space|other axes|dim",
+    "sample|instance|not over the batch|axis 0|first axis|over space|other axes|other axis|axes",
     "mean|sum|axes|reduc|statistic|instance|average",
 )
 def per_sample(inputs, dy, eps=1e-5):
@@ -193,8 +193,8 @@ def _fixed(inputs, eps):
 @wrong(
     "batch_norm_inference",
     "dweight's x̂ is made with the mean of the batch, not with running_mean",
-    "mean|running_mean|μ",
-    "batch|x's own|own mean|running|sample|in place|instead|input",
+    "mean|μ",
+    "batch|x's own|own mean|sample|x.mean|mean of x|channel_mean",
 )
 def centred_by_the_batch(inputs, dy, eps=1e-5):
     x, weight, _, _, _ = inputs
@@ -207,7 +207,7 @@ def centred_by_the_batch(inputs, dy, eps=1e-5):
 @wrong(
     "batch_norm_inference",
     "the formula of training: the mean and the projection are taken off, though the statistics are constants",
-    "training|batch|mean|projection|constant|statistic|subtract",
+    "training|projection|mean term|statistics|mean(g)|mean and|constant|means are|mean is taken off",
 )
 def as_in_training(inputs, dy, eps=1e-5):
     x, weight, bias, _, _ = inputs
@@ -230,7 +230,8 @@ def variance_for_deviation(inputs, dy, eps=1e-5):
 @wrong(
     "batch_norm_inference",
     "dweight sums dy x s: running_mean is not taken off",
-    "mean|centred|μ|x in place|x - |shift|subtract",
+    "mean|centred|x - |μ|shift",
+    OUT + "|not taken off|not subtracted|in place|0|instead",
 )
 def not_centred(inputs, dy, eps=1e-5):
     x, weight, _, _, _ = inputs
@@ -242,7 +243,7 @@ def not_centred(inputs, dy, eps=1e-5):
 @wrong(
     "batch_norm_inference",
     "the folded scale weight · s was stored in float16",
-    "16 bit|16-bit|half|float16|bfloat16|rounded",
+    "16 bit|16-bit|half|float16|bfloat16|rounded to",
     "weight|scale|s|fold|factor",
 )
 def folded_in_half(inputs, dy, eps=1e-5):

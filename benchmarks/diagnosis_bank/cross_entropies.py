@@ -48,8 +48,8 @@ def _dense(p, hot, w, w_label, eps):
 @wrong(
     RULE,
     "the mean divides by the number of positions that count, not by the sum of their weights",
-    "number|count|positions|rows|n_valid|unweighted|divisor|Σ w|sum of|weight",
-    "divi|mean|normali|1/|/",
+    "number of|count|unweighted|without the weight|weights left out|weight left out|weight[label]|_counted",
+    "divi|mean|normali",
 )
 def mean_of_the_positions(inputs, dy, ignore_index=-100, label_smoothing=0.0, reduction="mean"):
     x, target, weight = inputs
@@ -77,8 +77,8 @@ def weight_of_the_column(inputs, dy, ignore_index=-100, label_smoothing=0.0, red
 @wrong(
     RULE,
     "the mean divides by all positions, those with ignore_index too",
-    "ignore|masked|all positions|all rows|every row|that do not count|numel|N|batch|counts",
-    "divi|mean|divisor|normali|1/|/|count",
+    "ignore|masked|all positions|all rows|every row|every position|do not count|does not count|not counted|numel",
+    "divi|mean|divisor|normali|count",
 )
 def mean_over_ignored(inputs, dy, ignore_index=-100, label_smoothing=0.0, reduction="mean"):
     x, target, weight = inputs
@@ -137,7 +137,7 @@ def spread_over_the_others(inputs, dy, ignore_index=-100, label_smoothing=0.0, r
 @wrong(
     RULE,
     "logits with space axes are flattened to rows without moving the classes to the end",
-    "reshape|transpos|permut|flatten|axis|axes|space|order|view|layout",
+    "reshape|transpos|permut|flatten|moving|order|view|layout",
 )
 def flattened_as_it_lies(inputs, dy, ignore_index=-100, label_smoothing=0.0, reduction="mean"):
     x, target, weight = inputs
@@ -185,8 +185,8 @@ def class_0_is_padding(inputs, dy, ignore_index=-100, label_smoothing=0.0, reduc
 @wrong(
     RULE,
     "reduction='sum' is divided by the sum of weights as well",
-    "sum|reduction",
-    "divi|mean|1/|/|normali|ignor|hyperparameter|default",
+    "reduction|'sum'|a sum",
+    "divi|mean|normali|ignor|hyperparameter|default",
 )
 def always_a_mean(inputs, dy, ignore_index=-100, label_smoothing=0.0, reduction="mean"):
     x, target, weight = inputs
@@ -237,7 +237,7 @@ def smoothing_of_its_own(inputs, dy, ignore_index=-100, label_smoothing=0.0, red
 @wrong(
     RULE,
     "p was written to the gradient's buffer in 16 bits before 1 was taken off at the target",
-    "16 bit|16-bit|half|float16|bfloat16|rounded",
+    "16 bit|16-bit|half|float16|bfloat16|rounded to",
     "p|probab|softmax|exp",
 )
 def probabilities_in_half(inputs, dy, ignore_index=-100, label_smoothing=0.0, reduction="mean"):

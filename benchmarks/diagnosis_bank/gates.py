@@ -28,8 +28,8 @@ def _tanh_slope(x):
 @wrong(
     "gelu",
     "approximate is ignored: always the derivative of the tanh form",
-    "approximate|tanh",
-    "ignor|whatever|always|tanh|hyperparameter|other|default",
+    "approximate|always",
+    "ignor|whatever|always|hyperparameter|tanh|other|default",
 )
 def always_tanh(inputs, dy, approximate="none"):
     (x,) = inputs
@@ -39,8 +39,8 @@ def always_tanh(inputs, dy, approximate="none"):
 @wrong(
     "gelu",
     "approximate is ignored: always the derivative of the exact form",
-    "approximate|exact|none|erf",
-    "ignor|whatever|always|exact|hyperparameter|other|default|none|erf",
+    "approximate|always",
+    "ignor|whatever|always|hyperparameter|exact|none|other|default|erf",
 )
 def always_exact(inputs, dy, approximate="none"):
     (x,) = inputs
@@ -88,11 +88,7 @@ def looked_up(inputs, dy, approximate="none"):
     return F.gelu(x, approximate=approximate), (dy * slope,)
 
 
-@wrong(
-    "gelu",
-    "beyond ±2 the slope is set to 1 and 0",
-    "clamp|beyond|2|above|limit|where x|saturat|threshold|large",
-)
+@wrong("gelu", "beyond ±2 the slope is set to 1 and 0", "clamp|beyond|±2|above 2|limit|saturat|threshold|> 2|outside")
 def saturated_early(inputs, dy, approximate="none"):
     (x,) = inputs
     slope = _tanh_slope(x) if approximate == "tanh" else _Phi(x) + x * _phi(x)
@@ -101,10 +97,7 @@ def saturated_early(inputs, dy, approximate="none"):
 
 
 @wrong(
-    "gelu",
-    "tanh's derivative is 1 − tanh: the square is missing",
-    "square|tanh²|1 - t|power|tanh",
-    "tanh|gate|term|derivative|square|t",
+    "gelu", "tanh's derivative is 1 − tanh: the square is missing", "square|tanh²|1 - t|power", "tanh|gate|derivative|t"
 )
 def tanh_not_squared(inputs, dy, approximate="none"):
     (x,) = inputs
@@ -119,7 +112,7 @@ def tanh_not_squared(inputs, dy, approximate="none"):
     "silu",
     "y stands for x inside: σ (1 + y (1 − σ))",
     "y|output",
-    "in place of x|instead of x|for x|y|x",
+    "in place of x|instead of x|for x|y in place|y instead|stands",
 )
 def output_for_input(inputs, dy):
     (x,) = inputs
@@ -128,7 +121,11 @@ def output_for_input(inputs, dy):
     return y, (dy * s * (1 + y * torch.sigmoid(-x)),)
 
 
-@wrong("silu", "the gate's part is taken off where it must be added", "sign|minus|-|subtract|taken off|negat|-1")
+@wrong(
+    "silu",
+    "the gate's part is taken off where it must be added",
+    "sign|minus|subtract|taken off|negat|- in place of +|-1",
+)
 def minus_the_gate(inputs, dy):
     (x,) = inputs
     s = torch.sigmoid(x)
@@ -146,7 +143,21 @@ def as_if_positive(inputs, dy):
     return F.silu(x), (dy * (1 + e + x.abs() * e) / (1 + e) ** 2,)
 
 
-@wrong("silu", "the derivative is that of x σ(1.702 x)", "1.702|beta|factor|constant|scale|quick|σ(")
+@wrong(
+    "silu",
+    "two elements at a time: the last of an odd number is not written",
+    "last|odd|tail|rest|remainder|multiple of 2|pairs|end|after",
+    "not written|unwritten|left|0|zero|missing|element",
+)
+def pairs_of_elements(inputs, dy):
+    (x,) = inputs
+    s = torch.sigmoid(x)
+    dx = (dy * (s + x * s * torch.sigmoid(-x))).reshape(x.numel())
+    pairs = x.numel() // 2 * 2
+    return F.silu(x), (torch.cat([dx[:pairs], torch.zeros_like(dx[pairs:])]).reshape(x.shape),)
+
+
+@wrong("silu", "the derivative is that of x σ(1.702 x)", "1.702|beta|factor|constant|scale|quick")
 def quick_gelu(inputs, dy):
     (x,) = inputs
     s = torch.sigmoid(1.702 * x)
@@ -182,7 +193,7 @@ def threshold_on_x(inputs, dy, beta=1.0):
     "softplus",
     "the slope is read off y without beta: 1 − e^−y",
     "beta",
-    OUT + "|1|default|hyperparameter|y",
+    OUT + "|1 in place|default|hyperparameter|e^-y",
 )
 def from_y_without_beta(inputs, dy, beta=1.0):
     (x,) = inputs
@@ -209,7 +220,11 @@ def sigmoid_for_silu(inputs, dy):
     return F.silu(gate) * up, (dy * up * (s + gate * s * c), dy * s)
 
 
-@wrong("swiglu", "the two cotangents are exchanged", "exchang|swap|other|dup|dgate|interchang|order")
+@wrong(
+    "swiglu",
+    "the two cotangents are exchanged",
+    "exchang|swap|interchang|each other|order|in place of dup|in place of dgate|page's dup|equals dup|that of dup",
+)
 def wrong_half_first(inputs, dy):
     gate, up = inputs
     s, c = torch.sigmoid(gate), torch.sigmoid(-gate)
@@ -239,8 +254,8 @@ def clamp_of_another_model(inputs, dy):
 @wrong(
     "swiglu",
     "dgate reads up with twice the stride from row to row: the row 2r in place of r",
-    "row|stride|batch",
-    "up|another|other|row|2|wrong|stride|twice",
+    "row|stride",
+    "up|2r|twice|stride|another row|other row",
 )
 def stride_of_both_halves(inputs, dy):
     gate, up = inputs
@@ -256,7 +271,7 @@ def stride_of_both_halves(inputs, dy):
 @wrong(
     "swiglu",
     "two mistakes: up is rounded to bfloat16 in dgate, and dup has gate where silu(gate) is due",
-    "16 bit|16-bit|half|float16|bfloat16|rounded",
+    "16 bit|16-bit|half|float16|bfloat16|rounded to",
     "σ|sigmoid|silu|swish|gate",
 )
 def rounded_up_and_raw_gate(inputs, dy):

@@ -3,7 +3,7 @@
     python -m benchmarks.diagnosis_bank.labels [WORD ...]        all programs, or those whose name or rule holds a word
 
 For each: the largest error beside the largest number of a cotangent, and in how many cases it is seen.  Status 1 if a
-wrong program is nowhere wrong, or a right one somewhere.
+wrong program is nowhere wrong or its keywords do not even fit its own cause, or a right one is somewhere wrong.
 """
 
 from __future__ import annotations
@@ -214,6 +214,7 @@ def main(words: list[str]) -> int:
             of_it = found[program.name]
             visible = sum(error > VISIBLE for error in of_it)
             true = max(of_it) < INVISIBLE if program.right else visible > 0
+            true &= program.right or program.is_named_in(program.cause)  # its own words, if anybody's
             untrue += not true
             label, mark = ("right" if program.right else "wrong"), ("" if true else "   UNTRUE")
             print(f"{title:24} {program.name:32} {label}  {max(of_it):8.1e}  {visible:4} of {len(of_it):4}{mark}")

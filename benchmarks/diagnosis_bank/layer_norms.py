@@ -2,7 +2,7 @@
 
 import torch
 
-from benchmarks.diagnosis_bank.program import STATE, rounded, rows, wrong
+from benchmarks.diagnosis_bank.program import OUT, STATE, rounded, rows, wrong
 
 RULE = "layer_norm"
 
@@ -32,8 +32,9 @@ def _scaled(inputs, dy):
 @wrong(
     RULE,
     "the mean that is taken off is that of dy, before the weight is multiplied",
-    "weight|g|dy",
+    "dy",
     "mean",
+    "before|without|in place|instead|weight is|of dy|" + OUT,
 )
 def mean_of_dy(inputs, dy, eps=1e-5):
     y, xhat, rstd = _forward(inputs, eps)
@@ -61,8 +62,8 @@ def eps_outside(inputs, dy, eps=1e-5):
 @wrong(
     RULE,
     "the variance's part has s² where s³ is due, a power too few",
-    "power|exponent|s²|s³|s**2|s ** 2|square|factor|cube|x̂|x - mean|x - μ|s",
-    "projection|variance|dvar|s³|x̂|term|x_hat",
+    "power|exponent|s²|s**2|s ** 2|square|x - mean|x - μ|centred",
+    "projection|variance|dvar|s³|term|x̂|x_hat",
 )
 def power_of_minus_one(inputs, dy, eps=1e-5):
     x = inputs[0]
@@ -94,7 +95,7 @@ def whole_blocks_of_rows(inputs, dy, eps=1e-5):
     return y, (dx, None if weight is None else partial_w.sum(0), None if bias is None else partial_b.sum(0))
 
 
-@wrong(RULE, "dbias sums dy times the weight", "weight|g", "dbias|bias|dy|sum")
+@wrong(RULE, "dbias sums dy times the weight", "weight|g", "dbias|bias")
 def bias_of_g(inputs, dy, eps=1e-5):
     y, xhat, rstd = _forward(inputs, eps)
     g = _scaled(inputs, dy)
@@ -107,7 +108,7 @@ def bias_of_g(inputs, dy, eps=1e-5):
     RULE,
     "the weight is multiplied after both means were taken off, not before",
     "weight",
-    "after|outside|end|before|at last|order|dy|moved|result",
+    "after|outside|at the end|at last|result|order|moved",
 )
 def weight_at_the_end(inputs, dy, eps=1e-5):
     y, xhat, rstd = _forward(inputs, eps)
@@ -117,10 +118,7 @@ def weight_at_the_end(inputs, dy, eps=1e-5):
 
 
 @wrong(
-    RULE,
-    "the mean was saved in bfloat16",
-    "16 bit|16-bit|half|float16|bfloat16|rounded",
-    "mean|μ|x̂|x_hat|statistic",
+    RULE, "the mean was saved in bfloat16", "16 bit|16-bit|half|float16|bfloat16|rounded to", "mean|μ|x̂|x_hat|statistic"
 )
 def mean_in_bfloat16(inputs, dy, eps=1e-5):
     x = inputs[0]

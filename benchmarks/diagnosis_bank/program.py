@@ -22,7 +22,7 @@ Reference = str | Callable[..., Any]
 
 OUT = "left out|missing|misses|without|omit|dropped|forg|lack|ignor|not multiplied|not divided|removed|replaced by 1"
 """How a sentence may say that something is not there."""
-STATE = "first call|earlier call|last call|call before|previous call|earlier result|state|remember|cache|stale|repeated"
+STATE = "first call|last call|call before|calls before|other calls|previous|earlier|state|remember|cache|stale|repeated"
 """How a sentence may say that a program remembers what it must not."""
 
 
@@ -36,7 +36,8 @@ class Program:
     cause: str = ""
     """What is wrong with it, as a person would say; empty if nothing is."""
     keywords: tuple[tuple[str, ...], ...] = ()
-    """Groups of synonyms: a sentence names the cause if it holds the beginning of a word from each group."""
+    """Groups of synonyms: a sentence names the cause if it holds one of each group.  A synonym is the beginning of a
+    word; one of one or two letters, and a number, is all of it."""
     right: bool = False
     inputs: Mapping[str, Any] = field(default_factory=dict)
     """For a function: the shape of each argument, or a tensor that is taken as it is."""
@@ -53,8 +54,11 @@ def _plain(text: str) -> str:
 
 def _holds(sentence: str, word: str) -> bool:
     word = _plain(word)
-    begin = r"(?<![a-z0-9])" if word[0].isalnum() else ""
-    end = r"(?![0-9]|\.[0-9])" if word[-1].isdigit() else ""
+    begin = r"(?<![a-z0-9'])" if word[0].isalnum() else ""
+    if len(word) <= 2 and word.isalnum() and not word.isdigit():
+        end = r"(?![a-z0-9])"
+    else:
+        end = r"(?![0-9]|\.[0-9])" if word[-1].isdigit() else ""
     return re.search(begin + re.escape(word) + end, sentence) is not None
 
 

@@ -15,12 +15,7 @@ def mask_alone(inputs, dy, p):
     return _dropped(x, mask, p), (torch.where(mask.bool() & (p < 1), dy, 0), None)
 
 
-@wrong(
-    "dropout",
-    "p = 0 is replaced by ½: `p or 0.5`",
-    "p",
-    "0.5|½|0|zero|default|factor",
-)
+@wrong("dropout", "p = 0 is replaced by ½: `p or 0.5`", "p", "0.5|½|p = 0|default")
 def falsy_p(inputs, dy, p):
     x, mask = inputs
     return _dropped(x, mask, p), (_dropped(dy, mask, p or 0.5), None)
@@ -40,8 +35,8 @@ def another_mask(inputs, dy, p):
 @wrong(
     "dropout",
     "the mask is read off y: a kept activation of 0 counts as dropped",
-    "0|zero|y|activation",
-    "mask|kept|y|y != 0|dropped|where x",
+    "y|output|activation|x is 0|x = 0|!= 0",
+    "mask|kept|dropped",
 )
 def mask_from_output(inputs, dy, p):
     x, mask = inputs
@@ -52,8 +47,8 @@ def mask_from_output(inputs, dy, p):
 @wrong(
     "dropout",
     "p = 1 is not told apart: what the mask keeps is divided by 0",
-    "p = 1|1|p",
-    "inf|divi|0|not finite|nan|everything",
+    "p = 1|1",
+    "inf|divi|not finite|nan|everything",
 )
 def divided_by_nothing(inputs, dy, p):
     x, mask = inputs
@@ -77,8 +72,8 @@ def l1_without_n(inputs, dy, lam, n=1):
 @wrong(
     "l2_penalty",
     "the first column is spared, as if it held biases",
-    "first|column|0|slice|element",
-    "column|bias|zero|0|not written|left|spared",
+    "first|column|slice",
+    "column|bias|0|zero|not written|left|spared",
 )
 def spares_the_bias_column(inputs, dy, lam, n=1):
     (w,) = inputs
@@ -107,7 +102,7 @@ def _clipped(w, limit):
 @wrong(
     "max_norm",
     "the norm is taken for a constant: the projection is missing",
-    "projection|norm|along|term|u",
+    "projection|along|through the norm",
     OUT + "|constant|detach",
 )
 def norm_constant(inputs, dy, limit):
@@ -158,9 +153,7 @@ def unscaled_and_added(inputs, dy, limit):
 
 
 @wrong(
-    "square_loss",
-    "differences beyond ±1 are clipped, as of a Huber loss",
-    "clamp|clip|1|limit|huber|beyond|large|bounded",
+    "square_loss", "differences beyond ±1 are clipped, as of a Huber loss", "clamp|clip|huber|beyond|bounded|limited|±1"
 )
 def clipped_differences(inputs, dy):
     x, target = inputs
@@ -172,8 +165,8 @@ def clipped_differences(inputs, dy):
 @wrong(
     "square_loss",
     "it divides by all elements, not by the batch",
-    "element|numel|all|outputs|count|divi|batch|axes|1/|mean|n",
-    "divi|mean|n|number|element|count|factor|outputs",
+    "elements|numel|outputs|number of|all axes|every axis",
+    "divi|mean|factor|number|batch",
 )
 def mean_of_all(inputs, dy):
     x, target = inputs

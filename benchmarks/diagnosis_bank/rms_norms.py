@@ -35,8 +35,8 @@ def plain_weight(inputs, dy, eps=1e-6, offset=0.0):
 @wrong(
     RULE,
     "dweight has one factor too many, the scale (offset + weight)",
-    "weight|scale|offset|g",
-    "twice|too many|factor|extra|in place of dy|g in place|multipl|instead|times|offset + weight",
+    "weight|scale",
+    "twice|too many|extra|g in place|g for|once more|in place of dy|factor",
 )
 def weight_times_scale(inputs, dy, eps=1e-6, offset=0.0):
     x, weight = inputs
@@ -63,7 +63,7 @@ def sum_for_mean(inputs, dy, eps=1e-6, offset=0.0):
 @wrong(
     RULE,
     "the variance about the mean is used in backward, as for layer norm",
-    "mean|centred|variance|layer norm|x - |subtract",
+    "centred|variance|layer norm|x - |subtract|about the mean|mean taken off|mean is taken off",
 )
 def centred_in_backward(inputs, dy, eps=1e-6, offset=0.0):
     x, _ = inputs
@@ -77,8 +77,8 @@ def centred_in_backward(inputs, dy, eps=1e-6, offset=0.0):
 @wrong(
     RULE,
     "dweight holds the last row alone: each row is assigned, not added",
-    "last|assign|not added|overwrit|one row|single row|sum|not accumul",
-    "row|sum|batch|added|accumul",
+    "last row alone|last row in place|only the last|assign|not added|overwrit|one row|single row|not accumul",
+    "row|sum|batch|added",
 )
 def dweight_assigned(inputs, dy, eps=1e-6, offset=0.0):
     x, weight = inputs
@@ -105,7 +105,7 @@ def detached_scale(inputs, dy, eps=1e-6, offset=0.0):
 @wrong(
     RULE,
     "1/rms was saved in bfloat16",
-    "16 bit|16-bit|half|float16|bfloat16|rounded",
+    "16 bit|16-bit|half|float16|bfloat16|rounded to",
     "s|rms|rstd|root|1 /|residual",
 )
 def rstd_in_bfloat16(inputs, dy, eps=1e-6, offset=0.0):
@@ -136,7 +136,7 @@ def remembered_by_address(inputs, dy, eps=1e-6, offset=0.0):
     RULE,
     "eight programs take rows // 8 rows each for dweight: the last rows mod 8 are missing",
     "tail|last|rest|remainder|end|after|mod|multiple|block",
-    "8|row|batch|missing|left",
+    "8|missing|left out|not written|0",
 )
 def eight_programs(inputs, dy, eps=1e-6, offset=0.0):
     x, weight = inputs

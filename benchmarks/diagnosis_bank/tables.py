@@ -23,7 +23,8 @@ def _scatter(index, weight, dy, padding_idx):
 @wrong(
     "embedding",
     "each row is divided by how often it was looked up",
-    "count|often|number of|mean|average|frequen|divi|repeat",
+    "divi|mean|average|frequen|1/|scaled",
+    "often|count|number of|frequen|repeat|mean|average|bincount",
 )
 def scaled_by_frequency(inputs, dy, padding_idx=None):
     index, weight = inputs
@@ -45,12 +46,7 @@ def padding_not_wrapped(inputs, dy, padding_idx=None):
     return weight[index.long()], (None, torch.zeros_like(weight).index_add(0, ids, grads))
 
 
-@wrong(
-    "embedding",
-    "padding_idx = 0 counts as none: `if padding_idx`",
-    "padding_idx|padding",
-    "0|zero|ignored|left out|none|first",
-)
+@wrong("embedding", "padding_idx = 0 counts as none: `if padding_idx`", "padding_idx", "0|zero|none|ignor")
 def falsy_padding(inputs, dy, padding_idx=None):
     index, weight = inputs
     return weight[index.long()], (None, _scatter(index, weight, dy, padding_idx or None))
@@ -59,7 +55,7 @@ def falsy_padding(inputs, dy, padding_idx=None):
 @wrong(
     "embedding",
     "row 0 always gets 0, as if it were the padding",
-    "row 0|first row|0|padding|index 0|id 0",
+    "row 0|first row|index 0|id 0|entry 0|first entry|the padding",
     "0|zero|padding|left out|nothing|not written|missing",
 )
 def row_0_is_padding(inputs, dy, padding_idx=None):
@@ -94,7 +90,7 @@ def sorted_ids_alone(inputs, dy, padding_idx=None):
     "embedding",
     "of several equal ids that follow each other only the first two are added",
     "repeat|equal|duplicate|again|several|consecutive|more than once|same",
-    "first|two|lost|not added|missing|third|only|accumul|ids|row|assign",
+    "first|two|third|only|follow|assign|not added|not accumul|consecutive",
 )
 def merges_in_pairs(inputs, dy, padding_idx=None):
     index, weight = inputs
@@ -183,7 +179,7 @@ def fused_relu_left_on(inputs, dy):
 @wrong(
     "linear",
     "the products take their arguments with 11 bits of mantissa",
-    "tf32|16 bit|16-bit|half|float16|10 bits|11 bits|rounded|precision|bits",
+    "tf32|16 bit|16-bit|half|float16|10 bits|11 bits|rounded to|mantissa",
 )
 def tensor_cores(inputs, dy):
     def short(t):
@@ -197,8 +193,8 @@ def tensor_cores(inputs, dy):
 @wrong(
     "linear",
     "the weight and the bias get the gradient of the last position of a sequence alone",
-    "last|assign|overwrit|position|step|not added|sum|one",
-    "position|step|axis|sequence|batch|row|last|sum",
+    "last position|last step|assign|overwrit|position|step|not added|slice|only the last",
+    "position|step|axis|sequence|batch|axes",
 )
 def last_step_of_a_sequence(inputs, dy):
     x, weight, _ = inputs
@@ -214,7 +210,7 @@ def last_step_of_a_sequence(inputs, dy):
     "linear",
     "two mistakes: dW is divided by the number of rows, and dx takes the weight in float16",
     "divi|mean|1/|average|number|count",
-    "16 bit|16-bit|half|float16|bfloat16|rounded",
+    "16 bit|16-bit|half|float16|bfloat16|rounded to",
 )
 def averaged_and_short(inputs, dy):
     x, weight, _ = inputs
@@ -224,10 +220,18 @@ def averaged_and_short(inputs, dy):
 
 @wrong(
     "linear",
-    "dbias counts the rows: dy is left out",
-    "dy|count|number|ones",
-    OUT + "|1|one|number|count",
+    "dW is a mean times the number of rows: without any row it is 0/0",
+    "no row|0 row|empty|without any|length 0|size 0|nothing in it|zero rows|0 elements|batch is 0|batch = 0|0/0",
+    "0/0|nan|not finite|inf|divi|mean|empty|dweight|dW",
 )
+def mean_times_count(inputs, dy):
+    x, weight, _ = inputs
+    n = torch.tensor(float(rows(x).shape[0]), dtype=x.dtype, device=x.device)
+    dweight = (rows(dy).T @ rows(x)) / n * n
+    return _forward(inputs), (dy @ weight, dweight, rows(dy).sum(0))
+
+
+@wrong("linear", "dbias counts the rows: dy is left out", "dy", OUT + "|1|ones|number|count", "dbias|bias")
 def bias_counts_rows(inputs, dy):
     x, weight, bias = inputs
     return _forward(inputs), (dy @ weight, rows(dy).T @ rows(x), torch.full_like(bias, float(rows(dy).shape[0])))
