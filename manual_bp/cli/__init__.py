@@ -18,6 +18,7 @@ import typer
 import manual_bp
 from manual_bp.cli.bench import bench
 from manual_bp.cli.check import check
+from manual_bp.cli.grade import grade
 from manual_bp.cli.lockstep import lockstep
 from manual_bp.cli.rules import list_rules
 from manual_bp.cli.train import train
@@ -30,6 +31,7 @@ app.command()(verify)
 app.command()(lockstep)
 app.command()(train)
 app.command()(check)
+app.command()(grade)
 app.command()(bench)
 app.command("rules")(list_rules)
 

@@ -70,11 +70,11 @@ def check(
         RULES[against]
         (chosen,) = chosen_dtypes(dtype)
         declared: dict[str, Any] = {
-            "hyper": _values(hyper or []),
+            "hyper": values(hyper or []),
             "ndim": tuple(ndim) if ndim else None,
             "min_size": min_size,
         }
-        _forget(json_file, html_file)
+        forget(json_file, html_file)
         searching = notices.status("searching for the cause")
 
         def tell_verdict(report: Report) -> None:
@@ -118,7 +118,7 @@ def check(
         raise typer.Exit(2)
 
 
-def _forget(*files: Path | None) -> None:
+def forget(*files: Path | None) -> None:
     """The verdict of an earlier run shall not stand where this one ends without any."""
     for file in files:
         if file is not None and file.is_file():
@@ -126,7 +126,7 @@ def _forget(*files: Path | None) -> None:
                 file.write_text("")
 
 
-def _values(given: list[str]) -> dict[str, Any]:
+def values(given: list[str]) -> dict[str, Any]:
     """Hyperparameters from NAME=VALUE: a Python number, True, False, None, a tuple of numbers, or else a word.  Raises
     ValueError for what is not of that form."""
     found: dict[str, Any] = {}

@@ -4,6 +4,8 @@ from manual_bp.arithmetic.bounded import Contract
 from manual_bp.oracle.adapters import from_functions
 from manual_bp.oracle.case import NOT_RECORDED, Case
 from manual_bp.oracle.checking import GradientMismatch, check, compare
+from manual_bp.oracle.grading.grade import grade
+from manual_bp.oracle.grading.verdict import Verdict
 from manual_bp.oracle.report import Mismatch, Report
 
 __all__ = [
@@ -13,7 +15,9 @@ __all__ = [
     "GradientMismatch",
     "Mismatch",
     "Report",
+    "Verdict",
     "check",
     "compare",
     "from_functions",
+    "grade",
 ]

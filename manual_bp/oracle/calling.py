@@ -6,7 +6,7 @@ import inspect
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from typing import Any
@@ -179,8 +179,7 @@ def call_often(candidate: Vjp, rule: Rule, case: Case, first: tuple[Any, ...], t
     hyper = passable(candidate, rule, case.hyper)
     assert isinstance(hyper, dict)
     own = case.with_tensors(copies(case.tensors))
-    worst = {i: 0.0 for i, x in enumerate(first) if isinstance(x, Tensor) and is_dense(x)}
-    results = list(first)
+    differing = Differing(first)
     end = time.monotonic() + SECONDS
     replaced: list[str] = []  # which the calls before have told
     like = case.tensors[0]
@@ -188,17 +187,7 @@ def call_often(candidate: Vjp, rule: Rule, case: Case, first: tuple[Any, ...], t
         try:
             for _ in range(times):
                 y, grads = returned_by(candidate, rule, own, hyper)
-                for i, got in enumerate((*parts_of(y, rule), *grads)):
-                    if i not in worst:
-                        continue
-                    got = preserved(plain(got), first[i])
-                    difference = math.inf
-                    if isinstance(got, Tensor) and is_dense(got) and got.shape == first[i].shape:
-                        if same_bits(first[i], got):
-                            continue
-                        difference = float((got.double() - first[i].double()).abs().nan_to_num(nan=math.inf).max())
-                    if difference > worst[i]:
-                        worst[i], results[i] = difference, got
+                differing.note((*parts_of(y, rule), *grads))
                 if time.monotonic() > end:
                     break
         except KeyboardInterrupt:  # it is the user's
@@ -206,9 +195,33 @@ def call_often(candidate: Vjp, rule: Rule, case: Case, first: tuple[Any, ...], t
         except BaseException as error:
             found.raised = traceback_of(error)
             found.traps.append((rule.arguments[0], f"raised {named(error)} when it was called again and again"))
-    if any(worst.values()):
-        found.results = tuple(results)
+    found.results = differing.results
     return found
+
+
+class Differing:
+    """Of the results of many calls alike, for each argument the one that differs most from that of the first call."""
+
+    def __init__(self, first: Sequence[Any]) -> None:
+        self._first, self._found = first, list(first)
+        self._worst = {i: 0.0 for i, x in enumerate(first) if isinstance(x, Tensor) and is_dense(x)}
+
+    def note(self, results: Sequence[Any]) -> None:
+        """Take in one more call."""
+        for i, worst in self._worst.items():
+            first, got = self._first[i], preserved(plain(results[i]), self._first[i])
+            difference = math.inf
+            if isinstance(got, Tensor) and is_dense(got) and got.shape == first.shape:
+                if same_bits(first, got):
+                    continue
+                difference = float((got.double() - first.double()).abs().nan_to_num(nan=math.inf).max())
+            if difference > worst:
+                self._worst[i], self._found[i] = difference, got
+
+    @property
+    def results(self) -> tuple[Any, ...] | None:
+        """None if none did."""
+        return tuple(self._found) if any(self._worst.values()) else None
 
 
 def call_filled(candidate: Vjp, rule: Rule, case: Case, first: tuple[Any, ...]) -> dict[str, str]:
@@ -224,6 +237,11 @@ def call_filled(candidate: Vjp, rule: Rule, case: Case, first: tuple[Any, ...]) 
         with Filled(value):
             return invoked(candidate, rule, case)[1] or (None,) * len(first)
 
+    return told_by_memory(rule, first, with_memory)
+
+
+def told_by_memory(rule: Rule, first: Sequence[Any], with_memory: Callable[[float], Sequence[Any]]) -> dict[str, str]:
+    """`call_filled`.  with_memory: what is returned where all that is allocated without a value is filled with one."""
     suspects = tuple(map(unwritten, first, with_memory(torch.nan)))
     if all(where is None for where in suspects):
         return {}

@@ -24,6 +24,7 @@ from manual_bp.rule import Rule, Vjp
 
 # Exceptions that were raised on the way to another one are shown if they are at most so many.
 CHAIN = 5
+UNREADABLE = "results that cannot be read"
 
 
 @dataclass
@@ -106,7 +107,7 @@ def invoked(
     with modes_kept(replaced), users_defaults(case.tensors[0]), settings_kept(changed), functions_kept(replaced):
         try:
             returned = returned_by(candidate, rule, called, hyper)
-            fault = _fault(returned, rule)  # in here, since a list of the candidate's own class runs its code
+            fault = form_fault(returned, rule)  # in here, since a list of the candidate's own class runs its code
             raw = None if fault else (*parts_of(returned[0], rule), *returned[1])
         except KeyboardInterrupt:  # it is the user's
             raise
@@ -117,7 +118,7 @@ def invoked(
     found.findings += [(first, f"the candidate {words}") for words in (*changed, *replaced)]
     if raised is not None:
         found.raised = traceback_of(raised)
-        found.traps.append((first, f"raised {named(raised)}: {shortened(_printed(str, raised))}"))
+        found.traps.append((first, f"raised {described_error(raised)}"))
         raised = None  # it holds this frame, which holds it
         return found, None, given
     for name, x in own.items():
@@ -147,6 +148,11 @@ def _printed(make: Callable[[BaseException], str], error: BaseException) -> str:
         return f"(its text cannot be printed: {named(failure)})"
 
 
+def described_error(error: BaseException) -> str:
+    """Its kind and its text."""
+    return f"{named(error)}: {shortened(_printed(str, error))}"
+
+
 def traceback_of(error: BaseException) -> str:
     """A traceback to be read."""
     return shortened(_printed(_last_frames, error))
@@ -163,10 +169,10 @@ def _last_frames(error: BaseException) -> str:
 
 
 def unreadable(error: Exception, rule: Rule) -> tuple[str, str]:
-    return rule.arguments[0], f"results that cannot be read: {named(error)}: {shortened(_printed(str, error))}"
+    return rule.arguments[0], f"{UNREADABLE}: {described_error(error)}"
 
 
-def _fault(returned: Any, rule: Rule) -> str:
+def form_fault(returned: Any, rule: Rule) -> str:
     """What is wrong with the form of what was returned; "" if it is y and a tuple of cotangents."""
     names = ", ".join(f"d{name}" for name in rule.inputs)
     y = "y" if len(rule.outputs) == 1 else f"({', '.join(rule.outputs)})"

@@ -86,15 +86,15 @@ def isolated(target: str, timeout: float) -> Iterator[Isolated]:
         assert guard.stdin is not None
         guard.stdin.write(b"%d\n" % process.pid)
         guard.stdin.flush()
-        yield Isolated(process, target, timeout)
+        yield Isolated(Talk(process, timeout), target)
 
 
 class Isolated(Elsewhere):
     """A candidate in another process: a Vjp for any comparison.  Calls raise CandidateEnded if the process or the time
     ends."""
 
-    def __init__(self, process: subprocess.Popen[bytes], target: str, timeout: float) -> None:
-        self._talk = _Talk(process, timeout)
+    def __init__(self, talk: Talk, target: str) -> None:
+        self._talk = talk
         self._variant = ""
         self._learn(self._talk.ask({"target": target}))
 
@@ -157,19 +157,20 @@ class Isolated(Elsewhere):
         return tuple(self._talk.kept(x, x_like) for x, x_like in zip(results, like, strict=True))
 
     def _as(self, variant: str) -> Isolated:
-        other: Isolated = object.__new__(Isolated)
+        other = object.__new__(type(self))
         vars(other).update(vars(self), _variant=variant)
         return other
 
 
-class _Talk:
+class Talk:
     """Questions to the process of a candidate and its answers, which may never come."""
 
     def __init__(self, process: subprocess.Popen[bytes], timeout: float) -> None:
         self.process = process
         self.printed = _Tail(process.stderr)
-        self._timeout = self._left = timeout
+        self._timeout = timeout
         self._spare = KEPT_FOR_DIAGNOSIS
+        self.seconds = 0.0
         self._over: CandidateEnded | None = None
         self._answers: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
 
@@ -189,11 +190,12 @@ class _Talk:
             except queue.Empty:
                 if ended:
                     raise self.ended() from None
-                if time.monotonic() - start > self._left:
+                if time.monotonic() - start > self._timeout - self.seconds:
+                    self.seconds = self._timeout
                     words = f"the candidate did not return within {self._timeout:g} s and was stopped"
                     raise self._end(words) from None
                 continue
-            self._left -= time.monotonic() - start
+            self.seconds += time.monotonic() - start
             if answer is None:
                 raise self.ended()
             return answer
@@ -225,13 +227,21 @@ class _Talk:
     def _end(self, words: str) -> CandidateEnded:
         """The finding that ends the talk, and the process with it."""
         self._over = CandidateEnded(words)
-        _end(self.process)
+        self.stop()
         return self._over
+
+    def stop(self) -> None:
+        """End the process and whatever it has started."""
+        _end(self.process)
+
+    def status(self) -> int:
+        """That of the process.  Raises TimeoutExpired if it does not end."""
+        return self.process.wait(LAST_WORDS)
 
     def ended(self) -> CandidateEnded:
         """What is to be said of a process that does not answer any more."""
         try:
-            status = self.process.wait(LAST_WORDS)
+            status = self.status()
         except subprocess.TimeoutExpired:
             return self._end("the candidate closed or disturbed the pipe to the oracle")
         last = self.printed.text().strip().splitlines()[-1:] or ["nothing on stderr"]

@@ -43,9 +43,10 @@ class Generated:
         contract: Contract,
         conventions: Conventions,
         declared: Declared = NOTHING,
+        seed: int = 0,
     ) -> None:
         self.rule, self.contract, self.conventions = rule, contract, conventions
-        self.cases = generated(rule, dtype, device, declared=declared)
+        self.cases = generated(rule, dtype, device, seed, declared)
         self._found: dict[int, Evidence | str] = {}
         self._kept: dict[object, Evidence | str] = {}  # many cases are the same numbers in another layout
 

@@ -38,7 +38,7 @@ def serve() -> None:
         try:
             candidate = load(receive_question(questions)["target"])
             require_candidate(candidate)
-            made, words = _offered(candidate)
+            made, words = offered(candidate)
         except ValueError as error:
             send_answer(answers, {"usage": shortened(str(error))})
             return
@@ -51,7 +51,7 @@ def serve() -> None:
                 if question["how"] == "named":
                     results = None
                     try:
-                        made, words = _offered(for_inputs(candidate, question["names"]))
+                        made, words = offered(for_inputs(candidate, question["names"]))
                     except ValueError as error:
                         words = {"usage": shortened(str(error))}
                     continue
@@ -65,7 +65,7 @@ def serve() -> None:
         os._exit(0)
 
 
-def _offered(candidate: Vjp) -> tuple[dict[str, Vjp], dict[str, Any]]:
+def offered(candidate: Vjp) -> tuple[dict[str, Vjp], dict[str, Any]]:
     """The candidate and the other ways to call it, by name, and what is said of them."""
     parameters = parameters_of(candidate)
     kinds = None

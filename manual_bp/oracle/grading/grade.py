@@ -1,0 +1,116 @@
+"""`grade`: code that nobody trusts, called at inputs that it has not met, and judged where it cannot reach.
+
+The candidate is called at every case, in a process of its own, before the first of the expected results is computed
+anywhere.  What it returns there is all that the verdict rests on; only the search for flaws beside the numbers (races,
+elements that are never written) and for the cause calls it later.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from manual_bp.oracle.conventions import Conventions
+from manual_bp.oracle.declared import Declared
+from manual_bp.oracle.foreign import readable, shortened
+from manual_bp.oracle.grading.loading import SUFFIX, of_callable, split
+from manual_bp.oracle.grading.run import Run
+from manual_bp.oracle.grading.untrusted import Limits, untrusted
+from manual_bp.oracle.grading.verdict import Verdict
+from manual_bp.oracle.surroundings import plain
+from manual_bp.registry import RULES
+from manual_bp.rule import Rule
+from manual_bp.signature import DTYPES
+
+# JSON's readers keep integers below 2^53 as they are.
+SEEDS = 2**53
+FRESH = "fresh"
+# An interpreter with torch has 220 MiB; below this nothing could be called.
+LEAST_MEMORY = 512
+
+
+@plain()
+def grade(
+    program: str | Path | Callable[..., Any],
+    against: str | Rule,
+    seeds: str | int = FRESH,
+    timeout: float = Limits().timeout,
+    memory: int = Limits().memory,
+    *,
+    processes: int = Limits().processes,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    strict: bool = False,
+    conventions: Mapping[str, Any] | None = None,
+    hyper: Mapping[str, Any] | None = None,
+    ndim: Any = None,
+    min_size: int = 0,
+    diagnose: float = 3.0,
+) -> Verdict:
+    """Grade a program that nobody trusts.
+
+    program: "PATH.py:NAME", "PATH.py" (NAME is then vjp or ModelNew), "module:name", or a function or class at the top
+        of a file; a Vjp, an nn.Module (a class is made with `get_init_inputs()` of its file) or an autograd.Function.
+    against: a rule or its name.
+    seeds: "fresh", from the operating system, or the seed of an earlier verdict.
+    timeout, memory, processes: what it may take (`Limits`).
+    strict, conventions, hyper, ndim, min_size, diagnose: as for `compare`.
+    Raises ValueError for what no program could be graded by or for: an unknown rule, dtype, device or file.
+    """
+    begun = time.monotonic()
+    rule = RULES[against] if isinstance(against, str) else against
+    if not isinstance(rule, Rule):
+        raise ValueError(f"against must be a rule or its name; came {against!r}. The names are {', '.join(RULES)}.")
+    limits = _limits(timeout, memory, processes)
+    seed = _seed(seeds)
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {[str(d) for d in DTYPES]}; came {dtype}.")
+    target = _target(program)
+    chosen_conventions = Conventions.declared(rule, conventions)
+    declared = Declared.of(rule, hyper, ndim, min_size)
+    run = Run(declared.rule(rule), dtype, device, seed, chosen_conventions, declared, strict)
+    with untrusted(limits) as candidate:
+        run.grade(candidate, target, diagnose)
+    verdict = run.verdict(target)
+    verdict.printed = readable(shortened(candidate.printed().rstrip()))
+    verdict.limits = {"timeout_s": limits.timeout, "memory_mib": limits.memory, "processes": limits.processes}
+    verdict.seconds = {"candidate": round(candidate.seconds, 3), "total": round(time.monotonic() - begun, 3)}
+    return verdict
+
+
+def _limits(timeout: float, memory: int, processes: int) -> Limits:
+    if not timeout > 0:
+        raise ValueError(f"timeout must be seconds, more than 0; came {timeout}.")
+    if memory < LEAST_MEMORY:
+        raise ValueError(f"memory must be MiB, {LEAST_MEMORY} or more, as torch takes 220; came {memory}.")
+    if processes < 1:
+        raise ValueError(f"processes must be 1 or more; came {processes}.")
+    return Limits(timeout, memory, processes)
+
+
+def _seed(seeds: str | int) -> int:
+    if seeds == FRESH:
+        return secrets.randbelow(SEEDS)
+    if isinstance(seeds, bool) or not isinstance(seeds, int) or not 0 <= seeds < SEEDS:
+        raise ValueError(
+            f'seeds must be "{FRESH}" or an integer from 0 to 2^53 - 1, such as a verdict has; came {seeds!r}.'
+        )
+    return seeds
+
+
+def _target(program: str | Path | Callable[..., Any]) -> str:
+    """PATH.py[:NAME] or MODULE:NAME, of a file that is there."""
+    if callable(program):
+        return of_callable(program)
+    path, name = split(str(program))
+    if path.endswith(SUFFIX):
+        if not Path(path).is_file():
+            raise ValueError(f"there is no file {path!r}. Pass PATH.py[:CALLABLE] or MODULE:CALLABLE.")
+    elif not name:
+        raise ValueError(f"a program is PATH.py[:CALLABLE] or MODULE:CALLABLE; came {str(program)!r}.")
+    return str(program)

@@ -1,0 +1,103 @@
+"""Programs that somebody hands in: a file, or a module by name, and which of what it holds is the candidate."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from manual_bp.oracle.calling import WRAP
+from manual_bp.oracle.candidates import candidate
+from manual_bp.oracle.foreign import named, shortened
+from manual_bp.oracle.loading import load
+from manual_bp.rule import Vjp
+
+# Where no name is given: a Vjp, or the module that KernelBench's tasks ask for.
+NAMES = ("vjp", "ModelNew")
+SUFFIX = ".py"
+
+
+def split(target: str) -> tuple[str, str]:
+    """Path and name of PATH[:CALLABLE]; an empty name if none is given."""
+    path, colon, name = target.rpartition(":")
+    return (path, name) if colon and not target.endswith(SUFFIX) else (target, "")
+
+
+def of_callable(program: Callable[..., Any]) -> str:
+    """The target that means a function or class of a file.  Raises ValueError if another process would not find it."""
+    module = inspect.getmodule(program)
+    name = getattr(program, "__qualname__", "")
+    file = getattr(module, "__file__", None)
+    found: Any = module
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if file is None or not file.endswith(SUFFIX) or found is not program:
+        raise ValueError(
+            f"grade calls a candidate in another process, which finds it by file and name; {name or program!r} is no "
+            "function or class at the top of a file. Put it there, or pass PATH:NAME."
+        )
+    return f"{Path(file).resolve()}:{name}"
+
+
+def program(target: str) -> Vjp:
+    """The candidate that PATH[:CALLABLE] or MODULE:CALLABLE means: a Vjp; an nn.Module, or a class of them, made with
+    what `get_init_inputs` of its file returns, if that is there; or an autograd.Function.
+
+    Raises ValueError, saying why, if it cannot be had.
+    """
+    path, name = split(target)
+    if path.endswith(SUFFIX):
+        module = _module(Path(path))
+        held = [n for n in NAMES if hasattr(module, n)]
+        if not (name or held):
+            raise ValueError(f"{path} must hold one of {', '.join(NAMES)}, or say which: {path}:NAME.")
+        found = _attribute(module, name or held[0], path)
+    else:
+        found = load(target)
+        module = sys.modules[path]
+    return _as_vjp(found, module)
+
+
+def _module(path: Path) -> ModuleType:
+    """The file as a module of its own name, with its folder's other modules to be found."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.resolve().parent))
+    sys.modules[path.stem] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException as error:  # whatever it does, nothing can be called
+        raise ValueError(f"{path.name} cannot be imported: {named(error)}: {shortened(str(error))}") from error
+    return module
+
+
+def _attribute(module: ModuleType, name: str, path: str) -> Any:
+    found: Any = module
+    for part in name.split("."):
+        if not hasattr(found, part):
+            public = ", ".join(n for n in vars(module) if not n.startswith("_")) or "nothing"
+            raise ValueError(f"{path} must hold {name!r}; it holds {shortened(public)}.")
+        found = getattr(found, part)
+    return found
+
+
+def _as_vjp(found: Any, module: ModuleType) -> Vjp:
+    """A module or autograd.Function by torch.autograd, as its user would call it."""
+    kind = found if isinstance(found, type) else type(found)
+    wrapped = [base.__name__ for base in kind.__mro__ if f"{base.__module__}.{base.__qualname__}" in WRAP]
+    if not wrapped:
+        return found  # type: ignore[no-any-return]
+    if wrapped[0] == "Function":
+        found = found.apply
+    elif found is kind:
+        given: Any = module.get_init_inputs() if hasattr(module, "get_init_inputs") else ()
+        found = found(**given) if isinstance(given, dict) else found(*given)
+    of_torch: Any = candidate("torch")
+    vjp: Vjp = of_torch.autograd(found)
+    return vjp

@@ -1,0 +1,157 @@
+"""One run of `grade`: a candidate is called at every case, and then what it returned is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+import torch
+
+from manual_bp.arithmetic.bounded import contract_of
+from manual_bp.oracle.calling import for_inputs, variants
+from manual_bp.oracle.case import Case, Further
+from manual_bp.oracle.comparison import Comparison
+from manual_bp.oracle.conventions import Conventions
+from manual_bp.oracle.declared import Declared
+from manual_bp.oracle.evidence import Evidence, evidence
+from manual_bp.oracle.foreign import readable
+from manual_bp.oracle.grading.called import SEEN
+from manual_bp.oracle.grading.families import family
+from manual_bp.oracle.grading.repeated import chosen, repeated
+from manual_bp.oracle.grading.untrusted import Asked, Untrusted
+from manual_bp.oracle.grading.verdict import TOLD, FirstFailing, Verdict
+from manual_bp.oracle.isolation import CandidateEnded
+from manual_bp.oracle.kept_evidence import Generated, said
+from manual_bp.oracle.report import Report
+from manual_bp.rule import Rule
+
+
+class Run:
+    """What is asked of one candidate, and what was found."""
+
+    def __init__(
+        self,
+        rule: Rule,
+        dtype: torch.dtype,
+        device: str,
+        seed: int,
+        conventions: Conventions,
+        declared: Declared,
+        strict: bool,
+    ) -> None:
+        """rule: with the declared defaults."""
+        self.rule, self.dtype, self.device, self.seed = rule, dtype, device, seed
+        self.conventions, self.declared, self.strict = conventions, declared, strict
+        self.contract = contract_of(dtype)
+        self.report = Report(rule.name, "", device)
+        self._first: FirstFailing | None = None
+        self._case: Case | None = None
+        self._ended = ""
+
+    def grade(self, candidate: Untrusted, target: str, diagnose: float) -> None:
+        """Load the candidate that is named so, call it at every case, and judge what it returned."""
+        try:
+            candidate.load(target)
+            asked, made, positions = self._ask(candidate)
+            comparison = Comparison(
+                candidate,
+                self.rule,
+                self.dtype,
+                self.device,
+                self.contract,
+                self.conventions,
+                self.strict,
+                declared=self.declared,
+            )
+            self.report = comparison.report
+            self._judge(comparison, candidate, asked, made, positions)
+            comparison.finish(generated=True)
+            self.report.notes += [SEEN[name] for name in candidate.seen() if name in SEEN]
+            comparison.explain(diagnose)
+        except CandidateEnded as error:
+            self._ended = readable(str(error))
+
+    def _ask(self, candidate: Untrusted) -> tuple[list[Asked], Generated, dict[int, int]]:
+        """What was asked, in order; the generated cases, whose evidence nobody has looked for; and which is which."""
+        for_inputs(candidate, tuple(self.rule.inputs))
+        made = Generated(self.rule, self.dtype, self.device, self.contract, self.conventions, self.declared, self.seed)
+        generator = torch.Generator().manual_seed(self.seed + 1)  # other numbers than those of these cases
+        again = {id(case) for case in chosen(made.cases)}
+        asked = []
+        for case in made.cases:
+            asked.append(Asked(case))
+            if id(case) in again:
+                asked += repeated(self.rule, case, generator)
+        with suppress(CandidateEnded):  # which is raised again when what it did not answer is judged
+            candidate.answer(self.rule, asked)
+        return asked, made, {id(case): position for position, case in enumerate(made.cases)}
+
+    def _judge(
+        self,
+        comparison: Comparison,
+        candidate: Untrusted,
+        asked: Sequence[Asked],
+        made: Generated,
+        positions: dict[int, int],
+    ) -> None:
+        ordinary: Evidence | None = None
+        for case, *_ in asked:
+            if isinstance(case, Further) and self.report.mismatches:
+                break  # they come last, and would say nothing new
+            self._case = case
+            found = made.at(positions[id(case)]) if id(case) in positions else self._evidence(case)
+            if isinstance(found, Evidence):
+                found = replace(found, case=case)  # by which its answer is found
+                ordinary = ordinary or found
+            comparison.judge_case(found)
+            self._note_first()
+        self._case = None
+        if ordinary is not None:
+            for name, variant in variants(candidate).items():
+                comparison.judge_case(replace(ordinary, case=replace(ordinary.case, name=name)), variant)
+            comparison.judge_defaults(ordinary)
+            comparison.repeat()
+            comparison.try_beside()
+        self._note_first()
+
+    def _evidence(self, case: Case) -> Evidence | str:
+        found = evidence(self.rule, case, self.contract, self.conventions)
+        return said(case, found) if isinstance(found, str) else found
+
+    def _note_first(self) -> None:
+        """Where it failed first, if it has failed by now."""
+        if self._first is None and self.report.mismatches:
+            first = self.report.mismatches[0]
+            words = first.case if self._case is None else family(self.rule, self._case)
+            self._first = FirstFailing(words, first.case, first.argument)
+
+    def verdict(self, target: str) -> Verdict:
+        """What was found."""
+        report = self.report
+        found = [*report.diagnoses, *report.patterns]
+        passed = report.passed and not self._ended
+        first = self._first
+        if self._ended:
+            found.insert(len(found) if report.mismatches else 0, self._ended)
+            if first is None and self._case is not None:
+                first = FirstFailing(family(self.rule, self._case), self._case.name)
+        if not (found or passed):
+            found = [str(m) for m in report.mismatches[:1]] or [f"not tested: {text}" for text in report.not_tested]
+        return Verdict(
+            passed,
+            target,
+            self.rule.name,
+            str(self.dtype).removeprefix("torch."),
+            self.device,
+            self.seed,
+            first,
+            found[0] if found else "",
+            found,
+            report.mismatches[:TOLD],
+            len(report.mismatches),
+            report.findings,
+            report.not_tested,
+            report.notes,
+            report.cases,
+        )
