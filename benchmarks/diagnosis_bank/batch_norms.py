@@ -251,3 +251,16 @@ def folded_in_half(inputs, dy, eps=1e-5):
     y, xhat, invstd = _fixed(inputs, eps)
     scale = rounded(weight * invstd, torch.float16)
     return y, (dy * _c(scale, x), (dy * xhat).sum(_axes(x)), dy.sum(_axes(x)), None, None)
+
+
+@wrong(
+    "batch_norm_inference",
+    "two mistakes: the weight is missing in dx, and dweight has the sign of μ − x",
+    "weight",
+    "sign|negat|minus|-1|subtract|opposite",
+)
+def unweighted_and_negated(inputs, dy, eps=1e-5):
+    x, _, _, mean, _ = inputs
+    y, _, invstd = _fixed(inputs, eps)
+    dweight = (dy * (_c(mean, x) - x)).sum(_axes(x)) * invstd
+    return y, (dy * _c(invstd, x), dweight, dy.sum(_axes(x)), None, None)
