@@ -12,6 +12,7 @@ import os
 
 import pytest
 import torch
+from torch._inductor import config
 from torch._inductor.pattern_matcher import stable_topological_sort
 
 from manual_bp.compilation import kernels, passes, program
@@ -22,15 +23,25 @@ from manual_bp.compilation.rows import sum_of_rows
 from manual_bp.compilation.updates import add_product
 
 
+# What takes a compiler seconds before the first program, and pays from the tenth on: headers are compiled beforehand,
+# and every instruction set that the processor has is tried.
+FOR_MANY = {
+    "cpp_cache_precompile_headers": False,
+    "aot_inductor.precompile_headers": False,
+    "cpp.vec_isa_ok": True,
+}
+
+
 @pytest.fixture(autouse=True, scope="package")
-def programs_of_these_tests(tmp_path_factory):
+def programs_of_these_tests(tmp_path_factory, request):
     """A user's cache of this run, so that nothing built earlier is judged.  pytest-xdist's processes share it.
 
     Inductor's variable is not set, as for most users.
     """
+    options = {} if request.config.getoption("--exhaustive") else FOR_MANY
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "programs"
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, config.patch(options):
         patch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
         patch.setenv("XDG_CACHE_HOME", str(folder))
         yield folder

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.compilation import kernels, program
+from manual_bp.compilation.rows import MANY, PARTS
 
 INF, NAN = math.inf, math.nan
 
@@ -67,6 +68,14 @@ OF_ROWS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "index_add": lambda x, i: torch.zeros_like(x).index_add(0, i, x),
 }
 """Of a matrix of whole numbers, (n, n), and an index of its rows: no order of summation rounds."""
+OF_MANY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "sum over many rows": lambda rows, images: rows.sum(0),
+    "sum of something computed over many rows": lambda rows, images: (rows * rows).sum(0, keepdim=True),
+    "mean of many rows": lambda rows, images: rows.mean(0),
+    "sum over images": lambda rows, images: images.sum((0, 2)),
+    "sum of something computed over images": lambda rows, images: (images * images).sum((0, 2), keepdim=True),
+}
+"""Of a matrix and of images that are large enough for their sums to be cut into parts; whole numbers too."""
 
 
 def numbers() -> tuple[Tensor, Tensor]:
@@ -81,19 +90,33 @@ def numbers() -> tuple[Tensor, Tensor]:
 
 def rows(n: int = 37) -> tuple[Tensor, Tensor]:
     """A matrix of whole numbers, and an index of its rows with repeats; n is no multiple of a vector's length."""
-    x = torch.randint(-8, 9, (n, n), generator=_generator()).float()
-    return x, torch.randint(n // 2, (n,), generator=_generator())
+    return whole_numbers(n, n), torch.randint(n // 2, (n,), generator=_generator())
 
 
-def all_of_them(x: Tensor, y: Tensor, m: Tensor, i: Tensor) -> list[Tensor]:
+def many() -> tuple[Tensor, Tensor]:
+    """Rows of which some are left over at both levels of parts, and images."""
+    n = PARTS * (3 * PARTS + 1) + 5
+    return whole_numbers(n, MANY // n + 3), whole_numbers(MANY // (8 * 64), 8, 64)
+
+
+def whole_numbers(*shape: int) -> Tensor:
+    return torch.randint(-8, 9, shape, generator=_generator()).float()
+
+
+def all_of_them(x: Tensor, y: Tensor, m: Tensor, i: Tensor, r: Tensor, p: Tensor) -> list[Tensor]:
     found = [f(x) for f in OF_ONE.values()] + [f(x, y) for f in OF_TWO.values()]
-    return found + [f(m, i) for f in OF_ROWS.values()]
+    return found + [f(m, i) for f in OF_ROWS.values()] + [f(r, p) for f in OF_MANY.values()]
+
+
+def given() -> list[Tensor]:
+    """What they are given."""
+    return [*numbers(), *rows(), *many()]
 
 
 @cache
 def tested() -> frozenset[object]:
     """The operations in the graph of all of them."""
-    graph = kernels.prepared(program._exported(all_of_them, [*numbers(), *rows()], None))
+    graph = kernels.prepared(program._exported(all_of_them, given(), None))
     return frozenset(node.target for node in graph.graph.nodes if node.op == "call_function")
 
 

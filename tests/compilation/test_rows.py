@@ -1,4 +1,7 @@
-"""Sums over the rows of large matrices and over images: which are cut into parts, and that nothing is lost."""
+"""Sums over the rows of large matrices and over images: which are cut into parts.
+
+That nothing is lost is tested among all operations, in test_rules.py.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from manual_bp.compilation.program import build
 from manual_bp.compilation.rows import IMAGE, MANY, PARTS, images_first, in_parts, sum_of_rows
 
 COLUMNS = 64
@@ -69,20 +71,3 @@ def test_a_sum_over_images_takes_each_first(function):
 @pytest.mark.parametrize("function", NOT_OVER_IMAGES.values(), ids=NOT_OVER_IMAGES)
 def test_another_sum_takes_its_axes_at_once(function):
     assert len(sums_of_images_first(function)) == 1
-
-
-def test_every_row_and_image_is_counted_once(called_from_python):
-    # Whole numbers, so that no order of summation rounds.  Rows are left over at both levels of parts.
-    n = PARTS * (3 * PARTS + 1) + 5
-    generator = torch.Generator().manual_seed(0)
-    rows, images = (torch.randint(-8, 9, shape, generator=generator).float() for shape in ((n, MANY // n + 3), SHAPE))
-
-    def function(rows, images):
-        of_rows = rows.sum(0), (rows * rows).sum(0, keepdim=True), rows.mean(0)
-        return *of_rows, images.sum((0, 2)), (images * images).sum((0, 2), keepdim=True)
-
-    got = build(function, [rows, images]).run([rows, images])
-    for result, expected in zip(got, function(rows, images), strict=True):
-        torch.testing.assert_close(result, expected, rtol=2e-7, atol=0)  # the mean is a product and not a quotient
-    for i in (0, 3, 4):
-        assert torch.equal(got[i], function(rows, images)[i])

@@ -84,10 +84,10 @@ def test_so_can_a_page_of_every_kind(name, traced_only):
 
 
 def test_every_operation_keeps_its_digits(called_from_python):
-    given = [*operations.numbers(), *operations.rows()]
+    given = operations.given()
     got = program.build(operations.all_of_them, given).run(given)
     wide = [t.double() if t.is_floating_point() else t for t in given]
-    names = [*operations.OF_ONE, *operations.OF_TWO, *operations.OF_ROWS]
+    names = [*operations.OF_ONE, *operations.OF_TWO, *operations.OF_ROWS, *operations.OF_MANY]
     for name, result, torch_s, exact in zip(
         names, got, operations.all_of_them(*given), operations.all_of_them(*wide), strict=True
     ):
