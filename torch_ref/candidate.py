@@ -17,6 +17,7 @@ from manual_bp.outputs import whole as whole_of
 from manual_bp.registry import RULES
 from torch_ref.functions import function
 from torch_ref.modules import Bound
+from torch_ref.paired import Paired
 
 if TYPE_CHECKING:
     from manual_bp import Vjp
@@ -75,7 +76,7 @@ def _autograd_vjp(fn: Callable[..., Any]) -> Vjp:
         if not paired:
             return tuple(None for _ in leaves)
         with torch.inference_mode(False), torch.enable_grad():
-            scalar = _Paired.apply(*(x for pair in paired for x in pair))  # type: ignore[no-untyped-call]
+            scalar = Paired.apply(*(x for pair in paired for x in pair))  # type: ignore[no-untyped-call]
             wanted = [x for x in leaves if x is not None and x.requires_grad]
             found = iter(torch.autograd.grad(scalar, wanted, allow_unused=True, retain_graph=again))
         return tuple(next(found) if x is not None and x.requires_grad else None for x in leaves)
@@ -102,25 +103,6 @@ def _autograd_vjp(fn: Callable[..., Any]) -> Vjp:
 
 def _detached(y: Any) -> Any:
     return whole_of([part.detach() for part in parts(y)], like=y)
-
-
-class _Paired(torch.autograd.Function):
-    """A scalar whose gradient with respect to each output is its own cotangent.
-
-    torch.autograd.grad(y, inputs, dy) imports SymPy to compare two shapes, which takes as long as judging a rule.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, *paired: Tensor) -> Tensor:
-        for y, dy in zip(paired[::2], paired[1::2], strict=True):
-            if y.shape != dy.shape:
-                raise RuntimeError(f"dy must be shaped like y, {tuple(y.shape)}; came {tuple(dy.shape)}")
-        ctx.dys = paired[1::2]
-        return paired[0].new_zeros(())
-
-    @staticmethod
-    def backward(ctx: Any, _: Tensor) -> tuple[Tensor | None, ...]:
-        return tuple(x for dy in ctx.dys for x in (dy, None))
 
 
 def _is_apply(fn: Any) -> bool:
@@ -177,6 +159,16 @@ class Torch:
     def autograd(self, forward: Callable[..., Tensor]) -> Vjp:
         """The Vjp of a function that is written in torch operations: a page's own forward, where there is no twin."""
         return vjp(forward)
+
+    def derivative(self, function: Callable[..., Any], inputs: Any, hyper: Any, elementary: Any, keeps: bool) -> Any:
+        """The programs of a function and its derivative (torch_ref/derivative.py)."""
+        from torch_ref.derivative import derivative
+
+        return derivative(function, inputs, hyper, elementary, keeps)
+
+    def bound(self, module: Any, names: tuple[str, ...]) -> Callable[..., Any]:
+        """An nn.Module as a function of the inputs, parameters and buffers of these names."""
+        return Bound(module, names)
 
     def model(self, name: str, **config: Any) -> Engine:
         """An engine that trains the named model by autograd (manual_bp.training.engine)."""

@@ -6,7 +6,7 @@ where `object(rule_name)` is a Vjp or None, and `object.model(name, **config)`, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any, Protocol
@@ -20,6 +20,28 @@ class Candidate(Protocol):
     """Whoever offers a Vjp for rules, and perhaps an engine for models (`model(name, **config)`)."""
 
     def __call__(self, rule: str) -> Vjp | None: ...
+
+
+class Differentiator(Protocol):
+    """What the candidate registered as torch offers beside: torch's own derivative of a function, as programs
+    (torch_ref/derivative.py), and an nn.Module as a function of its inputs, parameters and buffers."""
+
+    def derivative(
+        self,
+        function: Callable[..., Any],
+        inputs: tuple[Any, ...],
+        hyper: Mapping[str, Any],
+        elementary: Callable[[Any], bool],
+        keeps_digits: bool,
+    ) -> Any: ...
+
+    def bound(self, module: Any, names: tuple[str, ...]) -> Callable[..., Any]: ...
+
+
+def differentiator() -> Differentiator:
+    """torch, as it differentiates functions."""
+    found: Any = candidate("torch")
+    return found  # type: ignore[no-any-return]
 
 
 @cache

@@ -15,6 +15,7 @@ from manual_bp.oracle.comparison import Comparison
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.declared import Declared
 from manual_bp.oracle.evidence import Evidence, evidence
+from manual_bp.oracle.functions import reference
 from manual_bp.oracle.kept_evidence import Generated, generated_evidence, said
 from manual_bp.oracle.report import Report
 from manual_bp.oracle.supplied import supplied
@@ -33,7 +34,7 @@ class GradientMismatch(AssertionError):
         self.report = report
 
 
-def check(candidate: Vjp | None, rule: str | Rule, **options: Any) -> Report:
+def check(candidate: Vjp | None, rule: str | Rule | Callable[..., Any], **options: Any) -> Report:
     """`compare`, raising GradientMismatch (an AssertionError) with the report's text unless it passed."""
     report = compare(candidate, rule, **options)
     if not report.passed:
@@ -44,7 +45,7 @@ def check(candidate: Vjp | None, rule: str | Rule, **options: Any) -> Report:
 @plain()
 def compare(
     candidate: Vjp | None,
-    rule: str | Rule,
+    rule: str | Rule | Callable[..., Any],
     *,
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
@@ -57,9 +58,13 @@ def compare(
     hyper: Mapping[str, Any] | None = None,
     ndim: int | Sequence[int] | None = None,
     min_size: int = 0,
+    inputs: Mapping[str, Any] | None = None,
 ) -> Report:
     """Judge a candidate's value and cotangents against the rule's reference.
 
+    rule: a rule or its name; or any differentiable torch function, which is then the reference itself.
+    inputs: of such a function, by parameter: a shape, a tensor, an `Input` or `Index`, or a function that draws (see
+        `manual_bp.oracle.functions`).
     candidate: a Vjp; None to judge results recorded in `cases`. cases: replaces the generated ones; their
     floating-point inputs must have `dtype`. contract: the precisions in which the candidate promises to compute and
     store; by default 16-bit inputs are computed in
@@ -75,9 +80,7 @@ def compare(
     Raises ValueError for an unknown rule, dtype or convention, a case that does not fit the rule, or a
     declaration that no case can fit.
     """
-    rule = RULES[rule] if isinstance(rule, str) else rule
-    if not isinstance(rule, Rule):
-        raise ValueError(f"rule must be a rule or its name; came {rule!r}. The names are {', '.join(RULES)}.")
+    rule = _reference(rule, inputs, hyper)
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -101,13 +104,13 @@ def compare(
     contract = contract or contract_of(dtype)
     chosen_conventions = Conventions.declared(rule, conventions)
     declared = Declared.of(rule, hyper, ndim, min_size)
-    is_registered = RULES.get(rule.name) is rule
+    is_kept = RULES.get(rule.name) is rule or hasattr(rule.page, "FUNCTION")
     rule = declared.rule(rule)
     if candidate is not None:
         candidate = for_inputs(candidate, tuple(rule.inputs))
     found: Iterable[Evidence | str]
     if cases is None:
-        made = generated_evidence if is_registered else Generated
+        made = generated_evidence if is_kept else Generated
         found = made(rule, dtype, device, contract, chosen_conventions, declared)
         cases, is_generated = found.cases, True
     else:
@@ -138,6 +141,24 @@ def compare(
         on_verdict(report)
     comparison.explain(diagnose)
     return report
+
+
+def _reference(
+    rule: str | Rule | Callable[..., Any], inputs: Mapping[str, Any] | None, hyper: Mapping[str, Any] | None
+) -> Rule:
+    """The rule, or the function as one."""
+    if callable(rule) and not isinstance(rule, Rule):
+        return reference(rule, inputs, hyper)
+    rule = RULES[rule] if isinstance(rule, str) else rule
+    if not isinstance(rule, Rule):
+        raise ValueError(
+            f"rule must be a rule, its name, or a function; came {rule!r}. The names are {', '.join(RULES)}."
+        )
+    if inputs is not None:
+        raise ValueError(
+            f"inputs= is for a function as reference; {rule.name} is a rule, whose page says what they are."
+        )
+    return rule
 
 
 @plain()

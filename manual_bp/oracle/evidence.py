@@ -92,7 +92,7 @@ def evidence(rule: Rule, case: Case, contract: Contract, conventions: Convention
     autograd = _autograd(rule, case)
     is_cheap = isinstance(case, WellConditioned) and not rule.elementwise and not isinstance(autograd, str)
     certified = None if is_cheap else _certified(rule, case)
-    has_twin = candidate("torch")(rule.name) is not None
+    has_twin = _twin(rule) is not None
     if not has_twin and certified is not None and not _is_complete(certified, len(rule.outputs)):
         autograd = _own_convention(rule, case) or autograd
     if isinstance(autograd, str) and (certified is None or autograd != NO_TWIN):
@@ -184,7 +184,7 @@ def _prefer(certified: _Part, twin: _Part) -> tuple[Tensor, Tensor, Tensor] | No
 def _autograd(rule: Rule, case: Case) -> Values | str:
     """y and the cotangents by torch.autograd in float64."""
     torch_ = candidate("torch")
-    twin: Callable[..., Any] | None = torch_(rule.name)
+    twin = _twin(rule)
     of_the_page = twin is None
     if twin is None and not rule.has_backward:
         twin = rule.values_alone
@@ -206,6 +206,14 @@ def _autograd(rule: Rule, case: Case) -> Values | str:
         if any(g is None or (known and bool(g.isnan().any())) for g in wanted):
             return "torch.autograd of the page's own forward gives no gradient, or NaN, here"
     return (*map(_as_number, parts(y)), *grads)
+
+
+def _twin(rule: Rule) -> Callable[..., Any] | None:
+    """torch's own function for a rule, or None.  Of a function as reference it is torch's derivative, as recorded."""
+    if hasattr(rule.page, "FUNCTION"):
+        return rule.vjp
+    found: Callable[..., Any] | None = candidate("torch")(rule.name)
+    return found
 
 
 def _own_convention(rule: Rule, case: Case) -> Values | None:

@@ -27,9 +27,11 @@ class Ref(NamedTuple):
 
 @dataclass(frozen=True)
 class Node:
-    """One operation.  op: an operator of torch.ops, None of an input.  args, kwargs: with a Ref wherever a tensor came
-    from an earlier node.  line: None where no line of the function's own source stands behind it.  stage: which part
-    of the whole it belongs to ("forward", "backward").
+    """One operation.
+
+    op: an operator of torch.ops, or a function of tensors; None of an input.  args, kwargs: with a Ref wherever a
+    tensor came from an earlier node.  line: None where no line of the function's own source stands behind it.
+    stage: which part of the whole it belongs to ("forward", "backward").
     """
 
     op: Any
@@ -41,13 +43,19 @@ class Node:
     @property
     def name(self) -> str:
         """The operation's name, without namespace and overload."""
-        return "input" if self.op is None else str(self.op._schema.name).partition("::")[2]
+        if self.op is None:
+            return "input"
+        schema = getattr(self.op, "_schema", None)
+        return str(schema.name).partition("::")[2] if schema else str(self.op.__name__)
 
     @property
     def refs(self) -> Iterator[Ref]:
         """The results on which it works."""
         return refs_in((self.args, tuple(self.kwargs.values())))
 
+
+PLAYED: list[Line | None] = []
+"""The lines of the operations that programs are running at the moment, for whoever records them anew."""
 
 Evaluate = Callable[[Any, tuple[Any, ...], Mapping[str, Any]], Any]
 """What an operation gives for arguments of whatever kind."""
@@ -73,7 +81,11 @@ class Program:
         """As `run`, of which the values of the first nodes are known."""
         for node in self.nodes[len(values) :]:
             args, kwargs = placed(node.args, values), placed(node.kwargs, values)
-            values.append(evaluate(node.op, args, kwargs))
+            PLAYED.append(node.line)
+            try:
+                values.append(evaluate(node.op, args, kwargs))
+            finally:
+                PLAYED.pop()
         return placed(self.results, values), values
 
     def pruned(self) -> Program:

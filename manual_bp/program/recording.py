@@ -18,6 +18,7 @@ write into an input, random numbers.
 from __future__ import annotations
 
 import linecache
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,7 +29,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.dispatch import Mode
-from manual_bp.program.program import Line, Node, Program, Ref, tensors_in
+from manual_bp.program.program import PLAYED, Line, Node, Program, Ref, tensors_in
 
 aten = torch.ops.aten
 
@@ -61,12 +62,17 @@ class _Stored(NamedTuple):
 
 
 class Recording(Mode):
-    """The mode that writes down.  nodes: what was seen so far, the inputs first."""
+    """The mode that writes down.
+
+    nodes: what was seen so far, the inputs first.  unknown: those on numbers that are neither elementary nor can be
+    taken apart.  stage: what new ones belong to.
+    """
 
     def __init__(self, inputs: Sequence[Tensor], elementary: Elementary) -> None:
         super().__init__()
         self.elementary = elementary
         self.nodes: list[Node] = []
+        self.unknown: list[Node] = []
         self.stage = "forward"
         self._kept: list[Any] = []  # so that no address is used twice
         self._own: dict[int, _Known] = {}
@@ -74,6 +80,7 @@ class Recording(Mode):
         self._stored: dict[int, _Stored] = {}
         self._inputs = {x.untyped_storage()._cdata for x in inputs}
         self._moving: set[int] = set()  # nodes that depend on a number that is an input
+        self._inside: list[Any] = []  # operations that are being taken apart
         self._lines: dict[int, Line] = {}  # of the nodes of autograd, by their number
         for x in inputs:
             self._enter(x, Node(None), moves=x.is_floating_point())
@@ -83,28 +90,49 @@ class Recording(Mode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = dict(kwargs or {})
-        if not self.elementary(func) and (found := self._apart(func, args, kwargs)) is not NotImplemented:
+        if self._is_taken_apart(func, args) and (found := self._apart(func, args, kwargs)) is not NotImplemented:
             return found
         line = self._line()
+        is_unknown = not self.elementary(func) and any(x.is_floating_point() for x in tensors_in(args))
         moving = any(self._moves(x) for x in tensors_in((args, kwargs)))
         self._refuse_what_no_program_tells(func, args, moving, line)
         if func._schema.is_mutable:
             return self._in_place(func, args, kwargs, line, moving)
         node = Node(func, self._refs(args), self._refs(kwargs), line, self.stage)
+        if is_unknown:
+            self.unknown.append(node)
         result = func(*args, **kwargs)
         self._leave(result, node, moving)
         return result
 
     # ------------------------------------------------------------------------------------------------ taking apart
 
+    def _is_taken_apart(self, func: Any, args: tuple[Any, ...]) -> bool:
+        """What works on no number is no arithmetic; and torch takes some operations apart in a circle."""
+        is_arithmetic = any(x.is_floating_point() for x in tensors_in(args))
+        return is_arithmetic and func not in self._inside and not self.elementary(func)
+
     def _apart(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """What the operations give into which torch takes this one apart, each recorded; NotImplemented if there are
         none."""
         from torch._decomp import decomposition_table
 
+        self._inside.append(func)
+        try:
+            return self._apart_within(func, args, kwargs, decomposition_table)
+        finally:
+            self._inside.pop()
+
+    def _apart_within(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], table: Any) -> Any:
         with self:
-            if func in decomposition_table:
-                return decomposition_table[func](*args, **kwargs)
+            if func._overloadname == "Scalar" and hasattr(func._overloadpacket, "Tensor"):
+                return func._overloadpacket.Tensor(*args, **kwargs)
+            if func._overloadpacket is aten.where:  # one of its overloads with a number
+                return aten.where.self(args[0], *(torch.as_tensor(x, dtype=_dtype(args)) for x in args[1:]))
+            if func.namespace == "prims":
+                return _of_prims(func, args, kwargs)
+            if func in table:
+                return table[func](*args, **kwargs)
             return func.decompose(*args, **kwargs)
 
     # --------------------------------------------------------------------------------------------------- what is known
@@ -201,15 +229,23 @@ class Recording(Mode):
         stored = self._stored[cdata]
         result = func(*args, **kwargs)
         if _place(x)[1:] != (stored.offset, stored.size, stored.stride):
-            offset = x.storage_offset() - stored.offset
-            into = (stored.ref, new, list(x.shape), list(x.stride()), offset)
-            new = self._append(Node(aten.as_strided_scatter.default, into, {}, line, self.stage), moving)
+            new = self._with_part(stored, new, _positions(x, stored), line, moving)
         if stored.ref.position in self._moving:
             self._moving.add(new.position)
         self._stored[cdata] = stored._replace(ref=new, version=stored.version + 1)
         if _place(x)[1:] == (stored.offset, stored.size, stored.stride):
             self._known[_place(x)] = self._own[id(x)] = _Known(new, stored.version + 1)
         return result
+
+    def _with_part(self, stored: _Stored, part: Ref, positions: Tensor, line: Line | None, moving: bool) -> Ref:
+        """The whole of a storage with other numbers at these positions."""
+
+        def step(op: Any, *args: Any) -> Ref:
+            return self._append(Node(op, args, {}, line, self.stage), moving)
+
+        flat, source = step(aten.reshape.default, stored.ref, [-1]), step(aten.reshape.default, part, [-1])
+        written = step(aten.index_copy.default, flat, 0, positions.reshape(-1), source)
+        return step(aten.reshape.default, written, list(stored.size))
 
     def _filled(self, x: Tensor, source: Any, line: Line | None, moving: bool) -> Ref:
         """What a tensor is after everything in it was overwritten."""
@@ -243,7 +279,10 @@ class Recording(Mode):
     # ------------------------------------------------------------------------------------------------------------ lines
 
     def _line(self) -> Line | None:
-        """The line of the function's own source; within autograd's engine that of the operation forward."""
+        """The line of the function's own source; within autograd's engine that of the operation forward; of a program
+        that is run, its own."""
+        if PLAYED:
+            return PLAYED[-1]
         node = torch._C._current_autograd_node()
         if node is not None:
             return self._lines.get(node._sequence_nr())
@@ -253,8 +292,38 @@ class Recording(Mode):
         return line
 
 
+def _dtype(args: tuple[Any, ...]) -> torch.dtype | None:
+    return next((x.dtype for x in tensors_in(args[1:])), None)
+
+
+def _of_prims(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """What torch itself calls a primitive: an elementary function by another name, or one of its own."""
+    name = func._schema.name.partition("::")[2]
+    if name == "convert_element_type":
+        return args[0].to(args[1])
+    if name == "broadcast_in_dim":
+        x, shape, places = args
+        lengths = [1] * len(shape)
+        for place, length in zip(places, x.shape, strict=True):
+            lengths[place] = length
+        return x.reshape(lengths).expand(shape)
+    if name == "var":
+        return torch.var(args[0], args[1], correction=args[2])
+    function = getattr(torch, {"transpose": "permute"}.get(name, name), None)
+    return NotImplemented if function is None else function(*args, **kwargs)
+
+
 def _place(x: Tensor) -> tuple[Any, ...]:
     return x.untyped_storage()._cdata, x.storage_offset(), tuple(x.shape), x.stride()
+
+
+def _positions(x: Tensor, stored: _Stored) -> Tensor:
+    """Where the elements of a tensor are among those of the whole that its storage holds, counted row by row."""
+    count = math.prod(stored.size)
+    span = 1 + sum((length - 1) * step for length, step in zip(stored.size, stored.stride, strict=True))
+    memory = torch.zeros(span if count else 0, dtype=torch.int64)
+    memory.as_strided(stored.size, stored.stride).copy_(torch.arange(count).reshape(stored.size))
+    return memory.as_strided(x.shape, x.stride(), int(x.storage_offset()) - stored.offset).clone()
 
 
 def _own_line(frame: FrameType | None) -> Line | None:

@@ -1,0 +1,97 @@
+"""Operators of torch.ops, as a recorded program holds them, in both arithmetics.
+
+A page calls torch's functions, and ball arithmetic knows those by name; a program holds operators, which are functions
+with every argument spelled out.  The mathematical function that a program computes has no precision: a cast from one
+floating-point format to another is no operation of it, and numbers that it makes have the precision of the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from manual_bp.arithmetic import bounded_table
+
+aten = torch.ops.aten
+
+CASTS = (aten._to_copy.default, torch.ops.prims.convert_element_type.default)
+MADE = frozenset(
+    op
+    for name in ("zeros", "ones", "full", "empty", "arange", "linspace", "scalar_tensor", "eye", "empty_strided")
+    for overload in getattr(aten, name).overloads()
+    if overload != "out" and not overload.endswith("_out")
+    for op in [getattr(getattr(aten, name), overload)]
+)
+"""Operators that make tensors of no other tensor."""
+
+ALWAYS = (aten.reshape.default, aten.empty_strided.default)
+"""Which torch itself takes apart on the way."""
+
+
+def is_bounded(op: Any) -> bool:
+    """Whether running error analysis knows what an operator does to a bound, or needs not."""
+    table = bounded_table
+    known = (table.ARITHMETIC, table.DECISIONS, table.SHAPES, table.EXTREMES, table.FILLED, table.CONSTANTS)
+    return any(op in each for each in known) or op in MADE or op in CASTS or op in ALWAYS
+
+
+def on_tensors(dtype: torch.dtype) -> Callable[[Any, tuple[Any, ...], Mapping[str, Any]], Any]:
+    """How a program is run on tensors, or on bounded ones: its numbers have this dtype, whatever it cast them to."""
+
+    def evaluate(op: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        wanted = kwargs.get("dtype")
+        if op in CASTS:
+            wanted = wanted or args[1]
+            if wanted.is_floating_point and args[0].is_floating_point():
+                return args[0]
+            if wanted.is_floating_point:
+                return args[0].to(dtype)
+        elif op in MADE:
+            made = op(*args, **kwargs)
+            return made.to(dtype) if made.is_floating_point() else made
+        elif wanted is not None and wanted.is_floating_point:
+            kwargs = {**kwargs, "dtype": dtype}
+        return op(*args, **kwargs)
+
+    return evaluate
+
+
+def on_jets(op: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """What an operator gives where some arguments are jets.  Raises UnknownFunction."""
+    from manual_bp.arithmetic.balls import MEANINGS, Grid, Jets, UnknownFunction, apply, rearranged
+
+    def holds_grid(x: Any) -> bool:
+        return isinstance(x, Grid) or (isinstance(x, tuple | list) and any(map(holds_grid, x)))
+
+    if not holds_grid(args) and not holds_grid(tuple(kwargs.values())):
+        return on_tensors(torch.float64)(op, args, kwargs)
+    if not hasattr(op, "_schema"):  # a formula, written with torch's functions
+        return op(*args, **kwargs)
+    name = op._schema.name.partition("::")[2]
+    if op in CASTS:
+        wanted = kwargs.get("dtype") or args[1]
+        if not (isinstance(args[0], Jets) and wanted.is_floating_point):
+            raise UnknownFunction(f"{name} to {wanted}")
+        return args[0]
+    meant = NAMES.get(name, name)
+    if (op not in bounded_table.SHAPES and meant in MEANINGS) or meant == "getitem":
+        args = args[: ARGUMENTS.get(name, len(args))]
+        if meant == "getitem":
+            args = args[0], tuple(slice(None) if i is None else i for i in args[1])
+        return apply(meant, args, {key: value for key, value in kwargs.items() if key != "memory_format"})
+
+    def moving(*given: Any, **named: Any) -> Any:
+        return op(*given, **named)
+
+    if op not in bounded_table.SHAPES and op not in ALWAYS:
+        raise UnknownFunction(name)
+    moving.__name__ = name
+    return rearranged(moving, args, dict(kwargs))
+
+
+NAMES = {"_softmax": "softmax", "_log_softmax": "log_softmax", "index": "getitem"}
+"""Operators whose function has another name."""
+ARGUMENTS = {"_softmax": 2, "_log_softmax": 2}
+"""So many of their arguments are the function's; the others are about formats."""

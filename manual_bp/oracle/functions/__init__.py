@@ -1,0 +1,11 @@
+"""Any differentiable torch function as the reference: it becomes a page, made of its own program.
+
+reference   a function and what is said of its inputs, as a Rule
+spoken      what a caller says of inputs: shapes, tensors, draws
+tied        which axes of inputs given by their shapes are one
+page        the page: forward and backward run what torch was seen to do
+"""
+
+from manual_bp.oracle.functions.reference import reference
+
+__all__ = ["reference"]

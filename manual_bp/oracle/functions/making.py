@@ -1,0 +1,208 @@
+"""Making a page of a function of which it is known what its inputs are like."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from manual_bp import axes
+from manual_bp.inputs import Edge, Index, Input, Mistake
+from manual_bp.oracle.functions.page import Recorded, Residuals
+from manual_bp.oracle.functions.spoken import Spoken
+from manual_bp.outputs import parts
+
+
+@dataclass(frozen=True)
+class Function:
+    """called: the function, of its present inputs by position and its hyperparameters by name.  text: its docstring.
+
+    annotations, specs, given: of each input its axes, how it is drawn, and what was said of it, if anything.
+    absentable: inputs that may be None.  hyper, kinds: values and kinds of hyperparameters.
+    """
+
+    called: Callable[..., Any]
+    text: str
+    annotations: Mapping[str, Any]
+    specs: Mapping[str, Input | Index]
+    given: Mapping[str, Spoken]
+    absentable: list[str]
+    hyper: Mapping[str, Any]
+    kinds: Mapping[str, Any]
+
+
+def page_of(function: Function) -> ModuleType:
+    """The page.  Raises ValueError if the function cannot be run, or what it does cannot be recorded."""
+    recorded = Recorded(function.called)
+    names = list(function.annotations)
+    ordinary = _ordinary(function, seed=0)
+    derivative = recorded.derivative(ordinary, function.hyper)
+    y, _ = recorded.forward(ordinary, function.hyper)
+    _require_all_recorded(function, recorded)
+    is_pointwise = _is_pointwise(derivative.forward, ordinary, y)
+    outputs, y_annotation = _outputs(y)
+    annotations = dict(function.annotations)
+    if is_pointwise and not any(spoken.is_fixed for spoken in function.given.values()):
+        annotations = {name: found.dtype[Tensor, "*shape"] for name, found in annotations.items()}
+        y_annotation = Float[Tensor, "*shape"]
+
+    def forward(*inputs: Any, **hyper: Any) -> tuple[Any, Residuals]:
+        value, residuals = recorded.forward(inputs, hyper)
+        return outputs(*value) if outputs else parts(value)[0], residuals
+
+    def backward(residuals: Residuals, dy: Any) -> tuple[Any, ...]:
+        return recorded.backward(residuals, parts(dy))
+
+    def losing(dy: Any, **named: Any) -> tuple[Any, ...]:
+        hyper = {name: named[name] for name in function.hyper}
+        return recorded.losing(tuple(named[name] for name in names), parts(dy), hyper)
+
+    returned = outputs or y_annotation
+    optional = {n: found | None if n in function.absentable else found for n, found in annotations.items()}
+    _signed(forward, {**optional, **function.kinds, "return": tuple[returned, Residuals]}, _signature(function))  # type: ignore[valid-type]
+    backward.__annotations__ = {"residuals": Residuals, "dy": returned, "return": tuple[Any, ...]}
+    mistake = Mistake(
+        "torch's own derivative",
+        backward=losing,
+        forgets="that terms near 1 cancel where a function saturates",
+        shows="in saturation",
+        loses_digits=True,
+    )
+    page = ModuleType(function.called.__name__, function.text or f"The function {function.called.__name__}.")
+    vars(page).update(
+        FUNCTION=function.called,
+        Residuals=Residuals,
+        forward=forward,
+        backward=backward,
+        INPUTS=_specs(function, derivative.backward.results),
+        SIZES=_sizes(annotations, names, ordinary, function.hyper),
+        EDGES=tuple(_negated(function, recorded, ordinary)),
+        MISTAKES=(mistake,) if derivative.changed else (),
+    )
+    if outputs:
+        vars(page).update(Outputs=outputs)
+    return page
+
+
+def _signature(function: Function) -> inspect.Signature:
+    either = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    inputs = [
+        inspect.Parameter(n, either, default=None) if n in function.absentable else inspect.Parameter(n, either)
+        for n in function.annotations
+    ]
+    hyper = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=v) for n, v in function.hyper.items()]
+    return inspect.Signature([*inputs, *hyper])
+
+
+def _signed(forward: Any, annotations: dict[str, Any], signature: inspect.Signature) -> None:
+    forward.__annotations__ = annotations
+    forward.__signature__ = signature
+
+
+def _ordinary(function: Function, seed: int) -> tuple[Tensor, ...]:
+    """Inputs of the usual shapes, in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes: axes.Sizes = {}
+    shapes = {name: said.shape for name, said in function.given.items() if said.shape is not None}
+    problem = axes.bind(function.annotations, shapes, sizes, function.hyper)
+    if problem:
+        raise ValueError(f"{function.called.__name__}: {problem}; came {shapes}.")
+    lengths = iter(_small(function))
+    for name, is_list in axes.axis_names(function.annotations.values(), function.hyper).items():
+        if name not in sizes:
+            sizes[name] = (next(lengths), next(lengths)) if is_list and not sizes else (next(lengths),)
+    found = []
+    for name, spec in function.specs.items():
+        shape = axes.shape_of(function.annotations[name], sizes, function.hyper)
+        if isinstance(spec, Index):
+            found.append(spec.positions(shape, sizes[spec.axis][0], generator))
+        else:
+            found.append(spec.draw(shape, generator))
+    return tuple(found)
+
+
+def _small(function: Function) -> list[int]:
+    from manual_bp.oracle.drawing import SMALL
+
+    return list(SMALL) * 4
+
+
+def _sizes(
+    annotations: Mapping[str, Any], names: list[str], ordinary: tuple[Tensor, ...], hyper: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The usual lengths: those that were given."""
+    sizes: axes.Sizes = {}
+    axes.bind(annotations, {n: tuple(x.shape) for n, x in zip(names, ordinary, strict=True)}, sizes, hyper)
+    lists = axes.axis_names(annotations.values(), hyper)
+    return {name: lengths if lists[name] else lengths[0] for name, lengths in sizes.items() if name in lists}
+
+
+def _require_all_recorded(function: Function, recorded: Recorded) -> None:
+    """Raises ValueError if the program gives other values than the function for other numbers."""
+    inputs = _ordinary(function, seed=1)
+    try:
+        with torch.no_grad():
+            due = parts(function.called(*(x.clone() for x in inputs), **function.hyper))
+    except Exception:  # whatever a function of somebody's raises for other values: then these say nothing
+        return
+    got = parts(recorded.derivative(_ordinary(function, seed=0), function.hyper).forward.run(inputs)[0][0])
+    if not all(torch.allclose(a, b, rtol=1e-6, atol=0, equal_nan=True) for a, b in zip(got, due, strict=True)):
+        raise ValueError(
+            f"{function.called.__name__} gives other values than the operations that torch saw: something in it "
+            "leaves torch (numpy, a Python number, memory, a clock) or is drawn at random. Write it with torch "
+            "operations, and pass in what is random."
+        )
+
+
+def _is_pointwise(program: Any, inputs: tuple[Tensor, ...], y: Any) -> bool:
+    """Whether each element of y depends on the same element of each input alone."""
+    alike = isinstance(y, Tensor) and all(x.shape == y.shape and x.is_floating_point() for x in inputs)
+    nodes = program.nodes[program.inputs :]
+    return alike and all(
+        torch.Tag.pointwise in node.op.tags
+        if hasattr(node.op, "tags")
+        else node.op.__module__.endswith("keeping_digits")
+        for node in nodes
+    )
+
+
+def _outputs(y: Any) -> tuple[Any, Any]:
+    """Several outputs as a NamedTuple, whose fields are those of the function's own or y0, y1 ..."""
+    if isinstance(y, Tensor):
+        return None, _kind(y)[Tensor, "*y"]
+    names = getattr(y, "_fields", None) or [f"y{i}" for i in range(len(parts(y)))]
+    if len(parts(y)) == 1:
+        return None, _kind(parts(y)[0])[Tensor, "*y"]
+    fields = {name: _kind(part)[Tensor, f"*{name}"] for name, part in zip(names, parts(y), strict=True)}
+    return NamedTuple("Outputs", list(fields.items())), None
+
+
+def _kind(x: Tensor) -> Any:
+    return Float if x.is_floating_point() else Bool if x.dtype is torch.bool else Int
+
+
+def _specs(function: Function, grads: tuple[Any, ...]) -> dict[str, Input | Index]:
+    """A candidate need not return the cotangent of an input on which y does not depend."""
+    found = {}
+    for (name, spec), grad in zip(function.specs.items(), grads, strict=True):
+        is_free = grad is None and isinstance(spec, Input) and spec.cotangent
+        found[name] = replace(spec, optional=True) if is_free else spec
+    return found
+
+
+def _negated(function: Function, recorded: Recorded, ordinary: tuple[Tensor, ...]) -> Any:
+    """A tensor that was given, of the opposite sign, if the function is defined there."""
+    names = list(function.specs)
+    for position, (name, said) in enumerate((n, function.given.get(n)) for n in names):
+        if said is None or said.tensor is None or not said.tensor.is_floating_point():
+            continue
+        inputs = (*ordinary[:position], -said.tensor, *ordinary[position + 1 :])
+        y, _ = recorded.forward(inputs, function.hyper)
+        if all(bool(part.isfinite().all()) for part in parts(y)):
+            yield Edge(f"{name} negated", {name: lambda shape, generator, x=said.tensor: -x.reshape(shape)})

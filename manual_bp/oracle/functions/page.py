@@ -1,0 +1,112 @@
+"""A function as a page: forward and backward run what torch was seen to do.
+
+torch.autograd is watched once for each set of shapes (torch_ref/derivative.py), and the program that it was is run on
+whatever comes: tensors, bounded tensors, jets.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from manual_bp.arithmetic.bounded_tensor import Bounded
+from manual_bp.arithmetic.operators import is_bounded, on_jets, on_tensors
+from manual_bp.oracle.candidates import differentiator
+from manual_bp.program import Program
+
+# So many programs of one function are kept: every case of a comparison, twice over.
+KEPT = 512
+
+
+class Residuals(NamedTuple):
+    """What the recorded backward reads."""
+
+    saved: tuple[Any, ...]
+    backward: Program
+    dtype: torch.dtype
+    inputs: tuple[Any, ...]
+
+
+class Recorded:
+    """A function and its derivative, by the shapes of its inputs."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self._kept: OrderedDict[Any, Any] = OrderedDict()
+
+    def derivative(self, inputs: tuple[Any, ...], hyper: Mapping[str, Any], keeps_digits: bool = True) -> Any:
+        """Its programs for inputs like these.  Raises ValueError where the function raises, or no program tells what it
+        does."""
+        key = (keeps_digits, *map(_kind, inputs), *hyper.items())
+        if key not in self._kept:
+            self._kept[key] = self._derived(inputs, hyper, keeps_digits)
+            if len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        return self._kept[key]
+
+    def _derived(self, inputs: tuple[Any, ...], hyper: Mapping[str, Any], keeps_digits: bool) -> Any:
+        given = tuple(None if x is None else _plain(x) for x in inputs)
+        try:
+            found = differentiator().derivative(self.function, given, hyper, is_bounded, keeps_digits)
+        except (RuntimeError, IndexError, TypeError, AssertionError) as error:
+            shapes = ", ".join("None" if x is None else str(tuple(x.shape)) for x in given)
+            raise ValueError(f"{name_of(self.function)} raises {type(error).__name__} at {shapes}: {error}") from error
+        for node in found.unknown:
+            where = f"line {node.line.number}: {node.line.text}" if node.line else "no line of its own"
+            raise ValueError(
+                f"{name_of(self.function)} uses {node.op} ({where}), whose rounding error is not known; write it with "
+                "other operations of torch, or give it a meaning in manual_bp/arithmetic/bounded_table/"
+            )
+        return found
+
+    def forward(self, inputs: tuple[Any, ...], hyper: Mapping[str, Any]) -> tuple[Any, Residuals]:
+        present = tuple(x for x in inputs if x is not None)
+        found = self.derivative(inputs, hyper)
+        if any(not isinstance(x, Tensor) for x in present):  # jets
+            return found.forward.run(present, on_jets)[0][0], Residuals((), found.backward, torch.float64, inputs)
+        dtype = next((x.dtype for x in present if x.is_floating_point()), torch.float64)
+        (y, saved), _ = found.forward.run(present, on_tensors(dtype))
+        return y, Residuals(saved, found.backward, dtype, inputs)
+
+    def backward(self, residuals: Residuals, dy: tuple[Tensor, ...]) -> tuple[Any, ...]:
+        grads, _ = residuals.backward.run((*residuals.saved, *dy), on_tensors(residuals.dtype))
+        return tuple(
+            torch.zeros_like(x) if g is None and x is not None and x.is_floating_point() else g
+            for g, x in zip(grads, residuals.inputs, strict=True)
+        )
+
+    def losing(self, inputs: tuple[Any, ...], dy: tuple[Tensor, ...], hyper: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The cotangents by torch's own formulas, some of which lose digits."""
+        present = tuple(x for x in inputs if x is not None)
+        found = self.derivative(inputs, hyper, keeps_digits=False)
+        dtype = next((x.dtype for x in present if x.is_floating_point()), torch.float64)
+        (_, saved), _ = found.forward.run(present, on_tensors(dtype))
+        return self.backward(Residuals(saved, found.backward, dtype, inputs), dy)
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def _kind(x: Any) -> Any:
+    """What a program depends on: shape and dtype of numbers, and the values of everything else."""
+    if not isinstance(x, Tensor) and x is not None:  # jets
+        return tuple(x.shape), torch.float64
+    if x is None:
+        return None
+    return (
+        (tuple(x.shape), x.dtype) if x.is_floating_point() else (tuple(x.shape), x.dtype, x.numpy(force=True).tobytes())
+    )
+
+
+def _plain(x: Any) -> Tensor:
+    """A tensor of its shape and kind, with its values where it has plain ones."""
+    if isinstance(x, Bounded):
+        return x.value.to(x.dtype)
+    if isinstance(x, Tensor):
+        return x
+    return torch.tensor([float(cell.value.mid()) for cell in x.cells], dtype=torch.float64).reshape(x.shape)

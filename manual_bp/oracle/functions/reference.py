@@ -1,0 +1,221 @@
+"""A function and what is said of its inputs, as a Rule."""
+
+from __future__ import annotations
+
+import inspect
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, get_type_hints
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from manual_bp.hyperparameters import is_kind, kinds
+from manual_bp.oracle.candidates import differentiator
+from manual_bp.oracle.functions.making import Function, page_of
+from manual_bp.oracle.functions.page import name_of
+from manual_bp.oracle.functions.spoken import EXAMPLE, Spoken, of_kind, spoken
+from manual_bp.oracle.functions.tied import axes_of
+from manual_bp.outputs import parts
+from manual_bp.rule import Rule
+
+
+def reference(
+    function: Callable[..., Any], inputs: Mapping[str, Any] | None = None, hyper: Mapping[str, Any] | None = None
+) -> Rule:
+    """As `made`, but once for the same function and the same words."""
+    said = {"inputs": dict(inputs or {}), "hyper": dict(hyper or {})}
+    for before, words, rule in _MADE:
+        if before is function and _are_same(words, said):
+            return rule
+    rule = made(function, inputs, hyper)
+    _MADE.append((function, said, rule))
+    return rule
+
+
+_MADE: deque[tuple[Any, dict[str, Any], Rule]] = deque(maxlen=64)
+"""The functions that were references lately, with what was said of them."""
+
+
+def _are_same(a: Any, b: Any) -> bool:
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(_are_same(a[name], b[name]) for name in a)
+    is_plain = isinstance(a, tuple | list | int | float | str) and isinstance(b, type(a))
+    return a is b or (is_plain and bool(a == b))
+
+
+def made(
+    function: Callable[..., Any], inputs: Mapping[str, Any] | None = None, hyper: Mapping[str, Any] | None = None
+) -> Rule:
+    """The function as a rule: its own forward, and torch's derivative of it.
+
+    function: differentiable, of torch operations; an nn.Module is a function of its inputs, parameters and buffers.
+    inputs: by parameter, what it is like (manual_bp/oracle/functions/spoken.py), None for one that is left out; where
+        the function has jaxtyping annotations, what they say need not be said again.  Every other parameter is a
+        hyperparameter.
+    hyper: values of hyperparameters; those without a default need one.
+    Raises ValueError if that does not suffice to call the function, or what it does cannot be recorded.
+    """
+    said = dict(inputs or {})
+    if hasattr(function, "named_parameters"):
+        names = tuple(said)
+        function = _named(differentiator().bound(function, names), name_of(function), names)
+    parameters = _parameters(function)
+    hints = _hints(function)
+    tensors = [name for name in parameters if name in said or _is_tensor(hints.get(name))]
+    _check(function, parameters, said, tensors, hyper or {})
+    absent = [name for name in tensors if name in said and said[name] is None]
+    absentable = [name for name in tensors if name not in absent and parameters[name].default is None]
+    present = [*(name for name in tensors if name not in (*absent, *absentable)), *absentable]
+    given = {name: spoken(name, said[name]) for name in present if name in said}
+    numbers = _hyperparameters(parameters, hints, tensors, hyper or {})
+    taken = {name: value for name, value in numbers.items() if _kind_of(value, hints.get(name)) is not None}
+    fixed = {name: value for name, value in numbers.items() if name not in taken} | dict.fromkeys(absent)
+
+    def called(*some: Any, **more: Any) -> Any:
+        """The function by names, with what is no tensor and no hyperparameter of a known kind."""
+        y = function(**dict(zip(present, some, strict=True)), **fixed, **more)
+        if not all(isinstance(part, Tensor) for part in parts(y)) or not parts(y):
+            raise ValueError(f"{name_of(function)} must return a tensor or a tuple of tensors; came {y!r:.60}")
+        return y
+
+    called.__name__ = name_of(function)
+    annotations = _annotations(called, present, given, hints, taken)
+    specs = {name: given[name].spec if name in given else of_kind(annotations[name]) for name in present}
+    kinds_ = {name: _kind_of(value, hints.get(name)) for name, value in taken.items()}
+    may_be_none = [name for name in absentable if name != present[0]]
+    about = Function(called, inspect.getdoc(function) or "", annotations, specs, given, may_be_none, taken, kinds_)
+    return Rule(called.__name__, page_of(about))
+
+
+def _named(bound: Callable[..., Any], name: str, names: tuple[str, ...]) -> Callable[..., Any]:
+    """A module's function with its inputs by name."""
+
+    def module(**given: Any) -> Any:
+        return bound(*(given.pop(name) for name in names), **given)
+
+    own = inspect.signature(bound).parameters.values()
+    keyword = [p for p in own if p.kind is p.KEYWORD_ONLY]
+    positional = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
+    module.__signature__ = inspect.Signature([*positional, *keyword])  # type: ignore[attr-defined]
+    module.__name__ = name
+    return module
+
+
+def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    try:
+        found = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{name_of(function)} has no signature to read; wrap it: lambda x, weight: {name_of(function)}(x, weight)"
+        ) from None
+    return {name: p for name, p in found.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(function)
+    except (NameError, TypeError, AttributeError):  # annotations of names that are not there: as if there were none
+        return {}
+
+
+def _check(
+    function: Callable[..., Any],
+    parameters: Mapping[str, inspect.Parameter],
+    said: Mapping[str, Any],
+    tensors: list[str],
+    hyper: Mapping[str, Any],
+) -> None:
+    name = name_of(function)
+    if unknown := [given for given in (*said, *hyper) if given not in parameters]:
+        raise ValueError(f"{name} has no parameter {unknown[0]!r}; it takes {', '.join(parameters)}.")
+    if not [given for given in tensors if said.get(given, ...) is not None]:
+        raise ValueError(f"{name}: which parameters are tensors is not known; pass {EXAMPLE}, say.")
+    for given in parameters:
+        if given not in tensors and given not in hyper and parameters[given].default is inspect.Parameter.empty:
+            raise ValueError(
+                f"{name}: nothing is said of its parameter {given}; name it in inputs= (a shape, a tensor, or a "
+                "function that draws) or in hyper= (a number)."
+            )
+
+
+def _hyperparameters(
+    parameters: Mapping[str, inspect.Parameter], hints: Mapping[str, Any], tensors: list[str], hyper: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Values of what is no tensor, but for tensors left out."""
+    return {
+        name: hyper.get(name, parameter.default)
+        for name, parameter in parameters.items()
+        if name not in tensors and (name in hyper or parameter.default is not None)
+    }
+
+
+def _is_tensor(hint: Any) -> bool:
+    return any(hasattr(kind, "dim_str") for kind in kinds(hint))
+
+
+def _kind_of(value: Any, hint: Any) -> Any:
+    """The kind of a hyperparameter, as a page would annotate it; None for what a page cannot have."""
+    if hint is not None and is_kind(hint):
+        return hint
+    for kind in (bool, int, float):
+        if isinstance(value, kind):
+            return int | float if kind is int else kind
+    if isinstance(value, str):
+        return Literal[value]
+    if isinstance(value, tuple) and all(isinstance(n, int) for n in value):
+        return tuple[int, ...]
+    return None
+
+
+def _annotations(
+    called: Callable[..., Any],
+    present: list[str],
+    given: Mapping[str, Spoken],
+    hints: Mapping[str, Any],
+    hyper: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The axes of each input: its own annotation, or what is told by trying other lengths."""
+    own = {
+        name: next(k for k in kinds(hints[name]) if hasattr(k, "dim_str"))
+        for name in present
+        if _is_tensor(hints.get(name))
+    }
+    if shapeless := [name for name in present if name not in own and given[name].shape is None]:
+        raise ValueError(
+            f"{called.__name__}: the shape of {shapeless[0]} is not known; pass a shape or a tensor, or annotate the "
+            f'parameter: {shapeless[0]}: Float[Tensor, "rows features"].'
+        )
+    shapes = {name: given[name].shape or () for name in present if name not in own}
+    free = {name: shape for name, shape in shapes.items() if not given[name].is_fixed}
+    if own:
+        spelled = {name: " ".join(map(str, shape)) for name, shape in shapes.items()}
+    else:
+        spelled = {name: " ".join(map(str, shape)) for name, shape in shapes.items()}
+        spelled |= axes_of(free, lambda lengths: _runs(called, {**shapes, **lengths}, given, hyper))
+    found = {name: _kind(given[name].dtype)[Tensor, spelled[name]] for name in shapes}
+    return {name: own.get(name, found.get(name)) for name in present}
+
+
+def _kind(dtype: torch.dtype | None) -> Any:
+    if dtype is None or dtype.is_floating_point:
+        return Float
+    return Bool if dtype is torch.bool else Int
+
+
+def _runs(
+    called: Callable[..., Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    given: Mapping[str, Spoken],
+    hyper: Mapping[str, Any],
+) -> bool:
+    """Whether the function is defined for these shapes."""
+    generator = torch.Generator().manual_seed(0)
+    some = [given[name].spec.draw(shape, generator) for name, shape in shapes.items()]  # type: ignore[union-attr]
+    try:
+        with torch.no_grad():
+            called(*some, **hyper)
+    except Exception:  # whatever it is that a function of somebody's raises
+        return False
+    return True

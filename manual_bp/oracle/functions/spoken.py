@@ -1,0 +1,100 @@
+"""What a caller says of one input of a function: a shape, a tensor, an Input or Index, or a function that draws."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from manual_bp.inputs import Draw, Index, Input, coin
+
+EXAMPLE = 'inputs={"x": (4, 33), "weight": torch.ones(33), "ids": lambda generator: torch.randint(9, (4,))}'
+
+
+@dataclass(frozen=True, eq=False)
+class Spoken:
+    """spec: how it is drawn.  shape: the usual one, if it is known.  dtype: of a sample; None if there is none yet.
+
+    is_fixed: whether it is always of that shape.
+    """
+
+    spec: Input | Index
+    shape: tuple[int, ...] | None
+    dtype: torch.dtype | None
+    is_fixed: bool
+    tensor: Tensor | None = None
+
+
+def spoken(name: str, said: Any) -> Spoken:
+    """Raises ValueError for what says nothing of an input."""
+    if isinstance(said, Input | Index):
+        return Spoken(said, None, torch.int64 if isinstance(said, Index) else None, False)
+    if isinstance(said, torch.Size | tuple | list) and all(isinstance(n, int) and n >= 0 for n in said):
+        return Spoken(Input(), tuple(said), torch.float64, False)
+    if hasattr(said, "__array__") or isinstance(said, Tensor):
+        return _of_tensor(torch.as_tensor(said).detach().cpu())
+    if callable(said):
+        return _of_draw(name, said)
+    raise ValueError(
+        f"inputs: {name} must be a shape, a tensor, an Input or Index, or a function that draws; came {said!r:.60}. "
+        f"Pass {EXAMPLE}, say."
+    )
+
+
+def _of_tensor(x: Tensor) -> Spoken:
+    """Its own values in its own shape, and in any other some of them."""
+
+    def drawn(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        if tuple(shape) == tuple(x.shape):
+            return wide.clone()
+        flat = wide.reshape(-1)
+        return flat[torch.randint(max(len(flat), 1), shape, generator=generator)]
+
+    wide = x.double() if x.is_floating_point() else x
+    return Spoken(Input(drawn, cotangent=x.is_floating_point()), tuple(x.shape), x.dtype, True, wide)
+
+
+def _of_draw(name: str, draw: Callable[..., Any]) -> Spoken:
+    """A function of a generator, of a shape and a generator, or of nothing."""
+    try:
+        takes = len([p for p in inspect.signature(draw).parameters.values() if p.default is p.empty])
+    except (TypeError, ValueError):
+        takes = 1
+    if takes >= 2:
+        return Spoken(Input(_wide(name, draw)), None, None, False)
+
+    def own(shape: tuple[int, ...], generator: torch.Generator) -> Any:
+        return draw(generator) if takes else draw()
+
+    sample = _wide(name, own)((), torch.Generator().manual_seed(0))
+    spec = Input(_wide(name, own), cotangent=sample.is_floating_point())
+    return Spoken(spec, tuple(sample.shape), sample.dtype, True)
+
+
+def _wide(name: str, draw: Callable[..., Any]) -> Draw:
+    """Numbers in float64; masks and indices as they come."""
+
+    def drawn(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        x = draw(shape, generator)
+        if not isinstance(x, Tensor):
+            raise ValueError(f"inputs: {name} must be drawn as a tensor; came a {type(x).__name__}.")
+        return x.detach().double() if x.is_floating_point() else x.detach()
+
+    return drawn
+
+
+def of_kind(annotation: Any) -> Input:
+    """How an annotated input is drawn of which nothing is said.  Raises ValueError for one of integers."""
+    if annotation.dtype is Bool:
+        return Input(coin(0.5), cotangent=False)
+    if annotation.dtype is not Float:
+        raise ValueError(
+            "of an input of integers it must be said what they are: pass inputs={name: Index(axis)} with the axis on "
+            "which they are positions, a tensor, or a function that draws"
+        )
+    return Input()

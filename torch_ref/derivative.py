@@ -1,0 +1,136 @@
+"""The derivative that torch has of a function, as a program.
+
+torch.autograd is run once while the dispatcher is watched: what it does forward and backward is recorded, operation by
+operation.  The program can then be run on anything: on numbers of any precision, on numbers that carry a bound on
+their rounding error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from manual_bp.outputs import parts
+from manual_bp.program import Node, Program, Recording, Ref
+from manual_bp.program.program import mapped, refs_in, replaced
+from torch_ref.keeping_digits import FORMULAS
+from torch_ref.paired import Paired
+
+Elementary = Callable[[Any], bool]
+
+
+class Derivative(NamedTuple):
+    """A function's value and derivative, at inputs of some shapes.
+
+    forward: inputs -> (y, saved).  backward: (*saved, *dy) -> one cotangent for each input, None where y does not
+    depend on it or it is no number.  changed: whether formulas that keep their digits stand in place of torch's own.
+    unknown: operations that are neither elementary nor can be taken apart.
+    """
+
+    forward: Program
+    backward: Program
+    changed: bool
+    unknown: tuple[Node, ...]
+
+
+def derivative(
+    function: Callable[..., Any],
+    inputs: Sequence[Tensor | None],
+    hyper: Mapping[str, Any],
+    elementary: Elementary,
+    keeps_digits: bool = True,
+) -> Derivative:
+    """Of function(*inputs, **hyper); None stands for an input that is absent.
+
+    elementary: the operations that are recorded as they are.  keeps_digits: whether formulas that keep their digits
+    take the place of those of torch's own that lose them (torch_ref/keeping_digits.py).  Raises UntraceableError (a
+    ValueError), and whatever the function raises.
+    """
+    leaves = [None if x is None else _leaf(x) for x in inputs]
+    present = [x for x in leaves if x is not None]
+    wanted = [x for x in present if x.requires_grad]
+    with torch.inference_mode(False), torch.enable_grad():
+        cotangents = [torch.ones_like(y) for y in parts(function(*leaves, **hyper))]
+        is_kept = (lambda op: op in FORMULAS or elementary(op)) if keeps_digits else elementary
+        with Recording([*present, *cotangents], is_kept) as recording:
+            y = function(*leaves, **hyper)
+            recording.stage = "backward"
+            pairs = [(a, d) for a, d in zip(parts(y), cotangents, strict=True) if a.requires_grad]
+            found: list[Tensor | None] = [None] * len(wanted)
+            if pairs and wanted:
+                scalar = Paired.apply(*(x for pair in pairs for x in pair))  # type: ignore[no-untyped-call]
+                found = list(torch.autograd.grad(scalar, wanted, allow_unused=True))
+    remaining = iter(found)
+    grads = tuple(next(remaining) if x is not None and x.requires_grad else None for x in leaves)
+    whole = Program(tuple(recording.nodes), recording.inputs, recording.refs((y, grads)))
+    whole = _without_detached(whole).pruned()
+    kept = _keeping_digits(whole) if keeps_digits else whole
+    return Derivative(*_parted(kept, len(present)), kept != whole, tuple(recording.unknown))
+
+
+def _leaf(x: Tensor) -> Tensor:
+    leaf = x.detach().clone()
+    return leaf.requires_grad_() if leaf.is_floating_point() else leaf
+
+
+def _without_detached(whole: Program) -> Program:
+    """Autograd detaches what it saves; backward that is the same number."""
+    detached = {
+        position: node.args[0] for position, node in enumerate(whole.nodes) if node.op is torch.ops.aten.detach.default
+    }
+
+    def source(ref: Ref) -> Ref:
+        while ref.position in detached:
+            ref = detached[ref.position]
+        return ref
+
+    nodes = [replaced(node, source) if node.stage == "backward" else node for node in whole.nodes]
+    y, grads = whole.results
+    return Program(tuple(nodes), whole.inputs, (y, mapped(grads, source)))
+
+
+def _keeping_digits(whole: Program) -> Program:
+    """With formulas that keep their digits; those for slopes start from x where torch's start from y."""
+
+    def kept(node: Node) -> Node:
+        if node.op not in FORMULAS:
+            return node
+        op, arguments = FORMULAS[node.op]
+        found = arguments(whole, node)
+        return node if found is None else Node(op, found, {}, node.line, node.stage)
+
+    return Program(tuple(map(kept, whole.nodes)), whole.inputs, whole.results)
+
+
+def _parted(whole: Program, inputs: int) -> tuple[Program, Program]:
+    """Forward with what it saves, and backward."""
+    y, grads = whole.results
+    ahead = {position for position, node in enumerate(whole.nodes) if node.stage == "forward"}
+    cotangents = range(inputs, whole.inputs)
+    ahead -= set(cotangents)
+    behind = [(p, node) for p, node in enumerate(whole.nodes) if p not in ahead and p not in cotangents]
+    needed = {ref.position for _, node in behind for ref in node.refs} | {ref.position for ref in refs_in(grads)}
+    saved = sorted(position for position in needed if position in ahead)
+
+    forward_places = {old: Ref(new) for new, old in enumerate(sorted(ahead))}
+
+    def forward_ref(ref: Ref) -> Ref:
+        return forward_places[ref.position]._replace(item=ref.item)
+
+    nodes = tuple(replaced(whole.nodes[p], forward_ref) for p in sorted(ahead))
+    forward = Program(nodes, inputs, (mapped(y, forward_ref), tuple(forward_places[p] for p in saved)))
+
+    entering = [*saved, *cotangents]
+    backward_places = {old: Ref(new) for new, old in enumerate((*entering, *(p for p, _ in behind)))}
+
+    def backward_ref(ref: Ref) -> Ref:
+        return backward_places[ref.position]._replace(item=ref.item)
+
+    nodes = (
+        *(Node(None, stage="backward") for _ in entering),
+        *(replaced(node, backward_ref) for _, node in behind),
+    )
+    return forward.pruned(), Program(nodes, len(entering), mapped(grads, backward_ref)).pruned()
