@@ -166,6 +166,12 @@ class Torch:
 
         return derivative(function, inputs, hyper, elementary, keeps)
 
+    def leaving(self, function: Callable[..., Any], body: Any, inputs: Any, hyper: Any) -> list[Any]:
+        """Where the numbers of a function leave torch (torch_ref/leaving.py)."""
+        from torch_ref.leaving import leaving
+
+        return leaving(function, body, inputs, hyper)
+
     def bound(self, module: Any, names: tuple[str, ...]) -> Callable[..., Any]:
         """An nn.Module as a function of the inputs, parameters and buffers of these names."""
         return Bound(module, names)

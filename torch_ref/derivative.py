@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from manual_bp.outputs import parts
 from manual_bp.program import Node, Program, Recording, Ref
@@ -27,13 +28,15 @@ class Derivative(NamedTuple):
 
     forward: inputs -> (y, saved).  backward: (*saved, *dy) -> one cotangent for each input, None where y does not
     depend on it or it is no number.  changed: whether formulas that keep their digits stand in place of torch's own.
-    unknown: operations that are neither elementary nor can be taken apart.
+    unknown: operations that are neither elementary nor can be taken apart.  largest: how many elements
+    the largest result on the way has.
     """
 
     forward: Program
     backward: Program
     changed: bool
     unknown: tuple[Node, ...]
+    largest: int
 
 
 def derivative(
@@ -52,8 +55,10 @@ def derivative(
     leaves = [None if x is None else _leaf(x) for x in inputs]
     present = [x for x in leaves if x is not None]
     wanted = [x for x in present if x.requires_grad]
-    with torch.inference_mode(False), torch.enable_grad():
-        cotangents = [torch.ones_like(y) for y in parts(function(*leaves, **hyper))]
+    with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        with torch.no_grad(), Recording(present, lambda op: True):  # which refuses what no program tells
+            like = parts(function(*leaves, **hyper))
+        cotangents = [torch.ones_like(y) for y in like]
         is_kept = (lambda op: op in FORMULAS or elementary(op)) if keeps_digits else elementary
         with Recording([*present, *cotangents], is_kept) as recording:
             y = function(*leaves, **hyper)
@@ -68,7 +73,7 @@ def derivative(
     whole = Program(tuple(recording.nodes), recording.inputs, recording.refs((y, grads)))
     whole = _without_detached(whole).pruned()
     kept = _keeping_digits(whole) if keeps_digits else whole
-    return Derivative(*_parted(kept, len(present)), kept != whole, tuple(recording.unknown))
+    return Derivative(*_parted(kept, len(present)), kept != whole, tuple(recording.unknown), recording.largest)
 
 
 def _leaf(x: Tensor) -> Tensor:

@@ -35,6 +35,10 @@ class Differentiator(Protocol):
         keeps_digits: bool,
     ) -> Any: ...
 
+    def leaving(
+        self, function: Callable[..., Any], body: Any, inputs: tuple[Any, ...], hyper: Mapping[str, Any]
+    ) -> list[Any]: ...
+
     def bound(self, module: Any, names: tuple[str, ...]) -> Callable[..., Any]: ...
 
 

@@ -65,7 +65,7 @@ class Recording(Mode):
     """The mode that writes down.
 
     nodes: what was seen so far, the inputs first.  unknown: those on numbers that are neither elementary nor can be
-    taken apart.  stage: what new ones belong to.
+    taken apart.  largest: the number of elements of the largest result.  stage: what new ones belong to.
     """
 
     def __init__(self, inputs: Sequence[Tensor], elementary: Elementary) -> None:
@@ -73,6 +73,7 @@ class Recording(Mode):
         self.elementary = elementary
         self.nodes: list[Node] = []
         self.unknown: list[Node] = []
+        self.largest = 0
         self.stage = "forward"
         self._kept: list[Any] = []  # so that no address is used twice
         self._own: dict[int, _Known] = {}
@@ -195,6 +196,7 @@ class Recording(Mode):
 
     def _remember(self, x: Tensor, ref: Ref) -> None:
         self._kept.append(x)
+        self.largest = max(self.largest, x.numel())
         storage = x.untyped_storage()
         if storage._cdata not in self._stored:
             self._kept.append(storage)
@@ -214,9 +216,9 @@ class Recording(Mode):
         x = args[0]
         cdata = x.untyped_storage()._cdata
         if cdata in self._inputs:
-            raise UntraceableError(f"writes into an input{_at(line)}; write it without {func._schema.name}")
+            raise UntraceableError(f"writes into an input{at(line)}; write it without {func._schema.name}")
         if cdata not in self._stored:
-            raise UntraceableError(f"writes into a tensor made elsewhere{_at(line)}; make it within the function")
+            raise UntraceableError(f"writes into a tensor made elsewhere{at(line)}; make it within the function")
         name = func._schema.name.partition("::")[2].removesuffix("_")
         same = getattr(getattr(aten, name, None), func._overloadname, None)
         if name in ("copy", "fill", "zero"):
@@ -225,7 +227,7 @@ class Recording(Mode):
         elif same is not None:
             new = self._append(Node(same, self._refs(args), self._refs(kwargs), line, self.stage), moving)
         else:
-            raise UntraceableError(f"uses {func._schema.name}{_at(line)}, which has no form that is not in place")
+            raise UntraceableError(f"uses {func._schema.name}{at(line)}, which has no form that is not in place")
         stored = self._stored[cdata]
         result = func(*args, **kwargs)
         if _place(x)[1:] != (stored.offset, stored.size, stored.stride):
@@ -262,10 +264,10 @@ class Recording(Mode):
     def _refuse_what_no_program_tells(self, func: Any, args: tuple[Any, ...], moving: bool, line: Line | None) -> None:
         name = str(func._schema.name)
         if torch.Tag.nondeterministic_seeded in func.tags:
-            raise UntraceableError(f"draws random numbers ({name}){_at(line)}; draw them outside, and pass them in")
+            raise UntraceableError(f"draws random numbers ({name}){at(line)}; draw them outside, and pass them in")
         if moving and (torch.Tag.data_dependent_output in func.tags or name == "aten::equal"):
             raise UntraceableError(
-                f"makes a Python number or a decision of an input's values{_at(line)}; write it with torch.where, or "
+                f"makes a Python number or a decision of an input's values{at(line)}; write it with torch.where, or "
                 "pass the number as a hyperparameter"
             )
         if torch.Tag.dynamic_output_shape in func.tags:
@@ -273,7 +275,7 @@ class Recording(Mode):
             masks = [x for x in tensors_in(chosen) if name != "aten::index" or x.dtype is torch.bool]
             if any(map(self._moves, masks)):
                 raise UntraceableError(
-                    f"makes a tensor whose shape depends on an input's values ({name}){_at(line)}; use torch.where"
+                    f"makes a tensor whose shape depends on an input's values ({name}){at(line)}; use torch.where"
                 )
 
     # ------------------------------------------------------------------------------------------------------------ lines
@@ -286,7 +288,7 @@ class Recording(Mode):
         node = torch._C._current_autograd_node()
         if node is not None:
             return self._lines.get(node._sequence_nr())
-        line = _own_line(sys._getframe(2))
+        line = own_line(sys._getframe(2))
         if line is not None:
             self._lines[torch._C._autograd._get_sequence_nr() - 1] = line  # that of the node made for this operation
         return line
@@ -326,7 +328,7 @@ def _positions(x: Tensor, stored: _Stored) -> Tensor:
     return memory.as_strided(x.shape, x.stride(), int(x.storage_offset()) - stored.offset).clone()
 
 
-def _own_line(frame: FrameType | None) -> Line | None:
+def own_line(frame: FrameType | None) -> Line | None:
     """The innermost line that is neither torch's nor ours."""
     while frame is not None:
         file = frame.f_code.co_filename
@@ -336,7 +338,8 @@ def _own_line(frame: FrameType | None) -> Line | None:
     return None
 
 
-def _at(line: Line | None) -> str:
+def at(line: Line | None) -> str:
+    """Where it is, in words; "" where that is not known."""
     return "" if line is None else f" in line {line.number} of {Path(line.file).name} ({line.text})"
 
 

@@ -52,6 +52,7 @@ def _deviation_of(a: Tensor, dim: Axes = None, correction: float | None = None, 
 MAGNITUDES: dict[Any, Callable[..., Tensor]] = {
     **dict.fromkeys((aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor), _sum_of),
     **dict.fromkeys((aten.rsub.Scalar, aten.rsub.Tensor), _sum_of),
+    aten.mul.Scalar: torch.mul,
     aten.pow.Tensor_Scalar: _power_of,
     aten.where.self: _chosen_of,
     **dict.fromkeys((aten.masked_fill.Scalar, aten.masked_fill.Tensor), lambda a, mask, v: _chosen_of(mask, v, a)),
@@ -61,7 +62,7 @@ MAGNITUDES: dict[Any, Callable[..., Tensor]] = {
     **{
         same: same
         for same in (
-            *(aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.neg.default, aten.abs.default),
+            *(aten.mul.Tensor, aten.div.Tensor, aten.neg.default, aten.abs.default),
             *(aten.sum.default, aten.sum.dim_IntList, aten.mean.default, aten.mean.dim),
             *(aten.mm.default, aten.bmm.default, aten.mv.default, aten.dot.default),
             *(aten.maximum.default, aten.minimum.default, aten.cumsum.default, aten.convolution.default),

@@ -14,14 +14,22 @@ from torch import Tensor
 
 from manual_bp import axes
 from manual_bp.inputs import Edge, Index, Input, Mistake
+from manual_bp.oracle.candidates import differentiator
 from manual_bp.oracle.functions.page import Recorded, Residuals
 from manual_bp.oracle.functions.spoken import Spoken
 from manual_bp.outputs import parts
+from manual_bp.program.recording import at
+
+# Axes are made so many times longer to see what grows with them; with its square is what grows by more than SQUARE.
+TIMES, SQUARE = 4, 8
+# So long is a recurrence, and a square: 513 is one beyond a block of 512, and its square takes 2 MB.
+MOST_STEPS, MOST_SQUARED = 33, 513
 
 
 @dataclass(frozen=True)
 class Function:
-    """called: the function, of its present inputs by position and its hyperparameters by name.  text: its docstring.
+    """called: the function, of its present inputs by position and its hyperparameters by name.  text, body: its
+    docstring and code.
 
     annotations, specs, given: of each input its axes, how it is drawn, and what was said of it, if anything.
     absentable: inputs that may be None.  hyper, kinds: values and kinds of hyperparameters.
@@ -29,6 +37,7 @@ class Function:
 
     called: Callable[..., Any]
     text: str
+    body: Any
     annotations: Mapping[str, Any]
     specs: Mapping[str, Input | Index]
     given: Mapping[str, Spoken]
@@ -82,6 +91,7 @@ def page_of(function: Function) -> ModuleType:
         backward=backward,
         INPUTS=_specs(function, derivative.backward.results),
         SIZES=_sizes(annotations, names, ordinary, function.hyper),
+        LONGEST=_longest(function, annotations, recorded, ordinary),
         EDGES=tuple(_negated(function, recorded, ordinary)),
         MISTAKES=(mistake,) if derivative.changed else (),
     )
@@ -107,7 +117,6 @@ def _signed(forward: Any, annotations: dict[str, Any], signature: inspect.Signat
 
 def _ordinary(function: Function, seed: int) -> tuple[Tensor, ...]:
     """Inputs of the usual shapes, in float64."""
-    generator = torch.Generator().manual_seed(seed)
     sizes: axes.Sizes = {}
     shapes = {name: said.shape for name, said in function.given.items() if said.shape is not None}
     problem = axes.bind(function.annotations, shapes, sizes, function.hyper)
@@ -117,9 +126,15 @@ def _ordinary(function: Function, seed: int) -> tuple[Tensor, ...]:
     for name, is_list in axes.axis_names(function.annotations.values(), function.hyper).items():
         if name not in sizes:
             sizes[name] = (next(lengths), next(lengths)) if is_list and not sizes else (next(lengths),)
+    return _drawn(function, function.annotations, sizes, seed)
+
+
+def _drawn(function: Function, annotations: Mapping[str, Any], sizes: axes.Sizes, seed: int = 0) -> tuple[Tensor, ...]:
+    """Inputs of these sizes, in float64."""
+    generator = torch.Generator().manual_seed(seed)
     found = []
     for name, spec in function.specs.items():
-        shape = axes.shape_of(function.annotations[name], sizes, function.hyper)
+        shape = axes.shape_of(annotations[name], sizes, function.hyper)
         if isinstance(spec, Index):
             found.append(spec.positions(shape, sizes[spec.axis][0], generator))
         else:
@@ -143,6 +158,35 @@ def _sizes(
     return {name: lengths if lists[name] else lengths[0] for name, lengths in sizes.items() if name in lists}
 
 
+def _longest(
+    function: Function, annotations: Mapping[str, Any], recorded: Recorded, ordinary: tuple[Tensor, ...]
+) -> dict[str, int]:
+    """How long an axis may be: told by what grows when it is made longer.
+
+    An axis over which the program itself grows is a recurrence (MOST_STEPS).  One with whose square a tensor on the way
+    grows may be as long as that tensor stays of moderate size.
+    """
+    names = list(annotations)
+    sizes: axes.Sizes = {}
+    axes.bind(annotations, {n: tuple(x.shape) for n, x in zip(names, ordinary, strict=True)}, sizes, function.hyper)
+    usual = recorded.derivative(ordinary, function.hyper)
+    found = {}
+    for name, lengths in sizes.items():
+        if len(lengths) != 1 or lengths[0] < 2:
+            continue
+        longer = {**sizes, name: (TIMES * lengths[0],)}
+        inputs = _drawn(function, annotations, longer)
+        try:
+            there = recorded.derivative(inputs, function.hyper)
+        except ValueError:
+            continue
+        if len(there.backward.nodes) > len(usual.backward.nodes):
+            found[name] = max(MOST_STEPS, lengths[0])
+        elif there.largest >= SQUARE * usual.largest:
+            found[name] = max(MOST_SQUARED, lengths[0])
+    return found
+
+
 def _require_all_recorded(function: Function, recorded: Recorded) -> None:
     """Raises ValueError if the program gives other values than the function for other numbers."""
     inputs = _ordinary(function, seed=1)
@@ -153,10 +197,11 @@ def _require_all_recorded(function: Function, recorded: Recorded) -> None:
         return
     got = parts(recorded.derivative(_ordinary(function, seed=0), function.hyper).forward.run(inputs)[0][0])
     if not all(torch.allclose(a, b, rtol=1e-6, atol=0, equal_nan=True) for a, b in zip(got, due, strict=True)):
+        lines = differentiator().leaving(function.called, function.body, inputs, function.hyper)
+        where = " and".join(map(at, lines)) or "; something in it (memory, a clock, a random number) is none of torch's"
         raise ValueError(
-            f"{function.called.__name__} gives other values than the operations that torch saw: something in it "
-            "leaves torch (numpy, a Python number, memory, a clock) or is drawn at random. Write it with torch "
-            "operations, and pass in what is random."
+            f"{function.called.__name__} gives other values than the operations that torch saw: its numbers leave "
+            f"torch{where}. Write it with torch operations, and pass in what is random."
         )
 
 

@@ -83,9 +83,17 @@ def made(
     called.__name__ = name_of(function)
     annotations = _annotations(called, present, given, hints, taken)
     specs = {name: given[name].spec if name in given else of_kind(annotations[name]) for name in present}
-    kinds_ = {name: _kind_of(value, hints.get(name)) for name, value in taken.items()}
-    may_be_none = [name for name in absentable if name != present[0]]
-    about = Function(called, inspect.getdoc(function) or "", annotations, specs, given, may_be_none, taken, kinds_)
+    about = Function(
+        called=called,
+        text=inspect.getdoc(function) or "",
+        body=getattr(function, "__code__", None),
+        annotations=annotations,
+        specs=specs,
+        given=given,
+        absentable=[name for name in absentable if name != present[0]],
+        hyper=taken,
+        kinds={name: _kind_of(value, hints.get(name)) for name, value in taken.items()},
+    )
     return Rule(called.__name__, page_of(about))
 
 
@@ -93,7 +101,8 @@ def _named(bound: Callable[..., Any], name: str, names: tuple[str, ...]) -> Call
     """A module's function with its inputs by name."""
 
     def module(**given: Any) -> Any:
-        return bound(*(given.pop(name) for name in names), **given)
+        tensors = [given.pop(name) for name in names]
+        return bound(*tensors, **given)
 
     own = inspect.signature(bound).parameters.values()
     keyword = [p for p in own if p.kind is p.KEYWORD_ONLY]

@@ -1,8 +1,9 @@
-"""Which axes are one: told by trying, where inputs are given by shapes alone.
+"""Which axes are one, where inputs are given by shapes alone.
 
-Two axes of one length may be tied (a weight has as many features as x) or alike by chance.  The function is run with
-other lengths: an axis that can be changed alone is one by itself; of those that
-cannot, two that can be changed together are one; what cannot be changed in any such way keeps its length.
+Axes of one length in the same place, counted from the last, are taken as one: what a caller gives as x (4, 33) and
+weight (33,) has as many features.  The function is run with other lengths to see whether that can be; where it cannot,
+with all axes of that length changed together, and then two groups of them at a time (a weight (16, 8) and a bias
+(16,)).  What cannot be changed in any such way keeps its length.
 """
 
 from __future__ import annotations
@@ -24,36 +25,31 @@ def axes_of(shapes: Shapes, runs: Callable[[Shapes], bool]) -> dict[str, str]:
     runs: whether the function is defined for inputs of these shapes.
     """
     names: dict[Place, str] = {}
-    groups: dict[int, list[Place]] = {}
+    groups: dict[tuple[int, int], list[Place]] = {}
     for name, shape in shapes.items():
         for position, length in enumerate(shape):
-            groups.setdefault(length, []).append((name, position))
+            groups.setdefault((length, position - len(shape)), []).append((name, position))
 
-    def may_change(*places: Place) -> bool:
+    def named(*places: Place) -> bool:
+        """Give these axes one name, after the first of them, if they can be changed together."""
         longer = {
             name: tuple(length + LONGER * ((name, position) in places) for position, length in enumerate(shape))
             for name, shape in shapes.items()
         }
-        return runs(longer)
+        if not runs(longer):
+            return False
+        first, position = places[0]
+        names.update(dict.fromkeys(places, f"{first}_{position}"))
+        return True
 
-    for alike in groups.values():
-        left = [place for place in alike if not _named(names, may_change, place)]
-        for pair in combinations(left, 2):
-            if not any(place in names for place in pair):
-                _named(names, may_change, *pair)
-        left = [place for place in left if place not in names]
-        if len(left) > 2:
-            _named(names, may_change, *left)
+    left = {key: places for key, places in groups.items() if not named(*places)}
+    for length in dict.fromkeys(length for length, _ in left):
+        alike = [places for (other, _), places in left.items() if other == length]
+        if len(alike) > 1 and not named(*(place for places in alike for place in places)):
+            for one, two in combinations(alike, 2):
+                if one[0] not in names and two[0] not in names:
+                    named(*one, *two)
     return {
         name: " ".join(names.get((name, position), str(length)) for position, length in enumerate(shape))
         for name, shape in shapes.items()
     }
-
-
-def _named(names: dict[Place, str], may_change: Callable[..., bool], *places: Place) -> bool:
-    """Give these axes one name, after the first of them, if they can be changed together."""
-    if not may_change(*places):
-        return False
-    first, position = places[0]
-    names.update(dict.fromkeys(places, f"{first}_{position}"))
-    return True

@@ -1,0 +1,93 @@
+"""A function becomes a rule: its axes are told, torch's derivative is run on any numbers, what cannot be is refused."""
+
+import re
+
+import pytest
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import torch_ref
+from manual_bp.arithmetic.bounded import contract_of, widths
+from manual_bp.arithmetic.certified import truth
+from manual_bp.inputs import Index
+from manual_bp.oracle import compare
+from manual_bp.oracle.functions import reference
+from tests.oracle.function_bank import REFUSED
+
+
+def residual_rms(x, residual, weight, *, eps=1e-6):
+    h = x + residual
+    return h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + eps) * weight, h
+
+
+def head(
+    x: Float[Tensor, "rows features"], weight: Float[Tensor, "classes features"], target: Int[Tensor, "rows"]
+) -> Float[Tensor, ""]:
+    return F.cross_entropy(x @ weight.mT, target)
+
+
+def mlp(x, w1, b1, w2):
+    return F.linear(F.gelu(F.linear(x, w1, b1)), w2)
+
+
+RMS = {"x": (4, 33), "residual": (4, 33), "weight": (33,)}
+
+
+def test_axes_of_one_length_in_one_place_are_one() -> None:
+    def spelled(rule):
+        return {name: str(rule.annotations[name].dim_str) for name in rule.inputs}
+
+    axes = spelled(reference(residual_rms, RMS))
+    assert axes == {"x": "x_0 x_1", "residual": "x_0 x_1", "weight": "x_1"}
+    axes = spelled(reference(mlp, {"x": (5, 8), "w1": (16, 8), "b1": (16,), "w2": (3, 16)}))
+    assert axes == {"x": "x_0 x_1", "w1": "w1_0 x_1", "b1": "w1_0", "w2": "w2_0 w1_0"}
+
+
+def test_its_derivative_is_torchs_in_either_arithmetic() -> None:
+    rule = reference(residual_rms, RMS)
+    inputs = torch.randn(4, 33), torch.randn(4, 33), torch.randn(33)
+    dy = torch.randn(4, 33), torch.randn(4, 33)
+    _, due = torch_ref.vjp(residual_rms)(tuple(x.double() for x in inputs), tuple(d.double() for d in dy))
+    certified = truth(rule, inputs, dy)
+    for grad, ball, width in zip(
+        due, certified.grads, widths(rule, inputs, dy, contract_of(torch.float32)).grads, strict=True
+    ):
+        torch.testing.assert_close(ball.midpoint(), grad, rtol=1e-12, atol=1e-12)
+        assert float((width / grad.abs()).median()) < 1e-4
+    assert rule.arguments == ("y.y0", "y.y1", "dx", "dresidual", "dweight")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_factor_is_rejected_and_torch_is_right(dtype) -> None:
+    right = torch_ref.vjp(residual_rms)
+
+    def slightly_wrong(inputs, dy, **hyper):
+        y, (dx, dresidual, dweight) = right(inputs, dy, **hyper)
+        return y, (dx, dresidual, dweight * (1.001 if dtype is torch.float32 else 1.05))
+
+    assert compare(right, residual_rms, inputs=RMS, dtype=dtype, diagnose=0).passed or dtype is torch.bfloat16
+    report = compare(slightly_wrong, residual_rms, inputs=RMS, dtype=dtype, diagnose=0)
+    assert {m.argument for m in report.mismatches} >= {"dweight"}
+
+
+def test_annotations_say_what_inputs_need_not() -> None:
+    report = compare(torch_ref.vjp(head), head, inputs={"target": Index("classes")}, diagnose=0)
+    assert report.passed, str(report)
+    with pytest.raises(ValueError, match="Index"):
+        compare(torch_ref.vjp(head), head)
+
+
+def test_a_module_is_a_function_of_its_parameters() -> None:
+    module = nn.Linear(3, 5)
+    report = compare(
+        torch_ref.vjp(module), module, inputs={"input": (4, 3), "weight": (5, 3), "bias": (5,)}, diagnose=0
+    )
+    assert report.passed, str(report)
+
+
+@pytest.mark.parametrize("refused", REFUSED, ids=lambda refused: refused.forward.__name__)
+def test_what_cannot_be_recorded_is_refused_with_its_line(refused) -> None:
+    with pytest.raises(ValueError, match=re.escape(refused.line)):
+        reference(refused.forward, refused.inputs)
