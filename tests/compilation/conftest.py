@@ -22,7 +22,6 @@ from manual_bp.compilation.recomputation import again
 from manual_bp.compilation.rows import sum_of_rows
 from manual_bp.compilation.updates import add_product
 
-
 # What takes a compiler seconds before the first program, and pays from the tenth on: headers are compiled beforehand,
 # and every instruction set that the processor has is tried.
 FOR_MANY = {
