@@ -36,14 +36,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Tests of one rule go to one process, which makes the rule's evidence once for all of them and keeps it; any other
-    test goes wherever there is room."""
+    """Tests of one rule go to one process, which makes the rule's evidence once for all of them and keeps it; so do the
+    others of one file, which share fixtures, where there is room."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByRule(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            _, _, parameters = nodeid.partition("[")
-            return next((name for name in re.split(r"[\]-]", parameters) if name in bp.RULES), nodeid)
+            test, _, parameters = nodeid.partition("[")
+            file, _, _ = test.partition("::")
+            return next((name for name in re.split(r"[\]-]", parameters) if name in bp.RULES), file)
 
     return ByRule(config, log)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,9 +29,9 @@ TINY = {
 }
 
 
-@pytest.fixture(scope="module")
-def results():
-    return {name: page.measure(TINY[name]) for name, page in EXPERIMENTS.items()}
+@cache
+def measured(name):
+    return EXPERIMENTS[name].measure(TINY[name])
 
 
 def without_seconds(value):
@@ -41,20 +42,20 @@ def without_seconds(value):
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_an_experiment_is_repeatable_but_for_its_seconds(name, results):
+def test_an_experiment_is_repeatable_but_for_its_seconds(name):
     again = EXPERIMENTS[name].measure(TINY[name])
-    assert json.dumps(without_seconds(again)) == json.dumps(without_seconds(results[name]))
+    assert json.dumps(without_seconds(again)) == json.dumps(without_seconds(measured(name)))
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_json_picture_and_table_are_written(name, results, tmp_path, capsys):
+def test_json_picture_and_table_are_written(name, tmp_path, capsys):
     page = EXPERIMENTS[name]
-    shared.publish(name, results[name], page.table, page.draw, tmp_path)
+    shared.publish(name, measured(name), page.table, page.draw, tmp_path)
     document = json.loads((tmp_path / "results" / f"{name}.json").read_text())
     assert document["command"] == f"python -m benchmarks.experiments.{name}"
     assert document["versions"]["torch"]
     assert (tmp_path / "figures" / f"{name}.svg").read_text().startswith("<?xml")
-    assert capsys.readouterr().out.splitlines() == page.table(results[name])
+    assert capsys.readouterr().out.splitlines() == page.table(measured(name))
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -64,8 +65,8 @@ def test_the_readme_has_the_table_of_the_stored_results(name):
     assert shared.in_readme(readme, name, EXPERIMENTS[name].table(stored)) == readme
 
 
-def test_a_deep_sigmoid_network_vanishes_and_the_cures_cure(results):
-    shrinks = {each["network"]: each["before"]["first_over_last"] for each in results["vanishing"]["networks"]}
+def test_a_deep_sigmoid_network_vanishes_and_the_cures_cure():
+    shrinks = {each["network"]: each["before"]["first_over_last"] for each in measured("vanishing")["networks"]}
     assert shrinks["sigmoid"] < 1 / TOO_FAR
     assert min(shrinks["ReLU"], shrinks["sigmoid + batch norm"], shrinks["sigmoid + residual"]) > 1 / TOO_FAR
 
@@ -78,8 +79,8 @@ def test_every_network_has_as_many_linear_layers():
         assert len(matrices) == config.layers, name
 
 
-def test_regularization_chooses_by_validation_and_early_stopping_keeps_the_best_epoch(results):
-    for setting in results["regularization"]["settings"]:
+def test_regularization_chooses_by_validation_and_early_stopping_keeps_the_best_epoch():
+    for setting in measured("regularization")["settings"]:
         losses = {}
         for run in setting["runs"]:
             if run["method"] == "L2":
@@ -101,8 +102,8 @@ def test_as_many_labels_are_drawn_as_asked_for():
     assert regularization.mislabelled(all_, 0.0, 10, 0).target.equal(all_.target)
 
 
-def test_a_run_ends_at_the_goal_and_its_steps_are_timed(results):
-    found = results["batch_size"]
+def test_a_run_ends_at_the_goal_and_its_steps_are_timed():
+    found = measured("batch_size")
     runs = [run for each in found["sizes"] for run in each["runs"]]
     assert any(run["reached"] for run in runs)
     for run in runs:
