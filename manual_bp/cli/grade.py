@@ -40,6 +40,9 @@ def grade(
     memory: Annotated[int, typer.Option(help="MiB that it may hold.")] = 4096,
     seed: Annotated[int | None, typer.Option(help="That of a verdict, to repeat it; by default a new one.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Lost digits and 16-bit arithmetic are mismatches.")] = False,
+    diagnose: Annotated[
+        float, typer.Option(min=0, help="Seconds that the search for the cause may take; 0: the first failure will do.")
+    ] = 3.0,
     hyper: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="A value that is all that it promises; repeatable.")
     ] = None,
@@ -56,15 +59,16 @@ def grade(
         check_device(device)
         check_writable(json_file)
         (chosen,) = chosen_dtypes(dtype)
-        declared: dict[str, Any] = {
+        options: dict[str, Any] = {
             "hyper": values(hyper or []),
             "ndim": tuple(ndim) if ndim else None,
             "min_size": min_size,
+            "diagnose": diagnose,
         }
         forget(json_file)
         seeds = FRESH if seed is None else seed
         verdict = graded(
-            program, against, seeds, timeout, memory, dtype=chosen, device=device, strict=strict, **declared
+            program, against, seeds, timeout, memory, dtype=chosen, device=device, strict=strict, **options
         )
     text = verdict.to_json()
     notices.print(str(verdict), markup=False, highlight=False, soft_wrap=True)

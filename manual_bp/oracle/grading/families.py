@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from torch import Tensor
 
-from manual_bp.oracle.case import Case
+from manual_bp.oracle.case import Case, Further
 from manual_bp.oracle.memory import overlap
 from manual_bp.rule import Rule
 
@@ -18,8 +19,8 @@ LENGTH = r"(\w+) = (\(.*?\)|\d+)"
 def family(rule: Rule, case: Case) -> str:
     """In words: "strided dy", "batch of length 1025", "the same shape again with other numbers"; else the case's own
     name."""
-    laid = {name: words for name, x in case.named(rule).items() if (words := _layout(x))}
-    if laid and len(laid) == len(case.tensors) > 1:
+    laid = _layouts(rule, case)
+    if _all_strided(rule, case):
         return "every tensor strided"
     if len(laid) == 1:
         ((name, words),) = laid.items()
@@ -29,6 +30,20 @@ def family(rule: Rule, case: Case) -> str:
         said = [f"{name} of {'shape' if length.startswith('(') else 'length'} {length}" for name, length in lengths]
         return ", ".join(said) + re.sub(rf"{LENGTH}(, )?", "", case.name)
     return "ordinary inputs" if case.name == "ordinary" else case.name
+
+
+def in_order(rule: Rule, cases: Iterable[Case]) -> list[Case]:
+    """Cases with what is laid out oddly in all tensors after what is so in one of them, which says more."""
+    return sorted(cases, key=lambda case: 2 if isinstance(case, Further) else int(_all_strided(rule, case)))
+
+
+def _all_strided(rule: Rule, case: Case) -> bool:
+    return len(_layouts(rule, case)) == len(case.tensors) > 1
+
+
+def _layouts(rule: Rule, case: Case) -> dict[str, str]:
+    """How those tensors lie in memory that do not lie there as usual."""
+    return {name: words for name, x in case.named(rule).items() if (words := _layout(x))}
 
 
 def _layout(x: Tensor) -> str:

@@ -59,7 +59,9 @@ def grade(
     against: a rule or its name.
     seeds: "fresh", from the operating system, or the seed of an earlier verdict.
     timeout, memory, processes: what it may take (`Limits`).
-    strict, conventions, hyper, ndim, min_size, diagnose: as for `compare`.
+    strict, conventions, hyper, ndim, min_size: as for `compare`.
+    diagnose: seconds that the search for the cause may take; 0 for none, and then it ends at the first case that is
+        wrong.
     Raises ValueError for what no program could be graded by or for: an unknown rule, dtype, device or file.
     """
     begun = time.monotonic()

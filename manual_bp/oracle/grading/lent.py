@@ -111,7 +111,11 @@ class Lent:
                 beside[start : start + width] = self._written[start : start + width]
         if not found and beside != self._written:
             words = "the candidate wrote beside its argument, into memory between or around its elements"
-            found.append((next(iter(named)), words))
+            where = next(i for i, (a, b) in enumerate(zip(beside, self._written, strict=True)) if a != b)
+            nearest = [
+                name for name, view in zip(named, self._views, strict=True) if self._buffers[view.buffer][0] <= where
+            ]
+            found.append((nearest[-1], words))
         return found
 
 

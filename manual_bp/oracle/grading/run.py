@@ -17,7 +17,7 @@ from manual_bp.oracle.declared import Declared
 from manual_bp.oracle.evidence import Evidence, evidence
 from manual_bp.oracle.foreign import readable
 from manual_bp.oracle.grading.called import SEEN
-from manual_bp.oracle.grading.families import family
+from manual_bp.oracle.grading.families import family, in_order
 from manual_bp.oracle.grading.repeated import chosen, repeated
 from manual_bp.oracle.grading.untrusted import Asked, Untrusted
 from manual_bp.oracle.grading.verdict import TOLD, FirstFailing, Verdict
@@ -40,20 +40,28 @@ class Run:
         declared: Declared,
         strict: bool,
     ) -> None:
-        """rule: with the declared defaults."""
+        """rule: with the declared defaults.
+
+        The cases are made here, and what is due at them is looked for when all were answered.
+        """
         self.rule, self.dtype, self.device, self.seed = rule, dtype, device, seed
         self.conventions, self.declared, self.strict = conventions, declared, strict
         self.contract = contract_of(dtype)
+        self._made = Generated(rule, dtype, device, self.contract, conventions, declared, seed)
         self.report = Report(rule.name, "", device)
         self._first: FirstFailing | None = None
         self._case: Case | None = None
         self._ended = ""
 
     def grade(self, candidate: Untrusted, target: str, diagnose: float) -> None:
-        """Load the candidate that is named so, call it at every case, and judge what it returned."""
+        """Load the candidate that is named so, call it at every case, and judge what it returned.
+
+        diagnose: seconds that the search for the cause may take; 0 for none, and then what follows the first case that
+        is wrong is not judged.
+        """
         try:
             candidate.load(target)
-            asked, made, positions = self._ask(candidate)
+            asked = self._ask(candidate)
             comparison = Comparison(
                 candidate,
                 self.rule,
@@ -65,42 +73,37 @@ class Run:
                 declared=self.declared,
             )
             self.report = comparison.report
-            self._judge(comparison, candidate, asked, made, positions)
+            self._judge(comparison, candidate, asked, to_the_end=diagnose > 0)
             comparison.finish(generated=True)
             self.report.notes += [SEEN[name] for name in candidate.seen() if name in SEEN]
             comparison.explain(diagnose)
         except CandidateEnded as error:
             self._ended = readable(str(error))
 
-    def _ask(self, candidate: Untrusted) -> tuple[list[Asked], Generated, dict[int, int]]:
-        """What was asked, in order; the generated cases, whose evidence nobody has looked for; and which is which."""
+    def _ask(self, candidate: Untrusted) -> list[Asked]:
+        """Call it at every case, in the order that is returned."""
         for_inputs(candidate, tuple(self.rule.inputs))
-        made = Generated(self.rule, self.dtype, self.device, self.contract, self.conventions, self.declared, self.seed)
         generator = torch.Generator().manual_seed(self.seed + 1)  # other numbers than those of these cases
-        again = {id(case) for case in chosen(made.cases)}
+        again = {id(case) for case in chosen(self._made.cases)}
         asked = []
-        for case in made.cases:
+        for case in in_order(self.rule, self._made.cases):
             asked.append(Asked(case))
             if id(case) in again:
                 asked += repeated(self.rule, case, generator)
         with suppress(CandidateEnded):  # which is raised again when what it did not answer is judged
             candidate.answer(self.rule, asked)
-        return asked, made, {id(case): position for position, case in enumerate(made.cases)}
+        return asked
 
-    def _judge(
-        self,
-        comparison: Comparison,
-        candidate: Untrusted,
-        asked: Sequence[Asked],
-        made: Generated,
-        positions: dict[int, int],
-    ) -> None:
+    def _judge(self, comparison: Comparison, candidate: Untrusted, asked: Sequence[Asked], to_the_end: bool) -> None:
+        positions = {id(case): position for position, case in enumerate(self._made.cases)}
         ordinary: Evidence | None = None
         for case, *_ in asked:
-            if isinstance(case, Further) and self.report.mismatches:
+            if self.report.mismatches and isinstance(case, Further):
                 break  # they come last, and would say nothing new
+            if self.report.mismatches and not to_the_end:
+                return
             self._case = case
-            found = made.at(positions[id(case)]) if id(case) in positions else self._evidence(case)
+            found = self._made.at(positions[id(case)]) if id(case) in positions else self._evidence(case)
             if isinstance(found, Evidence):
                 found = replace(found, case=case)  # by which its answer is found
                 ordinary = ordinary or found

@@ -1,0 +1,1 @@
+"""Frauds of graders, and what becomes of them."""
