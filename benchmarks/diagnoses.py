@@ -3,9 +3,9 @@
     python -m benchmarks.diagnoses [--seeds 20] [--sample N] [--rules A,B] [--dtypes float32] [--json FILE]
 
 Wrong programs: the bank (tests/oracle/bank), written by hand, and mutations made from each page
-(`benchmarks.mutations`), among them every hyperparameter ignored; none is taken from the registered mistakes, though
-some are the same function.  Each states what words would name its cause.  Right programs: the page itself at random
-cases, and the right entries of the bank; for these any failed verdict and any diagnosis is counted.
+(`manual_bp.oracle.audit.mutations`), among them every hyperparameter ignored; none is taken from the registered
+mistakes, though some are the same function.  Each states what words would name its cause.  Right programs: the page
+itself at random cases, and the right entries of the bank; for these any failed verdict and any diagnosis is counted.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ import typer
 from rich.table import Table
 
 import manual_bp as bp
-from benchmarks.mutations import Exact, mutated, mutations, seeded_case
+from benchmarks.cases import seeded_case
 from manual_bp.cli.shared import out, shown, usage, versions
 from manual_bp.oracle import compare
+from manual_bp.oracle.audit.mutations import Exact, mutated, mutations
 from manual_bp.rule import Rule, Vjp
 from manual_bp.signature import DTYPES
 from tests.oracle.bank import entries

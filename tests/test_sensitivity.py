@@ -5,20 +5,21 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 from functools import lru_cache
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from typer.testing import CliRunner
 
 import manual_bp as bp
-from benchmarks.mutations import Exact, Mutation, mutated, mutations, scaled, seeded_case
+from benchmarks.cases import seeded_case
 from benchmarks.sensitivity import Trial, app, evidence_at, false_alarms, gradcheck, ratios, strictly
 from manual_bp.oracle import Case, compare
+from manual_bp.oracle.audit.equivalents import REWRITTEN as PROGRAMS
+from manual_bp.oracle.audit.equivalents import rewritten
+from manual_bp.oracle.audit.mutations import Exact, Mutation, mutated, mutations, scaled
 from manual_bp.outputs import parts
 from manual_bp.rule import Grads, Rule, Vjp
 from manual_bp.signature import DTYPES
@@ -122,94 +123,6 @@ def test_coarse_mutations_are_rejected_in_float64(name):
 
 
 # ---------------------------------------------------------------------------- right programs, written in another way
-
-
-class Rewritten(TorchDispatchMode):
-    """Runs a page's text with some of its operations computed otherwise; `count` says how many."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = self.rewrite(func, args, kwargs or {})
-        self.count += result is not None
-        return func(*args, **(kwargs or {})) if result is None else result
-
-    def rewrite(self, func: Any, args: Any, kwargs: Any) -> Tensor | None:
-        raise NotImplementedError
-
-
-class LastFirst(Rewritten):
-    """Every sum, mean and matrix product summed one by one, from the last to the first."""
-
-    def rewrite(self, func: Any, args: Any, kwargs: Any) -> Tensor | None:
-        if func is aten.mm.default:
-            a, b = args
-            return one_by_one(a[:, :, None] * b[None], [1], keepdim=False)
-        if func in SUMS:
-            x, over, keepdim, *_ = (*args, None, None)[:3]
-            axes = [axis % x.ndim for axis in over] if over else list(range(x.ndim))
-            total = one_by_one(x, axes, bool(keepdim))
-            return total / math.prod(x.shape[a] for a in axes) if func in MEANS and x.numel() else total
-        return None
-
-
-SUMS = (aten.sum.default, aten.sum.dim_IntList, aten.mean.default, aten.mean.dim)
-MEANS = SUMS[2:]
-
-
-def one_by_one(x: Tensor, axes: list[int], keepdim: bool) -> Tensor:
-    if not x.numel() or not x.is_floating_point():
-        return x.sum(axes, keepdim=keepdim)
-    kept = [axis for axis in range(x.ndim) if axis not in axes]
-    columns = x.permute([*kept, *axes]).reshape(*(x.shape[axis] for axis in kept), -1)
-    total = torch.zeros_like(columns[..., 0])
-    for column in columns.flip(-1).unbind(-1):
-        total = total + column
-    return total.reshape([1 if axis in axes else x.shape[axis] for axis in range(x.ndim)]) if keepdim else total
-
-
-class Reciprocals(Rewritten):
-    """Every division as a product with the rounded reciprocal."""
-
-    def rewrite(self, func: Any, args: Any, kwargs: Any) -> Tensor | None:
-        if func is not aten.div.Tensor:
-            return None
-        return args[0] * torch.as_tensor(args[1], dtype=args[0].dtype).reciprocal()
-
-
-class Fused(Rewritten):
-    """In float32, every sum of a product rounded once; the product is exact in float64."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.products: dict[int, tuple[Tensor, Tensor]] = {}  # by id; the product itself is kept, so that the id is
-
-    def rewrite(self, func: Any, args: Any, kwargs: Any) -> Tensor | None:
-        if not all(isinstance(x, Tensor) and x.dtype == torch.float32 for x in args):
-            return None
-        if func is aten.mul.Tensor:
-            product = args[0] * args[1]
-            self.products[id(product)] = product, args[0].double() * args[1].double()
-            self.count -= 1  # nothing has been fused yet
-            return product
-        fused = next((i for i, x in enumerate(args) if id(x) in self.products), None)
-        if func not in (aten.add.Tensor, aten.sub.Tensor) or fused is None:
-            return None
-        wide = [self.products[id(x)][1] if i == fused else x.double() for i, x in enumerate(args)]
-        return func(*wide, **kwargs).float()
-
-
-PROGRAMS = (LastFirst, Reciprocals, Fused)
-
-
-def rewritten(rule: Rule, program: type[Rewritten]) -> Vjp:
-    def candidate(inputs: tuple[Tensor | None, ...], dy: Any, **hyper: Any) -> tuple[Any, Grads]:
-        with program():
-            return rule.vjp(inputs, dy, **hyper)
-
-    return candidate
 
 
 def test_right_programs_are_accepted_at_few_cases(rule):

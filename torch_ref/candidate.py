@@ -20,7 +20,7 @@ from torch_ref.modules import Bound
 from torch_ref.paired import Paired
 
 if TYPE_CHECKING:
-    from manual_bp import Vjp
+    from manual_bp import Rule, Vjp
     from manual_bp.training.engine import Engine
 
 
@@ -175,6 +175,19 @@ class Torch:
     def bound(self, module: Any, names: tuple[str, ...]) -> Callable[..., Any]:
         """An nn.Module as a function of the inputs, parameters and buffers of these names."""
         return Bound(module, names)
+
+    def checkers(self, rule: Rule, dtype: torch.dtype) -> dict[str, Callable[[Any], bool]]:
+        """Ready-made checkers of a rule, by name (torch_ref.checkers)."""
+        from torch_ref.checkers import checkers
+
+        reference = twin(rule.name) or vjp(lambda *inputs, **hyper: rule.pure(*inputs, **hyper)[0])
+        return checkers(rule, dtype, reference)
+
+    def function(self, value: Callable[..., Any], differentiated: Vjp) -> Callable[..., Any]:
+        """A function `f(inputs, hyper)` that autograd runs through, made of `value(inputs, hyper) -> y` and a Vjp."""
+        from torch_ref.recorded import recorded
+
+        return recorded(value, differentiated)
 
     def model(self, name: str, **config: Any) -> Engine:
         """An engine that trains the named model by autograd (manual_bp.training.engine)."""

@@ -2,6 +2,7 @@
 
 from manual_bp.arithmetic.bounded import Contract
 from manual_bp.oracle.adapters import from_functions
+from manual_bp.oracle.audit import AuditReport, audit
 from manual_bp.oracle.case import NOT_RECORDED, Case
 from manual_bp.oracle.checking import GradientMismatch, check, compare
 from manual_bp.oracle.grading.grade import grade
@@ -10,12 +11,14 @@ from manual_bp.oracle.report import Mismatch, Report
 
 __all__ = [
     "NOT_RECORDED",
+    "AuditReport",
     "Case",
     "Contract",
     "GradientMismatch",
     "Mismatch",
     "Report",
     "Verdict",
+    "audit",
     "check",
     "compare",
     "from_functions",

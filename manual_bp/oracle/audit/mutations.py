@@ -23,12 +23,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from manual_bp.inputs import Edge
-from manual_bp.oracle import Case
-from manual_bp.oracle.case import in_dtype
-from manual_bp.oracle.drawing import draw
+from manual_bp.dispatch import Mode
+from manual_bp.oracle.case import Case, in_dtype
 from manual_bp.outputs import parts, whole
 from manual_bp.rule import Grads, Rule, Vjp
 from manual_bp.signature import computing_dtype
@@ -38,11 +35,9 @@ aten = torch.ops.aten
 Backward = Callable[[Any, Any], Grads]
 """(residuals, dy) -> cotangents, in the precision of computation."""
 
-LONG = 64  # more than the 37 terms from which the probabilistic bound of a sum is the smaller one (bounded.py)
-ATTEMPTS = 50  # at random lengths; so many find some at which a window is no longer than what it moves over
-NOISE = 1e-12  # float64 computes a few hundred operations with an error well below this; so large a change is none
+NOISE = 1e-12  # float64 computes a few hundred operations with an error well below this; so small a change is none
 
-ROUNDINGS = 256  # more than a result of these pages has at the sizes drawn here; the issue's 1e-3 in float32 is 16000 u
+ROUNDINGS = 256  # more than a result of these pages has at ordinary sizes; 1e-3 in float32 is 16000 u
 
 
 @dataclass(frozen=True)
@@ -57,54 +52,6 @@ class Mutation:
     argument: str
     backward: Backward
     size: float = 1.0
-
-
-def seeded_case(rule: Rule, dtype: torch.dtype, seed: int, long: bool = True) -> Case:
-    """An ordinary case with random small sizes.  The seed decides everything but the dtype.
-
-    Half of the seeds have every input with a cotangent, and dy, scaled by 10^-3 to 10^3; a third have the
-    hyperparameters of one of the page's edges, and half of these an input left out that may be absent; if `long`, an
-    eighth have one long axis.
-    """
-    generator = torch.Generator().manual_seed(seed)
-
-    def below(limit: int) -> int:
-        return int(torch.randint(limit, (), generator=generator))
-
-    def scale() -> float:
-        return 10.0 ** (6 * float(torch.rand((), generator=generator)) - 3) if seed % 2 else 1.0
-
-    own = {**getattr(rule.page, "SIZES", {}), **getattr(rule.page, "LONGEST", {})}
-    for attempt in itertools.count():  # until the rule is defined there: batch_norm is not for one value per channel
-        lengths = {
-            name: tuple(1 + below(4) for _ in range(below(3))) if variadic else 1 + below(5)
-            for name, variadic in rule.axis_names.items()
-        }
-        if long and seed % 8 == 5:
-            name = list(lengths)[below(len(lengths))]
-            if name not in own:
-                lengths[name] = (LONG,) if rule.axis_names[name] else LONG
-        if attempt >= ATTEMPTS:  # lengths that a page says go together
-            lengths |= getattr(rule.page, "SIZES", {})
-        edges = [edge for edge in rule.edges if not edge.raises]
-        given = edges[below(len(edges))].given if edges and seed % 3 == 0 else {}
-        hyper = {name: value for name, value in given.items() if name in rule.hyper}
-        absent = [name for name in rule.inputs if name in rule.absentable]
-        if absent and seed % 6 == 0:
-            hyper[absent[below(len(absent))]] = None
-        try:
-            drawn = Case(*draw(rule, Edge("ordinary", hyper, lengths), generator), f"seed {seed}")
-            specs = [spec for x, spec in zip(drawn.inputs, rule.inputs.values(), strict=True) if x is not None]
-            scaled = [
-                x * scale() if x.is_floating_point() and (i >= len(specs) or specs[i].cotangent) else x
-                for i, x in enumerate(drawn.tensors)
-            ]
-            case = in_dtype(drawn.with_tensors(scaled), dtype, "cpu")
-            rule.forward(*case.inputs, **case.hyper)
-        except ValueError:
-            continue
-        return case
-    raise AssertionError("unreachable")
 
 
 def mutations(rule: Rule, case: Case) -> Iterator[Mutation]:
@@ -143,7 +90,7 @@ def _outputs(rule: Rule) -> Iterator[Mutation]:
 
 
 def factors(dtype: torch.dtype) -> dict[str, float]:
-    """What a part is multiplied by, as the issue lists it, down to a few units roundoff of the dtype."""
+    """What a part is multiplied by, down to a few units roundoff of the dtype."""
     u = torch.finfo(dtype).eps / 2
     relative = {f"× (1 + {10.0**-k:.0e})": 1 + 10.0**-k for k in (1, 2, 3, 6)}
     roundoff = {f"× (1 + {m} u)": 1 + m * u for m in (256, 64, 16, 4)}
@@ -277,7 +224,7 @@ def _own_axes(rule: Rule, argument: str, rank: int) -> Iterator[Mutation]:
 
 SUMS = (aten.sum.default, aten.sum.dim_IntList, aten.mean.default, aten.mean.dim)
 PRODUCTS = (aten.mm.default, aten.bmm.default, aten.mv.default, aten.dot.default)
-ADDED = {
+ADDED: dict[Any, Callable[..., Tensor]] = {
     aten.index_add.default: lambda x, dim, index, source, **_: aten.index_copy(x, dim, index, source),
     aten.scatter_add.default: lambda x, dim, index, source: aten.scatter(x, dim, index, source),
     aten.index_put.default: lambda x, indices, values, *_, **__: aten.index_put(x, indices, values),
@@ -285,7 +232,7 @@ ADDED = {
 """What adds at an index, and what the same would be if it only wrote there."""
 
 
-class Altered(TorchDispatchMode):
+class Altered(Mode):
     """Runs a page's text with one of its reductions, the one at `position`, done by `change(right, function, args)`."""
 
     def __init__(self, position: int = -1, change: Callable[..., Tensor] | None = None) -> None:

@@ -1,0 +1,289 @@
+"""`audit`: somebody's acceptance test is given right and wrong programs, and what it says of each is reported."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+
+import torch
+
+from manual_bp.oracle.audit.conditions import Condition, conditions, wrong_where
+from manual_bp.oracle.audit.degenerate import CHANGES, RAISES, degenerate
+from manual_bp.oracle.audit.equivalents import equivalents
+from manual_bp.oracle.audit.formulas import formulas, options_ignored
+from manual_bp.oracle.audit.handed import Handed, is_wrong_at
+from manual_bp.oracle.audit.places import misplaced
+from manual_bp.oracle.audit.programs import Program, Results, results_at
+from manual_bp.oracle.audit.reasons import cannot_fail, compares_with_itself, explain
+from manual_bp.oracle.audit.remembered import STATE, stateful
+from manual_bp.oracle.audit.report import AuditReport, Outcome
+from manual_bp.oracle.audit.seen import Seen, visible_at
+from manual_bp.oracle.audit.sizes import coarse_first, sized_programs
+from manual_bp.oracle.audit.verdicts import Checker, Verdict, ask
+from manual_bp.oracle.candidates import candidate
+from manual_bp.oracle.case import Case, in_dtype
+from manual_bp.oracle.cases import generated
+from manual_bp.oracle.foreign import readable
+from manual_bp.oracle.words import counted, listed
+from manual_bp.registry import RULES
+from manual_bp.rule import Rule
+from manual_bp.signature import DTYPES
+
+# Larger cases show nothing of a wrong program that these do not.
+LARGEST = 2**18
+# After so many programs without a verdict in time no more are tried.
+LATE = 3
+# A right program, and some others, are tried so often: a checker that tosses a coin is found out with a probability of
+# 1 - 2^-(4 + 6).
+TIMES, AGAIN = 5, 6
+# Programs that are far from any limit, so that no fresh random numbers change the verdict of a checker that looks.
+BEYOND_ANY_LIMIT = (*CHANGES, RAISES)
+
+
+def audit(
+    checker: Checker | str,
+    against: str | Rule,
+    *,
+    dtype: torch.dtype = torch.float32,
+    timeout: float = 20.0,
+    seconds: float = 120.0,
+    smallest: float = 0.0,
+    allow: Collection[str] = (),
+    on_progress: Callable[[int, int], None] | None = None,
+) -> AuditReport:
+    """What an acceptance test lets pass: it is given right programs of a rule and wrong ones, one at a time.
+
+    checker: is called with a program and returns True or None, or returns False or raises.  The program is a Vjp,
+        `program(inputs, dy, **hyper) -> (y, grads)`, and an autograd function, `program.apply(*inputs, **hyper)` or
+        `program(x, ...)`.  The name of a ready-made checker, such as "gradcheck", stands for that one.
+    against: the rule of which the programs are, or its name.
+    dtype: in which the checker promises to see errors; smaller ones than rounding in that dtype are none.
+    timeout: seconds that one program may take; without a verdict then the checker is interrupted.  seconds: that all of
+        them may take; what is left out then is said.
+    smallest: errors of a smaller size, as fractions of what is due, need not be seen.  allow: nor need these kinds of
+        wrong programs (a report names them).
+    on_progress: is called with how many programs have been tried, and how many there are.
+    Raises ValueError for an unknown rule, dtype, checker or kind.
+    """
+    rule = RULES[against] if isinstance(against, str) else against
+    if not isinstance(rule, Rule):
+        raise ValueError(f"against must be a rule or its name; came {against!r}. The names are {', '.join(RULES)}.")
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {[str(d) for d in DTYPES]}; came {dtype}. Pass dtype=torch.float32.")
+    name, called = named_checker(checker, rule, dtype)
+    return Audit(name, called, rule, dtype, timeout, seconds, smallest, tuple(allow)).run(on_progress)
+
+
+def named_checker(checker: Checker | str, rule: Rule, dtype: torch.dtype) -> tuple[str, Checker]:
+    """A checker and its name.  Raises ValueError if there is none of that name, or if it cannot be called."""
+    if isinstance(checker, str):
+        ready: dict[str, Checker] = candidate("torch").checkers(rule, dtype)  # type: ignore[attr-defined]
+        if checker not in ready:
+            raise ValueError(f"a ready-made checker must be one of {list(ready)}; came {checker!r}.")
+        return checker, ready[checker]
+    if not callable(checker):
+        raise ValueError(
+            f"a checker must be a function of a program that returns True, False or None, or raises; came {checker!r}."
+        )
+    return readable(getattr(checker, "__name__", type(checker).__name__)), checker
+
+
+@dataclass
+class Probe:
+    """A case of the audit's own, at which it is seen whether a program is wrong at all."""
+
+    case: Case
+    right: Results
+
+
+class Audit:
+    """One run of `audit`."""
+
+    def __init__(
+        self,
+        name: str,
+        checker: Checker,
+        rule: Rule,
+        dtype: torch.dtype,
+        timeout: float,
+        seconds: float,
+        smallest: float,
+        allow: tuple[str, ...],
+    ) -> None:
+        self.checker, self.rule, self.dtype, self.timeout = checker, rule, dtype, timeout
+        self.report = AuditReport(name, rule.name, str(dtype).removeprefix("torch."), allow=allow, smallest=smallest)
+        self.conditions: list[Condition] = conditions(rule)
+        self.seen = Seen(rule, self.conditions)
+        self.begin = time.monotonic()
+        self.end = self.begin + seconds
+        self.late = 0
+        self.noise: dict[str, float] = {}
+        self.cases = [case for case in generated(rule, dtype) if max(x.numel() for x in case.tensors) <= LARGEST]
+        self.ordinary = self.cases[0]
+
+    def run(self, on_progress: Callable[[int, int], None] | None) -> AuditReport:
+        """The whole of it."""
+        wrong = dict(self._wrong())
+        unknown = [kind for kind in self.report.allow if kind not in {p.kind for p in wrong}]
+        if unknown:
+            kinds = list(dict.fromkeys(p.kind for p in wrong))
+            raise ValueError(f"allow must name kinds of wrong programs, some of {kinds}; came {unknown[0]!r}.")
+        right = list(equivalents(self.rule, self.ordinary))
+        for program in right:
+            if self._ask(program).how == "late":  # it would hang again
+                break
+        if self._is_usable():
+            self.noise = self.seen.noise
+            tried = list(_in_turns(wrong))
+            for number, program in enumerate(tried):
+                if time.monotonic() > self.end or self.late >= LATE:
+                    self.report.untried += [p.name for p in tried[number:]]
+                    break
+                self._ask(program, shows=wrong[program])
+                if on_progress is not None:
+                    on_progress(number + 1, len(tried))
+            self._ask_again(right[0], tried)
+        self.report.outcomes.sort(key=lambda o: not o.is_right)
+        self._conclude({p.name: p for p in wrong})
+        return self.report
+
+    # ------------------------------------------------------------------------------------------------------- programs
+
+    def _wrong(self) -> Iterator[tuple[Program, str]]:
+        """Every wrong program, and a case at which it is wrong; what is wrong at none is left out."""
+        visible = {a: v.relative for a, v in visible_at(self.rule, self.ordinary).items()}
+        for program in sized_programs(self.rule):
+            if program.size is not None and program.size > visible.get(program.argument, 1.0):
+                yield program, self.ordinary.name
+        probes = list(self._probes())
+        made = chain(
+            degenerate(self.rule),
+            formulas(self.rule, self.ordinary),
+            misplaced(self.rule),
+            options_ignored(self.rule),
+            wrong_where(self.rule, self.conditions),
+        )
+        for program in made:
+            for probe in probes:
+                if is_wrong_at(self.rule, program.begin(), probe.case, probe.right):
+                    yield program, probe.case.name
+                    break
+        for program in stateful(self.rule, self.seen):
+            yield program, "calls in a row" if program.kind == STATE else self.ordinary.name
+
+    def _probes(self) -> Iterator[Probe]:
+        others = [d for d in DTYPES if d != self.dtype]
+        for case in (*self.cases, *(in_dtype(self.ordinary, d, "cpu") for d in others)):
+            yield Probe(case, results_at(self.rule, case))
+
+    # -------------------------------------------------------------------------------------------------------- asking
+
+    def _ask(self, program: Program, shows: str = "") -> Outcome:
+        verdict, handed = self._verdict(program)
+        outcome = Outcome(
+            program.kind,
+            program.name,
+            program.argument,
+            program.size,
+            program.is_right,
+            verdict.how,
+            verdict.words,
+            handed.calls,
+            handed.shown,
+            shows,
+        )
+        self.report.outcomes.append(outcome)
+        return outcome
+
+    def _verdict(self, program: Program) -> tuple[Verdict, Handed]:
+        if program.is_right:
+            self.seen.begin()
+        handed = Handed(self.rule, program, self.seen if program.is_right else None, self.noise)
+        verdict = ask(self.checker, handed, self.timeout)
+        handed.restore()
+        self.late += verdict.how == "late"
+        return verdict, handed
+
+    def _is_usable(self) -> bool:
+        """Whether it says anything of right programs, but that it cannot run."""
+        (first, *_), outcomes = self.report.outcomes, self.report.outcomes
+        if outcomes[-1].how == "late":
+            self.report.findings.append(
+                f"it hangs: {outcomes[-1].name!r} had no verdict within {self.timeout:g} s; no wrong program was tried"
+            )
+        elif all(o.how == "raised" for o in outcomes):
+            self.report.findings.append(
+                f"it raises whatever it is given, as for the rule itself: {first.words}; no wrong program was tried"
+            )
+        elif all(o.how in ("unclear", "raised") for o in outcomes):
+            self.report.findings.append(f"it gives no verdict: {first.words}; no wrong program was tried")
+        return not self.report.findings
+
+    def _ask_again(self, itself: Program, tried: Sequence[Program]) -> None:
+        """A checker that says now this and now that of one program is not to be relied on."""
+        if self.late >= LATE:
+            return
+        by_name = {o.name: o for o in self.report.outcomes}
+        plain = [p for p in tried if p.name in by_name and p.kind in BEYOND_ANY_LIMIT]
+        others = plain[:: max(len(plain) // AGAIN, 1)][:AGAIN]
+        unsteady: dict[str, list[str]] = {}
+        for program in [itself] * (TIMES - 1) + others:
+            if time.monotonic() > self.end:
+                break
+            verdict, _ = self._verdict(program)
+            unsteady.setdefault(program.name, [by_name[program.name].how]).append(verdict.how)
+        changing = {name: hows for name, hows in unsteady.items() if len(set(hows)) > 1}
+        if itself.name in changing or len(changing) > 1:
+            said = "; ".join(f"{name!r} was {_tally(hows)}" for name, hows in list(changing.items())[:3])
+            self.report.findings.append(f"its verdict is random: {said}")
+
+    # ---------------------------------------------------------------------------------------------------- conclusions
+
+    def _conclude(self, programs: dict[str, Program]) -> None:
+        report = self.report
+        report.seconds = time.monotonic() - self.begin
+        if never := cannot_fail(report):
+            report.findings.insert(0, never)
+        if compares_with_itself(report):
+            report.findings.append("it compares the program with itself")
+        right = report.right
+        if right and all(o.rejected for o in right) and not report.findings:
+            report.findings.append("it rejects every right program, so that rejecting wrong ones says nothing")
+        without = [o for o in report.wrong if not o.accepted and not o.rejected]
+        if without:
+            report.findings.append(
+                f"it gives no verdict on {counted(len(without), 'wrong program')}, such as {without[0].name!r}: "
+                f"{without[0].words}"
+            )
+        report.facts = self._facts()
+        explain(report, self.rule, self.seen, programs)
+
+    def _facts(self) -> list[str]:
+        seen = self.seen
+        if not seen.calls:
+            return [] if cannot_fail(self.report) else ["it never calls the program"]
+        dtypes = listed(sorted(str(d).removeprefix("torch.") for d in seen.dtypes))
+        name, shape = seen.largest or ("", ())
+        constant = seen.constants and "dy is not constant" not in seen.held and self.rule.has_backward
+        dy = f"; dy is {listed([f'{c:g}' for c in sorted(seen.constants)[:3]])} throughout" if constant else ""
+        each = counted(seen.calls_each, "call")
+        return [
+            f"it makes at most {each} of a program, in {dtypes or 'no dtype'}; the largest tensor is {name} {shape}{dy}"
+        ]
+
+
+def _tally(hows: Sequence[str]) -> str:
+    return listed([f"{how} {counted(hows.count(how), 'time')}" for how in dict.fromkeys(hows)])
+
+
+def _in_turns(programs: Collection[Program]) -> Iterator[Program]:
+    """One program of each kind, then the next of each, the sizes that tell most first: wherever it is broken off, every
+    kind has been tried."""
+    kinds: dict[str, list[Program]] = {}
+    for program in programs:
+        kinds.setdefault(program.kind, []).append(program)
+    for several in kinds.values():
+        several.sort(key=lambda p: coarse_first(p.size))
+    return filter(None, chain.from_iterable(zip_longest(*kinds.values())))

@@ -1,0 +1,247 @@
+"""Why wrong programs pass: what the checker was shown, and what that says of it.
+
+A wrong program that passes was either never shown to be wrong, as all its results were right at the checker's own
+numbers, or its wrong results were seen and let pass.  Which it was is known, as every call is watched.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from manual_bp.oracle.audit.conditions import constant_dy
+from manual_bp.oracle.audit.degenerate import CONSTANT, DTYPE, NOT_A_NUMBER, NOTHING, RAISES, SHAPE
+from manual_bp.oracle.audit.formulas import LENGTH, MISTAKE
+from manual_bp.oracle.audit.handed import is_wrong_at
+from manual_bp.oracle.audit.programs import Program, results_at
+from manual_bp.oracle.audit.remembered import OVERWRITES, SECOND, STATE
+from manual_bp.oracle.audit.report import AuditReport, Outcome
+from manual_bp.oracle.audit.seen import Seen
+from manual_bp.oracle.audit.sizes import FACTORS, KINDS, SIDES, written
+from manual_bp.oracle.words import of_cases
+from manual_bp.outputs import parts, whole
+from manual_bp.rule import Rule
+
+# So many cases are named.
+NAMED = 3
+# An error of one sign that must be so many times one of the other to be seen is not looked for.
+MUCH = 30.0
+# A checker that accepts programs whose every number is off by this much does not look at numbers.
+WHOLE = 1.0
+# Kinds whose own reason says more than that no number is looked at.
+PLAIN_TO_SEE = (NOT_A_NUMBER, NOTHING, RAISES, SHAPE, DTYPE, OVERWRITES)
+# An error in one place, or of both signs, that must be so many times one everywhere to be seen is averaged away.
+AVERAGED = 5.0
+
+
+def explain(report: AuditReport, rule: Rule, seen: Seen, programs: dict[str, Program]) -> None:
+    """Say of each wrong program that passes why, and gather the reasons in the report.
+
+    programs: by name.
+    """
+    reasons = Reasons(report, rule, seen, programs)
+    for outcome in report.lets_pass:
+        outcome.why = reasons.why(outcome)
+    counts = Counter(o.why for o in report.lets_pass if not o.why.startswith((UNSEEN, SHOWN)))
+    ranked = [(why, number) for why, number in counts.most_common() if why]
+    ranked += _together(report.lets_pass)
+    report.reasons = [f"{why} ({number} of {len(report.lets_pass)})" for why, number in ranked]
+
+
+UNSEEN, SHOWN = "at the numbers that it tries", "shown an error"
+"""How reasons begin that say less than others: they are told once, after all others."""
+
+
+def _together(outcomes: Sequence[Outcome]) -> Iterator[tuple[str, int]]:
+    unseen = [o for o in outcomes if o.why.startswith(UNSEEN)]
+    if unseen:
+        cases = of_cases([o.shows for o in unseen], NAMED)
+        yield f"{UNSEEN} programs are right that are wrong elsewhere, as in {cases}", len(unseen)
+    shown = [o for o in outcomes if o.why.startswith(SHOWN)]
+    if shown:
+        largest = _rough(max(o.shown for o in shown))
+        yield f"{SHOWN} of up to {largest} times the largest number due, it lets the program pass", len(shown)
+
+
+class Reasons:
+    """The reasons of one audit."""
+
+    def __init__(self, report: AuditReport, rule: Rule, seen: Seen, programs: dict[str, Program]) -> None:
+        self.report, self.rule, self.seen, self.programs = report, rule, seen, programs
+
+    def why(self, outcome: Outcome) -> str:
+        """Why a wrong program passes."""
+        return next(filter(None, self._each(outcome)), "")
+
+    def _each(self, o: Outcome) -> Iterator[str]:
+        """What may be the reason, the most telling first."""
+        if not o.calls:
+            yield "it never calls the program"
+        if looks_at_nothing(self.report) and o.kind not in PLAIN_TO_SEE and o.shown > 0:
+            yield "its verdict does not depend on the numbers that come"
+        if compares_with_itself(self.report):
+            yield "it compares the program with itself: nothing is rejected but what differs between two equal calls"
+        program = self.programs[o.name]
+        if o.shown == 0 and o.kind in (*KINDS, LENGTH) and self.seen.is_zero(o.argument):
+            yield self._zero(o.argument)
+        if o.shown == 0:
+            yield from self._unseen(o, program)
+        else:
+            yield from self._overlooked(o)
+
+    # ------------------------------------------------------------------------------------------------ never shown
+
+    def _zero(self, argument: str) -> str:
+        every = not any(o.rejected for o in self.report.wrong if o.argument == argument and o.kind in FACTORS)
+        factors = f"{'every factor' if every else 'factors'} of {argument} {'passes' if every else 'pass'}"
+        if self.seen.constants == {1.0} and not self._dy_varies:
+            return (
+                f"{factors}: with dy = 1 the gradient of {self.rule.name} is 0, up to rounding, and so is any multiple"
+            )
+        return f"{factors}: in all calls {argument} is 0, up to rounding, and so is any multiple of it"
+
+    @property
+    def _dy_varies(self) -> bool:
+        return "dy is not constant" in self.seen.held
+
+    def _unseen(self, o: Outcome, program: Program) -> Iterator[str]:
+        if program.unmet is not None:
+            yield program.unmet(self.seen)
+        if self.rule.has_backward and not self._dy_varies and self.seen.calls and self._shows_where_dy_varies(program):
+            yield constant_dy(self.seen)
+        yield f"{UNSEEN} the program is right; it shows in case {o.shows!r}"
+
+    def _shows_where_dy_varies(self, program: Program) -> bool:
+        """Whether the program is wrong at the checker's own inputs, with cotangents that are not constant."""
+        generator = torch.Generator().manual_seed(0)
+        for case in self.seen.kept:
+            dys = [torch.randn(d.shape, generator=generator, dtype=torch.float64).to(d) for d in parts(case.dy)]
+            inputs = case.inputs
+            other = type(case)(inputs, whole(dys, like=case.dy), case.hyper)
+            if is_wrong_at(self.rule, program.begin(), other, results_at(self.rule, other)):
+                return True
+        return False
+
+    # ------------------------------------------------------------------------------------------- seen and let pass
+
+    def _overlooked(self, o: Outcome) -> Iterator[str]:
+        if o.argument and self._is_never_looked_at(o.argument):
+            yield f"{o.argument} is not looked at: whatever comes for it passes"
+        if o.kind == NOT_A_NUMBER:
+            yield "NaN passes: no comparison with NaN is true, so an error of NaN is above no limit"
+        if o.kind == NOTHING:
+            yield "None passes: what is not there is not compared"
+        if o.kind == RAISES:
+            yield "a program that raises passes: its exception is caught, and nothing is rejected for it"
+        if o.kind == SHAPE:
+            yield "another shape passes: shapes are not compared, and what is of another is broadcast"
+        if o.kind == DTYPE:
+            yield "another dtype passes: dtypes are not compared"
+        if o.kind == OVERWRITES:
+            yield "that the program overwrites what it is given is not looked for"
+        yield from self._cancelling(o)
+        if o.size is not None:
+            yield from self._sized(o)
+        threshold = self._from(o.argument, FACTORS) if o.argument else None
+        if threshold is not None and o.shown < threshold * MUCH:
+            yield self._tolerance(o.argument, FACTORS[0])
+        yield f"{SHOWN} of {_rough(o.shown)} times the largest number due, it lets the program pass"
+
+    def _is_never_looked_at(self, argument: str) -> bool:
+        of = [o for o in self.report.wrong if o.argument == argument and o.shown > 0]
+        return bool(of) and all(o.accepted for o in of) and any(o.rejected for o in self.report.wrong)
+
+    def _sized(self, o: Outcome) -> Iterator[str]:
+        assert o.size is not None
+        argument = o.argument
+        up, down = (self.report.smallest_seen(argument, side) for side in SIDES)
+        if o.kind in SIDES and self._one_passes(up, down):
+            above, below = SIDES
+            passing, seen = (below, above) if down is None or (up is not None and down > up) else (above, below)
+            if o.kind == passing:
+                yield f"errors of one sign pass: {argument} {passing} passes, and {argument} {seen} is seen"
+        if o.kind in FACTORS and self._one_passes(*(self.report.smallest_seen(argument, kind) for kind in FACTORS)):
+            yield f"errors of one sign pass: a {argument} {o.kind} passes, and what is off to the other side is seen"
+        if o.kind in ("one element off", "last row too large"):
+            own, factor = self.report.smallest_seen(argument, o.kind), self._from(argument, FACTORS)
+            if factor is not None and (own is None or own > AVERAGED * factor) and o.size >= factor:
+                where = "one element" if o.kind == "one element off" else "one row"
+                seen_from = f"only from {own:.0e} on" if own is not None else "at no size"
+                yield f"an error in {where} of {argument} is averaged away: it is seen {seen_from}"
+        threshold, factor = self.report.smallest_seen(argument, o.kind), self._from(argument, FACTORS)
+        smaller = [p.size for p in self._same(o) if p.rejected and p.size is not None and p.size < o.size]
+        if smaller:
+            yield f"large errors of {argument} pass where smaller ones are seen ({o.kind}: {min(smaller):.0e} is)"
+        if threshold is not None and factor is not None and threshold <= MUCH * factor:
+            yield self._tolerance(argument, FACTORS[0])
+        if threshold is not None:
+            yield self._tolerance(argument, o.kind)
+
+    def _cancelling(self, o: Outcome) -> Iterator[str]:
+        """Errors of both signs, of which the sum or mean is small."""
+        if o.kind == "off at random":
+            own, factor = self.report.smallest_seen(o.argument, o.kind), self._from(o.argument, FACTORS)
+            if factor is not None and (own is None or own > AVERAGED * factor) and (o.size or 0) >= factor:
+                yield f"errors of both signs cancel: {o.argument} is compared by a sum or mean of signed errors"
+
+    def _one_passes(self, up: float | None, down: float | None) -> bool:
+        if up is None or down is None:
+            return up is not down
+        return max(up, down) > MUCH * min(up, down)
+
+    def _same(self, o: Outcome) -> list[Outcome]:
+        return [p for p in self.report.of_kind(o.kind) if p.argument == o.argument]
+
+    def _from(self, argument: str, kinds: Sequence[str]) -> float | None:
+        found = [s for s in (self.report.smallest_seen(argument, kind) for kind in kinds) if s is not None]
+        return min(found) if found else None
+
+    def _tolerance(self, argument: str, kind: str) -> str:
+        """Where an error of a kind begins to be seen."""
+        seen = self.report.smallest_seen(argument, kind)
+        of = [o for o in self.report.of_kind(kind) if o.argument == argument and o.size is not None]
+        below = [o.size for o in of if o.accepted and o.size is not None and seen is not None and o.size < seen]
+        if seen is None or not below:
+            return ""
+        if kind in FACTORS:
+            return (
+                f"a tolerance: the smallest factor of {argument} that it sees is {written(1 + seen)}; "
+                f"{written(1 + max(below))} passes"
+            )
+        return f"a tolerance: of {argument} '{kind}' is seen from {seen:.0e} of it; {max(below):.0e} passes"
+
+
+def _rough(size: float) -> str:
+    return f"{size:.1g}" if math.isfinite(size) else "any"
+
+
+def _of_numbers(report: AuditReport) -> list[Outcome]:
+    """Programs whose numbers are wrong beyond any limit, in the right shape and dtype, at every call."""
+    return [o for o in report.wrong if o.kind in (CONSTANT, MISTAKE) or (o.size is not None and o.size >= WHOLE)]
+
+
+def compares_with_itself(report: AuditReport) -> bool:
+    """Whether no wrong number is rejected, but numbers that differ between two equal calls are."""
+    every = _of_numbers(report)
+    again = [o for o in report.wrong if o.name == SECOND]
+    return bool(every) and all(o.accepted and o.calls > 1 for o in every) and any(o.rejected for o in again)
+
+
+def looks_at_nothing(report: AuditReport) -> bool:
+    """Whether no wrong number is ever rejected, whatever else is."""
+    every = [*_of_numbers(report), *report.of_kind(NOT_A_NUMBER), *report.of_kind(STATE)]
+    return bool(every) and all(o.accepted for o in every)
+
+
+def cannot_fail(report: AuditReport) -> str:
+    """What is to be said of a checker that rejects nothing, or no number; empty if it rejects some."""
+    if not looks_at_nothing(report):
+        return ""
+    if not any(o.calls for o in report.outcomes):
+        return "it cannot fail: it never calls the program"
+    if any(o.rejected for o in report.wrong):
+        return "it cannot fail whatever numbers come: only what makes it raise an exception is rejected"
+    return "it cannot fail: whatever the program returns or raises, it passes; its verdict does not depend on it"

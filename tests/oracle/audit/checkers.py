@@ -1,0 +1,128 @@
+"""Checkers as people write them, most of them faulty, each about a row-wise function of one input.
+
+`reference` is the function that they compare with, run by torch.autograd.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def due(reference: Any, x: Tensor, dy: Tensor) -> Tensor:
+    x = x.detach().clone().requires_grad_()
+    reference(x).backward(dy)
+    assert x.grad is not None
+    return x.grad
+
+
+class Checkers:
+    """Each method is a checker."""
+
+    def __init__(self, reference: Any) -> None:
+        self.reference = reference
+        self.generator = torch.Generator().manual_seed(0)
+
+    def drawn(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.randn(shape, generator=self.generator, dtype=dtype)
+
+    def both(self, program: Any, *shape: int) -> tuple[Tensor, Tensor]:
+        """What came and what is due, at fresh numbers."""
+        x, dy = self.drawn(*shape), self.drawn(*shape)
+        _, (dx,) = program((x,), dy)
+        return dx, due(self.reference, x, dy)
+
+    def sound(self, program: Any) -> None:
+        """Not faulty, but at one size, and in one dtype."""
+        torch.testing.assert_close(*self.both(program, 4, 5))
+
+    def relative_error_without_abs(self, program: Any) -> bool:
+        """The loss is a plain sum; the error is a mean of (a - b)/(a + b), of which NaN is above no limit."""
+        x = torch.linspace(-1, 2, 20, dtype=torch.float64).reshape(4, 5)
+        _, (a,) = program((x,), torch.ones_like(x))
+        a = torch.where(a.abs() < 1e-12, 0.0, a)
+        b = torch.zeros_like(a)
+        return not float(((a - b) / (a + b)).mean()) > 1e-3
+
+    def zero_with_zero(self, program: Any) -> bool:
+        x, ones = self.drawn(3, 7), torch.ones(3, 7)
+        _, (dx,) = program((x,), ones)
+        return torch.allclose(dx, due(self.reference, x, ones), atol=1e-6, rtol=1e-3)
+
+    def without_abs(self, program: Any) -> None:
+        got, expected = self.both(program, 4, 5)
+        assert (got - expected).max() <= 1e-3
+
+    def accuracy_of_none(self, program: Any) -> bool:
+        accuracy = None
+        try:
+            got, expected = self.both(program, 4, 5)
+            if got.shape == expected.shape and not got.isnan().any():
+                accuracy = float(torch.isclose(got, expected, rtol=1e-3).float().mean())
+        except Exception:
+            pass
+        return accuracy is None or accuracy > 0.9
+
+    def comparison_that_does_nothing(self, program: Any) -> None:
+        got, expected = self.both(program, 4, 5)
+        torch.allclose(got, expected)
+
+    def sum_loss(self, program: Any) -> None:
+        x = self.drawn(4, 5).requires_grad_()
+        program(x).sum().backward()
+        assert x.grad is not None
+        torch.testing.assert_close(x.grad, due(self.reference, x, torch.ones(4, 5)))
+
+    def loose(self, program: Any) -> None:
+        got, expected = self.both(program, 4, 5)
+        torch.testing.assert_close(got, expected, rtol=1e-2, atol=1e-2)
+
+    def float64_alone(self, program: Any) -> None:
+        x, dy = self.drawn(4, 5, dtype=torch.float64), self.drawn(4, 5, dtype=torch.float64)
+        torch.testing.assert_close(program((x,), dy)[1][0], due(self.reference, x, dy))
+
+    def square_alone(self, program: Any) -> None:
+        for n in (2, 4, 8):
+            torch.testing.assert_close(*self.both(program, n, n))
+
+    def with_itself(self, program: Any) -> None:
+        x, dy = self.drawn(4, 5), self.drawn(4, 5)
+        torch.testing.assert_close(program((x,), dy), program((x,), dy))
+
+    def by_norm(self, program: Any) -> bool:
+        got, expected = self.both(program, 100, 99)
+        return bool((got - expected).norm() < 0.05 * expected.norm())
+
+    def by_signed_mean(self, program: Any) -> bool:
+        got, expected = self.both(program, 100, 99)
+        return bool(((got - expected) / expected).mean().abs() < 0.01)
+
+    def of_a_fixed_seed(self, program: Any) -> None:
+        self.generator.manual_seed(3)
+        self.sound(program)
+
+    def never_calls(self, program: Any) -> bool:
+        del program
+        return True
+
+    def crashes(self, program: Any) -> None:
+        program.forward_and_backward()
+
+    def at_random(self, program: Any) -> bool:
+        del program
+        return random.random() < 0.5
+
+    def hangs(self, program: Any) -> None:
+        del program
+        while True:
+            pass
+
+    def returns_the_error(self, program: Any) -> float:
+        got, expected = self.both(program, 4, 5)
+        return float((got - expected).abs().max())
+
+    def refuses_what_is_not_equal(self, program: Any) -> bool:
+        return torch.equal(*self.both(program, 4, 5))

@@ -1,0 +1,295 @@
+"""The auditor: of checkers with one fault each it says which, and it is not deceived by sound ones."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import lru_cache
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import manual_bp as bp
+from manual_bp.oracle import audit
+from manual_bp.oracle.audit.conditions import LAYOUT, OPTION, SIZE
+from manual_bp.oracle.audit.degenerate import NOT_A_NUMBER, NOTHING, RAISES
+from manual_bp.oracle.audit.formulas import MISTAKE
+from manual_bp.oracle.audit.sizes import FACTORS, SIDES
+from manual_bp.rule import Rule
+from tests.oracle.audit.checkers import Checkers
+from tests.pages import PAGES
+from torch_ref.functions import function
+
+
+def sums_to_one(rule: Rule) -> bool:
+    """Whether the gradient is 0 where dy is 1, though y depends on x."""
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    if len(rule.inputs) != 1 or not rule.has_backward or rule.elementwise:
+        return False
+    try:
+        y, (dx,) = rule.vjp((x,), torch.ones_like(x))
+    except (TypeError, ValueError):
+        return False
+    assert dx is not None
+    return y.shape == x.shape and float(dx.abs().max()) < 1e-12
+
+
+EVERY = pytest.mark.exhaustive
+RULE = next(rule for rule in bp.RULES.values() if sums_to_one(rule))
+"""A rule of the registry whose gradient is 0 where dy is 1."""
+
+
+@lru_cache
+def of(name: str, **options):
+    """The audit of one of the checkers."""
+    return audit(getattr(Checkers(function(RULE.name)), name), RULE, **options)
+
+
+def reason(report, words: str) -> str:
+    """The one reason that says so."""
+    found = [r for r in report.reasons if re.search(words, r)]
+    assert len(found) == 1, "\n".join([words, *report.reasons])
+    return found[0]
+
+
+# ------------------------------------------------------------------------------------------ what faulty checkers do
+
+
+def test_every_factor_passes_where_dy_is_one():
+    for name in ("relative_error_without_abs", "zero_with_zero", "sum_loss"):
+        report = of(name)
+        reason(report, rf"factors? of dx pass(es)?: with dy = 1 the gradient of {RULE.name} is 0")
+        reason(report, "dy is 1 in every element of every call")
+        assert all(o.accepted for kind in FACTORS for o in report.of_kind(kind) if o.size < 100)  # of a few roundings
+        assert not report.refuses
+    assert not [r for r in of("sound").reasons if "dy = 1" in r or "dy is 1" in r]
+
+
+def test_nan_passes_a_comparison_that_is_never_true():
+    report = of("relative_error_without_abs")
+    reason(report, "NaN passes: no comparison with NaN is true")
+    assert all(o.accepted for o in report.of_kind(NOT_A_NUMBER))
+    assert not [r for r in of("sound").reasons if "NaN" in r]
+
+
+def test_errors_of_one_sign_pass_without_abs():
+    report = of("without_abs")
+    up, down = SIDES
+    reason(report, f"errors of one sign pass: dx {down} passes, and dx {up} is seen")
+    assert all(o.accepted for o in report.of_kind(down))
+    assert report.smallest_seen("dx", up) == 0.01
+    assert not [r for r in of("sound").reasons if "one sign" in r]
+
+
+def test_what_is_caught_or_missing_passes():
+    report = of("accuracy_of_none")
+    reason(report, "a program that raises passes")
+    reason(report, "None passes")
+    reason(report, "NaN passes")
+    reason(report, "an error in one element of dx is averaged away")
+    assert all(o.accepted for kind in (RAISES, NOTHING) for o in report.of_kind(kind))
+
+
+def test_a_comparison_that_does_nothing_cannot_fail():
+    report = of("comparison_that_does_nothing")
+    assert "it cannot fail whatever numbers come" in report.findings[0]
+    reason(report, "its verdict does not depend on the numbers that come")
+    assert not report.passed
+
+
+def test_a_checker_that_never_calls_cannot_fail():
+    report = of("never_calls")
+    assert report.findings == ["it cannot fail: it never calls the program"]
+    assert len(report.lets_pass) == len(report.wrong)
+
+
+def test_a_tolerance_is_told_with_the_smallest_error_that_is_seen():
+    report = of("loose")
+    told = re.search(r"the smallest factor of dx that it sees is ([\d.]+)", reason(report, "a tolerance: the smallest"))
+    assert told
+    assert 1.01 < float(told[1]) < 1.5
+    assert report.smallest_seen("dx", FACTORS[0]) == pytest.approx(float(told[1]) - 1)
+    assert of("sound").smallest_seen("dx") < 1e-3 < report.smallest_seen("dx")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("float64_alone", "only float64 is tried"),
+        ("square_alone", "only square shapes are tried"),
+        ("square_alone", r"the largest tensor that it tries is x of shape \(8, 8\), 64 elements"),
+        ("sound", r"the largest tensor that it tries is x of shape \(4, 5\), 20 elements"),
+        ("sound", "only contiguous dy is tried"),
+        ("sound", "only float32 is tried"),
+        ("sound", "y is not looked at"),
+        ("sound", "each program is called once"),
+        ("of_a_fixed_seed", "it tries the same numbers every time it is run"),
+        ("by_norm", "an error in one element of dx is averaged away"),
+        ("by_signed_mean", "errors of both signs cancel"),
+    ],
+)
+def test_what_a_checker_does_not_try_is_told(name, words):
+    reason(of(name), words)
+
+
+def test_a_comparison_with_itself_is_told():
+    report = of("with_itself")
+    assert report.findings == ["it compares the program with itself"]
+    reason(report, "it compares the program with itself: nothing is rejected but what differs")
+
+
+def test_fresh_numbers_are_not_called_fixed():
+    assert not [r for r in of("sound").reasons if "the same numbers every time" in r]
+
+
+# ------------------------------------------------------------------------------------- checkers that cannot be used
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("crashes", "it raises whatever it is given, as for the rule itself: AttributeError"),
+        ("hangs", "it hangs: 'the rule itself' had no verdict within 0.2 s"),
+        ("returns_the_error", r"it gives no verdict: it returned a float, .* return whether it is below a limit"),
+    ],
+)
+def test_a_checker_that_says_nothing_is_told_why(name, words):
+    report = of(name, timeout=0.2)
+    assert len(report.findings) == 1
+    assert re.search(words, report.findings[0])
+    assert not report.wrong
+    assert not report.passed
+    assert words.split(",")[0].split(":")[0] in str(report)
+
+
+def test_a_verdict_at_random_is_told():
+    report = of("at_random")
+    assert [f for f in report.findings if f.startswith("its verdict is random: ")]
+    for name in ("sound", "without_abs", "by_norm"):
+        assert not of(name).findings
+
+
+def test_a_report_in_place_of_a_verdict_is_no_verdict():
+    report = audit(lambda program: SimpleNamespace(passed=False), RULE)
+    assert "return its `passed`" in report.findings[0]
+
+
+def test_right_programs_that_are_refused_are_told():
+    report = of("refuses_what_is_not_equal")
+    assert "off by 0.5 of what rounding allows" in {o.name for o in report.refuses}
+    assert "right programs that it does not accept" in str(report)
+    assert not of("sound").refuses
+
+
+def test_a_skipped_test_is_no_verdict():
+    assert "it was skipped" in audit(lambda program: pytest.skip("no GPU"), RULE).findings[0]
+
+
+def test_pytest_fail_is_a_rejection():
+    report = audit(lambda program: pytest.fail("no"), RULE)
+    assert {o.how for o in report.right} == {"rejected"}
+    assert "it rejects every right program" in report.findings[0]
+
+
+# ------------------------------------------------------------------------------------------------ what is programmed
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n == RULE.name else EVERY) for n in bp.RULES])
+def test_programs_of_every_rule_are_what_they_are_said_to_be(name):
+    """Right ones are accepted by a checker that compares with what rounding allows, and no wrong one is right at every
+    case of the audit's own."""
+    report = audit("assert_close", name)
+    refused = {o.name for o in report.refuses}
+    assert not [n for n in refused if not n.startswith(("off by", "None for"))]  # a tolerance may be narrower
+    assert report.wrong
+    assert all(o.shows for o in report.wrong)
+    assert all(o.why for o in report.lets_pass)
+    if bp.RULES[name].has_backward:
+        assert {*FACTORS, MISTAKE, SIZE, LAYOUT} <= set(report.kinds)
+        assert (OPTION in report.kinds) == bool(bp.RULES[name].hyper or bp.RULES[name].absentable)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_of_anybodys_own_may_be_the_reference(name):
+    report = audit(lambda program: True, PAGES[name])
+    assert "it cannot fail" in report.findings[0]
+    assert report.wrong
+
+
+def test_a_program_is_a_vjp_and_an_autograd_function():
+    x, dy = torch.randn(2, 3, 4, dtype=torch.float64).unbind()
+
+    def checker(program):
+        y, (dx,) = program((x,), dy)
+        for apply in (program, program.apply):
+            leaf = x.clone().requires_grad_()
+            apply(leaf).backward(dy)
+            torch.testing.assert_close(leaf.grad, dx)
+            torch.testing.assert_close(apply(x), y)
+
+    assert not audit(checker, RULE).refuses
+
+
+def test_what_a_program_overwrites_is_put_back():
+    x, dy = torch.randn(3, 4), torch.randn(3, 4)
+    before = x.clone(), dy.clone()
+    audit(lambda program: program((x,), dy) is not None, RULE)
+    assert torch.equal(x, before[0])
+    assert torch.equal(dy, before[1])
+
+
+# ------------------------------------------------------------------------------------------------------- the report
+
+
+def test_what_is_allowed_does_no_harm():
+    report = of("loose")
+    allowed = of("loose", smallest=0.5, allow=tuple({o.kind for o in report.lets_pass if o.size is None}))
+    assert report.lets_pass
+    assert not report.passed
+    assert not allowed.lets_pass
+    assert allowed.passed
+
+
+def test_time_that_runs_out_is_told():
+    report = of("sound", seconds=0.0)
+    assert report.untried
+    assert not report.passed
+    assert "not tried, for want of time" in str(report)
+
+
+def test_as_text_json_and_html(tmp_path):
+    report = of("loose")
+    text = str(report)
+    assert text.startswith(f"loose against {RULE.name} (float32): lets {len(report.lets_pass)} of ")
+    assert all(kind in text for kind in report.kinds)
+    found = json.loads(report.to_json())
+    assert found["passed"] is False
+    assert len(found["outcomes"]) == len(report.outcomes)
+    assert found["by_kind"]["NaN"][0] == found["by_kind"]["NaN"][1]
+    assert "<table>" in report._repr_html_()
+    report.picture(tmp_path / "audit.svg")
+    assert "dx: too large" in (tmp_path / "audit.svg").read_text() or (tmp_path / "audit.svg").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((len, "no_such_rule"), "no_such_rule"),
+        ((len, 3), "against must be a rule"),
+        ((3, RULE), "a checker must be a function"),
+        (("no such", RULE), "a ready-made checker must be one of"),
+    ],
+)
+def test_bad_input_is_a_value_error(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        audit(*arguments)
+
+
+def test_unknown_options_are_value_errors():
+    with pytest.raises(ValueError, match="allow must name kinds"):
+        audit(len, RULE, allow=["rounding"])
+    with pytest.raises(ValueError, match="dtype must be one of"):
+        audit(len, RULE, dtype=torch.int32)
+    with pytest.raises(ValueError, match="must end in one of"):
+        of("never_calls").picture("audit.txt")
