@@ -96,7 +96,7 @@ class Isolated(Elsewhere):
     def __init__(self, talk: Talk, target: str) -> None:
         self._talk = talk
         self._variant = ""
-        self._learn(self._talk.ask({"target": target}))
+        self._learn(self._talk.ask({"how": "load", "target": target}))
 
     def _learn(self, came: Mapping[str, Any]) -> None:
         """Take in what it says of the candidate."""

@@ -20,7 +20,7 @@ from manual_bp.oracle.declared import Declared
 from manual_bp.oracle.foreign import readable, shortened
 from manual_bp.oracle.grading.loading import SUFFIX, of_callable, split
 from manual_bp.oracle.grading.run import Run
-from manual_bp.oracle.grading.untrusted import Limits, untrusted
+from manual_bp.oracle.grading.untrusted import Limits, apart
 from manual_bp.oracle.grading.verdict import Verdict
 from manual_bp.oracle.surroundings import plain
 from manual_bp.registry import RULES
@@ -76,12 +76,12 @@ def grade(
     chosen_conventions = Conventions.declared(rule, conventions)
     declared = Declared.of(rule, hyper, ndim, min_size)
     run = Run(declared.rule(rule), dtype, device, seed, chosen_conventions, declared, strict)
-    with untrusted(limits) as candidate:
-        run.grade(candidate, target, diagnose)
+    with apart(limits) as process:
+        run.grade(process, target, diagnose)
     verdict = run.verdict(target)
-    verdict.printed = readable(shortened(candidate.printed().rstrip()))
+    verdict.printed = readable(shortened(process.printed().rstrip()))
     verdict.limits = {"timeout_s": limits.timeout, "memory_mib": limits.memory, "processes": limits.processes}
-    verdict.seconds = {"candidate": round(candidate.seconds, 3), "total": round(time.monotonic() - begun, 3)}
+    verdict.seconds = {"candidate": round(process.seconds, 3), "total": round(time.monotonic() - begun, 3)}
     return verdict
 
 

@@ -19,7 +19,7 @@ from manual_bp.oracle.foreign import readable
 from manual_bp.oracle.grading.called import SEEN
 from manual_bp.oracle.grading.families import family, in_order
 from manual_bp.oracle.grading.repeated import chosen, repeated
-from manual_bp.oracle.grading.untrusted import Asked, Untrusted
+from manual_bp.oracle.grading.untrusted import Asked, Process, Untrusted
 from manual_bp.oracle.grading.verdict import TOLD, FirstFailing, Verdict
 from manual_bp.oracle.isolation import CandidateEnded
 from manual_bp.oracle.kept_evidence import Generated, said
@@ -53,14 +53,14 @@ class Run:
         self._case: Case | None = None
         self._ended = ""
 
-    def grade(self, candidate: Untrusted, target: str, diagnose: float) -> None:
+    def grade(self, process: Process, target: str, diagnose: float) -> None:
         """Load the candidate that is named so, call it at every case, and judge what it returned.
 
         diagnose: seconds that the search for the cause may take; 0 for none, and then what follows the first case that
         is wrong is not judged.
         """
         try:
-            candidate.load(target)
+            candidate = process.load(target)
             asked = self._ask(candidate)
             comparison = Comparison(
                 candidate,

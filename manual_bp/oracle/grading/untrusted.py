@@ -56,7 +56,7 @@ class Asked(NamedTuple):
 
 
 @contextmanager
-def untrusted(limits: Limits) -> Iterator[Untrusted]:
+def apart(limits: Limits) -> Iterator[Process]:
     """A process for a candidate, which is ended with all that it has started when the block ends, or this process
     does."""
     with ExitStack() as at_end:
@@ -80,7 +80,7 @@ def untrusted(limits: Limits) -> Iterator[Untrusted]:
             os.close(descriptor)
         talk = Kept(process, limits.timeout, to_keeper, from_keeper)
         at_end.callback(talk.stop)
-        yield Untrusted(talk, lent)
+        yield Process(talk, lent)
 
 
 class Kept(Talk):
@@ -139,19 +139,35 @@ class Kept(Talk):
             self._said += came
 
 
+class Process:
+    """The process of a candidate, before there is one."""
+
+    def __init__(self, talk: Kept, lent: Lent) -> None:
+        self._talk, self._lent = talk, lent
+
+    def load(self, target: str) -> Untrusted:
+        """The candidate that is named so.  Raises CandidateEnded if there is none, or its module ends the process."""
+        return Untrusted(self._talk, self._lent, target)
+
+    @property
+    def seconds(self) -> float:
+        """How long it has worked."""
+        return self._talk.seconds
+
+    def printed(self) -> str:
+        """What it has printed so far, or the end of that; what is on its way when the process has ended is waited
+        for."""
+        return self._talk.printed.text()
+
+
 class Untrusted(Isolated):
     """A candidate in another process: a Vjp for any comparison.  Whatever asks it raises CandidateEnded if there is no
     candidate, or the process or the time ends."""
 
-    def __init__(self, talk: Kept, lent: Lent) -> None:
-        self._talk, self._variant = talk, ""
+    def __init__(self, talk: Kept, lent: Lent, target: str) -> None:
         self._lent = lent
         self._answers: dict[int, Call] = {}
-
-    def load(self, target: str) -> None:
-        """Import what is named so, in place of what was there."""
-        self._answers.clear()
-        self._learn(self._talk.ask({"how": "load", "target": target}))
+        super().__init__(talk, target)
 
     def _learn(self, came: Mapping[str, Any]) -> None:
         if "usage" in came:
@@ -189,11 +205,6 @@ class Untrusted(Isolated):
             raise RuntimeError(shortened(str(came.get("error"))))
         with self._talk.reading():
             return _rebuilt(came["form"], came["results"])
-
-    @property
-    def seconds(self) -> float:
-        """How long it has worked."""
-        return self._talk.seconds
 
     def seen(self) -> list[str]:
         """What its process has noticed of what it uses, which it may hide."""

@@ -14,7 +14,7 @@ import manual_bp as bp
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.declared import Declared
 from manual_bp.oracle.grading.run import Run
-from manual_bp.oracle.grading.untrusted import Limits, untrusted
+from manual_bp.oracle.grading.untrusted import Limits, apart
 from manual_bp.rule import Rule
 from tests.oracle.grading import capped
 
@@ -27,8 +27,8 @@ PATIENT = Limits(timeout=600.0)
 @pytest.fixture(scope="module")
 def process():
     """One process for all that is not about processes."""
-    with untrusted(PATIENT) as candidate:
-        yield candidate
+    with apart(PATIENT) as started:
+        yield started
 
 
 @lru_cache(maxsize=4)

@@ -18,7 +18,7 @@ from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.declared import Declared
 from manual_bp.oracle.grading.loading import of_callable
 from manual_bp.oracle.grading.run import Run
-from manual_bp.oracle.grading.untrusted import Limits, untrusted
+from manual_bp.oracle.grading.untrusted import Limits, apart
 from tests.oracle.grading import hostile
 
 HOSTILE = Path(__file__).parent / "hostile.py"
@@ -98,11 +98,11 @@ def test_more_memory_than_may_be():
 
 @linux
 def test_more_time_than_may_be(monkeypatch):
-    with untrusted(Limits(timeout=PATIENT)) as candidate:
-        candidate.load(f"{HOSTILE}:right")
-        monkeypatch.setattr(candidate._talk, "_timeout", candidate.seconds + 1)  # whatever its start took
+    with apart(Limits(timeout=PATIENT)) as process:
+        process.load(f"{HOSTILE}:right")
+        monkeypatch.setattr(process._talk, "_timeout", process.seconds + 1)  # whatever its start took
         run = Run(bp.RULES["relu"], torch.float32, "cpu", 0, Conventions(), Declared(), strict=False)
-        run.grade(candidate, f"{HOSTILE}:hangs", diagnose=0)
+        run.grade(process, f"{HOSTILE}:hangs", diagnose=0)
     verdict = run.verdict("hangs")
     assert "and was stopped" in verdict.diagnosis
     assert verdict.first_failing.family == "ordinary inputs"
