@@ -28,13 +28,31 @@ from manual_bp.cli.shared import (
 
 if TYPE_CHECKING:
     from manual_bp.oracle.report import Report
+    from manual_bp.rule import Rule
 
 
 def check(
     target: Annotated[
         str, typer.Argument(metavar="MODULE:CALLABLE", help="Your vjp(inputs, dy, **hyper) -> (y, grads).")
     ],
-    against: Annotated[str, typer.Option(help="The rule that it should be.", autocompletion=rule_names)],
+    against: Annotated[
+        str,
+        typer.Option(
+            metavar="RULE|MODULE:FUNCTION",
+            help="What it should be: a rule, or any differentiable torch function or module.",
+            autocompletion=rule_names,
+        ),
+    ],
+    inputs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=SHAPE[:KIND],...",
+            help="What the inputs of a function are, as in x=4x33,mask=4x33:bool,'ids=4:int<100': SHAPE is lengths "
+            "joined by x, or scalar; KIND is bool, int<100 (0 to 99; quote the <) or 0.5..2 (numbers between). What "
+            "annotations tell need not be said; 'ids=int<entries' are positions on an annotated axis, bias=none is "
+            "left out.",
+        ),
+    ] = None,
     dtype: Annotated[str, typer.Option(help=f"{', '.join(DTYPES)}.", autocompletion=one_of(*DTYPES))] = "float32",
     device: Device = "cpu",
     strict: Annotated[bool, typer.Option("--strict", help="Notes are mismatches.")] = False,
@@ -60,14 +78,12 @@ def check(
         from manual_bp.oracle.foreign import quoted, readable
         from manual_bp.oracle.isolation import CandidateEnded, Isolated, isolated
         from manual_bp.oracle.loading import load
-        from manual_bp.registry import RULES
 
         check_device(device)
         check_writable(json_file)
         check_writable(html_file, "--html")
         if isolate and html_file is not None:
             raise ValueError("--html calls the candidate again in this process, so it does not go with --isolate.")
-        RULES[against]
         (chosen,) = chosen_dtypes(dtype)
         declared: dict[str, Any] = {
             "hyper": values(hyper or []),
@@ -75,6 +91,7 @@ def check(
             "min_size": min_size,
         }
         forget(json_file, html_file)
+        rule = reference_of(against, inputs, declared["hyper"])
         searching = notices.status("searching for the cause")
 
         def tell_verdict(report: Report) -> None:
@@ -86,7 +103,7 @@ def check(
             with isolated(target, timeout) if isolate else nullcontext(load(target)) as candidate:
                 report = compare(
                     candidate,
-                    against,
+                    rule,
                     dtype=chosen,
                     device=device,
                     strict=strict,
@@ -109,13 +126,31 @@ def check(
     if html_file is not None:
         from manual_bp.oracle.html import to_html
 
-        page = to_html(report, against, candidate, title=readable(target), options={"strict": strict, **declared})
+        page = to_html(report, rule, candidate, title=readable(target), options={"strict": strict, **declared})
         written = write(html_file, page, "--html")
     write_json(json_file, "check", report.passed, {"report": json.loads(report.to_json())})
     if not report.passed:
         raise typer.Exit(1)
     if not written:
         raise typer.Exit(2)
+
+
+def reference_of(against: str, inputs: str | None, hyper: dict[str, Any]) -> Rule:
+    """The rule of that name, or the function that MODULE:FUNCTION means.  Raises ValueError for anything else."""
+    from manual_bp.oracle.functions import rule_of
+    from manual_bp.oracle.functions.notation import FORM, inputs_of
+    from manual_bp.oracle.loading import load
+
+    if ":" not in against:
+        if inputs is not None:
+            raise ValueError(f"--inputs is for a function as reference, --against MODULE:FUNCTION; came {against!r}.")
+        return rule_of(against)
+    function = load(against, "a differentiable function of tensors")
+    try:
+        return rule_of(function, None if inputs is None else inputs_of(inputs), hyper)
+    except ValueError as error:
+        said = f" On a command line: --inputs {FORM}." if "inputs=" in str(error) else ""
+        raise ValueError(f"{error}{said}") from error
 
 
 def forget(*files: Path | None) -> None:

@@ -15,7 +15,7 @@ from manual_bp.oracle.comparison import Comparison
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.declared import Declared
 from manual_bp.oracle.evidence import Evidence, evidence
-from manual_bp.oracle.functions import reference
+from manual_bp.oracle.functions import rule_of
 from manual_bp.oracle.kept_evidence import Generated, generated_evidence, said
 from manual_bp.oracle.report import Report
 from manual_bp.oracle.supplied import supplied
@@ -80,7 +80,7 @@ def compare(
     Raises ValueError for an unknown rule, dtype or convention, a case that does not fit the rule, or a
     declaration that no case can fit.
     """
-    rule = _reference(rule, inputs, hyper)
+    rule = rule_of(rule, inputs, hyper)
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -141,24 +141,6 @@ def compare(
         on_verdict(report)
     comparison.explain(diagnose)
     return report
-
-
-def _reference(
-    rule: str | Rule | Callable[..., Any], inputs: Mapping[str, Any] | None, hyper: Mapping[str, Any] | None
-) -> Rule:
-    """The rule, or the function as one."""
-    if callable(rule) and not isinstance(rule, Rule):
-        return reference(rule, inputs, hyper)
-    rule = RULES[rule] if isinstance(rule, str) else rule
-    if not isinstance(rule, Rule):
-        raise ValueError(
-            f"rule must be a rule, its name, or a function; came {rule!r}. The names are {', '.join(RULES)}."
-        )
-    if inputs is not None:
-        raise ValueError(
-            f"inputs= is for a function as reference; {rule.name} is a rule, whose page says what they are."
-        )
-    return rule
 
 
 @plain()

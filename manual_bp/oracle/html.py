@@ -12,7 +12,7 @@ import inspect
 import json
 import platform
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 from manual_bp.oracle.declared import Declared
 from manual_bp.oracle.evidence import Evidence
+from manual_bp.oracle.functions import rule_of
 from manual_bp.oracle.heatmap import number
 from manual_bp.oracle.pictures import pictures_of, worst_first
 from manual_bp.oracle.report import Mismatch, Report
 from manual_bp.oracle.surroundings import plain
 from manual_bp.oracle.words import beside_one, counted, listed, told_apart
-from manual_bp.registry import RULES
 from manual_bp.rule import Rule, Vjp
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ PACKAGES = ("manual-bp", "torch", "numpy", "jaxtyping", "python-flint")
 @plain()
 def to_html(
     report: Report,
-    rule: str | Rule,
+    rule: str | Rule | Callable[..., Any],
     candidate: Vjp | None = None,
     evidences: Iterable[Evidence | str] | None = None,
     *,
@@ -58,10 +58,11 @@ def to_html(
         id.
     Raises ImportError if jinja2 is not installed.
     """
-    rule = RULES[rule] if isinstance(rule, str) else rule
+    given = dict(options or {})
+    rule = rule_of(rule, given.get("inputs"), given.get("hyper"))
     template = _template()
     verdict = verdict_of(report)
-    pictures, without = pictures_of(report, rule, candidate, evidences, dict(options or {}))
+    pictures, without = pictures_of(report, rule, candidate, evidences, given)
     about = {
         "test": title,
         "rule": rule.name,
@@ -86,9 +87,9 @@ def to_html(
             pictures=pictures,
             without=without,
             page=inspect.cleandoc(rule.page.__doc__ or "").partition("\n")[2].strip("\n"),
-            sources=[_source(getattr(rule.page, part)) for part in ("forward", "backward") if hasattr(rule.page, part)],
+            sources=[_source(getattr(rule.page, part)) for part in _parts(rule) if hasattr(rule.page, part)],
             versions=versions(),
-            reproduce=_reproduce(report, rule, candidate, dict(options or {})),
+            reproduce=_reproduce(report, rule, candidate, given),
         )
     )
 
@@ -199,9 +200,15 @@ def _row(m: Mismatch) -> dict[str, str]:
     }
 
 
+def _parts(rule: Rule) -> tuple[str, ...]:
+    """What of a page there is to read: of a function as reference that function."""
+    return ("FUNCTION",) if hasattr(rule.page, "FUNCTION") else ("forward", "backward")
+
+
 def _source(function: Any) -> str:
+    own = inspect.unwrap(function)
     try:
-        return inspect.getsource(function).rstrip()
+        return inspect.getsource(getattr(type(own), "forward", own)).rstrip()
     except (OSError, TypeError):
         return f"# the source of {getattr(function, '__name__', function)} is not available"
 
@@ -213,23 +220,38 @@ def _reproduce(report: Report, rule: Rule, candidate: Vjp | None, options: dict[
     given |= {key: repr(value) for key, value in options.items() if key not in (*given, "cases")}
     given |= {"cases": "cases"} if options.get("cases") is not None else {}
     lines = ["import torch", "from manual_bp.oracle import compare"]
-    name = "None" if candidate is None else "candidate"
-    if (called := getattr(candidate, "__qualname__", "")).isidentifier():  # neither local, nor a lambda, nor a method
-        name = called
-        lines.append(f"from {candidate.__module__} import {name}")
+    name = "None" if candidate is None else _imported(candidate, "candidate", lines)
+    function = inspect.unwrap(rule.page.FUNCTION) if hasattr(rule.page, "FUNCTION") else None
+    against = f'"{rule.name}"' if function is None else _imported(function, "function", lines)
+    if options.get("inputs") is not None and not all(map(_is_shape, options["inputs"].values())):
+        given["inputs"] = "inputs"
     keywords = ", ".join(f"{key}={value}" for key, value in given.items())
-    lines += ["", f'report = compare({name}, "{rule.name}", {keywords})', "print(report)"]
+    lines += ["", f"report = compare({name}, {against}, {keywords})", "print(report)"]
     worst = worst_first(report)[:1]
     if worst and "cases" not in given:
+        said = "".join(f", {key}={given[key]}" for key in ("inputs", "hyper") if function and key in given)
         lines += [
             "",
-            "from manual_bp import RULES",
+            "from manual_bp.oracle.functions import rule_of",
             "from manual_bp.oracle.cases import generated",
             *(["from manual_bp.oracle.declared import Declared"] if declared else []),
-            f'rule = RULES["{rule.name}"]',
+            f"rule = rule_of({against}{said})",
             *([f"declared = {declared!r}"] if declared else []),
             f"found = generated({'declared.rule(rule)' if declared else 'rule'}, {given['dtype']}, {given['device']}"
             f"{', declared=declared' if declared else ''})",
             f"case = next((case for case in found if case.name == {worst[0].case!r}), None)",
         ]
     return "\n".join(lines)
+
+
+def _imported(function: Any, otherwise: str, lines: list[str]) -> str:
+    """The name under which a function can be imported, by a line that is added; or another name for it."""
+    name = getattr(function, "__qualname__", "")
+    if not name.isidentifier():  # local, a lambda, a method, or an object
+        return otherwise
+    lines.append(f"from {function.__module__} import {name}")
+    return str(name)
+
+
+def _is_shape(said: Any) -> bool:
+    return isinstance(said, tuple) and all(isinstance(n, int) for n in said)

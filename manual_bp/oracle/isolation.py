@@ -33,7 +33,7 @@ from manual_bp.oracle.calling import Elsewhere
 from manual_bp.oracle.case import Case
 from manual_bp.oracle.foreign import LONGEST_NAME, readable, shortened, signal_name
 from manual_bp.oracle.invocation import Call, passable
-from manual_bp.oracle.messages import MOST_TEXTS, receive_answer, send_question
+from manual_bp.oracle.messages import MOST_TEXTS, form_of, receive_answer, send_question
 from manual_bp.oracle.results import LARGEST, shaped_like
 from manual_bp.oracle.ways import NAMES
 from manual_bp.outputs import parts
@@ -127,10 +127,9 @@ class Isolated(Elsewhere):
         return results[0] if outputs == 1 else results[:outputs], results[outputs:]
 
     def call(self, how: str, rule: Rule, case: Case) -> Call:
-        # There the rule has its own defaults; what it takes is passed, declared values too.
         hyper = passable(self, rule, case.hyper)
         assert isinstance(hyper, dict)
-        came = self._ask(how, replace(case, hyper=hyper), rule=rule.name)
+        came = self._ask(how, replace(case, hyper=hyper), rule=form_of(rule)._asdict())
         arguments = {*rule.arguments, *rule.inputs, *rule.cotangents}
         with self._talk.reading():
             texts = {name: _texts(came[name], arguments) for name in ("traps", "findings", "differences")}

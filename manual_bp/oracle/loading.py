@@ -1,4 +1,4 @@
-"""Candidates by name: package.module:name."""
+"""Candidates and functions by name: package.module:name."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from typing import Any
 
 from manual_bp.oracle.foreign import named, shortened
 
+DUE = "a function vjp(inputs, dy, **hyper)"
 
-def load(target: str) -> Callable[..., Any]:
-    """The callable that `package.module:name` means; modules of the current folder are found.
+
+def load(target: str, due: str = DUE) -> Callable[..., Any]:
+    """The callable that `package.module:name` means; modules of the current folder are found.  due: what it should be,
+    in words.
 
     Raises ValueError if there is no such module or name, or if it is not callable.
     """
     module_name, colon, name = target.partition(":")
     if not (module_name and colon and name):
-        raise ValueError(f"a candidate is named MODULE:CALLABLE, as in kernels.elu:vjp; came {target!r}.")
+        raise ValueError(f"{due} is named MODULE:CALLABLE, as in kernels.elu:vjp; came {target!r}.")
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
@@ -31,5 +34,5 @@ def load(target: str) -> Callable[..., Any]:
             raise ValueError(f"{target}: {module_name!r} must hold {name!r}; it holds {shortened(public)}.")
         found = getattr(found, part)
     if not callable(found):
-        raise ValueError(f"{target}: a function vjp(inputs, dy, **hyper) is due; came a {named(found)}.")
+        raise ValueError(f"{target}: {due} is due; came a {named(found)}.")
     return found

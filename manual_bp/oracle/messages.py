@@ -10,13 +10,14 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from manual_bp.oracle.foreign import LONGEST_NAME, named, shortened
 from manual_bp.oracle.results import MOST_AXES, is_dense, stand_in
+from manual_bp.rule import Rule
 
 # The words of an answer: a hundred texts of the longest kind in each list, and no more.
 MOST_WORDS = 2**21
@@ -29,6 +30,23 @@ NUMBERS = {
     )
 }
 LENGTH = 8
+
+
+class Form(NamedTuple):
+    """What has to be known of a rule where a candidate is called: its names and defaults, of which nothing is due."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    cotangents: tuple[str, ...]
+    arguments: tuple[str, ...]
+    defaults: dict[str, Any]
+    has_backward: bool
+
+
+def form_of(rule: Rule) -> Form:
+    """That of a rule, or of a function as reference."""
+    names = tuple(rule.inputs), rule.outputs, rule.cotangents, rule.arguments
+    return Form(*names, dict(rule.defaults), rule.has_backward)
 
 
 def send_question(pipe: IO[bytes], message: Mapping[str, Any]) -> None:

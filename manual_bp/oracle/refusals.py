@@ -52,8 +52,19 @@ def _is_refused(rule: Rule, case: Case) -> bool:
     try:
         rule.forward(*case.inputs, **case.hyper)
     except ValueError:
-        return True
+        return not _is_answered(rule, case)
     return False
+
+
+def _is_answered(rule: Rule, case: Case) -> bool:
+    """Whether a function as reference is defined there all the same: it may broadcast, and so may the candidate."""
+    if not hasattr(rule.page, "FUNCTION"):
+        return False
+    try:
+        rule.page.FUNCTION(*case.inputs, **case.hyper)
+    except Exception:  # whatever a function of somebody's raises
+        return False
+    return True
 
 
 def _misfits(rule: Rule, declared: Declared, generator: torch.Generator) -> Iterator[Case]:

@@ -15,12 +15,11 @@ from manual_bp.oracle.case import Case
 from manual_bp.oracle.foreign import shortened
 from manual_bp.oracle.invocation import Call, call_with, parameters_of
 from manual_bp.oracle.loading import load
-from manual_bp.oracle.messages import MOST_TEXTS, receive_question, send_answer
+from manual_bp.oracle.messages import MOST_TEXTS, Form, receive_question, send_answer
 from manual_bp.oracle.results import all_kept, plain
 from manual_bp.oracle.surroundings import plain as plain_surroundings
 from manual_bp.oracle.ways import ways
 from manual_bp.outputs import parts
-from manual_bp.registry import RULES
 from manual_bp.rule import Vjp
 
 # Elements; of more, `compare` asks again only at once.
@@ -92,7 +91,7 @@ def _called(candidate: Vjp, question: Mapping[str, Any], case: Case, first: tupl
             )
         except (Exception, SystemExit):
             return Call()
-    rule = RULES[question["rule"]]
+    rule: Any = Form(**question["rule"])
     if how == "call_filled":
         return Call(traps=list(calling.call_filled(candidate, rule, case, first).items()))
     if how in ("call_again", "call_often"):

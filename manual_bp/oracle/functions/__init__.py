@@ -6,6 +6,6 @@ tied        which axes of inputs given by their shapes are one
 page        the page: forward and backward run what torch was seen to do
 """
 
-from manual_bp.oracle.functions.reference import reference
+from manual_bp.oracle.functions.reference import reference, rule_of
 
-__all__ = ["reference"]
+__all__ = ["reference", "rule_of"]

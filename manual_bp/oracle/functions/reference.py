@@ -5,20 +5,44 @@ from __future__ import annotations
 import inspect
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Literal, get_type_hints
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from manual_bp.axes import axis_names, tokens
 from manual_bp.hyperparameters import is_kind, kinds
+from manual_bp.inputs import Index
 from manual_bp.oracle.candidates import differentiator
 from manual_bp.oracle.functions.making import Function, page_of
 from manual_bp.oracle.functions.page import name_of
-from manual_bp.oracle.functions.spoken import EXAMPLE, Spoken, of_kind, spoken
+from manual_bp.oracle.functions.spoken import EXAMPLE, Spoken, below, of_kind, spoken
 from manual_bp.oracle.functions.tied import axes_of
 from manual_bp.outputs import parts
+from manual_bp.registry import RULES
 from manual_bp.rule import Rule
+
+
+def rule_of(
+    rule: str | Rule | Callable[..., Any],
+    inputs: Mapping[str, Any] | None = None,
+    hyper: Mapping[str, Any] | None = None,
+) -> Rule:
+    """The rule, that of its name, or the function as one.  Raises ValueError as `made` does, and for what is none."""
+    if callable(rule) and not isinstance(rule, Rule):
+        return reference(rule, inputs, hyper)
+    rule = RULES[rule] if isinstance(rule, str) else rule
+    if not isinstance(rule, Rule):
+        raise ValueError(
+            f"rule must be a rule, its name, or a function; came {rule!r}. The names are {', '.join(RULES)}."
+        )
+    if inputs is not None:
+        raise ValueError(
+            f"inputs= is for a function as reference; {rule.name} is a rule, whose page says what they are."
+        )
+    return rule
 
 
 def reference(
@@ -57,7 +81,7 @@ def made(
     hyper: values of hyperparameters; those without a default need one.
     Raises ValueError if that does not suffice to call the function, or what it does cannot be recorded.
     """
-    said = dict(inputs or {})
+    said, original = dict(inputs or {}), function
     if hasattr(function, "named_parameters"):
         names = tuple(said)
         function = _named(differentiator().bound(function, names), name_of(function), names)
@@ -81,7 +105,9 @@ def made(
         return y
 
     called.__name__ = name_of(function)
+    vars(called)["__wrapped__"] = original  # which is shown, and named
     annotations = _annotations(called, present, given, hints, taken)
+    given = {name: _placed(name, given, annotations, called, taken) for name in given}
     specs = {name: given[name].spec if name in given else of_kind(annotations[name]) for name in present}
     about = Function(
         called=called,
@@ -207,6 +233,40 @@ def _annotations(
     return {name: own.get(name, found.get(name)) for name in present}
 
 
+def _placed(
+    name: str, given: Mapping[str, Spoken], annotations: Mapping[str, Any], called: Callable[..., Any], hyper: Any
+) -> Spoken:
+    """What was said of an input; where that is an index below a number, as positions on the axis of that length on
+    which they must lie: no more of them may be there if that axis is shorter."""
+    said = given[name]
+    if not isinstance(said.spec, Index):
+        return said
+    shapes = {other: given[other].shape or () for other in annotations if other in given and given[other].shape}
+    limit = said.spec.axis
+    if not limit.isdecimal():
+        names = axis_names(annotations.values(), hyper)
+        if limit not in names:
+            raise ValueError(
+                f"{called.__name__}: {name} must be positions on an axis that annotations name, or below a number, as "
+                f'in Index("100"); came Index({limit!r}). The axes are {", ".join(names)}.'
+            )
+        return said
+    last = int(limit) - 1
+    for axis in axis_names(annotations.values()) if len(shapes) == len(annotations) and last > 0 else ():
+        shorter = {
+            other: tuple(
+                length - (token == axis and length > last)
+                for token, length in zip(tokens(annotations[other]), shape, strict=True)
+            )
+            for other, shape in shapes.items()
+        }
+        if shorter == shapes or _runs(called, shorter, given, hyper, {name: last}):
+            continue
+        if _runs(called, shorter, given, hyper, {name: last - 1}):
+            return replace(said, spec=Index(axis))
+    return replace(said, spec=below(last + 1))
+
+
 def _kind(dtype: torch.dtype | None) -> Any:
     if dtype is None or dtype.is_floating_point:
         return Float
@@ -218,10 +278,16 @@ def _runs(
     shapes: Mapping[str, tuple[int, ...]],
     given: Mapping[str, Spoken],
     hyper: Mapping[str, Any],
+    positions: Mapping[str, int] | None = None,
 ) -> bool:
-    """Whether the function is defined for these shapes."""
+    """Whether the function is defined for these shapes.  positions: what an index is full of, if not of 0."""
     generator = torch.Generator().manual_seed(0)
-    some = [given[name].spec.draw(shape, generator) for name, shape in shapes.items()]  # type: ignore[union-attr]
+    some = [
+        torch.full(shape, (positions or {}).get(name, 0))
+        if isinstance(spec := given[name].spec, Index)
+        else spec.draw(shape, generator)
+        for name, shape in shapes.items()
+    ]
     try:
         with torch.no_grad():
             called(*some, **hyper)

@@ -1,4 +1,5 @@
-"""What a caller says of one input of a function: a shape, a tensor, an Input or Index, or a function that draws."""
+"""What a caller says of one input of a function: a shape, a tensor, an Input or Index, a function that draws, or a
+shape and one of these."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from manual_bp.inputs import Draw, Index, Input, coin
+from manual_bp.inputs import Draw, Index, Input, coin, evenly
 
 EXAMPLE = 'inputs={"x": (4, 33), "weight": torch.ones(33), "ids": lambda generator: torch.randint(9, (4,))}'
 
@@ -34,16 +35,43 @@ def spoken(name: str, said: Any) -> Spoken:
     """Raises ValueError for what says nothing of an input."""
     if isinstance(said, Input | Index):
         return Spoken(said, None, torch.int64 if isinstance(said, Index) else None, False)
-    if isinstance(said, torch.Size | tuple | list) and all(isinstance(n, int) and n >= 0 for n in said):
+    if _is_shape(said):
         return Spoken(Input(), tuple(said), torch.float64, False)
+    if isinstance(said, tuple) and len(said) == 2 and _is_shape(said[0]):
+        return _of_shape(name, tuple(said[0]), said[1])
     if hasattr(said, "__array__") or isinstance(said, Tensor):
         return _of_tensor(torch.as_tensor(said).detach().cpu())
     if callable(said):
         return _of_draw(name, said)
     raise ValueError(
-        f"inputs: {name} must be a shape, a tensor, an Input or Index, or a function that draws; came {said!r:.60}. "
+        f"inputs: {name} must be a shape, a tensor, an Input or Index, a function that draws, or a shape and one of "
+        f"the last; came {said!r:.60}. "
         f"Pass {EXAMPLE}, say."
     )
+
+
+def _is_shape(said: Any) -> bool:
+    return isinstance(said, torch.Size | tuple | list) and all(isinstance(n, int) and n >= 0 for n in said)
+
+
+def _of_shape(name: str, shape: tuple[int, ...], how: Any) -> Spoken:
+    """A usual shape, and how numbers of it or any other are drawn; an Index("100") is of numbers below 100."""
+    if isinstance(how, Index):
+        return Spoken(how, shape, torch.int64, False)
+    found = spoken(name, how)
+    if found.tensor is not None or found.is_fixed:
+        raise ValueError(
+            f"inputs: beside the shape of {name} must stand an Input, an Index, or a function of a shape and a "
+            f"generator; came {how!r:.60}."
+        )
+    assert isinstance(found.spec, Input)
+    sample = found.spec.draw(shape, torch.Generator().manual_seed(0))
+    return Spoken(found.spec, shape, sample.dtype, False)
+
+
+def below(limit: int) -> Input:
+    """Integers from 0 on that are smaller."""
+    return Input(lambda shape, generator: evenly(shape, limit, generator), cotangent=False)
 
 
 def _of_tensor(x: Tensor) -> Spoken:
