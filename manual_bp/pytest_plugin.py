@@ -1,4 +1,4 @@
-"""A pytest plugin: the fixture `oracle`.
+"""A pytest plugin: the fixture `oracle`, and the marker `audit` (pytest_audit.py).
 
     def test_mine(oracle):
         oracle.check(my_vjp, "elu", dtype=torch.float64)
@@ -29,6 +29,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from manual_bp import pytest_audit
+from manual_bp.pytest_audit import audited, pytest_generate_tests, pytest_pyfunc_call  # noqa: F401 (pytest finds them)
 
 if TYPE_CHECKING:
     import torch
@@ -165,6 +168,7 @@ def _folder(config: pytest.Config) -> Path | None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Bad usage is said before the tests; the path is made absolute, since a test may change the directory."""
+    pytest_audit.pytest_configure(config)
     folder = _folder(config)
     if folder is None:
         return

@@ -16,6 +16,7 @@ from manual_bp.cli import shared  # isort: skip
 import typer
 
 import manual_bp
+from manual_bp.cli.audit import audit
 from manual_bp.cli.bench import bench
 from manual_bp.cli.check import check
 from manual_bp.cli.grade import grade
@@ -32,6 +33,7 @@ app.command()(lockstep)
 app.command()(train)
 app.command()(check)
 app.command()(grade)
+app.command()(audit)
 app.command()(bench)
 app.command("rules")(list_rules)
 
@@ -60,7 +62,8 @@ def main(run: Callable[[], Any] = app) -> None:
         # A name may hold bytes that are no UTF-8, and a terminal may know neither δ nor ≤: shown as escapes.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    strangers = sys.argv[1:2] == ["check"] and "--isolate" not in sys.argv  # with it they have a process of their own
+    isolated = "--isolate" in sys.argv  # then strangers have a process of their own
+    strangers = sys.argv[1:2] in (["check"], ["audit"]) and not isolated
     try:
         sys.exit(watched(run) if strangers else run())
     except SystemExit as end:

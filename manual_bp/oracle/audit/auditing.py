@@ -9,18 +9,18 @@ from itertools import chain, zip_longest
 
 import torch
 
-from manual_bp.oracle.audit.conditions import Condition, conditions, wrong_where
-from manual_bp.oracle.audit.degenerate import CHANGES, RAISES, degenerate
+from manual_bp.oracle.audit.conditions import CONDITIONS, Condition, conditions, wrong_where
+from manual_bp.oracle.audit.degenerate import CHANGES, RAISES, VALUE, degenerate
 from manual_bp.oracle.audit.equivalents import equivalents
-from manual_bp.oracle.audit.formulas import formulas, options_ignored
+from manual_bp.oracle.audit.formulas import FORMULAS, formulas, options_ignored
 from manual_bp.oracle.audit.handed import Handed, is_wrong_at
-from manual_bp.oracle.audit.places import misplaced
+from manual_bp.oracle.audit.places import PLACE, UNWRITTEN, misplaced
 from manual_bp.oracle.audit.programs import Program, Results, results_at
 from manual_bp.oracle.audit.reasons import cannot_fail, compares_with_itself, explain
-from manual_bp.oracle.audit.remembered import STATE, stateful
+from manual_bp.oracle.audit.remembered import OVERWRITES, STATE, stateful
 from manual_bp.oracle.audit.report import AuditReport, Outcome
 from manual_bp.oracle.audit.seen import Seen, visible_at
-from manual_bp.oracle.audit.sizes import coarse_first, sized_programs
+from manual_bp.oracle.audit.sizes import KINDS, coarse_first, sized_programs
 from manual_bp.oracle.audit.verdicts import Checker, Verdict, ask
 from manual_bp.oracle.candidates import candidate
 from manual_bp.oracle.case import Case, in_dtype
@@ -38,6 +38,9 @@ LATE = 3
 # A right program, and some others, are tried so often: a checker that tosses a coin is found out with a probability of
 # 1 - 2^-(4 + 6).
 TIMES, AGAIN = 5, 6
+KINDS_OF_WRONG = (*KINDS, *CHANGES, RAISES, VALUE, *FORMULAS, PLACE, UNWRITTEN, *CONDITIONS, STATE, OVERWRITES)
+"""Every kind of wrong program that there is; of a rule some may be missing."""
+
 # Programs that are far from any limit, so that no fresh random numbers change the verdict of a checker that looks.
 BEYOND_ANY_LIMIT = (*CHANGES, RAISES)
 
@@ -72,6 +75,8 @@ def audit(
         raise ValueError(f"against must be a rule or its name; came {against!r}. The names are {', '.join(RULES)}.")
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {[str(d) for d in DTYPES]}; came {dtype}. Pass dtype=torch.float32.")
+    if unknown := [kind for kind in allow if kind not in KINDS_OF_WRONG]:
+        raise ValueError(f"allow must name kinds of wrong programs, of {list(KINDS_OF_WRONG)}; came {unknown[0]!r}.")
     name, called = named_checker(checker, rule, dtype)
     return Audit(name, called, rule, dtype, timeout, seconds, smallest, tuple(allow)).run(on_progress)
 
@@ -126,10 +131,6 @@ class Audit:
     def run(self, on_progress: Callable[[int, int], None] | None) -> AuditReport:
         """The whole of it."""
         wrong = dict(self._wrong())
-        unknown = [kind for kind in self.report.allow if kind not in {p.kind for p in wrong}]
-        if unknown:
-            kinds = list(dict.fromkeys(p.kind for p in wrong))
-            raise ValueError(f"allow must name kinds of wrong programs, some of {kinds}; came {unknown[0]!r}.")
         right = list(equivalents(self.rule, self.ordinary))
         for program in right:
             if self._ask(program).how == "late":  # it would hang again

@@ -30,6 +30,7 @@ VECTOR = 8
 
 LAYOUT, SIZE, PRECISION = "wrong in another layout", "wrong from some size on", "wrong in one dtype"
 OPTION, EDGE, COTANGENT = "wrong for other options", "wrong at edges", "wrong for a general dy"
+CONDITIONS = (LAYOUT, SIZE, PRECISION, OPTION, EDGE, COTANGENT)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.oracle.audit.conditions import COTANGENT, constant_dy
+from manual_bp.oracle.audit.conditions import COTANGENT, OPTION, constant_dy
 from manual_bp.oracle.audit.mutations import Exact, mutated, mutations
 from manual_bp.oracle.audit.programs import Answer, Program, Results, by_argument, judged, steady
 from manual_bp.oracle.case import Case
@@ -17,6 +17,7 @@ from manual_bp.outputs import parts, whole
 from manual_bp.rule import Rule, Vjp, as_vjp
 
 MISTAKE, TERM, REDUCTION, LENGTH = "a known mistake", "a term", "a reduction", "a length"
+FORMULAS = (MISTAKE, TERM, REDUCTION, LENGTH)
 # A mutation whose changed part is off by less is one of those of every size.
 COARSE = 0.5
 # Of each kind and argument so many: the others differ in the place alone.
@@ -81,7 +82,7 @@ def options_ignored(rule: Rule) -> Iterator[Program]:
     for name in rule.hyper if rule.has_backward else ():
         if name in rule.ordinary:
             yield steady(
-                "wrong for other options",
+                OPTION,
                 f"{name} ignored",
                 _ignoring(rule, name),
                 unmet=lambda _, name=name: f"{name} is never another than {rule.ordinary[name]!r}",

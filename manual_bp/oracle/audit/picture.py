@@ -88,10 +88,15 @@ def figure(report: AuditReport) -> Figure:
     return drawn
 
 
-def save(report: AuditReport, path: Path) -> None:
-    """Write the picture to a file, of the kind that its name ends in.  Raises as `figure`, or ValueError for others."""
+def check_name(path: Path) -> None:
+    """Raises ValueError unless the name is one of a picture."""
     if path.suffix not in FORMATS:
         raise ValueError(f"a picture's name must end in one of {', '.join(FORMATS)}; came {str(path)!r}.")
+
+
+def save(report: AuditReport, path: Path) -> None:
+    """Write the picture to a file, of the kind that its name ends in.  Raises as `figure`, or ValueError for others."""
+    check_name(path)
     buffer = io.BytesIO()
     figure(report).savefig(buffer, format=path.suffix[1:])
     path.write_bytes(buffer.getvalue())

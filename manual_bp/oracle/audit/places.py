@@ -12,6 +12,8 @@ from manual_bp.oracle.audit.programs import Answer, Program, Results, changed, j
 from manual_bp.oracle.case import Case
 from manual_bp.rule import Rule
 
+PLACE, UNWRITTEN = "in the wrong place", "part never written"
+
 # What programs work in: vectors, warps, blocks of threads.
 BLOCKS = (4, 32, 128)
 
@@ -56,17 +58,17 @@ def misplaced(rule: Rule) -> Iterator[Program]:
     arguments = judged(rule)
     for argument in arguments:
         for name, change in MOVES.items():
-            kind = "part never written" if "never" in name else "in the wrong place"
+            kind = UNWRITTEN if "never" in name else PLACE
             yield steady(kind, f"{argument}: {name}", changed(argument, change), argument=argument)
         for block in BLOCKS:
             yield steady(
-                "part never written",
+                UNWRITTEN,
                 f"{argument}: what is left after full blocks of {block} is never written",
                 changed(argument, lambda x, block=block: without_tail(x, block)),  # type: ignore[misc]
                 argument=argument,
             )
     for a, b in combinations(arguments, 2):
-        yield steady("in the wrong place", f"{a} and {b} swapped", _swapped(a, b))
+        yield steady(PLACE, f"{a} and {b} swapped", _swapped(a, b))
 
 
 def _swapped(a: str, b: str) -> Answer:

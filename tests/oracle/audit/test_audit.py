@@ -12,6 +12,7 @@ import torch
 
 import manual_bp as bp
 from manual_bp.oracle import audit
+from manual_bp.oracle.audit.auditing import KINDS_OF_WRONG
 from manual_bp.oracle.audit.conditions import LAYOUT, OPTION, SIZE
 from manual_bp.oracle.audit.degenerate import NOT_A_NUMBER, NOTHING, RAISES
 from manual_bp.oracle.audit.formulas import MISTAKE
@@ -205,6 +206,7 @@ def test_programs_of_every_rule_are_what_they_are_said_to_be(name):
     assert report.wrong
     assert all(o.shows for o in report.wrong)
     assert all(o.why for o in report.lets_pass)
+    assert set(report.kinds) <= set(KINDS_OF_WRONG)
     if bp.RULES[name].has_backward:
         assert {*FACTORS, MISTAKE, SIZE, LAYOUT} <= set(report.kinds)
         assert (OPTION in report.kinds) == bool(bp.RULES[name].hyper or bp.RULES[name].absentable)
