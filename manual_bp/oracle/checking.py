@@ -17,6 +17,7 @@ from manual_bp.oracle.declared import Declared
 from manual_bp.oracle.evidence import Evidence, evidence
 from manual_bp.oracle.functions import rule_of
 from manual_bp.oracle.kept_evidence import Generated, generated_evidence, said
+from manual_bp.oracle.own_sizes import judge_own_sizes, lengths_of
 from manual_bp.oracle.report import Report
 from manual_bp.oracle.supplied import supplied
 from manual_bp.oracle.surroundings import plain
@@ -59,12 +60,15 @@ def compare(
     ndim: int | Sequence[int] | None = None,
     min_size: int = 0,
     inputs: Mapping[str, Any] | None = None,
+    sizes: Mapping[str, int | tuple[int, ...]] | None = None,
 ) -> Report:
     """Judge a candidate's value and cotangents against the rule's reference.
 
     rule: a rule or its name; or any differentiable torch function, which is then the reference itself.
     inputs: of such a function, by parameter: a shape, a tensor, an `Input` or `Index`, or a function that draws (see
         `manual_bp.oracle.functions`).
+    sizes: lengths of axes by name, of a case of one's own that is judged beside the others, block by block if it is
+        large (`manual_bp.oracle.own_sizes`).
     candidate: a Vjp; None to judge results recorded in `cases`. cases: replaces the generated ones; their
     floating-point inputs must have `dtype`. contract: the precisions in which the candidate promises to compute and
     store; by default 16-bit inputs are computed in
@@ -104,6 +108,7 @@ def compare(
     contract = contract or contract_of(dtype)
     chosen_conventions = Conventions.declared(rule, conventions)
     declared = Declared.of(rule, hyper, ndim, min_size)
+    lengths_of(rule, sizes or {})
     is_kept = RULES.get(rule.name) is rule or hasattr(rule.page, "FUNCTION")
     rule = declared.rule(rule)
     if candidate is not None:
@@ -136,6 +141,8 @@ def compare(
         comparison.judge_defaults(first)
         comparison.repeat()
         comparison.try_beside()
+    if sizes and candidate is not None and not comparison.report.mismatches:
+        judge_own_sizes(comparison, sizes)
     report = comparison.finish(is_generated)
     if on_verdict is not None:
         on_verdict(report)
