@@ -108,7 +108,8 @@ def compare(
     contract = contract or contract_of(dtype)
     chosen_conventions = Conventions.declared(rule, conventions)
     declared = Declared.of(rule, hyper, ndim, min_size)
-    lengths_of(rule, sizes or {})
+    sizes = sizes or getattr(rule.page, "OWN_SIZES", {})
+    lengths_of(rule, sizes)
     is_kept = RULES.get(rule.name) is rule or hasattr(rule.page, "FUNCTION")
     rule = declared.rule(rule)
     if candidate is not None:
@@ -142,7 +143,7 @@ def compare(
         comparison.repeat()
         comparison.try_beside()
     if sizes and candidate is not None and not comparison.report.mismatches:
-        judge_own_sizes(comparison, sizes)
+        judge_own_sizes(comparison, sizes, getattr(rule.page, "OWN", {}))
     report = comparison.finish(is_generated)
     if on_verdict is not None:
         on_verdict(report)

@@ -24,6 +24,7 @@ from manual_bp.oracle.comparison import Comparison
 from manual_bp.oracle.drawing import draw, sizes_of
 from manual_bp.oracle.evidence import Evidence, evidence
 from manual_bp.oracle.separable import Separable, separable
+from manual_bp.oracle.sizes import SIGNS, weighted
 from manual_bp.rule import Rule
 
 # So many elements of inputs are looked at together: what analysis of rounding errors keeps of them is some 50 MB.
@@ -54,8 +55,8 @@ def judge_own_sizes(
     words = ", ".join(f"{name} = {axes.as_tuple(n) if rule.axis_names[name] else n}" for name, n in sizes.items())
     chosen = {name: lengths[name] if rule.axis_names[name] else lengths[name][0] for name in lengths}
     own = dict(given or {})
-    ordered = sorted(sizes, key=lambda name: -max(lengths[name], default=0))
-    along = next(separable(rule, {}, [name for name in ordered if len(lengths[name]) == 1]), None)
+    ordered = sorted(sizes, key=lambda name: -lengths[name][0] if lengths[name] else 0)
+    along = next(separable(rule, {}, {name: len(lengths[name]) for name in ordered if lengths[name]}), None)
     elements = sum(math.prod(axes.shape_of(rule.annotations[n], lengths, rule.ordinary)) for n in rule.inputs)
     if along is None and elements > WHOLE:
         report.not_tested.append(
@@ -67,7 +68,7 @@ def judge_own_sizes(
     if along is not None:
         chosen_length = lengths[along.name][0]
         rows = max(1, BLOCK // max(1, elements // max(chosen_length, 1)))
-        lengths = {**lengths, along.name: (min(rows, chosen_length),)}
+        lengths = {**lengths, along.name: (min(rows, chosen_length), *lengths[along.name][1:])}
     chosen = {name: lengths[name] if rule.axis_names[name] else lengths[name][0] for name in lengths}
     drawn = {n: _as_it_is(x) for n, x in own.items() if along is None or n not in along.tensors}
     try:
@@ -100,7 +101,8 @@ def _as_it_is(x: Tensor) -> Draw:
 
 
 def _whole(rule: Rule, block: Case, along: Separable, length: int, own: Mapping[str, Tensor]) -> Case:
-    """The case of which this would be a block, each tensor rounded as soon as it is drawn."""
+    """The case of which this would be a block, each tensor rounded as soon as it is drawn.  What is not the user's own
+    is light along long axes but for a few numbers, as in all cases of sizes (`manual_bp.oracle.sizes`)."""
     generator = torch.Generator().manual_seed(1)
     tensors = []
     for name, x in block.named(rule).items():
@@ -116,8 +118,9 @@ def _whole(rule: Rule, block: Case, along: Separable, length: int, own: Mapping[
                 positions = block.inputs[list(rule.inputs).index(name)]
                 tensors.append(positions.flatten()[torch.randint(positions.numel(), shape, generator=generator)])
             else:
-                drawn = spec.draw(shape, generator)
-                tensors.append(drawn.to(x.device, x.dtype))
+                drawn = spec.draw(shape, generator).to(x.dtype)
+                is_weight = name not in rule.inputs or rule.may_be_scaled(name)
+                tensors.append((weighted(drawn, SIGNS[0]) if is_weight else drawn).to(x.device, x.dtype))
     return block.with_tensors(tensors)
 
 

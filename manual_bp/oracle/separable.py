@@ -7,7 +7,7 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ from manual_bp.rule import Rule
 
 # A length that no other axis has, in two parts of different lengths.
 LENGTH, PARTS = 11, (4, 7)
+# The other axes that a name may stand for.
+OTHERS = (2, 3, 2, 3)
 # Roundings of float64 apart, relative to the largest number of a result.
 AGREED = 1e-9
 
@@ -46,18 +48,21 @@ class Separable:
         return case.with_tensors(narrowed)
 
 
-def separable(rule: Rule, hyper: Mapping[str, Any], names: Sequence[str]) -> Iterator[Separable]:
-    """Those of the axes that are such ones, in the order of `names`."""
-    for name in names:
-        found = _tried(rule, hyper, name)
+def separable(rule: Rule, hyper: Mapping[str, Any], ranks: Mapping[str, int]) -> Iterator[Separable]:
+    """Those of the axes that are such ones, in their order.
+
+    ranks: for how many axes each name stands; of several the first is meant.
+    """
+    for name, rank in ranks.items():
+        found = _tried(rule, hyper, name, rank)
         if found is not None:
             yield found
 
 
-def _tried(rule: Rule, hyper: Mapping[str, Any], name: str) -> Separable | None:
-    is_list = rule.axis_names[name]
-    sizes = {**sizes_of(rule), name: (LENGTH,)}
-    edge = Edge("parts", dict(hyper), {name: (LENGTH,) if is_list else LENGTH})
+def _tried(rule: Rule, hyper: Mapping[str, Any], name: str, rank: int) -> Separable | None:
+    lengths = (LENGTH, *OTHERS[: rank - 1])
+    sizes = {**sizes_of(rule), name: lengths}
+    edge = Edge("parts", dict(hyper), {name: lengths if rule.axis_names[name] else LENGTH})
     try:
         case = Case(*draw(rule, edge, torch.Generator().manual_seed(0)))
         whole = _results(rule, case)

@@ -138,7 +138,7 @@ def weighted(x: Tensor, last: float) -> Tensor:
     end, which neither a product of two inputs nor their difference loses then."""
     for dim, length in enumerate(x.shape):
         if length > LONG:
-            x = x * _weights(length).reshape(-1, *(1,) * (x.ndim - dim - 1))
+            x = x * _weights(length).to(x.dtype).reshape(-1, *(1,) * (x.ndim - dim - 1))
         if length >= BLOCKS[0] - 1:
             end = x.narrow(dim, length - 1, 1)
             place = (last * x).argmax(dim, keepdim=True)

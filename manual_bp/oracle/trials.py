@@ -48,7 +48,7 @@ def trials(
     """What is wrong.  right: the cases that the candidate answered rightly, and its results there."""
     if small := next((record for record in right if _is_small(record)), None):
         yield from _other_ways(candidate, rule, small)
-    if right:
+    if right and not hasattr(rule.page, "FUNCTION"):  # what a function takes is for itself to say
         yield from _answered(candidate, rule, refusals(rule, dtype, device, declared))
 
 

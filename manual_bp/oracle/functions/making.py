@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -32,7 +32,8 @@ class Function:
     docstring and code.
 
     annotations, specs, given: of each input its axes, how it is drawn, and what was said of it, if anything.
-    absentable: inputs that may be None.  hyper, kinds: values and kinds of hyperparameters.
+    large: what was said of inputs that were made small.  absentable: inputs that may be None.
+    hyper, kinds: values and kinds of hyperparameters.
     """
 
     called: Callable[..., Any]
@@ -41,6 +42,7 @@ class Function:
     annotations: Mapping[str, Any]
     specs: Mapping[str, Input | Index]
     given: Mapping[str, Spoken]
+    large: Mapping[str, Spoken]
     absentable: list[str]
     hyper: Mapping[str, Any]
     kinds: Mapping[str, Any]
@@ -91,6 +93,8 @@ def page_of(function: Function) -> ModuleType:
         backward=backward,
         INPUTS=_specs(function, derivative.backward.results),
         SIZES=_sizes(annotations, names, ordinary, function.hyper),
+        OWN_SIZES=_own_sizes(annotations, function),
+        OWN={name: said.tensor for name, said in function.large.items() if said.tensor is not None},
         LONGEST=_longest(function, annotations, recorded, ordinary),
         EDGES=tuple(_negated(function, recorded, ordinary)),
         MISTAKES=(mistake,) if derivative.changed else (),
@@ -187,6 +191,17 @@ def _longest(
     return found
 
 
+def _own_sizes(annotations: Mapping[str, Any], function: Function) -> dict[str, Any]:
+    """Lengths of axes as the user gave them, where they were made small."""
+    if not function.large:
+        return {}
+    shapes = {n: s.shape for n, s in {**function.given, **function.large}.items() if s.shape is not None}
+    sizes: axes.Sizes = {}
+    axes.bind(annotations, shapes, sizes, function.hyper)
+    lists = axes.axis_names(annotations.values(), function.hyper)
+    return {name: n if lists[name] else n[0] for name, n in sizes.items() if name in lists}
+
+
 def _require_all_recorded(function: Function, recorded: Recorded) -> None:
     """Raises ValueError if the program gives other values than the function for other numbers."""
     inputs = _ordinary(function, seed=1)
@@ -241,13 +256,13 @@ def _specs(function: Function, grads: tuple[Any, ...]) -> dict[str, Input | Inde
     return found
 
 
-def _negated(function: Function, recorded: Recorded, ordinary: tuple[Tensor, ...]) -> Any:
+def _negated(function: Function, recorded: Recorded, ordinary: tuple[Tensor, ...]) -> Iterator[Edge]:
     """A tensor that was given, of the opposite sign, if the function is defined there."""
-    names = list(function.specs)
-    for position, (name, said) in enumerate((n, function.given.get(n)) for n in names):
-        if said is None or said.tensor is None or not said.tensor.is_floating_point():
+    for position, (name, spec) in enumerate(function.specs.items()):
+        said = function.given.get(name)
+        if said is None or said.tensor is None or not isinstance(spec, Input) or not spec.cotangent:
             continue
-        inputs = (*ordinary[:position], -said.tensor, *ordinary[position + 1 :])
+        inputs = (*ordinary[:position], -ordinary[position], *ordinary[position + 1 :])
         y, _ = recorded.forward(inputs, function.hyper)
         if all(bool(part.isfinite().all()) for part in parts(y)):
-            yield Edge(f"{name} negated", {name: lambda shape, generator, x=said.tensor: -x.reshape(shape)})
+            yield Edge(f"{name} negated", {name: lambda shape, generator, draw=spec.draw: -draw(shape, generator)})

@@ -18,6 +18,7 @@ from manual_bp.inputs import Index
 from manual_bp.oracle.candidates import differentiator
 from manual_bp.oracle.functions.making import Function, page_of
 from manual_bp.oracle.functions.page import name_of
+from manual_bp.oracle.functions.shrinking import shrunk
 from manual_bp.oracle.functions.spoken import EXAMPLE, Spoken, below, of_kind, spoken
 from manual_bp.oracle.functions.tied import axes_of
 from manual_bp.outputs import parts
@@ -106,6 +107,7 @@ def made(
 
     called.__name__ = name_of(function)
     vars(called)["__wrapped__"] = original  # which is shown, and named
+    given, large = shrunk(given, lambda some: _is_defined(called, present, some, taken))
     annotations = _annotations(called, present, given, hints, taken)
     given = {name: _placed(name, given, annotations, called, taken) for name in given}
     specs = {name: given[name].spec if name in given else of_kind(annotations[name]) for name in present}
@@ -116,6 +118,7 @@ def made(
         annotations=annotations,
         specs=specs,
         given=given,
+        large=large,
         absentable=[name for name in absentable if name != present[0]],
         hyper=taken,
         kinds={name: _kind_of(value, hints.get(name)) for name, value in taken.items()},
@@ -271,6 +274,14 @@ def _kind(dtype: torch.dtype | None) -> Any:
     if dtype is None or dtype.is_floating_point:
         return Float
     return Bool if dtype is torch.bool else Int
+
+
+def _is_defined(
+    called: Callable[..., Any], present: list[str], given: Mapping[str, Spoken], hyper: Mapping[str, Any]
+) -> bool:
+    """Whether the function is defined for inputs of the shapes that were said; False where one was not."""
+    shapes = {name: said.shape for name, said in given.items() if said.shape is not None}
+    return list(shapes) == present and _runs(called, shapes, given, hyper)
 
 
 def _runs(
