@@ -70,6 +70,10 @@ def check(
         list[int] | None, typer.Option(help="It is meant for a first input of so many axes; repeatable.")
     ] = None,
     min_size: Annotated[int, typer.Option("--min-size", help="It is meant for axes of this length or longer.")] = 0,
+    convention: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=CHOICE", help="What it declares at kinks and ties, as in kink=any; repeatable."),
+    ] = None,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds that an isolated candidate may take.")] = 60.0,
 ) -> None:
     """The oracle on your code."""
@@ -89,6 +93,7 @@ def check(
             "hyper": values(hyper or []),
             "ndim": tuple(ndim) if ndim else None,
             "min_size": min_size,
+            "conventions": values(convention or [], "--convention"),
         }
         forget(json_file, html_file)
         rule = reference_of(against, inputs, declared["hyper"])
@@ -161,14 +166,14 @@ def forget(*files: Path | None) -> None:
                 file.write_text("")
 
 
-def values(given: list[str]) -> dict[str, Any]:
-    """Hyperparameters from NAME=VALUE: a Python number, True, False, None, a tuple of numbers, or else a word.  Raises
+def values(given: list[str], option: str = "--hyper") -> dict[str, Any]:
+    """Values by name from NAME=VALUE: a Python number, True, False, None, a tuple of numbers, or else a word.  Raises
     ValueError for what is not of that form."""
     found: dict[str, Any] = {}
     for text in given:
         name, equals, value = (part.strip() for part in text.partition("="))
         if not (name and equals and value):
-            must = "--hyper must be NAME=VALUE, as in alpha=1.0, causal=True, stride=(2,1) or approximate=tanh"
+            must = f"{option} must be NAME=VALUE, as in alpha=1.0, causal=True, stride=(2,1) or approximate=tanh"
             raise ValueError(f"{must}; came {text!r}.")
         try:
             found[name] = ast.literal_eval(value)

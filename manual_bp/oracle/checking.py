@@ -107,13 +107,13 @@ def compare(
         )
     contract = contract or contract_of(dtype)
     chosen_conventions = Conventions.declared(rule, conventions)
-    declared = Declared.of(rule, hyper, ndim, min_size)
+    if candidate is not None:
+        candidate = for_inputs(candidate, tuple(rule.inputs))
+    declared = Declared.of(rule, hyper, ndim, min_size).taking(rule, candidate)
     sizes = sizes or getattr(rule.page, "OWN_SIZES", {})
     lengths_of(rule, sizes)
     is_kept = RULES.get(rule.name) is rule or hasattr(rule.page, "FUNCTION")
     rule = declared.rule(rule)
-    if candidate is not None:
-        candidate = for_inputs(candidate, tuple(rule.inputs))
     found: Iterable[Evidence | str]
     if cases is None:
         made = generated_evidence if is_kept else Generated

@@ -200,6 +200,7 @@ class Comparison:
             report.not_tested.append(untaken(name, names, self.rule.defaults.get(name)))
         if left_out := self.declared.left_out(self.rule, self.seen):
             report.not_tested.append(left_out)
+        report.notes += self.declared.notes()
         for (argument, kind, detail), found in self.judge.excused.items():
             worst = max(found, key=lambda m: m.error_over_allowance or 0.0)
             count, shown = counted(len({m.case for m in found}), "case"), str(replace(worst, detail=""))

@@ -1,7 +1,8 @@
 """Conventions: what a candidate may declare to do otherwise than the rule, where both are right.
 
 Which there are is for the page to say (CONVENTIONS), the page's own choice first.  One more goes for every element-wise
-rule: `kink`, the slope that a candidate takes where its function has a corner.
+rule: `kink`, the slope that a candidate takes where its function has a corner.  A function as reference has no page to
+say any, and torch's choice is its own; "any", for `kink` or `tie`, accepts every valid subgradient of it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 Values = tuple[Tensor | None, ...]
 
-KINK = "kink"
+KINK, TIE, ANY = "kink", "tie", "any"
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,11 @@ class Conventions:
                 number = isinstance(choice, int | float) and not isinstance(choice, bool) and math.isfinite(choice)
                 if not number and choice != "any":
                     raise ValueError(f"conventions: kink must be a finite number or 'any'; came {choice!r}.")
+                if number and hasattr(rule.page, "FUNCTION") and not rule.elementwise:
+                    raise ValueError(
+                        f"conventions: a number for kink is the slope of an element-wise function, which {rule.name} "
+                        f"is not; came {choice!r}. Pass 'any'."
+                    )
                 continue
             options = rule.conventions.get(name) or _of_any_rule(name)
             if options is None:
@@ -66,7 +72,10 @@ class Conventions:
 
     def any_subgradient(self, rule: Rule) -> bool:
         """Whether every valid subgradient is accepted at the rule's kinks or ties."""
-        at_kinks = rule.elementwise and dict(self.chosen).get(KINK) == "any"
+        chosen = dict(self.chosen)
+        if hasattr(rule.page, "FUNCTION"):
+            return ANY in (chosen.get(KINK), chosen.get(TIE))
+        at_kinks = rule.elementwise and chosen.get(KINK) == ANY
         return at_kinks or any(convention.any_subgradient for convention in self._of(rule))
 
     def at_kinks(

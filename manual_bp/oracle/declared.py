@@ -25,6 +25,7 @@ from torch import Tensor
 
 from manual_bp import axes
 from manual_bp.inputs import Draw, Edge, Shape
+from manual_bp.oracle.invocation import parameters_of
 from manual_bp.oracle.values import given_tensors
 from manual_bp.rule import Rule
 
@@ -37,16 +38,25 @@ SHORTEST = 2
 
 @dataclass(frozen=True)
 class Declared:
-    """hyper: names and values; ndim: numbers of axes of the first input, None for any; min_size: the shortest axis."""
+    """hyper: names and values; ndim: numbers of axes of the first input, None for any; min_size: the shortest axis.
+
+    assumed: those of `hyper` that nobody declared, but that the candidate of a function does not take.
+    """
 
     hyper: tuple[tuple[str, Any], ...] = ()
     ndim: tuple[int, ...] | None = None
     min_size: int = 0
+    assumed: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, rule: Rule, hyper: Mapping[str, Any] | None, ndim: Any, min_size: int) -> Declared:
         """From what `compare` takes; ndim may be one number.  Raises ValueError for what no case can have."""
-        given = dict(hyper or {})
+        fixed = getattr(rule.page, "FIXED", ())  # by a function as reference, whatever it is
+        given = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in (hyper or {}).items()
+            if name not in fixed
+        }
         checked = rule.check_hyper({**rule.ordinary, **given})
         if isinstance(min_size, bool) or not isinstance(min_size, int) or min_size < 0:
             raise ValueError(f"min_size must be an integer of 0 or more; came {min_size!r}.")
@@ -71,12 +81,24 @@ class Declared:
         """From the keywords of `compare`."""
         return cls.of(rule, options.get("hyper"), options.get("ndim"), options.get("min_size", 0))
 
+    def taking(self, rule: Rule, candidate: Any) -> Declared:
+        """Of a function as reference, what the candidate's signature does not take is as the function has it: a fused
+        kernel takes few of its options."""
+        parameters = None if candidate is None else parameters_of(candidate)
+        variadic = parameters is None or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        if variadic or not hasattr(rule.page, "FUNCTION"):
+            return self
+        assert parameters is not None
+        declared = dict(self.hyper)
+        lacking = {n: v for n, v in rule.defaults.items() if n not in parameters and n not in declared}
+        return replace(self, hyper=(*self.hyper, *lacking.items()), assumed=tuple(lacking))
+
     def __bool__(self) -> bool:
         """Whether anything is declared."""
         return self != NOTHING
 
     def __str__(self) -> str:
-        words = [f"{name} = {value}" for name, value in self.hyper]
+        words = [f"{name} = {value}" for name, value in self.hyper if name not in self.assumed]
         words += [] if self.ndim is None else [f"ndim = {self.ndim}"]
         return ", ".join(words + ([f"min_size = {self.min_size}"] if self.min_size else []))
 
@@ -124,7 +146,7 @@ class Declared:
 
     def left_out(self, rule: Rule, made: Iterable[str]) -> str:
         """What was left out, in words; "" if nothing was declared.  made: the names of the cases that were made."""
-        if not self:
+        if not str(self):
             return ""
         names = set(made)
         lost = [edge.name for edge in rule.edges if not edge.raises and edge.name not in names]
@@ -161,6 +183,15 @@ class Declared:
             }
             return replace(edge, given={**edge.given, **given, **drawn}, sizes={**chosen, **edge.sizes, variadic: new})
         return replace(edge, sizes={**chosen, **edge.sizes})
+
+    def notes(self) -> list[str]:
+        """What was assumed, in words."""
+        values = dict(self.hyper)
+        return [
+            f"{name}: the candidate takes no {name}, so it was judged where that is {values[name]}, as the function "
+            "has it"
+            for name in self.assumed
+        ]
 
 
 NOTHING = Declared()

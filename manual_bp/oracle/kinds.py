@@ -87,7 +87,7 @@ class Kinds:
         got = got.detach().cpu().double()
         error = (got - expected).abs()
         if self._is_grad(position) and bool(kinks[beyond].all()) and self.is_subgradient(found, grads):
-            return "convention", "a valid subgradient, and not the one of the declared convention"
+            return "convention", f"a valid subgradient, and not {self._convention}"
         if self._is_grad(position) and _is_undefined_at_infinity(parts(case.dy), expected, got, beyond):
             return "digits", "loses all digits of an infinite cotangent: NaN where infinity or 0 is due"
         if candidate is not None and self._is_unsteady(candidate, position, found, got, beyond):
@@ -236,6 +236,12 @@ class Kinds:
         return str(dtype).removeprefix("torch.")
 
     # --------------------------------------------------------------------------------------------------- conventions
+
+    @property
+    def _convention(self) -> str:
+        if hasattr(self.rule.page, "FUNCTION"):
+            return 'torch\'s; conventions={"kink": "any"} accepts it'
+        return "the one of the declared convention"
 
     def as_declared(self, found: Evidence, position: int, grads: Sequence[Any], beyond: Tensor) -> bool:
         """Whether all that differs is a kink or tie, where any subgradient was declared and this is one."""

@@ -5,6 +5,9 @@ is a row, and where y has one axis more (`units`) of which the input's last axis
 its pieces is one.  Whether that is so is tried: forward of the rows must be the rows of forward.  Then only rows in
 which there can be a kink or tie are certified: of an element-wise rule those elements at which the slopes of forward to
 the left and to the right differ, of any other those rows in which a number stands twice.
+
+What does not work row by row is certified whole where that is small, with a moderate number in the place of every NaN:
+what no NaN reaches is as it was.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from torch import Tensor
 
 from manual_bp import axes
 from manual_bp.oracle.case import Case
+from manual_bp.outputs import parts
 from manual_bp.rule import Rule
 
 Values = tuple[Tensor | None, ...]
@@ -30,13 +34,16 @@ MOST = 20_000
 # a smooth function of moderate curvature changes its slope by about the step.
 STEP = 2.0**-26
 CHANGE = 2.0**-18
+# A case of so many elements is certified whole, as in evidence.py; what stands for NaN there is no kink of anything.
+MOST_WHOLE = 2000
+MODERATE = 0.7297
 
 
 def kinks_of(rule: Rule, case: Case, certified: ModuleType) -> Values | None:
-    """Where no derivative exists, of y and each input; None if the rule does not work row by row."""
+    """Where no derivative exists, of y and each input; None if the rule does not work row by row and is not small."""
     rows = _rows(rule, case)
     if rows is None:
-        return None
+        return _kinks_of_whole(rule, case, certified)
     masks: list[Tensor | None] = [torch.zeros(case.dy.shape, dtype=torch.bool)]
     masks += [
         torch.zeros(x.shape, dtype=torch.bool) if spec.cotangent else None
@@ -60,8 +67,7 @@ def is_subgradient(rule: Rule, case: Case, kinks: Values, grads: Values, certifi
     """Whether the cotangents are a subgradient where there are kinks; False where there are too many to certify."""
     rows = _rows(rule, case)
     if rows is None:
-        whole = tuple(None if g is None else g.detach().cpu() for g in grads)
-        return bool(certified.is_subgradient(rule, *_on_cpu(case), whole, **case.hyper).passed)
+        return _is_whole_subgradient(rule, case, grads, certified)
     count = len(rows.dy)
     marked = [m.reshape(count, -1).any(1) for m in kinks[1:] if m is not None]
     chosen_rows = torch.stack(marked).any(0).nonzero().flatten()
@@ -74,6 +80,39 @@ def is_subgradient(rule: Rule, case: Case, kinks: Values, grads: Values, certifi
         if not certified.is_subgradient(rule, part.inputs, part.dy, few, **part.hyper).passed:
             return False
     return True
+
+
+def _kinks_of_whole(rule: Rule, case: Case, certified: ModuleType) -> Values | None:
+    whole = _without_nan(case)
+    if case.elements > MOST_WHOLE or not all(bool(x.isfinite().all()) for x in whole.tensors if x.is_floating_point()):
+        return None
+    inputs, dy = _on_cpu(whole)
+    ones = tuple(map(torch.ones_like, parts(dy)))  # whether there is a kink does not depend on dy
+    found = certified.truth(rule, inputs, ones if isinstance(dy, tuple) else ones[0], **case.hyper)
+    smooth = (torch.zeros(d.shape, dtype=torch.bool) for d in parts(dy))
+    return (*smooth, *(None if grad is None else grad.midpoint().isnan() for grad in found.grads))
+
+
+def _is_whole_subgradient(rule: Rule, case: Case, grads: Values, certified: ModuleType) -> bool:
+    whole = _without_nan(case)
+    inputs, dy = _on_cpu(whole)
+    given = [None if g is None else g.detach().cpu() for g in grads]
+    if whole is not case:  # what a NaN reaches is due as it is without one
+        _, reached = rule.vjp(*_on_cpu(case), **case.hyper)
+        _, own = rule.vjp(inputs, dy, **case.hyper)
+        given = [
+            g if g is None or r is None or o is None else torch.where(r.isnan(), o, g)
+            for g, r, o in zip(given, reached, own, strict=True)
+        ]
+    return bool(certified.is_subgradient(rule, inputs, dy, tuple(given), **case.hyper).passed)
+
+
+def _without_nan(case: Case) -> Case:
+    """The case with a moderate number in the place of every NaN; the case itself if there is none."""
+    numbers = [x for x in case.tensors if x.is_floating_point()]
+    if not any(bool(x.isnan().any()) for x in numbers):
+        return case
+    return case.with_tensors(x.where(~x.isnan(), MODERATE) if x.is_floating_point() else x for x in case.tensors)
 
 
 def _rows(rule: Rule, case: Case) -> Case | None:

@@ -50,8 +50,9 @@ def pictures_of(
     options: dict[str, Any],
 ) -> tuple[list[Picture], str]:
     """The most telling heat map, and a second one that shows something else, if there is any; or why there is none."""
-    rule = Declared.from_options(rule, options).rule(rule)
     candidate = None if candidate is None else for_inputs(candidate, tuple(rule.inputs))
+    declared = Declared.from_options(rule, options).taking(rule, candidate)
+    rule = declared.rule(rule)
     ordered = worst_first(report)
     if not ordered:
         return [], "" if report.passed else "There is no picture: no mismatch is about an element."
@@ -60,7 +61,7 @@ def pictures_of(
     except ImportError:
         return [], "There is no picture: matplotlib is not installed. Run: pip install 'manual-bp[report]'"
     try:
-        found = _evidences(report, rule, options) if evidences is None else evidences
+        found = _evidences(report, rule, declared, options) if evidences is None else evidences
         by_name: dict[str, Evidence] = {}
         for item in found:
             if isinstance(item, Evidence):
@@ -154,13 +155,12 @@ def _two(maps: list[ErrorMap]) -> list[ErrorMap]:
     return [first, worst]
 
 
-def _evidences(report: Report, rule: Rule, options: Mapping[str, Any]) -> Iterable[Evidence | str]:
+def _evidences(report: Report, rule: Rule, declared: Declared, options: Mapping[str, Any]) -> Iterable[Evidence | str]:
     """What `compare` judged by."""
     dtype = getattr(torch, report.dtype)
     contract = options.get("contract") or contract_of(dtype)
     conventions = Conventions.declared(rule, options.get("conventions"))
     if options.get("cases") is None:
-        declared = Declared.from_options(rule, options)
         return generated_evidence(rule, dtype, report.device, contract, conventions, declared)
     wrong = {m.case for m in report.mismatches}
     return [

@@ -216,7 +216,7 @@ def counts_of(rule: Form, case: Case) -> dict[str, float]:
     axes.bind(rule.annotations, shapes, sizes, case.hyper)
     lengths = {name: math.prod(length) for name, length in sizes.items()}
     most = len(lengths)
-    groups = (g for n in sorted({1, 2, most - 1, most} - {0}) for g in itertools.combinations(lengths, n))
+    groups = (g for n in sorted({1, 2, most - 1, most}) if n > 0 for g in itertools.combinations(lengths, n))
     counts = {"·".join(group): float(math.prod(lengths[name] for name in group)) for group in groups}
     first = {f"first axis of {n}": float((*length, 1)[0]) for n, length in sizes.items() if rule.axis_names.get(n)}
     return counts | first

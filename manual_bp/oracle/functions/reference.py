@@ -123,7 +123,9 @@ def made(
         hyper=taken,
         kinds={name: _kind_of(value, hints.get(name)) for name, value in taken.items()},
     )
-    return Rule(called.__name__, page_of(about))
+    page = page_of(about)
+    vars(page)["FIXED"] = frozenset(fixed)  # no hyperparameters of a page: a list, say
+    return Rule(called.__name__, page)
 
 
 def _named(bound: Callable[..., Any], name: str, names: tuple[str, ...]) -> Callable[..., Any]:
@@ -181,9 +183,10 @@ def _check(
 def _hyperparameters(
     parameters: Mapping[str, inspect.Parameter], hints: Mapping[str, Any], tensors: list[str], hyper: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Values of what is no tensor, but for tensors left out."""
+    """Values of what is no tensor, but for tensors left out; a list of numbers is as good as a tuple."""
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in hyper.items()}
     return {
-        name: hyper.get(name, parameter.default)
+        name: given.get(name, parameter.default)
         for name, parameter in parameters.items()
         if name not in tensors and (name in hyper or parameter.default is not None)
     }

@@ -1,0 +1,64 @@
+"""What is said of a candidate for a function: hyperparameters that it does not take, kinks, recorded results."""
+
+import pytest
+import torch
+
+import torch_ref
+from manual_bp.oracle import Case, compare
+
+DY = torch.tensor([0.5, -1.25])
+KINKED = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 2.0]])
+ROW_OF_NAN = torch.tensor([[0.0, 1.0, 0.0], [torch.nan, 1.0, 2.0]])
+
+
+def of_rows(x, *, slope=0.25, dims=(-1,)):
+    return torch.where(x > 0, x, slope * x).sum(dims)
+
+
+def steep_at_kinks(inputs, dy, slope=0.25):
+    (x,) = inputs
+    return of_rows(x, slope=slope), (torch.where(x >= 0, 1.0, slope) * dy[:, None],)
+
+
+def beyond_both_slopes(inputs, dy):
+    (x,) = inputs
+    return of_rows(x), (torch.where(x > 0, 1.0, torch.where(x == 0, 2.0, 0.25)) * dy[:, None],)
+
+
+def nan_at_kinks(inputs, dy):
+    (x,) = inputs
+    return of_rows(x), (torch.where(x == 0, torch.nan, torch.where(x > 0, 1.0, 0.25)) * dy[:, None],)
+
+
+def judged(candidate, x, **options):
+    return compare(candidate, of_rows, inputs={"x": (2, 3)}, cases=[Case((x,), DY)], diagnose=0, **options)
+
+
+@pytest.mark.parametrize("x", [KINKED, ROW_OF_NAN], ids=["finite", "NaN in one row"])
+def test_any_subgradient_is_right_where_that_is_declared(x):
+    (mismatch,) = judged(steep_at_kinks, x).mismatches
+    assert mismatch.kind == "convention"
+    assert 'conventions={"kink": "any"}' in mismatch.detail
+    assert not judged(steep_at_kinks, x, conventions={"kink": "any"}).mismatches
+    assert not judged(steep_at_kinks, x, conventions={"tie": "any"}).mismatches
+    for wrong in (beyond_both_slopes, nan_at_kinks):
+        assert [m.kind for m in judged(wrong, x, conventions={"kink": "any"}).mismatches] == ["wrong"]
+
+
+def test_a_slope_at_kinks_is_one_of_an_elementwise_function():
+    with pytest.raises(ValueError, match="element-wise function, which of_rows is not"):
+        judged(steep_at_kinks, KINKED, conventions={"kink": 1.0})
+
+
+def test_what_the_candidate_does_not_take_is_as_the_function_has_it():
+    (note,) = compare(steep_at_kinks, of_rows, inputs={"x": torch.tensor([[1.0, -2.0], [3.0, 0.5]])}, diagnose=0).notes
+    assert note.startswith("dims: the candidate takes no dims, so it was judged where that is (-1,)")
+
+
+def test_a_list_is_as_good_as_a_tuple():
+    whole = Case((torch.tensor([[1.0, -2.0]]),), torch.tensor(0.5))
+    report = compare(
+        torch_ref.vjp(of_rows), of_rows, inputs={"x": (1, 2)}, hyper={"dims": [0, 1]}, cases=[whole], diagnose=0
+    )
+    assert not report.mismatches
+    assert report.worst["dx"].by_case
