@@ -39,7 +39,8 @@ two between."""
 HARDEST = 1000
 """float32 points at which a search of 10^6 found the largest errors."""
 VARIANT = 10
-"""Every so many of these points are used with hyperparameters other than the ordinary."""
+"""Every so many of these points are used with hyperparameters other than the ordinary, and by default with those.  In
+float32, where the hardest are judged beside them, every so many of these again for others by default."""
 LOST = 1e4
 """Times what is allowed, 50 000 ulp for most: a formula that loses digits loses this much somewhere, in float32 all but
 eight bits."""
@@ -65,7 +66,10 @@ def case_id(value: object) -> str:
 
 def drawn(rule: bp.Rule, hyper: Hyper, dtype: torch.dtype, every_point: bool) -> Tensor:
     x = points(dtype, *RANGES[dtype])
-    if hyper != rule.ordinary or not every_point:
+    is_other = hyper != rule.ordinary
+    if is_other or not every_point:
+        x = x[::VARIANT]
+    if is_other and not every_point and dtype == torch.float32:
         x = x[::VARIANT]
     return torch.cat([x, hardest(rule, hyper, HARDEST)]) if dtype == torch.float32 else x
 

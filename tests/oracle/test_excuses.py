@@ -6,10 +6,11 @@ import pytest
 import torch
 
 import manual_bp as bp
+from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.inputs import Edge
 from manual_bp.oracle import Case, compare
-from manual_bp.oracle.cases import generated
 from manual_bp.oracle.drawing import draw
+from manual_bp.oracle.kept_evidence import generated_evidence
 from manual_bp.outputs import parts, whole
 from tests.conftest import short
 from tests.judging import by_default, judged
@@ -42,7 +43,7 @@ FEW = 8
 
 @pytest.mark.parametrize("dtype", by_default(torch.float32, torch.bfloat16), ids=short)
 def test_what_is_wrong_in_one_precision_alone_is_wrong(rule, dtype):
-    first = {case.name for case in generated(rule, dtype)[:FEW]}
+    first = {case.name for case in generated_evidence(rule, dtype, "cpu", contract_of(dtype)).cases[:FEW]}
     for position, argument in enumerate(rule.arguments):
         for name, change in WRONG.items() if rule.wanted[position] else ():
             candidate = wrong_only_in(rule, dtype, position, change)

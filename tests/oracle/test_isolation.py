@@ -174,7 +174,8 @@ def run(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("isolate", [[], ["--isolate"]], ids=["here", "isolated"])
 def test_right_and_wrong(run, tmp_path, isolate):
-    good, bad = run("right", *isolate), run("wrong", *isolate, "--json", str(tmp_path / "out.json"))
+    options = (*isolate, "--diagnose", "0", "--json", str(tmp_path / "out.json"))
+    good, bad = run("right", *isolate), run("wrong", *options)
     assert good.exit_code == 0, good.output
     assert "relu (float32, cpu): agrees" in good.output
     assert bad.exit_code == 1
@@ -206,11 +207,15 @@ def test_the_verdict_of_an_earlier_run_does_not_stand(run, tmp_path):
     assert json.loads((tmp_path / "out.json").read_text())["passed"] is True
 
 
-def test_a_candidate_that_ends_the_process(run, tmp_path):
-    result = run("dies", "--isolate", "--json", str(tmp_path / "out.json"))
+@pytest.mark.parametrize(
+    ("name", "status"), [("prints_a_verdict", 0), pytest.param("dies", 7, marks=pytest.mark.exhaustive)]
+)
+def test_a_candidate_that_ends_the_process(run, tmp_path, name, status):
+    """Whatever it has printed and written before."""
+    result = run(name, "--isolate", "--json", str(tmp_path / "out.json"))
     assert result.exit_code == 1
-    assert "ended the process with status 7" in result.output
-    assert "status 7" in json.loads((tmp_path / "out.json").read_text())["report"]["findings"][0]
+    assert f"ended the process with status {status}" in result.output
+    assert f"status {status}" in json.loads((tmp_path / "out.json").read_text())["report"]["findings"][0]
 
 
 def test_a_candidate_that_crashes(run):
@@ -258,7 +263,7 @@ def test_bad_targets(run, target, message):
 
 
 def test_a_page(run, tmp_path):
-    assert run("wrong", "--html", str(tmp_path / "report.html")).exit_code == 1
+    assert run("wrong", "--html", str(tmp_path / "report.html"), "--diagnose", "0").exit_code == 1
     page = (tmp_path / "report.html").read_text()
     assert "candidates_here:wrong" in page
     assert "Failed" in page
@@ -274,7 +279,6 @@ def test_bad_usage_reaches_through_isolation(run):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("prints_a_verdict", "ended the process with status 0"),
         ("replaces_the_oracle", "wrong: dx"),
         ("answers_itself", "wrong: dx"),
         ("answers_nonsense", "closed or disturbed the pipe"),
@@ -282,7 +286,7 @@ def test_bad_usage_reaches_through_isolation(run):
     ],
 )
 def test_what_is_wrong_stays_so(run, name, words):
-    result = run(name, "--isolate", "--timeout", "600")
+    result = run(name, "--isolate", "--timeout", "600", "--diagnose", "0")
     assert result.exit_code == 1
     assert words in " ".join(result.output.split())
 
