@@ -34,13 +34,15 @@ def __getattr__(name: str) -> Rule:
     if not name.startswith("_") and find_spec(f"{__name__}.{name}") is None:  # a module of this package is no rule
         rules = importlib.import_module("manual_bp.registry")
         try:
-            return rules.RULES[name]  # type: ignore[no-any-return]
+            rule: Rule = rules.RULES[name]
         except rules.UnknownRuleError as error:
             raise AttributeError(f"module 'manual_bp' has no attribute {name!r}: {error}") from None
+        globals()[name] = rule  # to look for it takes longer than to call it
+        return rule
     raise AttributeError(f"module 'manual_bp' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
     from manual_bp.registry import RULES
 
-    return sorted([*globals(), *_LAZY, *RULES])
+    return sorted({*globals(), *_LAZY, *RULES})
