@@ -395,7 +395,7 @@ def test_more_bad_calls(options, message):
 
 
 def test_a_rule_that_is_none():
-    with pytest.raises(ValueError, match="rule must be a rule or its name"):
+    with pytest.raises(ValueError, match="rule must be a rule, its name, or a function"):
         compare(elu, None)
 
 
