@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from manual_bp.cli.check import forget
+from manual_bp.cli.check import forget, reference_of, values
 from manual_bp.cli.shared import (
     DTYPES,
     Json,
@@ -32,7 +32,21 @@ def audit(
             "one, such as gradcheck.",
         ),
     ],
-    against: Annotated[str, typer.Option(help="The rule whose programs it is given.", autocompletion=rule_names)],
+    against: Annotated[
+        str,
+        typer.Option(
+            metavar="RULE|MODULE:FUNCTION",
+            help="Whose programs it is given: a rule, or any differentiable torch function or module.",
+            autocompletion=rule_names,
+        ),
+    ],
+    inputs: Annotated[
+        str | None,
+        typer.Option(metavar="NAME=SHAPE[:KIND],...", help="What the inputs of a function are, as for check."),
+    ] = None,
+    hyper: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A hyperparameter of a function; repeatable.")
+    ] = None,
     dtype: Annotated[
         str,
         typer.Option(help=f"In which it promises to see errors: {', '.join(DTYPES)}.", autocompletion=one_of(*DTYPES)),
@@ -60,13 +74,12 @@ def audit(
         from manual_bp.oracle.audit.picture import check_name
         from manual_bp.oracle.audit.report import AuditReport, side_by_side
         from manual_bp.oracle.loading import load
-        from manual_bp.registry import RULES
 
         check_writable(json_file)
         check_writable(picture_file, "--picture")
         if picture_file is not None:
             check_name(picture_file)
-        RULES[against]
+        rule = reference_of(against, inputs, values(hyper or []))
         (chosen,) = chosen_dtypes(dtype)
         checkers = [load(name) if ":" in name else name for name in (target, *(beside or []))]
         forget(json_file)
@@ -78,7 +91,7 @@ def audit(
 
             for checker in checkers:
                 options = {"allow": allow or (), "smallest": smallest, "timeout": timeout, "seconds": seconds}
-                reports.append(audited(checker, against, dtype=chosen, on_progress=tell, **options))  # type: ignore[arg-type]
+                reports.append(audited(checker, rule, dtype=chosen, on_progress=tell, **options))  # type: ignore[arg-type]
         report = reports[0]
     out.print(report.text(verbose), markup=False, highlight=False, soft_wrap=True)
     if len(reports) > 1:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
+from typing import Any
 
 import torch
 
@@ -26,8 +27,8 @@ from manual_bp.oracle.candidates import candidate
 from manual_bp.oracle.case import Case, in_dtype
 from manual_bp.oracle.cases import generated
 from manual_bp.oracle.foreign import readable
+from manual_bp.oracle.functions import rule_of
 from manual_bp.oracle.words import counted, listed
-from manual_bp.registry import RULES
 from manual_bp.rule import Rule
 from manual_bp.signature import DTYPES
 
@@ -47,8 +48,10 @@ BEYOND_ANY_LIMIT = (*CHANGES, RAISES)
 
 def audit(
     checker: Checker | str,
-    against: str | Rule,
+    against: str | Rule | Callable[..., Any],
     *,
+    inputs: Mapping[str, Any] | None = None,
+    hyper: Mapping[str, Any] | None = None,
     dtype: torch.dtype = torch.float32,
     timeout: float = 20.0,
     seconds: float = 120.0,
@@ -61,7 +64,8 @@ def audit(
     checker: is called with a program and returns True or None, or returns False or raises.  The program is a Vjp,
         `program(inputs, dy, **hyper) -> (y, grads)`, and an autograd function, `program.apply(*inputs, **hyper)` or
         `program(x, ...)`.  The name of a ready-made checker, such as "gradcheck", stands for that one.
-    against: the rule of which the programs are, or its name.
+    against: the rule of which the programs are, or its name; or any differentiable torch function.
+    inputs, hyper: of such a function, what is said of its inputs and hyperparameters, as for `compare`.
     dtype: in which the checker promises to see errors; smaller ones than rounding in that dtype are none.
     timeout: seconds that one program may take; without a verdict then the checker is interrupted.  seconds: that all of
         them may take; what is left out then is said.
@@ -70,9 +74,9 @@ def audit(
     on_progress: is called with how many programs have been tried, and how many there are.
     Raises ValueError for an unknown rule, dtype, checker or kind.
     """
-    rule = RULES[against] if isinstance(against, str) else against
-    if not isinstance(rule, Rule):
-        raise ValueError(f"against must be a rule or its name; came {against!r}. The names are {', '.join(RULES)}.")
+    if hyper and (isinstance(against, str | Rule) or not callable(against)):
+        raise ValueError(f"hyper= is for a function as reference; came {against!r}, whose page says what they are.")
+    rule = rule_of(against, inputs, hyper)
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {[str(d) for d in DTYPES]}; came {dtype}. Pass dtype=torch.float32.")
     if unknown := [kind for kind in allow if kind not in KINDS_OF_WRONG]:

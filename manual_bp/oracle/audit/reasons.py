@@ -20,7 +20,7 @@ from manual_bp.oracle.audit.programs import Program, results_at
 from manual_bp.oracle.audit.remembered import OVERWRITES, SECOND, STATE
 from manual_bp.oracle.audit.report import AuditReport, Outcome
 from manual_bp.oracle.audit.seen import Seen
-from manual_bp.oracle.audit.sizes import FACTORS, KINDS, SIDES, written
+from manual_bp.oracle.audit.sizes import ELEMENT, FACTORS, KINDS, ROW, SIDES, SIZES, written
 from manual_bp.oracle.words import of_cases
 from manual_bp.outputs import parts, whole
 from manual_bp.rule import Rule
@@ -165,12 +165,14 @@ class Reasons:
                 yield f"errors of one sign pass: {argument} {passing} passes, and {argument} {seen} is seen"
         if o.kind in FACTORS and self._one_passes(*(self.report.smallest_seen(argument, kind) for kind in FACTORS)):
             yield f"errors of one sign pass: a {argument} {o.kind} passes, and what is off to the other side is seen"
-        if o.kind in ("one element off", "last row too large"):
+        if o.kind in (ELEMENT, ROW):
             own, factor = self.report.smallest_seen(argument, o.kind), self._from(argument, FACTORS)
             if factor is not None and (own is None or own > AVERAGED * factor) and o.size >= factor:
-                where = "one element" if o.kind == "one element off" else "one row"
-                seen_from = f"only from {own:.0e} on" if own is not None else "at no size"
-                yield f"an error in {where} of {argument} is averaged away: it is seen {seen_from}"
+                where = "one element" if o.kind == ELEMENT else "the last row"
+                if own is None:
+                    yield f"{where} of {argument} may be off by {SIZES[-1]:g} times the largest: not all is compared"
+                else:
+                    yield f"an error in {where} of {argument} is averaged away: it is seen only from {own:.0e} on"
         threshold, factor = self.report.smallest_seen(argument, o.kind), self._from(argument, FACTORS)
         smaller = [p.size for p in self._same(o) if p.rejected and p.size is not None and p.size < o.size]
         if smaller:

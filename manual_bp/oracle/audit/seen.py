@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from manual_bp.oracle.audit.conditions import Condition
 
 # So many small calls are looked at closely; a bound on their rounding errors takes a few milliseconds each.
-KEPT, SMALL = 12, 2**12
+KEPT, SMALL = 12, 2**16
 
 
 class Seen:

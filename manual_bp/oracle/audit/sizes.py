@@ -51,14 +51,16 @@ def written(factor: float) -> str:
     return f"(1 {'+' if off > 0 else '-'} {abs(off):.0e})" if abs(off) < 0.05 else f"{factor:.3g}"
 
 
+ELEMENT, ROW = "one element off", "last row too large"
+
 KINDS: dict[str, tuple[Callable[[Tensor, float], Tensor], Callable[[str, float], str]]] = {
     "too large": (lambda x, s: x * (1 + s), lambda a, s: f"{a} × {written(1 + s)}"),
     "too small or negated": (lambda x, s: x * (1 - s), lambda a, s: f"{a} × {written(1 - s)}"),
     "moved upwards": (one_sided, lambda a, s: f"{a} + {s:.0e} |{a}|"),
     "moved downwards": (lambda x, s: one_sided(x, -s), lambda a, s: f"{a} - {s:.0e} |{a}|"),
     "off at random": (scattered, lambda a, s: f"{a} off by ± {s:.0e} {a}, at random"),
-    "one element off": (one_element, lambda a, s: f"one element of {a} off by {s:.0e} of the largest"),
-    "last row too large": (last_row, lambda a, s: f"the last row of {a} × {written(1 + s)}"),
+    ELEMENT: (one_element, lambda a, s: f"one element of {a} off by {s:.0e} of the largest"),
+    ROW: (last_row, lambda a, s: f"the last row of {a} × {written(1 + s)}"),
 }
 """By kind, how a result is changed by an error of some size, and that in words.  1 less makes 0, and more negative."""
 

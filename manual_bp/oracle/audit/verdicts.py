@@ -34,9 +34,9 @@ AGAIN = 1.0
 class Verdict:
     """What a checker said.
 
-    how: "accepted" (it returned True or None), "rejected" (it returned False, or an assertion failed), "raised"
-        (another exception: a rejection too), "late" (it did not return in time), "unclear" (it returned something else,
-        or skipped).
+    how: "accepted" (it returned True, None or a report that passed), "rejected" (False, or an assertion failed),
+        "raised" (another exception: a rejection too), "late" (it did not return in time), "unclear" (it returned
+        something else, or skipped).
     words: why, in its own words.
     """
 
@@ -90,9 +90,9 @@ def _of_value(said: Any) -> Verdict:
         return Verdict("accepted")
     if isinstance(said, bool | np.bool_):
         return Verdict("rejected", "False")
+    if isinstance(passed := getattr(said, "passed", None), bool):  # a report
+        return Verdict("accepted") if passed else Verdict("rejected", cut(readable(str(said)), LONGEST))
     what = f"it returned a {named(said)}, {cut(readable(_shown(said)), 60)}"
-    if isinstance(getattr(said, "passed", None), bool):
-        return Verdict("unclear", f"{what}, which is no verdict: return its `passed`")
     if isinstance(said, int | float | Tensor | np.number):
         return Verdict("unclear", f"{what}, which is no verdict: return whether it is below a limit")
     return Verdict("unclear", f"{what}, which is no verdict: return True, False or None, or raise")
