@@ -66,7 +66,7 @@ def compare(
 
     rule: a rule or its name; or any differentiable torch function, which is then the reference itself.
     inputs: of such a function, by parameter: a shape, a tensor, an `Input` or `Index`, or a function that draws (see
-        `manual_bp.oracle.functions`).
+        `manual_bp.oracle.functions`); what annotations or `cases` tell need not be said.
     sizes: lengths of axes by name, of a case of one's own that is judged beside the others, block by block if it is
         large (`manual_bp.oracle.own_sizes`).
     candidate: a Vjp; None to judge results recorded in `cases`. cases: replaces the generated ones; their
@@ -84,7 +84,7 @@ def compare(
     Raises ValueError for an unknown rule, dtype or convention, a case that does not fit the rule, or a
     declaration that no case can fit.
     """
-    rule = rule_of(rule, inputs, hyper)
+    rule = rule_of(rule, inputs, hyper, cases)
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:

@@ -59,7 +59,7 @@ def to_html(
     Raises ImportError if jinja2 is not installed.
     """
     given = dict(options or {})
-    rule = rule_of(rule, given.get("inputs"), given.get("hyper"))
+    rule = rule_of(rule, given.get("inputs"), given.get("hyper"), given.get("cases"))
     template = _template()
     verdict = verdict_of(report)
     pictures, without = pictures_of(report, rule, candidate, evidences, given)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, get_type_hints
 
@@ -16,7 +16,9 @@ from manual_bp.axes import axis_names, tokens
 from manual_bp.hyperparameters import is_kind, kinds
 from manual_bp.inputs import Index
 from manual_bp.oracle.candidates import differentiator
+from manual_bp.oracle.case import Case
 from manual_bp.oracle.functions.making import Function, page_of
+from manual_bp.oracle.functions.of_cases import are_described, hyper_of_cases, inputs_of_cases, of_any_shape
 from manual_bp.oracle.functions.page import name_of
 from manual_bp.oracle.functions.shrinking import shrunk
 from manual_bp.oracle.functions.spoken import EXAMPLE, Spoken, below, of_kind, spoken
@@ -30,10 +32,12 @@ def rule_of(
     rule: str | Rule | Callable[..., Any],
     inputs: Mapping[str, Any] | None = None,
     hyper: Mapping[str, Any] | None = None,
+    cases: Sequence[Case] | None = None,
 ) -> Rule:
-    """The rule, that of its name, or the function as one.  Raises ValueError as `made` does, and for what is none."""
+    """The rule, that of its name, or the function as one.  cases: which tell a function's inputs where `inputs` does
+    not.  Raises ValueError as `made` does, and for what is none."""
     if callable(rule) and not isinstance(rule, Rule):
-        return reference(rule, inputs, hyper)
+        return reference(rule, inputs, hyper) if inputs is not None or cases is None else _told(rule, cases, hyper)
     rule = RULES[rule] if isinstance(rule, str) else rule
     if not isinstance(rule, Rule):
         raise ValueError(
@@ -44,6 +48,20 @@ def rule_of(
             f"inputs= is for a function as reference; {rule.name} is a rule, whose page says what they are."
         )
     return rule
+
+
+def _told(function: Callable[..., Any], cases: Sequence[Case], hyper: Mapping[str, Any] | None) -> Rule:
+    """A function of whose inputs cases tell."""
+    if hasattr(function, "named_parameters"):
+        raise ValueError(
+            f"{name_of(function)}: cases do not tell which of their inputs are parameters of the module; pass inputs= "
+            "by name as well."
+        )
+    parameters, hints = _parameters(function), _hints(function)
+    given = {**hyper_of_cases(parameters, cases), **(hyper or {})}
+    said = inputs_of_cases(function, parameters, hints, cases, given)
+    rule = made(function, said, given)
+    return rule if are_described(rule, cases) else made(function, of_any_shape(said), given)
 
 
 def reference(
@@ -233,7 +251,7 @@ def _annotations(
     if own:
         spelled = {name: " ".join(map(str, shape)) for name, shape in shapes.items()}
     else:
-        spelled = {name: " ".join(map(str, shape)) for name, shape in shapes.items()}
+        spelled = {name: given[name].axes or " ".join(map(str, shape)) for name, shape in shapes.items()}
         spelled |= axes_of(free, lambda lengths: _runs(called, {**shapes, **lengths}, given, hyper))
     found = {name: _kind(given[name].dtype)[Tensor, spelled[name]] for name in shapes}
     return {name: own.get(name, found.get(name)) for name in present}

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ EXAMPLE = 'inputs={"x": (4, 33), "weight": torch.ones(33), "ids": lambda generat
 class Spoken:
     """spec: how it is drawn.  shape: the usual one, if it is known.  dtype: of a sample; None if there is none yet.
 
-    is_fixed: whether it is always of that shape.
+    is_fixed: whether it is always of that shape.  axes: as an annotation spells them, if that is said too.
     """
 
     spec: Input | Index
@@ -29,10 +29,13 @@ class Spoken:
     dtype: torch.dtype | None
     is_fixed: bool
     tensor: Tensor | None = None
+    axes: str = ""
 
 
 def spoken(name: str, said: Any) -> Spoken:
     """Raises ValueError for what says nothing of an input."""
+    if isinstance(said, Spoken):
+        return said
     if isinstance(said, Input | Index):
         return Spoken(said, None, torch.int64 if isinstance(said, Index) else None, False)
     if _is_shape(said):
@@ -72,6 +75,11 @@ def _of_shape(name: str, shape: tuple[int, ...], how: Any) -> Spoken:
 def below(limit: int) -> Input:
     """Integers from 0 on that are smaller."""
     return Input(lambda shape, generator: evenly(shape, limit, generator), cotangent=False)
+
+
+def of_values(x: Tensor) -> Spoken:
+    """Numbers as in a tensor, of its shape or any other."""
+    return replace(_of_tensor(x), is_fixed=False, tensor=None)
 
 
 def _of_tensor(x: Tensor) -> Spoken:
