@@ -1,4 +1,4 @@
-"""How far the gradients of the element-wise rules are from certified truth: the table and the picture of the README.
+"""How far the gradients of the element-wise rules are from certified truth: the table and the picture of the guides.
 
     python -m benchmarks.accuracy [--json FILE] [--figure FILE]
 
@@ -238,7 +238,7 @@ logarithmic far beyond, where the gradient underflows."""
 END = 1000.0
 """Beyond the underflow of float64 (745)."""
 BINS = 180
-"""Across a panel, which is 260 pixels wide in the README."""
+"""Across a panel, which is 260 pixels wide in a guide."""
 PER_BIN = 100
 """Points in each bin, of which the largest error is drawn."""
 
@@ -266,7 +266,7 @@ def draw(panels: list[Measured], file: Path) -> None:
     dtypes = list(dict.fromkeys(m.x.dtype for m in panels))
     style: Any = {"font.size": 9, "svg.hashsalt": "accuracy", "axes.spines.top": False, "axes.spines.right": False}
     with plt.rc_context(style):
-        # 9 x 5 inches at 100 points each are the README's 900 pixels, where 9 pt type is 12 pixels high
+        # 9 x 5 inches at 100 points each are a guide's 900 pixels, where 9 pt type is 12 pixels high
         figure, grid = plt.subplots(
             len(dtypes), len(columns), figsize=(9, 5), squeeze=False, sharex=True, sharey="row", layout="constrained"
         )

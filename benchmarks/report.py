@@ -1,15 +1,16 @@
-"""From saved runs to the README's tables and the pictures.
+"""From saved results to the tables of the README and of the guides of the benchmarks, and to the pictures of speed.
 
-    python -m benchmarks.report [FILE ...] [--readme README.md] [--figures benchmarks/figures]
+    python -m benchmarks.report [FILE ...] [--root DIR]
 
-A saved run is what `pytest benchmarks --benchmark-json FILE` or `manual-bp bench --json FILE` wrote.  Rows that miss
-their target stay in the tables and say so; what was not measured says that, and how it would be.
+It prints what it wrote; a second run changes no byte.  A saved run is what `pytest benchmarks --benchmark-json FILE`
+or `manual-bp bench --json FILE` wrote.  Rows that miss their target stay in the tables and say so; what was not
+measured says that, and how it would be.
 """
 
 from __future__ import annotations
 
 import json
-import re
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,11 +19,10 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from benchmarks.documents import FIGURES, GUIDE, README, RESULTS, ROOT, SPEED, lines, place, saved
 from benchmarks.pictures import captions_of, draw, one_by_one, rule_and_size
 from benchmarks.rows import Row
 
-RESULTS = Path(__file__).parent / "results"
-BEGIN, END = "<!-- speed -->", "<!-- end of speed -->"
 FAMILIES = {
     "torch": "torch.autograd, the faster",
     "eager": "torch, eager",
@@ -136,7 +136,7 @@ def inexact(rows: Sequence[Row]) -> list[str]:
     return list(found.values())
 
 
-# The README's tables.
+# The tables of the guides.
 
 
 def markdown(documents: Sequence[Mapping[str, Any]]) -> str:
@@ -209,11 +209,6 @@ def _tables(rows: Sequence[Row]) -> list[str]:
     return parts
 
 
-def _lines(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *body]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
 def _markdown_steps(rows: Sequence[Row]) -> str:
     def cells(row: Row) -> list[str]:
         best = row["best"]
@@ -224,7 +219,7 @@ def _markdown_steps(rows: Sequence[Row]) -> str:
     columns = ["faster torch.autograd (95 %)", "eager", "compiled", "torch.func, compiled", "jax.jit"]
     columns.append("products" + (", launched one by one" if one_by_one(rows) else ""))
     head = ["step: ours /", "ours", *columns, "target"]
-    return _lines(head, [cells(row) for row in rows])
+    return lines(head, [cells(row) for row in rows])
 
 
 def _markdown_memory(rows: Sequence[Row]) -> str:
@@ -232,7 +227,7 @@ def _markdown_memory(rows: Sequence[Row]) -> str:
         [row["row"], ours(row), *(quantity(row["values"][n]["median"], "bytes") for n in _torchs(row)), verdict(row)]
         for row in rows
     ]
-    return _lines(["peak memory of a step", "ours", *_torchs(rows[0]), "target"], body)
+    return lines(["peak memory of a step", "ours", *_torchs(rows[0]), "target"], body)
 
 
 def _torchs(row: Row) -> list[str]:
@@ -260,7 +255,7 @@ def _markdown_rules(rows: Sequence[Row]) -> str:
     asked = {family: t["at_most"] for row in rows for family, t in row["targets"].items()}
     targets = [f"{at_most:.3g} of {NAMES[family]}" for family, at_most in asked.items()]
     notes = [f"Bold: above a target: {' or '.join(targets)}.", *(f"{text}." for text in inexact(rows))]
-    return "\n\n".join([_lines(head, body), *notes])
+    return "\n\n".join([lines(head, body), *notes])
 
 
 def _markdown_checker(rows: Sequence[Row]) -> str:
@@ -269,36 +264,69 @@ def _markdown_checker(rows: Sequence[Row]) -> str:
     if checks:
         slowest = max(checks, key=lambda row: row["values"]["manual-bp"]["median"])
         shown.append({**slowest, "row": f"one check, the slowest of {len(checks)} rules ({slowest['row'][9:]})"})
-    return _lines(["what one waits for", "seconds", "target"], [[r["row"], ours(r), verdict(r)] for r in shown])
+    return lines(["what one waits for", "seconds", "target"], [[r["row"], ours(r), verdict(r)] for r in shown])
 
 
-def in_readme(readme: str, text: str) -> str:
-    """The README with `text` between its markers.  Raises ValueError if they are not there."""
-    if BEGIN not in readme or END not in readme:
-        raise ValueError(f"the README must hold the lines {BEGIN} and {END}; came without them. Put them back.")
-    return re.sub(f"{BEGIN}.*?{END}", lambda _: f"{BEGIN}\n{text}\n{END}", readme, flags=re.DOTALL)
+def short(documents: Sequence[Mapping[str, Any]]) -> str:
+    """One table for the README: every step of the CPU, beside the GPU's where that was measured, and the rules."""
+    devices = {
+        device: merged(runs)
+        for device in ("cpu", "cuda")
+        if (runs := [document for document in documents if _device(document) == device])
+    }
+    head = ["ours / theirs"]
+    for device in devices:
+        head += [f"{_title(device)}: ours", "/ faster torch.autograd (95 %)", "/ jax.jit"]
+    found = {
+        device: {row["row"]: row for row in rows if row["question"] == "steps"} for device, rows in devices.items()
+    }
+    first = next(iter(found.values()), {})
+    body = [[f"step of {name}"] for name in first]
+    for cells, name in zip(body, first, strict=True):
+        for steps in found.values():
+            cells += _short_cells(steps[name]) if name in steps else [""] * 3
+    rules = [[row for row in rows if row["question"] == "rules"] for rows in devices.values()]
+    if any(rules):
+        body.append(["a rule, forward and backward: median of all rules and sizes"])
+        for rows in rules:
+            ratios = [row["ratios"][row["best"]["torch"]]["median"] for row in rows if "torch" in row["best"]]
+            body[-1] += ["", f"{statistics.median(ratios):.2f}" if ratios else "", ""]
+    machines = [
+        _machine(next(d for d in documents if _device(d) == device), rows, device) for device, rows in devices.items()
+    ]
+    return "\n\n".join([lines(head, body), *machines])
+
+
+def _short_cells(row: Row) -> list[str]:
+    return [ours(row), _ratio(row, row["best"].get("torch")), _ratio(row, row["best"].get("jax"), interval=False)]
 
 
 def main(
     files: Annotated[list[Path] | None, typer.Argument(help="Saved runs; by default all in results/.")] = None,
-    readme: Annotated[Path, typer.Option(help="Where the tables are put.")] = Path("README.md"),
-    figures: Annotated[Path, typer.Option(help="Where the pictures are put.")] = Path("benchmarks/figures"),
+    root: Annotated[Path, typer.Option(help="Where README.md and benchmarks/ are.")] = ROOT,
 ) -> None:
-    """Put saved runs into the README and the pictures."""
+    """Put saved results into the README, the guides of the benchmarks and the pictures."""
     documents = [json.loads(path.read_text()) for path in files or sorted(RESULTS.glob("speed-*.json"))]
-    before = {path: path.read_bytes() for path in (readme, *figures.glob("*.svg"))}
-    shown, written = [], [readme]
+    before = {path: path.read_bytes() for path in (root / FIGURES).glob("*.svg")}
+    shown: list[str] = []
+    written: list[Path] = []
     for device, suffix in (("cpu", ""), ("cuda", "-cuda")):
         rows = merged([d for d in documents if _device(d) == device])
-        for question, path in draw(rows, figures, suffix).items():
+        for question, path in draw(rows, root / FIGURES, suffix).items():
             asked = [row for row in rows if row["question"] == question]
             alternative, caption = (f"{_title(device)}: {text}" for text in captions_of(question, asked))
-            shown.append(f"![{alternative}](benchmarks/figures/{path.name})\n\n*{caption}*")
+            shown.append(f"![{alternative}]({FIGURES.name}/{path.name})\n\n*{caption}*")
             written.append(path)
-    text = in_readme(readme.read_text("utf-8"), "\n\n".join([markdown(documents), *shown]))
-    readme.write_text(text, "utf-8")
+    parts = {
+        README: {"speed": short(documents)},
+        GUIDE: saved(),
+        SPEED: {"speed": "\n\n".join([markdown(documents), *shown])},
+    }
+    for document, parts_of_it in parts.items():
+        changed = place(root / document, parts_of_it)
+        print(f"{document}: " + (f"written ({', '.join(changed)})" if changed else "as before"))
     for path in written:
-        print(f"{path}: {'as before' if before.get(path) == path.read_bytes() else 'written'}")
+        print(f"{path.relative_to(root)}: {'as before' if before.get(path) == path.read_bytes() else 'written'}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The experiments run, their numbers are what they say, and their tables stand in the README."""
+"""The experiments run, their numbers are what they say, and their tables stand in the guide of the benchmarks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import itertools
 import json
 import math
 from functools import cache
-from pathlib import Path
 
 import pytest
 
@@ -18,7 +17,6 @@ from benchmarks.experiments import batch_size, regularization, shared, vanishing
 from manual_bp.training.data import load
 from manual_bp.training.gradient_flow import TOO_FAR
 
-ROOT = Path(__file__).parent.parent
 EXPERIMENTS = {page.__name__.split(".")[-1]: page for page in (vanishing, regularization, batch_size)}
 TINY = {
     "vanishing": vanishing.Config(layers=12, width=8, epochs=1, rates=(0.03, 0.1), training=100, measured=50),
@@ -56,13 +54,6 @@ def test_json_picture_and_table_are_written(name, tmp_path, capsys):
     assert document["versions"]["torch"]
     assert (tmp_path / "figures" / f"{name}.svg").read_text().startswith("<?xml")
     assert capsys.readouterr().out.splitlines() == page.table(measured(name))
-
-
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_the_readme_has_the_table_of_the_stored_results(name):
-    stored = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
-    readme = (ROOT / "README.md").read_text()
-    assert shared.in_readme(readme, name, EXPERIMENTS[name].table(stored)) == readme
 
 
 def test_a_deep_sigmoid_network_vanishes_and_the_cures_cure():
@@ -111,8 +102,3 @@ def test_a_run_ends_at_the_goal_and_its_steps_are_timed():
         assert run["reached"] == (losses[-1] <= found["goal"])
         assert min(losses[:-1], default=math.inf) > found["goal"]
         assert all(0 < before < after for before, after in itertools.pairwise(seconds))
-
-
-def test_a_readme_without_the_marks():
-    with pytest.raises(ValueError, match="one table between <!-- vanishing --> and <!-- end -->; came 0"):
-        shared.in_readme("# Title", "vanishing", [])

@@ -4,5 +4,5 @@
     python -m benchmarks.experiments.regularization
     python -m benchmarks.experiments.batch_size
 
-Each writes benchmarks/results/<name>.json, benchmarks/figures/<name>.svg and its table in the README.
+Each writes benchmarks/results/<name>.json, benchmarks/figures/<name>.svg and its table in benchmarks/README.md.
 """

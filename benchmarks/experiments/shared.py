@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import statistics
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import typer
 
+from benchmarks.documents import GUIDE, ROOT, lines, place
 from manual_bp import chain
 from manual_bp.cli.shared import write_json
 from manual_bp.models import Model
@@ -22,8 +22,6 @@ from manual_bp.training.step import Step, TrainingState
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-ROOT = Path(__file__).parent.parent.parent
 
 Results = dict[str, Any]
 
@@ -83,41 +81,29 @@ def curve(values: Sequence[float]) -> list[float]:
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """A table; all columns but the first are aligned to the right."""
-    lines = ["| " + " | ".join(header) + " |", "|---" + "|---:" * (len(header) - 1) + "|"]
-    return lines + ["| " + " | ".join(row) + " |" for row in rows]
-
-
-def in_readme(readme: str, name: str, table: Sequence[str]) -> str:
-    """The README with the table between <!-- name --> and <!-- end -->.  Raises ValueError if they are not there."""
-    changed, found = re.subn(
-        rf"(<!-- {name} -->\n).*?(<!-- end -->)", lambda m: m[1] + "\n".join(table) + "\n" + m[2], readme, flags=re.S
-    )
-    if found != 1:
-        raise ValueError(f"the README must have one table between <!-- {name} --> and <!-- end -->; came {found}.")
-    return changed
+    return lines(header, rows, "---:").splitlines()
 
 
 def publish(
     name: str, results: Results, table: Callable[[Results], list[str]], draw: Callable[[Results], Figure], out: Path
 ) -> None:
-    """Print the table; write JSON, picture and, in the repository, the README."""
-    lines = table(results)
-    print("\n".join(lines))
+    """Print the table; write JSON, picture and, in the repository, the guide of the benchmarks."""
+    text = "\n".join(table(results))
+    print(text)
     for folder in ("results", "figures"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     write_json(out / "results" / f"{name}.json", f"python -m benchmarks.experiments.{name}", True, results)
     save(draw(results), out / "figures" / f"{name}.svg")
-    if out == ROOT / "benchmarks":
-        readme = ROOT / "README.md"
-        readme.write_text(in_readme(readme.read_text(), name, lines))
+    if out == ROOT / GUIDE.parent:
+        place(ROOT / GUIDE, {name: text})
 
 
 def command(
     name: str, measure: Callable[[], Results], table: Callable[[Results], list[str]], draw: Callable[[Results], Figure]
 ) -> None:
-    """The command line of an experiment: --out DIR writes elsewhere and leaves the README alone."""
+    """The command line of an experiment: --out DIR writes elsewhere and leaves the guide alone."""
 
-    def main(out: Path = ROOT / "benchmarks") -> None:
+    def main(out: Path = ROOT / GUIDE.parent) -> None:
         torch.set_num_threads(1)  # nothing here is large enough for more
         publish(name, measure(), table, draw, out)
 

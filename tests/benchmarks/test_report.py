@@ -8,18 +8,17 @@ import json
 import pytest
 from rich.console import Console
 
+from benchmarks import documents
 from benchmarks.contestants.products import GRAPHED
 from benchmarks.paired import Timings
 from benchmarks.pictures import captions_of, draw, one_by_one
 from benchmarks.report import (
-    BEGIN,
-    END,
-    in_readme,
     main,
     markdown,
     merged,
     quantity,
     rows_of,
+    short,
     table,
     verdict,
     words,
@@ -128,11 +127,33 @@ def test_a_busy_machine_is_said():
     assert "busy" not in markdown([document({**row(1.0), "others": 0.01})])
 
 
-def test_readme_keeps_the_rest():
-    readme = f"before\n{BEGIN}\nold\n{END}\nafter"
-    assert in_readme(readme, r"new \1") == f"before\n{BEGIN}\nnew \\1\n{END}\nafter"
-    with pytest.raises(ValueError, match="must hold the lines"):
-        in_readme("without", "new")
+def test_a_document_keeps_the_rest(tmp_path):
+    document = "before\n<!-- a -->\nold\n<!-- end of a -->\nbetween\n<!-- b -->\n<!-- end of b -->\nafter"
+    changed = documents.placed(document, "a", r"new \1")
+    assert changed == document.replace("old", r"new \1")
+    with pytest.raises(ValueError, match="one part between the lines <!-- c --> and <!-- end of c -->; came 0"):
+        documents.placed(document, "c", "new")
+    path = tmp_path / "guide.md"
+    path.write_text(document)
+    assert documents.place(path, {"a": "old", "b": "new"}) == ["b"]
+
+
+def test_every_saved_result_stands_in_the_guide():
+    """What `python -m benchmarks.report` would write is there already."""
+    pytest.importorskip("sklearn")
+    guide = (documents.ROOT / documents.GUIDE).read_text("utf-8")
+    for name, table_of_it in documents.saved().items():
+        assert documents.placed(guide, name, table_of_it) == guide, name
+
+
+def test_a_share_is_not_rounded_to_none_or_all():
+    assert [documents._percent(n, 1000) for n in (0, 3, 100, 996, 1000)] == ["0", "0.3", "10", "99.6", "100"]
+
+
+def test_the_short_table():
+    text = short([document(row(1.0)), document({**row(2.0), "device": "cuda"})])
+    assert "| step of a row | 1 s | 0.50 (0.50-0.50) |" in text.replace("| 0.50 |", "| 0.50 (0.50-0.50) |")
+    assert "GPU (CUDA): ours" in text
 
 
 def test_pictures(tmp_path):
@@ -163,18 +184,26 @@ def test_products_launched_one_by_one_are_called_no_limit_of_a_graph(device, lim
 
 
 def test_the_command(tmp_path, capsys):
-    """Saved runs in, tables and pictures in the README out, and what was written is said."""
-    saved, readme = tmp_path / "speed-cpu.json", tmp_path / "README.md"
-    saved.write_text(json.dumps(document(row(1.0), row(1.0, question="scaling", axis="depth", size=2))))
-    readme.write_text(f"before\n{BEGIN}\n{END}\nafter")
-    main([saved], readme, tmp_path)
-    text = readme.read_text()
-    assert f"{readme}: written\n{tmp_path / 'scaling.svg'}: written\n" == capsys.readouterr().out
+    """Saved runs in, tables and pictures in the documents out, and what was written is said; again, nothing changes."""
+    pytest.importorskip("sklearn")
+    speed = tmp_path / "speed-cpu.json"
+    speed.write_text(json.dumps(document(row(1.0), row(1.0, question="scaling", axis="depth", size=2))))
+    (tmp_path / documents.FIGURES).mkdir(parents=True)
+    for path in (documents.README, documents.GUIDE, documents.SPEED):
+        (tmp_path / path).write_text((documents.ROOT / path).read_text("utf-8"))
+    main([speed], tmp_path)
+    said = capsys.readouterr().out.splitlines()
+    assert said == [
+        "README.md: written (speed)",
+        "benchmarks/README.md: as before",
+        "benchmarks/speed.md: written (speed)",
+        "benchmarks/figures/scaling.svg: written",
+    ]
+    text = (tmp_path / documents.SPEED).read_text("utf-8")
     assert "| a row | 1 s | 0.50" in text
-    assert "](benchmarks/figures/scaling.svg)" in text
-    assert (tmp_path / "scaling.svg").exists()
-    assert text.startswith("before")
-    assert text.endswith("after")
+    assert "](figures/scaling.svg)" in text
+    main([speed], tmp_path)
+    assert all(line.endswith("as before") for line in capsys.readouterr().out.splitlines())
 
 
 def test_other_benchmarks_are_no_rows():
