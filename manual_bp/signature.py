@@ -213,7 +213,7 @@ class Signature:
 
     def check_dtypes(self, y: Any, dy: Any) -> None:
         for name, one, d in zip(self.cotangents, parts(y), parts(dy), strict=False):
-            if isinstance(d, Tensor) and d.dtype != one.dtype:
+            if isinstance(d, Tensor) and d.dtype != one.dtype and one.is_floating_point():
                 self._reject(f"{name} must have y's dtype {one.dtype}", f"{d.dtype}", "Cast dy.")
 
     def check_backward(self, residuals: Any, dy: Any) -> tuple[Any, torch.dtype]:

@@ -134,12 +134,14 @@ class Widths(NamedTuple):
     """How far off a right program may be: absolute, float64, shaped like each output and each cotangent.
 
     grads: None for an input without cotangent, and for every input of a page without backward.
+    is_undecided: whether an order of numbers (the largest, a sorting) was decided that their errors leave open.
     stochastic: whether some of it is what stochastic arithmetic finds, because the bound had lost its meaning.
     """
 
     outputs: tuple[Tensor, ...]
     grads: tuple[Tensor | None, ...]
     stochastic: bool = False
+    is_undecided: bool = False
 
 
 def widths(
@@ -162,8 +164,11 @@ def widths(
     forward: a formula for y to take instead of the page's own (as in `Value`).
     """
 
+    undecided: list[bool] = []
+
     def run(how: How | None) -> list[Tensor | None]:
-        outputs, grads = _run(rule, inputs, dy, contract, backward, how, hyper, lambda x: x, forward)
+        outputs, grads, is_undecided = _run(rule, inputs, dy, contract, backward, how, hyper, lambda x: x, forward)
+        undecided.append(is_undecided)
         return [*outputs, *grads]
 
     results = run(how)
@@ -172,7 +177,7 @@ def widths(
     found = narrowed(results, errors, run, how, lambda x: leave(x, contract)) if wide else errors
     stochastic = any(narrow is not error for narrow, error in zip(found, errors, strict=True))
     outputs = len(rule.outputs)
-    return Widths(tuple(x for x in found[:outputs] if x is not None), tuple(found[outputs:]), stochastic)
+    return Widths(tuple(x for x in found[:outputs] if x is not None), tuple(found[outputs:]), stochastic, undecided[0])
 
 
 def magnitudes(
@@ -188,7 +193,8 @@ def magnitudes(
     backward, forward: formulas in place of the page's own, as in `widths`.
     """
     contract = contract_of(torch.float64)
-    return Widths(*_run(rule, inputs, dy, contract, backward, How(roundings=1.0), hyper, magnitude_of, forward))
+    outputs, grads, _ = _run(rule, inputs, dy, contract, backward, How(roundings=1.0), hyper, magnitude_of, forward)
+    return Widths(outputs, grads)
 
 
 def _run(
@@ -201,8 +207,8 @@ def _run(
     hyper: dict[str, Any],
     wanted: Callable[[Tensor], Tensor],
     forward: Callable[..., Any] | None = None,
-) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:
-    """The page's text on bounded numbers, and what is wanted of each of its results."""
+) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...], bool]:
+    """The page's text on bounded numbers, what is wanted of each of its results, and whether an order was left open."""
     if len(inputs) != len(rule.inputs):
         raise ValueError(f"{rule.name}: takes {len(rule.inputs)} inputs {list(rule.inputs)}; came {len(inputs)}.")
     hyper = rule.check_hyper(hyper)
@@ -210,7 +216,7 @@ def _run(
     named = dict(zip(rule.inputs, entered, strict=True))
     grads: tuple[Tensor | None, ...] = (None,) * len(inputs)
     try:
-        with torch.no_grad(), Paging(how):
+        with torch.no_grad(), Paging(how) as paging:
             y, residuals = rule.pure(*named.values(), **hyper)
             y = forward(**named, **hyper) if forward else y
             if rule.has_backward:
@@ -222,7 +228,8 @@ def _run(
                     grads = rule.page.backward(residuals, cotangents)
     except UnknownFunctionError as error:
         raise UnknownFunctionError(f"{rule.name}: {error}") from None
-    return tuple(map(wanted, parts(y))), tuple(None if grad is None else wanted(grad) for grad in grads)
+    cotangents = tuple(None if grad is None else wanted(grad) for grad in grads)
+    return tuple(map(wanted, parts(y))), cotangents, paging.is_undecided
 
 
 def _cotangents(name: str, y: Any, dy: Any) -> list[Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import reduce
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -73,6 +73,8 @@ class Bounded(Tensor):
         if func in bounded_table.ARITHMETIC:
             return _calculate(func, args, kwargs)
         if func in bounded_table.DECISIONS:
+            if func in bounded_table.PLACES and isinstance(args[0], Bounded) and len(args) > 1:
+                _note_order(args[0], _dimension(func, args, kwargs))
             return func(*_mapped(_value, args), **kwargs)
         if func in bounded_table.SHAPES:
             return _alike(bounded_table.SHAPES[func], args, kwargs)
@@ -122,9 +124,22 @@ class Running(Mode):
 class Paging(Running):
     """Where a page is run: zeros that it makes are bounded numbers too, so that it may add to them in place."""
 
+    running: ClassVar[list[Paging]] = []
+
     def __init__(self, how: How | None = None) -> None:
+        """is_undecided: whether an order was decided that the bounds leave open."""
         super().__init__()
         self.how = how
+        self.is_undecided = False
+
+    def __enter__(self) -> Paging:
+        self.running.append(self)
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.running.pop()
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -169,12 +184,33 @@ def _precision(dtype: torch.dtype, how: How | None) -> Precision:
 def _ordered(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Bounded, Tensor]:
     """What is the largest or comes first, and its indices, which are decided on the values."""
     x = args[0]
+    _note_order(x, dim=_dimension(func, args, kwargs))
     pair, indices = bounded_table.EXTREMES[func](_precision(x.dtype, x.how), (x.value, x.error), *args[1:], **kwargs)
     result = Bounded(*pair, x.dtype)
     result.how = x.how
     if x.magnitude is not None:
         result.magnitude = result.value.abs() + result.error
     return result, indices
+
+
+def _dimension(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+    """Along which an order is decided."""
+    names = [argument.name for argument in func._schema.arguments]
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    return int(given.get("dim", -1))
+
+
+def _note_order(x: Bounded, dim: int) -> None:
+    """Note where two numbers lie nearer to each other than their errors, so that another program may order them in
+    another way.  Equal ones are a tie, for which there is a convention."""
+    if not Paging.running or not x.ndim or not x.value.numel():
+        return
+    values, order = x.value.sort(dim)
+    errors = x.error.gather(dim, order)
+    last = values.shape[dim] - 1
+    gaps = values.narrow(dim, 1, last) - values.narrow(dim, 0, last)
+    open_ = (gaps > 0) & (gaps <= errors.narrow(dim, 1, last) + errors.narrow(dim, 0, last))
+    Paging.running[-1].is_undecided |= bool(open_.any())
 
 
 def _how(args: Iterable[Any]) -> How | None:

@@ -76,7 +76,7 @@ def on_jets(op: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
             raise UnknownFunction(f"{name} to {wanted}")
         return args[0]
     meant = NAMES.get(name, name)
-    if (op not in bounded_table.SHAPES and meant in MEANINGS) or meant == "getitem":
+    if meant in MEANINGS or meant == "getitem":
         args = args[: ARGUMENTS.get(name, len(args))]
         if meant == "getitem":
             args = args[0], tuple(slice(None) if i is None else i for i in args[1])

@@ -7,6 +7,7 @@ from itertools import cycle
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from manual_bp import axes
@@ -74,6 +75,9 @@ def draw(rule: Rule, edge: Edge, generator: torch.Generator) -> tuple[tuple[Any,
         fixed[name] if name in fixed else edge.given.get(name, _normal)(shape, generator)
         for name, shape in zip(rule.cotangents, due, strict=True)
     ]
+    if len(rule.outputs) > 1:  # nothing depends on that of an index or a mask among several outputs
+        kinds = (annotation.dtype for annotation in rule.output_annotations.values())
+        cotangents = [d if kind is Float else torch.zeros_like(d) for d, kind in zip(cotangents, kinds, strict=True)]
     return inputs, tuple(cotangents) if len(rule.outputs) > 1 else cotangents[0], hyper
 
 

@@ -45,6 +45,8 @@ OF_ITS_VALUES = "the page itself in float64, as the rule has no twin"
 
 STOCHASTIC = "; what is allowed comes from stochastic arithmetic, as the bound of rounding errors says nothing here"
 
+UNDECIDED = "numbers of which the order decides lie nearer to each other there than rounding errors"
+
 # A case of at most this many input elements is certified.  The work grows with the operations, whatever they couple: of
 # no rule it takes more than 0.1 s on one core.
 CERTIFIED_ELEMENTS = 2000
@@ -88,6 +90,8 @@ def evidence(rule: Rule, case: Case, contract: Contract, conventions: Convention
         return found if isinstance(found, str) else repeated_in_rows(found, case)
     called, case = case, replace(case, hyper=conventions.hyper(rule, case.hyper))
     width = widths(rule, case.inputs, case.dy, contract, **case.hyper)
+    if width.is_undecided and hasattr(rule.page, "FUNCTION"):
+        return UNDECIDED
     allowed_by = STOCHASTIC if width.stochastic else ""
     autograd = _autograd(rule, case)
     is_cheap = isinstance(case, WellConditioned) and not rule.elementwise and not isinstance(autograd, str)
@@ -121,6 +125,8 @@ def evidence(rule: Rule, case: Case, contract: Contract, conventions: Convention
         return Evidence(called, expected, allowance, kinks, source)
     # Without a twin both are of the page's forward.
     dispute = "" if isinstance(autograd, str) or not has_twin else _dispute(rule, case, certified, autograd)
+    if dispute and hasattr(rule.page, "FUNCTION"):  # both are of one program
+        return UNDECIDED
     return Evidence(called, expected, allowance, kinks, "certified truth" + allowed_by, dispute)
 
 
@@ -298,7 +304,12 @@ def _certified(rule: Rule, case: Case) -> list[_Part] | None:
     if balls is None or too_large or not all(bool(x.isfinite().all()) for x in numbers):
         return None
     own = case.with_tensors(x.detach().cpu() for x in case.tensors)
-    found = balls.truth(rule, own.inputs, own.dy, **case.hyper)
+    try:
+        found = balls.truth(rule, own.inputs, own.dy, **case.hyper)
+    except balls.PrecisionError:
+        if not hasattr(rule.page, "FUNCTION"):
+            raise
+        return None  # numbers of somebody's function are equal there by no operation that ball arithmetic can tell
     u = torch.finfo(torch.float64).eps / 2
     smallest = torch.finfo(torch.float64).smallest_normal * 2 * u
     parts: list[_Part] = []

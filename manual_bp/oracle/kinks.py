@@ -88,7 +88,10 @@ def _kinks_of_whole(rule: Rule, case: Case, certified: ModuleType) -> Values | N
         return None
     inputs, dy = _on_cpu(whole)
     ones = tuple(map(torch.ones_like, parts(dy)))  # whether there is a kink does not depend on dy
-    found = certified.truth(rule, inputs, ones if isinstance(dy, tuple) else ones[0], **case.hyper)
+    try:
+        found = certified.truth(rule, inputs, ones if isinstance(dy, tuple) else ones[0], **case.hyper)
+    except certified.PrecisionError:
+        return None
     smooth = (torch.zeros(d.shape, dtype=torch.bool) for d in parts(dy))
     return (*smooth, *(None if grad is None else grad.midpoint().isnan() for grad in found.grads))
 

@@ -25,7 +25,7 @@ from manual_bp.arithmetic.bounded_table.formats import (
     rounded,
 )
 from manual_bp.arithmetic.bounded_table.meanings import ARITHMETIC, EXTREMES
-from manual_bp.arithmetic.bounded_table.plain import CONSTANTS, DECISIONS, FILLED, SHAPES
+from manual_bp.arithmetic.bounded_table.plain import CONSTANTS, DECISIONS, FILLED, PLACES, SHAPES
 
 __all__ = [
     "ADDITIONS",
@@ -37,6 +37,7 @@ __all__ = [
     "EXTREMES",
     "FILLED",
     "MAGNITUDES",
+    "PLACES",
     "SHAPES",
     "TERMS",
     "NoMeaning",

@@ -19,6 +19,9 @@ DECISIONS = {
 }
 """Made on the values; the answer is a plain tensor."""
 
+PLACES = {aten.argmax.default, aten.argmin.default}
+"""Those of them that say where a number stands."""
+
 
 def _reshaped(x: Tensor, shape: list[int]) -> Tensor:
     """view, where the float64 tensors inside may lie in memory in another way than the tensor that torch sees."""

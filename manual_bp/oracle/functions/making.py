@@ -55,6 +55,11 @@ def page_of(function: Function) -> ModuleType:
     ordinary = _ordinary(function, seed=0)
     derivative = recorded.derivative(ordinary, function.hyper)
     y, _ = recorded.forward(ordinary, function.hyper)
+    if not any(part.is_floating_point() for part in parts(y)) or all(g is None for g in derivative.backward.results):
+        raise ValueError(
+            f"{function.called.__name__} must return a number that depends on one of its inputs {names}; came "
+            f"{', '.join(str(part.dtype) for part in parts(y))} without a derivative"
+        )
     _require_all_recorded(function, recorded)
     is_pointwise = _is_pointwise(derivative.forward, ordinary, y)
     outputs, y_annotation = _outputs(y)

@@ -91,3 +91,25 @@ def test_a_module_is_a_function_of_its_parameters() -> None:
 def test_what_cannot_be_recorded_is_refused_with_its_line(refused) -> None:
     with pytest.raises(ValueError, match=re.escape(refused.line)):
         reference(refused.forward, refused.inputs)
+
+
+def router(x, w, *, k=2):
+    chosen, experts = (x @ w.mT).softmax(-1).topk(k, -1)
+    return chosen / chosen.sum(-1, keepdim=True), experts
+
+
+def test_an_order_that_rounding_leaves_open_is_not_judged() -> None:
+    """Of the experts of a router: an output of integers has no cotangent."""
+    inputs = {"x": (5, 8), "w": (6, 8)}
+    report = compare(torch_ref.vjp(router), router, inputs=inputs, diagnose=0)
+    assert report.passed, str(report)
+    assert any("order" in text for text in report.not_tested)
+
+
+def straight_through(x):
+    return x + (torch.round(x) - x).detach()
+
+
+def test_what_is_detached_is_constant_in_either_arithmetic() -> None:
+    report = compare(torch_ref.vjp(straight_through), straight_through, inputs={"x": (5, 8)}, diagnose=0)
+    assert report.passed, str(report)
