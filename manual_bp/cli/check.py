@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -140,8 +141,11 @@ def check(
         raise typer.Exit(2)
 
 
-def reference_of(against: str, inputs: str | None, hyper: dict[str, Any]) -> Rule:
-    """The rule of that name, or the function that MODULE:FUNCTION means.  Raises ValueError for anything else."""
+def reference_of(
+    against: str, inputs: str | None, hyper: dict[str, Any], find: Callable[[str], Callable[..., Any]] | None = None
+) -> Rule:
+    """The rule of that name, or the function that MODULE:FUNCTION means.  find: how it is found, otherwise than `load`
+    does.  Raises ValueError for anything else."""
     from manual_bp.oracle.functions import rule_of
     from manual_bp.oracle.functions.notation import FORM, inputs_of
     from manual_bp.oracle.loading import load
@@ -150,7 +154,7 @@ def reference_of(against: str, inputs: str | None, hyper: dict[str, Any]) -> Rul
         if inputs is not None:
             raise ValueError(f"--inputs is for a function as reference, --against MODULE:FUNCTION; came {against!r}.")
         return rule_of(against)
-    function = load(against, "a differentiable function of tensors")
+    function = find(against) if find else load(against, "a differentiable function of tensors")
     try:
         return rule_of(function, None if inputs is None else inputs_of(inputs), hyper)
     except ValueError as error:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from manual_bp.cli.check import forget, values
+from manual_bp.cli.check import forget, reference_of, values
 from manual_bp.cli.shared import (
     DTYPES,
     Device,
@@ -21,6 +21,7 @@ from manual_bp.cli.shared import (
     usage,
     write,
 )
+from manual_bp.keeper import Limits, kept
 
 
 def grade(
@@ -32,7 +33,17 @@ def grade(
             "autograd.Function; by default vjp or ModelNew.",
         ),
     ],
-    against: Annotated[str, typer.Option(help="The rule that it should be.", autocompletion=rule_names)],
+    against: Annotated[
+        str,
+        typer.Option(
+            metavar="RULE|PATH.py:FUNCTION",
+            help="The rule that it should be; or a torch function or nn.Module of yours, with --inputs.",
+            autocompletion=rule_names,
+        ),
+    ],
+    inputs: Annotated[
+        str | None, typer.Option(metavar="NAME=SHAPE[:KIND],...", help="What the inputs of a function are; see check.")
+    ] = None,
     dtype: Annotated[str, typer.Option(help=f"{', '.join(DTYPES)}.", autocompletion=one_of(*DTYPES))] = "float32",
     device: Device = "cpu",
     json_file: Json = None,
@@ -52,9 +63,11 @@ def grade(
     min_size: Annotated[int, typer.Option("--min-size", help="It is meant for axes of this length or longer.")] = 0,
 ) -> None:
     """Code that nobody trusts, graded in a process apart: prints one JSON document."""
-    with usage():
+    # Its process begins to import torch while this one does.
+    with usage(), kept(Limits(timeout, memory)) as started:
         from manual_bp.oracle.grading.grade import FRESH
         from manual_bp.oracle.grading.grade import grade as graded
+        from manual_bp.oracle.grading.loading import function
 
         check_device(device)
         check_writable(json_file)
@@ -66,9 +79,10 @@ def grade(
             "diagnose": diagnose,
         }
         forget(json_file)
+        reference = reference_of(against, inputs, options["hyper"], function)
         seeds = FRESH if seed is None else seed
         verdict = graded(
-            program, against, seeds, timeout, memory, dtype=chosen, device=device, strict=strict, **options
+            program, reference, seeds, dtype=chosen, device=device, strict=strict, started=started, **options
         )
     text = verdict.to_json()
     notices.print(str(verdict), markup=False, highlight=False, soft_wrap=True)

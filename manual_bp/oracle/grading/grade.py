@@ -10,34 +10,34 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from manual_bp.keeper import Limits, Started, kept
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.declared import Declared
 from manual_bp.oracle.foreign import readable, shortened
+from manual_bp.oracle.functions import rule_of
 from manual_bp.oracle.grading.loading import SUFFIX, of_callable, split
 from manual_bp.oracle.grading.run import Run
-from manual_bp.oracle.grading.untrusted import Limits, apart
+from manual_bp.oracle.grading.untrusted import Process
 from manual_bp.oracle.grading.verdict import Verdict
 from manual_bp.oracle.surroundings import plain
-from manual_bp.registry import RULES
 from manual_bp.rule import Rule
 from manual_bp.signature import DTYPES
 
 # JSON's readers keep integers below 2^53 as they are.
 SEEDS = 2**53
 FRESH = "fresh"
-# An interpreter with torch has 220 MiB; below this nothing could be called.
-LEAST_MEMORY = 512
 
 
 @plain()
 def grade(
     program: str | Path | Callable[..., Any],
-    against: str | Rule,
+    against: str | Rule | Callable[..., Any],
     seeds: str | int = FRESH,
     timeout: float = Limits().timeout,
     memory: int = Limits().memory,
@@ -50,49 +50,48 @@ def grade(
     hyper: Mapping[str, Any] | None = None,
     ndim: Any = None,
     min_size: int = 0,
+    inputs: Mapping[str, Any] | None = None,
     diagnose: float = 3.0,
+    started: Started | None = None,
 ) -> Verdict:
     """Grade a program that nobody trusts.
 
     program: "PATH.py:NAME", "PATH.py" (NAME is then vjp or ModelNew), "module:name", or a function or class at the top
         of a file; a Vjp, an nn.Module (a class is made with `get_init_inputs()` of its file) or an autograd.Function.
-    against: a rule or its name.
+    against: a rule or its name; or a differentiable torch function or nn.Module, which is trusted.
+    inputs: of such a function, by parameter: a shape, or what else `compare` takes.  A tensor is the same in every
+        grading, so that it can be known before; a shape, or a function that draws, is not.
     seeds: "fresh", from the operating system, or the seed of an earlier verdict.
     timeout, memory, processes: what it may take (`Limits`).
     strict, conventions, hyper, ndim, min_size: as for `compare`.
     diagnose: seconds that the search for the cause may take; 0 for none, and then it ends at the first case that is
         wrong.
+    started: a process that `manual_bp.keeper.kept` has begun to start, for this program alone; its limits hold.
     Raises ValueError for what no program could be graded by or for: an unknown rule, dtype, device or file.
     """
     begun = time.monotonic()
-    rule = RULES[against] if isinstance(against, str) else against
-    if not isinstance(rule, Rule):
-        raise ValueError(f"against must be a rule or its name; came {against!r}. The names are {', '.join(RULES)}.")
-    limits = _limits(timeout, memory, processes)
+    rule = rule_of(against, inputs, hyper)
     seed = _seed(seeds)
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {[str(d) for d in DTYPES]}; came {dtype}.")
     target = _target(program)
     chosen_conventions = Conventions.declared(rule, conventions)
     declared = Declared.of(rule, hyper, ndim, min_size)
-    run = Run(declared.rule(rule), dtype, device, seed, chosen_conventions, declared, strict)
-    with apart(limits) as process:
-        run.grade(process, target, diagnose)
+    with kept(Limits(timeout, memory, processes)) if started is None else nullcontext(started) as ready:
+        process = Process(ready)
+        run = Run(declared.rule(rule), dtype, device, seed, chosen_conventions, declared, strict)
+        try:
+            run.grade(process, target, diagnose)
+        finally:
+            process.stop()
+    limits = ready.limits
     verdict = run.verdict(target)
+    known = [name for name, x in (inputs or {}).items() if isinstance(x, torch.Tensor)]
+    verdict.notes += [f"{name} was given as a tensor: it is the same in every grading" for name in known]
     verdict.printed = readable(shortened(process.printed().rstrip()))
     verdict.limits = {"timeout_s": limits.timeout, "memory_mib": limits.memory, "processes": limits.processes}
     verdict.seconds = {"candidate": round(process.seconds, 3), "total": round(time.monotonic() - begun, 3)}
     return verdict
-
-
-def _limits(timeout: float, memory: int, processes: int) -> Limits:
-    if not timeout > 0:
-        raise ValueError(f"timeout must be seconds, more than 0; came {timeout}.")
-    if memory < LEAST_MEMORY:
-        raise ValueError(f"memory must be MiB, {LEAST_MEMORY} or more, as torch takes 220; came {memory}.")
-    if processes < 1:
-        raise ValueError(f"processes must be 1 or more; came {processes}.")
-    return Limits(timeout, memory, processes)
 
 
 def _seed(seeds: str | int) -> int:

@@ -10,9 +10,8 @@ from __future__ import annotations
 import math
 import mmap
 import os
-import tempfile
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,19 +40,12 @@ class View(NamedTuple):
 class Lent:
     """The judge's side."""
 
-    def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `__exit__`)
-        self.descriptor = self._file.fileno()
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
         self._room = ROOM
-        os.ftruncate(self.descriptor, ROOM)
+        os.ftruncate(file.fileno(), ROOM)
         self._start = 0
         self._written = b""
-
-    def __enter__(self) -> Lent:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
 
     def lay(self, case: Case, elsewhere: bool = False) -> dict[str, Any]:
         """Write the tensors of a case, and say where they lie.  elsewhere: not where other cases do."""
@@ -72,10 +64,10 @@ class Lent:
             self._views.append(View(numbered[key], dtype, tuple(x.shape), x.stride(), int(x.storage_offset())))
         if length > self._room // 2:
             self._room = 4 * length
-            os.ftruncate(self.descriptor, self._room)
+            os.ftruncate(self._file.fileno(), self._room)
         self._start = self._room // 2 if elsewhere else 0
         self._written = b"".join(numbers)
-        _write(self.descriptor, self._written, self._start)
+        _write(self._file.fileno(), self._written, self._start)
         order = iter(range(len(self._views)))
         inputs = [None if x is None else next(order) for x in case.inputs]
         dy = [None if d is None else next(order) for d in parts(case.dy)]
@@ -93,7 +85,7 @@ class Lent:
 
         named: the case's tensors, in their order.
         """
-        came = os.pread(self.descriptor, len(self._written), self._start).ljust(len(self._written), b"\0")
+        came = os.pread(self._file.fileno(), len(self._written), self._start).ljust(len(self._written), b"\0")
         if came == self._written:
             return []
         found = []

@@ -62,13 +62,43 @@ def program(target: str) -> Vjp:
     return _as_vjp(found, module)
 
 
-def _module(path: Path) -> ModuleType:
-    """The file as a module of its own name, with its folder's other modules to be found."""
+def function(target: str) -> Callable[..., Any]:
+    """The reference that PATH.py:NAME or MODULE:NAME means, which is trusted: a function, an nn.Module, or a class of
+    them, which is made with what `get_init_inputs` of its file returns.
+
+    Modules of its folder, or the current one, are found last: those of a program that is graded may lie there.
+    Raises ValueError, saying why, if it cannot be had.
+    """
+    path, name = split(target)
+    if path.endswith(SUFFIX):
+        if not (Path(path).is_file() and name):
+            raise ValueError(f"a function of a file is named PATH.py:FUNCTION, and the file is there; came {target!r}.")
+        module = _module(Path(path), first=False)
+        found = _attribute(module, name, path)
+    else:
+        sys.path.append(str(Path.cwd()))
+        found = load(target)
+        module = sys.modules[path]
+    if isinstance(found, type):
+        found = _instance(found, module)
+    if not callable(found):
+        raise ValueError(f"{target} must be a function or an nn.Module; it is a {named(found)}.")
+    return found  # type: ignore[no-any-return]
+
+
+def _instance(kind: type, module: ModuleType) -> Any:
+    """One of a class of modules, made as its file says."""
+    given: Any = module.get_init_inputs() if hasattr(module, "get_init_inputs") else ()
+    return kind(**given) if isinstance(given, dict) else kind(*given)
+
+
+def _module(path: Path, first: bool = True) -> ModuleType:
+    """The file as a module of its own name, with its folder's other modules to be found, first or last."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.resolve().parent))
+    sys.path.insert(0 if first else len(sys.path), str(path.resolve().parent))
     sys.modules[path.stem] = module
     try:
         spec.loader.exec_module(module)
@@ -96,8 +126,7 @@ def _as_vjp(found: Any, module: ModuleType) -> Vjp:
     if wrapped[0] == "Function":
         found = found.apply
     elif found is kind:
-        given: Any = module.get_init_inputs() if hasattr(module, "get_init_inputs") else ()
-        found = found(**given) if isinstance(given, dict) else found(*given)
+        found = _instance(kind, module)
     of_torch: Any = candidate("torch")
     vjp: Vjp = of_torch.autograd(found)
     return vjp

@@ -12,19 +12,17 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from manual_bp import keeper
+from manual_bp.keeper import Started
 from manual_bp.oracle.calling import OFTEN, SECONDS, Differing, told_by_memory
 from manual_bp.oracle.case import Case
 from manual_bp.oracle.foreign import shortened
-from manual_bp.oracle.grading import keeper
 from manual_bp.oracle.grading.lent import Lent
 from manual_bp.oracle.invocation import UNREADABLE, Call, form_fault, parts_of, passable
 from manual_bp.oracle.isolation import LAST_WORDS, WIDEST, CandidateEnded, Isolated, Talk
@@ -33,17 +31,6 @@ from manual_bp.rule import Rule
 
 # A keeper says two lines.
 MOST_SAID = 2**16
-SERVE = "from manual_bp.oracle.grading.called import serve; serve({})"
-
-
-class Limits(NamedTuple):
-    """timeout: seconds that the import of a candidate and all of its calls may take together.  memory: MiB that all of
-    its processes may hold together, and each of them allocate; an interpreter with torch takes 220.  processes: how
-    many there may be at once."""
-
-    timeout: float = 60.0
-    memory: int = 4096
-    processes: int = 128
 
 
 class Asked(NamedTuple):
@@ -55,60 +42,22 @@ class Asked(NamedTuple):
     again: bool = False
 
 
-@contextmanager
-def apart(limits: Limits) -> Iterator[Process]:
-    """A process for a candidate, which is ended with all that it has started when the block ends, or this process
-    does."""
-    with ExitStack() as at_end:
-        lent = at_end.enter_context(Lent())
-        told, to_keeper = os.pipe()
-        from_keeper, tell = os.pipe()
-        memory = limits.memory * keeper.KIB**2
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-I", "-S", str(Path(keeper.__file__).resolve())),
-                *map(str, (told, tell, memory, limits.processes)),
-                *(sys.executable, "-u", "-c", SERVE.format(lent.descriptor)),
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            pass_fds=(told, tell, lent.descriptor),
-            start_new_session=True,
-        )
-        for descriptor in (told, tell):
-            os.close(descriptor)
-        talk = Kept(process, limits.timeout, to_keeper, from_keeper)
-        at_end.callback(talk.stop)
-        yield Process(talk, lent)
-
-
 class Kept(Talk):
     """The talk with a candidate under a keeper, which is the process that is waited for."""
 
-    def __init__(self, process: subprocess.Popen[bytes], timeout: float, to_keeper: int, from_keeper: int) -> None:
-        super().__init__(process, timeout)
-        self._to_keeper: int | None = to_keeper
-        self._from_keeper = os.fdopen(from_keeper, "rb", buffering=0)
+    def __init__(self, started: Started) -> None:
+        super().__init__(started.process, started.limits.timeout)
+        self._started = started
         self._said = b""
         # Told before the candidate's code runs, which might say something else.
-        self._first = self._heard("first").get("first")
+        self._first = self._heard("first", keeper.ENDING).get("first")
         self._outcome: Mapping[str, Any] = {}
 
     def stop(self) -> None:
-        if self._to_keeper is None:
-            return
-        os.close(self._to_keeper)
-        self._to_keeper = None
-        try:
-            self.process.wait(keeper.ENDING + LAST_WORDS)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        if isinstance(self._first, int):
-            with contextlib.suppress(ProcessLookupError, PermissionError):  # left only if the keeper was ended
+        keeper.end(self.process, self._started.to_keeper)
+        if self.process.returncode and isinstance(self._first, int):  # the keeper was ended, and has ended nothing
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._first, signal.SIGKILL)
-        self._from_keeper.close()
 
     def status(self) -> int:
         self._outcome = self._outcome or self._heard("status")
@@ -123,31 +72,36 @@ class Kept(Talk):
         why = self._outcome.get("why")
         return self._end(f"the candidate {shortened(str(why))} and was stopped") if why else super().ended()
 
-    def _heard(self, name: str) -> Mapping[str, Any]:
-        """The document of the keeper that has this name; nothing if it does not come."""
-        end = time.monotonic() + LAST_WORDS
+    def _heard(self, name: str, patience: float = LAST_WORDS) -> Mapping[str, Any]:
+        """The document of the keeper that has this name; nothing if it does not come in so many seconds."""
+        end = time.monotonic() + patience
         while True:
             for line in self._said.split(b"\n"):
                 with contextlib.suppress(ValueError):  # it is not whole, or the candidate has found the pipe
                     found = json.loads(line)
                     if isinstance(found, dict) and name in found:
                         return found
-            ready, _, _ = select.select([self._from_keeper], [], [], max(0.0, end - time.monotonic()))
-            came = self._from_keeper.read(2**12) if ready else b""
+            ready, _, _ = select.select([self._started.from_keeper], [], [], max(0.0, end - time.monotonic()))
+            came = self._started.from_keeper.read(2**12) if ready else b""
             if not came or len(self._said) > MOST_SAID:
                 return {}
             self._said += came
 
 
 class Process:
-    """The process of a candidate, before there is one."""
+    """The process of a candidate, before there is one.  To be ended with `stop`."""
 
-    def __init__(self, talk: Kept, lent: Lent) -> None:
-        self._talk, self._lent = talk, lent
+    def __init__(self, started: Started) -> None:
+        self._talk = Kept(started)
+        self._lent = Lent(started.lent)
 
     def load(self, target: str) -> Untrusted:
         """The candidate that is named so.  Raises CandidateEnded if there is none, or its module ends the process."""
         return Untrusted(self._talk, self._lent, target)
+
+    def stop(self) -> None:
+        """End it, and all that it has started."""
+        self._talk.stop()
 
     @property
     def seconds(self) -> float:

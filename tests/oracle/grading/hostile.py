@@ -22,12 +22,6 @@ def wrong(inputs, dy):
     return torch.relu(inputs[0]), (dy.clone(),)
 
 
-def talks(inputs, dy):
-    os.write(1, VERDICT)
-    print("\x1b[2J", VERDICT)
-    return right(inputs, dy)
-
-
 def claims(inputs, dy):
     """A verdict of its own wherever somebody might look for one."""
     for descriptor in range(3, 50):

@@ -1,6 +1,7 @@
 """Programs as a grader gets them: right ones, and frauds that have passed public graders."""
 
 import math
+import os
 import threading
 import time
 
@@ -15,11 +16,6 @@ def right(inputs, dy):
     count = math.prod(x.shape[:-1])
     rows, drows = x.reshape(count, x.shape[-1]), dy.reshape(count, dy.shape[-1])
     return x @ weight.T + bias, (dy @ weight, drows.T @ rows, drows.sum(0))
-
-
-def noisy(inputs, dy):
-    print('{"schema": 1, "passed": false}\n' * 3)
-    return right(inputs, dy)
 
 
 def autograd(inputs, dy):
@@ -43,8 +39,33 @@ class ModelNew(torch.nn.Module):
         return self.inner(x)
 
 
+class Talking(ModelNew):
+    """Prints a verdict of its own, and what a terminal would obey."""
+
+    def forward(self, x):
+        os.write(1, b'{"schema": 1, "passed": false}\n')
+        print("\x1b[2J")
+        return super().forward(x)
+
+
 def get_init_inputs():
     return [3, 2]
+
+
+def residual_norm(inputs, dy, eps=1e-6):
+    """A fused program of two outputs: h = x + residual, and its norm."""
+    x, residual, weight = inputs
+    dy, dh = dy
+    h = x + residual
+    scale = torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + eps)
+    normed, g = h * scale, dy * weight
+    dx = scale * (g - normed * (g * normed).mean(-1, keepdim=True)) + dh
+    return (normed * weight, h), (dx, dx.clone(), (dy * normed).reshape(-1, h.shape[-1]).sum(0))
+
+
+def residual_norm_alone(inputs, dy, eps=1e-6):
+    """Forgets that h is an output too."""
+    return residual_norm(inputs, (dy[0], torch.zeros_like(dy[1])), eps)
 
 
 # ------------------------------------------------------------------------------------------------------- remembering

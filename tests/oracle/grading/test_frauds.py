@@ -11,10 +11,12 @@ import pytest
 import torch
 
 import manual_bp as bp
+from manual_bp.keeper import Limits, kept
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.declared import Declared
+from manual_bp.oracle.functions import rule_of
 from manual_bp.oracle.grading.run import Run
-from manual_bp.oracle.grading.untrusted import Limits, apart
+from manual_bp.oracle.grading.untrusted import Process
 from manual_bp.rule import Rule
 from tests.oracle.grading import capped
 
@@ -27,8 +29,8 @@ PATIENT = Limits(timeout=600.0)
 @pytest.fixture(scope="module")
 def process():
     """One process for all that is not about processes."""
-    with apart(PATIENT) as started:
-        yield started
+    with kept(PATIENT) as started:
+        yield Process(started)
 
 
 @lru_cache(maxsize=4)
@@ -112,6 +114,22 @@ def test_a_cap_is_the_identity_near_0(process):
     verdict = graded(process, "uncapped", Rule("capped", capped))
     assert verdict.first_failing.family == "inputs times 1000", verdict.to_json()
     assert verdict.mismatches[0].argument == "y"
+
+
+def residual_norm(x, residual, weight, *, eps=1e-6):
+    h = x + residual
+    return h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + eps) * weight, h
+
+
+@pytest.mark.parametrize("name", ["residual_norm", "residual_norm_alone"])
+def test_any_function_is_a_reference(process, name):
+    rule = rule_of(residual_norm, {"x": (4, 5), "residual": (4, 5), "weight": (5,)})
+    verdict = graded(process, name, rule)
+    if name == "residual_norm":
+        assert verdict.passed, verdict.to_json()
+    else:
+        assert verdict.first_failing.family == "ordinary inputs", verdict.to_json()
+        assert verdict.first_failing.argument == "dx"
 
 
 @pytest.mark.parametrize("rule", ["linear"])

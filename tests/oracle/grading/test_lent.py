@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from dataclasses import replace
 
 import pytest
@@ -21,8 +22,9 @@ from tests.judging import ordinary
 
 def lent(case):
     """The file, and the case as a candidate gets it."""
-    file = Lent()
-    inputs, dy = Borrowed(file.descriptor).tensors(file.lay(case), again=False)
+    shared = tempfile.TemporaryFile()  # noqa: SIM115 (lent as long as the tensors live)
+    file = Lent(shared)
+    inputs, dy = Borrowed(shared.fileno()).tensors(file.lay(case), again=False)
     return file, replace(case, inputs=inputs, dy=dy)
 
 
@@ -71,16 +73,18 @@ def test_what_is_written_beside_is_seen():
 
 def test_a_file_that_is_cut_off_is_seen():
     case = Case((torch.ones(2),), torch.ones(3))
-    with Lent() as file:
+    with tempfile.TemporaryFile() as shared:
+        file = Lent(shared)
         file.lay(case)
-        os.ftruncate(file.descriptor, 0)
+        os.ftruncate(shared.fileno(), 0)
         assert [name for name, _ in file.damage({"x": case.inputs[0], "dy": case.dy})] == ["x", "dy"]
 
 
 def test_the_same_tensors_with_other_numbers():
     first, second = (Case((torch.full((2, 3), value),), torch.full((2, 3), value)) for value in (1.0, 2.0))
-    with Lent() as file:
-        borrowed = Borrowed(file.descriptor)
+    with tempfile.TemporaryFile() as shared:
+        file = Lent(shared)
+        borrowed = Borrowed(shared.fileno())
         (x,), _ = borrowed.tensors(file.lay(first), again=False)
         version = x._version
         (same,), _ = borrowed.tensors(file.lay(second), again=True)
@@ -96,8 +100,9 @@ def test_the_same_tensors_with_other_numbers():
 
 def test_a_larger_case_than_there_was_room_for(monkeypatch):
     monkeypatch.setattr("manual_bp.oracle.grading.lent.ROOM", 256)
-    with Lent() as file:
-        borrowed = Borrowed(file.descriptor)
+    with tempfile.TemporaryFile() as shared:
+        file = Lent(shared)
+        borrowed = Borrowed(shared.fileno())
         for length in (4, 400, 8):
             case = Case((torch.rand(length),), torch.rand(length))
             (x,), dy = borrowed.tensors(file.lay(case, elsewhere=True), again=False)

@@ -13,15 +13,17 @@ from typer.testing import CliRunner
 
 import manual_bp as bp
 from manual_bp.cli import app
+from manual_bp.keeper import Limits, kept
 from manual_bp.oracle import grade
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.declared import Declared
 from manual_bp.oracle.grading.loading import of_callable
 from manual_bp.oracle.grading.run import Run
-from manual_bp.oracle.grading.untrusted import Limits, apart
+from manual_bp.oracle.grading.untrusted import Process
 from tests.oracle.grading import hostile
 
-HOSTILE = Path(__file__).parent / "hostile.py"
+HERE = Path(__file__).parent
+HOSTILE = HERE / "hostile.py"
 PATIENT = 600.0
 linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks /proc")
 
@@ -53,14 +55,17 @@ def is_running(process):
 
 
 def test_one_document_and_nothing_else_is_printed():
-    arguments = [f"{HOSTILE}:talks", "--against", "relu", "--timeout", str(PATIENT), "--seed", "7"]
-    result = CliRunner().invoke(app, ["grade", *arguments, "--json", "out.json"])
+    """Of a task in the form of KernelBench's, whose ModelNew talks."""
+    program, task = f"{HERE / 'programs.py'}:Talking", f"{HERE / 'task.py'}:Model"
+    of_model = ["--against", task, "--inputs", "x=4x3,weight=2x3,bias=2"]
+    options = ["--timeout", str(PATIENT), "--seed", "7", "--json", "out.json"]
+    result = CliRunner().invoke(app, ["grade", program, *of_model, *options])
     document = json.loads(result.stdout)
     assert result.exit_code == 0, result.output
     assert document == json.loads(Path("out.json").read_text())
     assert document["passed"] is True
     assert document["schema"] == 1
-    assert (document["candidate"], document["against"], document["seed"]) == (f"{HOSTILE}:talks", "relu", 7)
+    assert (document["candidate"], document["against"], document["seed"]) == (program, "Model", 7)
     assert document["limits"] == {"timeout_s": PATIENT, "memory_mib": 4096, "processes": 128}
     assert 0 < document["seconds"]["candidate"] < document["seconds"]["total"]
     assert "\\x1b[2J" in document["printed"]
@@ -98,7 +103,8 @@ def test_more_memory_than_may_be():
 
 @linux
 def test_more_time_than_may_be(monkeypatch):
-    with apart(Limits(timeout=PATIENT)) as process:
+    with kept(Limits(timeout=PATIENT)) as started:
+        process = Process(started)
         process.load(f"{HOSTILE}:right")
         monkeypatch.setattr(process._talk, "_timeout", process.seconds + 1)  # whatever its start took
         run = Run(bp.RULES["relu"], torch.float32, "cpu", 0, Conventions(), Declared(), strict=False)
@@ -123,7 +129,7 @@ def test_without_its_keeper():
         ("nowhere.py", {}, "there is no file 'nowhere.py'"),
         ("nowhere", {}, "a program is PATH.py[:CALLABLE] or MODULE:CALLABLE"),
         (lambda inputs, dy: None, {}, "is no function or class at the top of a file"),
-        (HOSTILE, {"against": 3}, "against must be a rule or its name"),
+        (HOSTILE, {"against": 3}, "must be a rule, its name, or a function"),
         (HOSTILE, {"seeds": "many"}, 'seeds must be "fresh" or an integer'),
         (HOSTILE, {"timeout": 0}, "timeout must be seconds"),
         (HOSTILE, {"memory": 100}, "memory must be MiB, 512 or more"),

@@ -1,11 +1,14 @@
-"""Starts the process of a candidate, watches what it and all that it starts take, and ends every one of them.
+"""Processes of somebody's code: started, watched for what they take, and ended, every one of them.
 
-A script of its own (`python -I -S keeper.py ...`), with nothing but the standard library and none of the candidate's
-folders on its path.  It ends everything when the first process ends, when too much is taken, and when the pipe from the
-judge is closed, as it is when the judge ends, however that came about.
+`kept` starts them and is what the judge uses.  What does the work is this file as a script (`python -I -S keeper.py`),
+a process of its own with nothing but the standard library and none of the candidate's folders on its path.  It ends
+everything when the first process ends, when too much is taken, and when the pipe from the judge is closed, as it is
+when the judge ends, however that came about.
 
 On Linux it adopts what is left behind by processes that end, so that a process in a session of its own is ended too,
 and it adds up memory; elsewhere it ends the group of the first process, and each process alone has its memory limited.
+
+No module of manual_bp is imported here, so that a process can begin to start before anything else does.
 """
 
 from __future__ import annotations
@@ -14,19 +17,102 @@ import contextlib
 import ctypes
 import json
 import os
-import resource
 import select
 import signal
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, NamedTuple
 
 PR_SET_CHILD_SUBREAPER = 36
 # How often one looks, and how long one tries to end what starts new processes faster than they end, in seconds.
 GLANCE = 0.02
 ENDING = 5.0
 KIB = 1024
+# An interpreter with torch has 220 MiB; below this nothing could be called.
+LEAST_MEMORY = 512
+SERVE = "from manual_bp.oracle.grading.called import serve; serve({})"
+
+
+class Limits(NamedTuple):
+    """timeout: seconds that the import of a candidate and all of its calls may take together.  memory: MiB that all of
+    its processes may hold together, and each of them allocate.  processes: how many there may be at once."""
+
+    timeout: float = 60.0
+    memory: int = 4096
+    processes: int = 128
+
+    def check(self) -> None:
+        """Raises ValueError for what nothing could be called in."""
+        if not self.timeout > 0:
+            raise ValueError(f"timeout must be seconds, more than 0; came {self.timeout}.")
+        if self.memory < LEAST_MEMORY:
+            raise ValueError(f"memory must be MiB, {LEAST_MEMORY} or more, as torch takes 220; came {self.memory}.")
+        if self.processes < 1:
+            raise ValueError(f"processes must be 1 or more; came {self.processes}.")
+
+
+class Started(NamedTuple):
+    """process: the keeper's, which stands before that of the candidate: its pipes are that one's.  to_keeper: closed to
+    have everything ended; from_keeper: what the keeper says.  lent: a file that both sides reach."""
+
+    limits: Limits
+    process: subprocess.Popen[bytes]
+    to_keeper: IO[bytes]
+    from_keeper: IO[bytes]
+    lent: IO[bytes]
+
+
+@contextmanager
+def kept(limits: Limits) -> Iterator[Started]:
+    """A process that serves a candidate (manual_bp.oracle.grading.called) under a keeper, ended with all that it has
+    started when the block ends, or this process does.  Raises ValueError for limits in which nothing could be called,
+    and on a system that cannot fork."""
+    limits.check()
+    if not hasattr(os, "fork"):
+        raise ValueError("a candidate under a keeper needs a system that can fork, such as Linux or macOS.")
+    told, to_keeper = os.pipe()
+    from_keeper, tell = os.pipe()
+    with (
+        tempfile.TemporaryFile() as lent,
+        os.fdopen(to_keeper, "wb", buffering=0) as closed_at_end,
+        os.fdopen(from_keeper, "rb", buffering=0) as heard,
+    ):
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-I", "-S", str(Path(__file__).resolve())),
+                *map(str, (told, tell, limits.memory * KIB**2, limits.processes)),
+                *(sys.executable, "-u", "-c", SERVE.format(lent.fileno())),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=(told, tell, lent.fileno()),
+            start_new_session=True,  # an interrupt at the terminal is for the judge, which ends the others
+        )
+        for descriptor in (told, tell):
+            os.close(descriptor)
+        try:
+            yield Started(limits, process, closed_at_end, heard, lent)
+        finally:
+            end(process, closed_at_end)
+
+
+def end(process: subprocess.Popen[bytes], to_keeper: IO[bytes]) -> None:
+    """Have a keeper end everything, and wait for it."""
+    to_keeper.close()
+    try:
+        process.wait(2 * ENDING)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+# --------------------------------------------------------------------------------------------------- the keeper's side
 
 
 def keep(told: int, tell: int, memory: int, processes: int, command: list[str]) -> None:
@@ -67,6 +153,8 @@ def _adopt() -> None:
 
 def _limit(memory: int) -> None:
     """Of one process what it may allocate, whatever it shares with others or reads from files; and no core dump."""
+    import resource  # which only some systems have
+
     for limit, value in ((resource.RLIMIT_DATA, memory), (resource.RLIMIT_CORE, 0)):
         with contextlib.suppress(ValueError, OSError):  # a lower limit is in force
             resource.setrlimit(limit, (value, value))
