@@ -3,14 +3,17 @@
     def test_mine(oracle):
         oracle.check(my_vjp, "elu", dtype=torch.float64)
 
-`oracle.check` and `oracle.compare` are those of `manual_bp.oracle`; a failing check prints the report and no frame of
-this package.  `--oracle-html DIR` collects one page per check, named after its test, and an index.html.
+`oracle.check` and `oracle.compare` are those of `manual_bp.oracle`, and so take any differentiable torch function in
+the place of the rule: `oracle.check(my_vjp, my_forward, inputs={"x": (4, 33)})`.  A failing check prints the report and
+no frame of this package.  `--oracle-html DIR` collects one page per check, named after its test, and an index.html.
 
 Each case is a test of its own where you parametrise:
 
     @pytest.mark.parametrize("case", manual_bp.pytest_plugin.cases("elu"))
     def test_case(oracle, case):
         oracle.check(my_vjp, "elu", cases=[case])
+
+(`cases(my_forward, inputs={"x": (4, 33)})`, and the same inputs for the check.)
 
 One case need not show every gradient (a cotangent of zeros shows none).  So where the only case of a check is a
 parameter of the test, the check fails at a mismatch alone; if nothing could be judged the test is skipped.  That the
@@ -25,6 +28,7 @@ import importlib.util
 import os
 import re
 import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,18 +51,26 @@ LONGEST = 120
 """File systems take 255 bytes in a name."""
 
 
-def cases(rule: str | Rule, dtype: torch.dtype | None = None, device: str = "cpu", **declared: Any) -> list[Any]:
-    """The generated cases of a rule as parameters, each with its name as id.
+def cases(
+    rule: str | Rule | Callable[..., Any],
+    dtype: torch.dtype | None = None,
+    device: str = "cpu",
+    *,
+    inputs: Mapping[str, Any] | None = None,
+    **declared: Any,
+) -> list[Any]:
+    """The generated cases of a rule, or of a function as reference, as parameters, each with its name as id.
 
-    dtype: float32 by default.  declared: hyper=, ndim= and min_size= as for `check`, which is to be told them too.
+    dtype: float32 by default.  inputs: of a function.  declared: hyper=, ndim= and min_size= as for `check`, which is
+    to be told them too.
     """
     import torch
 
     from manual_bp.oracle.cases import generated
     from manual_bp.oracle.declared import Declared
-    from manual_bp.registry import RULES
+    from manual_bp.oracle.functions import rule_of
 
-    rule = RULES[rule] if isinstance(rule, str) else rule
+    rule = rule_of(rule, inputs, declared.get("hyper"))
     found = Declared.of(rule, **{"hyper": None, "ndim": None, "min_size": 0, **declared})
     made = generated(found.rule(rule), dtype or torch.float32, device, declared=found)
     return [pytest.param(case, id=case.name) for case in made]
@@ -72,7 +84,7 @@ class Oracle:
         self._folder = _workers_folder(request.config)
         self._pages = 0
 
-    def check(self, candidate: Vjp | None, rule: str | Rule, **options: Any) -> Report:
+    def check(self, candidate: Vjp | None, rule: str | Rule | Callable[..., Any], **options: Any) -> Report:
         """`manual_bp.oracle.check`: the report, or GradientMismatch.  The module says more of a parametrised case."""
         __tracebackhide__ = True
         from manual_bp.oracle import GradientMismatch
@@ -80,12 +92,12 @@ class Oracle:
         report = self.compare(candidate, rule, **options)
         single = candidate is not None and self._parameter(options) is not None
         if single and not report.cases and not report.mismatches:
-            pytest.skip("; ".join(report.not_tested) or "nothing could be judged")
+            pytest.skip("; ".join([*report.notes, *report.not_tested]) or "nothing could be judged")
         if report.mismatches or not (report.passed or single):
             raise GradientMismatch(report)
         return report
 
-    def compare(self, candidate: Vjp | None, rule: str | Rule, **options: Any) -> Report:
+    def compare(self, candidate: Vjp | None, rule: str | Rule | Callable[..., Any], **options: Any) -> Report:
         """`manual_bp.oracle.compare`; dtype and device are by default those of a single parametrised case."""
         __tracebackhide__ = True
         from manual_bp.oracle import compare
@@ -106,7 +118,13 @@ class Oracle:
             return None
         return given[0] if any(value is given[0] for value in self._node.callspec.params.values()) else None
 
-    def _write(self, report: Report, candidate: Vjp | None, rule: str | Rule, options: dict[str, Any]) -> None:
+    def _write(
+        self,
+        report: Report,
+        candidate: Vjp | None,
+        rule: str | Rule | Callable[..., Any],
+        options: dict[str, Any],
+    ) -> None:
         from manual_bp.files import write_atomically
         from manual_bp.oracle.html import to_html
 

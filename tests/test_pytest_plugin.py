@@ -89,6 +89,24 @@ def test_a_single_case_is_spared_only_as_a_parameter(run):
     result.stdout.fnmatch_lines(["SKIPPED*the candidate takes no alpha*"])
 
 
+def test_a_function_is_the_reference(run, pytester):
+    tests = (
+        "def square(x, scale=1.0):\n    return scale * x * x\n\n"
+        "def square_vjp(inputs, dy):\n    return inputs[0] ** 2, (2 * inputs[0] * dy,)\n\n"
+        "def half(inputs, dy):\n    return inputs[0] ** 2, (inputs[0] * dy,)\n\n"
+        "X = {'x': (4, 3)}\n"
+        "few = [case for case in cases(square, inputs=X) if case.id in ('ordinary', 'scale = 2')][:2]\n"
+        "@pytest.mark.parametrize('case', few)\n"
+        "@pytest.mark.parametrize('vjp', [square_vjp, half])\n"
+        "def test(oracle, case, vjp):\n    oracle.check(vjp, square, inputs=X, cases=[case], diagnose=0)"
+    )
+    result = run(tests, "-rs", "--oracle-html", "out")
+    result.assert_outcomes(passed=1, failed=1, skipped=2)
+    result.stdout.fnmatch_lines(["SKIPPED*the candidate takes no scale*"])
+    pages = [page.read_text() for page in (pytester.path / "out").glob("*.html")]
+    assert any("scale * x * x" in page and "from test_it import half" in page for page in pages)
+
+
 PAGES = """
 few = {dtype: [case.values[0] for case in cases("elu", dtype)[:3]] for dtype in (torch.float32, torch.float64)}
 
