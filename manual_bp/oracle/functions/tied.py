@@ -20,7 +20,7 @@ LONGER = 2
 
 
 def axes_of(shapes: Shapes, runs: Callable[[Shapes], bool]) -> dict[str, str]:
-    """Axes of each input, as an annotation spells them: a name (`x_1` for the second axis of x), or a length.
+    """Axes of each input, as an annotation spells them: a name (`x.shape[1]`, of the first that has it), or a length.
 
     runs: whether the function is defined for inputs of these shapes.
     """
@@ -39,7 +39,7 @@ def axes_of(shapes: Shapes, runs: Callable[[Shapes], bool]) -> dict[str, str]:
         if not runs(longer):
             return False
         first, position = places[0]
-        names.update(dict.fromkeys(places, f"{first}_{position}"))
+        names.update(dict.fromkeys(places, f"{first}.shape[{position}]"))
         return True
 
     left = {key: places for key, places in groups.items() if not named(*places)}
