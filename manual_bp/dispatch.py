@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from torch.utils._python_dispatch import TorchDispatchMode
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch._C import _len_torch_dispatch_stack
+from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode, _push_mode
 
 
 class Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -20,3 +24,14 @@ class Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False
+
+
+@contextmanager
+def without_modes() -> Iterator[None]:
+    """As if no mode were active (torch's own of this purpose imports the compiler)."""
+    active = [_pop_mode() for _ in range(_len_torch_dispatch_stack())]
+    try:
+        yield
+    finally:
+        for mode in reversed(active):
+            _push_mode(mode)

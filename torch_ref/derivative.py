@@ -17,8 +17,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from manual_bp.outputs import parts
 from manual_bp.program import Node, Program, Recording, Ref
 from manual_bp.program.program import mapped, refs_in, replaced
-from torch_ref.keeping_digits import FORMULAS
+from torch_ref.keeping_digits import FORMULAS, OF_THE_RESULT
 from torch_ref.paired import Paired
+from torch_ref.taken_apart import formula_of
 
 Elementary = Callable[[Any], bool]
 
@@ -38,6 +39,11 @@ class Derivative(NamedTuple):
     unknown: tuple[Node, ...]
     largest: int
 
+    @property
+    def value(self) -> Program:
+        """inputs -> y, and nothing that only the derivative needs."""
+        return Program(self.forward.nodes, self.forward.inputs, self.forward.results[0]).pruned()
+
 
 def derivative(
     function: Callable[..., Any],
@@ -56,12 +62,13 @@ def derivative(
     present = [x for x in leaves if x is not None]
     wanted = [x for x in present if x.requires_grad]
     with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-        with torch.no_grad(), Recording(present, lambda op: True):  # which refuses what no program tells
+        with torch.no_grad(), Recording(present, lambda op: True, formula_of):  # which refuses what no program tells
             like = parts(function(*leaves, **hyper))
         cotangents = [torch.ones_like(y) for y in like]
         is_kept = (lambda op: op in FORMULAS or elementary(op)) if keeps_digits else elementary
-        with Recording([*present, *cotangents], is_kept) as recording:
+        with Recording([*present, *cotangents], is_kept, formula_of) as recording:
             y = function(*leaves, **hyper)
+            results = recording.refs(y)
             recording.stage = "backward"
             pairs = [(a, d) for a, d in zip(parts(y), cotangents, strict=True) if a.requires_grad]
             found: list[Tensor | None] = [None] * len(wanted)
@@ -70,7 +77,7 @@ def derivative(
                 found = list(torch.autograd.grad(scalar, wanted, allow_unused=True))
     remaining = iter(found)
     grads = tuple(next(remaining) if x is not None and x.requires_grad else None for x in leaves)
-    whole = Program(tuple(recording.nodes), recording.inputs, recording.refs((y, grads)))
+    whole = Program(tuple(recording.nodes), recording.inputs, (results, recording.refs(grads)))
     whole = _without_detached(whole).pruned()
     kept = _keeping_digits(whole) if keeps_digits else whole
     return Derivative(*_parted(kept, len(present)), kept != whole, tuple(recording.unknown), recording.largest)
@@ -105,7 +112,9 @@ def _keeping_digits(whole: Program) -> Program:
             return node
         op, arguments = FORMULAS[node.op]
         found = arguments(whole, node)
-        return node if found is None else Node(op, found, {}, node.line, node.stage)
+        if found is None:
+            op, found = OF_THE_RESULT.get(node.op, node.op), node.args
+        return Node(op, found, {}, node.line, node.stage)
 
     return Program(tuple(map(kept, whole.nodes)), whole.inputs, whole.results)
 

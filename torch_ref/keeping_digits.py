@@ -113,7 +113,10 @@ def _of_the_input(op: Any) -> Callable[[Program, Node], tuple[Any, ...] | None]:
 
 def _elu(program: Program, node: Node) -> tuple[Any, ...] | None:
     dy, alpha, scale, input_scale, is_result, x = node.args
-    return None if is_result else (dy, x, alpha, scale, input_scale)
+    if not is_result:
+        return dy, x, alpha, scale, input_scale
+    of_the_input = _of_the_input(aten.elu.default)(program, Node(node.op, (dy, x)))
+    return None if of_the_input is None else (*of_the_input, alpha, scale, input_scale)
 
 
 def _first(count: int) -> Callable[[Program, Node], tuple[Any, ...]]:
@@ -144,5 +147,17 @@ FORMULAS: dict[Any, tuple[Callable[..., Any], Callable[[Program, Node], tuple[An
 }
 """Of torch's operations: the formula, and its arguments for a node (None where it does not apply)."""
 
-TAKEN_APART: dict[Any, Callable[..., Any]] = {}
-"""Of operations that running error analysis does not know and torch does not take apart: how they are."""
+
+def _elu_slope_of_result(
+    dy: Tensor, alpha: float, scale: float, input_scale: float, is_result: bool, y: Tensor
+) -> Tensor:
+    """dy s above 0, else dy i (y + s α)."""
+    return torch.where(y > 0, dy * scale, dy * (input_scale * (y + scale * alpha)))
+
+
+OF_THE_RESULT: dict[Any, Callable[..., Tensor]] = {
+    aten.tanh_backward.default: lambda dy, y: dy * (1 - y * y),
+    aten.sigmoid_backward.default: lambda dy, y: dy * (y * (1 - y)),
+    aten.elu_backward.default: _elu_slope_of_result,
+}
+"""As torch has them, for a result of which it is not known what it is a function of (it was written in place)."""

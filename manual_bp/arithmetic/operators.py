@@ -11,12 +11,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from manual_bp.arithmetic import bounded_table
+from manual_bp.arithmetic.bounded_tensor import Bounded
 
 aten = torch.ops.aten
 
-CASTS = (aten._to_copy.default, torch.ops.prims.convert_element_type.default)
+CASTS = (aten._to_copy.default, aten.to.dtype, torch.ops.prims.convert_element_type.default)
 MADE = frozenset(
     op
     for name in ("zeros", "ones", "full", "empty", "arange", "linspace", "scalar_tensor", "eye", "empty_strided")
@@ -37,8 +39,13 @@ def is_bounded(op: Any) -> bool:
     return any(op in each for each in known) or op in MADE or op in CASTS or op in ALWAYS
 
 
-def on_tensors(dtype: torch.dtype) -> Callable[[Any, tuple[Any, ...], Mapping[str, Any]], Any]:
-    """How a program is run on tensors, or on bounded ones: its numbers have this dtype, whatever it cast them to."""
+def on_tensors(
+    dtype: torch.dtype, are_bounded: bool = False
+) -> Callable[[Any, tuple[Any, ...], Mapping[str, Any]], Any]:
+    """How a program is run on tensors, or on bounded ones: its numbers have this dtype, whatever it cast them to.
+
+    are_bounded: whether numbers that it makes itself carry a bound too.
+    """
 
     def evaluate(op: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         wanted = kwargs.get("dtype")
@@ -47,15 +54,26 @@ def on_tensors(dtype: torch.dtype) -> Callable[[Any, tuple[Any, ...], Mapping[st
             if wanted.is_floating_point and args[0].is_floating_point():
                 return args[0]
             if wanted.is_floating_point:
-                return args[0].to(dtype)
+                return rounded_on_entering(args[0], dtype) if are_bounded else args[0].to(dtype)
         elif op in MADE:
             made = op(*args, **kwargs)
-            return made.to(dtype) if made.is_floating_point() else made
+            if not made.is_floating_point():
+                return made
+            return rounded_on_entering(made, dtype) if are_bounded else made.to(dtype)
         elif wanted is not None and wanted.is_floating_point:
             kwargs = {**kwargs, "dtype": dtype}
         return op(*args, **kwargs)
 
     return evaluate
+
+
+def rounded_on_entering(made: Tensor, dtype: torch.dtype) -> Tensor:
+    """Numbers as bounded ones: each as `bounded_table.number` has a Python number."""
+    if isinstance(made, Bounded):
+        return made
+    value = made.double()
+    is_exact = value.float().double() == value
+    return Bounded(value, torch.where(is_exact, 0.0, 2 * bounded_table.precision(dtype).u * value.abs()), dtype)
 
 
 def on_jets(op: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -72,9 +90,9 @@ def on_jets(op: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     name = op._schema.name.partition("::")[2]
     if op in CASTS:
         wanted = kwargs.get("dtype") or args[1]
-        if not (isinstance(args[0], Jets) and wanted.is_floating_point):
-            raise UnknownFunction(f"{name} to {wanted}")
-        return args[0]
+        if isinstance(args[0], Jets) and wanted.is_floating_point:
+            return args[0]
+        return _as_whole(args[0], wanted)
     meant = NAMES.get(name, name)
     if meant in MEANINGS or meant == "getitem":
         args = args[: ARGUMENTS.get(name, len(args))]
@@ -89,6 +107,17 @@ def on_jets(op: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         raise UnknownFunction(name)
     moving.__name__ = name
     return rearranged(moving, args, dict(kwargs))
+
+
+def _as_whole(x: Any, dtype: torch.dtype) -> Tensor:
+    """Numbers that nothing moves and that are whole, as a plain tensor.  Raises UnknownFunction for others."""
+    from manual_bp.arithmetic.balls import Jets, UnknownFunction
+
+    cells = x.cells if isinstance(x, Jets) else []
+    wholes = [whole for c in cells if c.is_constant and (whole := c.value.unique_fmpz()) is not None]
+    if not isinstance(x, Jets) or len(wholes) < len(cells):
+        raise UnknownFunction(f"a conversion to {dtype} of what the inputs move")
+    return torch.tensor([int(whole) for whole in wholes], dtype=dtype).reshape(x.shape)
 
 
 NAMES = {"_softmax": "softmax", "_log_softmax": "log_softmax", "index": "getitem"}

@@ -36,6 +36,9 @@ aten = torch.ops.aten
 Elementary = Callable[[Any], bool]
 """Whether an operation of torch.ops is recorded as it is."""
 
+FormulaOf = Callable[[Any], Callable[..., Any] | None]
+"""How an operation that is not elementary is taken apart; None leaves it to torch."""
+
 OURS = (str(Path(__file__).parent), str(Path(torch.__file__).parent))
 """Folders of which no line is the function's own."""
 
@@ -68,9 +71,12 @@ class Recording(Mode):
     taken apart.  largest: the number of elements of the largest result.  stage: what new ones belong to.
     """
 
-    def __init__(self, inputs: Sequence[Tensor], elementary: Elementary) -> None:
+    def __init__(
+        self, inputs: Sequence[Tensor], elementary: Elementary, formula_of: FormulaOf = lambda op: None
+    ) -> None:
         super().__init__()
         self.elementary = elementary
+        self.formula_of = formula_of
         self.nodes: list[Node] = []
         self.unknown: list[Node] = []
         self.largest = 0
@@ -91,9 +97,11 @@ class Recording(Mode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = dict(kwargs or {})
-        if self._is_taken_apart(func, args) and (found := self._apart(func, args, kwargs)) is not NotImplemented:
-            return found
+        if func is aten.as_strided.default:  # a view, which is known by where it lies
+            return func(*args, **kwargs)
         line = self._line()
+        if self._is_taken_apart(func, args) and (found := self._apart(func, args, kwargs, line)) is not NotImplemented:
+            return found
         is_unknown = not self.elementary(func) and any(x.is_floating_point() for x in tensors_in(args))
         moving = any(self._moves(x) for x in tensors_in((args, kwargs)))
         self._refuse_what_no_program_tells(func, args, moving, line)
@@ -110,22 +118,26 @@ class Recording(Mode):
 
     def _is_taken_apart(self, func: Any, args: tuple[Any, ...]) -> bool:
         """What works on no number is no arithmetic; and torch takes some operations apart in a circle."""
-        is_arithmetic = any(x.is_floating_point() for x in tensors_in(args))
+        is_arithmetic = not func._schema.is_mutable and any(x.is_floating_point() for x in tensors_in(args))
         return is_arithmetic and func not in self._inside and not self.elementary(func)
 
-    def _apart(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def _apart(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], line: Line | None) -> Any:
         """What the operations give into which torch takes this one apart, each recorded; NotImplemented if there are
         none."""
         from torch._decomp import decomposition_table
 
         self._inside.append(func)
+        PLAYED.append(line)
         try:
             return self._apart_within(func, args, kwargs, decomposition_table)
         finally:
+            PLAYED.pop()
             self._inside.pop()
 
     def _apart_within(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], table: Any) -> Any:
         with self:
+            if (formula := self.formula_of(func)) is not None:
+                return formula(*args, **kwargs)
             if func._overloadname == "Scalar" and hasattr(func._overloadpacket, "Tensor"):
                 return func._overloadpacket.Tensor(*args, **kwargs)
             if func._overloadpacket is aten.where:  # one of its overloads with a number
@@ -163,10 +175,7 @@ class Recording(Mode):
             return known.ref
         if (tuple(x.shape), x.stride(), x.storage_offset()) == (stored.size, stored.stride, stored.offset):
             return stored.ref
-        offset = x.storage_offset() - stored.offset
-        node = Node(
-            aten.as_strided.default, (stored.ref, list(x.shape), list(x.stride()), offset), {}, None, self.stage
-        )
+        node = Node(aten.take.default, (stored.ref, _positions(x, stored)), {}, None, self.stage)
         ref = self._append(node, stored.ref.position in self._moving)
         self._known[_place(x)] = _Known(ref, stored.version)
         return ref
@@ -220,12 +229,13 @@ class Recording(Mode):
         if cdata not in self._stored:
             raise UntraceableError(f"writes into a tensor made elsewhere{at(line)}; make it within the function")
         name = func._schema.name.partition("::")[2].removesuffix("_")
-        same = getattr(getattr(aten, name, None), func._overloadname, None)
+        same = getattr(aten, name, None)
         if name in ("copy", "fill", "zero"):
             source = self._refs(args[1]) if len(args) > 1 else 0.0
             new = self._filled(x, source, line, moving)
         elif same is not None:
-            new = self._append(Node(same, self._refs(args), self._refs(kwargs), line, self.stage), moving)
+            with self:
+                new = self.refs(same(*args, **kwargs).to(x.dtype))
         else:
             raise UntraceableError(f"uses {func._schema.name}{at(line)}, which has no form that is not in place")
         stored = self._stored[cdata]
@@ -270,7 +280,7 @@ class Recording(Mode):
                 f"makes a Python number or a decision of an input's values{at(line)}; write it with torch.where, or "
                 "pass the number as a hyperparameter"
             )
-        if torch.Tag.dynamic_output_shape in func.tags:
+        if torch.Tag.dynamic_output_shape in func.tags and self.formula_of(func) is None:
             chosen = args[1] if name in ("aten::index", "aten::masked_select") else args
             masks = [x for x in tensors_in(chosen) if name != "aten::index" or x.dtype is torch.bool]
             if any(map(self._moves, masks)):

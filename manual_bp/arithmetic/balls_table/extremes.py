@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from functools import cmp_to_key
 from typing import Any, NamedTuple
 
@@ -25,6 +26,8 @@ from manual_bp.arithmetic.balls import (
 from manual_bp.arithmetic.balls_table.decisions import above, at_least, at_most, below, compared, gather, settled, where
 from manual_bp.arithmetic.balls_table.elementary import multiply
 from manual_bp.arithmetic.jets import DIRECTION, NAN, ZERO, Cell, arb, leaves, made_of, tangent
+
+HALF = arb("0.5")
 
 
 class Selected(NamedTuple):
@@ -176,21 +179,38 @@ def _abs(input: Any) -> Jets:
     return where(below(input, 0), multiply(input, -1), input)
 
 
-@means("round")
-def _round(input: Any) -> Jets:
-    """To the nearest whole number, of two the even one; a jump half way, and constant elsewhere."""
+def _nearby(whole_of: Callable[[arb], arb], jumps_at: Callable[[arb], bool]) -> Callable[[Any], Jets]:
+    """A whole number beside each; a jump where `jumps_at` says so, and constant elsewhere."""
 
     def of(cell: Cell) -> Cell:
-        above_half = cell.value + arb("0.5")
-        whole = above_half.floor().unique_fmpz()
+        whole = whole_of(cell.value).unique_fmpz()
         if whole is None:
             raise NeedMoreBits
-        jumps = bool(above_half == arb(whole))
-        nearest = whole - 1 if jumps and whole % 2 else whole
-        return made_of(arb(nearest), [(leaf, NAN) for leaf in leaves(cell)] if jumps else ())
+        return made_of(arb(whole), [(leaf, NAN) for leaf in leaves(cell)] if jumps_at(cell.value) else ())
 
-    jets = lift(input)
-    return Jets(jets.shape, list(map(of, jets.cells)))
+    def meaning(input: Any) -> Jets:
+        jets = lift(input)
+        return Jets(jets.shape, list(map(of, jets.cells)))
+
+    return meaning
+
+
+def _rounded(x: arb) -> arb:
+    """To the nearest whole number, of two the even one."""
+    whole = (x + HALF).floor()
+    return 2 * (x / 2 + HALF / 2).floor() if _is_whole(x + HALF) else whole
+
+
+def _is_whole(x: arb) -> bool:
+    return bool(x.is_integer())
+
+
+means("round")(_nearby(_rounded, lambda x: _is_whole(x + HALF)))
+means("floor")(_nearby(arb.floor, _is_whole))
+means("ceil")(_nearby(arb.ceil, _is_whole))
+means("trunc", "fix")(
+    _nearby(lambda x: x.ceil() if x.mid() < 0 else x.floor(), lambda x: _is_whole(x) and not x.is_zero())
+)
 
 
 @means("sign", "sgn")

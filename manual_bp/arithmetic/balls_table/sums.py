@@ -18,6 +18,7 @@ from manual_bp.arithmetic.balls_table.elementary import (
     multiply,
     over,
     plus,
+    raised,
     sqrt,
     subtract,
     times,
@@ -107,7 +108,9 @@ def _norm(
         return summed(lift(input).abs(), dim, keepdim)
     if ord == math.inf:
         return lift(input).abs().amax(() if dim is None else dim, keepdim)
-    raise UnknownFunction(f"a norm of order {ord!r}")
+    if not 0 < ord < math.inf:
+        raise UnknownFunction(f"a norm of order {ord!r}")
+    return raised(summed(raised(lift(input).abs(), ord), dim, keepdim), 1 / arb(ord))
 
 
 # Sums that go to places.
@@ -136,7 +139,7 @@ def _scatter_add(input: Any, dim: int, index: Tensor, src: Any) -> Jets:
 
 @means("index_put")
 def _index_put(input: Any, indices: Sequence[Any], values: Any, accumulate: bool = False) -> Jets:
-    places = numbering(input.shape)[tuple(indices)]
+    places = numbering(input.shape)[tuple(slice(None) if i is None else i for i in indices)]
     source = lift(values).broadcast_to(places.shape)
     if accumulate:
         return _added(input, places, source)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import reduce
 
 import torch
@@ -97,10 +98,13 @@ def _sign(_: Precision, a: Pair) -> Pair:
     return a[0].sign(), EXACT
 
 
-@arithmetic(aten.round.default, operands=1)
-def _round(_: Precision, a: Pair) -> Pair:
+def _chosen(nearby: Callable[[Tensor], Tensor]) -> Callable[[Precision, Pair], Pair]:
     """A decision likewise: a page that rounds chooses a number beside its own, and what it has chosen is exact."""
-    return a[0].round(), EXACT
+    return lambda _, a: (nearby(a[0]), EXACT)
+
+
+for _op in (aten.round, aten.floor, aten.ceil, aten.trunc):
+    arithmetic(_op.default, operands=1)(_chosen(_op.default))
 
 
 @arithmetic(aten.relu.default, operands=1)
@@ -153,16 +157,16 @@ def _masked_fill(p: Precision, a: Pair, mask: Pair, value: Pair) -> Pair:
 
 
 @arithmetic(aten.pow.Tensor_Scalar, operands=1)
-def _pow(p: Precision, a: Pair, exponent: float) -> Pair:
+def power(p: Precision, a: Pair, exponent: float) -> Pair:
     """A small whole power, as the product that it is; ±½ and negative powers by way of sqrt and reciprocal; else of a
     number above 0 alone."""
     if abs(exponent) == 0.5:
-        power = sqrt(p, a)
+        raised = sqrt(p, a)
     elif float(exponent).is_integer() and 1 <= abs(exponent) <= 8:  # a higher one would be computed by exp and log
-        power = reduce(lambda product, factor: multiply(p, product, factor), [a] * int(abs(exponent)))
+        raised = reduce(lambda product, factor: multiply(p, product, factor), [a] * int(abs(exponent)))
     else:
-        power = _number_to_a_power(p, a, number(abs(exponent), p.dtype))
-    return _reciprocal(p, power) if exponent < 0 else power
+        raised = _number_to_a_power(p, a, number(abs(exponent), p.dtype))
+    return _reciprocal(p, raised) if exponent < 0 else raised
 
 
 @arithmetic(aten.pow.Scalar, aten.pow.Tensor_Tensor, operands=2)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from manual_bp.arithmetic.bounded_table.elementary import absolute, divide, multiply, scaled, sqrt, subtract
+from manual_bp.arithmetic.bounded_table.elementary import absolute, divide, multiply, power, scaled, sqrt, subtract
 from manual_bp.arithmetic.bounded_table.extremes import amax
 from manual_bp.arithmetic.bounded_table.formats import EXACT, INF, NoMeaning, Pair, Precision, number, rounded, ulps
 from manual_bp.arithmetic.bounded_table.meanings import arithmetic, aten
@@ -169,8 +169,10 @@ def _norm(p: Precision, a: Pair, ord: float = 2, dim: Axes = None, keepdim: bool
         return summed(p, absolute(p, a), dim, keepdim)
     if ord == math.inf:
         return amax(p, absolute(p, a), axes_of(a[0], dim), keepdim)
-    if ord != 2:
+    if not 0 < ord < math.inf:
         raise NoMeaning(f"of order {ord}")
+    if ord != 2:
+        return power(p, summed(p, power(p, absolute(p, a), ord), dim, keepdim), 1 / ord)
     return _euclidean(p, a, axes_of(a[0], dim), keepdim)
 
 

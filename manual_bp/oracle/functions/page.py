@@ -7,7 +7,7 @@ whatever comes: tensors, bounded tensors, jets.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from manual_bp.arithmetic.bounded_tensor import Bounded
 from manual_bp.arithmetic.operators import is_bounded, on_jets, on_tensors
+from manual_bp.dispatch import without_modes
 from manual_bp.oracle.candidates import differentiator
 from manual_bp.program import Program
 
@@ -51,7 +52,8 @@ class Recorded:
     def _derived(self, inputs: tuple[Any, ...], hyper: Mapping[str, Any], keeps_digits: bool) -> Any:
         given = tuple(None if x is None else _plain(x) for x in inputs)
         try:
-            found = differentiator().derivative(self.function, given, hyper, is_bounded, keeps_digits)
+            with without_modes():
+                found = differentiator().derivative(self.function, given, hyper, is_bounded, keeps_digits)
         except (RuntimeError, IndexError, TypeError, AssertionError) as error:
             shapes = ", ".join("None" if x is None else str(tuple(x.shape)) for x in given)
             raise ValueError(f"{name_of(self.function)} raises {type(error).__name__} at {shapes}: {error}") from error
@@ -67,13 +69,14 @@ class Recorded:
         present = tuple(x for x in inputs if x is not None)
         found = self.derivative(inputs, hyper)
         if any(not isinstance(x, Tensor) for x in present):  # jets
-            return found.forward.run(present, on_jets)[0][0], Residuals((), found.backward, torch.float64, inputs)
+            return found.value.run(present, on_jets)[0], Residuals((), found.backward, torch.float64, inputs)
         dtype = next((x.dtype for x in present if x.is_floating_point()), torch.float64)
-        (y, saved), _ = found.forward.run(present, on_tensors(dtype))
+        (y, saved), _ = found.forward.run(present, on_tensors(dtype, _are_bounded(present)))
         return y, Residuals(saved, found.backward, dtype, inputs)
 
     def backward(self, residuals: Residuals, dy: tuple[Tensor, ...]) -> tuple[Any, ...]:
-        grads, _ = residuals.backward.run((*residuals.saved, *dy), on_tensors(residuals.dtype))
+        given = (*residuals.saved, *dy)
+        grads, _ = residuals.backward.run(given, on_tensors(residuals.dtype, _are_bounded(given)))
         return tuple(
             torch.zeros_like(x) if g is None and x is not None and x.is_floating_point() else g
             for g, x in zip(grads, residuals.inputs, strict=True)
@@ -84,8 +87,12 @@ class Recorded:
         present = tuple(x for x in inputs if x is not None)
         found = self.derivative(inputs, hyper, keeps_digits=False)
         dtype = next((x.dtype for x in present if x.is_floating_point()), torch.float64)
-        (_, saved), _ = found.forward.run(present, on_tensors(dtype))
+        (_, saved), _ = found.forward.run(present, on_tensors(dtype, _are_bounded(present)))
         return self.backward(Residuals(saved, found.backward, dtype, inputs), dy)
+
+
+def _are_bounded(values: Iterable[Any]) -> bool:
+    return any(isinstance(x, Bounded) for x in values)
 
 
 def name_of(function: Callable[..., Any]) -> str:
