@@ -34,7 +34,7 @@ def formula_of(op: Any) -> Formula | None:
         return None
     stem = name.removesuffix("_backward")
     for forward in (stem, f"{stem}_forward"):
-        function = getattr(getattr(aten, forward, None), "default", None)
+        function: Any = getattr(getattr(aten, forward, None), "default", None)
         formula = TAKEN_APART.get(function) or decomposition_table.get(function)
         if formula is not None:
             return _derivative(op, function, formula)
@@ -143,13 +143,15 @@ def _of_weight(
     found = aten.convolution(parted, filters, None, dilation, padding, stride, False, [0] * len(stride), groups)
     for axis, taps in enumerate(weight.shape[2:], 2):
         found = found.narrow(axis, 0, taps)
-    return found.transpose(0, 1)
+    back: Tensor = found.transpose(0, 1)
+    return back
 
 
 def conv_tbc(x: Tensor, weight: Tensor, bias: Tensor, pad: int = 0) -> Tensor:
     """A convolution of one axis, which comes first."""
     y = aten.convolution(x.permute(1, 2, 0), weight.permute(2, 1, 0), bias, [1], [pad], [1], False, [0], 1)
-    return y.permute(2, 0, 1)
+    back: Tensor = y.permute(2, 0, 1)
+    return back
 
 
 def conv_tbc_backward(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, pad: int) -> Sequence[Tensor]:
@@ -215,7 +217,9 @@ def _adapted(x: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         n = x.shape[x.ndim - axes + axis]
         places, is_in = _windows(n, count)
         position = x.ndim - axes + 2 * axis
-        found = found.index_select(position, places.flatten()).unflatten(position, places.shape)
+        found = found.index_select(position, places.flatten()).reshape(
+            *found.shape[:position], *places.shape, *found.shape[position + 1 :]
+        )
         around = [1] * (2 * axis)
         inside = inside[..., None, None] & is_in.reshape(*around, *is_in.shape)
         flat = flat[..., None, None] * n + places.reshape(*around, *places.shape)
@@ -302,7 +306,7 @@ def _picked(x: Tensor, places: Sequence[Tensor]) -> Tensor:
         step *= n
     shape = flat.shape[1:]
     index = flat.flatten(1)[:, None].expand(-1, x.shape[1], -1)
-    found = x.flatten(2).gather(2, index).unflatten(2, shape)
+    found: Tensor = x.flatten(2).gather(2, index).reshape(*x.shape[:2], *shape)
     return found.masked_fill(~inside[:, None], 0.0)
 
 
@@ -372,12 +376,14 @@ def embedding_bag_backward(
 
 
 def cdist(x1: Tensor, x2: Tensor, p: float, compute_mode: int | None = None) -> Tensor:
-    return torch.linalg.vector_norm(x1[..., :, None, :] - x2[..., None, :, :], p, -1)
+    distances: Tensor = torch.linalg.vector_norm(x1[..., :, None, :] - x2[..., None, :, :], p, -1)
+    return distances
 
 
 def pdist(self: Tensor, p: float = 2.0) -> Tensor:
     rows, columns = torch.triu_indices(len(self), len(self), 1)
-    return torch.linalg.vector_norm(self[rows] - self[columns], p, -1)
+    distances: Tensor = torch.linalg.vector_norm(self[rows] - self[columns], p, -1)
+    return distances
 
 
 def multilabel_margin_loss(x: Tensor, target: Tensor, reduction: int) -> tuple[Tensor, Tensor]:
@@ -479,11 +485,13 @@ def _fmin(x: Tensor, other: Tensor) -> Tensor:
 
 
 def _fmod(x: Tensor, other: Any) -> Tensor:
-    return x - other * (x / other).trunc()
+    rest: Tensor = x - other * (x / other).trunc()
+    return rest
 
 
 def _remainder(x: Tensor, other: Any) -> Tensor:
-    return x - other * (x / other).floor()
+    rest: Tensor = x - other * (x / other).floor()
+    return rest
 
 
 def _hypot(x: Tensor, other: Tensor) -> Tensor:
