@@ -28,7 +28,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
-PR_SET_CHILD_SUBREAPER = 36
+PR_GET_DUMPABLE, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 3, 4, 36
 # How often one looks, and how long one tries to end what starts new processes faster than they end, in seconds.
 GLANCE = 0.02
 ENDING = 5.0
@@ -75,6 +75,7 @@ def kept(limits: Limits) -> Iterator[Started]:
     limits.check()
     if not hasattr(os, "fork"):
         raise ValueError("a candidate under a keeper needs a system that can fork, such as Linux or macOS.")
+    before = _prctl(PR_GET_DUMPABLE)
     told, to_keeper = os.pipe()
     from_keeper, tell = os.pipe()
     with (
@@ -96,10 +97,13 @@ def kept(limits: Limits) -> Iterator[Started]:
         )
         for descriptor in (told, tell):
             os.close(descriptor)
+        # Linux: other processes of this user can neither read nor write the memory of such a process.
+        _prctl(PR_SET_DUMPABLE, 0)
         try:
             yield Started(limits, process, closed_at_end, heard, lent)
         finally:
             end(process, closed_at_end)
+            _prctl(PR_SET_DUMPABLE, before)
 
 
 def end(process: subprocess.Popen[bytes], to_keeper: IO[bytes]) -> None:
@@ -123,7 +127,8 @@ def keep(told: int, tell: int, memory: int, processes: int, command: list[str]) 
     {"why": ...}, if it was ended.  memory: bytes that all processes may hold together, and each for itself.
     processes: how many there may be at once.
     """
-    _adopt()
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+    _prctl(PR_SET_DUMPABLE, 0)
     for descriptor in (told, tell):
         os.set_inheritable(descriptor, False)
     first = os.fork()
@@ -146,9 +151,9 @@ def keep(told: int, tell: int, memory: int, processes: int, command: list[str]) 
     _end_all(first)
 
 
-def _adopt() -> None:
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+def _prctl(option: int, value: int = 0) -> int:
+    """What the system says of this process; 0 where there is no such call."""
+    return int(ctypes.CDLL(None).prctl(option, value, 0, 0, 0)) if sys.platform == "linux" else 0
 
 
 def _limit(memory: int) -> None:

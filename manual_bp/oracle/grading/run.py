@@ -75,7 +75,8 @@ class Run:
             self.report = comparison.report
             self._judge(comparison, candidate, asked, to_the_end=diagnose > 0)
             comparison.finish(generated=True)
-            self.report.notes += [SEEN[name] for name in candidate.seen() if name in SEEN]
+            seen = candidate.seen()
+            self.report.notes += [words for name, words in SEEN.items() if name in seen]
             comparison.explain(diagnose)
         except CandidateEnded as error:
             self._ended = readable(str(error))

@@ -26,7 +26,7 @@ from manual_bp.oracle.foreign import shortened
 from manual_bp.oracle.grading.lent import Lent
 from manual_bp.oracle.invocation import UNREADABLE, Call, form_fault, parts_of, passable
 from manual_bp.oracle.isolation import LAST_WORDS, WIDEST, CandidateEnded, Isolated, Talk
-from manual_bp.oracle.results import LARGEST, same_bits
+from manual_bp.oracle.results import LARGEST, same_bits, shaped_like
 from manual_bp.rule import Rule
 
 # A keeper says two lines.
@@ -160,11 +160,11 @@ class Untrusted(Isolated):
         with self._talk.reading():
             return _rebuilt(came["form"], came["results"])
 
-    def seen(self) -> list[str]:
+    def seen(self) -> set[str]:
         """What its process has noticed of what it uses, which it may hide."""
         came = self._talk.ask({"how": "seen"})
         with self._talk.reading():
-            return [str(name) for name in came["seen"]]
+            return set(map(str, came["seen"]))
 
     def _again(self, rule: Rule, case: Case, first: tuple[Any, ...]) -> Call:
         """Whether the same input gives the same bits.  What it remembers shows in the cases that are made for that."""
@@ -216,7 +216,9 @@ class Untrusted(Isolated):
             if fault:
                 found.traps.append((first, fault))
                 return found
-            found.results = (*parts_of(returned[0], rule), *returned[1])
+            results = (*parts_of(returned[0], rule), *returned[1])
+            due = shaped_like(case, len(results))
+            found.results = tuple(self._talk.kept(x, like) for x, like in zip(results, due, strict=True))
             return found
 
     def _answer(self, case: Case, elsewhere: bool = False, again: bool = False, filled: float | None = None) -> Any:

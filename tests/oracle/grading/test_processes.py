@@ -12,6 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 import manual_bp as bp
+from manual_bp import keeper
 from manual_bp.cli import app
 from manual_bp.keeper import Limits, kept
 from manual_bp.oracle import grade
@@ -121,6 +122,15 @@ def test_without_its_keeper():
     verdict = graded("ends_its_keeper")
     assert verdict.diagnosis.startswith("the candidate ended the process by the signal SIGKILL")
     assert are_gone()
+
+
+@linux
+def test_the_judge_s_memory_is_closed_to_other_processes():
+    """While there is a candidate; which root can reach it all the same."""
+    before = keeper._prctl(keeper.PR_GET_DUMPABLE)
+    with kept(Limits()):
+        assert keeper._prctl(keeper.PR_GET_DUMPABLE) == 0
+    assert keeper._prctl(keeper.PR_GET_DUMPABLE) == before
 
 
 @pytest.mark.parametrize(
