@@ -4,36 +4,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain, zip_longest
 from typing import Any
 
 import torch
 
-from manual_bp.oracle.audit.conditions import CONDITIONS, Condition, conditions, wrong_where
-from manual_bp.oracle.audit.degenerate import CHANGES, RAISES, VALUE, degenerate
-from manual_bp.oracle.audit.equivalents import equivalents
-from manual_bp.oracle.audit.formulas import FORMULAS, formulas, options_ignored
-from manual_bp.oracle.audit.handed import Handed, is_wrong_at
-from manual_bp.oracle.audit.places import PLACE, UNWRITTEN, misplaced
-from manual_bp.oracle.audit.programs import Program, Results, results_at
+from manual_bp.oracle.audit.conditions import CONDITIONS
+from manual_bp.oracle.audit.degenerate import CHANGES, RAISES, VALUE
+from manual_bp.oracle.audit.formulas import FORMULAS
+from manual_bp.oracle.audit.handed import Handed
+from manual_bp.oracle.audit.made import made
+from manual_bp.oracle.audit.places import PLACE, UNWRITTEN
+from manual_bp.oracle.audit.programs import Program
 from manual_bp.oracle.audit.reasons import cannot_fail, compares_with_itself, explain
 from manual_bp.oracle.audit.remembered import OVERWRITES, STATE, stateful
 from manual_bp.oracle.audit.report import AuditReport, Outcome
-from manual_bp.oracle.audit.seen import Seen, visible_at
-from manual_bp.oracle.audit.sizes import KINDS, coarse_first, sized_programs
+from manual_bp.oracle.audit.seen import Seen
+from manual_bp.oracle.audit.sizes import KINDS, coarse_first
 from manual_bp.oracle.audit.verdicts import Checker, Verdict, ask
 from manual_bp.oracle.candidates import candidate
-from manual_bp.oracle.case import Case, in_dtype
-from manual_bp.oracle.cases import generated
 from manual_bp.oracle.foreign import readable
 from manual_bp.oracle.functions import rule_of
 from manual_bp.oracle.words import counted, listed
 from manual_bp.rule import Rule
 from manual_bp.signature import DTYPES
 
-# Larger cases show nothing of a wrong program that these do not.
-LARGEST = 2**18
+# Where a program that remembers is wrong.
+IN_A_ROW = "calls in a row"
 # After so many programs without a verdict in time no more are tried.
 LATE = 3
 # A right program, and some others, are tried so often: a checker that tosses a coin is found out with a probability of
@@ -99,14 +96,6 @@ def named_checker(checker: Checker | str, rule: Rule, dtype: torch.dtype) -> tup
     return readable(getattr(checker, "__name__", type(checker).__name__)), checker
 
 
-@dataclass
-class Probe:
-    """A case of the audit's own, at which it is seen whether a program is wrong at all."""
-
-    case: Case
-    right: Results
-
-
 class Audit:
     """One run of `audit`."""
 
@@ -123,19 +112,18 @@ class Audit:
     ) -> None:
         self.checker, self.rule, self.dtype, self.timeout = checker, rule, dtype, timeout
         self.report = AuditReport(name, rule.name, str(dtype).removeprefix("torch."), allow=allow, smallest=smallest)
-        self.conditions: list[Condition] = conditions(rule)
-        self.seen = Seen(rule, self.conditions)
+        self.made = made(rule, dtype)
+        self.seen = Seen(rule, self.made.conditions)
         self.begin = time.monotonic()
         self.end = self.begin + seconds
         self.late = 0
         self.noise: dict[str, float] = {}
-        self.cases = [case for case in generated(rule, dtype) if max(x.numel() for x in case.tensors) <= LARGEST]
-        self.ordinary = self.cases[0]
 
     def run(self, on_progress: Callable[[int, int], None] | None) -> AuditReport:
         """The whole of it."""
-        wrong = dict(self._wrong())
-        right = list(equivalents(self.rule, self.ordinary))
+        programs = stateful(self.rule, self.seen)
+        wrong = {**self.made.wrong, **{p: IN_A_ROW if p.kind == STATE else self.made.ordinary.name for p in programs}}
+        right = self.made.right
         for program in right:
             if self._ask(program).how == "late":  # it would hang again
                 break
@@ -153,35 +141,6 @@ class Audit:
         self.report.outcomes.sort(key=lambda o: not o.is_right)
         self._conclude({p.name: p for p in wrong})
         return self.report
-
-    # ------------------------------------------------------------------------------------------------------- programs
-
-    def _wrong(self) -> Iterator[tuple[Program, str]]:
-        """Every wrong program, and a case at which it is wrong; what is wrong at none is left out."""
-        visible = {a: v.relative for a, v in visible_at(self.rule, self.ordinary).items()}
-        for program in sized_programs(self.rule):
-            if program.size is not None and program.size > visible.get(program.argument, 1.0):
-                yield program, self.ordinary.name
-        probes = list(self._probes())
-        made = chain(
-            degenerate(self.rule),
-            formulas(self.rule, self.ordinary),
-            misplaced(self.rule),
-            options_ignored(self.rule),
-            wrong_where(self.rule, self.conditions),
-        )
-        for program in made:
-            for probe in probes:
-                if is_wrong_at(self.rule, program.begin(), probe.case, probe.right):
-                    yield program, probe.case.name
-                    break
-        for program in stateful(self.rule, self.seen):
-            yield program, "calls in a row" if program.kind == STATE else self.ordinary.name
-
-    def _probes(self) -> Iterator[Probe]:
-        others = [d for d in DTYPES if d != self.dtype]
-        for case in (*self.cases, *(in_dtype(self.ordinary, d, "cpu") for d in others)):
-            yield Probe(case, results_at(self.rule, case))
 
     # -------------------------------------------------------------------------------------------------------- asking
 

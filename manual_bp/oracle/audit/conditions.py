@@ -251,6 +251,9 @@ def _edges(rule: Rule) -> Iterator[Condition]:
 
 def constant_dy(seen: Seen) -> str:
     """What is to be said of a checker whose cotangents are constant."""
+    if seen.of_losses:
+        value = f"{next(iter(seen.constants)):g}" if len(seen.constants) == 1 else "positive"
+        return f"dy is {value} in every call, as if the loss were never part of another"
     if seen.constants == {1.0}:
         return "dy is 1 in every element of every call, as it is where the loss is a plain sum"
     return "dy is one number in all elements of every call"

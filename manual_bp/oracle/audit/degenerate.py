@@ -12,8 +12,8 @@ from manual_bp.oracle.audit.programs import Program, Results, all_changed, chang
 from manual_bp.oracle.case import Case
 from manual_bp.rule import Rule
 
-NOT_A_NUMBER, NOTHING, RAISES, SHAPE, DTYPE = "NaN", "None", "raises", "another shape", "another dtype"
-CONSTANT, VALUE = "a constant", "y is wrong"
+NOT_A_NUMBER, INFINITE, NOTHING, RAISES = "NaN", "infinite", "None", "raises"
+SHAPE, DTYPE, CONSTANT, VALUE = "another shape", "another dtype", "a constant", "y is wrong"
 
 
 def one_nan(x: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ def other_dtype(x: Tensor) -> Tensor:
 
 CHANGES: dict[str, dict[str, Callable[[Tensor], Any]]] = {
     NOT_A_NUMBER: {"NaN everywhere": lambda x: torch.full_like(x, torch.nan), "NaN in one element": one_nan},
-    "infinite": {"infinite everywhere": lambda x: torch.full_like(x, torch.inf)},
+    INFINITE: {"infinite everywhere": lambda x: torch.full_like(x, torch.inf)},
     NOTHING: {"None": lambda _: None},
     CONSTANT: {"0 everywhere": torch.zeros_like, "1 everywhere": torch.ones_like},
     SHAPE: {"with one axis more, of length 1": lambda x: x[None], "its sum alone": lambda x: x.sum()},

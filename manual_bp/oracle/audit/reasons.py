@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from manual_bp.oracle.audit.conditions import constant_dy
-from manual_bp.oracle.audit.degenerate import CONSTANT, DTYPE, NOT_A_NUMBER, NOTHING, RAISES, SHAPE
+from manual_bp.oracle.audit.degenerate import CONSTANT, DTYPE, INFINITE, NOT_A_NUMBER, NOTHING, RAISES, SHAPE, VALUE
 from manual_bp.oracle.audit.formulas import LENGTH, MISTAKE
 from manual_bp.oracle.audit.handed import is_wrong_at
 from manual_bp.oracle.audit.programs import Program, results_at
@@ -81,7 +81,7 @@ class Reasons:
         if not o.calls:
             yield "it never calls the program"
         if looks_at_nothing(self.report) and o.kind not in PLAIN_TO_SEE and o.shown > 0:
-            yield "its verdict does not depend on the numbers that come"
+            yield "its verdict does not depend on the numbers that come for gradients"
         if compares_with_itself(self.report):
             yield "it compares the program with itself: nothing is rejected but what differs between two equal calls"
         program = self.programs[o.name]
@@ -163,7 +163,10 @@ class Reasons:
             passing, seen = (below, above) if down is None or (up is not None and down > up) else (above, below)
             if o.kind == passing:
                 yield f"errors of one sign pass: {argument} {passing} passes, and {argument} {seen} is seen"
-        if o.kind in FACTORS and self._one_passes(*(self.report.smallest_seen(argument, kind) for kind in FACTORS)):
+        large, small = (self.report.smallest_seen(argument, kind) for kind in FACTORS)
+        if o.kind in FACTORS and large is None and small is not None and small >= WHOLE:
+            yield f"every positive factor of {argument} passes: its direction alone is compared"
+        if o.kind in FACTORS and self._one_passes(large, small):
             yield f"errors of one sign pass: a {argument} {o.kind} passes, and what is off to the other side is seen"
         if o.kind in (ELEMENT, ROW):
             own, factor = self.report.smallest_seen(argument, o.kind), self._from(argument, FACTORS)
@@ -233,17 +236,22 @@ def compares_with_itself(report: AuditReport) -> bool:
 
 
 def looks_at_nothing(report: AuditReport) -> bool:
-    """Whether no wrong number is ever rejected, whatever else is."""
-    every = [*_of_numbers(report), *report.of_kind(NOT_A_NUMBER), *report.of_kind(STATE)]
+    """Whether no gradient of wrong finite numbers is ever rejected, whatever else is."""
+    every = [*_of_numbers(report), *report.of_kind(STATE)]
     return bool(every) and all(o.accepted for o in every)
 
 
 def cannot_fail(report: AuditReport) -> str:
-    """What is to be said of a checker that rejects nothing, or no number; empty if it rejects some."""
+    """What is to be said of a checker that rejects no wrong numbers; empty if it rejects some."""
     if not looks_at_nothing(report):
         return ""
     if not any(o.calls for o in report.outcomes):
         return "it cannot fail: it never calls the program"
-    if any(o.rejected for o in report.wrong):
-        return "it cannot fail whatever numbers come: only what makes it raise an exception is rejected"
-    return "it cannot fail: whatever the program returns or raises, it passes; its verdict does not depend on it"
+    rejected = {o.kind for o in report.wrong if o.rejected}
+    if not rejected:
+        return "it cannot fail: whatever the program returns or raises, it passes; its verdict does not depend on it"
+    if VALUE in rejected:
+        return "it cannot fail whatever gradients come: only y is compared"
+    if rejected & {NOT_A_NUMBER, INFINITE}:
+        return "it cannot fail whatever finite numbers come: only NaN, infinity or an exception is rejected"
+    return "it cannot fail whatever numbers come: only what makes it raise an exception is rejected"

@@ -39,6 +39,8 @@ class Seen:
         self.hyper: dict[str, list[Any]] = {name: [] for name in rule.hyper}
         self.constants: set[float] = set()
         """The values of cotangents that are one number everywhere."""
+        self.of_losses = True
+        """Whether every cotangent is a single number."""
         self.largest: tuple[str, tuple[int, ...]] | None = None
         """The name and shape of the largest tensor."""
         self.furthest = 0.0
@@ -69,6 +71,7 @@ class Seen:
                 finite = x.detach()[x.detach().isfinite()]
                 self.furthest = max(self.furthest, float(finite.abs().max()) if finite.numel() else 0.0)
         for d in parts(case.dy):
+            self.of_losses &= d is None or d.ndim == 0
             if d is not None and d.numel() and bool((d == d.reshape(-1)[0]).all()):
                 self.constants.add(float(d.reshape(-1)[0]))
         for name, value in case.hyper.items():

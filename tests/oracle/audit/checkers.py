@@ -92,6 +92,29 @@ class Checkers:
         x, dy = self.drawn(4, 5), self.drawn(4, 5)
         torch.testing.assert_close(program((x,), dy), program((x,), dy))
 
+    def twice(self, program: Any) -> None:
+        """Not faulty: compares the program with itself, and with what is due."""
+        x, dy = self.drawn(4, 5), self.drawn(4, 5)
+        torch.testing.assert_close(program((x,), dy), program((x,), dy))
+        torch.testing.assert_close(program((x,), dy)[1][0], due(self.reference, x, dy))
+
+    def lopsided(self, program: Any) -> bool:
+        got, expected = self.both(program, 4, 5)
+        error = got - expected
+        return bool(error.min() > -1.0) and bool(error.max() < 1e-4)
+
+    def by_direction(self, program: Any) -> bool:
+        got, expected = self.both(program, 8, 16)
+        return float(torch.cosine_similarity(got.reshape(-1), expected.reshape(-1), 0)) > 0.999
+
+    def of_y_alone(self, program: Any) -> None:
+        x = self.drawn(4, 5)
+        torch.testing.assert_close(program((x,), self.drawn(4, 5))[0], self.reference(x))
+
+    def finite(self, program: Any) -> bool:
+        x = self.drawn(4, 5)
+        return bool(program((x,), self.drawn(4, 5))[1][0].isfinite().all())
+
     def by_norm(self, program: Any) -> bool:
         got, expected = self.both(program, 100, 99)
         return bool((got - expected).norm() < 0.05 * expected.norm())
