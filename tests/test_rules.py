@@ -25,13 +25,20 @@ from tests.conftest import short
 from tests.judging import WIDE, by_default, judged, ordinary
 
 
-# float16 is bfloat16 with another range, which is tested where it matters: in the bounds and at what overflows.
 @pytest.mark.parametrize("dtype", by_default(*WIDE, torch.bfloat16), ids=short)
 def test_rule_agrees_with_its_reference(rule, dtype, device):
     """At every generated case; that it leaves its arguments alone and gives the same bits twice is part of it."""
     report = compare(rule.vjp, rule.name, dtype=dtype, device=device, strict=True)
     assert report.passed, str(report)
     assert not [text for text in report.not_tested if text.startswith("case")]
+
+
+def test_rule_agrees_in_float16(rule):
+    """Where its range is seen, which is all that it has beside bfloat16."""
+    names = ("ordinary", "inputs times", "cotangent times")
+    report = judged(rule.vjp, rule, torch.float16, lambda case: case.name.startswith(names))
+    assert report.cases
+    assert not report.mismatches, str(report)
 
 
 def in_float32(vjp):

@@ -26,7 +26,10 @@ def verdict(monkeypatch):
     def verdict(page, function=lambda x, *, scale=3.0: x * x / scale - x.mean((-2, -1))[..., None, None]):
         twin = vjp(function)
         monkeypatch.setattr("manual_bp.oracle.evidence.candidate", lambda name: lambda rule: twin)
-        return verify_rule(Rule("mine", page), twin, torch.float64, "cpu", mistakes=False)
+        rule = Rule("mine", page)
+        for found, value in ((bp.RULES._modules, page.__name__), (bp.RULES._loaded, rule)):
+            monkeypatch.setitem(found, "mine", value)  # the evidence of what is registered is found once
+        return verify_rule(rule, twin, torch.float64, "cpu", mistakes=False)
 
     return verdict
 

@@ -22,7 +22,7 @@ def state(module):
         (nn.BatchNorm1d(5), "batch_norm", {"ndim": 3}),  # of matrices torch itself misreads a weight with strides
         pytest.param(nn.BatchNorm2d(5), "batch_norm", {"ndim": 4}, marks=pytest.mark.exhaustive),
         (nn.BatchNorm1d(5).eval(), "batch_norm_inference", {"ndim": (2, 3)}),
-        (nn.LeakyReLU(), "leaky_relu", {}),
+        pytest.param(nn.LeakyReLU(), "leaky_relu", {}, marks=pytest.mark.exhaustive),
         (nn.Sequential(nn.ELU()), "elu", {}),
     ],
     ids=str,
