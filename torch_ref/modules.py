@@ -9,6 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
+
+from manual_bp.wording import as_identifier
 
 Named = Mapping[str, Tensor]
 
@@ -98,7 +101,7 @@ def _target(module: nn.Module, name: str, tensors: list[str]) -> str | None:
     """The parameter or buffer that a name means; None if it is an argument of forward."""
     if name in tensors:
         return name
-    found = [full for full in tensors if full.rpartition(".")[2] == name]
+    found = [full for full in tensors if name in (full.rpartition(".")[2], as_identifier(full))]
     if len(found) > 1:
         raise ValueError(
             f"{type(module).__name__}: {name!r} may be any of {found}; say which: torch_ref.vjp(module, inputs=[...])."
@@ -120,7 +123,8 @@ def _copied(module: nn.Module) -> nn.Module:
     """A copy that shares its parameters with the module and nothing else."""
     shared: dict[int, Any] = {id(p): p for p in module.parameters()}
     try:
-        return copy.deepcopy(module, shared)
+        with _disable_current_modes():  # copying is no part of what is recorded of a call
+            return copy.deepcopy(module, shared)
     except (RuntimeError, TypeError) as error:  # it holds a lock, or a tensor that autograd made
         raise ValueError(
             f"{type(module).__name__} is called on copies, and cannot be copied: {error}. Wrap a function that calls "

@@ -51,8 +51,9 @@ def on_tensors(
         wanted = kwargs.get("dtype")
         if op in CASTS:
             wanted = wanted or args[1]
-            if wanted.is_floating_point and args[0].is_floating_point():
-                return args[0]
+            x = args[0]
+            if wanted.is_floating_point and x.is_floating_point() and (x.dtype == dtype or isinstance(x, Bounded)):
+                return x  # and else it is no number of the run, but a constant of the function's
             if wanted.is_floating_point:
                 return rounded_on_entering(args[0], dtype) if are_bounded else args[0].to(dtype)
         elif op in MADE:

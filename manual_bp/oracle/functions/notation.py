@@ -22,7 +22,7 @@ def inputs_of(text: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for said in text.split(","):
         name, equals, what = (part.strip() for part in said.partition("="))
-        if not (name.isidentifier() and equals and what):
+        if not (re.fullmatch(r"\w[\w.]*", name) and equals and what):
             raise ValueError(f"--inputs must be {FORM}; came {said!r}.")
         if name in found:
             raise ValueError(f"--inputs must name each input once; came {name} twice.")

@@ -26,6 +26,7 @@ from manual_bp.oracle.functions.tied import axes_of
 from manual_bp.outputs import parts
 from manual_bp.registry import RULES
 from manual_bp.rule import Rule
+from manual_bp.wording import as_identifier
 
 
 def rule_of(
@@ -102,6 +103,8 @@ def made(
     """
     said, original = dict(inputs or {}), function
     if hasattr(function, "named_parameters"):
+        _check_module(function, said)
+        said = {as_identifier(name): value for name, value in said.items()}
         names = tuple(said)
         function = _named(differentiator().bound(function, names), name_of(function), names)
     parameters = _parameters(function)
@@ -144,6 +147,16 @@ def made(
     page = page_of(about)
     vars(page)["FIXED"] = frozenset(fixed)  # no hyperparameters of a page: a list, say
     return Rule(called.__name__, page)
+
+
+def _check_module(module: Any, said: Mapping[str, Any]) -> None:
+    """Raises ValueError if nothing is said of a module's inputs."""
+    if not said:
+        tensors = ", ".join(f"{name} {tuple(x.shape)}" for name, x in module.named_parameters())
+        raise ValueError(
+            f"{name_of(module)}: what its inputs are like is not known; pass inputs= by name, and those of its "
+            f"parameters that shall be judged ({tensors or 'it has none'}), as in {EXAMPLE}."
+        )
 
 
 def _named(bound: Callable[..., Any], name: str, names: tuple[str, ...]) -> Callable[..., Any]:

@@ -88,6 +88,18 @@ def test_a_module_is_a_function_of_its_parameters() -> None:
     assert report.passed, str(report)
 
 
+def test_a_module_is_judged_at_what_is_named_of_it() -> None:
+    module = nn.Sequential(nn.BatchNorm1d(3).eval(), nn.Linear(3, 2))
+    rule = reference(module, {"input": (4, 3), "1.weight": (2, 3), "running_mean": (3,)})
+    assert list(rule.inputs) == ["input", "_1_weight", "running_mean"]
+    inputs, dy = (torch.randn(4, 3), torch.randn(2, 3), torch.randn(3)), torch.randn(4, 2)
+    _, due = torch_ref.vjp(module, inputs=["input", "1.weight", "running_mean"])(inputs, dy)
+    _, grads = rule.vjp(inputs, dy)
+    torch.testing.assert_close(grads[:2], due[:2])
+    with pytest.raises(ValueError, match=r"pass inputs= by name.*1.weight \(2, 3\)"):
+        reference(module)
+
+
 @pytest.mark.parametrize("refused", REFUSED, ids=lambda refused: refused.forward.__name__)
 def test_what_cannot_be_recorded_is_refused_with_its_line(refused) -> None:
     with pytest.raises(ValueError, match=re.escape(refused.line)):
