@@ -61,7 +61,10 @@ class Run:
         """
         try:
             candidate = process.load(target)
-            asked = self._ask(candidate)
+            for_inputs(candidate, tuple(self.rule.inputs))
+            asked = self.asked()
+            with suppress(CandidateEnded):  # which is raised again when what it did not answer is judged
+                candidate.answer(self.rule, asked)
             comparison = Comparison(
                 candidate,
                 self.rule,
@@ -81,9 +84,8 @@ class Run:
         except CandidateEnded as error:
             self._ended = readable(str(error))
 
-    def _ask(self, candidate: Untrusted) -> list[Asked]:
-        """Call it at every case, in the order that is returned."""
-        for_inputs(candidate, tuple(self.rule.inputs))
+    def asked(self) -> list[Asked]:
+        """Every case at which a candidate is called, in order."""
         generator = torch.Generator().manual_seed(self.seed + 1)  # other numbers than those of these cases
         again = {id(case) for case in chosen(self._made.cases)}
         asked = []
@@ -91,8 +93,6 @@ class Run:
             asked.append(Asked(case))
             if id(case) in again:
                 asked += repeated(self.rule, case, generator)
-        with suppress(CandidateEnded):  # which is raised again when what it did not answer is judged
-            candidate.answer(self.rule, asked)
         return asked
 
     def _judge(self, comparison: Comparison, candidate: Untrusted, asked: Sequence[Asked], to_the_end: bool) -> None:
@@ -133,6 +133,7 @@ class Run:
     def verdict(self, target: str) -> Verdict:
         """What was found."""
         report = self.report
+        report.clean()  # where it was ended, nobody has
         found = [*report.diagnoses, *report.patterns]
         passed = report.passed and not self._ended
         first = self._first

@@ -55,7 +55,7 @@ def edits(inputs, dy):
 
 def multiplies(inputs, dy):
     """Processes that leave their group, and are left by their parents."""
-    while True:
+    for _ in range(100):
         if os.fork() == 0:
             os.setsid()
             if os.fork() == 0:
@@ -63,6 +63,7 @@ def multiplies(inputs, dy):
                     file.write(f"{os.getpid()}\n")
                 time.sleep(600)
             os._exit(0)
+    time.sleep(600)
 
 
 def grows(inputs, dy):

@@ -140,6 +140,27 @@ def test_answers_to_a_known_seed(process, rule):
 
 
 @pytest.mark.parametrize("rule", ["linear"])
+def test_all_that_is_drawn_is_of_the_seed(rule):
+    """The same of the same one; and of another one none, but for what a page gives and what draws nothing."""
+
+    def drawn(seed):
+        run = Run(bp.RULES[rule], torch.float32, "cpu", seed, Conventions(), Declared(), strict=False)
+        return {case.name: case.tensors for case, *_ in run.asked() if min(x.numel() for x in case.tensors) > 1}
+
+    first, same, other = drawn(1), drawn(1), drawn(2)
+    assert first.keys() == same.keys() == other.keys()
+    for name, tensors in first.items():
+        for x, y in zip(tensors, same[name], strict=True):
+            assert torch.equal(x.nan_to_num(), y.nan_to_num()), name
+    known = [
+        name
+        for name, tensors in first.items()
+        if all(torch.equal(x.nan_to_num(), y.nan_to_num()) for x, y in zip(tensors, other[name], strict=True))
+    ]
+    assert len(known) < len(first) / 10, known
+
+
+@pytest.mark.parametrize("rule", ["linear"])
 @pytest.mark.parametrize(
     ("text", "words"),
     [
