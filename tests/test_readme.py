@@ -1,4 +1,4 @@
-"""The README's snippets run, and print what the README says."""
+"""README and guides: their snippets run and print what they say, their links lead somewhere, their commands exist."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 import doctest
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,42 +15,111 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-PROGRAMS = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if not block.startswith(">>>")]
+CODE = ("manual_bp", "torch_ref", "benchmarks", "tests")
+GUIDES = sorted([ROOT / "README.md", *(path for folder in CODE for path in (ROOT / folder).rglob("*.md"))])
+TEXTS = {str(path.relative_to(ROOT)): path.read_text("utf-8") for path in GUIDES}
+BLOCKS = [
+    (name, language, block)
+    for name, text in TEXTS.items()
+    for language, block in re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+]
+FILES = [(name, re.match(r"# (\S+)\n", block), block) for name, language, block in BLOCKS if language == "python"]
+PROGRAMS = [(name, block) for name, file, block in FILES if not file and not block.startswith(">>>")]
 """Worked examples for libraries that need not be installed."""
+
+# Lines of the README and of a guide: two screens of the one, and what is read at one sitting of the other.
+LONGEST = {"README.md": 220}
+LONGEST_GUIDE = 200
 
 
 def imported(program: str) -> list[str]:
     return [alias.name for node in ast.walk(ast.parse(program)) if isinstance(node, ast.Import) for alias in node.names]
 
 
-def test_snippets():
-    failed, attempted = doctest.testfile(
-        str(ROOT / "README.md"), module_relative=False, optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+@pytest.mark.parametrize("name", TEXTS)
+def test_snippets(name, tmp_path, monkeypatch):
+    """A block that begins with the name of a file is that file, which the snippets import."""
+    monkeypatch.chdir(tmp_path)  # what a snippet writes
+    monkeypatch.syspath_prepend(tmp_path)
+    for _, file, block in (each for each in FILES if each[0] == name and each[1]):
+        (tmp_path / file[1]).write_text(block.partition("\n")[2])
+    failed, _ = doctest.testfile(
+        str(ROOT / name),
+        module_relative=False,
+        optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS,
+        encoding="utf-8",
     )
-    assert attempted > 20
     assert failed == 0
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: "-".join(imported(program)))
-def test_programs(program, tmp_path):
+@pytest.mark.parametrize(("name", "program"), PROGRAMS, ids=lambda part: part if part in TEXTS else "")
+def test_programs(name, program, tmp_path):
     for module in imported(program):
         pytest.importorskip(module)
     path = tmp_path / "example.py"  # Triton reads its kernels' text
     path.write_text(program)
     environment = os.environ if torch.cuda.is_available() else {**os.environ, "TRITON_INTERPRET": "1"}
-    done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, str(path)], capture_output=True, text=True, env=environment, check=False, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_there_is_an_example_for_each():
-    assert {module for program in PROGRAMS for module in imported(program)} >= {"triton", "jax"}
-    for words in ("autograd.Function", "from_functions(forward, backward)", "compare(None"):
-        assert words in README
+    assert {module for _, program in PROGRAMS for module in imported(program)} >= {"triton", "jax"}
+    for words in ("autograd.Function", "from_functions(", "compare(None", "inputs={"):
+        assert words in TEXTS["README.md"]
 
 
-@pytest.mark.parametrize(
-    "path", re.findall(r"\]\((?!http)([^)#]+)\)", re.sub(r"```.*?```", "", README, flags=re.DOTALL))
-)
-def test_links_lead_somewhere(path):
-    assert (ROOT / path).exists()
+@pytest.mark.parametrize("name", TEXTS)
+def test_is_short(name):
+    lines = TEXTS[name].count("\n")
+    assert lines <= LONGEST.get(name, LONGEST_GUIDE)
+
+
+def anchors(text: str) -> set[str]:
+    """What a heading can be linked to, as GitHub names it."""
+    heads = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_links_lead_somewhere(name):
+    prose = re.sub(r"^```.*?^```", "", TEXTS[name], flags=re.DOTALL | re.MULTILINE)
+    for path, _, anchor in (link.partition("#") for link in re.findall(r"\]\((?!http)([^)]+)\)", prose)):
+        target = (ROOT / name).parent / path if path else ROOT / name
+        assert target.exists(), path
+        assert not anchor or anchor in anchors(target.read_text("utf-8")), f"{path}#{anchor}"
+
+
+def test_every_guide_is_reached_from_the_readme():
+    reached, found = set(), {"README.md"}
+    while name := next(iter(found - reached), None):
+        reached.add(name)
+        for path in re.findall(r"\]\((?!http)([^)#]+\.md)", TEXTS[name]):
+            found.add(str(((ROOT / name).parent / path).resolve().relative_to(ROOT)))
+    assert set(TEXTS) <= reached
+
+
+COMMANDS = sorted({
+    line.split("  #")[0].strip()
+    for _, language, block in BLOCKS
+    if language != "python"
+    for part in block.splitlines()
+    for line in part.split("&&")
+    if line.strip().startswith("manual-bp ")
+})  # fmt: skip
+
+
+def test_commands_exist():
+    """Every command in a block is one, with these options."""
+    typer = pytest.importorskip("typer")
+    from manual_bp.cli import app
+
+    group = typer.main.get_command(app)
+    assert COMMANDS
+    for line in COMMANDS:
+        _, name, *words = shlex.split(re.sub(r"[\[\]]", "", line))
+        assert name in group.commands or name.startswith("--"), line
+        options = {o for p in group.commands[name].params for o in p.opts} if name in group.commands else set()
+        assert {word.partition("=")[0] for word in words if word.startswith("--")} <= options, line
