@@ -294,7 +294,7 @@ def short(documents: Sequence[Mapping[str, Any]]) -> str:
     machines = [
         _machine(next(d for d in documents if _device(d) == device), rows, device) for device, rows in devices.items()
     ]
-    return "\n\n".join([lines(head, body), *machines])
+    return f"{lines(head, body)}\n\n{' '.join(machines)}"
 
 
 def _short_cells(row: Row) -> list[str]:

@@ -101,6 +101,12 @@ def test_every_guide_is_reached_from_the_readme():
     assert set(TEXTS) <= reached
 
 
+def test_every_chapter_has_a_row():
+    rules = ROOT / "manual_bp" / "rules"
+    chapters = {path.parent.name for path in rules.glob("[!_]*/[!_]*.py")}
+    assert set(re.findall(r"^\| \[(\w+)\]\(manual_bp/rules/\1\) \|", TEXTS["README.md"], re.MULTILINE)) == chapters
+
+
 COMMANDS = sorted({
     line.split("  #")[0].strip()
     for _, language, block in BLOCKS
