@@ -4,8 +4,13 @@
 
 Wrong programs: the bank (tests/oracle/bank), written by hand, and mutations made from each page
 (`manual_bp.oracle.audit.mutations`), among them every hyperparameter ignored; none is taken from the registered
-mistakes, though some are the same function.  Each states what words would name its cause.  Right programs: the page
-itself at random cases, and the right entries of the bank; for these any failed verdict and any diagnosis is counted.
+mistakes, though some are the same function.  Each states what words would name its cause.  Apart from these the second
+bank (benchmarks/diagnosis_bank), also of functions without a page, which the diagnosis was not made against: its rates
+are given by themselves.  Right programs: the page itself at random cases, and the right entries of both banks; for
+these any failed verdict and any diagnosis is counted.
+
+Named: the first sentence names the cause.  Silent: no cause was found, and that is said.  Otherwise: another cause is
+named, or the same in other words; a false sentence harms more than none, so these are to be read.
 """
 
 from __future__ import annotations
@@ -26,6 +31,8 @@ from rich.table import Table
 
 import manual_bp as bp
 from benchmarks.cases import seeded_case
+from benchmarks.diagnosis_bank import PROGRAMS
+from benchmarks.diagnosis_bank.program import Program
 from manual_bp.cli.shared import out, shown, usage, versions
 from manual_bp.oracle import compare
 from manual_bp.oracle.audit.mutations import Exact, mutated, mutations
@@ -39,6 +46,7 @@ BANK_IN = torch.float32
 SECONDS = 600.0
 # Of each kind of mutation of an argument so many are judged: the others differ in the place alone.
 MOST = 2
+SECOND = "second bank"
 KNOWN = "known mistake"  # it gives the same numbers in every case, so its name is the cause
 
 CAUSES = {
@@ -68,21 +76,32 @@ CAUSES = {
 class Wrong(NamedTuple):
     """A wrong program, and the words that would name its cause."""
 
-    rule: Rule
+    rule: Any
+    """A rule, or a function that is the reference."""
     source: str
     kind: str
     name: str
-    cause: str
+    cause: Any
+    """A regular expression, or a function of a sentence."""
     candidate: Vjp
+    inputs: Any = None
+
+    def is_named_in(self, sentence: str) -> bool:
+        """Whether a sentence names the cause."""
+        if callable(self.cause):
+            return bool(self.cause(sentence))
+        words = self.cause if self.source == "bank" else f"{self.cause}|{KNOWN}"
+        return bool(re.search(words, sentence, re.IGNORECASE))
 
 
 @dataclass
 class Found:
-    """What was measured in one dtype. named, judged: by source and kind. accepted: what no case shows, or
+    """What was measured in one dtype. named, silent, judged: by source and kind. accepted: what no case shows, or
     what only raises or takes another valid subgradient. missed: by name, the first diagnosis."""
 
     dtype: str
     named: dict[str, int] = field(default_factory=dict)
+    silent: dict[str, int] = field(default_factory=dict)
     judged: dict[str, int] = field(default_factory=dict)
     missed: dict[str, str] = field(default_factory=dict)
     accepted: list[str] = field(default_factory=list)
@@ -96,6 +115,10 @@ def wrong_programs(rules: Sequence[Rule], dtype: torch.dtype) -> Iterator[Wrong]
     for entry in entries() if dtype == BANK_IN else ():
         if entry.kind != "right" and bp.RULES[entry.rule] in rules:
             yield Wrong(bp.RULES[entry.rule], "bank", entry.kind, entry.name, entry.cause, entry.vjp)
+    for program in PROGRAMS if dtype == BANK_IN else ():
+        if not program.right and (reference := _reference(program, rules)):
+            kind = "of a page" if isinstance(program.reference, str) else "of a function"
+            yield Wrong(reference, SECOND, kind, program.name, program.is_named_in, program.vjp, program.inputs or None)
     for rule in rules:
         case = seeded_case(rule, dtype, 2, long=False)  # an even seed, so that nothing is scaled
         exact = Exact.at(rule, case) if rule.has_backward else None
@@ -109,11 +132,18 @@ def wrong_programs(rules: Sequence[Rule], dtype: torch.dtype) -> Iterator[Wrong]
             yield Wrong(rule, "mutation", "hyperparameter ignored", name, rf"\b{name}\b", ignoring(rule, name))
 
 
+def _reference(program: Program, rules: Sequence[Rule]) -> Any:
+    """What a program of the second bank is compared with; None if that is not asked for."""
+    if not isinstance(program.reference, str):
+        return program.reference if len(rules) == len(bp.RULES) else None
+    return bp.RULES[program.reference] if bp.RULES[program.reference] in rules else None
+
+
 def sampled(programs: Iterable[Wrong], most: int) -> list[Wrong]:
     """Of each rule and source at most so many, evenly spread."""
     groups: dict[tuple[str, str], list[Wrong]] = defaultdict(list)
     for wrong in programs:
-        groups[wrong.rule.name, wrong.source].append(wrong)
+        groups[_name(wrong.rule), wrong.source].append(wrong)
     return [g[i * len(g) // min(most, len(g))] for g in groups.values() for i in range(min(most, len(g)))]
 
 
@@ -131,10 +161,10 @@ def judge(found: Found, wrong: Wrong, dtype: torch.dtype) -> None:
     """Compare a wrong program, and see whether the first diagnosis names its cause."""
     start = time.perf_counter()
     try:
-        report = compare(wrong.candidate, wrong.rule, dtype=dtype, diagnose=SECONDS)
+        report = compare(wrong.candidate, wrong.rule, dtype=dtype, inputs=wrong.inputs, diagnose=SECONDS)
     finally:
-        found.slowest = max(found.slowest, (time.perf_counter() - start, f"{wrong.rule.name}: {wrong.name}"))
-    full_name = f"{wrong.rule.name}: {wrong.name} ({wrong.source})"
+        found.slowest = max(found.slowest, (time.perf_counter() - start, f"{_name(wrong.rule)}: {wrong.name}"))
+    full_name = f"{_name(wrong.rule)}: {wrong.name} ({wrong.source})"
     if report.passed:
         found.accepted.append(full_name)
         return
@@ -143,10 +173,10 @@ def judge(found: Found, wrong: Wrong, dtype: torch.dtype) -> None:
         return
     first = report.diagnoses[0] if report.diagnoses else ""
     key = f"{wrong.source}, {wrong.kind}"
-    words = wrong.cause if wrong.source == "bank" else f"{wrong.cause}|{KNOWN}"
-    is_named = bool(re.search(words, first, re.IGNORECASE))
+    is_named = wrong.is_named_in(first)
     found.judged[key] = found.judged.get(key, 0) + 1
     found.named[key] = found.named.get(key, 0) + is_named
+    found.silent[key] = found.silent.get(key, 0) + (not first)
     if not is_named:
         found.missed[full_name] = first
 
@@ -161,6 +191,15 @@ def right_programs(found: Found, rules: Sequence[Rule], dtype: torch.dtype, seed
         if entry.kind == "right" and bp.RULES[entry.rule] in rules:
             _alarm(found, f"{entry.rule}: {entry.name}", compare(entry.vjp, entry.rule, dtype=dtype))
 
+    for program in PROGRAMS if dtype == BANK_IN else ():
+        if program.right and (reference := _reference(program, rules)):
+            report = compare(program.vjp, reference, dtype=dtype, inputs=program.inputs or None)
+            _alarm(found, f"{_name(reference)}: {program.name}", report)
+
+
+def _name(reference: Any) -> str:
+    return str(getattr(reference, "name", None) or reference.__name__)
+
 
 def _alarm(found: Found, name: str, report: Any) -> None:
     found.right += 1
@@ -169,14 +208,21 @@ def _alarm(found: Found, name: str, report: Any) -> None:
 
 
 def table(results: Sequence[Found]) -> Table:
-    rows = Table(title="first diagnosis names the cause: named / judged")
+    rows = Table(title="first diagnosis: names the cause / silent / judged")
     for column in ("wrong program", *(r.dtype for r in results)):
         rows.add_column(column)
     for key in dict.fromkeys(key for r in results for key in r.judged):
-        rows.add_row(key, *(f"{r.named[key]}/{r.judged[key]}" if key in r.judged else "" for r in results))
-    rows.add_row("all", *(f"{sum(r.named.values())}/{sum(r.judged.values())}" for r in results))
+        rows.add_row(key, *(_counts(r, [key]) if key in r.judged else "" for r in results))
+    for source in ("bank", "mutation", SECOND):
+        rows.add_row(
+            f"all of the {source}", *(_counts(r, [k for k in r.judged if k.startswith(f"{source},")]) for r in results)
+        )
     rows.add_row("right: alarms", *(f"{len(r.alarms)}/{r.right}" for r in results))
     return rows
+
+
+def _counts(found: Found, keys: Sequence[str]) -> str:
+    return " / ".join(str(sum(each[key] for key in keys)) for each in (found.named, found.silent, found.judged))
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

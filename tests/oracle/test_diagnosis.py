@@ -8,19 +8,22 @@ Each detector by itself: test_diagnosis_detectors.py.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.oracle import compare
-from manual_bp.oracle.diagnosis import NAMED, diagnose
+from manual_bp.oracle.diagnosis import diagnose
 from manual_bp.oracle.evidence import Evidence
 from manual_bp.oracle.kept_evidence import generated_evidence
 from manual_bp.registry import RULES
+from manual_bp.rule import Vjp
 from tests.oracle.bank import entries
 from tests.oracle.few import few_records, judged
-from tests.oracle.test_diagnosis_detectors import changed, mistaken, with_term
 from tests.pages import PAGES
 from torch_ref import twin
 
@@ -32,6 +35,38 @@ def records_of(rule, candidate, dtype=torch.float32):
     """What compare gathers: every generated case at which the candidate returns, and the arguments that are wrong."""
     every = generated_evidence(rule, dtype, "cpu", contract_of(dtype))
     return judged(rule, candidate, (found for found in every if isinstance(found, Evidence)), dtype)
+
+
+def changed(page: str, change: Callable[..., Tensor], argument: str = "dx") -> Vjp:
+    """A page with `change(right, dy=dy, **inputs and hyperparameters)` in place of one of its cotangents, or of y."""
+    rule = PAGES[page]
+
+    def candidate(inputs: Any, dy: Any, **hyper: Any) -> Any:
+        y, grads = rule.vjp(inputs, dy, **hyper)
+        named = {"y": y, **{f"d{name}": g for name, g in zip(rule.inputs, grads, strict=True)}}
+        if named[argument] is not None:
+            given = {**dict(zip(rule.inputs, inputs, strict=True)), **rule.check_hyper(hyper)}
+            named[argument] = change(named[argument], **given, dy=dy)
+        y, *grads = named.values()
+        return y, tuple(grads)
+
+    return candidate
+
+
+def mistaken(page: str, position: int = 0) -> Vjp:
+    return PAGES[page].mistaken(PAGES[page].mistakes[position].backward)
+
+
+def with_term(term: str, change: Callable[[Tensor], Tensor], of: Callable[[Tensor], Tensor] = torch.clone) -> Vjp:
+    """A page with one of its terms changed, or that of another cotangent."""
+    rule = PAGES["masked_row"]
+
+    def candidate(inputs: Any, dy: Tensor) -> Any:
+        y, residuals = rule.forward(*inputs)
+        own, other = (rule.terms(residuals, d)["dx"] for d in (dy, of(dy)))
+        return y, (sum(change(other[t]) if t == term else own[t] for t in own), None)
+
+    return candidate
 
 
 def diagnosis(rule, candidate, dtype=torch.float32):
@@ -114,7 +149,8 @@ def test_a_formula_that_is_wrong_by_little_is_not_called_low_precision():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_in_16_bits_the_cause_is_sought_in_float32(dtype):
     (sentence,) = diagnosis(PAGES["masked_row"], with_term("mean", lambda t: 2 * t), dtype)
-    assert "the mean term is multiplied by 2" in sentence
+    assert "multiplied by 2" in sentence
+    assert "the mean term" in sentence
     assert sentence.endswith("seen in float32, where it is wrong too")
 
 
@@ -169,18 +205,6 @@ def test_nothing_is_explained_twice():
     assert len(diagnosis(PAGES["optional_inputs"], mistaken("optional_inputs"))) == 1
 
 
-def test_a_detector_that_raises_is_said_and_silences_no_other(monkeypatch):
-    def fails(found):
-        raise ArithmeticError("of its own")
-        yield
-
-    page, candidate = PAGES["bell"], changed("bell", lambda g, **_: 2 * g)
-    monkeypatch.setattr("manual_bp.oracle.diagnosis.NAMED", (fails, *NAMED))
-    found = diagnose(page, candidate, *few_records(page, candidate))
-    assert "2 times" in found.sentences[0]
-    assert "fails raised ArithmeticError: of its own" in found.search
-
-
 def with_kept_axis(inputs, dy):
     y, (dx, dgain, *others) = PAGES["optional_inputs"].vjp(inputs, dy)
     return y, (dx, None if dgain is None else dgain[None], *others)
@@ -194,7 +218,11 @@ def of_large_cases(inputs, dy, alpha=1.0):
 @pytest.mark.parametrize(
     ("candidate", "page", "words"),
     [
-        (with_kept_axis, "optional_inputs", r"dgain: shape must be \(3,\); came \(1, 3\); in cases 'ordinary'"),
+        (
+            with_kept_axis,
+            "optional_inputs",
+            r"dgain equals the page with its numbers read in another shape: \(3,\) is due, and \(1, 3\) came",
+        ),
         (of_large_cases, "bell", "dx is NaN or infinite where finite numbers are due"),
     ],
 )

@@ -1,23 +1,23 @@
-"""Calls: what depends on earlier calls, or on chance; found by calling a candidate again."""
+"""Calls: what is seen by calling a candidate again: what depends on earlier calls or on chance, on another mask than
+the given one, on the layout of memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from manual_bp.oracle.diagnosis.agreement import APART
-from manual_bp.oracle.diagnosis.examination import Examination
-from manual_bp.oracle.diagnosis.hypothesis import Explanation, Record, Sample
-from manual_bp.oracle.diagnosis.layout import strided_of
-from manual_bp.oracle.diagnosis.masks import of_another_mask
-from manual_bp.oracle.diagnosis.view import EXPLAINED
+from manual_bp.oracle.calling import call
+from manual_bp.oracle.case import Case
+from manual_bp.oracle.diagnosis.samples import APART, Sample, wide
+from manual_bp.oracle.diagnosis.search import Point, Search
 from manual_bp.oracle.settings import seeded
-from manual_bp.oracle.words import counted
+from manual_bp.oracle.words import counted, of_cases
+from manual_bp.rule import Vjp
 
-# At how many cases a candidate is called again.
-CALLS = 3
+# At how many cases a candidate is called again, and how many are named.
+CALLS, NAMED = 3, 3
 # So many coins fall alike by chance once in 4096 times.
 NUMBERS = 12
 # Sums that differ in their order, and differences of what was accumulated, agree to some hundred roundings of float32
@@ -25,45 +25,40 @@ NUMBERS = 12
 ROUNDING = 1e-5
 
 
-def unsteady(found: Examination) -> Iterator[Explanation]:
-    """Another answer when it is called again at the same case."""
-    if found.candidate is None:
-        return
-    for argument in found.unexplained():
-        position, words = found.arguments.index(argument), []
-        # A copy is in another layout, and the end of a large case a case of another size.
-        whole = [(r, row) for r, row in found.rows if r.evidence.row is None]
-        whole += [(r, [found.sample(r, i) for i in range(len(found.arguments))]) for r in found.large]
-        rows = [(r, row) for r, row in whole if not strided_of(found, r.evidence.case)]
-        wrong = [(r, s) for r, row in rows if (s := row[position]) is not None and s.error > APART**2]
-        wrong.sort(key=lambda pair: _worth(pair[1]))
-        for record, sample in wrong[:CALLS]:
-            words.append(_again(found, record, sample, position))
-        told = [w for w in words if w]
-        if told:
-            named = told[0] if all(w == told[0] for w in told) else "it is not the same in every call"
-            evidence = f"seen in {len(told)} of {counted(len(words), 'case')} at which it was called again"
-            mask = of_another_mask(found, argument)
-            named += f"; it is {mask}" if mask else ""
-            yield Explanation({argument}, f"{{}} depends on earlier calls or on chance: {named}; {evidence}")
+def unsteady(search: Search, candidate: Vjp, argument: str) -> str:
+    """In what way it gives another answer when it is called again at the same case; "" if it does not."""
+    # A copy is in another layout.
+    wrong = [p for p in search.points[argument] if p.samples[argument].error > APART**2 and not strided_of(p)]
+    wrong.sort(key=lambda p: _worth(p.samples[argument]))
+    words = [_again(search, candidate, point, argument) for point in wrong[:CALLS]]
+    told = [w for w in words if w]
+    if not told:
+        return ""
+    named = told[0] if all(w == told[0] for w in told) else "it is not the same in every call"
+    mask = another_mask(search, argument)
+    named += f"; it is {mask}" if mask else ""
+    evidence = f"seen in {len(told)} of {counted(len(words), 'case')} at which it was called again"
+    return f"{argument} depends on earlier calls or on chance: {named}; {evidence}"
 
 
-def _worth(sample: Sample) -> tuple[bool, bool, bool]:
-    """How little a case tells: of NaN nothing is seen, a large one takes long, and few numbers may agree by chance."""
-    count = sample.got.numel()
-    return not bool(sample.got.isfinite().all()), count > EXPLAINED, count < NUMBERS
+def _worth(sample: Sample) -> tuple[bool, bool]:
+    """How little a case tells: of NaN nothing is seen, and few numbers may agree by chance."""
+    return not bool(sample.got.isfinite().all()), sample.got.numel() < NUMBERS
 
 
-def _again(found: Examination, record: Record, sample: Sample, position: int) -> str:
+def _again(search: Search, candidate: Vjp, point: Point, argument: str) -> str:
     """In what way two more calls at a case differ from the first, in words; "" if they do not."""
-    case = record.evidence.case
+    case, sample = point.record.evidence.case, point.samples[argument]
 
     def result(seed: int) -> Tensor | None:
+        search.deadline.check()
         with seeded(seed):  # calls start from the same random numbers otherwise
-            return _result(found.call(case, case.dy), position, sample)
+            return _result(search, candidate, case, argument)
 
     one, two = result(1), result(2)
-    if one is None or two is None or (_is_same(one, sample.got, sample) and _is_same(two, sample.got, sample)):
+    if one is None or two is None or one.shape != two.shape or one.shape != sample.got.shape:
+        return ""
+    if _is_same(one, sample.got, sample) and _is_same(two, sample.got, sample):
         return ""
     if _is_same(two, sample.expected, sample):
         return "it is right when it is called twice with the same input, so it uses what an earlier call left behind"
@@ -77,17 +72,104 @@ def _again(found: Examination, record: Record, sample: Sample, position: int) ->
     return "no two calls gave the same"
 
 
-def _result(results: tuple[object, ...] | None, position: int, sample: Sample) -> Tensor | None:
-    got = results[position] if results else None
-    return got.detach().cpu().double() if isinstance(got, Tensor) and got.shape == sample.got.shape else None
+def _result(search: Search, candidate: Vjp, case: Case, argument: str) -> Tensor | None:
+    results = call(candidate, search.rule, case).results
+    got = results[search.rule.arguments.index(argument)] if results else None
+    return got.detach().cpu().double() if isinstance(got, Tensor) else None
 
 
 def _is_same(a: Tensor, b: Tensor, sample: Sample) -> bool:
-    if a.shape != sample.allowance.shape:
+    if a.shape != sample.allowance.shape or b.shape != a.shape:
         return torch.equal(a, b)
     rounding = ROUNDING * a.abs().maximum(b.abs()).nan_to_num(0, 0, 0)
-    return bool(
-        (
-            ((a - b).abs() <= APART * sample.allowance + rounding) | ~sample.judged | (a == b) | (a.isnan() & b.isnan())
-        ).all()
-    )
+    close = (a - b).abs() <= APART * sample.allowance + rounding
+    return bool((close | ~sample.judged | (a == b) | (a.isnan() & b.isnan())).all())
+
+
+# ------------------------------------------------------------------------------------------------------------- layouts
+
+
+def strided_of(point: Point) -> tuple[str, ...]:
+    """The tensors of a case that are not contiguous, by name."""
+    named = point.record.evidence.case.named(point.rule)
+    return tuple(name for name, x in named.items() if not x.is_contiguous())
+
+
+def contiguous(search: Search, candidate: Vjp, argument: str) -> str:
+    """Whether it is right for contiguous copies of the same values, so that some operand is read as if it were one."""
+    wrong = [p for p in search.points[argument] if p.samples[argument].error > APART**2]
+    blamed: dict[tuple[str, ...], list[str]] = {}
+    for point in wrong:
+        strided = strided_of(point)
+        if not strided or not _mended(search, candidate, point, argument):
+            return ""
+        blamed.setdefault(strided, []).append(point.name)
+    smallest = [s for s in blamed if not any(set(other) < set(s) for other in blamed)]
+    if not smallest:
+        return ""
+    cases = of_cases([name for strided in smallest for name in blamed[strided]], NAMED)
+    names = " and ".join(dict.fromkeys(name for strided in smallest for name in strided))
+    return f"{argument}: {names} is read as if it were contiguous: with a contiguous copy of it all is right; {cases}"
+
+
+def _mended(search: Search, candidate: Vjp, point: Point, argument: str) -> bool:
+    search.deadline.check()
+    case, sample = point.record.evidence.case, point.samples[argument]
+    got = _result(search, candidate, case.with_tensors([x.contiguous() for x in case.tensors]), argument)
+    if got is None or got.shape != sample.expected.shape:
+        return False
+    return not bool((~((got - sample.expected).abs() <= sample.allowance) & sample.judged).any())
+
+
+# --------------------------------------------------------------------------------------------------------------- masks
+
+
+def another_mask(search: Search, argument: str) -> str:
+    """In what way it follows another mask than the given one, in words; "" if it follows none, or that of the case."""
+    for name in search.rule.inputs:
+        kind = search.rule.kind(name)
+        is_mask = kind is torch.bool or (kind is None and not search.rule.is_number(name))
+        for scaled in (True, False) if is_mask else ():
+            pairs = [_followed(point, argument, name, scaled) for point in search.points[argument]]
+            known = [pair for pair in pairs if pair is not None]
+            total, other = sum(n for n, _ in known), sum(k for _, k in known)
+            if len(known) == len(pairs) and other >= NUMBERS:
+                scale = "" if scaled else ", and without its scale"
+                return (
+                    f"that of another {name} than the given one (a fresh one?){scale}: each of {total} numbers is that "
+                    f"of a kept or of a dropped element, and {other} of them are the other of the two"
+                )
+    return ""
+
+
+def _followed(point: Point, argument: str, name: str, scaled: bool) -> tuple[int, int] | None:
+    """How many numbers tell kept from dropped, and how many of these are the other one; None if any is neither."""
+    sample, program = point.samples[argument], point.traced()
+    if sample.got.shape != sample.expected.shape:
+        return None
+    if not sample.got.numel():
+        return 0, 0
+    positions = {n: p for p, n in program.names.items() if program.sites[p].stage == "inputs"}
+    mask = program.values[positions[name]]
+
+    def filled(fill: Callable[[Tensor], Tensor]) -> Tensor | None:
+        return program.edited({positions[name]: lambda at: fill(at.result())}).get(argument)
+
+    kept, dropped = filled(torch.ones_like), filled(torch.zeros_like)
+    if not scaled:
+        case = point.record.evidence.case
+        kept = wide(case.dy if argument != "y" else case.inputs[0])
+    if kept is None or dropped is None or any(x.shape != sample.got.shape for x in (kept, dropped, mask)):
+        return None
+    tolerance = 2 * sample.allowance.max() + 2 * sample.slack * kept.abs()
+    tells = sample.judged & kept.isfinite() & ((kept - dropped).abs() > 4 * tolerance)
+    is_kept, is_dropped = ((sample.got - x).abs() <= tolerance for x in (kept, dropped))
+    if not bool((is_kept | is_dropped | ~tells)[sample.judged].all()):
+        return None
+    return int(tells.sum()), int((tells & (is_kept != mask.bool())).sum())
+
+
+def own_mask(search: Search, candidate: Vjp | None, argument: str) -> str:
+    """As `another_mask`, as a sentence."""
+    words = another_mask(search, argument)
+    return f"{argument} is {words}" if words else ""

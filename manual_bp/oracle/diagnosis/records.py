@@ -1,9 +1,11 @@
-"""Records beside those that compare gathers: the end of a case too large to be explained, and cases drawn anew."""
+"""Records: a case with its evidence and what a candidate returned there; and more of them, where those that came do not
+tell enough: the end of a case that is too large, cases drawn anew, the same cases in float32."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,15 +16,30 @@ from manual_bp.oracle.calling import call
 from manual_bp.oracle.case import Case
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.diagnosis.deadline import Deadline
-from manual_bp.oracle.diagnosis.forms import Form
-from manual_bp.oracle.diagnosis.hypothesis import Record
 from manual_bp.oracle.drawing import draw
 from manual_bp.oracle.evidence import Evidence, evidence
 from manual_bp.oracle.variation import in_precision
-from manual_bp.rule import Vjp
+from manual_bp.rule import Rule, Vjp
 
-# Cases are drawn of these lengths.
+NARROW = (torch.float16, torch.bfloat16)
+"""16 bits have too few digits to tell one cause from another."""
+
+# So few records leave factors of lengths and hyperparameters open, and more are drawn, of these lengths.
+FEW = 4
 MORE = ((5, 3, 2, 4), (3, 4, 5, 2), (7, 2, 3, 3))
+
+
+class Record(NamedTuple):
+    """A case with its evidence, and what the candidate returned there: the outputs, then one entry per input."""
+
+    evidence: Evidence
+    results: tuple[Any, ...]
+
+
+def dtype_of(records: Sequence[Record]) -> torch.dtype:
+    """In which the candidate was called."""
+    numbers = (x.dtype for r in records for x in r.evidence.case.tensors if x.is_floating_point())
+    return next(numbers, torch.float64)  # of indices alone all is exact
 
 
 def end_of(record: Record) -> Record | None:
@@ -45,14 +62,16 @@ def end_of(record: Record) -> Record | None:
 
 
 def more_records(
-    form: Form, candidate: Vjp, dtype: torch.dtype, conventions: Conventions, deadline: Deadline
+    rule: Rule, candidate: Vjp, like: Case, conventions: Conventions, deadline: Deadline
 ) -> Iterator[Record]:
     """A few more cases, of other sizes, at which the candidate is called."""
-    generator, rule = torch.Generator().manual_seed(0), form.rule
+    generator = torch.Generator().manual_seed(0)
+    absent = [name for name, x in zip(rule.inputs, like.inputs, strict=True) if x is None]
+    dtype = next((x.dtype for x in like.tensors if x.is_floating_point()), torch.float64)
     for lengths in MORE:
         deadline.check()
-        sizes = dict(zip(form.axis_names, lengths, strict=False))
-        edge = Edge(f"sizes {lengths}", given=dict.fromkeys(form.absent), sizes=sizes)
+        sizes = dict(zip(rule.axis_names, lengths, strict=False))
+        edge = Edge(f"sizes {lengths}", given=dict.fromkeys(absent), sizes=sizes)
         try:
             inputs, dy, hyper = draw(rule, edge, generator)
             case = in_precision(Case(inputs, dy, hyper, edge.name), dtype)
@@ -61,4 +80,19 @@ def more_records(
             continue
         results = call(candidate, rule, case).results if isinstance(evident, Evidence) else None
         if results and isinstance(evident, Evidence):
-            yield form.record(Record(evident, results))
+            yield Record(evident, results)
+
+
+def in_float32(
+    rule: Rule, candidate: Vjp, records: Sequence[Record], conventions: Conventions, deadline: Deadline
+) -> Iterator[Record]:
+    """The candidate at the same cases in float32."""
+    for record in records:
+        if record.evidence.row is not None:
+            continue
+        deadline.check()
+        case = in_precision(record.evidence.case, torch.float32)
+        results = call(candidate, rule, case).results
+        evident = evidence(rule, case, contract_of(torch.float32), conventions) if results else ""
+        if results and isinstance(evident, Evidence):
+            yield Record(evident, results)

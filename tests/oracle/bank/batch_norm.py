@@ -244,7 +244,7 @@ def mean_not_divided(x, weight, bias, dy, eps=1e-5):
     return y, inv * (g - g.sum(over, keepdim=True) - xhat * (g * xhat).mean(over, keepdim=True)), *sums(x, xhat, dy)
 
 
-@bank.wrong("cotangent", r"cotangent for ones|ignores")
+@bank.wrong("cotangent", r"cotangent for ones|taken for 1|`dy` left out|ignores")
 def bias_gradient_counts(x, weight, bias, dy, eps=1e-5):
     y, dx, dweight, _ = one_line(x, weight, bias, dy, eps)
     return y, dx, dweight, torch.full_like(bias, count(x))

@@ -169,7 +169,7 @@ def one_bias_for_all(x, weight, bias, running_mean, running_var, dy, eps=1e-5):
     return y, dy * channels(weight, x) * inv, sums(xhat, dy)[0], dy.sum().expand(bias.shape), None, None
 
 
-@bank.wrong("cotangent", r"dweight.*(cotangent for ones|ignores)")
+@bank.wrong("cotangent", r"dweight.*(cotangent for ones|taken for 1|`dy` left out|ignores)")
 def weight_gradient_without_dy(x, weight, bias, running_mean, running_var, dy, eps=1e-5):
     y, xhat, inv = forward(x, weight, bias, running_mean, running_var, eps)
     return y, dy * channels(weight, x) * inv, xhat.sum(axes_of(x)), dy.sum(axes_of(x)), None, None

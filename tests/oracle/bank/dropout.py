@@ -93,7 +93,7 @@ def minus(x, mask, dy, p):
     return dropped(x, mask, p), dropped(-dy, mask, p), None
 
 
-@bank.wrong("cotangent", r"for ones|forgets dy|dropped")
+@bank.wrong("cotangent", r"for ones|taken for 1|`dy` left out|forgets dy|dropped")
 def mask_alone(x, mask, dy, p):
     return dropped(x, mask, p), dropped(torch.ones_like(dy), mask, p), None
 

@@ -117,7 +117,7 @@ def selus_scale(x, dy, alpha=1.0):
     return elu(x, alpha), 1.0507009873554805 * torch.where(x > 0, dy, alpha * torch.exp(x.clamp(max=0)) * dy)
 
 
-@bank.wrong("cotangent", r"dropped|for ones|forgets dy")
+@bank.wrong("cotangent", r"dropped|for ones|taken for 1|`dy` left out|forgets dy")
 def slope_alone(x, dy, alpha=1.0):
     return elu(x, alpha), torch.where(x > 0, 1.0, alpha * torch.exp(x.clamp(max=0))).to(x.dtype) * torch.ones_like(dy)
 

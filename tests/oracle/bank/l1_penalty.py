@@ -69,7 +69,7 @@ def lam_forgotten(weight, dy, lam, n=1):
     return penalty(weight, lam, n), dy * weight.sign() / n
 
 
-@bank.wrong("cotangent", r"cotangent dropped|for ones")
+@bank.wrong("cotangent", r"cotangent dropped|for ones|taken for 1|`dy` left out")
 def written_for_a_cost(weight, dy, lam, n=1):
     return penalty(weight, lam, n), (lam / n * weight.sign()).expand(weight.shape)
 

@@ -109,7 +109,7 @@ def forgotten(weight, dy, lam, n=1):
     return penalty(weight, lam, n), torch.zeros_like(weight)
 
 
-@bank.wrong("cotangent", r"cotangent dropped|for ones|forgets dy")
+@bank.wrong("cotangent", r"cotangent dropped|for ones|taken for 1|`dy` left out|forgets dy")
 def dy_forgotten(weight, dy, lam, n=1):
     return penalty(weight, lam, n), lam / n * weight
 

@@ -95,7 +95,7 @@ def branch_from_the_output(x, dy, negative_slope=0.01):
     return y, np.where(y > 0, dy, negative_slope * dy)
 
 
-@bank.wrong("cotangent", r"dropped|for ones|forgets dy")
+@bank.wrong("cotangent", r"dropped|for ones|taken for 1|`dy` left out|forgets dy")
 def slopes_alone(x, dy, negative_slope=0.01):
     return leaky(x, negative_slope), torch.where(x > 0, torch.ones_like(x), negative_slope)
 

@@ -103,13 +103,13 @@ def bias_gradient_one_number(x, weight, bias, dy):
     return x @ weight.T + bias, dy @ weight, rows(dy).T @ rows(x), torch.full_like(bias, float(dy.sum()))
 
 
-@bank.wrong("cotangent", r"dweight.*(cotangent for ones|ignores)")
+@bank.wrong("cotangent", r"dweight.*(cotangent for ones|taken for 1|`dy` left out|ignores)")
 def weight_gradient_without_dy(x, weight, bias, dy):
     ones = torch.ones(len(rows(x)), len(weight), dtype=x.dtype)
     return x @ weight.T + bias, dy @ weight, ones.T @ rows(x), rows(dy).sum(0)
 
 
-@bank.wrong("cotangent", r"dbias.*(cotangent for ones|ignores)", "numpy")
+@bank.wrong("cotangent", r"dbias.*(cotangent for ones|taken for 1|`dy` left out|ignores)", "numpy")
 def bias_gradient_counts_rows(x, weight, bias, dy):
     m = int(np.prod(x.shape[:-1]))
     return x @ weight.T + bias, dy @ weight, _outer(dy, x), np.full_like(bias, m)

@@ -100,7 +100,7 @@ def limit_of_one(weight, dy, limit):
     return y, torch.where(long, (dy - u * (u * dy).sum(1, keepdim=True)) / norm, dy)
 
 
-@bank.wrong("cotangent", r"cotangent dropped|for ones", "numpy")
+@bank.wrong("cotangent", r"cotangent dropped|for ones|taken for 1|`dy` left out", "numpy")
 def jacobian_times_ones(weight, dy, limit):
     norm = np.sqrt(np.sum(weight**2, 1, keepdims=True))
     u = weight / norm

@@ -95,7 +95,7 @@ def winner_by_magnitude(x, dy, pieces):
     return value(x, pieces), scattered(x, dy, winners(x.abs(), pieces), pieces)
 
 
-@bank.wrong("cotangent", r"dropped|for ones|forgets dy")
+@bank.wrong("cotangent", r"dropped|for ones|taken for 1|`dy` left out|forgets dy")
 def one_hot_alone(x, dy, pieces):
     return value(x, pieces), scattered(x, torch.ones_like(dy), winners(x, pieces), pieces)
 

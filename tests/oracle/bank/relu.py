@@ -57,7 +57,7 @@ def guided(x, dy):
     return torch.relu(x), torch.where(x > 0, torch.relu(dy), 0)
 
 
-@bank.wrong("cotangent", r"cotangent (dropped|for ones)|forgets dy")
+@bank.wrong("cotangent", r"cotangent (dropped|for ones|taken for 1|`dy` left out)|forgets dy")
 def returns_the_step(x, dy):
     return torch.relu(x), (x > 0).to(x.dtype)
 

@@ -82,7 +82,7 @@ def forgets_y(x, dy):
     return y, (1 - y) * dy
 
 
-@bank.wrong("cotangent", r"cotangent (dropped|for ones)|forgets dy", "numpy")
+@bank.wrong("cotangent", r"cotangent (dropped|for ones|taken for 1|`dy` left out)|forgets dy", "numpy")
 def returns_the_slope(x, dy):
     y = 1 / (1 + np.exp(-x))
     return y, y * (1 - y)

@@ -111,7 +111,7 @@ def absolute_loss(x, target, dy):
     return loss(x, target), g, -g
 
 
-@bank.wrong("cotangent", r"cotangent dropped|for ones|forgets dy")
+@bank.wrong("cotangent", r"cotangent dropped|for ones|taken for 1|`dy` left out|forgets dy")
 def dy_forgotten(x, target, dy):
     g = (x - target) / len(x)
     return loss(x, target), g, -g

@@ -78,7 +78,7 @@ def derivative_of_the_sigmoid(x, dy):
     return torch.tanh(x), dy * s * (1 - s)
 
 
-@bank.wrong("cotangent", r"cotangent (dropped|for ones)|forgets dy")
+@bank.wrong("cotangent", r"cotangent (dropped|for ones|taken for 1|`dy` left out)|forgets dy")
 def returns_the_slope(x, dy):
     y = torch.tanh(x)
     return y, 1 - y**2

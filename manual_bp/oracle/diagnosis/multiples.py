@@ -1,0 +1,253 @@
+"""Multiples: values of a program multiplied by a number, which is read off what was returned.
+
+What a value is multiplied by is found in one case by least squares, if the results depend on it linearly, and is given
+a name; whether it is that in every case is seen as of any other edit.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from manual_bp.oracle.diagnosis.edits import PAGE, Edit
+from manual_bp.oracle.diagnosis.program import MOVES, At, Change, Site, Traced, Values
+from manual_bp.oracle.diagnosis.quantities import CONSTANTS, Quantity, quantities
+from manual_bp.oracle.diagnosis.samples import Sample
+from manual_bp.oracle.diagnosis.words import name_of
+from manual_bp.oracle.words import beside_one
+from manual_bp.program import Ref
+
+# A factor is read off so many numbers that are wrong, at least.
+NUMBERS = 3
+# A factor that the tolerance leaves open by more than this says nothing.
+UNCERTAIN = 0.02
+# So many names of one factor are tried.
+NAMES = 6
+# Of so many summands all pairs are tried.
+SUMMANDS = 8
+
+
+class Spot(NamedTuple):
+    """A value, or one operand of an operation, that may be multiplied."""
+
+    position: int
+    operand: int | None
+    name: str
+    is_summand: bool
+
+    def change(self, factor: Quantity) -> Change:
+        return partial(_multiplied, self.operand, factor)
+
+
+def _multiplied(operand: int | None, factor: Quantity, at: At) -> Any:
+    by = factor(at.traced)
+    if operand is None:
+        return at.result() * by
+    args = at.place(list(at.node.args))
+    args[operand] = args[operand] * by
+    return at.with_args(args)
+
+
+def spots_of(traced: Traced, needed: int) -> Iterator[Spot]:
+    """Where something may be multiplied, each once."""
+    seen: set[Site] = set()
+    for position, node in enumerate(traced.nodes):
+        site, value = traced.sites[position], traced.values[position]
+        if site in seen or not needed >> position & 1 or not isinstance(value, Tensor):
+            continue
+        seen.add(site)
+        is_named = site.stage in ("inputs", "residuals", "results")
+        if not value.is_floating_point() and (site.stage != "results" or value.dtype == torch.bool):
+            continue
+        if is_named or node.name not in MOVES:
+            yield Spot(position, None, name_of(traced, Ref(position)), False)
+        if node.name in ("add", "sub", "mul", "where") and not is_named:
+            for i, ref in enumerate(node.args):
+                if isinstance(ref, Ref) and isinstance(traced.values[ref.position], Tensor):
+                    yield Spot(position, i, name_of(traced, ref), node.name in ("add", "sub"))
+
+
+class Deltas(NamedTuple):
+    """By what each argument grows if a spot is doubled."""
+
+    spot: Spot
+    values: Values
+
+
+def multiples(traced: Traced, needed: int, samples: dict[str, Sample]) -> Iterator[Edit]:
+    """One value multiplied, or two summands each by its own number, so that in this case what was returned results."""
+    named = list(quantities(traced))
+    deltas: list[Deltas] = []
+    for spot in spots_of(traced, needed):
+        try:
+            doubled = traced.edited(
+                {p: spot.change(lambda _: 2.0) for p in traced.positions[traced.sites[spot.position]]}, needed
+            )
+        except Exception:  # not defined here
+            continue
+        found: Values = {a: x.double() - traced.right[a] for a, x in doubled.items() if x is not None}  # type: ignore[operator]
+        deltas.append(Deltas(spot, found))
+        for argument, sample in samples.items():
+            for factor, off in _solved(sample, traced.right.get(argument), [found.get(argument)]):
+                yield from _single(traced, spot, argument, factor, off, named)
+    for argument, sample in samples.items():
+        for position in traced.names:
+            if traced.sites[position].stage == "inputs" and traced.values[position].is_floating_point():
+                for factor, off in _solved(sample, traced.right.get(argument), [traced.values[position]]):
+                    yield from _added(traced, argument, position, factor - 1, off, named)
+    summands = [d for d in deltas if d.spot.is_summand][:SUMMANDS]
+    for one, two in itertools.combinations(summands, 2):
+        for argument, sample in samples.items():
+            both = [d.values.get(argument) for d in (one, two)]
+            solved = list(_solved(sample, traced.right.get(argument), both))
+            if len(solved) == 2:
+                yield from _pair(traced, (one.spot, two.spot), solved, named)
+
+
+def _solved(sample: Sample, right: Tensor | None, deltas: Sequence[Tensor | None]) -> list[tuple[float, float]]:
+    """By what each part is multiplied, and how far off that may be; nothing if no numbers give what was returned."""
+    if right is None or any(d is None or d.shape != sample.got.shape for d in deltas):
+        return []
+    if right.shape != sample.got.shape:
+        return []
+    judged = sample.judged
+    if int(judged.sum()) < NUMBERS * len(deltas):
+        return []
+    columns = torch.stack([d[judged].double() for d in deltas if d is not None], 1)
+    due = (sample.got - right.double())[judged]
+    largest = columns.abs().max()
+    if not bool(columns.isfinite().all()) or not bool(due.isfinite().all()) or not float(largest):
+        return []
+    gram = columns.T @ columns
+    if len(deltas) > 1 and float(torch.linalg.cond(gram)) > 1e8:
+        return []
+    inverse = torch.linalg.pinv(columns) if len(deltas) > 1 else columns.T / gram
+    factors = inverse @ due
+    tolerance = 4 * sample.allowance[judged] + sample.slack * float(columns.abs().max()) * (1 + factors.abs().max())
+    tolerance = tolerance + sample.slack * right.double().abs().max()
+    if bool(((due - columns @ factors).abs() > tolerance).any()):
+        return []
+    off = inverse.abs() @ tolerance
+    if bool((off > UNCERTAIN * (1 + factors.abs())).any()):
+        return []
+    return [(1 + float(f), float(o)) for f, o in zip(factors, off, strict=True)]
+
+
+def names_of(
+    factor: float, off: float, traced: Traced, named: Sequence[tuple[str, Quantity]]
+) -> Iterator[tuple[float, str, Quantity]]:
+    """What a number may be, the likeliest first, with how seldom it is met; last the number itself."""
+    found = 0
+    for i, (words, quantity) in enumerate(named):
+        try:
+            value = quantity(traced)
+        except (ArithmeticError, ValueError, KeyError, TypeError):
+            continue
+        if isinstance(value, float) and abs(value - factor) <= off and value != 1:
+            found += 1
+            yield (0.0 if words in CONSTANTS else 0.3) + i / 1e4, words, quantity
+            if found == NAMES:
+                break
+    if abs(factor - 1) > off:
+        rounded = float(f"{factor:.3g}")
+        number = rounded if abs(rounded - factor) <= off else factor
+        yield 0.6, beside_one(number), lambda _, number=number: number  # type: ignore[misc]
+
+
+def _single(
+    traced: Traced, spot: Spot, argument: str, factor: float, off: float, named: Sequence[tuple[str, Quantity]]
+) -> Iterator[Edit]:
+    site = traced.sites[spot.position]
+    is_result = site.stage == "results"
+    for more, words, quantity in names_of(factor, off, traced, named):
+        cost = (1.2 if is_result else 1.9 if spot.is_summand else 2.0) + more
+        said = _of_result(words) if is_result else f"{PAGE}{_multiplied_words(traced, spot, words)}"
+        yield Edit(
+            cost, said, {site: spot.change(quantity)}, None, None if is_result else spot.position, operand=spot.operand
+        )
+
+
+def _added(
+    traced: Traced, argument: str, position: int, factor: float, off: float, named: Sequence[tuple[str, Quantity]]
+) -> Iterator[Edit]:
+    """A multiple of an input added to a result."""
+    site, name = traced.sites[traced.results[argument]], traced.names[position]
+    of = traced.sites[position]
+
+    def plus(quantity: Quantity, at: At) -> Any:
+        (own,) = at.traced.positions[of]
+        return at.result() + quantity(at.traced) * at.traced.values[own]
+
+    every = [*names_of(factor, off, traced, named)]
+    if abs(factor - 1) <= off:
+        every = [(0.0, "", lambda _: 1.0)]
+    for more, words, quantity in every:
+        times_ = f"{words}·" if words else ""
+        yield Edit(2.2 + more, f"{PAGE}`{times_}{name}` added to `{argument}`", {site: partial(plus, quantity)})
+
+
+def _of_result(factor: str) -> str:
+    if factor == "0":
+        return "is 0 everywhere"
+    if factor == "-1":
+        return "has the wrong sign: it is -1 times what it should be"
+    return f"is {factor} times what it should be"
+
+
+def _multiplied_words(traced: Traced, spot: Spot, factor: str) -> str:
+    if factor == "0":
+        return f"{spot.name} left out"
+    if factor == "-1":
+        return f"the wrong sign of {spot.name}"
+    return f"{spot.name} multiplied by {factor}"
+
+
+def _pair(
+    traced: Traced,
+    spots: tuple[Spot, Spot],
+    solved: list[tuple[float, float]],
+    named: Sequence[tuple[str, Quantity]],
+) -> Iterator[Edit]:
+    """Two summands, each multiplied by its number."""
+    if any(abs(factor - 1) <= off for factor, off in solved):
+        return  # one alone
+    sites = [traced.sites[s.position] for s in spots]
+    each = [list(names_of(factor, off, traced, named))[:3] for factor, off in solved]
+    for (more, words, one), (more_too, words_too, two) in itertools.product(*each):
+        changes: dict[Site, Change] = {}
+        if sites[0] == sites[1]:
+            changes[sites[0]] = partial(_both, spots, (one, two))
+        else:
+            changes = {sites[0]: spots[0].change(one), sites[1]: spots[1].change(two)}
+        if words == words_too:
+            said = f"{spots[0].name} and {spots[1].name} each multiplied by {words}"
+        else:
+            said = " and ".join(_multiplied_words(traced, s, w) for s, w in zip(spots, (words, words_too), strict=True))
+        yield Edit(2.8 + more + more_too, PAGE + said, changes, None, spots[0].position)
+
+
+def _both(spots: tuple[Spot, Spot], factors: tuple[Quantity, Quantity], at: At) -> Any:
+    args = at.place(list(at.node.args))
+    for spot, factor in zip(spots, factors, strict=True):
+        assert spot.operand is not None
+        args[spot.operand] = args[spot.operand] * factor(at.traced)
+    return at.with_args(args)
+
+
+def times(edit: Edit, argument: str, words: str, factor: Quantity, more: float) -> Edit:
+    """An edit, and its result multiplied."""
+
+    def run(traced: Traced, needed: int) -> Values:
+        found = edit.results(traced, needed)
+        value = found.get(argument)
+        return {**found, argument: None if value is None else value * factor(traced)}
+
+    what = f"the page's with {edit.words.removeprefix(PAGE)}"
+    if "{} is " in edit.words:
+        what = edit.words.partition("{} is ")[2]
+    return Edit(max(edit.cost, 2) + 1.4 + more, f"is {words} times {what}", None, run, edit.position)

@@ -1,0 +1,134 @@
+"""What a candidate returned beside what is due, and whether what an edit gives is that."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from manual_bp.oracle.case import Case
+from manual_bp.oracle.cases import is_moderate
+from manual_bp.oracle.diagnosis.records import Record
+from manual_bp.oracle.results import is_dense
+from manual_bp.signature import computing_dtype
+
+# What rounding may do beyond the allowance of the right formula, where what is computed no longer cancels as it does
+# there: so many units roundoff of the largest number.
+ROUNDINGS = 64
+# A prediction is told from the right answer where they are so many tolerances apart.
+APART = 4
+# Keeps 0 / 0 from being NaN where nothing may be off; the quotient is judged only where it means something.
+NO_ALLOWANCE = 1e-320
+
+
+def wide(x: Tensor) -> Tensor:
+    """In float64 on the CPU, unless it is a mask or an index."""
+    x = x.detach().cpu()
+    return x.double() if x.is_floating_point() else x
+
+
+def slack_of(dtype: torch.dtype) -> float:
+    """What roundings may add to the allowance, relative to the largest number."""
+    return ROUNDINGS * torch.finfo(computing_dtype(dtype)).eps + 2 * torch.finfo(dtype).eps
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One argument in one record, in float64 on the CPU; judged: where a derivative exists and is finite."""
+
+    case: Case
+    got: Tensor
+    expected: Tensor
+    allowance: Tensor
+    judged: Tensor
+    slack: float
+
+    @cached_property
+    def error(self) -> float:
+        """The largest error over allowance where it is judged."""
+        if self.got.shape != self.expected.shape:
+            return math.inf
+        ratio = ((self.got - self.expected).abs() / self.allowance.clamp(min=NO_ALLOWANCE))[self.judged]
+        return float(ratio.nan_to_num(nan=math.inf).max()) if ratio.numel() else 0.0
+
+    @property
+    def is_wrong(self) -> bool:
+        return self.error > 1
+
+    @cached_property
+    def wrong(self) -> Tensor:
+        """Where it is wrong."""
+        if self.got.shape != self.expected.shape:
+            return torch.zeros_like(self.judged)
+        return self.judged & ~((self.got - self.expected).abs() <= self.allowance)
+
+    @cached_property
+    def is_telling(self) -> bool:
+        """Whether numbers are moderate and finite here, and the right formula does not lose its digits: elsewhere a
+        candidate that is wrong in one way often overflows or loses digits too."""
+        if not is_moderate(self.case) or not bool(self.got.isfinite().all()):
+            return False
+        if self.got.shape != self.expected.shape:
+            return True
+        if not self.expected.numel():
+            return False
+        largest = float(self.expected.abs().nan_to_num(0, 0, 0).max())
+        return float(self.allowance.nan_to_num(0, 0, 0).max()) <= 2 * self.slack * largest
+
+    def tolerance(self, value: Tensor) -> Tensor:
+        """How far off a program that computes this value may be."""
+        return 4 * self.allowance + self.slack * value.abs().nan_to_num(0, 0, 0).max()
+
+    def agrees(self, value: Tensor, where: Tensor | None = None) -> bool:
+        """Whether the candidate returned this, where it is judged (or in some of these places).  What is not finite
+        never counts as a match."""
+        if value.shape != self.got.shape:
+            return False
+        if not value.numel():
+            return True
+        if self.got.shape != self.expected.shape:
+            return bool(((value - self.got).abs() <= self.slack * value.abs().max()).all())
+        where = self.judged if where is None else where
+        return not bool((~((value - self.got).abs() <= self.tolerance(value)) & where).any())
+
+    def breaks_as(self, value: Tensor) -> bool:
+        """Whether the candidate returned this, and is not finite where this is not, which is somewhere."""
+        if not value.shape == self.got.shape == self.expected.shape or not value.numel():
+            return False
+        broken = ~value.isfinite() & self.judged
+        same = torch.where(broken, ~self.got.isfinite(), self.right_by(value))
+        return bool(broken.any()) and bool(same[self.judged].all())
+
+    def right_by(self, value: Tensor) -> Tensor:
+        """Where the candidate returned this."""
+        return (value - self.got).abs() <= self.tolerance(value)
+
+    def differs(self, value: Tensor) -> Tensor:
+        """Where a value is visibly not the right one."""
+        if value.shape != self.expected.shape:
+            return torch.ones_like(self.judged)
+        if not value.numel():
+            return torch.zeros_like(self.judged)
+        beyond = APART * (self.tolerance(value) + self.allowance)
+        return self.judged & ((value - self.expected).abs() > beyond)
+
+
+def samples_of(arguments: Sequence[str], record: Record, kinks: bool, dtype: torch.dtype) -> dict[str, Sample]:
+    """What was returned for each argument; kinks: whether values where no derivative exists are judged too."""
+    found, samples = record.evidence, {}
+    outputs = len(arguments) - len(found.case.inputs)
+    for position, (name, got) in enumerate(zip(arguments, record.results, strict=True)):
+        expected, allowance, kink = (x[position] for x in (found.expected, found.allowance, found.kinks))
+        if not isinstance(got, Tensor) or not is_dense(got) or expected is None or allowance is None:
+            continue
+        judged = expected.to(dtype).isfinite() & allowance.isfinite()
+        judged = judged if kink is None or kinks else judged & ~kink
+        if position >= outputs:
+            x = found.case.inputs[position - outputs].cpu()
+            judged = judged & ~x.isnan() if x.is_floating_point() else judged
+        samples[name] = Sample(found.case, got.detach().cpu().double(), expected, allowance, judged, slack_of(dtype))
+    return samples

@@ -1,0 +1,180 @@
+"""Sentences: what a search has found, with its evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from manual_bp.oracle.diagnosis import conditions
+from manual_bp.oracle.diagnosis.edits import PAGE
+from manual_bp.oracle.diagnosis.program import PAGE as PROGRAM
+from manual_bp.oracle.diagnosis.samples import Sample
+from manual_bp.oracle.diagnosis.search import EVIDENT, Point, Search, Verdict
+from manual_bp.oracle.diagnosis.words import place_of
+from manual_bp.oracle.words import counted, listed, some, told_apart
+
+# So many cases are named.
+NAMED = 3
+# Of so many edits that give what is wrong in some cases it is asked what these have in common.
+ASKED = 8
+# What is said without a condition rests on so many numbers.
+MANY = 12
+# Ratios that differ by less are one factor.
+ALIKE = 1e-3
+
+
+class Said(NamedTuple):
+    """A sentence about some arguments."""
+
+    arguments: list[str]
+    sentence: str
+
+
+def told(search: Search) -> list[Said]:
+    """What was found of every argument: one sentence of all that one edit explains."""
+    found: list[Said] = []
+    left = [a for a in search.points if search.exact.get(a)]
+    while left:
+        best = max(
+            (v for a in left for v in search.exact[a]),
+            key=lambda v: (len(_explained(search, v, left)), -v.edit.cost),
+        )
+        arguments = _explained(search, best, left)
+        left = [a for a in left if a not in arguments]
+        found.append(Said(arguments, _exact(search, best, arguments)))
+    for argument in search.points:
+        if argument not in search.exact and (said := _partial(search, argument)):
+            found.append(Said([argument], said))
+    return found
+
+
+def _explained(search: Search, verdict: Verdict, arguments: Sequence[str]) -> list[str]:
+    return [a for a in arguments if any(v.edit is verdict.edit for v in search.exact.get(a, ()))]
+
+
+PLURAL = {"equals": "equal", "is": "are", "has": "have", "takes": "take"}
+
+
+def _subject(verdict: Verdict, arguments: Sequence[str], point: Point) -> str:
+    """What is said, of whom, and where it stands."""
+    edit = verdict.edit
+    names = listed(arguments)
+    said = edit.words if verdict.by == PROGRAM else edit.words.replace(PAGE, "equals torch's derivative with ")
+    place = place_of(point.traced(verdict.by), edit.position, edit.operand) if edit.position is not None else ""
+    if "{}" in edit.words:
+        words = edit.words.replace("{} is", f"{{}} {'is' if len(arguments) == 1 else 'are'}")
+        return words.replace("{}", names, 1) + place
+    verb, _, rest = said.partition(" ")
+    return f"{names} {verb if len(arguments) == 1 else PLURAL.get(verb, verb)} {rest}{place}"
+
+
+def _exact(search: Search, verdict: Verdict, arguments: list[str]) -> str:
+    verdicts = [v for a in arguments for v in search.exact[a] if v.edit is verdict.edit]
+    most = max(verdicts, key=lambda v: len(v.agreeing))
+    point = search.probe(arguments[0])
+    seen, cases = len(most.agreeing), most.cases
+    if cases == 1:
+        evidence = "so in the only case, and visibly not right there"
+    else:
+        evidence = f"so in all {cases} cases, and visibly not right in {seen if seen < cases else 'each'}"
+    where = _of_cases(most.agreeing, most.undefined)  # elsewhere the page does not come by there
+    return f"{_subject(verdict, arguments, point)}{f', where {where}' if where else ''}; {evidence}{_silent(most)}"
+
+
+def _silent(verdict: Verdict) -> str:
+    return f"; in {counted(verdict.silent, 'more case')} it is not defined" if verdict.silent else ""
+
+
+def _partial(search: Search, argument: str) -> str:
+    """What is wrong in some cases, or in some elements, and what these have in common."""
+    verdicts = sorted(search.partial.get(argument, ()), key=lambda v: v.edit.cost)[:ASKED]
+    point = search.probe(argument)
+    for verdict in verdicts:
+        subject = _subject(verdict, [argument], point)
+        wrong = [*verdict.agreeing, *verdict.mixed]
+        if not verdict.mixed:
+            found = _of_cases(verdict.agreeing, verdict.contrary)
+            if found:
+                rest = f"; it is right in {counted(len(verdict.contrary), 'other case')} that would show it"
+                return f"{subject}, where {found}; so in {_in(wrong)}{rest}"
+        found, count = _of_elements(verdict, argument)
+        if found:
+            return f"{subject}, where {found}; so in all of {counted(count, 'number')} that are wrong"
+    for verdict in verdicts:
+        wrong = [*verdict.agreeing, *verdict.mixed]
+        numbers = sum(int(p.samples[argument].wrong.sum()) for p in wrong)
+        if numbers < MANY:
+            continue
+        subject = _subject(verdict, [argument], point)
+        if not verdict.mixed:
+            rest = f"; it is right in {counted(len(verdict.contrary), 'other case')} that would show it"
+            return f"{subject}, in {_in(wrong)}{rest}"
+        return f"where it is wrong, {subject}; so in all of {numbers} numbers from {counted(len(wrong), 'case')}"
+    return ""
+
+
+def _in(points: Sequence[Point]) -> str:
+    if len(points) == 1:
+        return f"the only case in which it is wrong: {points[0].name!r}"
+    return f"all {len(points)} cases in which it is wrong: {some((repr(p.name) for p in points), NAMED)}"
+
+
+def _of_cases(those: Sequence[Point], others: Sequence[Point]) -> str:
+    """What some cases have in common, and no other; "" if nothing is found."""
+    if not those or not others:
+        return ""
+    features = conditions.of_cases([p.traced() for p in (*those, *others)])
+    holds = torch.tensor([True] * len(those) + [False] * len(others))
+    found = conditions.condition(features, holds, conditions.options_of(those[0].traced()))
+    return found.words if found else ""
+
+
+def _of_elements(verdict: Verdict, argument: str) -> tuple[str, int]:
+    """What the wrong elements have in common, over all cases that tell."""
+    features: list[dict[str, torch.Tensor]] = []
+    holds: list[torch.Tensor] = []
+    for point in [*verdict.mixed, *verdict.agreeing, *verdict.contrary]:
+        program, sample = point.traced(verdict.by), point.samples[argument]
+        value = verdict.edit.results(program, program.needed([argument])).get(argument)
+        if value is None or value.shape != sample.got.shape or not value.numel():
+            continue
+        differs = sample.differs(value.double())
+        counts = (differs & (sample.wrong | sample.right_by(sample.expected))).flatten()
+        every = conditions.of_elements(program, argument, tuple(value.shape))
+        features.append({name: x[counts] for name, x in every.items()})
+        holds.append(sample.wrong.flatten()[counts])
+    names = set.intersection(*(set(f) for f in features)) if features else set()
+    joined = {n: torch.cat([f[n] for f in features]) for n in (features[0] if features else {}) if n in names}
+    if not joined:
+        return "", 0
+    wrong = torch.cat(holds)
+    if int(wrong.sum()) < EVIDENT:
+        return "", 0
+    found = conditions.condition(joined, wrong)
+    return (found.words if found else ""), int(wrong.sum())
+
+
+def _ratios(sample: Sample) -> torch.Tensor:
+    if sample.got.shape != sample.expected.shape:
+        return torch.zeros(0)
+    return (sample.got / sample.expected)[sample.wrong & (sample.expected != 0) & sample.got.isfinite()]
+
+
+def silence(search: Search, argument: str) -> str:
+    """What is said of an argument that no edit explains."""
+    said = [f"no single edit of the page gives this ({search.tried} tried)"]
+    ratios = [_ratios(p.samples[argument]) for p in search.points[argument] if p.samples[argument].is_wrong]
+    ratios = [r for r in ratios if r.numel() >= EVIDENT]
+    if ratios:
+        low, high = told_apart(min(float(r.min()) for r in ratios), max(float(r.max()) for r in ratios), 3)
+        if all(float(r.max() - r.min()) <= ALIKE * float(r.abs().max()) for r in ratios) and len(ratios) > 1:
+            said.append(f"off by one factor that differs from case to case, from {low} to {high}")
+        else:
+            said.append(f"what is wrong is {low} to {high} times what is due")
+    if argument in search.nearest:
+        share, edit = search.nearest[argument]
+        words = edit.words.removeprefix(PAGE).replace("{} is that", "that")
+        said.append(f"closest: {words}, which explains {share:.0%} of the wrong numbers there")
+    return "; ".join(said)

@@ -1,0 +1,246 @@
+"""Edits of the whole page: its registered mistakes, other hyperparameters, another page's formula, a forward of which a
+part is taken for constant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manual_bp.hyperparameters import choices, kinds
+from manual_bp.inputs import Mistake
+from manual_bp.oracle.candidates import candidate
+from manual_bp.oracle.diagnosis.edits import PAGE, Edit
+from manual_bp.oracle.diagnosis.program import MOVES, Site, Traced, Values
+from manual_bp.oracle.diagnosis.samples import wide
+from manual_bp.oracle.diagnosis.words import name_of, place_of
+from manual_bp.outputs import parts, whole
+from manual_bp.program import Ref
+from manual_bp.registry import RULES
+from manual_bp.rule import Rule
+
+
+def whole_edits(traced: Traced) -> Iterator[Edit]:
+    """All of them."""
+    for family in (mistakes, hyperparameters, cotangents, formulas, constants_of_forward):
+        yield from family(traced)
+
+
+def _named(rule: Rule, y: Any, grads: Any) -> Values:
+    named = zip(rule.arguments, (*parts(y), *(grads or ())), strict=False)
+    return {name: x for name, x in named if isinstance(x, Tensor)}
+
+
+def _inputs(traced: Traced) -> tuple[Any, ...]:
+    return tuple(None if x is None else wide(x) for x in traced.case.inputs)
+
+
+# --------------------------------------------------------------------------------------------------------- mistakes
+
+
+def mistakes(traced: Traced) -> Iterator[Edit]:
+    """The wrong formulas that the page lists; the first of several that are equal is the page's first."""
+    for i, mistake in enumerate(traced.rule.mistakes):
+        if not mistake.loses_digits:
+            seen = f" (seen: {mistake.seen})" if mistake.seen else ""
+            words = f"equals the known mistake '{mistake.name}': it forgets {mistake.forgets}{seen}"
+            yield Edit(i / 1000, words, run=partial(_mistaken, mistake, False), is_registered=True)
+            # A formula that rounds or overflows on the way does so elsewhere in float64.
+            yield Edit(0.5 + i / 1000, words, run=partial(_mistaken, mistake, True), is_registered=True)
+
+
+def _mistaken(mistake: Mistake, own: bool, traced: Traced, needed: int) -> Values:
+    """own: whether it is computed in the precision of the case."""
+    rule, case = traced.rule, traced.case
+    inputs, dy = (case.inputs, case.dy) if own else (_inputs(traced), traced.dy)
+    if not rule.has_backward:
+        return _named(rule, rule.mistaken(mistake.backward)(inputs, **case.hyper), ())
+    return _named(rule, *rule.mistaken(mistake.backward)(inputs, dy, **case.hyper))
+
+
+# -------------------------------------------------------------------------------------------------- hyperparameters
+
+CHANGED: Mapping[str, Callable[[float], float]] = {
+    "{0} is ignored: {{}} is that of {0}=1": lambda h: 1,
+    "{0} is ignored: {{}} is that of {0}=0": lambda h: 0,
+    "{0} is taken with the wrong sign: {{}} is that of -{0}": lambda h: -h,
+    "{0} is taken without its sign: {{}} is that of |{0}|": abs,
+    "{0} is truncated to an integer: {{}} is that of int({0})": int,
+    "{0} is cut off at 0: {{}} is that of max({0}, 0)": lambda h: max(h, 0),
+    "{0} is cut off at 1: {{}} is that of min({0}, 1)": lambda h: min(h, 1),
+    "{0} is ignored where it is negative: {{}} is that of {0}=1 there": lambda h: 1 if h < 0 else h,
+    "{0} is taken inversely: {{}} is that of 1/{0}": lambda h: 1 / h,
+    "{0} is squared: {{}} is that of {0}²": lambda h: h * h,
+    "{0} is taken twice: {{}} is that of 2·{0}": lambda h: 2 * h,
+    "{{}} is that of {0}/2": lambda h: h / 2,
+    "{{}} is that of 1 - {0} in place of {0}": lambda h: 1 - h,
+    "{{}} is that of {0} + 1": lambda h: h + 1,
+    "{{}} is that of {0} - 1": lambda h: h - 1,
+    "{{}} is that of √{0}": lambda h: h**0.5,
+    "{0} is rounded to bfloat16: {{}} is that of a {0} of 8 bits": lambda h: _rounded(h, torch.bfloat16),
+    "{0} is rounded to float16: {{}} is that of a {0} of 11 bits": lambda h: _rounded(h, torch.float16),
+    "{0} is rounded to 8 bits: {{}} is that of a {0} of 3 bits": lambda h: _rounded(h, torch.float8_e5m2),
+    "{0} is rounded to 8 bits: {{}} is that of a {0} of 4 bits": lambda h: _rounded(h, torch.float8_e4m3fn),
+}
+# Where a hyperparameter is written as a number, these are the usual ones: slopes, decay rates, eps of the libraries.
+USUAL = (2, -1, 0.5, 0.1, 0.2, 0.25, 0.3, 0.9, 0.99, 0.01, 5e-3, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-12)
+
+
+# Stands for 0 where that is refused.
+TINY = 1e-300
+
+
+def _rounded(number: float, dtype: torch.dtype) -> float:
+    return float(torch.tensor(number, dtype=torch.float64).to(dtype))
+
+
+def hyperparameters(traced: Traced) -> Iterator[Edit]:
+    """A hyperparameter at another value: its default, an ordinary or usual number, another choice, a function of it."""
+    rule = traced.rule
+    for name in rule.hyper:
+        tried = [given[name] for given in (rule.defaults, rule.ordinary) if name in given]
+        numeric = any(kind in (int, float) for kind in kinds(rule.annotations[name]))
+        others = list(USUAL) if numeric else list(choices(rule.annotations[name]))
+        for i, value in enumerate(dict.fromkeys([*tried, *others])):
+            written = f"{value:g}" if type(value) in (int, float) else repr(value)
+            words = f"{name} is ignored: {{}} is that of {name}={written}"
+            yield Edit(1.5 + i / 10, words, run=partial(_at_hyper, name, partial(_always, value)))
+        for i, (words, function) in enumerate(CHANGED.items() if numeric else ()):
+            yield Edit(1.8 + i / 20, words.format(name), run=partial(_at_hyper, name, function))
+    for name in _numbers_kept(traced):
+        for i, (words, function) in enumerate(CHANGED.items()):
+            own = words.replace("{0} ", "{0} as backward keeps it ", 1) if "{0} is" in words else words
+            yield Edit(2.3 + i / 20, own.format(name), run=partial(_at_kept, name, function))
+
+
+def _always(value: Any, _: Any) -> Any:
+    return value
+
+
+def _at_hyper(name: str, function: Callable[[Any], Any], traced: Traced, needed: int) -> Values:
+    rule, case = traced.rule, traced.case
+    hyper = {**rule.defaults, **case.hyper}
+    if type(hyper[name]) is bool and function in CHANGED.values():
+        raise ValueError("no number")
+    hyper[name] = function(hyper[name])
+    try:
+        y, residuals = rule.pure(*_inputs(traced), **hyper)
+    except ValueError:  # 0 is refused where it is divided by
+        y, residuals = rule.pure(*_inputs(traced), **{**hyper, name: hyper[name] or TINY})
+    return _named(rule, y, rule.page.backward(residuals, traced.dy) if rule.has_backward else ())
+
+
+def _numbers_kept(traced: Traced) -> list[str]:
+    kept = traced.residuals
+    fields = getattr(kept, "_fields", ())
+    return [f for f in fields if type(getattr(kept, f)) in (int, float)]
+
+
+def _at_kept(name: str, function: Callable[[Any], Any], traced: Traced, needed: int) -> Values:
+    kept = traced.residuals
+    changed = kept._replace(**{name: function(getattr(kept, name))})
+    return _named(traced.rule, tuple([None] * len(traced.rule.outputs)), traced.rule.page.backward(changed, traced.dy))
+
+
+# ------------------------------------------------------------------------------------------------------- cotangents
+
+
+def cotangents(traced: Traced) -> Iterator[Edit]:
+    """Of several outputs the cotangent of one ignored; all of them multiplied by y."""
+    rule = traced.rule
+    if not rule.has_backward:
+        return
+    for position, name in enumerate(rule.cotangents if len(rule.cotangents) > 1 else ()):
+        words = f"{name} is ignored: {{}} is that of {name} = 0"
+        yield Edit(1.4, words, run=partial(_at_dy, partial(_without, position)))
+    words = "is multiplied by y: it is that of the cotangent dy·y"
+    yield Edit(3.2, words, run=partial(_at_dy, lambda _, d, y: d * y))
+
+
+def _without(position: int, i: int, d: Tensor, y: Tensor) -> Tensor:
+    return torch.zeros_like(d) if i == position else d
+
+
+def _at_dy(change: Callable[[int, Tensor, Tensor], Tensor], traced: Traced, needed: int) -> Values:
+    rule = traced.rule
+    outputs = [traced.right[name] for name in rule.arguments[: len(rule.outputs)]]
+    pairs = zip(parts(traced.dy), outputs, strict=True)
+    dy = [None if d is None else change(i, d, y) for i, (d, y) in enumerate(pairs)]  # type: ignore[arg-type]
+    grads = rule.page.backward(traced.residuals, whole(dy, like=traced.dy))
+    return _named(rule, tuple([None] * len(outputs)), grads)
+
+
+# --------------------------------------------------------------------------------------------------------- formulas
+
+
+def formulas(traced: Traced) -> Iterator[Edit]:
+    """The formula of another page of the same chapter."""
+    own = traced.rule
+    for other in RULES.values() if own.has_backward else ():
+        if other.chapter != own.chapter or other.name == own.name or not other.has_backward:
+            continue
+        needed = set(other.inputs) - other.absentable
+        if needed <= set(own.inputs) and other.defaults.keys() >= set(other.hyper) - set(own.hyper):
+            yield Edit(3, f"is the formula of {other.name}", run=partial(_at_other, other))
+
+
+def _at_other(other: Rule, traced: Traced, needed: int) -> Values:
+    named = dict(zip(traced.rule.inputs, _inputs(traced), strict=True))
+    hyper = {n: v for n, v in {**traced.rule.defaults, **traced.case.hyper}.items() if n in other.hyper}
+    _, grads = other.vjp(tuple(named.get(n) for n in other.inputs), traced.dy, **hyper)
+    found = dict(zip(other.inputs, grads, strict=True))
+    return {f"d{n}": x for n, x in found.items() if isinstance(x, Tensor) and f"d{n}" in traced.rule.arguments}
+
+
+# ------------------------------------------------------------------------------------- parts of forward as constants
+
+
+def constants_of_forward(traced: Traced) -> Iterator[Edit]:
+    """A value of forward taken for a constant, so that its part of the derivative is missing."""
+    differentiate = getattr(candidate("torch"), "autograd", None)
+    if differentiate is None or not traced.rule.has_backward:
+        return
+    reduced = [traced.sites[p] for p, n in enumerate(traced.nodes) if n.name in REDUCTIONS]
+    reduced = [site for site in dict.fromkeys(reduced) if site.stage == "forward"]
+    if len(reduced) > 1:
+        words = f"{PAGE}all statistics (sums, means and extrema of forward) taken for constants"
+        yield Edit(2.6, words, run=partial(_constant, differentiate, reduced))
+    for position, node in enumerate(traced.nodes):
+        value, stage = traced.values[position], traced.sites[position].stage
+        if stage != "forward" or node.name in MOVES or not isinstance(value, Tensor) or not value.is_floating_point():
+            continue
+        words = f"{PAGE}{name_of(traced, Ref(position))} of forward taken for a constant{place_of(traced, position)}"
+        yield Edit(3.1, words, run=partial(_constant, differentiate, [traced.sites[position]]))
+
+
+REDUCTIONS = ("sum", "mean", "amax", "amin", "max", "min", "var", "std", "logsumexp", "norm", "var_mean")
+
+
+def _constant(differentiate: Any, sites: Sequence[Site], traced: Traced, needed: int) -> Values:
+    return _differentiated(differentiate, traced, [p for site in sites for p in traced.positions[site]])
+
+
+def _differentiated(differentiate: Any, traced: Traced, positions: list[int]) -> Values:
+    rule, case = traced.rule, traced.case
+    count = len([x for x in case.inputs if x is not None])
+    outputs = [traced.results[name] for name in rule.arguments[: len(rule.outputs)]]
+    of_value = traced.needed(rule.arguments[: len(rule.outputs)])
+    constant = frozenset(positions)
+
+    def forward(*inputs: Any, **_: Any) -> Any:
+        there = [x for x in inputs if x is not None]
+        run: dict[int, Any] = dict(enumerate(there))
+        for position in range(count, max(outputs) + 1):
+            if of_value >> position & 1:
+                run[position] = traced.steps[position](run)
+                run[position] = run[position].detach() if position in constant else run[position]
+        found = [run[p] for p in outputs]
+        return whole(found, like=traced.dy) if len(found) > 1 else found[0]
+
+    y, grads = differentiate(forward)(_inputs(traced), traced.dy)
+    del y
+    found = zip(rule.arguments[len(outputs) :], grads, strict=True)
+    return {name: x for name, x in found if isinstance(x, Tensor)}

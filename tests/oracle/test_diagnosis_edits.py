@@ -1,0 +1,160 @@
+"""The search by itself: a page that is edited is diagnosed as that edit, or as one that gives the same numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from manual_bp.oracle.case import Case
+from manual_bp.oracle.diagnosis import diagnose
+from manual_bp.oracle.diagnosis.conditions import between, condition
+from manual_bp.oracle.diagnosis.edits import Edit, edits_of
+from manual_bp.oracle.diagnosis.program import PAGE, TORCH, UntraceableError, traced
+from manual_bp.outputs import parts
+from manual_bp.rule import Rule, Vjp
+from tests.oracle.few import few_cases, few_records, spread
+from tests.pages import PAGES
+
+# Of each page so many edits by default are tried, evenly spread over those that people make often.
+BY_DEFAULT, ALL = 1, 12
+OFTEN = 3.0
+# An edit that shows in fewer cases may be given by another one, too.
+CASES = 5
+
+
+def edited(rule: Rule, edit: Edit) -> Vjp:
+    """A page with an edit of its cotangents."""
+
+    def candidate(inputs: Any, dy: Any, **hyper: Any) -> Any:
+        y, grads = rule.vjp(inputs, dy, **hyper)
+        program = traced(rule, Case(inputs, dy, hyper))
+        try:
+            found = edit.results(program)
+        except Exception:  # it is not defined there
+            found = {}
+        named = zip(rule.inputs, grads, strict=True)
+        return y, tuple(g if g is None else found.get(f"d{n}", g).to(g.dtype) for n, g in named)
+
+    return candidate
+
+
+def chosen(rule: Rule, most: int) -> Iterator[Edit]:
+    """Edits of what backward computes that show in some cases, evenly spread."""
+    program = traced(rule, next(few_cases(rule)))
+    grads = [name for name in program.results if not name.startswith("y")]
+    every = [e for e in edits_of(program, program.needed(grads)) if e.cost < OFTEN and e.position is not None]
+    every = [e for e in every if program.sites[e.position or 0].stage == "backward"]
+    return iter(spread(every, most))
+
+
+def diagnosed(rule: Rule, most: int) -> int:
+    """How many of the edits are visible; each of these has to be told."""
+    count = 0
+    for edit in chosen(rule, 6 * most):
+        records, wrong = few_records(rule, edited(rule, edit))
+        shows = sum(not _is_right(rule, record) for record in records)
+        if shows < CASES or not all(isinstance(x, Tensor) for r in records for x in r.results if x is not None):
+            continue
+        found = diagnose(rule, edited(rule, edit), records, wrong)
+        assert found.sentences, (edit.words, found)
+        assert found.explained == wrong, (edit.words, found)
+        count += 1
+        if count == most:
+            break
+    return count
+
+
+def _is_right(rule: Rule, record: Any) -> bool:
+    found = record.evidence
+    pairs = zip(record.results, found.expected, found.allowance, strict=True)
+    return all(
+        e is None or a is None or g is None or bool(((g.double() - e).abs() <= a)[e.isfinite()].all())
+        for g, e, a in pairs
+    )
+
+
+def test_an_edit_is_told(rule):
+    if rule.has_backward:
+        assert diagnosed(rule, BY_DEFAULT)
+
+
+@pytest.mark.exhaustive
+def test_every_edit_is_told(rule):
+    if rule.has_backward:
+        assert diagnosed(rule, ALL)
+
+
+@pytest.mark.parametrize("by", [PAGE, TORCH])
+def test_a_program_gives_what_the_page_gives(rule, by):
+    """At the ordinary case and at those of other sizes, with every hyperparameter."""
+    if by == TORCH and not rule.has_backward:
+        return
+    tried = 0
+    for case in spread(list(few_cases(rule)), 4):
+        try:
+            program = traced(rule, case, by)
+        except UntraceableError:
+            continue
+        wide = [None if x is None else x.double() if x.is_floating_point() else x for x in case.inputs]
+        y, grads = rule.vjp(tuple(wide), program.dy, **case.hyper)
+        for name, due in zip(rule.arguments, (*parts(y), *grads), strict=True):
+            if due is not None and name in program.right:
+                torch.testing.assert_close(program.right[name], due, equal_nan=True, check_dtype=False, msg=name)
+                tried += 1
+    assert tried or by == TORCH
+
+
+def test_a_right_page_is_no_edit_of_itself():
+    page = PAGES["bell"]
+    records, _ = few_records(page, page.vjp)
+    assert diagnose(page, page.vjp, records, set(page.arguments)).sentences == []
+
+
+def test_what_no_edit_gives_is_said_with_the_nearest():
+    page = PAGES["bell"]
+
+    def candidate(inputs: Any, dy: Any, **hyper: Any) -> Any:
+        y, (dx,) = page.vjp(inputs, dy, **hyper)
+        return y, (torch.where(torch.sin(37 * inputs[0]) > 0, dx * torch.cos(inputs[0]), dx),)
+
+    found = diagnose(page, candidate, *few_records(page, candidate))
+    assert not found.sentences
+    assert "no single edit of the page gives this" in found.shared["dx"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda dx, x, dy, alpha: torch.where(x > 1, 0, dx), "where x > 1"),
+        (lambda dx, x, dy, alpha: 3 * dx if alpha < 0 else dx, "where alpha < 0"),
+    ],
+)
+def test_where_it_is_wrong_is_said_with_what_stands_there(change, words):
+    page = PAGES["bell"]
+
+    def candidate(inputs: Any, dy: Any, alpha: float = 1.0) -> Any:
+        y, (dx,) = page.vjp(inputs, dy, alpha=alpha)
+        return y, (change(dx, inputs[0], dy, alpha),)
+
+    (sentence,) = diagnose(page, candidate, *few_records(page, candidate)).sentences
+    assert words in sentence, sentence
+
+
+def test_a_condition_is_not_read_off_by_chance():
+    """One of four has the largest number of something."""
+    holds = torch.tensor([False, False, False, True])
+    assert condition({"n": torch.tensor([1.0, 2.0, 3.0, 4.0])}, holds) is None
+    many, numbers = torch.arange(40) >= 20, torch.arange(40.0)
+    found = condition({"n": numbers}, many)
+    assert found is not None
+    assert found.words == "n ≥ 20"
+
+
+def test_bounds_are_round():
+    assert between(-0.3, 2.0) == 0
+    assert between(1000.0, 1025.0) == 1024
+    assert between(0.92, 1.17) == 1
