@@ -56,8 +56,12 @@ def test_right_programs_raise_no_alarm(rule):
 
 @EVERY
 def test_right_programs_raise_no_alarm_in_any_dtype(rule):
+    """In 16 bits the page alone is one: torch's own arithmetic there overflows (1 / sqrt(eps) in float16) or leaves no
+    digit (a sum of probabilities that are rounded), which is said of it, and rightly."""
     found = [false_alarms(rule, dtype, SEEDS) for dtype in DTYPES]
-    assert not [example for alarms in found for example in alarms.examples]
+    right = {"manual": DTYPES, "torch": (torch.float64, torch.float32)}
+    alarms = [(name, dtype, each.examples) for dtype, each in zip(DTYPES, found, strict=True) for name in each.alarms]
+    assert not [(name, dtype, examples) for name, dtype, examples in alarms if dtype in right[name]]
     assert all(alarms.seeds == len(SEEDS) for alarms in found)
 
 
