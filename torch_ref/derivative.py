@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from manual_bp.outputs import parts
 from manual_bp.program import Node, Program, Recording, Ref
@@ -30,7 +31,8 @@ class Derivative(NamedTuple):
     forward: inputs -> (y, saved).  backward: (*saved, *dy) -> one cotangent for each input, None where y does not
     depend on it or it is no number.  changed: whether formulas that keep their digits stand in place of torch's own.
     unknown: operations that are neither elementary nor can be taken apart.  largest: how many elements
-    the largest result on the way has.
+    the largest result on the way has.  is_its_own: whether the derivative is declared and not that of the operations
+    forward (an autograd.Function, a result made under no_grad).
     """
 
     forward: Program
@@ -38,6 +40,7 @@ class Derivative(NamedTuple):
     changed: bool
     unknown: tuple[Node, ...]
     largest: int
+    is_its_own: bool
 
     @property
     def value(self) -> Program:
@@ -61,7 +64,7 @@ def derivative(
     leaves = [None if x is None else _leaf(x) for x in inputs]
     present = [x for x in leaves if x is not None]
     wanted = [x for x in present if x.requires_grad]
-    with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+    with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), _WithoutLooking():
         with torch.no_grad(), Recording(present, lambda op: True, formula_of):  # which refuses what no program tells
             like = parts(function(*leaves, **hyper))
         cotangents = [torch.ones_like(y) for y in like]
@@ -80,7 +83,40 @@ def derivative(
     whole = Program(tuple(recording.nodes), recording.inputs, (results, recording.refs(grads)))
     whole = _without_detached(whole).pruned()
     kept = _keeping_digits(whole) if keeps_digits else whole
-    return Derivative(*_parted(kept, len(present)), kept != whole, tuple(recording.unknown), recording.largest)
+    is_its_own = _is_declared(parts(y)) or bool(recording.unseen)
+    forward, backward = _parted(kept, len(present))
+    unknown = tuple(recording.unknown)
+    return Derivative(forward, backward, kept != whole, unknown, recording.largest, is_its_own)
+
+
+class _WithoutLooking(TorchFunctionMode):
+    """What torch looks at numbers for before it does something that depends on none of them."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is torch.nn.functional.one_hot and _classes(*args, **(kwargs or {})) > 0:  # whether an index is large
+            index, number = args[0] if args else (kwargs or {})["tensor"], _classes(*args, **(kwargs or {}))
+            return (index.unsqueeze(-1) == torch.arange(number)).to(torch.int64)
+        return func(*args, **(kwargs or {}))
+
+
+def _classes(tensor: Tensor, num_classes: int = -1) -> int:
+    return num_classes
+
+
+def _is_declared(outputs: Sequence[Tensor]) -> bool:
+    """Whether an autograd.Function stands between the inputs and an output."""
+    seen: set[Any] = set()
+    waiting = [y.grad_fn for y in outputs if y.grad_fn is not None]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            return True
+        following = [each for each, _ in node.next_functions if each is not None and each not in seen]
+        seen.update(following)
+        waiting += following
+    return False
 
 
 def _leaf(x: Tensor) -> Tensor:

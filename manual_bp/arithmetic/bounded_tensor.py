@@ -171,8 +171,14 @@ def _calculate(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> B
         _in_any_order(result, args[:2], p)
     result.how = how
     if how and how.roundings:
+        if func in bounded_table.APART:
+            result.error = result.error + bounded_table.APART[func](
+                how.roundings * p.u, operands[0], magnitude_of(args[0]), *args[1:], **kwargs
+            )
         result.magnitude = _expanded(result, func, args, kwargs, positions)
-        result.error = result.error + how.roundings * p.u * result.magnitude
+        below = torch.where(result.magnitude > 0, p.eta, 0.0)
+        lost = how.roundings * torch.maximum(p.u * result.magnitude, below)
+        result.error = result.error + torch.where(result.value.isinf(), EXACT, lost)  # infinity is exact
     _err(result)
     return result
 

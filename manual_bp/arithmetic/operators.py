@@ -15,6 +15,7 @@ from torch import Tensor
 
 from manual_bp.arithmetic import bounded_table
 from manual_bp.arithmetic.bounded_tensor import Bounded
+from manual_bp.program.program import tensors_in
 
 aten = torch.ops.aten
 
@@ -63,7 +64,12 @@ def on_tensors(
             return rounded_on_entering(made, dtype) if are_bounded else made.to(dtype)
         elif wanted is not None and wanted.is_floating_point:
             kwargs = {**kwargs, "dtype": dtype}
-        return op(*args, **kwargs)
+        result = op(*args, **kwargs)
+        is_other = isinstance(result, Tensor) and result.dtype is not dtype and result.is_floating_point()
+        if is_other and not any(x.is_floating_point() for x in tensors_in(args)):  # a quotient of whole numbers
+            made = op(*(x.double() if isinstance(x, Tensor) else x for x in args), **kwargs)
+            return rounded_on_entering(made, dtype) if are_bounded else made.to(dtype)
+        return result
 
     return evaluate
 

@@ -78,7 +78,9 @@ def generated(
     found += defined(declared.edges(rule, [*_absences(rule), *indexed(rule)], usual))
     sizes = declared.sizes(rule, (edge for edge in _sizes(rule) if fits(rule, edge, usual)), usual)
     rows = list(cases(_one_row(rule)))
-    found += [_unless_small(rule, case) for case in (_of_row(rows[0], sizes) if rows else defined(sizes))]
+    found += [
+        _unless_small(rule, case) for case in (_of_row(rows[0], sizes) if rows else _longer(rule, defined(sizes)))
+    ]
     found += laid_out(rule, found[0])
     many = [many_rows(row) for row in rows]
     found += [*many, *(_opposite(rule, case) for case in many)]
@@ -88,6 +90,16 @@ def generated(
     found += [Further(**vars(case)) for case in further if _is_sound(rule, case)]
     found += _sized(rule, declared, dtype, device, generator)
     return [case for case in found if declared.fits(rule, case.inputs, case.hyper)]
+
+
+def _longer(rule: Rule, cases: Iterable[Case]) -> list[Case]:
+    """Of a function the cases of one length each, without a length of 1 on an axis that cannot be longer as well: there
+    it is defined because 1 is broadcast, and means something else."""
+    found = list(cases)
+    if not hasattr(rule.page, "FUNCTION"):
+        return found
+    long = {case.name.partition(" = ")[0] for case in found if not case.name.endswith(" = 1")}
+    return [case for case in found if case.name.partition(" = ")[0] in long]
 
 
 def _unless_small(rule: Rule, case: Case) -> Case:

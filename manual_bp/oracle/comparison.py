@@ -80,6 +80,7 @@ class Comparison:
         self.filled: set[object] = set()
         self.long: list[Record] = []
         self.unwritten: dict[str, str] = {}
+        self.refusing: list[tuple[str, Case]] = []
 
     def judge_case(self, found: Evidence | str, variant: Vjp | None = None) -> None:
         """Judge the candidate at a case, and count it; variant: a way to call it, if not as it is."""
@@ -194,7 +195,11 @@ class Comparison:
                 "certified truth: python-flint is not installed, so torch in float64 stands for it, and a convention "
                 "at a kink cannot be told from an error; pip install 'manual-bp[truth]'"
             )
+        if lacking := getattr(self.rule.page, "UNCERTIFIED", ""):
+            self.judge.note(f"not certified: {lacking}, which ball arithmetic does not know; truth is torch in float64")
         report.findings[:0] = tracebacks(self.raised)
+        for text in tracebacks(self.refusing):
+            report.findings.append(f"raises at sizes that were not given: {text}")
         for name, names in self.untaken.items():
             report.untested_hyper.append(name)
             report.not_tested.append(untaken(name, names, self.rule.defaults.get(name)))
@@ -267,6 +272,9 @@ class Comparison:
                 self.untaken.setdefault(name, []).append(case.name)
             return None
         called = call(candidate, self.rule, case, found.expected)
+        if called.raised and not self.strict and not self._is_given(case):
+            self.refusing.append((called.raised, case))
+            return None
         self._take_in(called, case)
         if called.results is not None and not self.repeated and all(d.numel() for d in parts(case.dy) if d is not None):
             self.repeated = True  # once is enough
@@ -280,6 +288,13 @@ class Comparison:
                 words = f"not written in full: {text}" if text.startswith(NEVER) else text
                 self.unwritten.setdefault(argument, f"{argument} is {words}, in case {case.name!r}")
         return called.results
+
+    def _is_given(self, case: Case) -> bool:
+        """Whether a case has the sizes that the caller named, where the reference is a function: at others it may be
+        that the candidate is not meant for them, and nobody said so."""
+        shapes = getattr(self.rule.page, "GIVEN", {})
+        named = case.named(self.rule)
+        return all(tuple(named[name].shape) == shape for name, shape in shapes.items() if name in named)
 
     def _take_in(self, called: Call, case: Case) -> None:
         """What was seen beside the results; what is right but may harm is a mismatch under strict."""

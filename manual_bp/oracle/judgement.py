@@ -47,6 +47,7 @@ class Judge:
         self.report.worst = {argument: Worst() for argument in self.required}
         self.judged: dict[str, list[Judged]] = {argument: [] for argument in self.required}
         self.excused: dict[tuple[str, str, str], list[Mismatch]] = {}
+        self._spread: Case | None = None
 
     def finding(self, argument: str, case: Case, text: str) -> None:
         if self.strict:
@@ -125,6 +126,7 @@ class Judge:
                 return
         ratio, ulps = errors(got, expected, allowance, self.dtype)
         excused = self._excused(position, found, expected) | self._overflows_alike(position, found, got, ratio)
+        excused |= self._spreads_nan(found.case, expected, got, self.is_output(argument))
         if bool(excused.any()):
             ratio, ulps = torch.where(excused, 0, ratio), torch.where(excused, 0, ulps)
             self.judged[argument].append(Judged(found.case, expected[~excused], allowance[~excused]))
@@ -186,6 +188,27 @@ class Judge:
         is_number = x is not None and x.is_floating_point()
         return x.cpu().isnan() if x is not None and is_number else torch.zeros_like(like, dtype=torch.bool)
 
+    def _spreads_nan(self, case: Case, expected: Tensor, got: Tensor, is_output: bool) -> Tensor:
+        """Where an input has NaN, and of what is due and what came one is NaN: whether a NaN is dropped by a function
+        or multiplied by 0 is decided by no derivation, and the reference is one formula of several.  Where an output
+        has it, no cotangent is judged."""
+        got = got.detach().cpu()
+        if case is self._spread:
+            return torch.ones_like(got, dtype=torch.bool)
+        apart = got.isnan() != expected.isnan()
+        numbers = [x for x in case.inputs if x is not None and x.is_floating_point()]
+        if not hasattr(self.rule.page, "FUNCTION") or not bool(apart.any()) or not any(map(_has_nan, numbers)):
+            return torch.zeros_like(apart)
+        came = got.isnan() & apart
+        if is_output and bool(came.any()):
+            self.note("NaN in an input is NaN in results where the function has none")
+            self._spread = case
+        elif got.ndim:
+            rows = [x.reshape(len(x), -1).isnan().any(1) for x in numbers if x.ndim and len(x) == len(got)]
+            beside = torch.stack([*rows, rows[0]]).any(0) if rows else torch.ones(len(got), dtype=torch.bool)
+            apart &= expected.isnan() | beside.reshape(-1, *(1,) * (got.ndim - 1))
+        return apart
+
     def _overflows_alike(self, position: int, found: Evidence, got: Tensor, ratio: Tensor) -> Tensor:
         """Where NaN came, a step on the way may overflow, and the page itself has NaN."""
         allowance = found.allowance[position]
@@ -200,6 +223,10 @@ class Judge:
 
     def trap(self, argument: str, case: Case, detail: str) -> None:
         self.report.mismatches.append(Mismatch("trap", argument, case.name, detail))
+
+
+def _has_nan(x: Tensor) -> bool:
+    return bool(x.isnan().any())
 
 
 def _described(value: Any) -> str:

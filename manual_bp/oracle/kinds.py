@@ -131,8 +131,16 @@ class Kinds:
             if self.contract != self._narrow:
                 bound = self._within_reach(bounds(self._narrow), case, position, expected, formula)
                 yield Excuse("digits", f"{words}, in {self._name(self.dtype)}", bound, bounds, FINER[self.dtype])
+        if hasattr(self.rule.page, "FUNCTION"):  # which goes one way through these numbers, of several
+            tiny = torch.finfo(self.contract.compute).tiny
+            bound = torch.where(expected.abs() < tiny, tiny, 0.0)
+            yield Excuse("digits", "loses digits of what is below the smallest normal number", bound, self._none, None)
         # Not in 16 bits: so many roundings there are as much as is due.
         yield self._digits(self._rounding(position), position, partial(self._lost, case))
+
+    @staticmethod
+    def _none(contract: Contract) -> Values:
+        return ()
 
     def _digits(self, words: str, position: int, bounds: Callable[[Contract], Values]) -> Excuse:
         """Digits lost in the declared precision."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 from itertools import combinations
 
@@ -66,7 +67,7 @@ def fits(rule: Rule, edge: Edge, usual: axes.Sizes) -> bool:
     if rule.elementwise:
         return True
     shapes = [axes.shape_of(rule.annotations[name], sizes, hyper) for name in rule.inputs]
-    return sum(math.prod(shape) for shape in shapes) <= MOST_ELEMENTS
+    return sum(math.prod(shape) for shape in shapes) <= getattr(rule.page, "LARGEST", MOST_ELEMENTS)
 
 
 def looped_axes(rule: Rule) -> list[str]:
@@ -100,13 +101,13 @@ def sized(rule: Rule) -> Iterator[tuple[Edge, ...]]:
                 yield (at_once,)
             elif block <= WHOLE:
                 for name, length in lengths.items():
-                    yield (_edge(rule, {name: length}, turn),)
+                    yield _edges(rule, {name: length}, turn)
             elif block == BLOCKS[-1] or len(names) == 1:
                 for name in names:
-                    yield (_edge(rule, {name: block + off}, turn),)
+                    yield _edges(rule, {name: block + off}, turn)
             elif off == 0:
                 for name, length in lengths.items():
-                    yield (_edge(rule, {name: length}, turn),)
+                    yield _edges(rule, {name: length}, turn)
     pairs = [
         dict(zip(pair, PAIR if _is_matrix(rule, pair) else SMALLER_PAIR, strict=True))
         for pair in combinations(names, 2)
@@ -118,6 +119,15 @@ def sized(rule: Rule) -> Iterator[tuple[Edge, ...]]:
 def _is_matrix(rule: Rule, pair: tuple[str, str]) -> bool:
     """Whether an input has these axes and no other."""
     return any({f for t in axes.tokens(rule.annotations[n]) for f in axes.factors(t)} == {*pair} for n in rule.inputs)
+
+
+def _edges(rule: Rule, lengths: dict[str, int], turn: int) -> tuple[Edge, ...]:
+    """These lengths with the usual ones of a function on other axes, and with short ones, if there are such."""
+    edge = _edge(rule, lengths, turn)
+    if not hasattr(rule.page, "FUNCTION"):
+        return (edge,)
+    short = {name: tuple(min(n, TINIEST[1]) for n in several) for name, several in edge.sizes.items()}
+    return edge, replace(edge, sizes={**short, **{name: edge.sizes[name] for name in lengths if name in edge.sizes}})
 
 
 def _edge(rule: Rule, lengths: dict[str, int], turn: int, tiny: tuple[int, ...] = TINY) -> Edge:

@@ -48,7 +48,8 @@ def trials(
     """What is wrong.  right: the cases that the candidate answered rightly, and its results there."""
     if small := next((record for record in right if _is_small(record)), None):
         yield from _other_ways(candidate, rule, small)
-    if right and not hasattr(rule.page, "FUNCTION"):  # what a function takes is for itself to say
+    # What a function refuses says nothing of what its axes mean, and torch's own kernels write beside such inputs.
+    if right and not hasattr(rule.page, "FUNCTION"):
         yield from _answered(candidate, rule, refusals(rule, dtype, device, declared))
 
 

@@ -68,7 +68,9 @@ class Recording(Mode):
     """The mode that writes down.
 
     nodes: what was seen so far, the inputs first.  unknown: those on numbers that are neither elementary nor can be
-    taken apart.  largest: the number of elements of the largest result.  stage: what new ones belong to.
+    taken apart.  unseen: those forward that torch.autograd is not shown, though they depend on an input (no_grad, the
+    body of an autograd.Function).  largest: the number of elements of the largest result.  stage: what new ones belong
+    to.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Recording(Mode):
         self.formula_of = formula_of
         self.nodes: list[Node] = []
         self.unknown: list[Node] = []
+        self.unseen: list[Node] = []
         self.largest = 0
         self.stage = "forward"
         self._kept: list[Any] = []  # so that no address is used twice
@@ -110,6 +113,8 @@ class Recording(Mode):
         node = Node(func, self._refs(args), self._refs(kwargs), line, self.stage)
         if is_unknown:
             self.unknown.append(node)
+        if moving and self.stage == "forward" and not torch.is_grad_enabled():
+            self.unseen.append(node)
         result = func(*args, **kwargs)
         self._leave(result, node, moving)
         return result
@@ -342,7 +347,7 @@ def own_line(frame: FrameType | None) -> Line | None:
     """The innermost line that is neither torch's nor ours."""
     while frame is not None:
         file = frame.f_code.co_filename
-        if not file.startswith(OURS):
+        if not file.startswith(OURS) and frame.f_code.co_name not in ("__torch_function__", "__torch_dispatch__"):
             return Line(file, frame.f_lineno, linecache.getline(file, frame.f_lineno).strip())
         frame = frame.f_back
     return None

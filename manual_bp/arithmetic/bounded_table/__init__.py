@@ -13,6 +13,7 @@ expanded        what the terms of an expanded result add up to
 
 from manual_bp.arithmetic.bounded_table import elementary, exponentials, extremes, products, sums
 from manual_bp.arithmetic.bounded_table.expanded import ADDITIONS, DIVISIONS, MAGNITUDES, TERMS
+from manual_bp.arithmetic.bounded_table.exponentials import APART
 from manual_bp.arithmetic.bounded_table.formats import (
     EXACT,
     NoMeaning,
@@ -29,6 +30,7 @@ from manual_bp.arithmetic.bounded_table.plain import CONSTANTS, DECISIONS, FILLE
 
 __all__ = [
     "ADDITIONS",
+    "APART",
     "ARITHMETIC",
     "CONSTANTS",
     "DECISIONS",

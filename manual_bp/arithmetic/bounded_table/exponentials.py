@@ -109,3 +109,18 @@ def _logsumexp(p: Precision, a: Pair, dim: Axes, keepdim: bool = False) -> Pair:
 def _of_logarithm(p: Precision, of: _Shifted) -> Tensor:
     """How far off log s is."""
     return -torch.log1p(-of.of_sum.clamp(max=1)) + p.u * ulps("log") * of.sum.log()
+
+
+def _apart(lost: float, a: Pair, magnitude: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
+    """How far off softmax is as e^(x − log Σ eˣ), where the difference of numbers of such a magnitude loses such a part
+    of it."""
+    return times(torch.softmax(a[0], dim), torch.expm1(_log_apart(lost, a, magnitude, dim)))
+
+
+def _log_apart(lost: float, a: Pair, magnitude: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
+    """How far off its logarithm is as x − log Σ eˣ."""
+    return (lost * (magnitude + torch.logsumexp(a[0], dim, keepdim=True).abs())).nan_to_num(nan=0.0, posinf=0.0)
+
+
+APART = {aten._softmax.default: _apart, aten._log_softmax.default: _log_apart}
+"""What is lost beside by programs that subtract the logarithm of the sum from x, without the largest x."""

@@ -22,8 +22,13 @@ from manual_bp.program.recording import at
 
 # Axes are made so many times longer to see what grows with them; with its square is what grows by more than SQUARE.
 TIMES, SQUARE = 4, 8
-# So long is a recurrence, and a square: 513 is one beyond a block of 512, and its square takes 2 MB.
-MOST_STEPS, MOST_SQUARED = 33, 513
+# So long is a recurrence, and a square: 257 is one beyond a block of 256, and its square takes 0.5 MB.
+MOST_STEPS, MOST_SQUARED = 33, 257
+# No other axis is longer: 4097 is one beyond a block of 1024 threads with four loads each.  A program that makes a
+# square where the function makes none, as of numbers of nodes, then takes 0.1 GB and not the whole memory.
+MOST = 4097
+# No case has more elements: unknown operations, each of which is run a dozen times.
+LARGEST = 2**15
 
 
 @dataclass(frozen=True)
@@ -101,8 +106,11 @@ def page_of(function: Function) -> ModuleType:
         OWN_SIZES=_own_sizes(annotations, function),
         OWN={name: said.tensor for name, said in function.large.items() if said.tensor is not None},
         LONGEST=_longest(function, annotations, recorded, ordinary),
+        LARGEST=max(LARGEST, 2 * sum(x.numel() for x in ordinary if x is not None)),
         EDGES=tuple(_negated(function, recorded, ordinary)),
         MISTAKES=(mistake,) if derivative.changed else (),
+        CERTIFIED=not derivative.is_its_own,
+        GIVEN={name: said.shape for name, said in function.given.items() if said.shape is not None},
     )
     if outputs:
         vars(page).update(Outputs=outputs)
@@ -162,9 +170,13 @@ def _sizes(
 ) -> dict[str, Any]:
     """The usual lengths: those that were given."""
     sizes: axes.Sizes = {}
-    axes.bind(annotations, {n: tuple(x.shape) for n, x in zip(names, ordinary, strict=True)}, sizes, hyper)
+    axes.bind(annotations, _shapes(names, ordinary), sizes, hyper)
     lists = axes.axis_names(annotations.values(), hyper)
     return {name: lengths if lists[name] else lengths[0] for name, lengths in sizes.items() if name in lists}
+
+
+def _shapes(names: list[str], inputs: tuple[Tensor | None, ...]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(x.shape) for name, x in zip(names, inputs, strict=True) if x is not None}
 
 
 def _longest(
@@ -177,7 +189,7 @@ def _longest(
     """
     names = list(annotations)
     sizes: axes.Sizes = {}
-    axes.bind(annotations, {n: tuple(x.shape) for n, x in zip(names, ordinary, strict=True)}, sizes, function.hyper)
+    axes.bind(annotations, _shapes(names, ordinary), sizes, function.hyper)
     usual = recorded.derivative(ordinary, function.hyper)
     found = {}
     for name, lengths in sizes.items():
@@ -193,7 +205,7 @@ def _longest(
             found[name] = max(MOST_STEPS, lengths[0])
         elif there.largest >= SQUARE * usual.largest:
             found[name] = max(MOST_SQUARED, lengths[0])
-    return found
+    return {**{name: max(MOST, *lengths) for name, lengths in sizes.items() if lengths}, **found}
 
 
 def _own_sizes(annotations: Mapping[str, Any], function: Function) -> dict[str, Any]:
@@ -212,10 +224,11 @@ def _require_all_recorded(function: Function, recorded: Recorded) -> None:
     inputs = _ordinary(function, seed=1)
     try:
         with torch.no_grad():
-            due = parts(function.called(*(x.clone() for x in inputs), **function.hyper))
+            due = parts(function.called(*(None if x is None else x.clone() for x in inputs), **function.hyper))
     except Exception:  # whatever a function of somebody's raises for other values: then these say nothing
         return
-    got = parts(recorded.derivative(_ordinary(function, seed=0), function.hyper).forward.run(inputs)[0][0])
+    present = [x for x in inputs if x is not None]
+    got = parts(recorded.derivative(_ordinary(function, seed=0), function.hyper).forward.run(present)[0][0])
     if not all(torch.allclose(a, b, rtol=1e-6, atol=0, equal_nan=True) for a, b in zip(got, due, strict=True)):
         lines = differentiator().leaving(function.called, function.body, inputs, function.hyper)
         where = " and".join(map(at, lines)) or "; something in it (memory, a clock, a random number) is none of torch's"
@@ -227,7 +240,8 @@ def _require_all_recorded(function: Function, recorded: Recorded) -> None:
 
 def _is_pointwise(program: Any, inputs: tuple[Tensor, ...], y: Any) -> bool:
     """Whether each element of y depends on the same element of each input alone."""
-    alike = isinstance(y, Tensor) and all(x.shape == y.shape and x.is_floating_point() for x in inputs)
+    present = [x for x in inputs if x is not None]
+    alike = isinstance(y, Tensor) and all(x.shape == y.shape and x.is_floating_point() for x in present)
     nodes = program.nodes[program.inputs :]
     return alike and all(
         torch.Tag.pointwise in node.op.tags

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from manual_bp.axes import axis_names, tokens
 from manual_bp.hyperparameters import is_kind, kinds
-from manual_bp.inputs import Index
+from manual_bp.inputs import Index, Input
 from manual_bp.oracle.candidates import differentiator
 from manual_bp.oracle.case import Case
 from manual_bp.oracle.functions.making import Function, page_of
@@ -78,6 +78,9 @@ def reference(
     return rule
 
 
+ABSENT = Input(lambda shape, generator: None, cotangent=False, optional=True)  # type: ignore[arg-type, return-value]
+"""An input that is left out in every case."""
+
 _MADE: deque[tuple[Any, dict[str, Any], Rule]] = deque(maxlen=64)
 """The functions that were references lately, with what was said of them."""
 
@@ -112,16 +115,18 @@ def made(
     tensors = [name for name in parameters if name in said or _is_tensor(hints.get(name))]
     _check(function, parameters, said, tensors, hyper or {})
     absent = [name for name in tensors if name in said and said[name] is None]
-    absentable = [name for name in tensors if name not in absent and parameters[name].default is None]
-    present = [*(name for name in tensors if name not in (*absent, *absentable)), *absentable]
+    absentable = [name for name in tensors if name in absent or parameters[name].default is None]
+    taking = [*(name for name in tensors if name not in absentable), *absentable]
+    present = [name for name in taking if name not in absent]
     given = {name: spoken(name, said[name]) for name in present if name in said}
     numbers = _hyperparameters(parameters, hints, tensors, hyper or {})
     taken = {name: value for name, value in numbers.items() if _kind_of(value, hints.get(name)) is not None}
-    fixed = {name: value for name, value in numbers.items() if name not in taken} | dict.fromkeys(absent)
+    fixed = {name: value for name, value in numbers.items() if name not in taken}
 
     def called(*some: Any, **more: Any) -> Any:
         """The function by names, with what is no tensor and no hyperparameter of a known kind."""
-        y = function(**dict(zip(present, some, strict=True)), **fixed, **more)
+        names = taking if len(some) == len(taking) else present
+        y = function(**{**dict.fromkeys(absent), **dict(zip(names, some, strict=True))}, **fixed, **more)
         if not all(isinstance(part, Tensor) for part in parts(y)) or not parts(y):
             raise ValueError(f"{name_of(function)} must return a tensor or a tuple of tensors; came {y!r:.60}")
         return y
@@ -132,6 +137,8 @@ def made(
     annotations = _annotations(called, present, given, hints, taken)
     given = {name: _placed(name, given, annotations, called, taken) for name in given}
     specs = {name: given[name].spec if name in given else of_kind(annotations[name]) for name in present}
+    annotations = {name: annotations.get(name, Float[Tensor, ""]) for name in taking}
+    specs = {name: specs.get(name, ABSENT) for name in taking}
     about = Function(
         called=called,
         text=inspect.getdoc(function) or "",
@@ -140,7 +147,7 @@ def made(
         specs=specs,
         given=given,
         large=large,
-        absentable=[name for name in absentable if name != present[0]],
+        absentable=[name for name in absentable if name in absent or name != present[0]],
         hyper=taken,
         kinds={name: _kind_of(value, hints.get(name)) for name, value in taken.items()},
     )
@@ -250,7 +257,7 @@ def _annotations(
 ) -> dict[str, Any]:
     """The axes of each input: its own annotation, or what is told by trying other lengths."""
     own = {
-        name: next(k for k in kinds(hints[name]) if hasattr(k, "dim_str"))
+        name: _named_axes(name, next(k for k in kinds(hints[name]) if hasattr(k, "dim_str")), given.get(name))
         for name in present
         if _is_tensor(hints.get(name))
     }
@@ -271,7 +278,11 @@ def _annotations(
 
 
 def _placed(
-    name: str, given: Mapping[str, Spoken], annotations: Mapping[str, Any], called: Callable[..., Any], hyper: Any
+    name: str,
+    given: Mapping[str, Spoken],
+    annotations: Mapping[str, Any],
+    called: Callable[..., Any],
+    hyper: Any,
 ) -> Spoken:
     """What was said of an input; where that is an index below a number, as positions on the axis of that length on
     which they must lie: no more of them may be there if that axis is shorter."""
@@ -302,6 +313,24 @@ def _placed(
         if _runs(called, shorter, given, hyper, {name: last - 1}):
             return replace(said, spec=Index(axis))
     return replace(said, spec=below(last + 1))
+
+
+def _named_axes(name: str, annotation: Any, given: Spoken | None) -> Any:
+    """The annotation with a name for each axis that jaxtyping leaves without: `...`, which are as many as were given,
+    `_` and what begins with one."""
+    words = annotation.dim_str.split()
+    shape = given.shape if given else None
+    found = []
+    for position, word in enumerate(words):
+        if word == "..." and shape is not None:
+            found += [f"{name}_{i}" for i in range(position, position + len(shape) - len(words) + 1)]
+        elif word == "...":
+            found.append(f"*{name}_axes")
+        elif word.lstrip("*").startswith("_"):
+            found.append("*" * word.startswith("*") + f"{name}_{word.lstrip('*')}_{position}")
+        else:
+            found.append(word.lstrip("#?"))
+    return annotation.dtype[Tensor, " ".join(found)]
 
 
 def _kind(dtype: torch.dtype | None) -> Any:

@@ -4,6 +4,7 @@ shape and one of these."""
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -95,6 +96,18 @@ def _of_tensor(x: Tensor) -> Spoken:
     return Spoken(Input(drawn, cotangent=x.is_floating_point()), tuple(x.shape), x.dtype, True, wide)
 
 
+def _repeated(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """In another shape: cut off or repeated along each axis, so that what holds for rows still does; with other axes,
+    the elements one after the other."""
+    if tuple(x.shape) == tuple(shape):
+        return x
+    if x.ndim != len(shape) or not x.numel():
+        return x.reshape(-1)[torch.arange(math.prod(shape)) % max(x.numel(), 1)].reshape(shape)
+    for dim, length in enumerate(shape):
+        x = x.index_select(dim, torch.arange(length) % x.shape[dim])
+    return x
+
+
 def _of_draw(name: str, draw: Callable[..., Any]) -> Spoken:
     """A function of a generator, of a shape and a generator, or of nothing."""
     try:
@@ -107,9 +120,11 @@ def _of_draw(name: str, draw: Callable[..., Any]) -> Spoken:
     def own(shape: tuple[int, ...], generator: torch.Generator) -> Any:
         return draw(generator) if takes else draw()
 
+    def drawn(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        return _repeated(_wide(name, own)((), generator), shape)
+
     sample = _wide(name, own)((), torch.Generator().manual_seed(0))
-    spec = Input(_wide(name, own), cotangent=sample.is_floating_point())
-    return Spoken(spec, tuple(sample.shape), sample.dtype, True)
+    return Spoken(Input(drawn, cotangent=sample.is_floating_point()), tuple(sample.shape), sample.dtype, True)
 
 
 def _wide(name: str, draw: Callable[..., Any]) -> Draw:
