@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -113,6 +117,28 @@ def test_more_time_than_may_be(monkeypatch):
     verdict = run.verdict("hangs")
     assert "and was stopped" in verdict.diagnosis
     assert verdict.first_failing.family == "ordinary inputs"
+    assert are_gone()
+
+
+@linux
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda s: s.name)
+def test_without_its_judge(end):
+    command = [sys.executable, "-m", "manual_bp", "grade", f"{HOSTILE}:hangs", "--against", "relu"]
+    path = os.pathsep.join([str(Path(bp.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    judge = subprocess.Popen(
+        [*command, "--timeout", str(PATIENT)],
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        # A shell has what it starts in the background ignore SIGINT, and so would whatever that starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    while not (Path("left").exists() and Path("left").read_text().endswith("\n")):
+        assert judge.poll() is None
+        time.sleep(0.1)
+    judge.send_signal(end)
+    assert judge.wait(60) != 0
     assert are_gone()
 
 
