@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from manual_bp import axes
-from manual_bp.inputs import Edge, Index, Input, Mistake
+from manual_bp.inputs import Edge, Index, Input, Mistake, Value
 from manual_bp.oracle.candidates import differentiator
 from manual_bp.oracle.functions.page import Recorded, Residuals
 from manual_bp.oracle.functions.spoken import Spoken
@@ -80,21 +80,25 @@ def page_of(function: Function) -> ModuleType:
     def backward(residuals: Residuals, dy: Any) -> tuple[Any, ...]:
         return recorded.backward(residuals, parts(dy))
 
-    def losing(dy: Any, **named: Any) -> tuple[Any, ...]:
-        hyper = {name: named[name] for name in function.hyper}
-        return recorded.losing(tuple(named[name] for name in names), parts(dy), hyper)
+    def losing(**named: Any) -> tuple[Any, Residuals]:
+        return recorded.losing(tuple(named[n] for n in names), {n: named[n] for n in function.hyper})
+
+    def losing_backward(dy: Any, **named: Any) -> tuple[Any, ...]:
+        return recorded.backward(losing(**named)[1], parts(dy))
+
+    def losing_forward(**named: Any) -> Any:
+        value = losing(**named)[0]
+        return outputs(*value) if outputs else parts(value)[0]
 
     returned = outputs or y_annotation
     optional = {n: found | None if n in function.absentable else found for n, found in annotations.items()}
     _signed(forward, {**optional, **function.kinds, "return": tuple[returned, Residuals]}, _signature(function))  # type: ignore[valid-type]
     backward.__annotations__ = {"residuals": Residuals, "dy": returned, "return": tuple[Any, ...]}
+    forgets = "that terms near 1 cancel where a function saturates"
     mistake = Mistake(
-        "torch's own derivative",
-        backward=losing,
-        forgets="that terms near 1 cancel where a function saturates",
-        shows="in saturation",
-        loses_digits=True,
+        "of torch's derivative", backward=losing_backward, forgets=forgets, shows="in saturation", loses_digits=True
     )
+    value = Value("of torch", forward=losing_forward, forgets=forgets, shows="in the tails")
     page = ModuleType(function.called.__name__, function.text or f"The function {function.called.__name__}.")
     vars(page).update(
         FUNCTION=function.called,
@@ -111,6 +115,7 @@ def page_of(function: Function) -> ModuleType:
         MISTAKES=(mistake,) if derivative.changed else (),
         CERTIFIED=not derivative.is_its_own,
         GIVEN={name: said.shape for name, said in function.given.items() if said.shape is not None},
+        VALUES=(value,) if derivative.changed else (),
     )
     if outputs:
         vars(page).update(Outputs=outputs)

@@ -82,13 +82,13 @@ class Recorded:
             for g, x in zip(grads, residuals.inputs, strict=True)
         )
 
-    def losing(self, inputs: tuple[Any, ...], dy: tuple[Tensor, ...], hyper: Mapping[str, Any]) -> tuple[Any, ...]:
-        """The cotangents by torch's own formulas, some of which lose digits."""
+    def losing(self, inputs: tuple[Any, ...], hyper: Mapping[str, Any]) -> tuple[Any, Residuals]:
+        """As `forward`, by torch's own formulas, some of which lose digits."""
         present = tuple(x for x in inputs if x is not None)
         found = self.derivative(inputs, hyper, keeps_digits=False)
         dtype = next((x.dtype for x in present if x.is_floating_point()), torch.float64)
-        (_, saved), _ = found.forward.run(present, on_tensors(dtype, _are_bounded(present)))
-        return self.backward(Residuals(saved, found.backward, dtype, inputs), dy)
+        (y, saved), _ = found.forward.run(present, on_tensors(dtype, _are_bounded(present)))
+        return y, Residuals(saved, found.backward, dtype, inputs)
 
 
 def _are_bounded(values: Iterable[Any]) -> bool:
