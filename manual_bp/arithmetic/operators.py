@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.arithmetic import bounded_table
-from manual_bp.arithmetic.bounded_tensor import Bounded
+from manual_bp.arithmetic.bounded_tensor import Bounded, pair_of
 from manual_bp.program.program import tensors_in
 
 aten = torch.ops.aten
@@ -50,6 +50,8 @@ def on_tensors(
 
     def evaluate(op: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         wanted = kwargs.get("dtype")
+        if are_bounded:
+            args = tuple(map(_entered, args))
         if op in CASTS:
             wanted = wanted or args[1]
             x = args[0]
@@ -61,7 +63,9 @@ def on_tensors(
             made = op(*args, **kwargs)
             if not made.is_floating_point():
                 return made
-            return rounded_on_entering(made, dtype) if are_bounded else made.to(dtype)
+            if are_bounded:
+                return rounded_on_entering(op(*args, **{**kwargs, "dtype": torch.float64}), dtype)
+            return made.to(dtype)
         elif wanted is not None and wanted.is_floating_point:
             kwargs = {**kwargs, "dtype": dtype}
         result = op(*args, **kwargs)
@@ -72,6 +76,14 @@ def on_tensors(
         return result
 
     return evaluate
+
+
+def _entered(x: Any) -> Any:
+    """A tensor without axes is what torch made of a Python number, which may have been rounded."""
+    if type(x) is not Tensor or x.ndim or not x.is_floating_point():
+        return x
+    value, error = pair_of(x, x.dtype)
+    return Bounded(value, error.expand_as(value).clone(), x.dtype)
 
 
 def rounded_on_entering(made: Tensor, dtype: torch.dtype) -> Tensor:

@@ -148,6 +148,32 @@ ELEMENTARY = {
     "minimum": two(torch.minimum, extremes=[([-INF, INF, 0.0, 1e30], [-INF, 0.0, -0.0, -INF])]),
 }
 
+UNIT = between(0.1, 0.9, 3, 3)
+INSIDE = between(-0.9, 0.9, 3, 3)
+
+TRANSCENDENTAL = {
+    "exp2": one(torch.exp2, extremes=[[0.0, 1e-30, 100.0, -100.0]]),
+    "log2": one(torch.log2, POSITIVE, [SIZES]),
+    "log10": one(torch.log10, POSITIVE, [SIZES]),
+    "sinh": one(torch.sinh, extremes=[[0.0, 1e-30, 40.0, -40.0]]),
+    "cosh": one(torch.cosh, extremes=[[0.0, 1e-30, 40.0, -40.0]]),
+    "tan": one(torch.tan, INSIDE, [[0.0, 1e-30, 3.0, 1e4, -1e4, 1.5707]]),
+    "asin": one(torch.asin, between(-0.35, 0.35, 3, 3), [[0.0, 1e-30, 0.9999, -1.0, 1.0]]),
+    "acos": one(torch.acos, between(-0.35, 0.35, 3, 3), [[0.0, 1e-30, 0.9999, -1.0, 1.0]]),
+    "atan": one(torch.atan, extremes=[NUMBERS]),
+    "asinh": one(torch.asinh, extremes=[NUMBERS]),
+    "acosh": one(torch.acosh, between(1.7, 3.0, 3, 3), [[1.0, 1.0001, 1e3, 1e15]]),
+    "atanh": one(torch.atanh, between(-0.35, 0.35, 3, 3), [[0.0, 1e-30, 0.9999, -0.9999]]),
+    "atan2": two(torch.atan2, extremes=[([0.0, 1.0, -1.0, 1e-20, 0.0], [1.0, 0.0, -2.0, 1e-20, -3.0])]),
+    "erfinv": one(torch.erfinv, between(-0.35, 0.35, 3, 3), [[0.0, 1e-30, 0.999, -0.9999]]),
+    "ndtri": one(torch.special.ndtri, UNIT, [[1e-30, 1e-3, 0.5, 0.999]]),
+    "erfcx": one(torch.special.erfcx, extremes=[[0.0, 1e-30, -3.0, 30.0, 1e4]]),
+    "lgamma": one(torch.lgamma, POSITIVE, [[1e-30, 1e-3, 0.999, 1.0, 1.001, 2.0, 2.001, 10.0, 1e3]]),
+    "digamma": one(torch.digamma, POSITIVE, [[1e-3, 1.0, 1.4616, 2.0, 10.0, 1e3]]),
+    "tetragamma": one(lambda a: torch.polygamma(2, a), POSITIVE, [[1e-2, 1.0, 2.0, 10.0, 1e3]]),
+    "polygamma": one(lambda a: a.polygamma(3), POSITIVE, [[1e-2, 1.0, 2.0, 10.0, 1e3]]),
+}
+
 SUMS = {
     "sum": one(lambda a: a.sum(0)),
     "sum over a tuple": one(lambda a: torch.sum(a, dim=(0, -1), keepdim=True)),
@@ -309,7 +335,7 @@ WRITTEN = {
 }
 """What pages write."""
 
-FUNCTIONS = ELEMENTARY | SUMS | PRODUCTS | EXPONENTIALS | CHOICES | WRITTEN
+FUNCTIONS = ELEMENTARY | TRANSCENDENTAL | SUMS | PRODUCTS | EXPONENTIALS | CHOICES | WRITTEN
 
 SHAPES: dict[str, Callable[[Tensor], Any]] = {
     "T": lambda x: x.T,

@@ -3,6 +3,7 @@
 A function, a method and an operator of one name have one meaning.  Each part fills `balls.MEANINGS`:
 
 elementary      of each element alone: value and derivative
+transcendental  less common ones
 sums            along axes and to places: sums, products, norms, variance, softmax
 products        sums of products: matrices, einsum, convolution
 decisions       comparisons, masks, and what is chosen by them
@@ -11,6 +12,14 @@ shapes          what moves elements about in another way than `balls.rearranged`
 """
 
 from manual_bp.arithmetic.balls import MEANINGS, SHAPING
-from manual_bp.arithmetic.balls_table import decisions, elementary, extremes, products, shapes, sums
+from manual_bp.arithmetic.balls_table import (
+    decisions,
+    elementary,
+    extremes,
+    products,
+    shapes,
+    sums,
+    transcendental,
+)
 
-__all__ = ["MEANINGS", "SHAPING", "decisions", "elementary", "extremes", "products", "shapes", "sums"]
+__all__ = ["MEANINGS", "SHAPING", "decisions", "elementary", "extremes", "products", "shapes", "sums", "transcendental"]

@@ -3,6 +3,7 @@
 formats         precisions, and what one rounding does
 meanings        the table itself
 elementary      functions of each element alone
+transcendental  less common ones
 sums            along axes and to places: sums, products, variance, norms
 products        sums of products: matrices, convolution
 exponentials    softmax, its logarithm, log Σ eˣ
@@ -11,7 +12,14 @@ plain           decisions, and what only moves elements about
 expanded        what the terms of an expanded result add up to
 """
 
-from manual_bp.arithmetic.bounded_table import elementary, exponentials, extremes, products, sums
+from manual_bp.arithmetic.bounded_table import (
+    elementary,
+    exponentials,
+    extremes,
+    products,
+    sums,
+    transcendental,
+)
 from manual_bp.arithmetic.bounded_table.expanded import ADDITIONS, DIVISIONS, MAGNITUDES, TERMS
 from manual_bp.arithmetic.bounded_table.exponentials import APART
 from manual_bp.arithmetic.bounded_table.formats import (
@@ -55,4 +63,5 @@ __all__ = [
     "products",
     "rounded",
     "sums",
+    "transcendental",
 ]

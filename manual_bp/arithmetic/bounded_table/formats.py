@@ -27,11 +27,30 @@ ULPS = {
     "erfc": 5.0,
     "sqrt": 0.5,
     "pow": 8.0,
+    "exp2": 2.0,
+    "log2": 1.0,
+    "log10": 2.0,
+    "sinh": 3.0,
+    "cosh": 2.0,
+    "tan": 4.0,
+    "asin": 4.0,
+    "acos": 3.0,
+    "atan": 2.0,
+    "atan2": 3.0,
+    "asinh": 3.0,
+    "acosh": 4.0,
+    "atanh": 3.0,
+    "erfinv": 6.0,
+    "ndtri": 8.0,
+    "erfcx": 4.0,
+    "lgamma": 6.0,
 }
 """Errors in ulps, beside the rounding of the result.  From the CUDA C++ Programming Guide, "Mathematical Standard
 Library Functions with Maximum ULP Error", which measures from the correctly rounded result: expf 2, expm1f 1, logf 1,
-log1pf 1, tanhf 2, sinf 2, cosf 2, erff 2, erfcf 4, powf 4 (8 in older editions); the float64 functions are no worse,
-but for erfc 5.  SLEEF's u10 and u15 functions, which torch calls on the CPU, are at most 1.0 and 1.5 ulp from the exact
+log1pf 1, tanhf 2, sinf 2, cosf 2, erff 2, erfcf 4, powf 4 (8 in older editions), exp2f 2, log2f 1, log10f 2, sinhf 3,
+coshf 2, tanf 4, asinf 4 (2 in newer ones), acosf 3, atanf 2, atan2f 3, asinhf 3, acoshf 4, atanhf 3, erfcxf 4, lgammaf
+6; the float64 functions are no worse, but for erfc 5, erfinv 6 and normcdfinv 8 (whose functions for float32 have 2 and
+5).  SLEEF's u10 and u15 functions, which torch calls on the CPU, are at most 1.0 and 1.5 ulp from the exact
 result, which is less.  sqrt is rounded correctly on most machines, but torch's for float32 on the CPU was seen 0.75 ulp
 off the exact result (torch 2.13, x86); 1 ulp is granted."""
 
