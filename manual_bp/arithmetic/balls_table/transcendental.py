@@ -47,7 +47,8 @@ def _poly(n: int, x: arb) -> arb:
     """ψ⁽ⁿ⁾(x) = (-1)ⁿ⁺¹ n! ζ(n + 1, x) for n of at least 1."""
     if n == 0:
         return x.digamma()
-    return (-1) ** (n + 1) * arb(n).fac() * arb(n + 1).zeta(x)
+    value: arb = arb(n).fac() * arb(n + 1).zeta(x)
+    return value if n % 2 else -value
 
 
 @means("digamma", "special_digamma", "special_psi")
