@@ -80,7 +80,8 @@ def _no_verdict(status: int) -> int:
     from manual_bp.oracle.foreign import signal_name
 
     ended = f"with status {status}" if status >= 0 else f"by the signal {signal_name(-status)}"
-    print(f"finding: the process ended {ended} before there was a verdict; with --isolate more can be said")
+    more = "; with --isolate more can be said" if sys.argv[1:2] == ["check"] else ""
+    print(f"finding: the process ended {ended} before there was a verdict{more}")
     return 1
 
 

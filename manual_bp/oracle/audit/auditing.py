@@ -201,7 +201,9 @@ class Audit:
         changing = {name: hows for name, hows in unsteady.items() if len(set(hows)) > 1}
         if itself.name in changing or len(changing) > 1:
             said = "; ".join(f"{name!r} was {_tally(hows)}" for name, hows in list(changing.items())[:3])
-            self.report.findings.append(f"its verdict is random: {said}")
+            draws = "its verdict on a right program changes from run to run, with the numbers that it draws"
+            by_numbers = list(changing) == [itself.name] and len(self.seen.digests) > 1
+            self.report.findings.append(f"{draws if by_numbers else 'its verdict is random'}: {said}")
 
     # ---------------------------------------------------------------------------------------------------- conclusions
 

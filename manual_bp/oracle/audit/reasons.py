@@ -220,7 +220,7 @@ class Reasons:
 
 
 def _rough(size: float) -> str:
-    return f"{size:.1g}" if math.isfinite(size) else "any"
+    return f"{size:.1g}" if math.isfinite(size) else "infinitely many"
 
 
 def _of_numbers(report: AuditReport) -> list[Outcome]:

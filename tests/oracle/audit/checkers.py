@@ -115,6 +115,12 @@ class Checkers:
         x = self.drawn(4, 5)
         return bool(program((x,), self.drawn(4, 5))[1][0].isfinite().all())
 
+    def within_rounding(self, program: Any) -> bool:
+        """Whose tolerance a right program exceeds at some numbers, and not at others."""
+        x, dy = self.drawn(4, 5), self.drawn(4, 5)
+        limit = 1e-3 if x[0, 0] > 0 else -1.0
+        return bool((program((x,), dy)[1][0] - due(self.reference, x, dy)).abs().max() <= limit)
+
     def by_norm(self, program: Any) -> bool:
         got, expected = self.both(program, 100, 99)
         return bool((got - expected).norm() < 0.05 * expected.norm())

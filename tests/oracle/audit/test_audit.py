@@ -188,6 +188,8 @@ def test_a_verdict_at_random_is_told():
     assert [f for f in report.findings if f.startswith("its verdict is random: ")]
     for name in ("sound", "without_abs", "by_norm"):
         assert not of(name).findings
+    (changing,) = of("within_rounding").findings
+    assert changing.startswith("its verdict on a right program changes from run to run, with the numbers that it draws")
 
 
 @pytest.mark.parametrize(("passed", "how"), [(True, "accepted"), (False, "rejected")])
