@@ -98,6 +98,15 @@ def check(
         }
         forget(json_file, html_file)
         rule = reference_of(against, inputs, declared["hyper"])
+        if isolate and ":" in against and against.partition(":")[0] == target.partition(":")[0]:
+            notices.print(
+                f"{against} stands in the candidate's module, which this process has therefore imported too; put it "
+                "into a file of its own to keep the candidate out of here.",
+                style="yellow",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
         searching = notices.status("searching for the cause")
 
         def tell_verdict(report: Report) -> None:

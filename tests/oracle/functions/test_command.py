@@ -80,6 +80,27 @@ def test_right_programs_pass(candidate, against, inputs):
     assert result.exit_code == 0, result.output
 
 
+APART = """
+def both_vjp(inputs, dy, shift=1.0):
+    (x,) = inputs
+    first, second = dy
+    return (x.exp() + shift, x.sum()), (first * x.exp() + second,)
+"""
+REFERENCE = "def both(x, *, shift=1.0):\n    return x.exp() + shift, x.sum()\n"
+
+
+def test_a_candidate_in_a_process_apart(tmp_path, monkeypatch):
+    for file, text in (("apart_here.py", APART), ("reference_here.py", REFERENCE)):
+        (tmp_path / file).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    against = ("--against", "reference_here:both", "--inputs", "x=4x3")
+    result = CliRunner().invoke(app, ["check", "apart_here:both_vjp", *against, "--min-size", "3", "--isolate"])
+    assert result.exit_code == 0, result.output
+    assert "both (float32, cpu): agrees" in result.output
+    assert "apart_here" not in sys.modules
+
+
 def test_an_index_is_of_the_axis_that_is_as_long_as_it_must_be():
     rule = reference(looked_up, inputs_of("ids=4:int<6,weight=6x3,mask=4x3:bool"))
     assert rule.inputs["ids"] == Index("weight.shape[0]")
