@@ -92,10 +92,11 @@ class Kinds:
             return "digits", "loses all digits of an infinite cotangent: NaN where infinity or 0 is due"
         if candidate is not None and self._is_unsteady(candidate, position, found, got, beyond):
             return "wrong", "another value came when it was called again"
-        judged, largest, where = case, error, beyond
-        if found.row is not None:  # all rows alike: the largest error stands
+        judged, largest, where, due = case, error, beyond, expected
+        if found.row is not None:  # all rows alike: the largest error stands, and the largest number due
             judged, largest, where = found.row.case, torch.where(beyond, error, 0).amax(0), beyond.any(0)
-        for excuse in self._excuses(judged, position, expected):
+            due = expected.abs().amax(0)
+        for excuse in self._excuses(judged, position, due):
             # A NaN is within nothing; an infinity, where the page lists a formula that may overflow there.
             overflows = largest.isinf() if excuse.is_listed else torch.zeros_like(largest, dtype=torch.bool)
             within = (largest <= excuse.bound) & (excuse.bound.isfinite() | overflows)
