@@ -56,10 +56,10 @@ class Handed:
         self.__name__ = self.__qualname__ = rule.name
         self.__doc__ = f"{rule.name}, as a Vjp and as an autograd function."
 
-    def __call__(self, first: Any, *rest: Any, **hyper: Any) -> Any:
-        if isinstance(first, Tensor):
-            return self.apply(first, *rest, **hyper)
-        return self.vjp(tuple(first), *rest, **hyper)
+    def __call__(self, inputs: Any, *rest: Any, **named: Any) -> Any:
+        if isinstance(inputs, Tensor):
+            return self.apply(inputs, *rest, **named)
+        return self.vjp(tuple(inputs), *rest, **named)
 
     def vjp(self, inputs: tuple[Any, ...], dy: Any = None, **hyper: Any) -> Any:
         """(y, grads), or of a page without backward y.  Raises ValueError for what does not fit the rule."""

@@ -264,7 +264,7 @@ def test_a_program_is_a_vjp_and_an_autograd_function():
     x, dy = torch.randn(2, 3, 4, dtype=torch.float64).unbind()
 
     def checker(program):
-        y, (dx,) = program((x,), dy)
+        y, (dx,) = program(inputs=(x,), dy=dy)
         for apply in (program, program.apply):
             leaf = x.clone().requires_grad_()
             apply(leaf).backward(dy)
