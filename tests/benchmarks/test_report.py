@@ -144,6 +144,9 @@ def test_every_saved_result_stands_in_the_guide():
     guide = (documents.ROOT / documents.GUIDE).read_text("utf-8")
     for name, table_of_it in documents.saved().items():
         assert documents.placed(guide, name, table_of_it) == guide, name
+    readme = (documents.ROOT / documents.README).read_text("utf-8")
+    runs = [json.loads(path.read_text()) for path in sorted(documents.RESULTS.glob("speed-*.json"))]
+    assert documents.placed(readme, "speed", short(runs)) == readme
 
 
 def test_a_share_is_not_rounded_to_none_or_all():
