@@ -69,6 +69,9 @@ def reference(
     function: Callable[..., Any], inputs: Mapping[str, Any] | None = None, hyper: Mapping[str, Any] | None = None
 ) -> Rule:
     """As `made`, but once for the same function and the same words."""
+    for given, of, example in ((inputs, "inputs", EXAMPLE), (hyper, "hyper", 'hyper={"eps": 1e-5}')):
+        if not (given is None or isinstance(given, Mapping)):
+            raise ValueError(f"{of} must be by name, as in {example}; came {given!r:.60}.")
     said = {"inputs": dict(inputs or {}), "hyper": dict(hyper or {})}
     for before, words, rule in _MADE:
         if before is function and _are_same(words, said):
@@ -105,7 +108,7 @@ def made(
     Raises ValueError if that does not suffice to call the function, or what it does cannot be recorded.
     """
     said, original = dict(inputs or {}), function
-    if hasattr(function, "named_parameters"):
+    if hasattr(function, "named_parameters") and not isinstance(function, type):
         _check_module(function, said)
         said = {as_identifier(name): value for name, value in said.items()}
         names = tuple(said)
@@ -182,13 +185,17 @@ def _named(bound: Callable[..., Any], name: str, names: tuple[str, ...]) -> Call
 
 
 def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    name = name_of(function)
+    if isinstance(function, type):
+        raise ValueError(f"{name} is a class; pass a function or a module that it makes, such as {name}().")
     try:
-        found = inspect.signature(function).parameters
+        signature = inspect.signature(function).parameters
     except (TypeError, ValueError):
-        raise ValueError(
-            f"{name_of(function)} has no signature to read; wrap it: lambda x, weight: {name_of(function)}(x, weight)"
-        ) from None
-    return {name: p for name, p in found.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+        signature = {}  # type: ignore[assignment]
+    found = {n: p for n, p in signature.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    if not found:
+        raise ValueError(f"{name} has no signature to read; wrap it: lambda x, weight: {name}(x, weight)")
+    return found
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:

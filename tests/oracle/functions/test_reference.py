@@ -100,6 +100,22 @@ def test_a_module_is_judged_at_what_is_named_of_it() -> None:
         reference(module)
 
 
+@pytest.mark.parametrize(
+    ("function", "inputs", "words"),
+    [
+        (nn.Linear, {"input": (4, 3)}, "Linear is a class; pass a function or a module that it makes"),
+        (torch.sin, {"x": (4, 3)}, "sin has no signature to read; wrap it"),
+        (lambda *x: x[0], {"x": (4, 3)}, "has no signature to read; wrap it"),
+        (residual_rms, [(4, 33)], "inputs must be by name"),
+        (residual_rms, {**RMS, "weight": "33"}, "weight must be a shape, a tensor"),
+        (residual_rms, {**RMS, "weight": ((33,), torch.ones(33))}, "beside the shape of weight"),
+    ],
+)
+def test_what_is_no_reference_is_refused(function, inputs, words) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        reference(function, inputs)
+
+
 @pytest.mark.parametrize("refused", REFUSED, ids=lambda refused: refused.forward.__name__)
 def test_what_cannot_be_recorded_is_refused_with_its_line(refused) -> None:
     with pytest.raises(ValueError, match=re.escape(refused.line)):
