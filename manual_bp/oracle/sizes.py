@@ -126,7 +126,7 @@ def _edges(rule: Rule, lengths: dict[str, int], turn: int) -> tuple[Edge, ...]:
     edge = _edge(rule, lengths, turn)
     if not hasattr(rule.page, "FUNCTION"):
         return (edge,)
-    short = {name: tuple(min(n, TINIEST[1]) for n in several) for name, several in edge.sizes.items()}
+    short = {name: tuple(min(n, TINIEST[1]) for n in axes.as_tuple(several)) for name, several in edge.sizes.items()}
     return edge, replace(edge, sizes={**short, **{name: edge.sizes[name] for name in lengths if name in edge.sizes}})
 
 
