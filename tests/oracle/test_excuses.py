@@ -113,6 +113,17 @@ def test_a_number_where_nan_is_due_is_wrong(instead, dtype):
     assert [(m.kind, m.argument) for m in report.mismatches] == [("wrong", "y")]
 
 
+@pytest.mark.parametrize("instead", [torch.inf, -torch.inf, torch.nan])
+def test_what_is_no_number_where_one_is_due_is_wrong(instead, dtype):
+    def candidate(inputs, dy):
+        y, (dx,) = bp.relu.vjp(inputs, dy)
+        return y, (torch.where(inputs[0] > 1, instead, dx),)
+
+    case = Case((torch.tensor([0.7, -0.3, 1.2], dtype=dtype),), torch.ones(3, dtype=dtype) * 0.75)
+    report = compare(candidate, "relu", dtype=dtype, cases=[case], diagnose=0)
+    assert [(m.kind, m.argument) for m in report.mismatches] == [("wrong", "dx")]
+
+
 def test_a_variance_that_overflows_in_16_bits_is_wrong():
     def narrow(inputs, dy, eps=1e-5):
         x, weight, bias = inputs
