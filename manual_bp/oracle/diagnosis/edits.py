@@ -22,6 +22,8 @@ from manual_bp.program import Ref
 aten = torch.ops.aten
 
 
+# A mask that a page computes often only helps it to keep digits: what is edited there is seldom the cause.
+HELPING = 0.8
 # The first operation costs so much more than the last.
 EARLY = 0.1
 PAGE = "equals the page with "
@@ -326,6 +328,7 @@ def values(traced: Traced, position: int) -> Iterator[Edit]:
     for table in tables if value.ndim else tables[:1]:
         for words, (cost, function) in table.items():
             cost += {"results": -0.3, "inputs": 0, "residuals": 0.1}.get(stage, 0.4)
+            cost += HELPING if table is MASKS and stage in ("forward", "backward") else 0.0
             kind = words if "rounded to" in words and stage in ("forward", "backward") else ""
             yield at_site(traced, position, cost, worded(words, name), partial(_changed, function), kind)
 

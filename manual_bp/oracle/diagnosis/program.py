@@ -209,6 +209,17 @@ class Traced:
         return found
 
     @cached_property
+    def quantities(self) -> list[tuple[str, Callable[[Traced], float]]]:
+        """What a factor may be (`manual_bp.oracle.diagnosis.quantities`)."""
+        from manual_bp.oracle.diagnosis.quantities import quantities
+
+        return list(quantities(self))
+
+    @cached_property
+    def _needed(self) -> dict[tuple[str, ...], int]:
+        return {}
+
+    @cached_property
     def steps(self) -> list[Callable[[dict[int, Any]], Any]]:
         return [_step(node, self.values) for node in self.nodes]
 
@@ -227,6 +238,11 @@ class Traced:
 
     def needed(self, arguments: Sequence[str]) -> int:
         """The operations on which these results depend, as bits."""
+        if tuple(arguments) not in self._needed:
+            self._needed[tuple(arguments)] = self._needed_by(arguments)
+        return self._needed[tuple(arguments)]
+
+    def _needed_by(self, arguments: Sequence[str]) -> int:
         found = 0
         for argument in arguments:
             found |= 1 << self.results[argument] if argument in self.results else 0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import itertools
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from typing import Any
@@ -16,7 +17,6 @@ from manual_bp.oracle.diagnosis.deadline import Deadline
 from manual_bp.oracle.diagnosis.edits import Edit, edits_of, misshapen
 from manual_bp.oracle.diagnosis.multiples import multiples, names_of, times
 from manual_bp.oracle.diagnosis.program import PAGE, TORCH, Traced, UntraceableError, Values, traced
-from manual_bp.oracle.diagnosis.quantities import quantities
 from manual_bp.oracle.diagnosis.records import Record, end_of
 from manual_bp.oracle.diagnosis.samples import Sample, samples_of, wide
 from manual_bp.oracle.diagnosis.whole import whole_edits
@@ -36,6 +36,8 @@ MULTIPLE = 6
 SHAKY = 16
 # An error of so many allowances is told from what other edits would do.
 VISIBLE = 64
+# An edit of torch's derivative is told where none of the page is as simple: by so much.
+ANOTHER = 0.3
 # How seldom a part of a registered mistake is met.
 PART = 2.6
 
@@ -105,7 +107,8 @@ class Verdict:
 class Search:
     """rule, records: what was compared.  wrong: the arguments to be explained.
 
-    exact, partial: by argument what was found: edits that hold in every case, and those that give all that is wrong.
+    left_out: arguments of which not every case is looked at.  exact, partial: by argument what was found: edits that
+    hold in every case, and those that give all that is wrong.
     nearest: by argument the edit that gives most of what was returned at the case that was asked first, and what share.
     """
 
@@ -121,6 +124,7 @@ class Search:
         self.rule, self.deadline, self.dtype = rule, deadline, dtype
         self.tried = 0
         self.points: dict[str, list[Point]] = {}
+        self.left_out: set[str] = set()
         self.exact: dict[str, list[Verdict]] = {}
         self.partial: dict[str, list[Verdict]] = {}
         self.nearest: dict[str, tuple[float, Edit]] = {}
@@ -133,6 +137,7 @@ class Search:
                     there = [p for p in several if argument in p.samples]
                     if any(p.samples[argument].is_wrong for p in there):
                         self.points[argument] = _spread(there, argument)
+                        self.left_out |= {argument} if len(self.points[argument]) < len(there) else set()
                         break
 
     @property
@@ -141,13 +146,12 @@ class Search:
 
     def run(self) -> None:
         """Fill `exact` and `partial`; TimeIsUp leaves what was found so far."""
-        for by in (PAGE, TORCH):
-            by_probe: dict[int, tuple[Point, list[str]]] = {}
-            for argument in self.open:
-                probe = self.probe(argument)
-                by_probe.setdefault(id(probe), (probe, []))[1].append(argument)
-            for probe, arguments in by_probe.values():
-                self._search(probe, arguments, by)
+        by_probe: dict[int, tuple[Point, list[str]]] = {}
+        for argument in self.open:
+            probe = self.probe(argument)
+            by_probe.setdefault(id(probe), (probe, []))[1].append(argument)
+        for probe, arguments in by_probe.values():
+            self._search(probe, arguments)
 
     def probe(self, argument: str) -> Point:
         """The case at which edits are asked first: small, with numbers that tell, and as many wrong as there are."""
@@ -155,30 +159,38 @@ class Search:
         telling = [p for p in wrong if p.samples[argument].is_telling] or wrong
         return max(telling, key=lambda p: _worth(p, argument))
 
-    def _search(self, probe: Point, arguments: list[str], by: str) -> None:
-        try:
-            program = probe.traced(by)
-        except (UntraceableError, RuntimeError, TypeError, ValueError, AttributeError):
-            return
-        arguments = [a for a in arguments if a in program.results]
-        needed = program.needed(arguments)
-        samples = {a: probe.samples[a] for a in arguments}
+    def _edits(self, program: Traced, samples: dict[str, Sample]) -> Iterator[tuple[float, Edit]]:
+        """All edits of a program that may give what was returned at a case, with how seldom they are met."""
+        needed = program.needed(list(samples))
         edits = [*multiples(program, needed, samples), *edits_of(program, needed)]
-        edits += [*whole_edits(program)] if by == PAGE else []
+        edits += [*whole_edits(program)] if program.by == PAGE else []
         for argument, sample in samples.items():
-            if sample.got.shape != sample.expected.shape:
+            if sample.got.shape != sample.expected.shape and argument in program.results:
                 edits += misshapen(program, argument, tuple(sample.got.shape))
-        edits.sort(key=lambda edit: edit.cost + self._unlikely(program, edit))
-        named = list(quantities(program))
-        later: list[tuple[float, int, Edit, str]] = []
         for edit in edits:
+            yield edit.cost + self._unlikely(program, edit) + (ANOTHER if program.by == TORCH else 0.0), edit
+
+    def _search(self, probe: Point, arguments: list[str]) -> None:
+        samples = {a: probe.samples[a] for a in arguments}
+        edits: list[tuple[float, Edit, str]] = []
+        for by in (PAGE, TORCH):
+            try:
+                edits += [(cost, edit, by) for cost, edit in self._edits(probe.traced(by), samples)]
+            except (UntraceableError, RuntimeError, TypeError, ValueError, AttributeError):
+                continue  # there is no such program
+        edits.sort(key=lambda each: each[0])
+        later: list[tuple[float, int, Edit, str, str]] = []
+        number = itertools.count()
+        for cost, edit, by in edits:
             self.deadline.check()
-            while later and later[0][0] <= edit.cost:
-                _, _, multiple, argument = heappop(later)
+            while later and later[0][0] <= cost:
+                _, _, multiple, argument, own = heappop(later)
                 if argument not in self.exact:
-                    self._confirm(multiple, argument, by, exactly=True)
+                    self._confirm(multiple, argument, own, exactly=True)
             if all(a in self.exact for a in arguments):
                 return
+            program = probe.traced(by)
+            needed, named = program.needed(arguments), program.quantities
             self.tried += 1
             try:
                 values = edit.results(program, needed)
@@ -187,7 +199,7 @@ class Search:
             if edit.is_registered and self._is_contradicted(probe, values):  # a part of a mistake is seldom made alone
                 edit = replace(edit, cost=PART)
                 for argument in arguments:
-                    heappush(later, (edit.cost, len(later) + self.tried, edit, argument))
+                    heappush(later, (edit.cost, next(number), edit, argument, by))
                 continue
             for argument in arguments:
                 value = values.get(argument)
@@ -210,10 +222,10 @@ class Search:
                     for factor, off in _multiple(sample, value) if not edit.is_registered else ():
                         for more, words, quantity in names_of(factor, off, program, named):
                             multiple = times(edit, argument, words, quantity, more)
-                            heappush(later, (multiple.cost, len(later) + self.tried, multiple, argument))
-        for _, _, multiple, argument in sorted(later):
+                            heappush(later, (multiple.cost, next(number), multiple, argument, by))
+        for _, _, multiple, argument, own in sorted(later):
             if argument not in self.exact:
-                self._confirm(multiple, argument, by, exactly=True)
+                self._confirm(multiple, argument, own, exactly=True)
 
     def _is_contradicted(self, probe: Point, values: Values) -> bool:
         """Whether an edit visibly changes what was returned otherwise."""

@@ -78,7 +78,8 @@ def _exact(search: Search, verdict: Verdict, arguments: list[str]) -> str:
     if cases == 1:
         evidence = "so in the only case, and visibly not right there"
     else:
-        evidence = f"so in all {cases} cases, and visibly not right in {seen if seen < cases else 'each'}"
+        looked_at = " looked at" if arguments[0] in search.left_out else ""
+        evidence = f"so in all {cases} cases{looked_at}, and visibly not right in {seen if seen < cases else 'each'}"
     where = _of_cases(most.agreeing, most.undefined)  # elsewhere the page does not come by there
     return f"{_subject(verdict, arguments, point)}{f', where {where}' if where else ''}; {evidence}{_silent(most)}"
 
@@ -102,16 +103,11 @@ def _partial(search: Search, argument: str) -> str:
         found, count = _of_elements(verdict, argument)
         if found:
             return f"{subject}, where {found}; so in all of {counted(count, 'number')} that are wrong"
-    for verdict in verdicts:
-        wrong = [*verdict.agreeing, *verdict.mixed]
-        numbers = sum(int(p.samples[argument].wrong.sum()) for p in wrong)
-        if numbers < MANY:
-            continue
-        subject = _subject(verdict, [argument], point)
-        if not verdict.mixed:
+    for verdict in verdicts:  # of elements without a rule anything might be said
+        numbers = sum(int(p.samples[argument].wrong.sum()) for p in verdict.agreeing)
+        if not verdict.mixed and len(verdict.agreeing) >= EVIDENT and numbers >= MANY:
             rest = f"; it is right in {counted(len(verdict.contrary), 'other case')} that would show it"
-            return f"{subject}, in {_in(wrong)}{rest}"
-        return f"where it is wrong, {subject}; so in all of {numbers} numbers from {counted(len(wrong), 'case')}"
+            return f"{_subject(verdict, [argument], point)}, in {_in(verdict.agreeing)}{rest}"
     return ""
 
 
