@@ -250,7 +250,7 @@ def enter(x: Tensor, contract: Contract) -> Tensor:
     x = x.detach().cpu()
     if not x.is_floating_point():
         return x
-    value = x.double()
+    value = x.double().contiguous()  # as a recorded program has it, whose views are of that
     _, error = rounded(precision(contract.compute), value, EXACT, (value, EXACT))
     return converted(Bounded(value, error, contract.storage), dtype=contract.compute)
 

@@ -50,7 +50,7 @@ class Recorded:
         return self._kept[key]
 
     def _derived(self, inputs: tuple[Any, ...], hyper: Mapping[str, Any], keeps_digits: bool) -> Any:
-        given = tuple(None if x is None else _plain(x) for x in inputs)
+        given = tuple(None if x is None else _plain(x).contiguous() for x in inputs)
         try:
             with without_modes():
                 found = differentiator().derivative(self.function, given, hyper, is_bounded, keeps_digits)
@@ -71,11 +71,11 @@ class Recorded:
         if any(not isinstance(x, Tensor) for x in present):  # jets
             return found.value.run(present, on_jets)[0], Residuals((), found.backward, torch.float64, inputs)
         dtype = next((x.dtype for x in present if x.is_floating_point()), torch.float64)
-        (y, saved), _ = found.forward.run(present, on_tensors(dtype, _are_bounded(present)))
+        (y, saved), _ = found.forward.run(_in_order(present), on_tensors(dtype, _are_bounded(present)))
         return y, Residuals(saved, found.backward, dtype, inputs)
 
     def backward(self, residuals: Residuals, dy: tuple[Tensor, ...]) -> tuple[Any, ...]:
-        given = (*residuals.saved, *dy)
+        given = (*residuals.saved, *_in_order(dy))
         grads, _ = residuals.backward.run(given, on_tensors(residuals.dtype, _are_bounded(given)))
         return tuple(
             torch.zeros_like(x) if g is None and x is not None and x.is_floating_point() else g
@@ -87,8 +87,13 @@ class Recorded:
         present = tuple(x for x in inputs if x is not None)
         found = self.derivative(inputs, hyper, keeps_digits=False)
         dtype = next((x.dtype for x in present if x.is_floating_point()), torch.float64)
-        (y, saved), _ = found.forward.run(present, on_tensors(dtype, _are_bounded(present)))
+        (y, saved), _ = found.forward.run(_in_order(present), on_tensors(dtype, _are_bounded(present)))
         return y, Residuals(saved, found.backward, dtype, inputs)
+
+
+def _in_order(given: Iterable[Any]) -> tuple[Any, ...]:
+    """Tensors that lie in memory as those did with which the program was recorded: its views are of such."""
+    return tuple(x.contiguous() if type(x) is Tensor else x for x in given)
 
 
 def _are_bounded(values: Iterable[Any]) -> bool:
