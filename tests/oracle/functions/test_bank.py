@@ -46,7 +46,7 @@ def programs() -> Iterator[Any]:
                 yield pytest.param(candidate, dtype, marks=marks, id=name)
 
 
-@pytest.mark.parametrize(("candidate", "dtype"), programs())
+@pytest.mark.parametrize(("candidate", "dtype"), list(programs()))
 def test_a_verdict_is_the_label(candidate: Candidate, dtype: torch.dtype) -> None:
     report = verdict(candidate.vjp, candidate.function, dtype, candidate.shown_by)
     assert report.passed is candidate.right, f"{candidate.cause}: {report}"
