@@ -6,6 +6,9 @@ from torch.nn import functional as F
 
 import torch_ref
 from manual_bp.oracle import Case, compare
+from manual_bp.oracle.declared import NOTHING
+from manual_bp.oracle.functions import reference
+from manual_bp.oracle.refusals import refusals
 
 DY = torch.tensor([0.5, -1.25])
 KINKED = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 2.0]])
@@ -44,6 +47,34 @@ def test_any_subgradient_is_right_where_that_is_declared(x):
     assert not judged(steep_at_kinks, x, conventions={"tie": "any"}).mismatches
     for wrong in (beyond_both_slopes, nan_at_kinks):
         assert [m.kind for m in judged(wrong, x, conventions={"kink": "any"}).mismatches] == ["wrong"]
+
+
+def coupled(x):
+    return (torch.relu(x) * x.mean(-1, keepdim=True)).sum(-1)
+
+
+def steep_and_coupled(inputs, dy):
+    (x,) = inputs
+    mean, total = x.mean(-1, keepdim=True), torch.relu(x).sum(-1, keepdim=True)
+    return coupled(x), (dy[:, None] * ((x >= 0) * mean + total / 3),)
+
+
+def test_what_a_nan_reaches_says_nothing_of_kinks_elsewhere():
+    case = Case((torch.tensor([[0.0, 1.0, 2.0], [0.0, torch.nan, 1.0]]),), DY)
+    kinds = [
+        [m.kind for m in compare(steep_and_coupled, coupled, cases=[case], diagnose=0, conventions=declared).mismatches]
+        for declared in (None, {"kink": "any"})
+    ]
+    assert kinds == [["convention"], []]
+
+
+def test_where_the_function_broadcasts_the_candidate_may():
+    rule = reference(lambda x, weight: x * weight, {"x": (4, 3), "weight": (3,)})
+    refused = refusals(rule, torch.float32, "cpu", NOTHING)
+    assert refused
+    for case in refused:
+        with pytest.raises(RuntimeError):
+            rule.page.FUNCTION(*case.inputs)
 
 
 def test_a_slope_at_kinks_is_one_of_an_elementwise_function():
