@@ -384,6 +384,7 @@ def test_overflow_has_no_bound_and_does_not_poison() -> None:
     assert error_of(torch.where(of(1.0, 0.0) > 0, of(1.0, 0.25), large)) == 0.25
     assert error_of(torch.cat([of(3e38, 0.0), of(3e38, 0.0)]).sum()) == math.inf
     assert error_of(of(1e5, 0.0).to(torch.float16)) == math.inf
+    assert error_of(of(6.5e4, 0.0).to(torch.float16)) < math.inf
     assert error_of(of(1e5, 0.0).to(torch.bfloat16)) < math.inf
 
 
