@@ -12,7 +12,8 @@ from torch import Tensor
 from manual_bp.oracle.case import Case
 from manual_bp.oracle.diagnosis import diagnose
 from manual_bp.oracle.diagnosis.conditions import between, condition
-from manual_bp.oracle.diagnosis.edits import Edit, edits_of
+from manual_bp.oracle.diagnosis.edit import Edit
+from manual_bp.oracle.diagnosis.edits import edits_of
 from manual_bp.oracle.diagnosis.program import PAGE, TORCH, UntraceableError, traced
 from manual_bp.outputs import parts
 from manual_bp.rule import Rule, Vjp

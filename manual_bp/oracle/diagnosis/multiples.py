@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from manual_bp.oracle.diagnosis.edits import PAGE, Edit
+from manual_bp.oracle.diagnosis.edit import PAGE, Edit
 from manual_bp.oracle.diagnosis.program import MOVES, At, Change, Site, Traced, Values
 from manual_bp.oracle.diagnosis.quantities import CONSTANTS, Quantity, quantities
 from manual_bp.oracle.diagnosis.samples import Sample

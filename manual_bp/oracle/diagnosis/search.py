@@ -14,11 +14,13 @@ from torch import Tensor
 from manual_bp.oracle.case import Case
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.diagnosis.deadline import Deadline
-from manual_bp.oracle.diagnosis.edits import Edit, edits_of, misshapen
+from manual_bp.oracle.diagnosis.edit import Edit
+from manual_bp.oracle.diagnosis.edits import edits_of
 from manual_bp.oracle.diagnosis.multiples import multiples, names_of, times
 from manual_bp.oracle.diagnosis.program import PAGE, TORCH, Traced, UntraceableError, Values, traced
 from manual_bp.oracle.diagnosis.records import Record, end_of
 from manual_bp.oracle.diagnosis.samples import Sample, samples_of, wide
+from manual_bp.oracle.diagnosis.values import misshapen
 from manual_bp.oracle.diagnosis.whole import whole_edits
 from manual_bp.oracle.diagnosis.words import PLAIN
 from manual_bp.oracle.evidence import OUR_CONVENTIONS

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from manual_bp.oracle.diagnosis import conditions
-from manual_bp.oracle.diagnosis.edits import PAGE
+from manual_bp.oracle.diagnosis.edit import PAGE
 from manual_bp.oracle.diagnosis.program import PAGE as PROGRAM
 from manual_bp.oracle.diagnosis.samples import Sample
 from manual_bp.oracle.diagnosis.search import EVIDENT, Point, Search, Verdict

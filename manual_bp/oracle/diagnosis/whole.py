@@ -13,7 +13,7 @@ from torch import Tensor
 from manual_bp.hyperparameters import choices, kinds
 from manual_bp.inputs import Mistake
 from manual_bp.oracle.candidates import candidate
-from manual_bp.oracle.diagnosis.edits import PAGE, Edit
+from manual_bp.oracle.diagnosis.edit import PAGE, Edit
 from manual_bp.oracle.diagnosis.program import MOVES, Site, Traced, Values
 from manual_bp.oracle.diagnosis.samples import wide
 from manual_bp.oracle.diagnosis.words import name_of, place_of

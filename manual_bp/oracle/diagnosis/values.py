@@ -1,0 +1,310 @@
+"""Edits of values: a value, or one operand of an operation, is another."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manual_bp.oracle.diagnosis.changes import ARRANGED, INDICES, MASKS, NUMBERS, TAILS
+from manual_bp.oracle.diagnosis.edit import Edit, at_site
+from manual_bp.oracle.diagnosis.program import MOVES, At, Traced
+from manual_bp.oracle.diagnosis.words import called, name_of
+from manual_bp.program import Ref
+
+# A mask that a page computes often only helps it to keep digits: what is edited there is seldom the cause.
+HELPING = 0.8
+
+
+def values(traced: Traced, position: int) -> Iterator[Edit]:
+    """The value of an operation, an input, a residual or a result changed by itself."""
+    value = traced.values[position]
+    name = name_of(traced, Ref(position))
+    stage = traced.sites[position].stage
+    tables: list[Mapping[str, tuple[float, Callable[[Tensor], Tensor]]]] = [MASKS, ARRANGED]
+    if value.is_floating_point():
+        tables = [NUMBERS, ARRANGED]
+        if stage in ("inputs", "results") and value.ndim:
+            tables.append(TAILS)
+    elif value.dtype != torch.bool:
+        tables = [INDICES, ARRANGED]
+    for table in tables if value.ndim else tables[:1]:
+        for words, (cost, function) in table.items():
+            cost += {"results": -0.3, "inputs": 0, "residuals": 0.1}.get(stage, 0.4)
+            cost += HELPING if table is MASKS and stage in ("forward", "backward") else 0.0
+            kind = words if "rounded to" in words and stage in ("forward", "backward") else ""
+            yield at_site(traced, position, cost, worded(words, name), partial(_changed, function), kind)
+
+
+def worded(words: str, name: str) -> str:
+    """The words with a name in its place; a formula made of it stands in one pair of quotes."""
+    formula, is_one, _ = words.partition(" in place of {0}")
+    if not is_one or formula.startswith("the ") or " its " in formula or "cut off" in formula or "clamped" in formula:
+        return words.format(name)
+    plain = name.strip("`")
+    return f"`{formula.format(f'({plain})' if ' ' in plain and formula != '|{0}|' else plain)}` in place of {name}"
+
+
+def _changed(function: Callable[[Tensor], Tensor], at: At) -> Any:
+    return function(at.result())
+
+
+def other_values(traced: Traced, position: int) -> Iterator[Edit]:
+    """Another value of the same shape in place of one, wherever it is used."""
+    value, name = traced.values[position], name_of(traced, Ref(position))
+    stage = traced.sites[position].stage
+    for other in _fitting(traced, position, value):
+        cost = (2.9 if other in traced.names else 3.9) + (0.0 if stage in ("residuals", "results") else 0.4)
+        words = f"{name_of(traced, Ref(other))} in place of {name}"
+        yield at_site(traced, position, cost, words, partial(_instead, _finder(traced, position, other)))
+
+
+def _fitting(traced: Traced, position: int, value: Tensor) -> Iterator[int]:
+    """Other values of this shape and kind that are known before an operation; each once."""
+    seen = [value]
+    for other, x in enumerate(traced.values[:position]):
+        if not isinstance(x, Tensor) or x.shape != value.shape or x.dtype != value.dtype:
+            continue
+        if traced.nodes[other].name in ("scalar_tensor", "full", "zeros_like", "ones_like", "zeros", "ones"):
+            continue
+        if not any(torch.equal(x, known) for known in seen):
+            seen.append(x)
+            yield other
+
+
+def _finder(traced: Traced, position: int, other: int) -> Callable[[At], Any]:
+    """How to find another value in any run: in a loop that of the same round."""
+    site, own = traced.sites[other], traced.sites[position]
+
+    def find(at: At) -> Any:
+        others, each = at.traced.positions[site], at.traced.positions[own]
+        found = others[each.index(at.position)] if len(others) == len(each) else others[-1]
+        return at.value(Ref(found))
+
+    return find
+
+
+def _instead(find: Callable[[At], Any], at: At) -> Any:
+    return find(at)
+
+
+def scaled_by_others(traced: Traced, position: int) -> Iterator[Edit]:
+    """A value multiplied or divided by another once more."""
+    value, name = traced.values[position], name_of(traced, Ref(position))
+    if not value.is_floating_point() or not value.numel():
+        return
+    seen: list[Tensor] = []
+    for other, x in enumerate(traced.values[:position]):
+        if not isinstance(x, Tensor) or not x.is_floating_point() or not meets(x, value):
+            continue
+        if any(x.shape == known.shape and torch.equal(x, known) for known in seen):
+            continue
+        seen.append(x)
+        cost = (3.0 if other in traced.names else 4.0) + (0.2 if traced.sites[position].stage == "results" else 0.4)
+        find, of = _finder(traced, position, other), name_of(traced, Ref(other))
+        words = f"{name} multiplied by {of} once more"
+        yield at_site(traced, position, cost, words, partial(_combined, torch.mul, find))
+        words = f"{name} divided by {of} once more"
+        yield at_site(traced, position, cost + 0.1, words, partial(_combined, torch.div, find))
+        words = f"{of} added to {name}"
+        yield at_site(traced, position, cost + 0.3, words, partial(_combined, torch.add, find))
+        words = f"{of} subtracted from {name}"
+        yield at_site(traced, position, cost + 0.4, words, partial(_combined, torch.sub, find))
+
+
+def meets(x: Tensor, value: Tensor) -> bool:
+    """Whether they broadcast to the shape of the second."""
+    pairs = zip(reversed(x.shape), reversed(value.shape), strict=False)
+    return x.ndim <= value.ndim and all(own in (1, due) for own, due in pairs)
+
+
+def _combined(op: Callable[[Tensor, Tensor], Tensor], find: Callable[[At], Any], at: At) -> Any:
+    return op(at.result(), find(at))
+
+
+# --------------------------------------------------------------------------------------------------------- operands
+
+
+def operands(traced: Traced, position: int) -> Iterator[Edit]:
+    """One operand of an operation changed, or another value in its place, where that value is used elsewhere too."""
+    node = traced.nodes[position]
+    for i, ref in enumerate(node.args):
+        if not isinstance(ref, Ref):
+            continue
+        value, name = traced.values[ref.position], name_of(traced, ref)
+        value = value if ref.item is None else value[ref.item]
+        if not isinstance(value, Tensor):
+            continue
+        if node.name in ("mul", "div", "add", "sub"):
+            neutral = 1.0 if node.name in ("mul", "div") else 0.0
+            kind = "factor" if neutral else "summand"
+            words = f"the {kind} {name} left out"
+            cost = 1.9 if neutral else 1.7
+            yield at_site(traced, position, cost, words, partial(_filled_operand, i, neutral), operand=i)
+        users = sum(any(r.position == ref.position for r in n.refs) for n in traced.nodes)
+        if users < 2 and traced.nodes[ref.position].name not in MOVES:
+            continue  # the value itself is edited
+        for table in (NUMBERS, ARRANGED) if value.is_floating_point() else (MASKS,):
+            for words, (cost, function) in table.items():
+                yield at_site(
+                    traced, position, cost + 0.6, worded(words, name), partial(mapped_operand, i, function), operand=i
+                )
+    yield from other_operands(traced, position)
+
+
+def other_operands(traced: Traced, position: int) -> Iterator[Edit]:
+    """Another value in place of one operand, where that is used elsewhere too."""
+    for i, ref in enumerate(traced.nodes[position].args):
+        if not isinstance(ref, Ref) or not isinstance(traced.values[ref.position], Tensor):
+            continue
+        if sum(any(r.position == ref.position for r in n.refs) for n in traced.nodes) < 2:
+            continue
+        for other in _fitting(traced, position, traced.values[ref.position]):
+            if other != ref.position:
+                cost = 3.1 if other in traced.names else 4.1
+                words = f"{name_of(traced, Ref(other))} in place of {name_of(traced, ref)}"
+                change = partial(_other_operand, i, _finder(traced, position, other))
+                yield at_site(traced, position, cost, words, change, operand=i)
+
+
+def _filled_operand(i: int, number: float, at: At) -> Any:
+    args = at.place(list(at.node.args))
+    args[i] = torch.full_like(args[i], number)
+    return at.with_args(args)
+
+
+def mapped_operand(i: int, function: Callable[[Tensor], Tensor], at: At) -> Any:
+    args = at.place(list(at.node.args))
+    args[i] = function(args[i])
+    return at.with_args(args)
+
+
+def _other_operand(i: int, find: Callable[[At], Any], at: At) -> Any:
+    args = at.place(list(at.node.args))
+    args[i] = find(at)
+    return at.with_args(args)
+
+
+CONSTANTS: Mapping[str, tuple[float, Callable[[float], float]]] = {
+    "0": (2.4, lambda c: 0.0),
+    "1": (2.4, lambda c: 1.0),
+    "2": (2.9, lambda c: 2.0),
+    "-{0}": (2.5, lambda c: -c),
+    "1/{0}": (2.9, lambda c: 1 / c),
+    "{0}²": (3, lambda c: c * c),
+    "2·{0}": (3, lambda c: 2 * c),
+    "{0}/2": (3, lambda c: c / 2),
+    "1 - {0}": (3.1, lambda c: 1 - c),
+    "√{0}": (3.3, lambda c: c**0.5),
+    "{0} + 1": (3.4, lambda c: c + 1),
+    "{0} - 1": (3.4, lambda c: c - 1),
+    "-1": (3.4, lambda c: -1.0),
+    "1/2": (3.4, lambda c: 0.5),
+    "3": (3.6, lambda c: 3.0),
+    "4": (3.8, lambda c: 4.0),
+    "1e-5": (3.8, lambda c: 1e-5),
+    "1e-6": (3.9, lambda c: 1e-6),
+    "1e-8": (3.9, lambda c: 1e-8),
+    "1e-12": (4, lambda c: 1e-12),
+}
+
+
+def constants(traced: Traced, position: int) -> Iterator[Edit]:
+    """Another number in place of a constant."""
+    node = traced.nodes[position]
+    for i, number in enumerate(node.args):
+        if type(number) not in (int, float) or node.name not in NUMERIC:
+            continue
+        name = f"`{called(traced, number)}`"
+        what = f" in {name_of(traced, Ref(position))}"
+        for words, (cost, function) in CONSTANTS.items():
+            change = partial(_number, i, function)
+            new = f"`{words.format(name.strip('`'))}`"
+            kind = f"{words} for {number}"
+            yield at_site(traced, position, cost, f"{new} in place of {name}{what}", change, kind)
+
+
+NUMERIC = frozenset(
+    [
+        "add",
+        "sub",
+        "rsub",
+        "mul",
+        "div",
+        "pow",
+        "clamp",
+        "clamp_min",
+        "clamp_max",
+        "gt",
+        "ge",
+        "lt",
+        "le",
+        "where",
+        "ne",
+        "eq",
+        "maximum",
+        "minimum",
+    ]
+)
+"""Operations whose arguments that are numbers are numbers of the formula, and not axes or sizes."""
+
+
+def _number(i: int, function: Callable[[float], float], at: At) -> Any:
+    args = at.place(list(at.node.args))
+    args[i] = function(float(args[i]))
+    return at.with_args(args)
+
+
+# ------------------------------------------------------------------------------------------------- of another shape
+
+
+def misshapen(traced: Traced, argument: str, shape: tuple[int, ...]) -> Iterator[Edit]:
+    """What has the shape that came, where another is due: a value that was not reduced, or by another axis; the right
+    numbers arranged otherwise."""
+    position = traced.results[argument]
+    right, name = traced.values[position], f"`{argument}`"
+    seen: list[Tensor] = []
+
+    def new(x: Tensor) -> bool:
+        if tuple(x.shape) != shape or any(torch.equal(x, known) for known in seen):
+            return False
+        seen.append(x)
+        return True
+
+    for words, change in (("read in another shape", torch.reshape), ("broadcast", torch.broadcast_to)):
+        try:
+            arranged = change(right, shape)
+        except RuntimeError:
+            continue
+        if new(arranged):
+            ranks = f"its numbers {words}: {tuple(right.shape)} is due, and {shape} came, at the first case"
+            yield at_site(traced, position, 2, ranks, partial(_arranged, change, len(shape), right.ndim))
+    if new(right.mT if right.ndim > 1 else right):
+        yield at_site(traced, position, 1.9, f"{name} transposed", lambda at: at.result().mT)
+    for other, x in enumerate(traced.values[:position]):
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            continue
+        of, find = name_of(traced, Ref(other)), _finder(traced, position, other)
+        if new(x):
+            yield at_site(traced, position, 2.5, f"{of} in place of {name}", partial(_instead, find))
+        for axis, (how, reduce) in itertools.product(range(x.ndim), (("sum", torch.sum), ("mean", torch.mean))):
+            for keeps in (False, True):
+                if new(reduce(x, axis, keepdim=keeps)):
+                    words = f"the {how} of {of} over axis {axis} alone in place of {name}"
+                    yield at_site(traced, position, 2.7, words, partial(_over_one, reduce, find, axis, keeps))
+
+
+def _arranged(change: Callable[..., Tensor], rank: int, due: int, at: At) -> Any:
+    x = at.result()
+    if rank == due:
+        raise ValueError("in which shape is known of one case alone")
+    shape = (1,) * (rank - due) + tuple(x.shape) if rank > due else (x.numel(),) * min(rank, 1)
+    return change(x, shape)
+
+
+def _over_one(reduce: Callable[..., Tensor], find: Callable[[At], Any], axis: int, keeps: bool, at: At) -> Any:
+    return reduce(find(at), axis, keepdim=keeps)
