@@ -33,6 +33,9 @@ ALWAYS = (aten.reshape.default, aten.empty_strided.default)
 """Which torch itself takes apart on the way."""
 
 
+VIEWS = (aten.view.default, aten._unsafe_view.default)
+
+
 def is_bounded(op: Any) -> bool:
     """Whether running error analysis knows what an operator does to a bound, or needs not."""
     table = bounded_table
@@ -52,6 +55,8 @@ def on_tensors(
         wanted = kwargs.get("dtype")
         if are_bounded:
             args = tuple(map(_entered, args))
+        if op in VIEWS and not isinstance(args[0], Bounded):
+            op = aten.reshape.default  # what comes may lie in memory in another way than what was recorded
         if op in CASTS:
             wanted = wanted or args[1]
             x = args[0]

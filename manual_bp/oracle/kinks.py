@@ -40,7 +40,10 @@ MODERATE = 0.7297
 
 
 def kinks_of(rule: Rule, case: Case, certified: ModuleType) -> Values | None:
-    """Where no derivative exists, of y and each input; None if the rule does not work row by row and is not small."""
+    """Where no derivative exists, of y and each input; None if the rule does not work row by row and is not small, or
+    is a function that ball arithmetic does not know."""
+    if not getattr(rule.page, "CERTIFIED", True):
+        return None
     rows = _rows(rule, case)
     if rows is None:
         return _kinks_of_whole(rule, case, certified)
@@ -64,7 +67,10 @@ def kinks_of(rule: Rule, case: Case, certified: ModuleType) -> Values | None:
 
 
 def is_subgradient(rule: Rule, case: Case, kinks: Values, grads: Values, certified: ModuleType) -> bool:
-    """Whether the cotangents are a subgradient where there are kinks; False where there are too many to certify."""
+    """Whether the cotangents are a subgradient where there are kinks; False where there are too many to certify, or
+    ball arithmetic does not know the function."""
+    if not getattr(rule.page, "CERTIFIED", True):
+        return False
     rows = _rows(rule, case)
     if rows is None:
         return _is_whole_subgradient(rule, case, grads, certified)
