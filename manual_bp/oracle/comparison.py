@@ -199,7 +199,7 @@ class Comparison:
             self.judge.note(f"not certified: {lacking}, which ball arithmetic does not know; truth is torch in float64")
         report.findings[:0] = tracebacks(self.raised)
         for text in tracebacks(self.refusing):
-            report.findings.append(f"raises at sizes that were not given: {text}")
+            report.findings.append(f"raises at sizes that were not given, or without an input that was: {text}")
         for name, names in self.untaken.items():
             report.untested_hyper.append(name)
             report.not_tested.append(untaken(name, names, self.rule.defaults.get(name)))
@@ -290,11 +290,11 @@ class Comparison:
         return called.results
 
     def _is_given(self, case: Case) -> bool:
-        """Whether a case has the sizes that the caller named, where the reference is a function: at others it may be
-        that the candidate is not meant for them, and nobody said so."""
-        shapes = getattr(self.rule.page, "GIVEN", {})
+        """Whether a case has the inputs and sizes that the caller named, where the reference is a function: at others
+        it may be that the candidate is not meant for them, and nobody said so."""
         named = case.named(self.rule)
-        return all(tuple(named[name].shape) == shape for name, shape in shapes.items() if name in named)
+        shapes = getattr(self.rule.page, "GIVEN", {})
+        return all(name in named and tuple(named[name].shape) == shape for name, shape in shapes.items())
 
     def _take_in(self, called: Call, case: Case) -> None:
         """What was seen beside the results; what is right but may harm is a mismatch under strict."""
