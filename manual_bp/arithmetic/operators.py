@@ -76,7 +76,8 @@ def on_tensors(
         result = op(*args, **kwargs)
         is_other = isinstance(result, Tensor) and result.dtype is not dtype and result.is_floating_point()
         if is_other and not any(x.is_floating_point() for x in tensors_in(args)):  # a quotient of whole numbers
-            made = op(*(x.double() if isinstance(x, Tensor) else x for x in args), **kwargs)
+            wide = (x.double() if isinstance(x, Tensor) and x.dtype is not torch.bool else x for x in args)
+            made = op(*wide, **kwargs)
             return rounded_on_entering(made, dtype) if are_bounded else made.to(dtype)
         return result
 
