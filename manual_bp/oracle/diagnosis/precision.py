@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from manual_bp.oracle.calling import call
 from manual_bp.oracle.diagnosis.program import traced
-from manual_bp.oracle.diagnosis.samples import wide
+from manual_bp.oracle.diagnosis.samples import Sample, wide
 from manual_bp.oracle.diagnosis.search import Search
 from manual_bp.oracle.variation import varied
 from manual_bp.rule import Vjp
@@ -28,27 +30,29 @@ def sixteen_bits(search: Search, candidate: Vjp | None, argument: str) -> str:
         return ""
     samples = [p.samples[argument] for p in search.points[argument] if p.samples[argument].is_telling]
     samples = [s for s in samples if s.got.shape == s.expected.shape]
-    for half in (torch.float16, torch.bfloat16):
-        eps, off, up = torch.finfo(half).eps, [], []
-        for s in samples:
-            error = (s.got - s.expected)[s.judged]
-            if not error.numel():
-                continue
-            if float(error.abs().max()) > ROUNDINGS * eps * float(s.expected[s.judged].abs().max()):
-                break
-            off.append(s.wrong[s.judged])
-            up.append((s.got.abs() > s.expected.abs())[s.wrong])
-        else:
-            share = float(torch.cat(off).double().mean()) if off else 0.0
-            risen = float(torch.cat(up).double().mean()) if up and sum(map(len, up)) else 0.0
-            is_erratic = share > MOST and SELDOM <= risen <= 1 - SELDOM and sum(map(len, up)) >= ENOUGH
-            if is_erratic and candidate is not None and not _is_systematic(search, candidate, argument):
-                name = str(half).removeprefix("torch.")
-                words = f"off as after arithmetic in 16 bits ({name}): {share:.0%} of its numbers are wrong"
-                return (
-                    f"{argument} is {words}, none by more than {ROUNDINGS} roundings of {name}, and as often up as down"
-                )
-    return ""
+    fitting = [half for half in (torch.float16, torch.bfloat16) if _is_off_by(samples, half)]
+    if not fitting or candidate is None or _is_systematic(search, candidate, argument):
+        return ""
+    names = " or ".join(str(half).removeprefix("torch.") for half in fitting)
+    share = float(torch.cat([s.wrong[s.judged] for s in samples]).double().mean())
+    words = f"off as after arithmetic in 16 bits ({names}): {share:.0%} of its numbers are wrong"
+    return f"{argument} is {words}, none by more than {ROUNDINGS} roundings, and as often up as down"
+
+
+def _is_off_by(samples: Sequence[Sample], half: torch.dtype) -> bool:
+    """Whether most numbers are wrong, none by more than a few roundings of a format, and as often up as down."""
+    off, up = [], []
+    for s in samples:
+        error = (s.got - s.expected)[s.judged]
+        if not error.numel():
+            continue
+        if float(error.abs().max()) > ROUNDINGS * torch.finfo(half).eps * float(s.expected[s.judged].abs().max()):
+            return False
+        off.append(s.wrong[s.judged])
+        up.append((s.got.abs() > s.expected.abs())[s.wrong])
+    if sum(map(len, up)) < ENOUGH or float(torch.cat(off).double().mean()) <= MOST:
+        return False
+    return SELDOM <= float(torch.cat(up).double().mean()) <= 1 - SELDOM
 
 
 def _is_systematic(search: Search, candidate: Vjp, argument: str) -> bool:
