@@ -27,6 +27,9 @@ MOST_STEPS, MOST_SQUARED = 33, 257
 # No other axis is longer: 4097 is one beyond a block of 1024 threads with four loads each.  A program that makes a
 # square where the function makes none, as of numbers of nodes, then takes 0.1 GB and not the whole memory.
 MOST = 4097
+# Nor one along which there are indices: what has one index adds up equal terms, whose roundings are all to one side;
+# of so many they are within what random roundings are allowed.
+MOST_COUNTED, WHOLE = 257, (torch.int32, torch.int64)
 # No case has more elements: unknown operations, each of which is run a dozen times.
 LARGEST = 2**15
 
@@ -210,7 +213,10 @@ def _longest(
             found[name] = max(MOST_STEPS, lengths[0])
         elif there.largest >= SQUARE * usual.largest:
             found[name] = max(MOST_SQUARED, lengths[0])
-    return {**{name: max(MOST, *lengths) for name, lengths in sizes.items() if lengths}, **found}
+    whole = [annotations[name] for name, x in zip(names, ordinary, strict=True) if x is not None and x.dtype in WHOLE]
+    counted = axes.axis_names(whole, function.hyper)
+    most = {name: MOST_COUNTED if name in counted else MOST for name in sizes}
+    return {**{name: max(most[name], *lengths) for name, lengths in sizes.items() if lengths}, **found}
 
 
 def _own_sizes(annotations: Mapping[str, Any], function: Function) -> dict[str, Any]:
