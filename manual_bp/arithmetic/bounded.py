@@ -134,6 +134,7 @@ class Widths(NamedTuple):
     """How far off a right program may be: absolute, float64, shaped like each output and each cotangent.
 
     grads: None for an input without cotangent, and for every input of a page without backward.
+    is_close: whether a branch (above a limit or below) was taken that their errors leave open.
     is_undecided: whether an order of numbers (the largest, a sorting) was decided that their errors leave open.
     stochastic: whether some of it is what stochastic arithmetic finds, because the bound had lost its meaning.
     """
@@ -142,6 +143,7 @@ class Widths(NamedTuple):
     grads: tuple[Tensor | None, ...]
     stochastic: bool = False
     is_undecided: bool = False
+    is_close: bool = False
 
 
 def widths(
@@ -164,11 +166,11 @@ def widths(
     forward: a formula for y to take instead of the page's own (as in `Value`).
     """
 
-    undecided: list[bool] = []
+    left_open: list[bool] = []
 
     def run(how: How | None) -> list[Tensor | None]:
-        outputs, grads, is_undecided = _run(rule, inputs, dy, contract, backward, how, hyper, lambda x: x, forward)
-        undecided.append(is_undecided)
+        outputs, grads, paging = _run(rule, inputs, dy, contract, backward, how, hyper, lambda x: x, forward)
+        left_open[:] = left_open or [paging.is_undecided, paging.is_close]
         return [*outputs, *grads]
 
     results = run(how)
@@ -177,7 +179,12 @@ def widths(
     found = narrowed(results, errors, run, how, lambda x: leave(x, contract)) if wide else errors
     stochastic = any(narrow is not error for narrow, error in zip(found, errors, strict=True))
     outputs = len(rule.outputs)
-    return Widths(tuple(x for x in found[:outputs] if x is not None), tuple(found[outputs:]), stochastic, undecided[0])
+    return Widths(
+        tuple(x for x in found[:outputs] if x is not None),
+        tuple(found[outputs:]),
+        stochastic,
+        *left_open,
+    )
 
 
 def magnitudes(
@@ -207,8 +214,8 @@ def _run(
     hyper: dict[str, Any],
     wanted: Callable[[Tensor], Tensor],
     forward: Callable[..., Any] | None = None,
-) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...], bool]:
-    """The page's text on bounded numbers, what is wanted of each of its results, and whether an order was left open."""
+) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...], Paging]:
+    """The page's text on bounded numbers, what is wanted of each of its results, and what was left open."""
     if len(inputs) != len(rule.inputs):
         raise ValueError(f"{rule.name}: takes {len(rule.inputs)} inputs {list(rule.inputs)}; came {len(inputs)}.")
     hyper = rule.check_hyper(hyper)
@@ -229,7 +236,7 @@ def _run(
     except UnknownFunctionError as error:
         raise UnknownFunctionError(f"{rule.name}: {error}") from None
     cotangents = tuple(None if grad is None else wanted(grad) for grad in grads)
-    return tuple(map(wanted, parts(y))), cotangents, paging.is_undecided
+    return tuple(map(wanted, parts(y))), cotangents, paging
 
 
 def _cotangents(name: str, y: Any, dy: Any) -> list[Tensor]:

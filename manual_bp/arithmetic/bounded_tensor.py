@@ -70,6 +70,8 @@ class Bounded(Tensor):
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func in bounded_table.BRANCHES:
+            _note_branch(*(args[:3] if len(args) > 1 else (args[0], 0.0)), *kwargs.values())
         if func in bounded_table.ARITHMETIC:
             return _calculate(func, args, kwargs)
         if func in bounded_table.DECISIONS:
@@ -127,10 +129,11 @@ class Paging(Running):
     running: ClassVar[list[Paging]] = []
 
     def __init__(self, how: How | None = None) -> None:
-        """is_undecided: whether an order was decided that the bounds leave open."""
+        """is_undecided: whether an order was decided that the bounds leave open.  is_close: whether a branch was."""
         super().__init__()
         self.how = how
         self.is_undecided = False
+        self.is_close = False
 
     def __enter__(self) -> Paging:
         self.running.append(self)
@@ -217,6 +220,19 @@ def _note_order(x: Bounded, dim: int) -> None:
     gaps = values.narrow(dim, 1, last) - values.narrow(dim, 0, last)
     open_ = (gaps > 0) & (gaps <= errors.narrow(dim, 1, last) + errors.narrow(dim, 0, last))
     Paging.running[-1].is_undecided |= bool(open_.any())
+
+
+def _note_branch(x: Any, *limits: Any) -> None:
+    """Note where a number lies nearer to a limit than its error, so that another program may take the other branch.
+    One that is the limit itself is at a kink, for which there is a convention."""
+    if not Paging.running or not isinstance(x, Bounded):
+        return
+    for limit in limits:
+        if limit is None or isinstance(limit, bool):
+            continue
+        value, error = pair_of(limit, x.dtype)
+        gap = (x.value - value).abs()
+        Paging.running[-1].is_close |= bool(((gap > 0) & (gap <= x.error + error)).any())
 
 
 def _how(args: Iterable[Any]) -> How | None:

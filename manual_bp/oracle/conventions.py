@@ -60,6 +60,8 @@ class Conventions:
                 raise ValueError(f"conventions: names are {known}; came {name!r}.")
             if choice not in options:
                 raise ValueError(f"conventions: {name} must be one of {list(options)}; came {choice!r}.")
+        if hasattr(rule.page, "FUNCTION") and not given:  # it says nothing of its kinks, so that any slope is right
+            return cls(((KINK, ANY),))
         return cls(tuple((given or {}).items()))
 
     def hyper(self, rule: Rule, hyper: Mapping[str, Any]) -> dict[str, Any]:

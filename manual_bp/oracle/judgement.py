@@ -134,7 +134,8 @@ class Judge:
             self._expects(argument, found.row or found)
         beyond = ratio > 1
         if self.kinds.as_declared(found, position, grads, beyond):
-            self.note(f"{argument}: at kinks or ties a valid subgradient other than the rule's, as declared")
+            whose = "torch's" if hasattr(self.rule.page, "FUNCTION") else "the rule's, as declared"
+            self.note(f"{argument}: at kinks or ties a valid subgradient other than {whose}")
             return
         worst = int(torch.argmax(ratio.reshape(-1)))
         self.report.worst[argument].note(float(ratio.max()), float(ulps.max()))

@@ -22,7 +22,7 @@ from manual_bp.oracle.case import Case
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.evidence import Evidence, Values, certified_module
 from manual_bp.oracle.kinks import is_subgradient, kinks_of
-from manual_bp.oracle.lost_digits import lost_digits, reach_of
+from manual_bp.oracle.lost_digits import PER_OPERATION, lost_digits, reach_of
 from manual_bp.oracle.results import is_dense
 from manual_bp.oracle.variation import in_precision
 from manual_bp.outputs import parts
@@ -129,6 +129,9 @@ class Kinds:
             words = f"loses digits, as the formula {formula.name} does"
             bounds = partial(self.widths_of, case, formula=formula)
             yield self._digits(words, position, bounds)._replace(is_listed=True)
+            if hasattr(self.rule.page, "FUNCTION"):  # torch's kernels approximate what the formula calls
+                looser = partial(self.widths_of, case, formula=formula, how=How(roundings=PER_OPERATION))
+                yield self._digits(f"{words}, in a few roundings", position, looser)
             if self.contract != self._narrow:
                 bound = self._within_reach(bounds(self._narrow), case, position, expected, formula)
                 yield Excuse("digits", f"{words}, in {self._name(self.dtype)}", bound, bounds, FINER[self.dtype])

@@ -34,12 +34,13 @@ from manual_bp.arithmetic.bounded_table.formats import (
     rounded,
 )
 from manual_bp.arithmetic.bounded_table.meanings import ARITHMETIC, EXTREMES
-from manual_bp.arithmetic.bounded_table.plain import CONSTANTS, DECISIONS, FILLED, PLACES, SHAPES
+from manual_bp.arithmetic.bounded_table.plain import BRANCHES, CONSTANTS, DECISIONS, FILLED, PLACES, SHAPES
 
 __all__ = [
     "ADDITIONS",
     "APART",
     "ARITHMETIC",
+    "BRANCHES",
     "CONSTANTS",
     "DECISIONS",
     "DIVISIONS",

@@ -19,6 +19,14 @@ DECISIONS = {
 }
 """Made on the values; the answer is a plain tensor."""
 
+BRANCHES = {
+    *(comparison.Tensor for comparison in _COMPARISONS),
+    *(comparison.Scalar for comparison in _COMPARISONS),
+    *(aten.relu.default, aten.abs.default, aten.clamp.default, aten.clamp_min.default, aten.clamp_max.default),
+    *(aten.maximum.default, aten.minimum.default, aten.clamp.Tensor, aten.clamp_min.Tensor, aten.clamp_max.Tensor),
+}
+"""Where one number, and whatever follows it, goes one of two ways; of one argument by its sign."""
+
 PLACES = {aten.argmax.default, aten.argmin.default}
 """Those of them that say where a number stands."""
 

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from manual_bp.oracle.candidates import candidate
 from manual_bp.oracle.case import Case
+from manual_bp.oracle.diagnosis.quantities import quantities
 from manual_bp.oracle.diagnosis.samples import wide
 from manual_bp.outputs import parts, whole
 from manual_bp.program import Line, Node, Program, Ref, UntraceableError
@@ -211,8 +212,6 @@ class Traced:
     @cached_property
     def quantities(self) -> list[tuple[str, Callable[[Traced], float]]]:
         """What a factor may be (`manual_bp.oracle.diagnosis.quantities`)."""
-        from manual_bp.oracle.diagnosis.quantities import quantities
-
         return list(quantities(self))
 
     @cached_property

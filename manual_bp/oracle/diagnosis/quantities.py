@@ -5,9 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from manual_bp import axes
-from manual_bp.oracle.diagnosis.program import Traced
+
+if TYPE_CHECKING:
+    from manual_bp.oracle.diagnosis.program import Traced
 
 CONSTANTS: Mapping[str, float] = {
     "0": 0.0, "-1": -1.0, "2": 2.0, "1/2": 0.5, "-2": -2.0, "-1/2": -0.5, "3": 3.0, "1/3": 1 / 3, "4": 4.0, "1/4": 0.25,
@@ -52,7 +55,7 @@ OF_A_HYPERPARAMETER: Mapping[str, Callable[[float], float]] = {
     "1/√(1 - {})": lambda h: (1 - h) ** -0.5,
 }
 
-Quantity = Callable[[Traced], float]
+Quantity = Callable[["Traced"], float]
 """What a number is in a case; raises where it is not defined."""
 
 

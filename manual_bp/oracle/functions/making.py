@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from manual_bp import axes
-from manual_bp.inputs import Edge, Index, Input, Mistake, Value
+from manual_bp.inputs import Draw, Edge, Index, Input, Mistake, Value
 from manual_bp.oracle.candidates import differentiator
 from manual_bp.oracle.functions.page import Recorded, Residuals
 from manual_bp.oracle.functions.spoken import Spoken
@@ -114,7 +114,7 @@ def page_of(function: Function) -> ModuleType:
         OWN={name: said.tensor for name, said in function.large.items() if said.tensor is not None},
         LONGEST=_longest(function, annotations, recorded, ordinary),
         LARGEST=max(LARGEST, 2 * sum(x.numel() for x in ordinary if x is not None)),
-        EDGES=tuple(_negated(function, recorded, ordinary)),
+        EDGES=(*_negated(function, recorded, ordinary), *_kinked(function, recorded, ordinary)),
         MISTAKES=(mistake,) if derivative.changed else (),
         CERTIFIED=not derivative.is_its_own,
         GIVEN={name: said.shape for name, said in function.given.items() if said.shape is not None},
@@ -284,6 +284,33 @@ def _specs(function: Function, grads: tuple[Any, ...]) -> dict[str, Input | Inde
         is_free = grad is None and isinstance(spec, Input) and spec.cotangent
         found[name] = replace(spec, optional=True) if is_free else spec
     return found
+
+
+def _kinked(function: Function, recorded: Recorded, ordinary: tuple[Tensor | None, ...]) -> Iterator[Edge]:
+    """Zeros in an input, and few values, so that there are ties: if torch's own derivative is finite there.  What
+    divides by an input, or takes every maximum, shows there alone."""
+    dys = parts(recorded.forward(ordinary, function.hyper)[0])
+    for position, (name, spec) in enumerate(function.specs.items()):
+        if not isinstance(spec, Input) or not spec.cotangent or ordinary[position] is None:
+            continue
+        for words, change in ((f"zeros in {name}", _with_zeros), (f"few values in {name}", torch.round)):
+            x = ordinary[position]
+            assert x is not None
+            inputs = (*ordinary[:position], change(x), *ordinary[position + 1 :])
+            y, residuals = recorded.forward(inputs, function.hyper)
+            grads = recorded.backward(residuals, tuple(torch.ones_like(d) for d in dys))
+            found = [part for part in (*parts(y), *grads) if part is not None and part.is_floating_point()]
+            if all(bool(part.isfinite().all()) for part in found):
+                yield Edge(words, {name: _changed(spec.draw, change)})
+
+
+def _with_zeros(x: Tensor) -> Tensor:
+    """Every other number is 0."""
+    return x * (torch.arange(x.numel()).reshape(x.shape) % 2)
+
+
+def _changed(draw: Draw, change: Callable[[Tensor], Tensor]) -> Draw:
+    return lambda shape, generator: change(draw(shape, generator))
 
 
 def _negated(function: Function, recorded: Recorded, ordinary: tuple[Tensor, ...]) -> Iterator[Edge]:

@@ -142,3 +142,49 @@ def straight_through(x):
 def test_what_is_detached_is_constant_in_either_arithmetic() -> None:
     report = compare(torch_ref.vjp(straight_through), straight_through, inputs={"x": (5, 8)}, diagnose=0)
     assert report.passed, str(report)
+
+
+def leaky(x):
+    return torch.where(x > 0, x, 0.1 * x)
+
+
+def largest(x):
+    return x.amax(-1)
+
+
+def by_division(inputs, dy):
+    (x,) = inputs
+    return leaky(x), (dy * (0.55 + 0.45 * x / x.abs()),)
+
+
+def upper_slope(inputs, dy):
+    (x,) = inputs
+    return leaky(x), (dy * torch.where(x >= 0, 1.0, 0.1),)
+
+
+def every_maximum(inputs, dy):
+    (x,) = inputs
+    y = x.amax(-1, keepdim=True)
+    return y.squeeze(-1), (dy[..., None] * (x == y),)
+
+
+def first_maximum(inputs, dy):
+    (x,) = inputs
+    y, place = x.max(-1, keepdim=True)
+    return y.squeeze(-1), (torch.zeros_like(x).scatter(-1, place, dy[..., None]),)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "function", "passes"),
+    [
+        (by_division, leaky, False),
+        (upper_slope, leaky, True),
+        (every_maximum, largest, False),
+        (first_maximum, largest, True),
+    ],
+    ids=["0 / 0", "the other slope", "every maximum", "the first maximum"],
+)
+def test_zeros_and_ties_are_among_the_cases_and_any_subgradient_is_right(candidate, function, passes) -> None:
+    report = compare(candidate, function, inputs={"x": (4, 3)}, diagnose=0)
+    assert report.passed == passes, str(report)
+    assert passes == any("valid subgradient" in note for note in report.notes)

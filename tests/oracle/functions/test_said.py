@@ -39,14 +39,11 @@ def judged(candidate, x, **options):
 
 
 @pytest.mark.parametrize("x", [KINKED, ROW_OF_NAN], ids=["finite", "NaN in one row"])
-def test_any_subgradient_is_right_where_that_is_declared(x):
-    (mismatch,) = judged(steep_at_kinks, x).mismatches
-    assert mismatch.kind == "convention"
-    assert 'conventions={"kink": "any"}' in mismatch.detail
-    assert not judged(steep_at_kinks, x, conventions={"kink": "any"}).mismatches
-    assert not judged(steep_at_kinks, x, conventions={"tie": "any"}).mismatches
-    for wrong in (beyond_both_slopes, nan_at_kinks):
-        assert [m.kind for m in judged(wrong, x, conventions={"kink": "any"}).mismatches] == ["wrong"]
+def test_any_subgradient_is_right_declared_or_not(x):
+    for declared in (None, {"kink": "any"}, {"tie": "any"}):
+        assert not judged(steep_at_kinks, x, conventions=declared).mismatches
+        for wrong in (beyond_both_slopes, nan_at_kinks):
+            assert [m.kind for m in judged(wrong, x, conventions=declared).mismatches] == ["wrong"]
 
 
 def coupled(x):
@@ -61,11 +58,7 @@ def steep_and_coupled(inputs, dy):
 
 def test_what_a_nan_reaches_says_nothing_of_kinks_elsewhere():
     case = Case((torch.tensor([[0.0, 1.0, 2.0], [0.0, torch.nan, 1.0]]),), DY)
-    kinds = [
-        [m.kind for m in compare(steep_and_coupled, coupled, cases=[case], diagnose=0, conventions=declared).mismatches]
-        for declared in (None, {"kink": "any"})
-    ]
-    assert kinds == [["convention"], []]
+    assert not compare(steep_and_coupled, coupled, cases=[case], diagnose=0).mismatches
 
 
 def test_where_the_function_broadcasts_the_candidate_may():
@@ -83,8 +76,10 @@ def test_a_slope_at_kinks_is_one_of_an_elementwise_function():
 
 
 def test_what_the_candidate_does_not_take_is_as_the_function_has_it():
-    (note,) = compare(steep_at_kinks, of_rows, inputs={"x": torch.tensor([[1.0, -2.0], [3.0, 0.5]])}, diagnose=0).notes
-    assert note.startswith("dims: the candidate takes no dims, so it was judged where that is (-1,)")
+    notes = compare(steep_at_kinks, of_rows, inputs={"x": torch.tensor([[1.0, -2.0], [3.0, 0.5]])}, diagnose=0).notes
+    assert any(
+        note.startswith("dims: the candidate takes no dims, so it was judged where that is (-1,)") for note in notes
+    )
 
 
 def tails(x):
