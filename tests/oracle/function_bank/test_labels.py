@@ -11,6 +11,8 @@ from torch import Tensor
 from tests.oracle.function_bank import CANDIDATES, FUNCTIONS
 from tests.oracle.function_bank.entry import BF16, F16, F32, F64, Candidate, Function
 
+pytestmark = pytest.mark.exhaustive  # labels change with the bank alone
+
 # Errors as a part of the largest number of a gradient.  A right one rounds once (2^-8 and 2^-11) in 16 bits, and in
 # float32 adds up a few hundred terms; a wrong one stands clear of that.
 RIGHT = {F64: 1e-10, F32: 2e-5, F16: 2e-3, BF16: 1e-2}
