@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -53,9 +54,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leave out what is marked exhaustive, unless it is asked for or named alone (`path::test`)."""
     if config.getoption("--exhaustive") or any("::" in argument for argument in config.args):
         return
-    left_out = [item for item in items if item.get_closest_marker("exhaustive")]
+    seen: Counter[str] = Counter()
+    left_out = []
+    for item in items:
+        is_left_out = item.get_closest_marker("exhaustive") is not None
+        thinned = item.get_closest_marker("thinned")
+        if thinned and not is_left_out:
+            test = item.nodeid.partition("[")[0]
+            is_left_out = seen[test] % thinned.args[0] != 0
+            seen[test] += 1
+        left_out += [item] if is_left_out else []
     if left_out:
-        items[:] = [item for item in items if not item.get_closest_marker("exhaustive")]
+        gone = set(left_out)
+        items[:] = [item for item in items if item not in gone]
         config.hook.pytest_deselected(items=left_out)
 
 

@@ -45,6 +45,7 @@ def test_an_experiment_is_repeatable_but_for_its_seconds(name):
     assert json.dumps(without_seconds(again)) == json.dumps(without_seconds(measured(name)))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_json_picture_and_table_are_written(name, tmp_path, capsys):
     page = EXPERIMENTS[name]

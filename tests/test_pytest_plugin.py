@@ -123,7 +123,9 @@ def test_other():
 """
 
 
-@pytest.mark.parametrize("workers", [None, 1, pytest.param(2, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize(
+    "workers", [None, *(pytest.param(workers, marks=pytest.mark.exhaustive) for workers in (1, 2))]
+)
 def test_pages_and_index(run, pytester, workers):
     pytest.importorskip("jinja2")
     pages = pytester.path / "out" / "pages"

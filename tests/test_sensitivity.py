@@ -262,6 +262,7 @@ def test_gradcheck_is_asked_in_earnest(name, fast):
     assert gradcheck(fast)(at, negated) is True
 
 
+@pytest.mark.exhaustive
 def test_command_writes_what_it_found(tmp_path):
     path = tmp_path / "found.json"
     arguments = ["--seeds", "2", "--mutants", "1", "--rules", RULES[0], "--dtypes", "float32", "--json", str(path)]

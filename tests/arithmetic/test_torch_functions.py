@@ -56,6 +56,7 @@ def widened(x: Any) -> Any:
     return whole([part.double() if part.is_floating_point() else part for part in parts(x)], like=x)
 
 
+@pytest.mark.thinned(3)
 @every_function
 def test_what_is_certified_is_what_torch_says_within_a_narrow_bound(name: str) -> None:
     """torch.autograd in float64 agrees with certified truth, and in float32 is within the bound; a factor of 1.001 is

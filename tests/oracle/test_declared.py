@@ -36,6 +36,7 @@ def declarations():
                 yield rule.name, ndim, min_size
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("name", sorted(bp.RULES))
 def test_every_rule_keeps_its_ordinary_case_its_layouts_and_its_edges(name):
     rule = bp.RULES[name]

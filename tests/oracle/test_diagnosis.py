@@ -84,6 +84,7 @@ def is_named_first(mistake, sentences):
     return f"'{mistake.name}'" in sentences[0] and (mistake.seen is None or mistake.seen in sentences[0])
 
 
+@pytest.mark.thinned(2)
 def test_a_registered_mistake_is_named_first(rule):
     """The first that a few cases show."""
     for mistake in (m for m in rule.mistakes if not m.loses_digits):

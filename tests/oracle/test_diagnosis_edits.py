@@ -78,6 +78,7 @@ def _is_right(rule: Rule, record: Any) -> bool:
     )
 
 
+@pytest.mark.thinned(3)
 def test_an_edit_is_told(rule):
     if rule.has_backward:
         assert diagnosed(rule, BY_DEFAULT)

@@ -41,6 +41,7 @@ def wrong_only_in(rule, dtype, position, change):
 FEW = 8
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("dtype", by_default(torch.float32, torch.bfloat16), ids=short)
 def test_what_is_wrong_in_one_precision_alone_is_wrong(rule, dtype):
     first = {case.name for case in generated_evidence(rule, dtype, "cpu", contract_of(dtype)).cases[:FEW]}

@@ -276,6 +276,7 @@ def test_bad_usage_reaches_through_isolation(run):
     assert "must hold 'left'" in " ".join(result.output.split())
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize(
     ("name", "words"),
     [

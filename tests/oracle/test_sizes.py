@@ -159,6 +159,7 @@ TOO_LONG = {
 AXES = [(name, axis) for name, rule in bp.RULES.items() for axis in rule.axis_names]
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize(("name", "axis"), AXES)
 def test_sums_and_loops_that_stop_early(name, axis):
     rule = bp.RULES[name]

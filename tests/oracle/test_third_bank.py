@@ -54,6 +54,7 @@ def sentences(judged):
     return [f"{program.name} in {dtype}, {program.due}: {program.why}" for program, dtype in judged]
 
 
+@pytest.mark.thinned(2)
 def test_a_fraction(rule):
     chosen = [p for p in PROGRAMS[::STEP] if p.rule == rule.name and p.name not in NOT_YET]
     judged = [(p, torch.float32 if torch.float32 in p.dtypes else p.dtypes[0]) for p in chosen]

@@ -58,6 +58,7 @@ def judged(model, loss, optimizer, dtype, steps=2, by=None, **options):
     return judge
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize(("model", "loss", "penalty", "optimizer"), paired(MODELS, LOSSES, PENALTIES, OPTIMIZERS))
 def test_step_is_torch_s(model, loss, penalty, optimizer):
     dtype = torch.float32 if len(penalty) % 2 else torch.float64

@@ -45,6 +45,7 @@ def graded(process, name, rule="linear", seed=SEED, file=PROGRAMS):
     return run.verdict(name)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("rule", ["linear"])
 @pytest.mark.parametrize(
     ("name", "note"),
@@ -63,6 +64,7 @@ def test_what_is_right_passes(process, rule, name, note):
     assert verdict.diagnosis == ""
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize(
     ("name", "rule", "family", "argument"),
     [
@@ -89,6 +91,7 @@ def test_wrong_numbers(process, name, rule, family, argument):
     assert verdict.diagnosis
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("rule", ["linear"])
 @pytest.mark.parametrize(
     ("name", "family", "words"),
