@@ -246,6 +246,8 @@ class Search:
             if name in self.exact and name != argument and len(self.exact[name]) > 3:
                 continue
             verdict = self.confirmed(edit, name, by)
+            if exactly and verdict is not None and len(verdict.agreeing) + len(verdict.mixed) < TOLD:
+                verdict = None
             if verdict is not None and (verdict.is_exact or not exactly):
                 (self.exact if verdict.is_exact else self.partial).setdefault(name, []).append(verdict)
             elif name == argument:
@@ -306,6 +308,10 @@ class Search:
             return False
         tolerance = sample.tolerance(value) + SHAKY * (other.double() - value).abs().max()
         return not bool((~((value - sample.got).abs() <= tolerance) & sample.judged).any())
+
+
+# A number that is fitted says something from the second case on.
+TOLD = 2
 
 
 def _multiple(sample: Sample, value: Tensor) -> list[tuple[float, float]]:
