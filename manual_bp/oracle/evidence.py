@@ -89,7 +89,12 @@ def evidence(rule: Rule, case: Case, contract: Contract, conventions: Convention
         found = evidence(rule, row, contract, conventions)
         return found if isinstance(found, str) else repeated_in_rows(found, case)
     called, case = case, replace(case, hyper=conventions.hyper(rule, case.hyper))
-    width = widths(rule, case.inputs, case.dy, contract, **case.hyper)
+    try:
+        width = widths(rule, case.inputs, case.dy, contract, **case.hyper)
+    except ValueError as error:
+        if not hasattr(rule.page, "FUNCTION"):
+            raise
+        return str(error)  # somebody's function may be defined for some numbers alone
     if hasattr(rule.page, "FUNCTION") and (width.is_undecided or (width.is_close and _is_far(case))):
         return UNDECIDED
     allowed_by = STOCHASTIC if width.stochastic else ""

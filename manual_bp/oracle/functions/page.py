@@ -70,9 +70,7 @@ class Recorded:
         found = self.derivative(inputs, hyper)
         if any(not isinstance(x, Tensor) for x in present):  # jets
             return found.value.run(present, on_jets)[0], Residuals((), found.backward, torch.float64, inputs)
-        dtype = next((x.dtype for x in present if x.is_floating_point()), torch.float64)
-        (y, saved), _ = found.forward.run(_in_order(present), on_tensors(dtype, _are_bounded(present)))
-        return y, Residuals(saved, found.backward, dtype, inputs)
+        return self._run(found, inputs)
 
     def backward(self, residuals: Residuals, dy: tuple[Tensor, ...]) -> tuple[Any, ...]:
         given = (*residuals.saved, *_in_order(dy))
@@ -84,10 +82,19 @@ class Recorded:
 
     def losing(self, inputs: tuple[Any, ...], hyper: Mapping[str, Any]) -> tuple[Any, Residuals]:
         """As `forward`, by torch's own formulas, some of which lose digits."""
+        return self._run(self.derivative(inputs, hyper, keeps_digits=False), inputs)
+
+    def _run(self, found: Any, inputs: tuple[Any, ...]) -> tuple[Any, Residuals]:
+        """Forward on tensors.  Raises ValueError where the function is not defined for their values, as where one is
+        made an index that lies beyond its axis."""
         present = tuple(x for x in inputs if x is not None)
-        found = self.derivative(inputs, hyper, keeps_digits=False)
         dtype = next((x.dtype for x in present if x.is_floating_point()), torch.float64)
-        (y, saved), _ = found.forward.run(_in_order(present), on_tensors(dtype, _are_bounded(present)))
+        try:
+            (y, saved), _ = found.forward.run(_in_order(present), on_tensors(dtype, _are_bounded(present)))
+        except (IndexError, RuntimeError) as error:
+            if isinstance(error, NotImplementedError):  # an operation without a bound is another matter
+                raise
+            raise ValueError(f"{name_of(self.function)} raises {type(error).__name__} there: {error}") from error
         return y, Residuals(saved, found.backward, dtype, inputs)
 
 

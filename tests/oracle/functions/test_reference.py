@@ -188,3 +188,14 @@ def test_zeros_and_ties_are_among_the_cases_and_any_subgradient_is_right(candida
     report = compare(candidate, function, inputs={"x": (4, 3)}, diagnose=0)
     assert report.passed == passes, str(report)
     assert passes == any("valid subgradient" in note for note in report.notes)
+
+
+def at_places(x, at):
+    return x[at.floor().long()] * at[:, None]
+
+
+def test_where_a_function_is_not_defined_for_the_numbers_of_a_case_it_is_not_judged() -> None:
+    inputs = {"x": (5, 3), "at": lambda generator: 4 * torch.rand(7, generator=generator)}
+    report = compare(torch_ref.vjp(at_places), at_places, inputs=inputs, diagnose=0)
+    assert report.passed, str(report)
+    assert any("raises IndexError" in text for text in report.not_tested), report.not_tested
