@@ -15,7 +15,7 @@ from torch import Tensor
 
 from manual_bp.arithmetic import bounded_table
 from manual_bp.arithmetic.bounded_tensor import Bounded, pair_of
-from manual_bp.program.program import tensors_in
+from manual_bp.program.program import Program, tensors_in
 
 aten = torch.ops.aten
 
@@ -41,6 +41,15 @@ def is_bounded(op: Any) -> bool:
     table = bounded_table
     known = (table.ARITHMETIC, table.DECISIONS, table.SHAPES, table.EXTREMES, table.FILLED, table.CONSTANTS)
     return any(op in each for each in known) or op in MADE or op in CASTS or op in ALWAYS
+
+
+def narrowest(program: Program) -> torch.dtype:
+    """The coarsest format to which a program casts its numbers; float64 where it casts none."""
+    dtypes = [torch.float64]
+    for node in program.nodes:
+        wanted = [*node.kwargs.values(), *(node.args[1:2] if node.op in CASTS else ())]
+        dtypes += [x for x in wanted if isinstance(x, torch.dtype) and x.is_floating_point]
+    return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
 
 
 def on_tensors(

@@ -41,6 +41,7 @@ NO_TWIN = (
 )
 OTHER_ARGUMENTS = "torch's function of this name takes other arguments"
 OF_THE_PAGE = "torch.autograd of the page's own forward in float64, as the rule has no twin"
+OF_THE_FUNCTION = "torch's derivative of the function, as recorded, in float64"
 OF_ITS_VALUES = "the page itself in float64, as the rule has no twin"
 
 STOCHASTIC = "; what is allowed comes from stochastic arithmetic, as the bound of rounding errors says nothing here"
@@ -126,7 +127,8 @@ def evidence(rule: Rule, case: Case, contract: Contract, conventions: Convention
     expected, allowance = conventions.at_kinks(rule, case, expected, allowance, kinks, contract.storage)
     if certified is None:
         own_source = OF_THE_PAGE if rule.has_backward else OF_ITS_VALUES
-        source = ("torch.autograd in float64" if has_twin else own_source) + allowed_by
+        own_source = "torch.autograd in float64" if has_twin else own_source
+        source = (OF_THE_FUNCTION if hasattr(rule.page, "FUNCTION") else own_source) + allowed_by
         return Evidence(called, expected, allowance, kinks, source)
     # Without a twin both are of the page's forward.
     dispute = "" if isinstance(autograd, str) or not has_twin else _dispute(rule, case, certified, autograd)

@@ -63,7 +63,7 @@ class Generated:
         return self._found[position]
 
     def _at(self, case: Case) -> Evidence | str:
-        numbers = _numbers(case)
+        numbers = numbers_of(case)
         if numbers not in self._kept:
             self._kept[numbers] = evidence(self.rule, case, self.contract, self.conventions)
         found = self._kept[numbers]
@@ -137,7 +137,7 @@ def said(case: Case, why: str) -> str:
     return why if why == NO_TWIN or why.startswith(OTHER_ARGUMENTS) else f"case {case.name!r}: {why}"
 
 
-def _numbers(case: Case) -> object:
+def numbers_of(case: Case) -> object:
     """What a case is but for its layout and name; a large one is like no other."""
     if any(x.numel() > CERTIFIED_ELEMENTS for x in case.tensors):
         return case

@@ -312,6 +312,10 @@ class Search:
 
 # A number that is fitted says something from the second case on.
 TOLD = 2
+# A factor so near to 0 or 1 is none that anybody writes: what is that much off is rounding of float32 (6e-8) added up.
+NO_FACTOR = 1e-6
+# How far off a fitted factor may be for a quantity to be recognised in it: n/(n - 1) for n up to 50 is told from 1.
+KNOWN_TO = 0.02
 
 
 def _multiple(sample: Sample, value: Tensor) -> list[tuple[float, float]]:
@@ -323,10 +327,10 @@ def _multiple(sample: Sample, value: Tensor) -> list[tuple[float, float]]:
         return []
     factor = float(v @ g) / square
     tolerance = sample.tolerance(value)[judged] * max(abs(factor), 1)
-    if abs(factor) < 1e-6 or abs(factor - 1) < 1e-6 or bool(((g - factor * v).abs() > tolerance).any()):
+    if min(abs(factor), abs(factor - 1)) < NO_FACTOR or bool(((g - factor * v).abs() > tolerance).any()):
         return []
     off = float(tolerance @ v.abs()) / square
-    return [(factor, off)] if off < 0.02 * abs(factor) else []
+    return [(factor, off)] if off < KNOWN_TO * abs(factor) else []
 
 
 def _spread(points: list[Point], argument: str) -> list[Point]:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import cycle
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from manual_bp import axes
+from manual_bp.arithmetic.bounded import Paging, contract_of, enter, leave
+from manual_bp.arithmetic.operators import narrowest
 from manual_bp.inputs import Draw, Edge, Index, Input, Mistake, Value
 from manual_bp.oracle.candidates import differentiator
+from manual_bp.oracle.drawing import SMALL
 from manual_bp.oracle.functions.page import Recorded, Residuals
-from manual_bp.oracle.functions.spoken import Spoken
+from manual_bp.oracle.functions.spoken import Spoken, array_type
 from manual_bp.outputs import parts
 from manual_bp.program.recording import at
 
@@ -109,12 +113,12 @@ def page_of(function: Function) -> ModuleType:
         forward=forward,
         backward=backward,
         INPUTS=_specs(function, derivative.backward.results),
-        SIZES=_sizes(annotations, names, ordinary, function.hyper),
+        SIZES=_lengths(annotations, _shapes(names, ordinary), function.hyper),
         OWN_SIZES=_own_sizes(annotations, function),
         OWN={name: said.tensor for name, said in function.large.items() if said.tensor is not None},
         LONGEST=_longest(function, annotations, recorded, ordinary),
         LARGEST=max(LARGEST, 2 * sum(x.numel() for x in ordinary if x is not None)),
-        EDGES=(*_negated(function, recorded, ordinary), *_kinked(function, recorded, ordinary)),
+        EDGES=tuple(_special(function, recorded, ordinary)),
         MISTAKES=(mistake,) if derivative.changed else (),
         CERTIFIED=not derivative.is_its_own,
         GIVEN={name: said.shape for name, said in function.given.items() if said.shape is not None},
@@ -147,7 +151,7 @@ def _ordinary(function: Function, seed: int) -> tuple[Tensor, ...]:
     problem = axes.bind(function.annotations, shapes, sizes, function.hyper)
     if problem:
         raise ValueError(f"{function.called.__name__}: {problem}; came {shapes}.")
-    lengths = iter(_small(function))
+    lengths = cycle(SMALL)
     for name, is_list in axes.axis_names(function.annotations.values(), function.hyper).items():
         if name not in sizes:
             sizes[name] = (next(lengths), next(lengths)) if is_list and not sizes else (next(lengths),)
@@ -167,18 +171,12 @@ def _drawn(function: Function, annotations: Mapping[str, Any], sizes: axes.Sizes
     return tuple(found)
 
 
-def _small(function: Function) -> list[int]:
-    from manual_bp.oracle.drawing import SMALL
-
-    return list(SMALL) * 4
-
-
-def _sizes(
-    annotations: Mapping[str, Any], names: list[str], ordinary: tuple[Tensor, ...], hyper: Mapping[str, Any]
+def _lengths(
+    annotations: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], hyper: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The usual lengths: those that were given."""
+    """The lengths of axes that inputs of these shapes have."""
     sizes: axes.Sizes = {}
-    axes.bind(annotations, _shapes(names, ordinary), sizes, hyper)
+    axes.bind(annotations, shapes, sizes, hyper)
     lists = axes.axis_names(annotations.values(), hyper)
     return {name: lengths if lists[name] else lengths[0] for name, lengths in sizes.items() if name in lists}
 
@@ -224,10 +222,7 @@ def _own_sizes(annotations: Mapping[str, Any], function: Function) -> dict[str, 
     if not function.large:
         return {}
     shapes = {n: s.shape for n, s in {**function.given, **function.large}.items() if s.shape is not None}
-    sizes: axes.Sizes = {}
-    axes.bind(annotations, shapes, sizes, function.hyper)
-    lists = axes.axis_names(annotations.values(), function.hyper)
-    return {name: n if lists[name] else n[0] for name, n in sizes.items() if name in lists}
+    return _lengths(annotations, shapes, function.hyper)
 
 
 def _require_all_recorded(function: Function, recorded: Recorded) -> None:
@@ -238,15 +233,25 @@ def _require_all_recorded(function: Function, recorded: Recorded) -> None:
             due = parts(function.called(*(None if x is None else x.clone() for x in inputs), **function.hyper))
     except Exception:  # whatever a function of somebody's raises for other values: then these say nothing
         return
-    present = [x for x in inputs if x is not None]
-    got = parts(recorded.derivative(_ordinary(function, seed=0), function.hyper).forward.run(present)[0][0])
-    if not all(torch.allclose(a, b, rtol=1e-6, atol=0, equal_nan=True) for a, b in zip(got, due, strict=True)):
+    program = recorded.derivative(_ordinary(function, seed=0), function.hyper, keeps_digits=False).forward
+    got = parts(program.run([x for x in inputs if x is not None])[0][0])
+    contract = contract_of(narrowest(program))
+    with torch.no_grad(), Paging():
+        bounded, _ = recorded.losing(tuple(None if x is None else enter(x, contract) for x in inputs), function.hyper)
+    # The function and its program are two programs of one text, each off by a width at most.
+    widths = [2 * leave(part, contract) for part in parts(bounded)]
+    if not all(map(_are_within, got, due, widths)):
         lines = differentiator().leaving(function.called, function.body, inputs, function.hyper)
         where = " and".join(map(at, lines)) or "; something in it (memory, a clock, a random number) is none of torch's"
         raise ValueError(
             f"{function.called.__name__} gives other values than the operations that torch saw: its numbers leave "
             f"torch{where}. Write it with torch operations, and pass in what is random."
         )
+
+
+def _are_within(a: Tensor, b: Tensor, width: Tensor) -> bool:
+    is_same = (a == b) | ((a.double() - b.double()).abs() <= width) | (a.isnan() & b.isnan())
+    return bool(is_same.all())
 
 
 def _is_pointwise(program: Any, inputs: tuple[Tensor, ...], y: Any) -> bool:
@@ -265,16 +270,12 @@ def _is_pointwise(program: Any, inputs: tuple[Tensor, ...], y: Any) -> bool:
 def _outputs(y: Any) -> tuple[Any, Any]:
     """Several outputs as a NamedTuple, whose fields are those of the function's own or y0, y1 ..."""
     if isinstance(y, Tensor):
-        return None, _kind(y)[Tensor, "*y"]
+        return None, array_type(y.dtype)[Tensor, "*y"]
     names = getattr(y, "_fields", None) or [f"y{i}" for i in range(len(parts(y)))]
     if len(parts(y)) == 1:
-        return None, _kind(parts(y)[0])[Tensor, "*y"]
-    fields = {name: _kind(part)[Tensor, f"*{name}"] for name, part in zip(names, parts(y), strict=True)}
+        return None, array_type(parts(y)[0].dtype)[Tensor, "*y"]
+    fields = {name: array_type(part.dtype)[Tensor, f"*{name}"] for name, part in zip(names, parts(y), strict=True)}
     return NamedTuple("Outputs", list(fields.items())), None
-
-
-def _kind(x: Tensor) -> Any:
-    return Float if x.is_floating_point() else Bool if x.dtype is torch.bool else Int
 
 
 def _specs(function: Function, grads: tuple[Any, ...]) -> dict[str, Input | Index]:
@@ -286,22 +287,33 @@ def _specs(function: Function, grads: tuple[Any, ...]) -> dict[str, Input | Inde
     return found
 
 
-def _kinked(function: Function, recorded: Recorded, ordinary: tuple[Tensor | None, ...]) -> Iterator[Edge]:
-    """Zeros in an input, and few values, so that there are ties: if torch's own derivative is finite there.  What
-    divides by an input, or takes every maximum, shows there alone."""
-    dys = parts(recorded.forward(ordinary, function.hyper)[0])
+def _special(function: Function, recorded: Recorded, ordinary: tuple[Tensor | None, ...]) -> Iterator[Edge]:
+    """Zeros in an input, few values, so that there are ties, and a tensor that was given of the opposite sign, if
+    torch's own derivative is finite there: what divides by an input, or takes every maximum, shows there alone."""
     for position, (name, spec) in enumerate(function.specs.items()):
-        if not isinstance(spec, Input) or not spec.cotangent or ordinary[position] is None:
+        x, said = ordinary[position], function.given.get(name)
+        if not isinstance(spec, Input) or not spec.cotangent or x is None:
             continue
-        for words, change in ((f"zeros in {name}", _with_zeros), (f"few values in {name}", torch.round)):
-            x = ordinary[position]
-            assert x is not None
-            inputs = (*ordinary[:position], change(x), *ordinary[position + 1 :])
-            y, residuals = recorded.forward(inputs, function.hyper)
-            grads = recorded.backward(residuals, tuple(torch.ones_like(d) for d in dys))
-            found = [part for part in (*parts(y), *grads) if part is not None and part.is_floating_point()]
-            if all(bool(part.isfinite().all()) for part in found):
+        changes: dict[str, Callable[[Tensor], Tensor]] = {
+            f"zeros in {name}": _with_zeros,
+            f"few values in {name}": torch.round,
+        }
+        if said is not None and said.tensor is not None:
+            changes[f"{name} negated"] = torch.neg
+        for words, change in changes.items():
+            if _is_finite(function, recorded, (*ordinary[:position], change(x), *ordinary[position + 1 :])):
                 yield Edge(words, {name: _changed(spec.draw, change)})
+
+
+def _is_finite(function: Function, recorded: Recorded, inputs: tuple[Tensor | None, ...]) -> bool:
+    """Whether the function is defined at these numbers, and its value and derivative are finite."""
+    try:
+        y, residuals = recorded.forward(inputs, function.hyper)
+    except ValueError:
+        return False
+    grads = recorded.backward(residuals, tuple(torch.ones_like(part) for part in parts(y)))
+    found = [part for part in (*parts(y), *grads) if part is not None and part.is_floating_point()]
+    return all(bool(part.isfinite().all()) for part in found)
 
 
 def _with_zeros(x: Tensor) -> Tensor:
@@ -311,15 +323,3 @@ def _with_zeros(x: Tensor) -> Tensor:
 
 def _changed(draw: Draw, change: Callable[[Tensor], Tensor]) -> Draw:
     return lambda shape, generator: change(draw(shape, generator))
-
-
-def _negated(function: Function, recorded: Recorded, ordinary: tuple[Tensor, ...]) -> Iterator[Edge]:
-    """A tensor that was given, of the opposite sign, if the function is defined there."""
-    for position, (name, spec) in enumerate(function.specs.items()):
-        said = function.given.get(name)
-        if said is None or said.tensor is None or not isinstance(spec, Input) or not spec.cotangent:
-            continue
-        inputs = (*ordinary[:position], -ordinary[position], *ordinary[position + 1 :])
-        y, _ = recorded.forward(inputs, function.hyper)
-        if all(bool(part.isfinite().all()) for part in parts(y)):
-            yield Edge(f"{name} negated", {name: lambda shape, generator, draw=spec.draw: -draw(shape, generator)})

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Literal, get_type_hints
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from manual_bp.axes import axis_names, tokens
@@ -21,7 +21,7 @@ from manual_bp.oracle.functions.making import Function, page_of
 from manual_bp.oracle.functions.of_cases import are_described, hyper_of_cases, inputs_of_cases, of_any_shape
 from manual_bp.oracle.functions.page import name_of
 from manual_bp.oracle.functions.shrinking import shrunk
-from manual_bp.oracle.functions.spoken import EXAMPLE, Spoken, below, of_kind, spoken
+from manual_bp.oracle.functions.spoken import EXAMPLE, Spoken, array_type, below, of_kind, spoken
 from manual_bp.oracle.functions.tied import axes_of
 from manual_bp.outputs import parts
 from manual_bp.registry import RULES
@@ -280,7 +280,7 @@ def _annotations(
     else:
         spelled = {name: given[name].axes or " ".join(map(str, shape)) for name, shape in shapes.items()}
         spelled |= axes_of(free, lambda lengths: _runs(called, {**shapes, **lengths}, given, hyper))
-    found = {name: _kind(given[name].dtype)[Tensor, spelled[name]] for name in shapes}
+    found = {name: array_type(given[name].dtype)[Tensor, spelled[name]] for name in shapes}
     return {name: own.get(name, found.get(name)) for name in present}
 
 
@@ -338,12 +338,6 @@ def _named_axes(name: str, annotation: Any, given: Spoken | None) -> Any:
         else:
             found.append(word.lstrip("#?"))
     return annotation.dtype[Tensor, " ".join(found)]
-
-
-def _kind(dtype: torch.dtype | None) -> Any:
-    if dtype is None or dtype.is_floating_point:
-        return Float
-    return Bool if dtype is torch.bool else Int
 
 
 def _is_defined(

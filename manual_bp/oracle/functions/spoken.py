@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from manual_bp.inputs import Draw, Index, Input, coin, evenly
@@ -137,6 +137,13 @@ def _wide(name: str, draw: Callable[..., Any]) -> Draw:
         return x.detach().double() if x.is_floating_point() else x.detach()
 
     return drawn
+
+
+def array_type(dtype: torch.dtype | None) -> Any:
+    """How an annotation calls tensors of a dtype; numbers where it is not known."""
+    if dtype is None or dtype.is_floating_point:
+        return Float
+    return Bool if dtype is torch.bool else Int
 
 
 def of_kind(annotation: Any) -> Input:

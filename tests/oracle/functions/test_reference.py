@@ -199,3 +199,24 @@ def test_where_a_function_is_not_defined_for_the_numbers_of_a_case_it_is_not_jud
     report = compare(torch_ref.vjp(at_places), at_places, inputs=inputs, diagnose=0)
     assert report.passed, str(report)
     assert any("raises IndexError" in text for text in report.not_tested), report.not_tested
+
+
+def gelu(x):
+    return F.gelu(x)
+
+
+def normed_in_float32(x, weight):
+    return F.layer_norm(x.float(), x.shape[-1:]).to(x.dtype) * weight
+
+
+@pytest.mark.parametrize(
+    ("function", "inputs"),
+    [
+        (gelu, {"x": lambda generator: -6 - 3 * torch.rand(4, 5, generator=generator)}),
+        (normed_in_float32, {"x": (4, 33), "weight": (33,)}),
+        (at_places, {"x": (4, 3), "at": lambda generator: 3.6 + 0.3 * torch.rand(7, generator=generator)}),
+    ],
+    ids=["digits lost in a tail", "a cast inside", "not defined where a number is rounded"],
+)
+def test_what_differs_by_rounding_or_is_not_defined_everywhere_is_no_reason_to_refuse(function, inputs) -> None:
+    assert reference(function, inputs).outputs == ("y",)
