@@ -1,0 +1,82 @@
+"""What runs along an axis, stands in order, or goes to places."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def running_largest(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """The largest so far, and where it was: the last of equals."""
+    if not x.ndim:
+        return x * 1.0, torch.zeros((), dtype=torch.int64)
+    line = x.movedim(dim, -1)
+    n = line.shape[-1]
+    later = torch.ones(n, n, dtype=torch.bool).triu(1)
+    values, which = line[..., None, :].masked_fill(later, -math.inf).flip(-1).max(-1)
+    return values.movedim(-1, dim), (n - 1 - which).movedim(-1, dim)
+
+
+def running_smallest(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    values, indices = running_largest(-x, dim)
+    return -values, indices
+
+
+def logcumsumexp(x: Tensor, dim: int) -> Tensor:
+    if not x.ndim:
+        return x * 1.0
+    line = x.movedim(dim, -1)
+    later = torch.ones(line.shape[-1], line.shape[-1], dtype=torch.bool).triu(1)
+    return line[..., None, :].masked_fill(later, -math.inf).logsumexp(-1).movedim(-1, dim)
+
+
+def kth(x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    if not x.ndim:
+        return x * 1.0, torch.zeros((), dtype=torch.int64)
+    values, indices = (each.narrow(dim, k - 1, 1) for each in x.sort(dim=dim, stable=True))
+    return (values, indices) if keepdim else (values.squeeze(dim), indices.squeeze(dim))
+
+
+def median(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """The lower one of two."""
+    return kth(x, (x.shape[dim] + 1) // 2 if x.ndim else 1, dim, keepdim)
+
+
+def median_of_all(x: Tensor) -> Tensor:
+    return median(x.flatten(), 0)[0]
+
+
+def nanmedian(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """Of what is a number: NaN comes last in order."""
+    if not x.ndim:
+        return x * 1.0, torch.zeros((), dtype=torch.int64)
+    values, indices = x.sort(dim=dim, stable=True)
+    middle = ((~x.isnan()).sum(dim, keepdim=True) - 1).clamp(min=0) // 2
+    values, indices = values.gather(dim, middle), indices.gather(dim, middle)
+    return (values, indices) if keepdim else (values.squeeze(dim), indices.squeeze(dim))
+
+
+def put(x: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) -> Tensor:
+    flat = x.flatten().index_put((index.flatten(),), source.flatten(), accumulate)
+    return flat.reshape(x.shape)
+
+
+def masked_scatter(x: Tensor, mask: Tensor, source: Tensor) -> Tensor:
+    """Where the mask holds, the next element of the source."""
+    mask = mask.expand(x.shape)
+    return torch.where(mask, source.flatten()[_numbers(mask)].reshape(x.shape), x)
+
+
+def masked_scatter_backward(dy: Tensor, mask: Tensor, sizes: Sequence[int]) -> Tensor:
+    due = torch.where(mask.expand(dy.shape), dy, 0.0).flatten()
+    return (
+        torch.zeros(math.prod(sizes), dtype=dy.dtype).index_add(0, _numbers(mask.expand(dy.shape)), due).reshape(sizes)
+    )
+
+
+def _numbers(mask: Tensor) -> Tensor:
+    """Of each element where a mask holds, how many such come before it."""
+    return (mask.flatten().long().cumsum(0) - 1).clamp(min=0)
