@@ -1,0 +1,1 @@
+"""Attention: rows that are averaged by how well their keys fit, and positions as rotations."""
