@@ -98,6 +98,11 @@ class LockstepReport:
     def to_dict(self) -> dict[str, Any]:
         return {"passed": self.passed, "verdict": self.verdict, **asdict(self)}
 
+    def _repr_html_(self) -> str:
+        from manual_bp.oracle.notebook import of_lockstep
+
+        return of_lockstep(self)
+
 
 def lockstep(
     model: Model,

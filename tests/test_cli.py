@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import importlib
-import json
 import os
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from manual_bp.cli import app, shared
 from manual_bp.cli.lockstep import MODELS
 from manual_bp.interruption import interrupt
 from manual_bp.signature import DTYPES
+from tests.documents import valid
 
 
 def run(*arguments):
@@ -37,7 +37,7 @@ OTHER = next(name for name, rule in bp.RULES.items() if name != LOSING and rule.
 def test_verify_some_rules(tmp_path):
     result = run("verify", LOSING, OTHER, "--json", tmp_path / "out.json", "--jobs", 2)
     assert result.exit_code == 0, result.output
-    found = json.loads((tmp_path / "out.json").read_text())
+    found = valid((tmp_path / "out.json").read_text(), "verify")
     assert found["passed"] is True
     assert found["schema"] == 1
     assert {(v["rule"], v["dtype"]) for v in found["rules"]} == {
@@ -80,7 +80,7 @@ def test_verify_names_the_broken_rule(monkeypatch):
 def test_lockstep(tmp_path):
     result = run("lockstep", "--model", "residual_mlp", "--steps", 2, "--json", tmp_path / "out.json")
     assert result.exit_code == 0, result.output
-    (report,) = json.loads((tmp_path / "out.json").read_text())["lockstep"]
+    (report,) = valid((tmp_path / "out.json").read_text(), "lockstep")["lockstep"]
     assert report["passed"]
     assert report["steps"] == 2
     assert "every layer agrees in 2 steps" in result.output

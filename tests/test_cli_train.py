@@ -31,6 +31,7 @@ from manual_bp.training import checkpoint as checkpoints
 from manual_bp.training import data, history
 from manual_bp.training.run import CHECKPOINT, METRICS, MODEL
 from manual_bp.training.step import Step
+from tests.documents import valid
 from tests.training.examples import off_defaults
 
 MODULE = [sys.executable, "-m", "manual_bp.cli", "train"]
@@ -73,7 +74,7 @@ def same(first, second):
         assert tensors.keys() == others.keys()
         assert all(torch.equal(tensors[name], others[name]) for name in tensors), group
     assert (ours.epoch, ours.stopping, ours.state.steps) == (theirs.epoch, theirs.stopping, theirs.state.steps)
-    rows = [[json.loads(line) for line in (f / METRICS).read_text().splitlines()] for f in (first, second)]
+    rows = [[valid(line, "train") for line in (f / METRICS).read_text().splitlines()] for f in (first, second)]
     for row in rows[0] + rows[1]:
         del row["seconds"]
     assert rows[0] == rows[1]

@@ -22,20 +22,25 @@ from manual_bp.cli.check import check
 from manual_bp.cli.grade import grade
 from manual_bp.cli.lockstep import lockstep
 from manual_bp.cli.rules import list_rules
+from manual_bp.cli.schema import schema
 from manual_bp.cli.train import train
 from manual_bp.cli.verify import verify
 from manual_bp.cli.watched import watched
 from manual_bp.interruption import INTERRUPTED
 
 app = typer.Typer(cls=shared.Commands, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-app.command()(verify)
-app.command()(lockstep)
-app.command()(train)
-app.command()(check)
-app.command()(grade)
-app.command()(audit)
-app.command()(bench)
-app.command("rules")(list_rules)
+
+# In the order in which users meet them.
+EVIDENCE, OWN, NETWORKS, READING = "Is it right, and how fast?", "Your own code", "Networks", "To read"
+app.command(rich_help_panel=EVIDENCE)(verify)
+app.command(rich_help_panel=EVIDENCE)(bench)
+app.command(rich_help_panel=OWN)(check)
+app.command(rich_help_panel=OWN)(audit)
+app.command(rich_help_panel=OWN)(grade)
+app.command(rich_help_panel=NETWORKS)(lockstep)
+app.command(rich_help_panel=NETWORKS)(train)
+app.command("rules", rich_help_panel=READING)(list_rules)
+app.command(rich_help_panel=READING)(schema)
 
 
 def _show_version(wanted: bool) -> None:

@@ -68,7 +68,9 @@ def audit(
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that it may take for one program.")] = 20.0,
     seconds: Annotated[float, typer.Option(min=0, help="Seconds that it may take for all of them.")] = 120.0,
 ) -> None:
-    """What your own acceptance test lets pass."""
+    """What does your own acceptance test let pass?
+    For example: manual-bp audit my_tests:my_checker --against softmax
+    """
     with usage():
         from manual_bp.oracle.audit import audit as audited
         from manual_bp.oracle.audit.picture import check_name

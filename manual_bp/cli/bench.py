@@ -35,6 +35,7 @@ def bench(
     threads: Annotated[int | None, typer.Option(min=1, help="torch's threads; by default as many as it takes.")] = None,
 ) -> None:
     """The benchmarks, as a table of ratios: ours against torch, jax and the physical limit.
+    For example: manual-bp bench --quick --only steps
 
     A target that is missed is said, and is no error; a contestant that computes something else is one.
     """

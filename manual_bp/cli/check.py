@@ -77,7 +77,9 @@ def check(
     ] = None,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds that an isolated candidate may take.")] = 60.0,
 ) -> None:
-    """The oracle on your code."""
+    """Is your backward right, and if not, why?
+    For example: manual-bp check my_module:my_vjp --against rms_norm
+    """
     with usage():
         from manual_bp.oracle import compare
         from manual_bp.oracle.foreign import quoted, readable
@@ -129,7 +131,8 @@ def check(
         except (CandidateEnded, SystemExit) as error:
             words = str(error) if isinstance(error, CandidateEnded) else f"the candidate raised SystemExit: {error}"
             out.print(f"finding: {readable(words)}", style="bold red", markup=False, highlight=False)
-            write_json(json_file, "check", False, {"report": {"passed": False, "findings": [words]}})
+            ended = Report(rule.name, dtype, device, findings=[words])
+            write_json(json_file, "check", False, {"report": json.loads(ended.to_json())})
             raise typer.Exit(1) from None
         finally:
             searching.stop()

@@ -62,7 +62,9 @@ def grade(
     ] = None,
     min_size: Annotated[int, typer.Option("--min-size", help="It is meant for axes of this length or longer.")] = 0,
 ) -> None:
-    """Code that nobody trusts, graded in a process apart: prints one JSON document."""
+    """Code that nobody trusts, graded in a process apart: prints one JSON document.
+    For example: manual-bp grade submission.py --against softmax
+    """
     # Its process begins to import torch while this one does.
     with usage(), kept(Limits(timeout, memory)) as started:
         from manual_bp.oracle.grading.grade import FRESH

@@ -160,7 +160,9 @@ def lockstep(
     loss_hyper: LossHyper = None,
     json_file: Json = None,
 ) -> None:
-    """Both engines side by side, layer by layer."""
+    """A network by hand and by torch side by side, layer by layer.
+    For example: manual-bp lockstep --model residual_mlp --data digits
+    """
     from manual_bp.losses import Loss
 
     with usage():

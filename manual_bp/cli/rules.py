@@ -16,7 +16,9 @@ from manual_bp.cli.shared import out, print_table, rule_names, usage
 def list_rules(
     rule: Annotated[str | None, typer.Argument(help="One page, rendered.", autocompletion=rule_names)] = None,
 ) -> None:
-    """The table of rules; or one page."""
+    """The table of rules, or one page: mathematics, code, what goes wrong.
+    For example: manual-bp rules batch_norm
+    """
     with usage():
         from manual_bp.registry import RULES
 

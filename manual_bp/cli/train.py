@@ -83,6 +83,7 @@ def train(
     ] = False,
 ) -> None:
     """Train by hand-derived gradients: 70 % of the examples to learn from, 10 % to stop by, 20 % to test.
+    For example: manual-bp train --model mlp --out run
 
     MNIST's own test files, t10k-*, are the test where a folder has them; then 10 % of train-* are to stop by.
     The folder holds a checkpoint, replaced whole after every epoch, the metrics as JSON lines, and at the end the

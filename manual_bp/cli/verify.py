@@ -58,7 +58,9 @@ def verify(
         int, typer.Option(min=0, help="Processes; 0: one per core, or one if rules are named or on a GPU.")
     ] = 0,
 ) -> None:
-    """Judge every rule, then train tiny networks of every kind of layer in lockstep with torch."""
+    """Judge every rule, then train tiny networks of every kind of layer in lockstep with torch.
+    For example: manual-bp verify --quick
+    """
     processes = jobs or (1 if rules or device != "cpu" else min(cores(), MOST_PROCESSES))
     with usage():
         check_device(device)

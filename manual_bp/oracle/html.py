@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 ROWS = 100
 # Which kind of several names an argument's verdict; the others lie between.
 SERIOUS = {"wrong": 2, "convention": 0}
+PAGE = "report.html.jinja"
 META = "manual-bp-oracle"
 PACKAGES = ("manual-bp", "torch", "numpy", "jaxtyping", "python-flint")
 
@@ -60,7 +61,7 @@ def to_html(
     """
     given = dict(options or {})
     rule = rule_of(rule, given.get("inputs"), given.get("hyper"), given.get("cases"))
-    template = _template()
+    page_template = template(PAGE)
     verdict = verdict_of(report)
     pictures, without = pictures_of(report, rule, candidate, evidences, given)
     about = {
@@ -73,7 +74,7 @@ def to_html(
         "sentence": verdict.sentence,
     }
     return _clean(
-        template.render(
+        page_template.render(
             index=None,
             meta=META,
             about=json.dumps(about),
@@ -81,8 +82,8 @@ def to_html(
             report=report,
             rule=rule,
             verdict=verdict,
-            arguments=_arguments(report),
-            rows=[_row(m) for m in report.mismatches[:ROWS]],
+            arguments=arguments_of(report),
+            rows=[row_of(m) for m in report.mismatches[:ROWS]],
             more=max(len(report.mismatches) - ROWS, 0),
             pictures=pictures,
             without=without,
@@ -101,7 +102,7 @@ def index_html(folder: Path) -> str:
     pages.sort(key=lambda page: (order.get(page[1]["tone"], 0), page[1]["test"], page[0]))
     words = [about["word"] for _, about in pages]
     counts = ", ".join(f"{words.count(word)} {word.lower()}" for word in dict.fromkeys(words)) or "no page"
-    return _clean(_template().render(index=pages, counts=counts, title="", meta=META, about=""))
+    return _clean(template(PAGE).render(index=pages, counts=counts, title="", meta=META, about=""))
 
 
 def about_page(path: Path) -> dict[str, str] | None:
@@ -153,7 +154,8 @@ def versions() -> dict[str, str]:
 
 
 @cache
-def _template() -> Template:
+def template(name: str) -> Template:
+    """The template of that name beside this file.  Raises ImportError if jinja2 is not installed."""
     try:
         import jinja2
     except ImportError:
@@ -161,7 +163,7 @@ def _template() -> Template:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.from_string(files("manual_bp.oracle").joinpath("report.html.jinja").read_text("utf-8"))
+    return environment.from_string(files("manual_bp.oracle").joinpath(name).read_text("utf-8"))
 
 
 def _clean(page: str) -> str:
@@ -169,7 +171,7 @@ def _clean(page: str) -> str:
     return page.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _arguments(report: Report) -> list[tuple[str, int, str, str, str, str]]:
+def arguments_of(report: Report) -> list[tuple[str, int, str, str, str, str]]:
     """Per argument: name, cases judged, largest errors, and the verdict as symbol and word."""
     rows = []
     for name, worst in report.worst.items():
@@ -184,7 +186,8 @@ def _arguments(report: Report) -> list[tuple[str, int, str, str, str, str]]:
     return rows
 
 
-def _row(m: Mismatch) -> dict[str, str]:
+def row_of(m: Mismatch) -> dict[str, str]:
+    """A mismatch in the words of a table."""
     both = ("", "") if m.expected is None or m.got is None else told_apart(m.expected, m.got)
     return {
         "kind": m.kind,

@@ -232,6 +232,11 @@ class Report:
         document = {"schema": SCHEMA, "passed": self.passed, **asdict(self), "loose": self.loose}
         return json.dumps(plain(document), allow_nan=False)
 
+    def _repr_html_(self) -> str:
+        from manual_bp.oracle.notebook import of_comparison
+
+        return of_comparison(self)
+
     def clean(self) -> None:
         """Shorten the words that came from the candidate, and spell out what a terminal would obey."""
         for name in ("findings", "not_tested", "diagnoses", "notes"):

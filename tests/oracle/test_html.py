@@ -155,7 +155,7 @@ def test_without_matplotlib(monkeypatch):
 
 def test_without_jinja2(monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    page_module._template.cache_clear()
+    page_module.template.cache_clear()
     with pytest.raises(ImportError, match=r"manual-bp\[report\]"):
         to_html(compare(elu, "elu"), "elu")
 

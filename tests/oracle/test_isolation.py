@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 import manual_bp
 from manual_bp.cli import app
+from tests.documents import valid
 
 CANDIDATES = r"""
 import ctypes, os, subprocess, sys, time
@@ -204,7 +205,7 @@ def test_the_verdict_of_an_earlier_run_does_not_stand(run, tmp_path):
     (tmp_path / "out.json").write_text('{"passed": true}')
     result = run("looks", "--json", "out.json")
     assert result.exit_code == 0, result.output
-    assert json.loads((tmp_path / "out.json").read_text())["passed"] is True
+    assert valid((tmp_path / "out.json").read_text(), "check")["passed"] is True
 
 
 @pytest.mark.parametrize(
@@ -215,7 +216,7 @@ def test_a_candidate_that_ends_the_process(run, tmp_path, name, status):
     result = run(name, "--isolate", "--json", str(tmp_path / "out.json"))
     assert result.exit_code == 1
     assert f"ended the process with status {status}" in result.output
-    assert f"status {status}" in json.loads((tmp_path / "out.json").read_text())["report"]["findings"][0]
+    assert f"status {status}" in valid((tmp_path / "out.json").read_text(), "check")["report"]["findings"][0]
 
 
 def test_a_candidate_that_crashes(run):

@@ -1,14 +1,12 @@
-"""The picture of an audit: kinds of error against their sizes, and which of them pass; as HTML, or as a figure."""
+"""The picture of an audit: kinds of error against their sizes, and which of them pass."""
 
 from __future__ import annotations
 
-import html
 import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from manual_bp.oracle.audit.sizes import SIZES
-from manual_bp.oracle.foreign import readable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,38 +22,6 @@ MEANING = {
     " ": "no error beside rounding",
 }
 FORMATS = (".svg", ".png", ".pdf")
-
-
-def to_html(report: AuditReport) -> str:
-    """The report as a fragment of HTML: the verdict, the reasons, kinds with how many are rejected, and the picture."""
-
-    def cell(text: str, tag: str = "td", style: str = "") -> str:
-        return f"<{tag}{f' style={chr(34)}{style}{chr(34)}' if style else ''}>{html.escape(readable(text))}</{tag}>"
-
-    lines = [*report.findings, *report.facts]
-    heads = "".join(cell(f"{size:g}", "th") for size in SIZES)
-    chart = [
-        f"<tr>{cell(name, 'th')}{''.join(cell(m, style=f'background:{COLOURS[m]};width:2em') for m in marks)}</tr>"
-        for name, marks in report.chart()
-    ]
-    kinds = [
-        f"<tr>{cell(kind)}{cell(f'{sum(o.rejected for o in report.of_kind(kind))} of {len(report.of_kind(kind))}')}"
-        f"{cell('; '.join([o.name for o in report.of_kind(kind) if o.accepted][:2]))}</tr>"
-        for kind in report.kinds
-    ]
-    legend = "; ".join(f"{mark.strip() or 'empty'}: {words}" for mark, words in MEANING.items())
-    return "".join(
-        [
-            f"<p><b>{html.escape(readable(report.headline))}</b></p>",
-            *(f"<p>{html.escape(readable(line))}</p>" for line in lines),
-            f"<ul>{''.join(cell(reason, 'li') for reason in report.reasons)}</ul>",
-            f"<table><tr><th>size of the error</th>{heads}</tr>{''.join(chart)}</table>" if chart else "",
-            f"<p>{html.escape(legend)}</p>" if chart else "",
-            "<table><tr><th>wrong programs</th><th>rejected</th><th>such as these pass</th></tr>",
-            *kinds,
-            "</table>",
-        ]
-    )
 
 
 def figure(report: AuditReport) -> Figure:

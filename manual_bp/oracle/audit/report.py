@@ -232,9 +232,9 @@ class AuditReport:
         save(self, Path(path))
 
     def _repr_html_(self) -> str:
-        from manual_bp.oracle.audit.picture import to_html
+        from manual_bp.oracle.notebook import of_audit
 
-        return to_html(self)
+        return of_audit(self)
 
 
 def _mark(outcome: Outcome | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from functools import lru_cache
 from types import SimpleNamespace
@@ -18,6 +17,7 @@ from manual_bp.oracle.audit.degenerate import NOT_A_NUMBER, NOTHING, RAISES
 from manual_bp.oracle.audit.formulas import MISTAKE
 from manual_bp.oracle.audit.sizes import FACTORS, SIDES
 from manual_bp.rule import Rule
+from tests.documents import valid
 from tests.oracle.audit.checkers import Checkers, due
 from tests.pages import PAGES
 from torch_ref import twin
@@ -306,11 +306,13 @@ def test_as_text_json_and_html(tmp_path):
     text = str(report)
     assert text.startswith(f"loose against {RULE.name} (float32): lets {len(report.lets_pass)} of ")
     assert all(kind in text for kind in report.kinds)
-    found = json.loads(report.to_json())
+    found = valid(report.to_json(), "audit", "report")
     assert found["passed"] is False
     assert len(found["outcomes"]) == len(report.outcomes)
     assert found["by_kind"]["NaN"][0] == found["by_kind"]["NaN"][1]
-    assert "<table>" in report._repr_html_()
+    shown = report._repr_html_()
+    assert report.headline.partition(":")[0] in shown
+    assert all(f"<td>{kind}</td>" in shown for kind in report.kinds)
     report.picture(tmp_path / "audit.svg")
     assert "dx: too large" in (tmp_path / "audit.svg").read_text() or (tmp_path / "audit.svg").stat().st_size > 1000
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from typer.testing import CliRunner
 
 from manual_bp.cli import app
+from tests.documents import valid
 from tests.oracle.audit.test_audit import RULE
 
 
@@ -24,7 +23,7 @@ def test_a_checker_of_ones_own_beside_a_ready_made_one(tmp_path):
     assert found.exit_code == 1
     assert "it cannot fail: it never calls the program" in found.output
     assert "rejected, %" in found.output
-    document = json.loads(written.read_text())
+    document = valid(written.read_text(), "audit")
     assert document["passed"] is False
     assert document["report"]["findings"] == ["it cannot fail: it never calls the program"]
     assert [report["checker"] for report in document["beside"]] == ["assert_close"]

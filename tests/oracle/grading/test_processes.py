@@ -25,6 +25,7 @@ from manual_bp.oracle.declared import Declared
 from manual_bp.oracle.grading.loading import of_callable
 from manual_bp.oracle.grading.run import Run
 from manual_bp.oracle.grading.untrusted import Process
+from tests.documents import valid
 from tests.oracle.grading import hostile
 
 HERE = Path(__file__).parent
@@ -65,7 +66,7 @@ def test_one_document_and_nothing_else_is_printed():
     of_model = ["--against", task, "--inputs", "x=4x3,weight=2x3,bias=2"]
     options = ["--timeout", str(PATIENT), "--seed", "7", "--json", "out.json"]
     result = CliRunner().invoke(app, ["grade", program, *of_model, *options])
-    document = json.loads(result.stdout)
+    document = valid(result.stdout, "grade")
     assert result.exit_code == 0, result.output
     assert document == json.loads(Path("out.json").read_text())
     assert document["passed"] is True
