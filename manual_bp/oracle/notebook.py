@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from manual_bp.oracle.audit.sizes import SIZES
 from manual_bp.oracle.foreign import readable
-from manual_bp.oracle.html import arguments_of, row_of, template, verdict_of
+from manual_bp.oracle.tables import arguments_of, row_of, template, verdict_of
 
 if TYPE_CHECKING:
     from manual_bp.lockstep import LockstepReport

@@ -14,11 +14,11 @@ import torch
 
 import manual_bp as bp
 from manual_bp.oracle import Case, Report, compare, from_functions
-from manual_bp.oracle import html as page_module
 from manual_bp.oracle.cases import generated
 from manual_bp.oracle.heatmap import outline, plane_of
-from manual_bp.oracle.html import about_page, index_html, to_html, verdict_of
+from manual_bp.oracle.html import about_page, index_html, to_html
 from manual_bp.oracle.pictures import axis_names, pictures_of, worst_first
+from manual_bp.oracle.tables import template, verdict_of
 
 pytest.importorskip("jinja2")
 
@@ -155,7 +155,7 @@ def test_without_matplotlib(monkeypatch):
 
 def test_without_jinja2(monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    page_module.template.cache_clear()
+    template.cache_clear()
     with pytest.raises(ImportError, match=r"manual-bp\[report\]"):
         to_html(compare(elu, "elu"), "elu")
 

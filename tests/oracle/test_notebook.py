@@ -9,8 +9,8 @@ import pytest
 
 from manual_bp.lockstep import Disagreement, LockstepReport, Row
 from manual_bp.oracle import notebook
-from manual_bp.oracle.html import template
 from manual_bp.oracle.report import Mismatch, Report, Worst
+from manual_bp.oracle.tables import template
 
 EVIL = "<script>alert(1)</script>"
 
