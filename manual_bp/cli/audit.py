@@ -27,7 +27,7 @@ def audit(
     target: Annotated[
         str,
         typer.Argument(
-            metavar="MODULE:CHECKER",
+            metavar="MODULE:CHECKER|PATH.py:CHECKER",
             help="Your checker(program), which returns True, False or None, or raises; or the name of a ready-made "
             "one, such as gradcheck.",
         ),
@@ -35,7 +35,7 @@ def audit(
     against: Annotated[
         str,
         typer.Option(
-            metavar="RULE|MODULE:FUNCTION",
+            metavar="RULE|MODULE:FUNCTION|PATH.py:FUNCTION",
             help="Whose programs it is given: a rule, or any differentiable torch function or module.",
             autocompletion=rule_names,
         ),
@@ -52,7 +52,8 @@ def audit(
         typer.Option(help=f"In which it promises to see errors: {', '.join(DTYPES)}.", autocompletion=one_of(*DTYPES)),
     ] = "float32",
     beside: Annotated[
-        list[str] | None, typer.Option(help="A ready-made checker, or MODULE:CHECKER, to compare with; repeatable.")
+        list[str] | None,
+        typer.Option(help="A ready-made checker, MODULE:CHECKER or PATH.py:CHECKER, to compare with; repeatable."),
     ] = None,
     smallest: Annotated[
         float, typer.Option(min=0, help="Errors below this fraction of what is due need not be seen.")
@@ -69,7 +70,7 @@ def audit(
     seconds: Annotated[float, typer.Option(min=0, help="Seconds that it may take for all of them.")] = 120.0,
 ) -> None:
     """What does your own acceptance test let pass?
-    For example: manual-bp audit my_tests:my_checker --against softmax
+    For example: manual-bp audit my_tests.py:my_checker --against softmax
     """
     with usage():
         from manual_bp.oracle.audit import audit as audited

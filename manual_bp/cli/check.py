@@ -34,12 +34,13 @@ if TYPE_CHECKING:
 
 def check(
     target: Annotated[
-        str, typer.Argument(metavar="MODULE:CALLABLE", help="Your vjp(inputs, dy, **hyper) -> (y, grads).")
+        str,
+        typer.Argument(metavar="MODULE:CALLABLE|PATH.py:CALLABLE", help="Your vjp(inputs, dy, **hyper) -> (y, grads)."),
     ],
     against: Annotated[
         str,
         typer.Option(
-            metavar="RULE|MODULE:FUNCTION",
+            metavar="RULE|MODULE:FUNCTION|PATH.py:FUNCTION",
             help="What it should be: a rule, or any differentiable torch function or module.",
             autocompletion=rule_names,
         ),
@@ -78,7 +79,7 @@ def check(
     timeout: Annotated[float, typer.Option(min=1, help="Seconds that an isolated candidate may take.")] = 60.0,
 ) -> None:
     """Is your backward right, and if not, why?
-    For example: manual-bp check my_module:my_vjp --against rms_norm
+    For example: manual-bp check my_kernels.py:my_vjp --against rms_norm
     """
     with usage():
         from manual_bp.oracle import compare
@@ -100,7 +101,7 @@ def check(
         }
         forget(json_file, html_file)
         rule = reference_of(against, inputs, declared["hyper"])
-        if isolate and ":" in against and against.partition(":")[0] == target.partition(":")[0]:
+        if isolate and ":" in against and against.rpartition(":")[0] == target.rpartition(":")[0]:
             notices.print(
                 f"{against} stands in the candidate's module, which this process has therefore imported too; put it "
                 "into a file of its own to keep the candidate out of here.",
@@ -156,15 +157,18 @@ def check(
 def reference_of(
     against: str, inputs: str | None, hyper: dict[str, Any], find: Callable[[str], Callable[..., Any]] | None = None
 ) -> Rule:
-    """The rule of that name, or the function that MODULE:FUNCTION means.  find: how it is found, otherwise than `load`
-    does.  Raises ValueError for anything else."""
+    """The rule of that name, or the function that MODULE:FUNCTION or PATH.py:FUNCTION means.  find: how it is found,
+    otherwise than `load` does.  Raises ValueError for anything else."""
     from manual_bp.oracle.functions import rule_of
     from manual_bp.oracle.functions.notation import FORM, inputs_of
     from manual_bp.oracle.loading import load
 
     if ":" not in against:
         if inputs is not None:
-            raise ValueError(f"--inputs is for a function as reference, --against MODULE:FUNCTION; came {against!r}.")
+            raise ValueError(
+                f"--inputs is for a function as reference, --against MODULE:FUNCTION or PATH.py:FUNCTION; came "
+                f"{against!r}."
+            )
         return rule_of(against)
     function = find(against) if find else load(against, "a differentiable function of tensors")
     try:

@@ -171,9 +171,10 @@ def _reproduce(report: Report, rule: Rule, candidate: Vjp | None, options: dict[
 def _imported(function: Any, otherwise: str, lines: list[str]) -> str:
     """The name under which a function can be imported, by a line that is added; or another name for it."""
     name = getattr(function, "__qualname__", "")
-    if not name.isidentifier():  # local, a lambda, a method, or an object
-        return otherwise
-    lines.append(f"from {function.__module__} import {name}")
+    module = str(getattr(function, "__module__", ""))
+    if not all(part.isidentifier() for part in (name, *module.split("."))):
+        return otherwise  # local, a lambda, a method, an object, or of a file that is no module
+    lines.append(f"from {module} import {name}")
     return str(name)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import sys
 from collections.abc import Callable
@@ -12,13 +11,12 @@ from typing import Any
 
 from manual_bp.oracle.calling import WRAP
 from manual_bp.oracle.candidates import candidate
-from manual_bp.oracle.foreign import named, shortened
-from manual_bp.oracle.loading import load
+from manual_bp.oracle.foreign import named
+from manual_bp.oracle.loading import SUFFIX, attribute, file_as_module, load
 from manual_bp.rule import Vjp
 
 # Where no name is given: a Vjp, or the module that KernelBench's tasks ask for.
 NAMES = ("vjp", "ModelNew")
-SUFFIX = ".py"
 
 
 def split(target: str) -> tuple[str, str]:
@@ -51,11 +49,11 @@ def program(target: str) -> Vjp:
     """
     path, name = split(target)
     if path.endswith(SUFFIX):
-        module = _module(Path(path))
+        module = file_as_module(Path(path))
         held = [n for n in NAMES if hasattr(module, n)]
         if not (name or held):
             raise ValueError(f"{path} must hold one of {', '.join(NAMES)}, or say which: {path}:NAME.")
-        found = _attribute(module, name or held[0], path)
+        found = attribute(module, name or held[0], path)
     else:
         found = load(target)
         module = sys.modules[path]
@@ -73,8 +71,8 @@ def function(target: str) -> Callable[..., Any]:
     if path.endswith(SUFFIX):
         if not (Path(path).is_file() and name):
             raise ValueError(f"a function of a file is named PATH.py:FUNCTION, and the file is there; came {target!r}.")
-        module = _module(Path(path), first=False)
-        found = _attribute(module, name, path)
+        module = file_as_module(Path(path), first=False)
+        found = attribute(module, name, path)
     else:
         sys.path.append(str(Path.cwd()))
         found = load(target)
@@ -90,31 +88,6 @@ def _instance(kind: type, module: ModuleType) -> Any:
     """One of a class of modules, made as its file says."""
     given: Any = module.get_init_inputs() if hasattr(module, "get_init_inputs") else ()
     return kind(**given) if isinstance(given, dict) else kind(*given)
-
-
-def _module(path: Path, first: bool = True) -> ModuleType:
-    """The file as a module of its own name, with its folder's other modules to be found, first or last."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0 if first else len(sys.path), str(path.resolve().parent))
-    sys.modules[path.stem] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException as error:  # whatever it does, nothing can be called
-        raise ValueError(f"{path.name} cannot be imported: {named(error)}: {shortened(str(error))}") from error
-    return module
-
-
-def _attribute(module: ModuleType, name: str, path: str) -> Any:
-    found: Any = module
-    for part in name.split("."):
-        if not hasattr(found, part):
-            public = ", ".join(n for n in vars(module) if not n.startswith("_")) or "nothing"
-            raise ValueError(f"{path} must hold {name!r}; it holds {shortened(public)}.")
-        found = getattr(found, part)
-    return found
 
 
 def _as_vjp(found: Any, module: ModuleType) -> Vjp:

@@ -68,6 +68,34 @@ def test_a_wrong_gradient_is_rejected_and_written_down(tmp_path):
     assert f"from {__name__} import scaled" in page
 
 
+FILE = """
+import torch, torch_ref
+from beside import TWICE
+
+def forward(x, weight):
+    return (x * weight).tanh() * TWICE
+
+right = torch_ref.vjp(forward)
+
+def wrong(inputs, dy):
+    y, (dx, dweight) = right(inputs, dy)
+    return y, (dx, -dweight)
+"""
+
+
+@pytest.mark.parametrize("name", ["mine", "torch"], ids=["of a name of its own", "of a module's name"])
+def test_candidate_and_reference_in_a_file(tmp_path, name):
+    path = tmp_path / f"{name}.py"
+    path.write_text(FILE)
+    (tmp_path / "beside.py").write_text("TWICE = 2.0")
+    options = ("--against", f"{path}:forward", "--inputs", "x=4x3,weight=4x3")
+    results = {f: CliRunner().invoke(app, ["check", f"{path}:{f}", *options]) for f in ("right", "wrong", "no")}
+    assert {f: result.exit_code for f, result in results.items()} == {"right": 0, "wrong": 1, "no": 2}
+    assert "dweight has the wrong sign" in results["wrong"].output
+    assert "must hold 'no'; it holds " in results["no"].output
+    assert sys.modules["torch"] is torch
+
+
 @pytest.mark.parametrize(
     ("candidate", "against", "inputs"),
     [
