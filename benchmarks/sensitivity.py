@@ -41,7 +41,7 @@ from manual_bp.oracle.errors import errors, ulp
 from manual_bp.oracle.evidence import Evidence, evidence
 from manual_bp.oracle.judgement import NOTES
 from manual_bp.outputs import parts
-from manual_bp.rule import Grads, Rule, Vjp
+from manual_bp.rule import Grads, Rule, Vjp, as_vjp
 from manual_bp.signature import DTYPES
 from torch_ref import checkers, twin
 
@@ -99,7 +99,7 @@ def ratios(rule: Rule, dtype: torch.dtype, found: Evidence, results: Sequence[Te
 def false_alarms(rule: Rule, dtype: torch.dtype, seeds: Iterator[int] | range) -> Alarms:
     """What the comparison says of two right programs."""
     result = Alarms(rule.name, short(dtype))
-    candidates = {"manual": rule.vjp, "torch": twin(rule.name)}
+    candidates = {"manual": rule.candidate, "torch": twin(rule.name)}
     for seed in seeds:
         case = seeded_case(rule, dtype, seed)
         found = evidence_at(rule, dtype, case)
@@ -113,7 +113,7 @@ def false_alarms(rule: Rule, dtype: torch.dtype, seeds: Iterator[int] | range) -
 
 def _judge(result: Alarms, rule: Rule, dtype: torch.dtype, found: Evidence, name: str, candidate: Vjp) -> None:
     case = found.case
-    y, grads = candidate(case.inputs, case.dy, **case.hyper)
+    y, grads = as_vjp(rule, candidate)(case.inputs, case.dy, **case.hyper)
     largest = ratios(rule, dtype, found, (*parts(y), *grads))
     for argument, ratio in largest.items():
         result.ratios[argument, name].append(ratio)

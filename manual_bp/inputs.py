@@ -14,7 +14,7 @@ from torch import Tensor
 
 Shape = tuple[int, ...]
 Draw = Callable[[Shape, torch.Generator], Tensor]
-"""Draws float64 (or bool) values of a shape; they are rounded to the dtype under test afterwards."""
+"""Draws float64 values of a shape, which are rounded to the dtype under test afterwards; or bool or int64 ones."""
 
 
 IndexDraw = Callable[[Shape, int, torch.Generator], Tensor]
@@ -39,6 +39,11 @@ def uniform(low: float, high: float) -> Draw:
 def coin(probability: float) -> Draw:
     """Independent bools, True with the given probability."""
     return lambda shape, generator: torch.rand(shape, generator=generator) < probability
+
+
+def integers(low: int, high: int) -> Draw:
+    """Integers in [low, high), as int64: a count that goes in and comes out, and is no position."""
+    return lambda shape, generator: torch.randint(low, high, shape, generator=generator)
 
 
 def constant(value: float) -> Draw:

@@ -138,10 +138,17 @@ def _returned(page: ModuleType, hints: Mapping[str, Mapping[str, Any]], values_a
     if (len(returned) != 2 and not values_alone) or not (several or hasattr(y, "dim_str")):
         yield f"must say what forward returns, y with its axes and the residuals. Write {PARTS['forward']}."
     if several:
-        if bare := [name for name, hint in get_type_hints(y).items() if not hasattr(hint, "dim_str")]:
+        outputs = get_type_hints(y)
+        if bare := [name for name, hint in outputs.items() if len(_tensors(hint)) != 1]:
             yield (
                 f"must annotate each of its Outputs with its axes; {bare[0]} has none. "
                 'Write y: Float[Tensor, "*shape"].'
+            )
+        absentable = [name for name, hint in outputs.items() if len(kinds(hint)) > 1]
+        if absentable and (not values_alone or absentable[0] == next(iter(outputs))):
+            yield (
+                f"may not return None for {absentable[0]}: every output has a cotangent, and the first of a page "
+                'without backward is always there. Write y: Float[Tensor, "*shape"].'
             )
         if y is not getattr(page, "Outputs", None):
             yield f"must call what forward returns Outputs; came {y!r:.60}. Write class Outputs(NamedTuple)."

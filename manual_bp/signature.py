@@ -37,7 +37,8 @@ class Signature:
     """What a page says.
 
     inputs: what the page says of each, by name, in forward's order.  absentable: those that may be None.
-    outputs: ("y",), or the fields of the page's Outputs.  has_backward: otherwise its values alone are judged.
+    outputs: ("y",), or the fields of the page's Outputs, of which those of a page without backward may be None.
+    has_backward: otherwise its values alone are judged.
     arguments: what is judged, in order: each output, then the cotangent of each input.
     cotangents: the names of what comes in: ("dy",), or one for each output.
     """
@@ -70,7 +71,7 @@ class Signature:
         returned = get_args(hints["return"])
         self._has_residuals = len(returned) == 2
         y = returned[0] if self._has_residuals else hints["return"]
-        several = get_type_hints(y) if hasattr(y, "_fields") else {}
+        several = {n: _present(hint) for n, hint in get_type_hints(y).items()} if hasattr(y, "_fields") else {}
         self.output_annotations: dict[str, Any] = several or {"y": y}
         self.outputs = tuple(self.output_annotations)
         dotted = [f".{name}" for name in several] or [""]
@@ -306,7 +307,7 @@ class Signature:
 
 
 def _present(annotation: Any) -> Any:
-    """The annotation of an input or residual that is there, if it may be None."""
+    """The annotation of an input, output or residual that is there, if it may be None."""
     found = [kind for kind in kinds(annotation) if kind is not NoneType]
     return found[0] if len(found) == 1 else annotation
 

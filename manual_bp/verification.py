@@ -179,7 +179,7 @@ def verify_rule(
         return verdict
     found = generated_evidence(rule, dtype, device, contract_of(dtype))
     progress()
-    report = compare(rule.vjp, rule, dtype=dtype, device=device, strict=True)
+    report = compare(rule.candidate, rule, dtype=dtype, device=device, strict=True)
     progress()
     verdict.cases = report.cases
     verdict.error_over_allowance = max(worst.error_over_allowance for worst in report.worst.values())

@@ -40,6 +40,11 @@ def flat(y: Any, grads: Grads) -> tuple[Tensor | None, ...]:
     return (*parts(y), *grads)
 
 
+def as_candidate(rule: Rule, vjp: Vjp) -> Callable[..., Any]:
+    """A Vjp as a candidate for the rule: one for a page without backward returns values alone."""
+    return vjp if rule.has_backward else lambda inputs, **hyper: vjp(inputs, None, **hyper)[0]
+
+
 def is_formula(case: Case) -> bool:
     """Whether a case is there for the formula, and not for a size, a scale or an option."""
     return not isinstance(case, Further)

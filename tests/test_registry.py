@@ -67,7 +67,7 @@ def test_pages_of_another_distribution_are_rules(distribution):
     assert set(rules) - set(bp.RULES) == {"twice_of_a", "again_of_a"}
     rule = rules["twice_of_a"]
     assert rule.chapter == "chapter"
-    assert compare(rule.vjp, rule, dtype=torch.float64).passed
+    assert compare(rule.candidate, rule, dtype=torch.float64).passed
 
 
 def test_a_twin_lies_beside_the_pages(distribution):

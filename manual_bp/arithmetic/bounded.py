@@ -133,13 +133,14 @@ def contract_of(dtype: torch.dtype) -> Contract:
 class Widths(NamedTuple):
     """How far off a right program may be: absolute, float64, shaped like each output and each cotangent.
 
+    outputs: None for one that is absent.
     grads: None for an input without cotangent, and for every input of a page without backward.
     is_close: whether a branch (above a limit or below) was taken that their errors leave open.
     is_undecided: whether an order of numbers (the largest, a sorting) was decided that their errors leave open.
     stochastic: whether some of it is what stochastic arithmetic finds, because the bound had lost its meaning.
     """
 
-    outputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor | None, ...]
     grads: tuple[Tensor | None, ...]
     stochastic: bool = False
     is_undecided: bool = False
@@ -180,7 +181,7 @@ def widths(
     stochastic = any(narrow is not error for narrow, error in zip(found, errors, strict=True))
     outputs = len(rule.outputs)
     return Widths(
-        tuple(x for x in found[:outputs] if x is not None),
+        tuple(found[:outputs]),
         tuple(found[outputs:]),
         stochastic,
         *left_open,
@@ -214,7 +215,7 @@ def _run(
     hyper: dict[str, Any],
     wanted: Callable[[Tensor], Tensor],
     forward: Callable[..., Any] | None = None,
-) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...], Paging]:
+) -> tuple[tuple[Tensor | None, ...], tuple[Tensor | None, ...], Paging]:
     """The page's text on bounded numbers, what is wanted of each of its results, and what was left open."""
     if len(inputs) != len(rule.inputs):
         raise ValueError(f"{rule.name}: takes {len(rule.inputs)} inputs {list(rule.inputs)}; came {len(inputs)}.")
@@ -235,8 +236,8 @@ def _run(
                     grads = rule.page.backward(residuals, cotangents)
     except UnknownFunctionError as error:
         raise UnknownFunctionError(f"{rule.name}: {error}") from None
-    cotangents = tuple(None if grad is None else wanted(grad) for grad in grads)
-    return tuple(map(wanted, parts(y))), cotangents, paging
+    outputs, cotangents = (tuple(None if x is None else wanted(x) for x in results) for results in (parts(y), grads))
+    return outputs, cotangents, paging
 
 
 def _cotangents(name: str, y: Any, dy: Any) -> list[Tensor]:

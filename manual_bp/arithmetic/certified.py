@@ -47,9 +47,9 @@ __all__ = [
 
 
 class Truth(NamedTuple):
-    """The outputs and the cotangents; None for an input without cotangent."""
+    """The outputs and the cotangents; None for an output that is absent, and for an input without cotangent."""
 
-    outputs: tuple[Balls, ...]
+    outputs: tuple[Balls | None, ...]
     grads: tuple[Balls | None, ...]
 
 
@@ -86,7 +86,9 @@ def truth(rule: Rule, inputs: Inputs, dy: Cotangents, **hyper: Any) -> Truth:
         grads = [number(total) for total in problem.pulled_back(outputs)]
         if not all(map(is_narrow, itertools.chain(grads, *(y.balls for y in values)))):
             return None
-        return Truth(tuple(values), problem.split(grads, lambda shape, some: Balls(shape, some, bits)))
+        rest = iter(values)
+        due = tuple(next(rest) if is_there else None for is_there in problem.is_there)
+        return Truth(due, problem.split(grads, lambda shape, some: Balls(shape, some, bits)))
 
     return problem.enclosed(attempt)
 

@@ -49,6 +49,7 @@ class Point:
         wide = tuple(x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs)
         y, _ = rule.forward(*wide, **hyper)  # checks everything that the rule checks, and gives y's shape
         outputs, has_backward = parts(y), rule.has_backward
+        self.is_there = [output is not None for output in outputs]
         cotangents = parts(dy) if has_backward else ()
         if has_backward and len(cotangents) != len(outputs):
             raise ValueError(f"{rule.name}: dy must be a tuple of {len(outputs)} tensors; came {len(cotangents)}")
@@ -83,12 +84,12 @@ class Point:
         raise PrecisionError(f"{self.rule.name}: {BITS[-1]} bits are not enough for a narrow enclosure")
 
     def outputs(self, direction: Sequence[arb] | None = None) -> list[Jets]:
-        """Each output on jets: along every input element, or along one direction."""
+        """Each output that is there on jets: along every input element, or along one direction."""
         try:
             y, _ = self.rule.pure(*self._jets(direction), **self.hyper)
         except UnknownFunction as unknown:
             raise UnknownFunction(unknown.function, f"the page {self.rule.name}") from None
-        return [lift(part) for part in parts(y)]
+        return [lift(part) for part in parts(y) if part is not None]
 
     def slopes(self, direction: Sequence[arb]) -> list[arb]:
         """The one-sided derivative of each output along a direction."""

@@ -129,6 +129,7 @@ class CompiledRule:
             self._program(function, example, elementwise),
             [None if entering[name] == shape else entering[name] for name, shape in own.items()],
             [None if leaving[name] == shape else shape for name, shape in due.items()],
+            [part is not None for part in parts(y)],
             [grad is not None for grad in grads],
             [
                 (place, name, sizes[spec.axis][0])
@@ -184,11 +185,11 @@ class _Function:
     hyper: dict[str, Any]
 
     def __call__(self, tensors: Mapping[str, Tensor]) -> list[Tensor]:
-        """The outputs, then the cotangents that there are.  The cotangent of an output that is not given is 0."""
+        """The outputs and then the cotangents that there are.  The cotangent of an output that is not given is 0."""
         rule = self.rule
         y, residuals = rule.pure(*(tensors.get(name) for name in rule.inputs), **self.hyper)
         if not rule.has_backward:
-            return list(parts(y))
+            return [part for part in parts(y) if part is not None]
         given = zip(rule.cotangents, parts(y), strict=True)
         dy = [tensors[name] if name in tensors else torch.zeros_like(part) for name, part in given]
         grads = rule.page.backward(residuals, whole(dy, y))
@@ -212,7 +213,8 @@ class _Plan:
     """A program, and how tensors of one signature are given to it.
 
     entering, leaving: the shapes in which it takes inputs and cotangents, and those that its results are due in, None
-        for those that are as they are.  present: which inputs have a cotangent; empty if there is no backward.
+        for those that are as they are.  outputs: which there are.  present: which inputs have a cotangent; empty if
+        there is no backward.
     positions: of each index its place, name, and the length of its axis, which is looked at in every call.
     """
 
@@ -221,6 +223,7 @@ class _Plan:
     program: Program
     entering: Sequence[tuple[int, ...] | None]
     leaving: Sequence[tuple[int, ...] | None]
+    outputs: Sequence[bool]
     present: Sequence[bool]
     positions: Sequence[tuple[int, str, int]]
 
@@ -237,9 +240,7 @@ class _Plan:
             t if shape is None else t.reshape(shape)
             for t, shape in zip(self.program.run(entering), self.leaving, strict=True)
         ]
-        several = len(self.rule.outputs)
-        y = left[0] if self.rule.outputs == ("y",) else self.rule.page.Outputs(*left[:several])
-        if not self.present:
-            return y
-        grads = iter(left[several:])
-        return y, tuple([next(grads) if there else None for there in self.present])
+        rest = iter(left)
+        values = [next(rest) if there else None for there in self.outputs]
+        y = values[0] if self.rule.outputs == ("y",) else self.rule.page.Outputs(*values)
+        return (y, tuple([next(rest) if there else None for there in self.present])) if self.present else y

@@ -223,7 +223,7 @@ def _is_sound(rule: Rule, case: Case) -> bool:
     return all(  # not so where either is no number
         bool(((a.cpu().double() - b).abs() <= SOUND * (1 + b.abs())).all())
         for a, b in zip(parts(y), parts(wide), strict=True)
-        if b.is_floating_point()
+        if b is not None and b.is_floating_point()
     )
 
 

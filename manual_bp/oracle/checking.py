@@ -23,7 +23,7 @@ from manual_bp.oracle.supplied import supplied
 from manual_bp.oracle.surroundings import plain
 from manual_bp.outputs import parts
 from manual_bp.registry import RULES
-from manual_bp.rule import Rule, Vjp
+from manual_bp.rule import Rule, Vjp, as_vjp
 from manual_bp.signature import DTYPES
 
 
@@ -158,7 +158,7 @@ def rejects(candidate: Vjp, rule: Rule, dtype: torch.dtype, device: str = "cpu")
     comparison = Comparison(candidate, rule, dtype, device, contract, Conventions(), strict=True, kinds=False)
     found = generated_evidence(rule, dtype, device, contract)
     for item in found:  # what its numbers show is seen first: the whole of a judgement takes ten calls
-        if isinstance(item, Evidence) and (results := _results(candidate, item.case)) is not None:
+        if isinstance(item, Evidence) and (results := _results(as_vjp(rule, candidate), item.case)) is not None:
             comparison.judge_results(candidate, item, results)
         if comparison.report.mismatches:
             return True

@@ -162,26 +162,27 @@ def _dispute(rule: Rule, case: Case, certified: list[_Part], torchs: Values) -> 
     Only the values are compared: where they agree, truth is the derivative of torch's function as well, and torch's own
     derivative may have lost its digits.
     """
-    pairs = list(zip(rule.arguments, certified, torchs, strict=True))[: len(rule.outputs)]
-    errors = [(part[0] - y).abs() for _, part, y in pairs if part is not None and y is not None]
-    if not any(
-        bool((error > AGREED * part[1]).any()) for error, (_, part, _) in zip(errors, pairs, strict=True) if part
-    ):
+    compared = [
+        (position, part, (part[0] - y).abs(), y)
+        for position, (part, y) in enumerate(zip(certified, torchs, strict=True))
+        if position < len(rule.outputs) and part is not None and y is not None
+    ]
+    if not any(bool((error > AGREED * part[1]).any()) for _, part, error, _ in compared):
         return ""  # nearly always, and torch's bound takes time
     formulas = [None, *(value.forward for value in rule.values)]  # torch's own may be one of those that lose digits
     owns = [
         widths(rule, *_wide_case(case), contract_of(torch.float64), lambda **_: (), forward=f, **case.hyper).outputs
         for f in formulas
     ]
-    for (argument, part, y), error, *own in zip(pairs, errors, *owns, strict=True):
-        assert part is not None
-        assert y is not None
+    for position, part, error, y in compared:
         # torch's own width twice: once for torch, once for the page in float64, which is another program.
-        beyond = error > part[1] + 2 * torch.stack(own).amax(0)
+        own = torch.stack([width for each in owns if (width := each[position]) is not None]).amax(0)
+        beyond = error > part[1] + 2 * own
         if bool(beyond.any()):
             index = tuple(beyond.nonzero()[0].tolist())
             ours, theirs = told_apart(float(part[0][index]), float(y[index]))
-            return f"{argument}{list(index) if index else ''} is {ours} by the page and {theirs} by torch"
+            place = f"{rule.arguments[position]}{list(index) if index else ''}"
+            return f"{place} is {ours} by the page and {theirs} by torch"
     return ""
 
 
@@ -287,7 +288,7 @@ def _in_float64(rule: Rule, case: Case, width: Widths, contract: Contract, is_ch
 
 def _agree(rule: Rule, case: Case, results: Values, width: Values) -> bool:
     """Whether the page in float64 is nowhere further from these results than that."""
-    y, grads = rule.candidate(*_wide_case(case), **case.hyper)
+    y, grads = rule.vjp(*_wide_case(case), **case.hyper)
     return all(
         own is None
         or x is None
@@ -303,9 +304,9 @@ def _wanted(rule: Rule, case: Case) -> list[bool]:
     return [due and is_there for due, is_there in zip(rule.wanted, there, strict=True)]
 
 
-def _as_number(x: Tensor) -> Tensor:
+def _as_number(x: Tensor | None) -> Tensor | None:
     """A count or a truth value that is an output, as a number to compare with."""
-    return x if x.is_floating_point() else x.double()
+    return x if x is None or x.is_floating_point() else x.double()
 
 
 def _certified(rule: Rule, case: Case) -> list[_Part] | None:

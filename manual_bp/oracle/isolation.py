@@ -36,7 +36,6 @@ from manual_bp.oracle.invocation import Call, passable
 from manual_bp.oracle.messages import MOST_TEXTS, form_of, receive_answer, send_question
 from manual_bp.oracle.results import LARGEST, shaped_like
 from manual_bp.oracle.ways import NAMES
-from manual_bp.outputs import parts
 from manual_bp.rule import Rule
 
 # Of what a process prints, the last so many bytes are kept: far more than a report has.
@@ -123,7 +122,7 @@ class Isolated(Elsewhere):
             results = self._results(came["results"], case)
         if results is None:
             raise RuntimeError("the candidate returned no results")
-        outputs = len(parts(dy))
+        outputs = len(results) - len(inputs)
         return results[0] if outputs == 1 else results[:outputs], results[outputs:]
 
     def call(self, how: str, rule: Rule, case: Case) -> Call:

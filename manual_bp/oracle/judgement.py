@@ -63,6 +63,7 @@ class Judge:
             if got is not None:
                 is_absent = self._input(argument, case) is None
                 why = "this input is absent" if is_absent else "this input has no cotangent"
+                why = "there is no such output here" if self.is_output(argument) else why
                 self.trap(argument, case, f"{why}: None is due")
             return False
         if got is None and self.is_optional(argument):

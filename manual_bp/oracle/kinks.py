@@ -40,9 +40,9 @@ MODERATE = 0.7297
 
 
 def kinks_of(rule: Rule, case: Case, certified: ModuleType) -> Values | None:
-    """Where no derivative exists, of y and each input; None if the rule does not work row by row and is not small, or
-    is a function that ball arithmetic does not know."""
-    if not getattr(rule.page, "CERTIFIED", True):
+    """Where no derivative exists, of y and each input; None if the rule does not work row by row and is not small, is
+    a function that ball arithmetic does not know, or has no derivative at all."""
+    if not getattr(rule.page, "CERTIFIED", True) or not rule.has_backward:
         return None
     rows = _rows(rule, case)
     if rows is None:

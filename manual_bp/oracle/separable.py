@@ -106,14 +106,7 @@ def _tried(rule: Rule, hyper: Mapping[str, Any], name: str, rank: int) -> Separa
 
 
 def _results(rule: Rule, case: Case) -> dict[str, Tensor | None]:
-    y, grads = (
-        rule.candidate(case.inputs, case.dy, **case.hyper)
-        if rule.has_backward
-        else (
-            rule.candidate(case.inputs, **case.hyper),
-            (None,) * len(rule.inputs),
-        )
-    )
+    y, grads = rule.vjp(case.inputs, case.dy, **case.hyper)
     return dict(zip(rule.arguments, (*parts(y), *grads), strict=True))
 
 

@@ -115,7 +115,7 @@ def test_every_registered_mistake_is_named_first(rule, mistake):
 @pytest.mark.parametrize("rule", RULES)
 def test_a_right_candidate_gets_none_even_if_everything_were_called_wrong(rule, dtype):
     page = RULES[rule]
-    for candidate in filter(None, (page.vjp, twin(rule))):
+    for candidate in filter(None, (page.candidate, twin(rule))):
         records, _ = records_of(page, candidate, dtype)
         assert diagnose(page, candidate, records, set(page.arguments)).sentences == []
 

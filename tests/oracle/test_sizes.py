@@ -27,6 +27,8 @@ from manual_bp.oracle.drawing import draw
 from manual_bp.oracle.kept_evidence import generated_evidence
 from manual_bp.oracle.sizes import looped_axes
 from manual_bp.oracle.values import hyperparameters
+from manual_bp.outputs import parts, whole
+from tests.judging import as_candidate
 from tests.pages import PAGES
 
 # What adds up in float32 and stores in 16 bits has the widest allowance.
@@ -40,7 +42,8 @@ def kept(rule, dtype):
     return generated_evidence(rule, dtype, "cpu", contract_of(dtype))
 
 
-def started(candidate, rule, dtype):
+def started(vjp, rule, dtype):
+    candidate = as_candidate(rule, vjp)
     return Comparison(candidate, rule, dtype, "cpu", contract_of(dtype), Conventions(), strict=True, kinds=False)
 
 
@@ -60,7 +63,7 @@ def dims(rule, name: str, tensor: Tensor | None) -> dict[str, int]:
     """The dimension that an axis is of an argument, by name; a list of axes only if it is one; none if it is absent."""
     if tensor is None:
         return {}
-    tokens = axes.tokens(rule.y_annotation if name == "y" else rule.annotations[name])
+    tokens = axes.tokens(rule.annotation(name))
     several = tensor.ndim - len(tokens) + 1
     found, position = {}, 0
     for token in tokens:
@@ -78,7 +81,7 @@ def same(a, b) -> bool:
 def results(rule, inputs, dy, hyper):
     """What a rule returns, by name."""
     y, grads = rule.vjp(inputs, dy, **hyper)
-    return dict(zip(("y", *rule.inputs), (y, *grads), strict=True))
+    return dict(zip((*rule.arguments[: len(rule.outputs)], *rule.inputs), (*parts(y), *grads), strict=True))
 
 
 def vjp_of(rule, change: Callable[..., dict[str, Tensor | None]]):
@@ -86,23 +89,27 @@ def vjp_of(rule, change: Callable[..., dict[str, Tensor | None]]):
 
     def candidate(inputs, dy, **hyper):
         found = change(results(rule, inputs, dy, hyper), inputs, dy, hyper)
-        y, *grads = found.values()
-        return y, tuple(grads)
+        several = len(rule.outputs)
+        values = list(found.values())
+        return whole(values[:several], rule.forward(*inputs, **hyper)[0]), tuple(values[several:])
 
     return candidate
 
 
 def length_of(rule, axis, inputs, dy):
-    named = zip((*rule.inputs, "y"), (*inputs, dy), strict=True)
+    named = zip((*rule.inputs, *rule.cotangents), (*inputs, *parts(dy)), strict=rule.has_backward)
     return next((x.shape[at[axis]] for name, x in named if axis in (at := dims(rule, name, x))), 0)
 
 
 def summed_over(rule, axis: str) -> list[str]:
     """The results that lack an axis, and so are sums or the like over it."""
-    wanted = ["y", *(name for name, spec in rule.inputs.items() if spec.cotangent)]
-    annotations = {"y": rule.y_annotation, **rule.annotations}
-    lacking = [n for n in wanted if axis not in {f for t in axes.tokens(annotations[n]) for f in axes.factors(t)}]
-    return lacking if any(n != "y" for n in lacking) or rule.y_annotation.dim_str == "" else []
+    outputs = rule.arguments[: len(rule.outputs)]
+    cotangents = [name for name, spec in rule.inputs.items() if spec.cotangent] if rule.has_backward else []
+    annotations = {name: rule.annotation(name) for name in (*outputs, *cotangents)}
+    used = {name: {f for t in axes.tokens(a) for f in axes.factors(t)} for name, a in annotations.items()}
+    lacking = [name for name in annotations if axis not in used[name]]
+    is_sum = any(name not in outputs or annotations[name].dim_str == "" for name in lacking)
+    return lacking if is_sum else []
 
 
 def shortened(rule, axis: str, too_long: Callable[[int], int]):
@@ -118,7 +125,9 @@ def shortened(rule, axis: str, too_long: Callable[[int], int]):
             at = dims(rule, name, x)
             return x.narrow(at[axis], 0, kept) if axis in at else x
 
-        part = results(rule, tuple(cut(n, x) for n, x in zip(rule.inputs, inputs, strict=True)), cut("y", dy), hyper)
+        cotangents = [cut(n, d) for n, d in zip(rule.cotangents, parts(dy), strict=rule.has_backward)]
+        fewer = tuple(cut(n, x) for n, x in zip(rule.inputs, inputs, strict=True))
+        part = results(rule, fewer, whole(cotangents, like=dy) if rule.has_backward else None, hyper)
         return {n: part[n] if n in summed_over(rule, axis) else x for n, x in found.items()}
 
     return vjp_of(rule, change)
@@ -283,7 +292,7 @@ def test_a_range_of_numbers_that_is_wrong(name, band, sign):
     within = Edge("within", {first: lambda shape, g: sign * uniform(low, high)(shape, g)})
     inputs, dy, hyper = draw(rule, within, torch.Generator().manual_seed(0))
     right, wrong = results(rule, inputs, dy, hyper), change(results(rule, inputs, dy, hyper), inputs, dy, hyper)
-    if not torch.equal(right[first], wrong[first]):  # not so where 0 is due
+    if rule.has_backward and not torch.equal(right[first], wrong[first]):  # not so where 0 is due
         assert noticed(vjp_of(rule, change), rule, shows=lambda case: isinstance(case, Further))
 
 
@@ -317,8 +326,8 @@ def test_what_starts_too_high(name, floor):
 
     inputs, dy, hyper = draw(rule, Edge("ordinary"), torch.Generator().manual_seed(0))
     low = tuple(-1e11 - x.abs() if x.is_floating_point() else x for x in inputs)
-    right, wrong = results(rule, low, dy, hyper)["y"], candidate(low, dy, **hyper)[0]
-    if not torch.equal(right, wrong):  # not so where a function is 0 far on the left
+    right, wrong = (parts(function(low, dy, **hyper)[0]) for function in (rule.vjp, candidate))
+    if not all(map(same, right, wrong)):  # not so where a function is 0 far on the left
 
         def shows(case):
             return any(bool((x < floor).any()) for x in case.inputs if x is not None and x.is_floating_point())
@@ -336,7 +345,11 @@ def test_another_default(name):
         return own.keys() <= rule.defaults.keys() and not all(same(found[name], right[name]) for name in found)
 
     own = next(filter(tells, hyperparameters(rule)))
-    comparison = started(lambda inputs, dy, **given: rule.vjp(inputs, dy, **{**own, **given}), rule, torch.float32)
+
+    def candidate(inputs, dy, **given):
+        return rule.vjp(inputs, dy, **{**own, **given})
+
+    comparison = started(candidate, rule, torch.float32)
     first = kept(rule, torch.float32).at(0)
     comparison.judge_case(first)
     assert not comparison.report.mismatches

@@ -22,7 +22,7 @@ from manual_bp.oracle.kept_evidence import generated_evidence
 from manual_bp.oracle.layouts import lay_out
 from manual_bp.oracle.memory import copy, overlap, shares_elements
 from manual_bp.outputs import parts, whole
-from tests.judging import is_formula, judged
+from tests.judging import as_candidate, is_formula, judged
 from torch_ref import vjp
 
 # The verdict is what is tested; a cause is not sought.
@@ -126,7 +126,7 @@ def full_blocks_only(rule, allocate, block=1024):
             written.append(out)
         return whole(written[: len(rule.outputs)], y), tuple(written[len(rule.outputs) :])
 
-    return candidate
+    return as_candidate(rule, candidate)
 
 
 @pytest.mark.parametrize("name", ONE_AND_ALL)

@@ -1,0 +1,291 @@
+"""What Adam has, with coupled decay of weights or with decoupled: two moments, and a step made of them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manual_bp.inputs import Edge, Input, Mistake, Value, constant, normal, require, uniform
+
+Decay = Callable[[Tensor, Tensor, float, float], tuple[Tensor, Tensor]]
+"""param, grad, lr, weight_decay -> both with the decay in one of them."""
+
+
+def check_adam(name: str, step: int, lr: float, beta1: float, beta2: float, eps: float, weight_decay: float) -> None:
+    """Raises ValueError, as torch.optim does, for what is no step, rate or decay."""
+    # In a compiled step the count is a tensor, whose value nobody looks at.
+    require(isinstance(step, Tensor) or step >= 1, f"{name}: step must be 1 or more", step, "The first step is 1.")
+    for what, value in (("lr", lr), ("eps", eps), ("weight_decay", weight_decay)):
+        require(value >= 0, f"{name}: {what} must not be negative", value, "0 is none.")
+    for what, value in (("beta1", beta1), ("beta2", beta2)):
+        require(0 <= value < 1, f"{name}: {what} must lie in [0, 1)", value, "Usual are 0.9 and 0.999.")
+
+
+def adam_step(
+    param: Tensor,
+    grad: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    max_exp_avg_sq: Tensor | None,
+    step: int,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """param, m, v and the largest v after one step."""
+    m = beta1 * exp_avg + (1 - beta1) * grad
+    v = beta2 * exp_avg_sq + (1 - beta2) * grad**2
+    largest = None if max_exp_avg_sq is None else torch.maximum(max_exp_avg_sq, v)
+    m_hat = m / (1 - beta1**step)
+    v_hat = (v if largest is None else largest) / (1 - beta2**step)
+    return param - lr * m_hat / (torch.sqrt(v_hat) + eps), m, v, largest
+
+
+ADAM_INPUTS = {
+    "param": Input(normal(), cotangent=False),
+    "grad": Input(normal(), cotangent=False),
+    "exp_avg": Input(normal(std=0.5), cotangent=False),
+    "exp_avg_sq": Input(uniform(0.25, 2.0), cotangent=False),
+    "max_exp_avg_sq": Input(uniform(0.5, 2.5), cotangent=False),
+}
+ADAM_HYPER = {"step": 3}
+ADAM_USUAL = {
+    "step": (1000,),
+    "lr": (0.1,),
+    "beta1": (0.95,),
+    "beta2": (0.95,),
+    "eps": (1e-3,),
+    "weight_decay": (0.1,),
+}
+
+_ZEROS = {"exp_avg": constant(0.0), "exp_avg_sq": constant(0.0), "max_exp_avg_sq": constant(0.0)}
+# An update as large as the parameter, moments that forget fast, and an eps that is felt: what is wrong is wrong in
+# every precision.  At lr = 1e-3 a parameter of bfloat16 moves by a quarter of its last place.
+_LARGE = {"lr": 0.5, "beta1": 0.5, "beta2": 0.75, "eps": 0.25, "weight_decay": 0.0}
+
+ADAM_EDGES = (
+    Edge("the first step", {**_ZEROS, "step": 1}),
+    Edge("the first step, from 0", {**_ZEROS, "step": 1, "param": constant(0.0)}),
+    Edge("from 0", {"param": constant(0.0)}),
+    Edge("the first step, everything large", {**_LARGE, **_ZEROS, "step": 1, "weight_decay": 0.5}),
+    Edge("the second step, everything large", {**_LARGE, "step": 2, "weight_decay": 0.5}),
+    Edge("a long run, everything large", {**_LARGE, "step": 1000, "weight_decay": 0.5}),
+    Edge("everything large, no decay", _LARGE),
+    Edge("everything large, from 0", {**_LARGE, "param": constant(0.0)}),
+    Edge("everything large, from 0, no largest", {**_LARGE, "param": constant(0.0), "max_exp_avg_sq": None}),
+    Edge("everything large, no largest", {**_LARGE, "weight_decay": 0.5, "max_exp_avg_sq": None}),
+    Edge("the largest is of the past", {"param": constant(0.0), "max_exp_avg_sq": constant(50.0)}),
+    Edge("the largest is new", {"param": constant(0.0), "grad": constant(9.0), "max_exp_avg_sq": constant(0.01)}),
+    Edge("a large eps", {"param": constant(0.0), "eps": 1.0}),
+    Edge("eps beside tiny moments", {**_ZEROS, "param": constant(0.0), "grad": constant(1e-8), "step": 1}),
+    Edge("no eps", {"eps": 0.0}),
+    Edge("no gradient, moments alone", {"grad": constant(0.0), "param": constant(0.0)}),
+    Edge("no gradient and no moments", {**_ZEROS, "grad": [0.0, -0.0], "param": [1.0, -1.0]}),
+    Edge("no gradient, no moments, no eps", {**_ZEROS, "grad": [0.0], "param": [1.0], "eps": 0.0}),
+    Edge("no memory", {"beta1": 0.0, "beta2": 0.0, "param": constant(0.0)}),
+    Edge("decay alone", {**_ZEROS, "grad": constant(0.0), "weight_decay": 0.5, "lr": 0.5}),
+    Edge("gradients of every size", {**_ZEROS, "param": constant(0.0), "grad": [1e4, -1e2, 1e-2, -1e-4], "step": 1}),
+    Edge("a huge gradient", {"grad": [1e18, -1e18, 1.0]}),
+    Edge("a gradient whose square underflows", {**_ZEROS, "param": [0.0, 1.0], "grad": [1e-30, -1e-30], "step": 1}),
+    Edge("an update below half an ulp of the parameter", {"param": constant(1e6)}),
+    Edge("an infinite gradient", {"grad": [torch.inf, 1.0, -torch.inf]}),
+    Edge("no elements", sizes={"shape": (0,)}),
+    Edge("step 0", {"step": 0}, raises=ValueError),
+    Edge("negative lr", {"lr": -1e-3}, raises=ValueError),
+    Edge("beta1 of 1", {"beta1": 1.0}, raises=ValueError),
+    Edge("negative beta2", {"beta2": -0.1}, raises=ValueError),
+    Edge("negative eps", {"eps": -1e-8}, raises=ValueError),
+    Edge("negative weight decay", {"weight_decay": -0.1}, raises=ValueError),
+)
+
+
+def _varied(
+    param: Tensor,
+    grad: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    max_exp_avg_sq: Tensor | None,
+    step: int,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    wrong: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """`adam_step` but for one thing."""
+    if wrong == "betas swapped":
+        beta1, beta2 = beta2, beta1
+    t = {"t from 0": step - 1, "t from 2": step + 1, "t frozen at 1": 1}.get(wrong, step)
+    fresh1 = 1.0 if wrong == "first moment without 1 − β₁" else 1 - beta1
+    fresh2 = 1.0 if wrong == "second moment without 1 − β₂" else 1 - beta2
+    if wrong == "1 − β₁ in both moments":
+        fresh2 = 1 - beta1
+    m = beta1 * exp_avg + fresh1 * (-grad if wrong == "sign of the first moment" else grad)
+    v = beta2 * exp_avg_sq + fresh2 * (grad.abs() if wrong == "the gradient unsquared" else grad**2)
+    if wrong == "square of the first moment":
+        v = beta2 * exp_avg_sq + fresh2 * m**2
+    correction1 = 1.0 if wrong in ("first moment uncorrected", "moments uncorrected") else 1 - beta1**t
+    correction2 = 1.0 if wrong in ("second moment uncorrected", "moments uncorrected") else 1 - beta2**t
+    if wrong == "corrections by β t":
+        correction1, correction2 = 1 - beta1 * t, 1 - beta2 * t
+    ahead = beta1 * m + (1 - beta1) * grad if wrong == "Nesterov's moment" else m
+    m_hat = ahead / _tensor(correction1, m)
+    largest = None if max_exp_avg_sq is None else torch.maximum(max_exp_avg_sq, v)
+    if largest is not None and wrong == "largest of what came before":
+        largest = max_exp_avg_sq
+    if max_exp_avg_sq is not None and wrong == "largest of the corrected":
+        largest = torch.maximum(max_exp_avg_sq, v / correction2)
+    used = v if largest is None or wrong == "largest forgotten" else largest
+    v_hat = used if wrong == "largest of the corrected" and largest is not None else used / _tensor(correction2, v)
+    denominator = torch.sqrt(v_hat) + eps
+    if wrong == "eps inside the root":
+        denominator = torch.sqrt(v_hat + eps)
+    elif wrong == "eps before the correction":
+        denominator = (torch.sqrt(used) + eps) / correction2**0.5
+    elif wrong == "eps forgotten":
+        denominator = torch.sqrt(v_hat)
+    elif wrong == "the larger of root and eps":
+        denominator = torch.sqrt(v_hat).clamp(min=eps)
+    elif wrong == "no root":
+        denominator = v_hat + eps
+    elif wrong == "correction outside the root":
+        denominator = torch.sqrt(used) / correction2 + eps
+    update = lr * m_hat / denominator
+    if wrong == "lr inside the moment":
+        m = beta1 * exp_avg + lr * (1 - beta1) * grad
+        update = m / (1 - beta1**t) / denominator
+    after = param + update if wrong == "uphill" else param - update
+    stored = wrong == "corrected moments stored"
+    return after, m_hat if stored else m, v_hat if stored else v, largest
+
+
+def _tensor(correction: float, like: Tensor) -> Tensor:
+    """A divisor that may be 0, which Python's own division refuses."""
+    return torch.full_like(like, correction)
+
+
+def _losing_digits(
+    param: Tensor,
+    grad: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    max_exp_avg_sq: Tensor | None,
+    step: int,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    one: Tensor | float,
+    interpolated: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """`adam_step` with its constants made of a given 1, or with the first moment as an interpolation."""
+    b1, b2 = beta1 * one, beta2 * one
+    m = exp_avg + (one - b1) * (grad - exp_avg) if interpolated else b1 * exp_avg + (one - b1) * grad
+    v = b2 * exp_avg_sq + (one - b2) * grad**2
+    largest = None if max_exp_avg_sq is None else torch.maximum(max_exp_avg_sq, v)
+    m_hat = m / (one - b1**step)
+    v_hat = (v if largest is None else largest) / (one - b2**step)
+    return param - lr * m_hat / (torch.sqrt(v_hat) + eps), m, v, largest
+
+
+def adam_values(decay: Decay) -> tuple[Value, ...]:
+    def in_precision(param: Tensor, grad: Tensor, *, lr: float, weight_decay: float, **given: Any) -> Any:
+        return _losing_digits(*decay(param, grad, lr, weight_decay), lr=lr, one=torch.ones_like(param), **given)
+
+    def interpolated(param: Tensor, grad: Tensor, *, lr: float, weight_decay: float, **given: Any) -> Any:
+        return _losing_digits(*decay(param, grad, lr, weight_decay), lr=lr, one=1.0, interpolated=True, **given)
+
+    return (
+        Value(
+            "1 − β in the precision of the numbers",
+            in_precision,
+            forgets="that 1 − 0.999 has four digits left in float32 (in C programs, and in the corrections of torch's "
+            "capturable=True)",
+            shows="where β is near 1",
+        ),
+        Value(
+            "first moment by interpolation",
+            interpolated,
+            forgets="that grad − exp_avg may overflow where neither does (torch's lerp)",
+            shows="near the largest numbers, of opposite signs",
+        ),
+    )
+
+
+def adam_mistakes(decay: Decay) -> tuple[Mistake, ...]:
+    """The wrong formulas that do not depend on where the decay is."""
+
+    def mistake(name: str, forgets: str, shows: str) -> Mistake:
+        def formula(
+            param: Tensor, grad: Tensor, *, lr: float, weight_decay: float, **given: Any
+        ) -> tuple[Tensor | None, ...]:
+            return _varied(*decay(param, grad, lr, weight_decay), lr=lr, wrong=name, **given)
+
+        return Mistake(name, formula, forgets, shows)
+
+    return (
+        mistake("uphill", "that a step goes against the gradient", "everywhere"),
+        mistake(
+            "sign of the first moment", "that the moment is a mean of gradients, not of their negatives", "everywhere"
+        ),
+        mistake("first moment without 1 − β₁", "that a mean's newest part counts 1 − β₁", "everywhere"),
+        mistake("second moment without 1 − β₂", "that a mean's newest part counts 1 − β₂", "everywhere"),
+        mistake("1 − β₁ in both moments", "that the second moment has a β of its own", "unless both are the same"),
+        mistake("betas swapped", "which moment β₁ belongs to", "unless both are the same"),
+        mistake("the gradient unsquared", "the square in the second moment", "wherever |grad| is neither 0 nor 1"),
+        mistake(
+            "square of the first moment",
+            "that the second moment is the mean of squares, not the square of a mean",
+            "unless all gradients so far are alike",
+        ),
+        mistake(
+            "moments uncorrected",
+            "the bias corrections: the first steps are too short by 1 − β₁ᵗ and too long by √(1 − β₂ᵗ)",
+            "in the first 1/(1 − β) steps",
+        ),
+        mistake("first moment uncorrected", "m / (1 − β₁ᵗ)", "in the first 1/(1 − β₁) steps"),
+        mistake("second moment uncorrected", "v / (1 − β₂ᵗ)", "in the first 1/(1 − β₂) steps"),
+        mistake("corrections by β t", "that the correction is 1 − β to the power t", "from the second step on"),
+        mistake(
+            "corrected moments stored",
+            "that m and v are stored as they are, and corrected afresh in each step",
+            "at once",
+        ),
+        mistake("t from 0", "that the first step is t = 1: 1 − β⁰ is 0", "at first: it divides by 0"),
+        mistake(
+            "t from 2",
+            "that t counts once a step: one that is shared and counted at each tensor runs ahead in the same way",
+            "in the first steps",
+        ),
+        mistake("t frozen at 1", "to count: it corrects each step as the first", "from the second step on"),
+        mistake(
+            "eps before the correction",
+            "that eps is added to √v̂, as in the paper's algorithm 1; TensorFlow and Keras add it to √v, before the "
+            "correction, and mean another eps",
+            "where eps is felt beside √v; at eps = 1e-8 in float32 only for gradients below 0.1",
+        ),
+        mistake(
+            "eps inside the root",
+            "that eps is outside the root (optax calls the one inside eps_root)",
+            "where √eps is felt beside √v",
+        ),
+        mistake("eps forgotten", "eps", "for gradients that are 0 so far (NaN), or small"),
+        mistake("the larger of root and eps", "that eps is added", "where eps is felt beside √v"),
+        mistake("no root", "the root of the second moment", "wherever v̂ is not 1"),
+        mistake("correction outside the root", "that the correction divides v, below the root", "in the first steps"),
+        mistake(
+            "lr inside the moment",
+            "that lr multiplies the step and not the gradient: what is stored depends on it, and a schedule acts late",
+            "at once in exp_avg",
+        ),
+        mistake("Nesterov's moment", "that Adam's step is along m; this is NAdam's", "wherever grad is not m"),
+        mistake("largest forgotten", "amsgrad: the largest v so far makes the step", "with max_exp_avg_sq"),
+        mistake("largest of what came before", "that the newest v may be the largest", "where it is"),
+        mistake(
+            "largest of the corrected",
+            "that torch takes the largest v and corrects it then; optax takes the largest v̂",
+            "with max_exp_avg_sq, in the first steps",
+        ),
+    )
