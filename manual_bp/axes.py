@@ -17,7 +17,8 @@ A name is an axis or an integral hyperparameter.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import cycle, islice
 from typing import Any
 
 Sizes = dict[str, tuple[int, ...]]
@@ -60,6 +61,22 @@ def lengths(sizes: Mapping[str, tuple[int, ...]], hyper: Mapping[str, Any]) -> d
     """The names that stand for one length."""
     single = {name: length[0] for name, length in sizes.items() if len(length) == 1}
     return {**single, **{name: value for name, value in hyper.items() if type(value) is int}}
+
+
+def with_ranks(sizes: Sizes, given: Collection[str], alike: Sequence[str]) -> Sizes:
+    """`sizes` where the lists that are `alike`, which have as many axes as each other, are as long as the `given` one
+    among them: the others are cut to its length, or begun anew.  As they are if none is given."""
+    rank = next((len(sizes[name]) for name in alike if name in given), None)
+    others = () if rank is None else [name for name in alike if name not in given]
+    return {**sizes, **{name: tuple(islice(cycle(sizes[name]), rank)) for name in others}}
+
+
+def unlike(sizes: Sizes, alike: Sequence[str]) -> str | None:
+    """The broken invariant in words if lists that are `alike` have different numbers of axes, else None."""
+    ranks = {name: len(sizes[name]) for name in alike if name in sizes}
+    if len(set(ranks.values())) <= 1:
+        return None
+    return f"{' and '.join(f'*{name}' for name in ranks)} must have as many axes as each other"
 
 
 def shape_of(annotation: Any, sizes: Mapping[str, tuple[int, ...]], hyper: Mapping[str, Any]) -> tuple[int, ...]:

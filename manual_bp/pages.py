@@ -175,6 +175,14 @@ def _optional_parts(page: ModuleType) -> Iterator[str]:
                 f"{name}. "
                 'Write {"y_rows": lambda rows, kernel: rows - kernel + 1}.'
             )
+    alike = getattr(page, "ALIKE", ())
+    annotations = inspect.get_annotations(page.forward, eval_str=True)
+    found = axes.axis_names(t for name in page.INPUTS if name in annotations for t in _tensors(annotations[name]))
+    if not isinstance(alike, tuple) or not all(found.get(name) for name in alike):
+        yield (
+            f"must hold ALIKE, the lists of axes of inputs that have as many axes as each other; came {alike!r:.60}. "
+            'Write ALIKE = ("space", "kernel").'
+        )
     losing = getattr(page, "VALUES", ())
     if not isinstance(losing, tuple | list) or not all(isinstance(item, Value) for item in losing):
         yield (

@@ -64,6 +64,7 @@ class Signature:
         self.conventions: Mapping[str, Mapping[str, Convention]] = getattr(page, "CONVENTIONS", {})
         self.values: tuple[Value, ...] = tuple(getattr(page, "VALUES", ()))
         self.promises: Mapping[str, Promise] = getattr(page, "PROMISES", {})
+        self.alike: tuple[str, ...] = tuple(getattr(page, "ALIKE", ()))
 
         hints = get_type_hints(page.forward)
         self.annotations: dict[str, Any] = {name: _present(hints[name]) for name in self.inputs}
@@ -298,6 +299,7 @@ class Signature:
             if tensor.device != device:
                 self._reject(f"tensors must be on one device ({device})", f"{name} on {tensor.device}", "Move it.")
         problem = axes.bind(annotations, {name: tuple(x.shape) for name, x in tensors.items()}, sizes, hyper)
+        problem = problem or axes.unlike(sizes, self.alike)
         if problem:
             shapes = ", ".join(f"{n} {tuple(t.shape)}" for n, t in {**(before or {}), **tensors}.items())
             self._reject(problem, shapes, "Nothing is broadcast: reshape or expand the argument.")

@@ -54,3 +54,27 @@ def test_what_does_not_fit_is_said(annotations, shapes, words):
     problem, _, _ = bound(annotations, shapes)
     with pytest.raises(ValueError, match=words):
         raise ValueError(problem or "it fits")
+
+
+ALIKE = ("space", "kernel")
+
+
+@pytest.mark.parametrize(
+    ("given", "kernel"),
+    [(["space"], (2,)), (["space", "kernel"], (2, 3)), ([], (2, 3)), (["batch"], (2, 3))],
+    ids=["cut", "given as well", "none given", "another given"],
+)
+def test_lists_that_are_alike_take_the_rank_of_the_one_that_is_given(given, kernel):
+    sizes = {"batch": (4,), "space": (7,), "kernel": (2, 3)}
+    assert axes.with_ranks(sizes, given, ALIKE) == {**sizes, "kernel": kernel}
+
+
+def test_lists_that_are_alike_are_begun_anew_where_they_are_too_short():
+    sizes = {"space": (7, 8, 9), "kernel": (2, 3)}
+    assert axes.with_ranks(sizes, ["space"], ALIKE)["kernel"] == (2, 3, 2)
+
+
+def test_lists_that_are_alike_must_have_as_many_axes_as_each_other():
+    assert axes.unlike({"space": (7, 8), "kernel": (2, 3)}, ALIKE) is None
+    assert axes.unlike({"space": (7, 8)}, ALIKE) is None
+    assert "*space and *kernel must have as many axes" in axes.unlike({"space": (7, 8), "kernel": (2,)}, ALIKE)

@@ -143,6 +143,7 @@ def pieceless(x: Float[Tensor, "*shape"], *, pieces: int) -> tuple[Float[Tensor,
         ({"forward": unannotated}, "must annotate every parameter of forward; x, scale is bare"),
         ({"forward": pieceless}, r'must give pieces an ordinary value, for its cases\. Write HYPER = {"pieces": 2}'),
         ({"backward": lambda residuals, dy: (dy,)}, "must have a backward whose dy is annotated"),
+        ({"ALIKE": ("shape", "kernel")}, "must hold ALIKE, the lists of axes of inputs"),
     ],
 )
 def test_a_page_with_a_part_of_another_kind(changes, message):

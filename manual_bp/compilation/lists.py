@@ -49,6 +49,8 @@ def are_one_axis(
     """
     if all(rank == 1 for rank in ranks.values()):
         return True
+    if rule.alike:  # a window along one axis is another than one along several
+        return False
     listed = {name: tuple(islice(cycle(LISTED), ranks.get(name, 1))) for name in rule.axis_names}
     sizes = {name: listed[name] if variadic else (SINGLE,) for name, variadic in rule.axis_names.items()}
     generator = torch.Generator().manual_seed(0)

@@ -30,6 +30,7 @@ def sizes_of(rule: Rule, lengths: tuple[int, ...] = SMALL) -> axes.Sizes:
     usual = {
         name: (next(remaining), next(remaining)) if variadic and position == 0 else (next(remaining),)
         for position, (name, variadic) in enumerate(rule.axis_names.items())
+        if name not in own
     }
     return {**usual, **own}
 
@@ -47,7 +48,8 @@ def draw(rule: Rule, edge: Edge, generator: torch.Generator) -> tuple[tuple[Any,
     shapes = {name: tuple(tensor.shape) for name, tensor in fixed.items() if name in rule.inputs}
     axes.bind(rule.annotations, shapes, sizes, hyper)  # whether these lengths fit is for the rule to say
     chosen = {name: axes.as_tuple(length) for name, length in edge.sizes.items()}
-    sizes = {**sizes_of(rule), **sizes, **chosen}
+    known = {**sizes, **chosen}
+    sizes = axes.with_ranks({**sizes_of(rule), **known}, known, rule.alike)
 
     def input_of(name: str, spec: Input | Index) -> Tensor | None:
         if name in fixed:

@@ -43,7 +43,8 @@ def lengths_of(rule: Rule, sizes: Mapping[str, int | tuple[int, ...]]) -> axes.S
         several = axes.as_tuple(length)
         if not all(isinstance(n, int) and n >= 0 for n in several) or (len(several) != 1 and not names[name]):
             raise ValueError(f"sizes: {name} must be a length; came {length!r}.")
-    return {**sizes_of(rule), **{name: axes.as_tuple(length) for name, length in sizes.items()}}
+    chosen = {name: axes.as_tuple(length) for name, length in sizes.items()}
+    return axes.with_ranks({**sizes_of(rule), **chosen}, chosen, rule.alike)
 
 
 def judge_own_sizes(

@@ -12,7 +12,7 @@ of the sum stays that of a short one.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from itertools import combinations
@@ -62,7 +62,8 @@ def fits(rule: Rule, edge: Edge, usual: axes.Sizes) -> bool:
     chosen = {name: axes.as_tuple(length) for name, length in edge.sizes.items()}
     sizes, hyper = {**usual, **chosen}, {**rule.ordinary, **edge.given}
     longest = getattr(rule.page, "LONGEST", {})
-    if any(length > longest.get(name, length) for name, several in sizes.items() for length in several):
+    of_hyper = {name: (hyper[name],) for name in rule.hyper if type(hyper[name]) is int}
+    if any(n > longest.get(name, n) for name, several in {**sizes, **of_hyper}.items() for n in several):
         return False
     if rule.elementwise:
         return True
@@ -112,8 +113,18 @@ def sized(rule: Rule) -> Iterator[tuple[Edge, ...]]:
         dict(zip(pair, PAIR if _is_matrix(rule, pair) else SMALLER_PAIR, strict=True))
         for pair in combinations(names, 2)
     ]
+    for name, image in _images(rule).items():
+        yield (_edge(rule, {name: image}, turn=0),)
     for lengths in (*pairs, *({name: length} for length in BEYOND for name in names)):
         yield tuple(_edge(rule, lengths, turn=0, tiny=(tiny,)) for tiny in TINIEST)
+
+
+def _images(rule: Rule) -> dict[str, tuple[int, ...]]:
+    """Two long axes of a list that is said to have several, and has no shorter ones than a tile."""
+    own = getattr(rule.page, "SIZES", {})
+    longest = getattr(rule.page, "LONGEST", {})
+    lists = [name for name, variadic in rule.axis_names.items() if variadic and name not in longest]
+    return {name: SMALLER_PAIR for name in lists if len(axes.as_tuple(own.get(name, 0))) == len(SMALLER_PAIR)}
 
 
 def _is_matrix(rule: Rule, pair: tuple[str, str]) -> bool:
@@ -130,17 +141,18 @@ def _edges(rule: Rule, lengths: dict[str, int], turn: int) -> tuple[Edge, ...]:
     return edge, replace(edge, sizes={**short, **{name: edge.sizes[name] for name in lengths if name in edge.sizes}})
 
 
-def _edge(rule: Rule, lengths: dict[str, int], turn: int, tiny: tuple[int, ...] = TINY) -> Edge:
+def _edge(rule: Rule, lengths: Mapping[str, int | tuple[int, ...]], turn: int, tiny: tuple[int, ...] = TINY) -> Edge:
     """These lengths, with tiny ones on other axes, and one of LISTS, by turn, on a list of axes."""
     sizes: dict[str, tuple[int, ...]] = {}
     own = getattr(rule.page, "SIZES", {})
     for position, (name, variadic) in enumerate(rule.axis_names.items()):
         short = LISTS[turn % len(LISTS)] if variadic else (tiny[position % len(tiny)],)
-        if name in own:
-            short = axes.as_tuple(own[name])
-        sizes[name] = (lengths[name],) if name in lengths else short
+        if name in own:  # beside a very long axis a list is one axis
+            short = axes.as_tuple(own[name])[: None if tiny == TINY or not variadic else 1]
+        sizes[name] = axes.as_tuple(lengths[name]) if name in lengths else short
     given = {name: length for name, length in lengths.items() if name in rule.hyper}
-    return Edge(", ".join(f"{name} = {length}" for name, length in lengths.items()), given=given, sizes=sizes)
+    ranked = axes.with_ranks(sizes, lengths, rule.alike)
+    return Edge(", ".join(f"{name} = {length}" for name, length in lengths.items()), given=given, sizes=ranked)
 
 
 def weighted(x: Tensor, last: float) -> Tensor:

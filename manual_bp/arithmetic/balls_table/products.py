@@ -159,15 +159,16 @@ def _convolution(
         places = places.narrow(2 + axis, 0, length)
     # (batch, groups, channels of the longer, positions, taps), and (groups, of the shorter, of the longer, taps)
     taps, positions = math.prod(w.shape[2:]), math.prod(short[2:])
-    places = places.reshape(x.shape[0], groups, -1, positions, taps)
-    weights = numbering(w.shape, 1).reshape(groups, -1, w.shape[1], taps)
+    shorts, longs = w.shape[0] // groups, w.shape[1]  # written out: -1 cannot be inferred beside an axis of 0
+    places = places.reshape(x.shape[0], groups, longs, positions, taps)
+    weights = numbering(w.shape, 1).reshape(groups, shorts, longs, taps)
     terms = w.shape[1] * taps
     if transposed:
-        under = numbering(x.shape, 1).reshape(x.shape[0], groups, -1, 1, positions, 1)
+        under = numbering(x.shape, 1).reshape(x.shape[0], groups, shorts, 1, positions, 1)
         y = _scattered(shape, x, w, places[:, :, None], under, weights[None, :, :, :, None])
     else:
         under = places.movedim(2, -2).reshape(x.shape[0], groups, 1, positions, terms)
-        y = contracted(shape, x, w, *_rows(under, weights.reshape(1, groups, -1, 1, terms), terms=terms))
+        y = contracted(shape, x, w, *_rows(under, weights.reshape(1, groups, shorts, 1, terms), terms=terms))
     return y if bias is None else add(y, lift(bias).reshape(-1, *(1,) * axes))
 
 

@@ -1,0 +1,1 @@
+"""Windows that move along axes of space: convolution, pooling, resampling."""

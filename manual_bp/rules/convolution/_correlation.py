@@ -1,0 +1,76 @@
+"""The three maps of convolution, each of them one call of torch's forward convolution.
+
+With i = stride l + dilation k − padding, the sum
+
+    Σ short[b, f, l] weight[f, c, k] long[b, c, i]
+
+over everything is linear in each of its three factors.  What stands beside one of them is a map of the other two, and
+convolution, its transpose and the cotangent of the weight are these three:
+
+    short  from long and weight   `gathered`   convolution
+    long   from short and weight  `spread`     transposed convolution
+    weight from long and short    `compared`   convolution of long with short
+
+The last is a convolution since i is symmetric: k is the position of a window whose taps are l, so that stride and
+dilation change places; and as the sum goes over b, the batch takes the place of the channels.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def gathered(
+    long: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """short[b, f, l] = Σ over c, k of weight[f, c, k] long[b, c, i], for every l whose window fits."""
+    return torch.convolution(long, weight, bias, stride, padding, dilation, False, (0,) * len(stride), groups)
+
+
+def spread(
+    short: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    remainder: Sequence[int],
+    bias: Tensor | None = None,
+) -> Tensor:
+    """long[b, c, i] = Σ over f and all l, k that lead to i, of weight[f, c, k] short[b, f, l].
+
+    remainder: so many places i behind the last window belong to the result too.
+    """
+    return torch.convolution(short, weight, bias, stride, padding, dilation, True, remainder, groups)
+
+
+def compared(
+    long: Tensor,
+    short: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """weight[f, c, k] = Σ over b, l of short[b, f, l] long[b, c, i], for the taps k that there are.
+
+    A group is a part of the channels of long and of short; with the batch in their place, the groups of long are made
+    channels again.
+    """
+    batch, channels, *space = long.shape
+    if batch == 0:  # of a sum over nothing torch's convolution gives the wrong shape
+        return long.new_zeros(short.shape[1], channels // groups, *kernel)
+    by_group = long.reshape(batch, groups, channels // groups, *space).transpose(0, 2)
+    by_group = by_group.reshape(channels // groups, groups * batch, *space)
+    taps = gathered(by_group, short.transpose(0, 1), dilation, padding, stride, groups).transpose(0, 1)
+    for axis, length in enumerate(kernel):  # where the remainder is a dilation and more, there is room for more taps
+        taps = taps.narrow(2 + axis, 0, length)
+    return taps
