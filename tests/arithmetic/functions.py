@@ -58,6 +58,8 @@ POSITIVE_ROW = between(0.6, 2.0, 4)
 POSITIVE = between(0.6, 2.0, 3, 3)
 NUMBERS = [0.0, -0.0, 1.0, -1.0, 1e-30, -1e-30, 1e-300, 3e-42, 1e30, -1e30, 40.0, -40.0, 100.0, -100.0]
 SIZES = [1e-300, 1e-40, 1e-3, 1.0, 1e3, 1e30]
+BELOW_NORMAL = [n * 2.0**-149 for n in (1, 2, 3, 533, 4001)] + [n * 2.0**-1074 for n in (1, 2, 3, 533, 4001)]
+"""Numbers below the smallest normal one of float32, which are 0 there if they are below that of float64."""
 LOGITS = [
     [[1e4, -1e4, 9999.0]],
     [[-1e4, -10001.0, -10002.5]],
@@ -112,7 +114,7 @@ ELEMENTARY = {
     "exp": one(torch.exp, extremes=[NUMBERS, [-INF]]),
     "expm1": one(torch.expm1, extremes=[NUMBERS]),
     "log": one(torch.log, POSITIVE, [SIZES]),
-    "log1p": one(torch.log1p, POSITIVE, [[0.0, -0.999999, 1e-30, 1e30]]),
+    "log1p": one(torch.log1p, POSITIVE, [[0.0, -0.999999, 1e-30, 1e30], BELOW_NORMAL]),
     "tanh": one(torch.tanh, extremes=[NUMBERS]),
     "sigmoid": one(torch.sigmoid, extremes=[NUMBERS]),
     "sin": one(torch.sin, extremes=[[0.0, 1e-30, 3.0, 1e4, -1e4]]),
@@ -125,7 +127,15 @@ ELEMENTARY = {
     "xlogy with a number": one(lambda a: torch.xlogy(a, 3.0)),
     "logaddexp": two(
         torch.logaddexp,
-        extremes=[([1e4, -1e4, 0.0, 0.0, -INF], [1e4, 9e3, 0.0, -90.0, 2.0]), ([-INF], [-INF])],
+        extremes=[
+            ([1e4, -1e4, 0.0, 0.0, -INF], [1e4, 9e3, 0.0, -90.0, 2.0]),
+            ([-INF], [-INF]),
+            (
+                [0.0] * 64,
+                [-96.0924072265625] * 64,
+            ),  # as many as torch takes by its vectorised program, which is another
+            ([0.0] * 4, [-88.0, -103.0, -709.0, -744.0]),
+        ],
     ),
     "neg": one(lambda a: -a),
     "abs": one(torch.abs, apart(3, 3), [NUMBERS]),

@@ -226,9 +226,11 @@ def log(p: Precision, a: Pair) -> Pair:
 
 @arithmetic(aten.log1p.default, operands=1)
 def _log1p(p: Precision, a: Pair) -> Pair:
+    """Of a number below the smallest normal one torch's is the one beside it: an ulp, which is 2 eta there."""
     shifted = 1 + a[0]
     propagated = torch.where(a[1] < shifted, -torch.log1p(-a[1] / shifted), INF)
-    return rounded(p, a[0].log1p(), propagated, a, roundings=ulps("log1p"))
+    beside = torch.where(a[0] == 0, EXACT, 2 * p.eta)
+    return rounded(p, a[0].log1p(), propagated + beside, a, roundings=ulps("log1p"))
 
 
 @arithmetic(aten.tanh.default, operands=1)
@@ -289,19 +291,17 @@ def _xlogy(p: Precision, a: Pair, b: Pair) -> Pair:
 
 @arithmetic(aten.logaddexp.default, operands=2)
 def _logaddexp(p: Precision, a: Pair, b: Pair) -> Pair:
-    """max + log(1 + e^−d), d = |a − b|.  The slopes are w = 1/(1 + e^(b − a)) and 1 − w; they grow by e^|change of d|
-    at most, and stay below 1.  An error of d or of e^−d counts by the slope of the smaller one."""
+    """max + log(1 + e^−d), d = |a − b|.  The slopes are σ(a − b) and σ(b − a), which are largest where the difference is.
+    An error of d or of e^−d counts by the slope of the smaller one.  Below the smallest normal number e^−d may be 2 eta
+    off and its log1p as much, as these functions are by themselves."""
     value = torch.logaddexp(a[0], b[0])
     d = torch.where(a[0] == b[0], EXACT, (a[0] - b[0]).abs())
-    growth = torch.exp(a[1] + b[1])
-    propagated = sum(
-        times(torch.clamp(torch.sigmoid(x[0] - y[0]).nan_to_num(1.0) * growth, max=1.0), x[1])
-        for x, y in ((a, b), (b, a))
-    )
+    change = a[1] + b[1]
+    propagated = sum(times(torch.sigmoid(x[0] - y[0] + change).nan_to_num(1.0), x[1]) for x, y in ((a, b), (b, a)))
     e = torch.exp(-d)
     internal = (
         p.u * (torch.where(e > 0, e * d, EXACT) / (1 + e) + ulps("exp") * e / (1 + e) + ulps("log1p") * torch.log1p(e))
-        + p.eta
+        + 4 * p.eta
     )
     return rounded(p, value, propagated + internal, a, b)
 
