@@ -291,9 +291,9 @@ def _xlogy(p: Precision, a: Pair, b: Pair) -> Pair:
 
 @arithmetic(aten.logaddexp.default, operands=2)
 def _logaddexp(p: Precision, a: Pair, b: Pair) -> Pair:
-    """max + log(1 + e^−d), d = |a − b|.  The slopes are σ(a − b) and σ(b − a), which are largest where the difference is.
-    An error of d or of e^−d counts by the slope of the smaller one.  Below the smallest normal number e^−d may be 2 eta
-    off and its log1p as much, as these functions are by themselves."""
+    """max + log(1 + e^−d), d = |a − b|.  The slopes are σ(a − b) and σ(b − a), largest where these differences
+    are.  An error of d or of e^−d counts by the slope of the smaller one.  Below the smallest normal number e^−d may be
+    2 eta off and its log1p as much, as these functions are by themselves."""
     value = torch.logaddexp(a[0], b[0])
     d = torch.where(a[0] == b[0], EXACT, (a[0] - b[0]).abs())
     change = a[1] + b[1]
