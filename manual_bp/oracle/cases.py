@@ -123,11 +123,12 @@ def _sized(
 ) -> Iterator[Further]:
     """Cases of every length."""
     usual = sizes_of(rule)
+    signs = SIGNS[::-1] if not rule.elementwise and _acts_on_negative(rule) else SIGNS
 
     def heavy(case: Case) -> Iterator[Tensor]:
         for i, (name, x) in enumerate(case.named(rule).items()):
             if _is_weighted(rule, name):
-                yield weighted(x, last=SIGNS[i % 2])
+                yield weighted(x, last=signs[i % 2])
             elif isinstance(rule.inputs[name], Index):
                 yield thinned(rule, name, case)
             else:
@@ -158,6 +159,20 @@ def _sized(
         length = math.prod(shape)
         if length - BLOCKS[-1] in OFF or length in BEYOND:  # on all blocks, one off all, or beyond a limit
             yield _opposite(rule, case)
+
+
+def _acts_on_negative(rule: Rule) -> bool:
+    """Whether positive inputs leave nothing of a cotangent, as of that of a weight which negative ones alone meet: an
+    end at which the first input is positive tells nothing of it then."""
+    if not rule.has_backward:
+        return False
+    case = Case(*draw(rule, Edge("ordinary"), torch.Generator().manual_seed(0)), "ordinary")
+    positive = case.with_tensors(x.abs() if x.is_floating_point() else x for x in case.tensors)
+    try:
+        grads = rule.vjp(positive.inputs, positive.dy, **positive.hyper)[1]
+    except ValueError:  # not every page is defined there
+        return False
+    return any(grad is not None and grad.numel() > 0 and not bool(grad.any()) for grad in grads)
 
 
 def repeated(block: Tensor, shape: tuple[int, ...]) -> Tensor:
