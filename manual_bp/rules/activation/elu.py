@@ -5,11 +5,11 @@
 
 Derivation.  The right branch has slope 1.  On the left d/dx alpha (eˣ − 1) = alpha eˣ:
 
-    dx = dy                               x > 0
-    dx = dy alpha eˣ = dy (alpha h) h     x ≤ 0,   h = e^(x/2)
+    dx = dy              x > 0
+    dx = dy alpha eˣ     x ≤ 0
 
-eˣ is taken in two halves, so that a large alpha meets a normal number: where eˣ alone has sunk below the smallest
-normal one it has lost digits, which alpha would bring to light.
+alpha eˣ has the digits that a large alpha brings to light where eˣ alone has sunk below the smallest normal number
+(`_exponential`).
 
 At 0 the slopes are 1 and alpha; they meet only for alpha = 1.  This page takes alpha there, as torch does.  Any real
 alpha is allowed; for a negative one y > 0 on the left, so the branch cannot be read off y.
@@ -28,6 +28,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from manual_bp.inputs import Edge, Input, Mistake, normal
+from manual_bp.rules.activation._exponential import times_exp
 
 
 class Residuals(NamedTuple):
@@ -43,8 +44,7 @@ def forward(x: Float[Tensor, "*shape"], *, alpha: float = 1.0) -> tuple[Float[Te
 
 def backward(residuals: Residuals, dy: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"]]:
     x, alpha = residuals
-    h = torch.exp(x / 2)
-    return (torch.where(x > 0, dy, dy * (alpha * h * h)),)
+    return (torch.where(x > 0, dy, dy * times_exp(alpha, x)),)
 
 
 INPUTS = {"x": Input(normal())}

@@ -7,8 +7,7 @@ logistic function,
 
     dx = dy σ(beta x),   σ(t) = 1 / (1 + e⁻ᵗ)
 
-In e = e^−|t|, which never overflows, σ(t) = 1 / (1 + e) for t ≥ 0 and e / (1 + e) for t < 0, with every digit of the
-lower tail.  Read off the output it is 1 − e^(−beta y), which has none left there.
+`_logistic` keeps every digit of its lower tail.  Read off the output it is 1 − e^(−beta y), which has none left there.
 
 eᵗ overflows for large t; there log(1 + eᵗ) = t + log(1 + e⁻ᵗ), so that
 
@@ -33,6 +32,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from manual_bp.inputs import Edge, Input, Mistake, Promise, Value, normal, require
+from manual_bp.rules.activation._logistic import logistic
 
 LARGE = 10.3
 """Where forward goes over to its second form.  Both hold on either side; this is no number that somebody would choose
@@ -53,9 +53,7 @@ def forward(x: Float[Tensor, "*shape"], *, beta: float = 1.0) -> tuple[Float[Ten
 
 
 def backward(residuals: Residuals, dy: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"]]:
-    t = residuals.beta * residuals.x
-    e = torch.exp(-torch.abs(t))
-    return (dy * (torch.where(t < 0, e, 1.0) / (1 + e)),)
+    return (dy * logistic(residuals.beta * residuals.x),)
 
 
 INPUTS = {"x": Input(normal(std=2.0))}
