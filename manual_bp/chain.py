@@ -1,12 +1,8 @@
-"""Layers: rules lifted so that they compose.
+"""Compositions: layers made of layers, and what passes them.
 
-A layer is a pair of pure functions.  Parameters and state are flat dictionaries of tensors; a layer picks the names
-that it owns, and nothing is kept on the layer itself:
-
-    forward(params, state, x)  -> y, residuals, state
-    backward(residuals, dy)    -> dx, dparams
-
-`chain` and `residual` make layers out of layers, so a model is a layer, and its tape is the nested residuals.
+`chain` puts layers one after another, `joined` lets one x feed several branches whose results a rule takes, and
+`residual` is the sum of x and f(x); so a model is a layer, and its tape is the nested residuals.  A parameter that
+several layers use has one name, and gets the sum of its cotangents.
 """
 
 from __future__ import annotations
@@ -14,79 +10,55 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from torch import Tensor
 
-from manual_bp import axes
+from manual_bp.layers import (
+    TRACKED,
+    Activation,
+    BatchNorm,
+    Dropout,
+    Identity,
+    Layer,
+    Leaf,
+    Tensors,
+    activation,
+    batch_norm,
+    dropout,
+    fits_activation,
+    linear,
+)
 from manual_bp.losses import Loss
 from manual_bp.registry import RULES
-from manual_bp.rule import Rule
 
-Tensors = Mapping[str, Tensor]
-
-
-@runtime_checkable  # so that annotations can be checked under test
-class Layer(Protocol):
-    """What `chain` composes."""
-
-    def forward(self, params: Tensors, state: Tensors, x: Tensor) -> tuple[Tensor, Any, Tensors]: ...
-
-    def backward(self, residuals: Any, dy: Tensor) -> tuple[Tensor, dict[str, Tensor]]: ...
-
-    def map(self, change: Callable[[str, Leaf], Layer], name: str = "") -> Layer:
-        """The same composition with every leaf replaced by `change(dotted name, leaf)`."""
-        ...
-
-
-@dataclass(frozen=True)
-class Leaf:
-    """A rule as a layer.
-
-    rule: its first input is the layer's input; the others are looked up by name.
-    names: for each other input of the rule, its name in params (inputs with a cotangent) or in state (the others).
-    hyper: the rule's hyperparameters.
-    shapes: the shape of each named tensor; a mask's lacks the batch axis.
-    """
-
-    rule: Rule
-    names: Mapping[str, str] = field(default_factory=dict)
-    hyper: Mapping[str, Any] = field(default_factory=dict)
-    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-
-    def forward(self, params: Tensors, state: Tensors, x: Tensor) -> tuple[Tensor, Any, Tensors]:
-        y, residuals = self.rule.forward(x, *self.others(params, state), **self.hyper)
-        return y, residuals, state
-
-    def backward(self, residuals: Any, dy: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        dx, *others = self.rule.backward(residuals, dy)
-        assert dx is not None
-        locals_ = list(self.rule.inputs)[1:]
-        return dx, {self.names[local]: d for local, d in zip(locals_, others, strict=True) if d is not None}
-
-    def others(self, params: Tensors, state: Tensors) -> list[Tensor]:
-        """The rule's inputs beside x, in its order: parameters if they have a cotangent, else state.
-
-        Raises ValueError if one is missing.
-        """
-        found = []
-        for local in list(self.rule.inputs)[1:]:
-            where, source = ("params", params) if self.rule.inputs[local].cotangent else ("state", state)
-            name = self.names[local]
-            if name not in source:
-                remedy = "Put model.draw_masks(batch, generator) into the state." if local == "mask" else ""
-                raise ValueError(
-                    f"{self.rule.name}: {where} must hold {name!r}; came {sorted(source)}. {remedy}".rstrip()
-                )
-            found.append(source[name])
-        return found
-
-    def map(self, change: Callable[[str, Leaf], Layer], name: str = "") -> Layer:
-        return change(name, self)
-
-    def inference(self) -> Layer:
-        """What stands here once training is over."""
-        return self
+__all__ = [
+    "TRACKED",
+    "Activation",
+    "BatchNorm",
+    "Chain",
+    "Dropout",
+    "Identity",
+    "Joined",
+    "Layer",
+    "Leaf",
+    "Moved",
+    "Tensors",
+    "Visit",
+    "activation",
+    "batch_norm",
+    "chain",
+    "dropout",
+    "fits_activation",
+    "inference",
+    "joined",
+    "leaves",
+    "linear",
+    "probe",
+    "residual",
+    "takers",
+    "trace",
+]
 
 
 @dataclass(frozen=True)
@@ -95,47 +67,76 @@ class Chain:
 
     layers: Mapping[str, Layer]
 
-    def forward(self, params: Tensors, state: Tensors, x: Tensor) -> tuple[Tensor, Any, Tensors]:
+    def forward(self, params: Tensors, state: Tensors, x: Any) -> tuple[Any, Any, Tensors]:
         tape = []
         for layer in self.layers.values():
             x, residuals, state = layer.forward(params, state, x)
             tape.append(residuals)
         return x, tuple(tape), state
 
-    def backward(self, residuals: Any, dy: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def backward(self, residuals: Any, dy: Any) -> tuple[Any, dict[str, Tensor]]:
         dparams: dict[str, Tensor] = {}
         for layer, kept in reversed(list(zip(self.layers.values(), residuals, strict=True))):
             dy, found = layer.backward(kept, dy)
-            for name, d in found.items():  # a parameter used twice gets the sum of both
-                dparams[name] = dparams[name] + d if name in dparams else d
+            dparams = summed(dparams, found)
         return dy, dparams
 
     def map(self, change: Callable[[str, Leaf], Layer], name: str = "") -> Layer:
-        prefix = f"{name}." if name else ""
-        return Chain({child: layer.map(change, prefix + child) for child, layer in self.layers.items()})
+        return Chain({child: layer.map(change, dotted(name, child)) for child, layer in self.layers.items()})
 
 
 @dataclass(frozen=True)
-class Residual:
-    """y = x + f(x), hence dx = dy + f's dx: the cotangent always has one way that no layer can shrink."""
+class Joined:
+    """y = g(f₁(x), f₂(x), ...): one x feeds several branches, whose results are the inputs of one rule.
 
-    f: Layer
+    x reaches the cost through every branch, so dx is the sum of what they bring back.
+    """
 
-    def forward(self, params: Tensors, state: Tensors, x: Tensor) -> tuple[Tensor, Any, Tensors]:
-        y, residuals, state = self.f.forward(params, state, x)
-        if y.shape != x.shape:
-            raise ValueError(
-                f"residual: f must keep the shape, as y = x + f(x) broadcasts nothing; came x {tuple(x.shape)}, "
-                f"f(x) {tuple(y.shape)}. Make the block as wide as its input."
-            )
-        return x.detach() + y, residuals, state
+    join: Layer
+    branches: Mapping[str, Layer]
 
-    def backward(self, residuals: Any, dy: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        dx, dparams = self.f.backward(residuals, dy)
-        return dy.detach() + dx, dparams
+    def forward(self, params: Tensors, state: Tensors, x: Any) -> tuple[Tensor, Any, Tensors]:
+        results, tape = [], []
+        for branch in self.branches.values():
+            result, residuals, state = branch.forward(params, state, x)
+            results.append(result)
+            tape.append(residuals)
+        y, residuals, state = self.join.forward(params, state, tuple(results))
+        return y, (tuple(tape), residuals), state
+
+    def backward(self, residuals: Any, dy: Tensor) -> tuple[Any, dict[str, Tensor]]:
+        tape, kept_by_join = residuals
+        cotangents, dparams = self.join.backward(kept_by_join, dy)
+        dx = None
+        for branch, kept, cotangent in zip(self.branches.values(), tape, cotangents, strict=True):
+            brought_back, found = branch.backward(kept, cotangent)
+            dx = brought_back if dx is None else dx + brought_back
+            dparams = summed(dparams, found)
+        return dx, dparams
 
     def map(self, change: Callable[[str, Leaf], Layer], name: str = "") -> Layer:
-        return Residual(self.f.map(change, name))
+        branches = {child: branch.map(change, dotted(name, child)) for child, branch in self.branches.items()}
+        return Joined(self.join.map(change, name), branches)
+
+
+@dataclass(frozen=True)
+class Moved:
+    """y holds the numbers of x in other places, and dx those of dy brought back.
+
+    Nothing is computed, so there is no rule to judge, and no place in a trace.
+    """
+
+    there: Callable[[Tensor], Tensor]
+    back: Callable[[Tensor], Tensor]
+
+    def forward(self, params: Tensors, state: Tensors, x: Tensor) -> tuple[Tensor, Any, Tensors]:
+        return self.there(x), None, state
+
+    def backward(self, residuals: Any, dy: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.back(dy), {}
+
+    def map(self, change: Callable[[str, Leaf], Layer], name: str = "") -> Layer:
+        return self
 
 
 def chain(**layers: Layer) -> Chain:
@@ -148,148 +149,32 @@ def chain(**layers: Layer) -> Chain:
     return Chain(layers)
 
 
-def residual(f: Layer) -> Residual:
-    """y = x + f(x)."""
-    return Residual(f)
+def joined(rule: str, branches: Mapping[str, Layer], **hyper: Any) -> Joined:
+    """y = rule(f₁(x), f₂(x), ...), the branches by name, in the order of the rule's inputs.
 
-
-def linear(inputs: int, outputs: int, *, weight: str = "weight", bias: str = "bias") -> Leaf:
-    """z = x Wᵀ + b, with W and b under the given names."""
-    return Leaf(RULES["linear"], {"weight": weight, "bias": bias}, shapes={weight: (outputs, inputs), bias: (outputs,)})
-
-
-class Activation(Leaf):
-    """a = σ(z): a rule whose only input is x."""
-
-    def inputs_for(self, units: int) -> int:
-        """How wide z must be for a to have so many units, as the page's annotations say."""
-        sizes: axes.Sizes = {}
-        hyper = self.rule.check_hyper(self.hyper)
-        if wrong := axes.bind({"y": self.rule.y_annotation}, {"y": (1, units)}, sizes, hyper):
-            raise ValueError(f"activation: {self.rule.name} must give (batch, units); {wrong}. Choose another rule.")
-        return axes.shape_of(self.rule.annotations["x"], sizes, hyper)[-1]
-
-
-def fits_activation(rule: Rule) -> bool:
-    """Whether a rule can stand between layers: one input, x, and one output with some of its axes, whatever the
-    rule's chapter."""
-    only_x = list(rule.inputs) == ["x"] and rule.is_number("x") and rule.has_backward
-    if not only_x or rule.outputs != ("y",):
-        return False
-    own = axes.axis_names([rule.y_annotation], rule.hyper)
-    return bool(own) and own.keys() <= rule.axis_names.keys()
-
-
-def activation(name: str, **hyper: Any) -> Activation | Identity:
-    """a = σ(z) with a rule of one input, x, whatever its chapter; "identity" is nothing at all.
-
-    Raises ValueError for a rule of other inputs, and for hyperparameters that it does not take or lacks.
+    In a composition y has the name of the whole, and what is in a branch a name under it; of a branch without a name
+    ("") directly.
     """
-    if name == "identity":
-        if hyper:
-            raise ValueError(f"activation: identity takes no hyperparameters; came {sorted(hyper)}.")
-        return Identity()
-    rule = RULES[name]
-    if not fits_activation(rule):
-        raise ValueError(
-            f"activation: a rule of one input, x, with a value for each unit is due; came {name!r}, which takes "
-            f"{list(rule.inputs)}. Make a layer of your own for it: a pair of functions (manual_bp.chain.Layer)."
-        )
-    rule.check_hyper(hyper)
-    return Activation(rule, hyper=hyper)
+    return Joined(Leaf(RULES[rule], hyper=hyper, takes=len(branches)), branches)
 
 
-class Identity:
-    """y = x: an output without activation, and dropout once training is over."""
-
-    def inputs_for(self, units: int) -> int:
-        return units
-
-    def forward(self, params: Tensors, state: Tensors, x: Tensor) -> tuple[Tensor, Any, Tensors]:
-        return x, None, state
-
-    def backward(self, residuals: Any, dy: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        return dy, {}
-
-    def map(self, change: Callable[[str, Leaf], Layer], name: str = "") -> Layer:
-        return self
+def residual(f: Layer) -> Joined:
+    """y = x + f(x), hence dx = dy + f's dx: the cotangent always has one way that no layer can shrink."""
+    return joined("add", {"x": Identity(), "": f})
 
 
-class Dropout(Leaf):
-    """Dropout; the mask is drawn by the caller and comes in through the state."""
-
-    def inference(self) -> Layer:
-        return Identity()
+def dotted(name: str, child: str) -> str:
+    """The name of a part of what has a name; either may have none."""
+    return ".".join(part for part in (name, child) if part)
 
 
-def dropout(features: int, p: float, *, mask: str = "mask") -> Dropout:
-    """Dropout of a (batch, features) tensor with the mask `state[mask]`."""
-    return Dropout(RULES["dropout"], {"mask": mask}, {"p": p}, {mask: (features,)})
-
-
-@dataclass(frozen=True)
-class BatchNorm(Leaf):
-    """Batch normalisation that also keeps running statistics, for inference.
-
-    running ← (1 − momentum) running + momentum (statistic of the batch); the running variance takes the unbiased
-    variance, while the normalisation uses the biased one.  With momentum None each of the k batches so far counts
-    alike: momentum is 1/k, and the state counts k in num_batches_tracked.  All as torch.nn.BatchNorm1d does.
-    """
-
-    momentum: float | None = 0.1
-    prefix: str = ""
-
-    @property
-    def running(self) -> tuple[str, str]:
-        return f"{self.prefix}running_mean", f"{self.prefix}running_var"
-
-    def forward(self, params: Tensors, state: Tensors, x: Tensor) -> tuple[Tensor, Any, Tensors]:
-        y, residuals, state = super().forward(params, state, x)
-        share: float | Tensor
-        if self.momentum is None:
-            tracked = f"{self.prefix}{TRACKED}"
-            k = state[tracked] + 1
-            state = {**state, tracked: k}
-            share = 1 / k.to(residuals.mean.dtype)
-        else:
-            share = self.momentum
-        m = x.numel() // max(x.shape[1], 1)
-        if m == 0:
-            return y, residuals, state
-        unbiased = residuals.variance * (m / (m - 1))
-        fresh = {
-            name: ((1 - share) * state[name].detach() + share * statistic).to(state[name].dtype)
-            for name, statistic in zip(self.running, (residuals.mean, unbiased), strict=True)
-        }
-        return y, residuals, {**state, **fresh}
-
-    def inference(self) -> Layer:
-        mean, var = self.running
-        names = {**self.names, "running_mean": mean, "running_var": var}
-        return Leaf(RULES["batch_norm_inference"], names, self.hyper, self.shapes)
-
-
-TRACKED = "num_batches_tracked"
-"""The state that counts batches: an integer, as in torch."""
-
-
-def batch_norm(channels: int, *, prefix: str = "", momentum: float | None = 0.1, **hyper: Any) -> BatchNorm:
-    """Batch normalisation with parameters `<prefix>weight`, `<prefix>bias` and state `<prefix>running_mean`, `_var`.
-
-    momentum: the share of the newest batch in the running statistics; None for the average over all batches, which
-        also counts them in the state `<prefix>num_batches_tracked`.
-    """
-    names = {"weight": f"{prefix}weight", "bias": f"{prefix}bias"}
-    shapes: dict[str, tuple[int, ...]] = {
-        f"{prefix}{n}": (channels,) for n in ("weight", "bias", "running_mean", "running_var")
-    }
-    if momentum is None:
-        shapes[f"{prefix}{TRACKED}"] = ()
-    return BatchNorm(RULES["batch_norm"], names, hyper, shapes, momentum, prefix)
+def summed(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A parameter that both use gets the sum of both cotangents."""
+    return {**first, **{name: first[name] + d if name in first else d for name, d in second.items()}}
 
 
 def leaves(layer: Layer) -> dict[str, Leaf]:
-    """Every leaf of a composition by its dotted name, from input to output."""
+    """Every leaf of a composition by its dotted name, in the order of computation."""
     found: dict[str, Leaf] = {}
 
     def note(name: str, leaf: Leaf) -> Layer:
@@ -297,6 +182,27 @@ def leaves(layer: Layer) -> dict[str, Leaf]:
         return leaf
 
     layer.map(note)
+    return found
+
+
+def takers(layer: Layer) -> dict[str, list[str]]:
+    """By leaf, the leaves that take its result, whose dx add up to its dy; none take the output of the whole."""
+    found: dict[str, list[str]] = {}
+
+    def visit(layer: Layer, name: str, after: list[str]) -> list[str]:
+        """after: what takes the layer's result.  Returns what takes its input."""
+        if isinstance(layer, Chain):
+            for child, inner in reversed(list(layer.layers.items())):
+                after = visit(inner, dotted(name, child), after)
+        elif isinstance(layer, Joined):
+            visit(layer.join, name, after)
+            after = [t for child, branch in layer.branches.items() for t in visit(branch, dotted(name, child), [name])]
+        elif isinstance(layer, Leaf):
+            found[name] = after
+            after = [name]
+        return after
+
+    visit(layer, "", [])
     return found
 
 
@@ -310,10 +216,10 @@ class Visit:
     """What passed one leaf, on the way there and back."""
 
     leaf: Leaf
-    inputs: tuple[Tensor, ...]
+    inputs: tuple[Tensor | None, ...]
     y: Tensor
     dy: Tensor | None = None
-    dx: Tensor | None = None
+    dx: Any = None
     dparams: dict[str, Tensor] = field(default_factory=dict)
 
     def quantities(self) -> dict[str, Tensor]:
@@ -324,7 +230,9 @@ class Visit:
         assert self.dy is not None
         local = {f"d{local}": self.dparams[name] for local, name in self.leaf.names.items() if name in self.dparams}
         if self.leaf.rule.name == "linear":
-            return {"z": self.y, "delta": self.dy, "dW": local["dweight"], "db": local["dbias"]}
+            letters = {"dW": "dweight", "db": "dbias"}
+            found = {letter: local[name] for letter, name in letters.items() if name in local}
+            return {"z": self.y, "delta": self.dy, **found}
         if isinstance(self.leaf, Activation):
             return {"a": self.y, "da": self.dy}
         return {"y": self.y, "dy": self.dy, **local}
@@ -339,13 +247,13 @@ class _Probe:
     log: dict[str, Visit]
     runs: Layer
 
-    def forward(self, params: Tensors, state: Tensors, x: Tensor) -> tuple[Tensor, Any, Tensors]:
+    def forward(self, params: Tensors, state: Tensors, x: Any) -> tuple[Tensor, Any, Tensors]:
         state_before = state
         y, residuals, state = self.runs.forward(params, state, x)
-        self.log[self.name] = Visit(self.leaf, (x, *self.leaf.others(params, state_before)), y)
+        self.log[self.name] = Visit(self.leaf, self.leaf.inputs(params, state_before, x), y)
         return y, residuals, state
 
-    def backward(self, residuals: Any, dy: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def backward(self, residuals: Any, dy: Tensor) -> tuple[Any, dict[str, Tensor]]:
         dx, dparams = self.runs.backward(residuals, dy)
         visit = self.log[self.name]
         visit.dy, visit.dx, visit.dparams = dy, dx, dparams
@@ -375,8 +283,8 @@ def trace(
 ) -> dict[str, dict[str, Tensor]]:
     """Run there and back, and expose z, a, delta, dW, db of every layer by its dotted name.
 
-    x: (batch, features); target: what the loss takes, of square_loss shaped like the output.  `delta` is the cotangent
-    of z for the batch's mean cost, so it contains the 1/n.
+    x: (batch, features), or the numbers of tokens, (batch, positions); target: what the loss takes, of square_loss
+    shaped like the output.  `delta` is the cotangent of z for the batch's mean cost, so it contains the 1/n.
     Raises ValueError for a target that does not fit the output.
     """
     probed, log = probe(layer)

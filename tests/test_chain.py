@@ -6,7 +6,20 @@ import pytest
 import torch
 
 import manual_bp as bp
-from manual_bp.chain import activation, batch_norm, chain, dropout, inference, leaves, linear, residual, trace
+from manual_bp.chain import (
+    Identity,
+    activation,
+    batch_norm,
+    chain,
+    dropout,
+    inference,
+    joined,
+    leaves,
+    linear,
+    residual,
+    takers,
+    trace,
+)
 from tests.allowed import assert_agrees
 from torch_ref import vjp
 
@@ -42,6 +55,27 @@ def test_shared_parameter_gets_the_sum():
     assert_agrees(there_and_back(twice, ("W", "b")), (x, dy, w, b), (y, *grads))
 
 
+def test_branches_bring_back_their_sum():
+    """One x in both places of a product, once behind a layer."""
+    layer = joined("swiglu", {"gate": Identity(), "up": linear(3, 3, weight="W", bias="b")})
+    x, dy, w, b = draw(4, 3), draw(4, 3), draw(3, 3), draw(3)
+    y, grads = vjp(lambda x, w, b: torch.nn.functional.silu(x) * (x @ w.T + b))((x, w, b), dy)
+    assert_agrees(there_and_back(layer, ("W", "b")), (x, dy, w, b), (y, *grads))
+
+
+def test_what_takes_a_layer_s_result_is_known():
+    block = residual(chain(norm=activation("tanh"), gated=joined("swiglu", {"gate": linear(2, 2), "up": linear(2, 2)})))
+    assert takers(chain(first=linear(2, 2), block=block, last=linear(2, 1))) == {
+        "first": ["block", "block.norm"],
+        "block.norm": ["block.gated.gate", "block.gated.up"],
+        "block.gated.gate": ["block.gated"],
+        "block.gated.up": ["block.gated"],
+        "block.gated": ["block"],
+        "block": ["last"],
+        "last": [],
+    }
+
+
 def test_residual_adds_the_cotangent():
     x, dy = draw(5, 4), draw(5, 4)
     assert_agrees(there_and_back(residual(activation("relu"))), (x, dy), (x + x.relu(), dy + dy * (x > 0)))
@@ -49,7 +83,7 @@ def test_residual_adds_the_cotangent():
 
 def test_residual_broadcasts_nothing():
     layer = residual(linear(4, 1, weight="W", bias="b"))
-    with pytest.raises(ValueError, match="keep the shape"):
+    with pytest.raises(ValueError, match=r"add: .* Nothing is broadcast"):
         layer.forward({"W": draw(1, 4), "b": draw(1)}, {}, draw(5, 4))
 
 
@@ -127,7 +161,7 @@ def test_inference_uses_running_statistics_and_drops_nothing():
 
 def test_names_are_nested_with_dots():
     layer = chain(block1=residual(chain(linear=linear(2, 2), act=activation("relu"))), out=linear(2, 1))
-    assert list(leaves(layer)) == ["block1.linear", "block1.act", "out"]
+    assert list(leaves(layer)) == ["block1.linear", "block1.act", "block1", "out"]
 
 
 def test_identity_is_no_leaf():

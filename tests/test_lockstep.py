@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import manual_bp as bp
 from manual_bp import losses, networks
-from manual_bp.chain import Leaf, Residual, leaves
+from manual_bp.chain import Joined, Leaf, leaves
 from manual_bp.cli import app
 from manual_bp.lockstep import branches_differ, brief, lockstep
 from manual_bp.models import mlp, residual_mlp
@@ -160,18 +160,20 @@ def test_sixteen_bits_are_refused():
         run(MODELS["notes"](), dtype=torch.bfloat16)
 
 
-def test_a_wrong_skip_is_found_between_the_layers(monkeypatch):
+def test_a_wrong_sum_over_branches_is_found_between_the_layers(monkeypatch):
     """float32, where the worst-case bound of a deep chain says nothing."""
+    right = Joined.backward
 
     def backward(self, residuals, dy):
-        dx, dparams = self.f.backward(residuals, dy)
-        return 0.9 * dy.detach() + dx, dparams
+        dx, dparams = right(self, residuals, dy)
+        return dx - 0.1 * dy, dparams
 
-    monkeypatch.setattr(Residual, "backward", backward)
+    monkeypatch.setattr(Joined, "backward", backward)
     report = run(MODELS["residual"](), dtype=torch.float32)
     assert not report.passed
     assert "every hand-derived layer agrees by itself: torch's step is wrong, or else" in report.verdict
-    assert "the cause is between the layers: a residual connection, the loss, the penalty or running" in report.verdict
+    between = "a sum over the branches of one x, the loss, the penalty or running"
+    assert f"the cause is between the layers: {between}" in report.verdict
 
 
 class Keeping(TorchEngine):

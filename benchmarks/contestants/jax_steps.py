@@ -94,15 +94,13 @@ class JaxStep:
         return updated, after, key, loss
 
     def _forward(self, params: Any, buffers: Any, key: Any, masks: Any, x: Any) -> Any:
-        """Leaf by leaf in the model's order; a block's input is added where the block ends."""
+        """Leaf by leaf in the model's order; a block begins with its linear layer and ends with the sum."""
         import jax
 
         after = dict(buffers)
-        residual = self._problem.model.name == "residual_mlp"
         into = x
         for name, leaf in leaves(self._problem.model).items():
-            block_begins = residual and name.endswith(".linear")
-            if block_begins:
+            if name.endswith(".linear"):
                 into = x
             if leaf.rule.name == "linear":
                 x = x @ params[leaf.names["weight"]].T + params[leaf.names["bias"]]
@@ -112,7 +110,9 @@ class JaxStep:
                 p = leaf.hyper["p"]
                 key, drawing = jax.random.split(key)
                 kept = jax.random.bernoulli(drawing, 1 - p, x.shape) if not masks else masks[leaf.names["mask"]]
-                x = into + jax.numpy.where(kept, x / (1 - p), 0)
+                x = jax.numpy.where(kept, x / (1 - p), 0)
+            elif leaf.rule.name == "add":
+                x = into + x
             else:
                 x = _activation(leaf.rule.name, leaf.hyper, x)
         return x, after

@@ -9,8 +9,8 @@ the actual errors, which have random signs and mostly cancel, are still small.  
   chain as a real rounding error would: with its sign, and with the chain's own sensitivity.
 
 A handful of the latter give, for every element, the size that the accumulated rounding error has.  To first order it is
-a sum of many independent errors, so it is about normally distributed.  An addition between layers (a residual
-connection) is covered by the one rounding that the inputs of the next leaf carry.
+a sum of many independent errors, so it is about normally distributed.  An addition between layers (of what several
+branches bring back to one x) is covered by the one rounding that the inputs of the next leaf carry.
 
 Sources: Parker, "Monte Carlo Arithmetic: exploiting randomness in floating-point arithmetic", UCLA CSD-970002 (1997);
 Vignes, "A stochastic arithmetic for reliable scientific computation", Math. Comput. Simul. 35 (1993).
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -123,21 +123,28 @@ class _ErringLeaf:
     inner: Leaf
     errors: Errors
 
-    def forward(self, params: Tensors, state: Tensors, x: Tensor) -> tuple[Tensor, Any, Tensors]:
+    def forward(self, params: Tensors, state: Tensors, x: Any) -> tuple[Tensor, Any, Tensors]:
         own, enter, leave = self.inner.shapes, self.errors.enter, self.errors.leave
         known = {name: enter(t) for name, t in state.items() if name in own}
         entered = {name: enter(t) for name, t in params.items() if name in own}
         with self.errors.computing():
-            y, residuals, after = self.inner.forward(entered, known, enter(x))
+            y, residuals, after = self.inner.forward(entered, known, _each(enter, x))
         return leave(y), residuals, {**state, **{name: leave(t) for name, t in after.items()}}
 
-    def backward(self, residuals: Any, dy: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def backward(self, residuals: Any, dy: Tensor) -> tuple[Any, dict[str, Tensor]]:
         with self.errors.computing():
             dx, dparams = self.inner.backward(residuals, self.errors.enter(dy))
-        return self.errors.leave(dx), {name: self.errors.leave(d) for name, d in dparams.items()}
+        return _each(self.errors.leave, dx), {name: self.errors.leave(d) for name, d in dparams.items()}
 
     def map(self, change: Any, name: str = "") -> Layer:
         return self.inner.map(change, name)
+
+
+def _each(change: Callable[[Tensor], Tensor], x: Any) -> Any:
+    """What a layer takes or brings back: a tensor, several of them, or None of an index."""
+    if isinstance(x, tuple):
+        return tuple(change(part) for part in x)
+    return None if x is None else change(x)
 
 
 def wide(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -52,4 +52,12 @@ def suited_to(activation: Activation | Identity) -> str:
     return "he" if bool(passing.any()) and not bool(passing.all()) else "xavier"
 
 
-INITIALIZERS = MappingProxyType({"xavier": xavier, "he": he})
+def normal(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """Normal with standard deviation 0.02, whatever the shape, as transformers begin: every block adds little to x.
+
+    Source: Radford et al., "Improving Language Understanding by Generative Pre-Training" (2018), section 4.1.
+    """
+    return 0.02 * torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+INITIALIZERS = MappingProxyType({"xavier": xavier, "he": he, "normal": normal})

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.chain import TRACKED, Activation, Chain, Identity, Layer, Leaf, Tensors, inference, leaves
+from manual_bp.chain import Activation, Chain, Identity, Layer, Leaf, Tensors, inference, leaves
 from manual_bp.masks import Mask, draw, masks_of
 from manual_bp.models.initialization import INITIALIZERS
 
@@ -31,7 +31,7 @@ class Model:
     def forward(self, params: Tensors, state: Tensors, x: Tensor) -> tuple[Tensor, Any, Tensors]:
         return self.layer.forward(params, state, x)
 
-    def backward(self, residuals: Any, dy: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def backward(self, residuals: Any, dy: Tensor) -> tuple[Tensor | None, dict[str, Tensor]]:
         return self.layer.backward(residuals, dy)
 
     def map(self, change: Callable[[str, Leaf], Layer], name: str = "") -> Layer:
@@ -75,9 +75,9 @@ class Model:
         dtype: torch.dtype = torch.float32,
         device: str = "cpu",
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Initial parameters and state: weights by `initializer`, biases and means 0, scales and variances 1.
+        """Initial parameters and state: weights by `initializer`, biases 0, scales 1, and what each layer begins with.
 
-        initializer: "xavier" or "he"; by default the model's own.  Raises ValueError for any other.
+        initializer: "xavier", "he" or "normal"; by default the model's own.  Raises ValueError for any other.
         """
         chosen = initializer or self.initializer
         if chosen not in INITIALIZERS:
@@ -85,17 +85,16 @@ class Model:
         params: dict[str, Tensor] = {}
         state: dict[str, Tensor] = {}
         for leaf in leaves(self.layer).values():
-            local_names = {name: local for local, name in leaf.names.items()}
-            for name, shape in leaf.shapes.items():
-                local = local_names.get(name)
+            initial = leaf.initial()
+            for name, value in initial.items():
+                state[name] = value.to(device, dtype if value.is_floating_point() else value.dtype)
+            for local, name in leaf.names.items():
+                if local == "mask" or name in initial or name in params:  # of layers that share one the first draws it
+                    continue
+                shape = leaf.shapes[name]
                 if local == "weight" and len(shape) == 2:
                     value = INITIALIZERS[chosen]((shape[0], shape[1]), generator)
-                elif local == "mask":
-                    continue
-                elif name.endswith(TRACKED):
-                    state[name] = torch.zeros(shape, dtype=torch.int64, device=device)
-                    continue
                 else:
-                    value = torch.full(shape, 1.0 if local == "weight" or name.endswith("running_var") else 0.0)
-                (state if local is None else params)[name] = value.to(dtype).to(device)
+                    value = torch.full(shape, 1.0 if local == "weight" else 0.0)
+                params[name] = value.to(dtype).to(device)
         return params, state

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from manual_bp.chain import Activation, Chain, Layer, Leaf, Residual, Tensors, Visit, leaves
-from manual_bp.models.model import Model
+from manual_bp.chain import Activation, Leaf, Tensors, Visit, leaves, takers
 from manual_bp.oracle.case import NOT_RECORDED, Case
 from manual_bp.oracle.checking import compare
 from manual_bp.oracle.errors import errors, ulp
@@ -70,7 +70,7 @@ class Judge:
         self.manual, self.engine = ManualEngine(step), engine
         self.dtype, self.device, self.against = dtype, device, against
         self.leaves = leaves(step.model)
-        self.order = list(self.leaves)
+        self.order, self.takers = list(self.leaves), takers(step.model.layer)
         self.disagreements: list[Disagreement] = []
         self.flips = 0
         self.diverged = ""
@@ -185,13 +185,17 @@ class Judge:
         if letter in VALUES or letter.startswith("running"):
             return f"it comes from the forward of {rule}"
         if letter not in COTANGENTS:
-            return f"it comes from the backward of {rule}{self._or_penalty}" if letter[0] == "d" else self._update
-        position = self.order.index(layer) + 1
-        if position == len(self.order):
-            return "it comes from the backward of the loss"
-        above = self.order[position]
-        skip = ", or from a residual connection" if has_residual(self.training.model) else ""
-        return f"it comes from the backward of {self.leaves[above].rule.name} ({above}){skip}"
+            return self._origin_of_gradient(layer, letter) if letter[0] == "d" else self._update
+        takers = [f"of {self.leaves[above].rule.name} ({above})" for above in self.takers[layer]]
+        return f"it comes from the backward {', or '.join(takers) or 'of the loss'}"
+
+    def _origin_of_gradient(self, layer: str, letter: str) -> str:
+        """A parameter that several layers share has one gradient, the sum of theirs."""
+        leaf = self.leaves[layer]
+        name = next(name for prefixed, name in ((p, n) for n, p in self._named(layer, "d")) if prefixed == letter)
+        sharing = [other for other, each in self.leaves.items() if name in each.names.values()]
+        shared = f", added up over {' and '.join(sharing)}, which share {name}" if len(sharing) > 1 else ""
+        return f"it comes from the backward of {leaf.rule.name}{shared}{self._or_penalty}"
 
     @property
     def _or_penalty(self) -> str:
@@ -200,7 +204,7 @@ class Judge:
     @property
     def _elsewhere(self) -> str:
         """Where a cause can be if every hand-derived layer is right by itself.  The other engine's are not known."""
-        between = ["a residual connection"] if has_residual(self.training.model) else []
+        between = ["a sum over the branches of one x"] if any(len(above) > 1 for above in self.takers.values()) else []
         between += ["the loss"]
         between += ["the penalty"] if self._or_penalty else []
         between += ["running statistics"] if any(hasattr(leaf, "momentum") for leaf in self.leaves.values()) else []
@@ -301,15 +305,6 @@ def copied(state: TrainingState) -> TrainingState:
     return replace(state, params=params, buffers=buffers, optimizer=optimizer)
 
 
-def has_residual(layer: Layer) -> bool:
-    """Whether there is a residual connection somewhere in a composition."""
-    if isinstance(layer, Model):
-        return has_residual(layer.layer)
-    if isinstance(layer, Chain):
-        return any(has_residual(inner) for inner in layer.layers.values())
-    return isinstance(layer, Residual)
-
-
 def branches_differ(leaf: Leaf, x: Tensor, other: Tensor) -> Tensor:
     """Where the activation's slope at x and at another x, a rounding away, belongs to different branches."""
     y, _ = leaf.rule.forward(x, **leaf.hyper)
@@ -326,8 +321,15 @@ def branches_differ(leaf: Leaf, x: Tensor, other: Tensor) -> Tensor:
 def visit_case(visit: Visit, name: str) -> Case:
     """A visit as a recorded case: the layer alone, with the inputs and the upstream cotangent that it had."""
     leaf = visit.leaf
-    grads = [visit.dx] + [visit.dparams.get(leaf.names[local]) for local in list(leaf.rule.inputs)[1:]]
-    recorded = tuple(
-        g if spec.cotangent else NOT_RECORDED for g, spec in zip(grads, leaf.rule.inputs.values(), strict=True)
-    )
-    return Case(visit.inputs, visit.dy, leaf.hyper, name, visit.y, recorded)
+    given = visit.dx if isinstance(visit.dx, tuple) else (visit.dx,)
+    recorded: list[Any] = []
+    for position, (local, spec) in enumerate(leaf.rule.inputs.items()):
+        parameter = leaf.names.get(local)
+        if position < leaf.takes:
+            found = given[position]
+        elif parameter in leaf.initial() or (parameter is None and visit.inputs[position] is not None):
+            found = NOT_RECORDED  # a constant of the layer, for whose cotangent nobody asks
+        else:
+            found = None if parameter is None else visit.dparams.get(parameter)
+        recorded.append(found if spec.cotangent else NOT_RECORDED)
+    return Case(visit.inputs, visit.dy, leaf.hyper, name, visit.y, tuple(recorded))

@@ -108,6 +108,7 @@ def saturation(layer: Layer, params: Tensors, state: Tensors, x: Tensor) -> Satu
 
 def _judge(visit: Visit) -> LayerSaturation:
     rule, hyper, z = visit.leaf.rule, visit.leaf.hyper, visit.inputs[0]
+    assert z is not None
     slope = _slope(rule, hyper, z, visit.y)
     never = (slope == 0).all(0)
     if rule.elementwise:

@@ -9,7 +9,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from manual_bp.chain import Layer, Tensors, leaves
+from manual_bp.chain import Layer, Tensors, leaves, summed
 from manual_bp.losses import Loss, RuleVjp
 from manual_bp.models.model import Model
 from manual_bp.registry import RULES
@@ -33,6 +33,11 @@ class TrainingState:
     optimizer: dict[str, Tensor]
     seed: int
     steps: int = 0
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameters."""
+        return next(p.dtype for p in self.params.values())
 
 
 @dataclass(frozen=True)
@@ -145,9 +150,10 @@ class Step:
 
     @property
     def weights(self) -> list[str]:
-        """What penalties and max_norm are about: matrices of linear layers, never biases, never batch norm's scale."""
-        names = (leaf.names["weight"] for leaf in leaves(self.model).values() if leaf.rule.chapter == "linear")
-        return list(dict.fromkeys(names))  # a weight that two layers share is penalised once
+        """What penalties and max_norm are about: matrices, never biases, never the scale of a normalisation."""
+        named = ((leaf, leaf.names.get("weight")) for leaf in leaves(self.model).values())
+        found = (name for leaf, name in named if name and len(leaf.shapes[name]) == 2)
+        return list(dict.fromkeys(found))  # a weight that two layers share is penalised once
 
     def _of_batch(
         self, layer: Layer, state: TrainingState, x: Tensor, target: Tensor, vjp: RuleVjp
@@ -175,7 +181,7 @@ class Step:
         for (x, _), own, piece in zip(batches, cut, rows, strict=True):
             _, residuals, buffers = self.model.forward(state.params, {**buffers, **own}, x)
             _, gradients = self.model.backward(residuals, dy[piece])
-            total = {name: total[name] + g if total else g for name, g in gradients.items()}
+            total = summed(total, gradients)
         return cost, total, buffers
 
     def _penalised(

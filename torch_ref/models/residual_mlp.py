@@ -37,7 +37,7 @@ class Block(nn.Module):
         if self.p and self.training:
             # nn.Dropout draws its own mask; the comparison needs the one that the other engine used.
             y = tape(f"{name}.dropout", "y", torch.where(masks[f"{name}.dropout.mask"], y / (1 - self.p), 0))
-        return x + y
+        return tape(name, "y", x + y)
 
 
 class ResidualMLP(nn.Module):

@@ -52,7 +52,7 @@ class TorchEngine:
 
     def step(self, state: TrainingState, x: Tensor, target: Tensor) -> StepRecord:
         with torch.random.fork_rng():  # the modules draw initial values, which are overwritten
-            module: nn.Module = self._module(**self._config).to(x.device, x.dtype)
+            module: nn.Module = self._module(**self._config).to(x.device, state.dtype)
         self._load(module, state)
         tape = Tape()
         with torch.enable_grad():
