@@ -18,6 +18,7 @@ import typer
 import manual_bp
 from manual_bp.cli.audit import audit
 from manual_bp.cli.bench import bench
+from manual_bp.cli.book import book
 from manual_bp.cli.check import check
 from manual_bp.cli.grade import grade
 from manual_bp.cli.lockstep import lockstep
@@ -40,6 +41,7 @@ app.command(rich_help_panel=OWN)(grade)
 app.command(rich_help_panel=NETWORKS)(lockstep)
 app.command(rich_help_panel=NETWORKS)(train)
 app.command("rules", rich_help_panel=READING)(list_rules)
+app.command(rich_help_panel=READING)(book)
 app.command(rich_help_panel=READING)(schema)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
@@ -36,18 +36,41 @@ def list_rules(
 
 
 def _print_page(rule: Any) -> None:
-    out.print(inspect.cleandoc(rule.page.__doc__), markup=False, highlight=False)
-    for part in ("forward", "backward"):
-        if hasattr(rule.page, part):
-            out.print()
-            out.print(inspect.getsource(getattr(rule.page, part)).rstrip(), markup=False)
+    """What the book shows of it, but for pictures."""
+    from manual_bp.book.page import Page
+
+    page = Page(rule)
+    _print_text(page.text)
+    out.print()
+    _print_table("signature", ("name", "role", "kind", "axes", ""), [vars(each).values() for each in page.arguments])
+    out.print(page.code, markup=False)
+    out.print()
+    if page.rule.promises:
+        _print_table("what accuracy is promised", ("of", "why it is out of reach"), page.promises)
     if rule.conventions:
-        table = Table("convention", "choice", "what it means", title="what may be declared", box=SIMPLE_HEAD)
-        for name, options in rule.conventions.items():
-            for choice, convention in options.items():
-                table.add_row(name, choice, convention.meaning)
-        print_table(table)
-    table = Table("mistake", "forgets", "shows", "seen", title="what goes wrong", box=SIMPLE_HEAD)
-    for mistake in rule.mistakes:
-        table.add_row(*(Text(text) for text in (mistake.name, mistake.forgets, mistake.shows, mistake.seen or "")))
+        _print_table("what may be declared", ("convention", "choice", "what it means"), page.conventions)
+    rows = [(m.name, m.forgets, m.shows, m.seen or "") for m in page.wrong]
+    _print_table("what goes wrong", ("mistake", "forgets", "shows", "seen"), rows)
+    _print_table("edges", ("edge", "sets", "raises"), page.edges)
+    if page.related:
+        out.print(f"related pages: {', '.join(page.related)}", highlight=False)
+
+
+def _print_text(text: Any) -> None:
+    """A docstring as it was typed, with its sections as headings."""
+    out.print(text.summary, markup=False, highlight=False, style="bold")
+    for section in text.sections:
+        if section.title:
+            out.print(f"\n{section.title}", style="bold")
+        for block in section.blocks:
+            out.print(f"\n{block.text}", markup=False, highlight=False)
+    if text.source:
+        out.print(f"\nSource: {text.source}", markup=False, highlight=False)
+    out.print()
+
+
+def _print_table(title: str, headings: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    table = Table(*headings, title=title, title_justify="left", box=SIMPLE_HEAD)
+    for row in rows:
+        table.add_row(*map(Text, row))
     print_table(table)

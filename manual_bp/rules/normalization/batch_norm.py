@@ -201,7 +201,7 @@ MISTAKES = (
     Mistake(
         "projection term's sign",
         lambda **p: _Parts(**p).cotangents(projection=-1),
-        forgets="the sign of −½ v^−3/2",
+        forgets="the sign of −½ v^(−3/2)",
         shows="unless dy and x̂ are orthogonal",
         seen="https://github.com/mlpack/mlpack/pull/1327",
     ),
@@ -289,7 +289,7 @@ MISTAKES = (
     Mistake(
         "x̂ in place of x − μ",
         lambda **p: _Parts(**p).cotangents(projection=_Parts(**p).s),
-        forgets="that v^−3/2 goes with x − μ: x̂ has been divided by the deviation already",
+        forgets="that v^(−3/2) goes with x − μ: x̂ has been divided by the deviation already",
         shows="wherever the variance is not 1",
     ),
     Mistake(

@@ -237,7 +237,7 @@ MISTAKES = (
     Mistake(
         "projection term's sign",
         lambda **p: _Parts(**p).cotangents(dx=_Parts(**p).terms(projection=-1)),
-        forgets="the sign of −½ v^−3/2",
+        forgets="the sign of −½ v^(−3/2)",
         shows="unless dy weight and x̂ are orthogonal",
     ),
     Mistake(
@@ -325,7 +325,7 @@ MISTAKES = (
     Mistake(
         "x̂ in place of x − μ",
         lambda **p: _Parts(**p).cotangents(dx=_Parts(**p).terms(projection=_Parts(**p).s)),
-        forgets="that v^−3/2 goes with x − μ: x̂ has been divided by the deviation already",
+        forgets="that v^(−3/2) goes with x − μ: x̂ has been divided by the deviation already",
         shows="wherever the variance is not 1",
     ),
     Mistake(
