@@ -24,6 +24,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from jaxtyping import Float
 from rich.table import Table
 from torch import Tensor
 
@@ -88,7 +89,8 @@ def ratios(rule: Rule, dtype: torch.dtype, found: Evidence, results: Sequence[Te
     for name, expected, allowance, got in zip(rule.arguments, found.expected, found.allowance, results, strict=True):
         if expected is None or allowance is None:
             continue
-        if got is None or got.shape != expected.shape or got.dtype != dtype:
+        due = dtype if rule.annotation(name).dtype is Float else None  # a count is of a dtype of its own
+        if got is None or got.shape != expected.shape or (due and got.dtype != due):
             largest[name] = float("inf")
         else:
             ratio, _ = errors(got, expected, allowance, dtype)

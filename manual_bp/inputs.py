@@ -120,8 +120,8 @@ class Mistake:
     """A backward that people ship, kept so that the comparison can be seen to reject it.
 
     name: short, for tables and diagnoses.
-    backward: the wrong formula, a function of forward's inputs, of dy and of the hyperparameters, by name; of a page
-        without backward the wrong values, a function of inputs and hyperparameters.
+    backward: the wrong formula, a function of forward's inputs, of dy and of the hyperparameters, by name, that returns
+        the cotangents; of a page without backward a function of inputs and hyperparameters that returns the values.
     forgets: what it forgets, in words.
     shows: when the difference can be seen.
     seen: an address at which the mistake was read, or None.
@@ -129,7 +129,7 @@ class Mistake:
     """
 
     name: str
-    backward: Callable[..., tuple[Tensor | None, ...]]
+    backward: Callable[..., Any]
     forgets: str
     shows: str
     seen: str | None = None
@@ -147,11 +147,12 @@ class Value:
     who uses it is seen to compute the page's function.  A page lists these in VALUES.
 
     name, forgets, shows, seen: as of a Mistake.
-    forward: the formula, a function of forward's inputs and of the hyperparameters, by name, that returns y.
+    forward: the formula, a function of forward's inputs and of the hyperparameters, by name, that returns y, or all the
+        outputs.
     """
 
     name: str
-    forward: Callable[..., Tensor]
+    forward: Callable[..., Any]
     forgets: str
     shows: str
     seen: str | None = None

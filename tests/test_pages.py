@@ -15,9 +15,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 import manual_bp as bp
+from manual_bp.outputs import parts
 from manual_bp.pages import PARTS
 from manual_bp.registry import Rules, UnknownRuleError
 from manual_bp.rule import Rule
+from tests.judging import ordinary
 from tests.pages import PAGES
 
 
@@ -40,6 +42,16 @@ def test_page_has_edges_and_mistakes(rule):
 def test_names_of_edges_and_mistakes_are_unique(rule):
     for names in ([e.name for e in rule.edges], [m.name for m in rule.mistakes]):
         assert len(names) == len(set(names))
+
+
+def test_mistakes_give_values_of_the_form_that_is_due(rule):
+    """Of a page without backward: what is of another form is rejected whatever its numbers are."""
+    case = ordinary(rule)
+    y = parts(rule.forward(*case.inputs, **case.hyper)[0])
+    for mistake in () if rule.has_backward else rule.mistakes:
+        wrong = rule.mistaken(mistake.backward)(case.inputs, **case.hyper)
+        assert isinstance(wrong, torch.Tensor) == (len(y) == 1), mistake.name
+        assert [x if x is None else x.shape for x in parts(wrong)] == [x if x is None else x.shape for x in y]
 
 
 def test_ordinary_hyperparameters_are_complete(rule):

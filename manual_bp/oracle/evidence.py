@@ -146,7 +146,7 @@ def _is_far(case: Case) -> bool:
 def repeated_in_rows(found: Evidence, case: Case) -> Evidence:
     """What holds for one row of an element-wise rule holds for every row that is like it."""
     expected, allowance, kinks = (
-        tuple(None if x is None else x.expand(case.dy.shape) for x in values)
+        tuple(None if x is None else x.expand(case.inputs[0].shape) for x in values)
         for values in (found.expected, found.allowance, found.kinks)
     )
     return replace(found, case=case, expected=expected, allowance=allowance, kinks=kinks, row=found)

@@ -126,7 +126,7 @@ def _generated(
 def _in_blocks(found: Evidence, case: Case) -> Evidence:
     """What holds for one block of an element-wise rule holds for every block that is like it."""
     expected, allowance, kinks = (
-        tuple(None if x is None else repeated(x, tuple(case.dy.shape)) for x in values)
+        tuple(None if x is None else repeated(x, tuple(case.inputs[0].shape)) for x in values)
         for values in (found.expected, found.allowance, found.kinks)
     )
     return replace(found, case=case, expected=expected, allowance=allowance, kinks=kinks)

@@ -61,7 +61,7 @@ def reach_of(rule: Rule, case: Case, formula: Mistake | Value | None = None) -> 
         found = magnitudes(rule, case.inputs, case.dy, **instead, **case.hyper)
         return (*found.outputs, *found.grads)
     given = {name: x.detach().cpu() for name, x in zip(rule.inputs, case.inputs, strict=True)}  # all are there
-    dy = case.dy.detach().cpu().double().nan_to_num(posinf=0.0, neginf=0.0)
+    dy = None if case.dy is None else case.dy.detach().cpu().double().nan_to_num(posinf=0.0, neginf=0.0)
     largest: list[Tensor | None] = [None] * (1 + len(given))
     for part in BETWEEN:
         inputs = tuple(part * x.double().abs().clamp(min=1.0) if rule.is_number(n) else x for n, x in given.items())

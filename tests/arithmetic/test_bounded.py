@@ -330,6 +330,18 @@ def test_the_contract_is_in_the_dtypes() -> None:
     assert error_of(x * of(3.0, 0.0, torch.bfloat16)) == 3 * 2**-8
 
 
+def test_a_sign_is_exact_unless_errors_leave_it_open() -> None:
+    """0.1 · 3 − 0.3 · 1 is 0, or next to it on either side; an exact 0 and what is well above 0 have one sign."""
+    x = torch.tensor([3.0, 3.0, 0.0, -3.0])
+    y = torch.tensor([1.0, -1.0, 0.0, 1.0])
+    float32 = contract_of(torch.float32)
+    with Paging():
+        sign = torch.sign(0.1 * enter(x, float32) - 0.3 * enter(y, float32))
+    assert isinstance(sign, Bounded)
+    assert sign.error[1:].tolist() == [0.0, 0.0, 0.0]
+    assert sign.error[0] == 1 + sign.value[0].abs()
+
+
 def test_powers_of_two_and_signs_are_exact() -> None:
     assert error_of(2 * of(3.0, 0.0)) == 0
     assert error_of(of(3.0, 0.0) / 4) == 0

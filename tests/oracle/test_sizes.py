@@ -104,12 +104,16 @@ def length_of(rule, axis, inputs, dy):
 def summed_over(rule, axis: str) -> list[str]:
     """The results that lack an axis, and so are sums or the like over it."""
     outputs = rule.arguments[: len(rule.outputs)]
-    cotangents = [name for name, spec in rule.inputs.items() if spec.cotangent] if rule.has_backward else []
-    annotations = {name: rule.annotation(name) for name in (*outputs, *cotangents)}
-    used = {name: {f for t in axes.tokens(a) for f in axes.factors(t)} for name, a in annotations.items()}
-    lacking = [name for name in annotations if axis not in used[name]]
-    is_sum = any(name not in outputs or annotations[name].dim_str == "" for name in lacking)
+    lacking = [name for name, used in returned(rule).items() if axis not in used]
+    is_sum = any(name not in outputs or not returned(rule)[name] for name in lacking)
     return lacking if is_sum else []
+
+
+def returned(rule) -> dict[str, list[str]]:
+    """The axes of each result, by the names of `results`."""
+    cotangents = [name for name, spec in rule.inputs.items() if spec.cotangent] if rule.has_backward else []
+    names = (*rule.arguments[: len(rule.outputs)], *cotangents)
+    return {name: [f for t in axes.tokens(rule.annotation(name)) for f in axes.factors(t)] for name in names}
 
 
 def shortened(rule, axis: str, too_long: Callable[[int], int]):
@@ -188,12 +192,18 @@ def test_sums_and_loops_that_stop_early(name, axis):
 
             if make is shortened and not summed_over(rule, axis):
                 continue
+            if make is unfinished and not any(axis in used for used in returned(rule).values()):
+                continue
             if not noticed(make(rule, axis, too_long), rule, shows=shows):
                 passed.append(f"{make.__name__} {words}")
     assert not passed
 
 
-@pytest.mark.parametrize("name", [name for name in bp.RULES if len(looped_axes(bp.RULES[name])) > 1])
+def returns_a_matrix(rule) -> bool:
+    return len(looped_axes(rule)) > 1 and any(len(used) > 1 for used in returned(rule).values())
+
+
+@pytest.mark.parametrize("name", [name for name, rule in bp.RULES.items() if returns_a_matrix(rule)])
 @pytest.mark.parametrize("tile", [64, 128])
 def test_tiles_other_than_the_first_row_and_column_of_them(name, tile):
     """Of every matrix that is returned, what lies beyond one tile along both sides is 0."""
@@ -351,7 +361,7 @@ def test_another_default(name):
     def tells(own):
         try:
             found, right = (results(rule, inputs, dy, {**rule.ordinary, **given}) for given in (own, {}))
-        except ValueError:  # y has another shape then: what is judged is that it is the same function
+        except ValueError:  # the rule has no such value
             return False
         return own.keys() <= rule.defaults.keys() and not all(same(found[name], right[name]) for name in found)
 

@@ -94,8 +94,10 @@ def absolute(_: Precision, a: Pair) -> Pair:
 
 @arithmetic(aten.sign.default, aten.sgn.default, operands=1)
 def _sign(_: Precision, a: Pair) -> Pair:
-    """A decision, though its answer is a number."""
-    return a[0].sign(), EXACT
+    """A decision, though its answer is a number: where the operand's error leaves it open, any sign may come."""
+    value, error = a
+    sign = value.sign()
+    return sign, torch.where((error > 0) & (value.abs() <= error), 1 + sign.abs(), EXACT)
 
 
 def _chosen(nearby: Callable[[Tensor], Tensor]) -> Callable[[Precision, Pair], Pair]:

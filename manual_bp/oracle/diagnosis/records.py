@@ -46,7 +46,7 @@ def end_of(record: Record) -> Record | None:
     """The last rows of a case of very many, of which an element-wise rule needs no other; they begin at a multiple of
     every usual block, so that a tail is where it was.  None if the results are of another shape."""
     found, results = record
-    shape = found.case.dy.shape
+    shape = found.case.inputs[0].shape
     start = 1 << ((shape[0] - 1).bit_length() - 1)
 
     def cut(x: Tensor | None) -> Tensor | None:
@@ -54,8 +54,8 @@ def end_of(record: Record) -> Record | None:
 
     if any(isinstance(x, Tensor) and x.shape != shape for x in results):
         return None
-    inputs = tuple(x[start:] for x in found.case.inputs)
-    case = replace(found.case, inputs=inputs, dy=found.case.dy[start:], name=f"last rows of {found.case.name}")
+    case = found.case.with_tensors(x[start:] for x in found.case.tensors)
+    case = replace(case, name=f"last rows of {found.case.name}")
     expected, allowance, kinks = (tuple(map(cut, xs)) for xs in (found.expected, found.allowance, found.kinks))
     end = replace(found, case=case, expected=expected, allowance=allowance, kinks=kinks)
     return Record(end, tuple(cut(x) if isinstance(x, Tensor) else x for x in results))

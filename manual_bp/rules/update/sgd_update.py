@@ -16,7 +16,8 @@ Conventions.  The velocity here (and in torch) is not multiplied by lr.  Sutskev
 v ← momentum v − lr g, param ← param + v: the same while lr is constant, and another path once it changes, since there
 a step that was long stays long.  Weight decay is part of the gradient here, and so passes through momentum; optax's
 `add_decayed_weights` behind `trace` is another function.  optax's `trace` begins with v = 0: as no gradient is
-dampened there, that is the same.  Keras' `nesterov=True` is this one.
+dampened there, that is the same.  Keras has lr in the
+buffer too; its nesterov=True is the same while lr is constant.
 
 Sources: Polyak, "Some methods of speeding up the convergence of iteration methods", USSR Comput. Math. Math. Phys. 4
 (1964); Sutskever et al., "On the importance of initialization and momentum in deep learning", ICML 2013, for
