@@ -78,6 +78,13 @@ def _train() -> Schema:
     return {**record, "$defs": parts}
 
 
+def _vectors() -> Schema:
+    from manual_bp.oracle.vectors import SCHEMA, Vectors
+
+    found, parts = _of(Vectors, schema={"const": SCHEMA})
+    return {**found, "$defs": parts}
+
+
 def _bench() -> Schema:
     """The rows of benchmarks/rows.py, among what pytest-benchmark writes."""
     by_name = {"type": "object"}
@@ -113,6 +120,7 @@ DOCUMENTS: Mapping[str, tuple[str, Callable[[], Schema]]] = {
     "audit": ("What manual-bp audit --json writes; its report is AuditReport.to_json()", _audit),
     "grade": ("What manual-bp grade prints; Verdict.to_json()", _grade),
     "lockstep": ("What manual-bp lockstep --json writes", _lockstep),
+    "vectors": ("A file of manual-bp vectors: RULE.DTYPE.json", _vectors),
     "bench": ("What manual-bp bench --json writes", _bench),
     "train": ("One line of metrics.jsonl, of manual-bp train --out", _train),
 }

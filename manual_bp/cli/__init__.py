@@ -25,6 +25,7 @@ from manual_bp.cli.lockstep import lockstep
 from manual_bp.cli.rules import list_rules
 from manual_bp.cli.schema import schema
 from manual_bp.cli.train import train
+from manual_bp.cli.vectors import vectors
 from manual_bp.cli.verify import verify
 from manual_bp.cli.watched import watched
 from manual_bp.interruption import INTERRUPTED
@@ -38,6 +39,7 @@ app.command(rich_help_panel=EVIDENCE)(bench)
 app.command(rich_help_panel=OWN)(check)
 app.command(rich_help_panel=OWN)(audit)
 app.command(rich_help_panel=OWN)(grade)
+app.command(rich_help_panel=OWN)(vectors)
 app.command(rich_help_panel=NETWORKS)(lockstep)
 app.command(rich_help_panel=NETWORKS)(train)
 app.command("rules", rich_help_panel=READING)(list_rules)

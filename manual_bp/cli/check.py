@@ -28,6 +28,9 @@ from manual_bp.cli.shared import (
 )
 
 if TYPE_CHECKING:
+    import torch
+
+    from manual_bp.oracle.case import Case
     from manual_bp.oracle.report import Report
     from manual_bp.rule import Rule
 
@@ -35,7 +38,11 @@ if TYPE_CHECKING:
 def check(
     target: Annotated[
         str,
-        typer.Argument(metavar="MODULE:CALLABLE|PATH.py:CALLABLE", help="Your vjp(inputs, dy, **hyper) -> (y, grads)."),
+        typer.Argument(
+            metavar="MODULE:CALLABLE|PATH.py:CALLABLE|RESULTS.json",
+            help="Your vjp(inputs, dy, **hyper) -> (y, grads); or what a program of any language got: a file of "
+            "`vectors` with its results.",
+        ),
     ],
     against: Annotated[
         str,
@@ -86,6 +93,7 @@ def check(
         from manual_bp.oracle.foreign import quoted, readable
         from manual_bp.oracle.isolation import CandidateEnded, Isolated, isolated
         from manual_bp.oracle.loading import load
+        from manual_bp.oracle.report import Report
 
         check_device(device)
         check_writable(json_file)
@@ -110,6 +118,11 @@ def check(
                 highlight=False,
                 soft_wrap=True,
             )
+        is_recorded = target.endswith(".json")
+        if is_recorded:
+            if isolate:
+                raise ValueError("--isolate is for a candidate that is called; came results in a file. Leave it out.")
+            declared["cases"], chosen = _results(Path(target))
         searching = notices.status("searching for the cause")
 
         def tell_verdict(report: Report) -> None:
@@ -118,7 +131,8 @@ def check(
                 searching.start()
 
         try:
-            with isolated(target, timeout) if isolate else nullcontext(load(target)) as candidate:
+            held = nullcontext(None if is_recorded else load(target))
+            with isolated(target, timeout) if isolate else held as candidate:
                 report = compare(
                     candidate,
                     rule,
@@ -152,6 +166,18 @@ def check(
         raise typer.Exit(1)
     if not written:
         raise typer.Exit(2)
+
+
+def _results(path: Path) -> tuple[list[Case], torch.dtype]:
+    """What a program got, as it stands in a file, and in which dtype.  Raises ValueError if that cannot be read."""
+    from manual_bp.oracle.vectors import recorded
+
+    try:
+        document = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ValueError(f"results must be a JSON file of manual-bp vectors; {path}: {why}.") from error
+    return recorded(document)
 
 
 def reference_of(
