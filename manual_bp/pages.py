@@ -195,7 +195,7 @@ def _optional_parts(page: ModuleType) -> Iterator[str]:
             f"must hold PROMISES, of each result its Promise; came {promises!r:.60}. Write "
             'PROMISES = {"dx": Promise("it crosses 0", beside=...)}.'
         )
-    for part in ("SIZES", "LONGEST"):
+    for part in ("SIZES", "SHORTEST", "LONGEST"):
         found = getattr(page, part, {})
         if not isinstance(found, Mapping) or not all(isinstance(n, int | tuple) for n in found.values()):
             yield f'must hold {part}, lengths of axes by name; came {found!r:.60}. Write {part} = {{"time": 33}}.'

@@ -37,7 +37,8 @@ BEYOND = (4097, 65_537)
 PAIR, SMALLER_PAIR = (257, 256), (129, 136)
 # The other axes, while one is long: tiny, distinct, and a list of axes sometimes empty.
 TINY = (3, 2, 4, 5)
-# While one is very long, or two are long, the first of these at which the rule is defined.
+# While one is very long, or two are long, the first of these at which the rule is defined.  A page of many axes says
+# itself (SHORTEST) how short the others are then.
 TINIEST = (1, 2, 3)
 LISTS: tuple[tuple[int, ...], ...] = ((), (2,))
 # Matrices for element-wise rules, which have one list of axes.
@@ -116,7 +117,7 @@ def sized(rule: Rule) -> Iterator[tuple[Edge, ...]]:
     for name, image in _images(rule).items():
         yield (_edge(rule, {name: image}, turn=0),)
     for lengths in (*pairs, *({name: length} for length in BEYOND for name in names)):
-        yield tuple(_edge(rule, lengths, turn=0, tiny=(tiny,)) for tiny in TINIEST)
+        yield tuple(_edge(rule, lengths, turn=0, tiny=(tiny,), long=True) for tiny in TINIEST)
 
 
 def _images(rule: Rule) -> dict[str, tuple[int, ...]]:
@@ -141,10 +142,20 @@ def _edges(rule: Rule, lengths: dict[str, int], turn: int) -> tuple[Edge, ...]:
     return edge, replace(edge, sizes={**short, **{name: edge.sizes[name] for name in lengths if name in edge.sizes}})
 
 
-def _edge(rule: Rule, lengths: Mapping[str, int | tuple[int, ...]], turn: int, tiny: tuple[int, ...] = TINY) -> Edge:
-    """These lengths, with tiny ones on other axes, and one of LISTS, by turn, on a list of axes."""
+def _edge(
+    rule: Rule,
+    lengths: Mapping[str, int | tuple[int, ...]],
+    turn: int,
+    tiny: tuple[int, ...] = TINY,
+    long: bool = False,
+) -> Edge:
+    """These lengths, with tiny ones on other axes, and one of LISTS, by turn, on a list of axes; the page's own first.
+
+    long: whether they are very long, or two.
+    """
     sizes: dict[str, tuple[int, ...]] = {}
     own = getattr(rule.page, "SIZES", {})
+    own = getattr(rule.page, "SHORTEST", own) if long else own
     for position, (name, variadic) in enumerate(rule.axis_names.items()):
         short = LISTS[turn % len(LISTS)] if variadic else (tiny[position % len(tiny)],)
         if name in own:  # beside a very long axis a list is one axis

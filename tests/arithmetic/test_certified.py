@@ -5,6 +5,7 @@ What each function means is tested in test_functions.py.
 """
 
 import decimal
+import math
 import subprocess
 import sys
 from decimal import Decimal
@@ -27,6 +28,7 @@ pytest.importorskip("flint", reason="certified truth needs python-flint")
 from flint import arb, ctx
 
 from manual_bp.arithmetic import enclosed
+from manual_bp.arithmetic.balls import lift
 from manual_bp.arithmetic.bounded import contract_of, widths
 from manual_bp.arithmetic.certified import PrecisionError, UnknownFunction, adjoint_identity, is_subgradient, truth
 
@@ -365,6 +367,10 @@ def overlapping_kinks(x: Float[Tensor, "n"]) -> Float[Tensor, "m"]:
     return torch.relu(x[1:]) + torch.relu(x[:-1])
 
 
+def over_the_largest(x: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
+    return torch.exp(x) / torch.exp(x).detach().amax(0)
+
+
 def jump(x: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
     return torch.where(x > 0, 1.0, x)
 
@@ -390,6 +396,20 @@ def test_an_index_that_a_tie_leaves_open_is_the_first_and_jumps() -> None:
     dx, dy = truth(rule_of(routed), (doubles(1.0, 3.0, 3.0), doubles(5.0, 6.0, 7.0)), torch.tensor(1.0)).grads
     assert dx.balls == (0, None, None)
     assert dy.midpoint().tolist() == [0.0, 1.0, 0.0]
+
+
+def test_the_largest_of_constants_need_not_be_told_from_the_others() -> None:
+    """Two that are equal and no binary numbers would stay undecided in any precision."""
+    exact = truth(rule_of(over_the_largest), (doubles(1.0, 1.0, 0.0),), doubles(1.0, 1.0, 1.0))
+    assert exact.grads[0].midpoint().tolist() == pytest.approx([1.0, 1.0, math.exp(-1)], rel=1e-15)
+
+
+@pytest.mark.parametrize(
+    "values", [(-math.inf, 2.0), (-math.inf, -math.inf), (1.0, math.inf), (math.nan, math.inf), (1.0, -1e300, 1.0)]
+)
+def test_the_largest_of_constants_that_are_infinite(values) -> None:
+    found = float(torch.amax(lift(doubles(*values)), 0).cells[0].value)
+    assert found == torch.amax(doubles(*values), 0).item() or (math.isnan(found) and math.isnan(values[0]))
 
 
 def test_slack_of_one_element_does_not_excuse_another() -> None:

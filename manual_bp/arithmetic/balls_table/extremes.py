@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from functools import cmp_to_key
+from functools import cmp_to_key, reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -27,7 +27,7 @@ from manual_bp.arithmetic.balls_table.decisions import above, at_least, at_most,
 from manual_bp.arithmetic.balls_table.elementary import multiply
 from manual_bp.arithmetic.jets import DIRECTION, NAN, ZERO, Cell, arb, leaves, made_of, tangent
 
-HALF = arb("0.5")
+HALF, NEGATIVE = arb("0.5"), arb("-inf")
 
 
 class Selected(NamedTuple):
@@ -73,10 +73,24 @@ def _joined(x: Jets, dim: Axes) -> tuple[Jets, tuple[int, ...]]:
     return x.permute((*kept, *axes)).reshape((*(x.shape[axis] for axis in kept), count)), shape
 
 
+def _of_constants(values: list[arb]) -> arb:
+    """The largest of some balls; arb.max knows no infinity."""
+    beyond = [x for x in values if not (x.is_finite() or x == NEGATIVE)]  # NaN, +∞ or anything
+    if beyond:
+        return next((x for x in beyond if x.is_nan()), beyond[0])
+    finite = [x for x in values if x.is_finite()]
+    return reduce(arb.max, finite) if finite else NEGATIVE
+
+
 @means("amax")
 def largest(input: Any, dim: Axes = (), keepdim: bool = False) -> Jets:
+    """Of constants it need not be known which one it is, so that balls which overlap are no question."""
     x, shape = _joined(lift(input), dim)
-    y = gather(x, -1, argmax(x, -1, keepdim=True))
+    if x.shape[-1] and all(cell.is_constant for cell in x.cells):
+        rows = groups(x, [x.ndim - 1])
+        y = Jets(x.shape[:-1], [Cell(_of_constants([cell.value for cell in row])) for row in rows])
+    else:
+        y = gather(x, -1, argmax(x, -1, keepdim=True))
     result: Jets = y.reshape(shape if keepdim else x.shape[:-1])
     return result
 
