@@ -1,11 +1,12 @@
 """Running statistics of batch normalisation: what one batch adds to them.
 
     mean     = mean of x over batch and space, of each channel
-    variance = Σ (x − mean)² / (m − 1),   m = batch · space values per channel
+    variance = Σ (x − mean)² / (m − 1)
     running_mean = (1 − momentum) running_mean + momentum mean
     running_var  = (1 − momentum) running_var + momentum variance
 
-momentum is the share of the newest batch: 0.1 means that about the last ten batches count.
+m is the number of values that a channel has, over batch and space.  momentum is the share of the newest batch: 0.1
+means that about the last ten batches count.
 
 Two variances.  The batch is normalised by its own, biased variance (divided by m): that is a statement about these m
 values.  What is kept is an estimate of the variance of the values to come.  The mean is fitted to the same m values,
