@@ -26,6 +26,13 @@ class Chapter:
     def title(self) -> str:
         return self.name.replace("_", " ").capitalize()
 
+    @property
+    def summary(self) -> str:
+        """The first sentence of its introduction, without its own name before it."""
+        name, colon, rest = self.text.summary.partition(": ")
+        own = colon and name.lower().rstrip("s") == self.title.lower().rstrip("s")
+        return rest[:1].upper() + rest[1:] if own else self.text.summary
+
 
 def chapters(pages: Iterable[Page]) -> list[Chapter]:
     """In teaching order.  Raises PageError for an introduction that cannot be read, ValueError for an order in a

@@ -66,7 +66,7 @@ def graphs(rule: Rule) -> Iterator[Picture]:
         others = [other for other in rule.inputs if other != name]
         caption = f"y and ∂y/∂{name} against {name}{_setting(rule.ordinary)}"
         caption += f"; {', '.join(others)} = {'True' if not rule.is_number(others[0]) else '1'}." if others else "."
-        yield Picture(svg(), caption, f"graph of {rule.name} and its derivative by {name}")
+        yield Picture(svg[0], caption, f"graph of {rule.name} and its derivative by {name}")
 
 
 def errors(rule: Rule) -> Iterator[Picture]:
@@ -116,7 +116,7 @@ def errors(rule: Rule) -> Iterator[Picture]:
             )
         caption = f"Error of d{name} in float32 against certified truth, the largest of each {PER_BIN} neighbours"
         yield Picture(
-            svg(), f"{caption}{_setting(rule.ordinary)}.", f"error of d{name} in ulp, of the page and of torch"
+            svg[0], f"{caption}{_setting(rule.ordinary)}.", f"error of d{name} in ulp, of the page and of torch"
         )
 
 
@@ -145,8 +145,8 @@ def broken(values: Tensor) -> Tensor:
 
 
 @contextmanager
-def axes(height: float) -> Iterator[tuple[Any, Any]]:
-    """Axes of WIDTH inches, and a function that gives them as inline SVG in the colours of the page."""
+def axes(height: float) -> Iterator[tuple[Any, list[str]]]:
+    """Axes of WIDTH inches, and a list that holds them as inline SVG in the colours of the page once they are drawn."""
     try:
         import matplotlib
         from matplotlib.figure import Figure
@@ -166,7 +166,9 @@ def axes(height: float) -> Iterator[tuple[Any, Any]]:
         figure = Figure(figsize=(WIDTH, height))
         # By hand, as a layout that is computed takes as long as the picture.
         figure.subplots_adjust(0.5 / WIDTH, 0.42 / height, 1 - 0.08 / WIDTH, 1 - 0.25 / height)
-        yield figure.add_subplot(), lambda: _svg(figure)
+        made: list[str] = []
+        yield figure.add_subplot(), made
+        made.append(_svg(figure))  # while the settings hold
 
 
 def _svg(figure: Any) -> str:

@@ -2,7 +2,8 @@
 
 A paragraph that begins with one word and a full stop ("Derivation.  ") begins a section of that name, one that
 begins with "Source: " is the source.  Lines that are indented by four spaces are displayed mathematics: each a row,
-its cells two spaces or more apart.  A row of words below a sum names its terms.
+its cells two spaces or more apart.  A row of words below a sum names its terms.  Lines of a term and a sentence are
+    a list.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ import unicodedata
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
-from manual_bp.book.expression import parse
+from manual_bp.book.expression import is_name, parse
 from manual_bp.book.lexer import RELATIONS, NotationError
 from manual_bp.book.tree import Node, Sequence, Sum, nodes
 
 INDENT = 4
-_LEAD = re.compile(r"([A-Z][a-z]+)\.  +(?=\S)")
+_LEAD = re.compile(r"(Derivation(?: \w+){0,4}|[A-Z][a-z]+)\.(?:  +(?=\S)|\n|$)")
 _SOURCE = re.compile(r"Sources?: +")
 _LABELS = re.compile(r"[a-z][a-z-]*(?: [a-z-]+)*(?:  +[a-z][a-z-]*(?: [a-z-]+)*)+")
 _CELL = re.compile(r"\S+(?: \S+)*")
@@ -59,6 +60,14 @@ class Display:
 
 
 @dataclass(frozen=True)
+class Terms:
+    """A list: each term and what is said of it; text: as typed."""
+
+    items: tuple[tuple[str, str], ...]
+    text: str
+
+
+@dataclass(frozen=True)
 class Paragraph:
     """lines as typed, without what begins a section."""
 
@@ -70,7 +79,7 @@ class Section:
     """title: "" of what comes first."""
 
     title: str
-    blocks: tuple[Paragraph | Display, ...]
+    blocks: tuple[Paragraph | Display | Terms, ...]
 
 
 @dataclass(frozen=True)
@@ -94,12 +103,16 @@ def read(docstring: str, names: Collection[str] = (), where: str = "the docstrin
     known = frozenset(names) | {name for line in shown for name in _DEFINED.findall(line.strip())}
     blocks = list(_blocks(lines))
     summary = blocks[0][1][0] if blocks else ""
-    sections: list[tuple[str, list[Paragraph | Display]]] = [("", [])]
+    sections: list[tuple[str, list[Paragraph | Display | Terms]]] = [("", [])]
     source = ""
     for number, block in blocks:
         place = f"{where}:{first + skipped + number}"
         if block[0].startswith(" " * INDENT):
-            sections[-1][1].append(Display(tuple(_rows(block, known, where, first + skipped + number))))
+            is_list = _is_list(block, known)
+            shown_block = (
+                _terms(block) if is_list else Display(tuple(_rows(block, known, where, first + skipped + number)))
+            )
+            sections[-1][1].append(shown_block)
             continue
         text = "\n".join(block)
         if number == 0:
@@ -111,7 +124,8 @@ def read(docstring: str, names: Collection[str] = (), where: str = "the docstrin
                 raise PageError(f"{place}: there is one source; came a second paragraph with 'Source:'. Join them.")
             source = text[match.end() :]
         elif match := _LEAD.match(text):
-            sections.append((match[1], [Paragraph(text[match.end() :])]))
+            rest = text[match.end() :]
+            sections.append((match[1], [Paragraph(rest)] if rest else []))
         else:
             sections[-1][1].append(Paragraph(text))
     return Text(summary, tuple(Section(title, tuple(found)) for title, found in sections if found), source, known)
@@ -127,6 +141,32 @@ def _blocks(lines: list[str]) -> Iterator[tuple[int, list[str]]]:
             found = []
         if line.strip():
             found.append(line.rstrip())
+
+
+def _is_list(lines: list[str], names: frozenset[str]) -> bool:
+    """Whether each line is a term without a relation and, two spaces further on, words, or goes on further right."""
+    begun = [line.strip() for line in lines if not line.startswith(" " * (INDENT + 1))]
+    pairs = [line.split("  ", 1) for line in begun]
+    return bool(begun) and all(
+        len(pair) == 2 and not set(pair[0]) & RELATIONS and _has_words(pair[1], names) for pair in pairs
+    )
+
+
+def _has_words(text: str, names: frozenset[str]) -> bool:
+    """Whether at least two words that are no names stand in a text, as in a sentence."""
+    return (
+        sum(len(word) > 1 and not is_name(word, names) for word in re.findall(r"(?<!\S)[A-Za-z]+(?![\w(])", text)) >= 2
+    )
+
+
+def _terms(lines: list[str]) -> Terms:
+    items: list[list[str]] = []
+    for line in lines:
+        if line.startswith(" " * (INDENT + 1)):
+            items[-1].append(line.strip())
+        else:
+            items.append([part.strip() for part in line.strip().split("  ", 1)])
+    return Terms(tuple((term, " ".join(said)) for term, *said in items), "\n".join(lines))
 
 
 def _rows(lines: list[str], names: frozenset[str], where: str, first: int) -> Iterator[Row]:

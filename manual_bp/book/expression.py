@@ -137,12 +137,19 @@ class _Parser:
         after = self.tokens[at + 1] if at + 1 < len(self.tokens) else None
         if token.text == "a":  # an article, before a word
             return after is not None and token.after and self.is_word(at + 1)
-        if is_name(token.text, self.names) or "_" in token.text:
+        if is_name(token.text, self.names) or "_" in token.text or self.is_beside_operator(at):
             return False
         if after is None:
             return True
         has_scripts = after.kind in ("sup", "sub") or (after.text in "_^'′([" and not token.after)
         return not (has_scripts or after.text in DEFINES)
+
+    def is_beside_operator(self, at: int) -> bool:
+        """Whether a sign between two terms, with spaces around it, stands before or behind a token."""
+        near = [self.tokens[k] for k in (at - 1, at + 1) if 0 <= k < len(self.tokens)]
+        return any(
+            token.kind == "sign" and token.text in SIGNS | TIMES | {"/"} and self.is_apart(token) for token in near
+        )
 
     def some_words(self) -> Words:
         first = last = self.take()

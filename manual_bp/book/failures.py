@@ -157,7 +157,7 @@ class Failures:
             _bounded(drawn, due)
             drawn.legend(frameon=False, loc="best", labelcolor=INK, ncols=2)
         caption = f"{self._name(mistake, name)} against {name}{_words(hyper)}, dy = {dy:g}. The shade is the error."
-        return Failure(caption, curve=Picture(svg(), caption, "what is due, and what the mistake gives"))
+        return Failure(caption, curve=Picture(svg[0], caption, "what is due, and what the mistake gives"))
 
     def _digits(
         self, mistake: Mistake | Value, hyper: Mapping[str, Any], dy: float, position: int, name: str
@@ -193,7 +193,7 @@ class Failures:
             drawn.legend(frameon=False, loc="best", labelcolor=INK)
         caption = f"Error of {self._name(mistake, name)} in float32{_words(hyper)}, dy = {dy:g}: "
         caption += "from the dotted line on every digit is lost."
-        return Failure(caption, curve=Picture(svg(), caption, "error in ulp"))
+        return Failure(caption, curve=Picture(svg[0], caption, "error in ulp"))
 
     # --------------------------------------------------------------------------------------------------------- cells
 

@@ -136,7 +136,7 @@ def _(node: Product) -> str:
         return " ".join(parts)
     found = parts[0]
     for before, part, text in zip(node.parts, node.parts[1:], parts[1:], strict=False):
-        apart = not isinstance(before, Sign) and not isinstance(part, Sign) and not _is_large(before)
+        apart = not isinstance(before, Sign) and not isinstance(part, Sign) and not is_large(before)
         found += (r" \, " if apart else " ") + text
     return found
 
@@ -193,7 +193,8 @@ def _factor(node: Node) -> str:
     return latex(node)
 
 
-def _is_large(node: Node) -> bool:
+def is_large(node: Node) -> bool:
+    """Whether it is a sum sign or the like, perhaps with its limits."""
     base = node.base if isinstance(node, Scripted) else node
     return isinstance(base, Name) and (base.text in LARGE or base.text in LIMITS)
 

@@ -5,33 +5,82 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from xml.etree import ElementTree
 
-from manual_bp.book.latex import latex, slashed
+from manual_bp.book.latex import SIGNS, is_large, latex, slashed
 from manual_bp.book.lexer import PUNCTUATION, RELATIONS
-from manual_bp.book.tree import Node, Sequence, Sign, Words
+from manual_bp.book.tree import Node, Product, Sequence, Sign, Sum, Words
 
-SHORT = 14
-"""Characters of a formula that is not worth breaking."""
+SHORT, LONG = 14, 46
+"""Characters of a formula that is not worth breaking, and of a sum or product too long for a phone."""
 
 
 def pieces(tree: Sequence) -> Iterator[list[Node]]:
-    """Parts of a formula between which a line may break: before a relation, and around words."""
+    """Parts of a formula between which a line may break: before a relation that follows another one, around words,
+    behind a comma, and in a long sum or product."""
     found: list[Node] = []
-    for part in tree.parts:
+    relations = 0
+    for part in _shorter(tree.parts):
         is_words = isinstance(part, Words) and not part.code
-        breaks = isinstance(part, Sign) and part.text in RELATIONS and tree.end - tree.start > SHORT
+        is_relation = isinstance(part, Sign) and part.text in RELATIONS
+        relations += is_relation
         after_words = bool(found) and isinstance(found[-1], Words) and not found[-1].code
-        if found and (is_words or breaks or after_words) and not (after_words and _is_mark(part)):
+        breaks = is_words or after_words or (is_relation and relations > 1) or isinstance(part, Continued)
+        if found and breaks and not (after_words and _is_mark(part)):
             yield found
             found = []
         found.append(part)
         if _is_mark(part) and tree.end - tree.start > SHORT:
             yield found
-            found = []
+            found, relations = [], 0
     if found:
         yield found
+
+
+@dataclass
+class Continued(Node):
+    """The rest of a long sum or product: what stands before it, and a term."""
+
+    sign: str
+    body: Node
+
+
+def _shorter(parts: list[Node]) -> Iterator[Node]:
+    """The parts, long ones in pieces."""
+    for part in parts:
+        if part.end - part.start <= LONG:
+            yield part
+        elif isinstance(part, Sum) and not part.labels:
+            first, *others = zip(part.signs, part.terms, strict=True)
+            yield Sum(part.start, first[1].end, [first[0]], [first[1]])
+            for sign, term in others:
+                yield Continued(term.start, term.end, sign, term)
+        elif isinstance(part, Product) and not part.tight:
+            yield from _factors(part)
+        else:
+            yield part
+
+
+def _factors(product: Product) -> Iterator[Node]:
+    """A long product in pieces of some length; a large operator stays with what follows."""
+    found: list[Node] = []
+    for part in product.parts:
+        begins = bool(found) and part.end - found[0].start > LONG
+        if begins and not isinstance(part, Sign) and not isinstance(found[-1], Sign) and not is_large(found[-1]):
+            whole = Product(found[0].start, found[-1].end, found)
+            yield whole if found[0] is product.parts[0] else Continued(whole.start, whole.end, "", whole)
+            found = []
+        found.append(part)
+    whole = Product(found[0].start, found[-1].end, found)
+    yield whole if found[0] is product.parts[0] else Continued(whole.start, whole.end, "", whole)
+
+
+@latex.register
+def _(node: Continued) -> str:
+    """Behind nothing a sign would be taken for that of a number."""
+    return rf"{{}} {SIGNS[node.sign]} {latex(node.body)}" if node.sign else latex(node.body)
 
 
 def _is_mark(part: Node) -> bool:
@@ -55,8 +104,8 @@ def formula(tree: Sequence, *, display: bool = False) -> str:
     tree = tree if display else slashed(tree)
     found = ""
     for piece in pieces(tree):
-        if found:  # a relation brings its own space
-            found += "&#8203;" if isinstance(piece[0], Sign) else " "
+        if found:  # an operator brings its own space
+            found += "&#8203;" if isinstance(piece[0], Sign | Continued) else " "
         found += as_html(piece, display=display)
     return found
 

@@ -161,7 +161,8 @@ class Page:
 def names_of(rule: Rule) -> frozenset[str]:
     """The names of several letters that are mathematics on a page."""
     residuals = rule.page.Residuals._fields if rule.has_backward else ()
-    return frozenset({*rule.inputs, *rule.hyper, *rule.outputs, *residuals})
+    axes = {name for name in (*rule.axis_names, *getattr(rule.page, "AXES", {})) if len(name) > len("out")}
+    return frozenset({*rule.inputs, *rule.hyper, *rule.outputs, *residuals, *axes})
 
 
 def text_of(rule: Rule) -> Text:

@@ -19,6 +19,8 @@ OPERATORS = (RELATIONS | SIGNS | TIMES | {"/", "|"}) - {"*"}
 STRONG = frozenset("√ΣΠ∫‖^′") | LETTERS - {"…"} | SUPERSCRIPTS.keys() | SUBSCRIPTS.keys() | OPERATORS - set("/|<>")
 """Characters that stand in formulas alone."""
 _CODE = re.compile(r"`([^`]+)`")
+_PROGRAM = re.compile(r"\b[a-z]{3,}(?:_[a-z]{2,})+\b(?!:)")
+"""A name of a program."""
 _PLAIN = re.compile(r"[\d.,+−½⅓¼¾-]*")
 _GREEK = re.compile(r"[\u0370-\u03ff\u0300-\u036f\u1e00-\u1eff]|\w_\w|\w_\{|^\|.*\|$")
 _LETTER = re.compile(r"[([]*(?:[B-HJ-Zb-z]|d[A-Za-z]|[aAI](?=[(\[]))'?(?:[(\[][^()[\]]*[)\]])?[)\]]*")
@@ -59,6 +61,14 @@ def _formulas(text: str, names: Collection[str]) -> Iterator[Inline]:
     words = re.split(r"( +)", text)  # spaces at odd positions
     at, plain = 0, ""
     while at < len(words):
+        if (code := _PROGRAM.search(words[at])) and code[0] not in names:  # softmax_update: no index of softmax
+            start, end = code.span()
+            if plain + words[at][:start]:
+                yield plain + words[at][:start]
+            yield Code(code[0])
+            plain = words[at][end:]
+            at += 1
+            continue
         run = _longest(words, at, names) if at % 2 == 0 else None
         if run is None:
             plain += words[at]

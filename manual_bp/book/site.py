@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from manual_bp.book import curves, measured, planes
 from manual_bp.book.chapters import Chapter, chapters
-from manual_bp.book.docstring import Cell, Display, Paragraph, Row, Text
+from manual_bp.book.docstring import Cell, Display, Paragraph, Row, Terms, Text
 from manual_bp.book.failures import Failures
 from manual_bp.book.lexer import RELATIONS
 from manual_bp.book.mathml import formula
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 NEEDED = "manual-bp[book]"
+NOTATION = (
+    "Write dy for the cotangent of y, the derivative of the cost by y; for every input x a page derives dx from it."
+)
 SHARED = ("style.css", "search.js")
 """Files that every page uses."""
 
@@ -113,10 +116,9 @@ class Book:
             "index.html.jinja",
             "index.html",
             pages=len(self.pages),
+            notation=self._prose(NOTATION, (), ""),
             mistakes=sum(len(page.mistakes) for page in self.pages.values()),
-            summaries={
-                chapter.name: self._prose(chapter.text.summary, chapter.text.names, "") for chapter in self.chapters
-            },
+            summaries={chapter.name: self._prose(chapter.summary, chapter.text.names, "") for chapter in self.chapters},
         )
 
     def _chapter_page(self, number: int, chapter: Chapter) -> str:
@@ -137,7 +139,7 @@ class Book:
             number=number,
             here_chapter=chapter.name,
             pages=cards,
-            **self._text(text),
+            **{**self._text(text), "summary": self._prose(chapter.summary, text.names, "../")},
         )
 
     def _page(self, chapter: Chapter, page: Page) -> str:
@@ -153,6 +155,7 @@ class Book:
             here_page=page.name,
             page=page,
             code=_coloured(page.code),
+            promises=[(name, self._prose(why, page.text.names, "../")) for name, why in page.promises],
             graphs=_safe_pictures(curves.graphs(rule)) if drawn else [],
             errors=_safe_pictures(curves.errors(rule)) if drawn else [],
             accuracy=measured.accuracy(rule.name),
@@ -198,9 +201,11 @@ class Book:
             "source": self._prose(text.source, (), "../") if text.source else "",
         }
 
-    def _block(self, block: Paragraph | Display, names: Collection[str]) -> dict[str, Any]:
+    def _block(self, block: Paragraph | Display | Terms, names: Collection[str]) -> dict[str, Any]:
         if isinstance(block, Paragraph):
             return {"html": self._prose(block.text, names, "../")}
+        if isinstance(block, Terms):
+            return {"terms": [[self._prose(part, names, "../") for part in item] for item in block.items]}
         return {"rows": [_row(row) for row in block.rows], "aligned": len(block.rows) > 1}
 
     def _prose(self, text: str, names: Collection[str], root: str) -> Any:
@@ -222,7 +227,7 @@ class Book:
     def _index(self) -> Iterator[dict[str, Any]]:
         """What the search knows: chapters, pages, and their mistakes."""
         for chapter in self.chapters:
-            yield _entry(f"{chapter.name}/index.html", chapter.title, "chapter", chapter.text.summary, 2)
+            yield _entry(f"{chapter.name}/index.html", chapter.title, f"chapter: {chapter.summary}", chapter.summary, 2)
             for page in chapter.pages:
                 path = self.links[page.name].path
                 yield _entry(path, page.name, f"{chapter.title}: {page.summary}", page.summary, 3)

@@ -138,6 +138,21 @@ def test_a_docstring_has_sections_and_rows():
     assert [cell.text for cell in derivation[1].rows[0].cells] == ["dx   = 2 dy,", "h = 1"]
 
 
+def test_terms_and_what_is_said_of_them_are_a_list():
+    block = """    eps     here √v + eps; elsewhere another
+            one, inside the root
+    `k`     of this step
+"""
+    (section,) = read(f"Summary.\n\nChoices.\n{block}\nSource: none.", NAMES).sections
+    assert section.title == "Choices"
+    assert section.blocks[0].items == (
+        ("eps", "here √v + eps; elsewhere another one, inside the root"),
+        ("`k`", "of this step"),
+    )
+    assert section.blocks[0].text == block.rstrip()
+    assert isinstance(read(PAGE).sections[0].blocks[0], Display)
+
+
 def test_what_cannot_be_read_says_file_line_and_column():
     with pytest.raises(PageError, match=r"mine\.py:9:11: '\(' is not closed, in the formula 'y = k \(x \+ 1"):
         read(PAGE.replace("x + 1)", "x + 1 "), where="mine.py", first=6)
@@ -164,6 +179,12 @@ def test_formulas_in_sentences_are_recognised(text, formulas):
     found = inlines(text, NAMES)
     assert [part.text for part in found if isinstance(part, Formula)] == formulas
     assert "".join(part if isinstance(part, str) else part.text for part in found) == text
+
+
+def test_a_name_of_a_program_is_code():
+    found = inlines("as in (adamw_update), where running_var is constant.", NAMES)
+    assert [type(part) for part in found] == [str, Code, str, Formula, str]
+    assert found[1] == Code("adamw_update")
 
 
 def test_every_page_can_be_read(rule):

@@ -11,7 +11,7 @@ other one of its group.
 The first term is what is left when the statistics are taken for constants.  The two others take away from g its mean,
 and its part along x̂: a group whose numbers are all shifted, or all scaled, has the same x̂, so no gradient may point in
 these two directions.  Whatever forgets a term violates one of them, which can be checked without a reference: the sum
-of dx over a group, and of dx x̂, is 0 (but for eps).
+of dx over a group, and of dx x̂, is 0 (but for ε).
 
 The pages differ in what a group is: the values of a channel, or of a row; in which statistics are taken; and in whether
 they are taken at all, since in inference running averages are used, which are constants.  Weights and biases belong to
