@@ -11,8 +11,8 @@ Saturation.  Where σ is flat its derivative is small, and formulas read off the
 differences of nearly equal numbers: right on paper, and without a single digit in floating point.  The pages write the
 derivative so that no such difference is formed.  That it is small is the vanishing gradient, which is true and stays.
 
-Kinks.  At the corner of a rectifier there is no derivative but an interval of slopes, any of which is right.  Each page
-says which it takes; the oracle lets others be declared.
+Kinks.  At the corner of a rectifier there is no derivative but an interval of slopes, any of which is right.  Each
+page says which it takes; the oracle lets others be declared.
 
 Branches.  Which branch x was on must be known in backward, and cannot always be seen from y.
 

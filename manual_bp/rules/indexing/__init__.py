@@ -1,7 +1,7 @@
 """Indexing: elements that are looked up by their position.
 
-An operation that copies numbers has derivatives that are 0 and 1.  Written with an Iverson bracket, which is 1 where it
-holds, y_b = x_{i_b} has
+An operation that copies numbers has derivatives that are 0 and 1.  Written with an Iverson bracket, which is 1 where
+it holds, y_b = x_{i_b} has
 
     ∂y_b/∂x_e = [i_b = e]
     dx_e = Σ_b [i_b = e] dy_b

@@ -6,9 +6,9 @@ the chain rule answers, since x_i reaches J through every y_o that depends on it
 
     dx_i = Σ_o dy_o ∂y_o/∂x_i
 
-Every page of this book is this sum, worked out for one operation.  Forward keeps what the derivatives need (Residuals);
-backward takes it, and dy, and gives one cotangent for each input.  No page knows what stands before or behind it: the
-dx of one layer is the dy of the layer before, and that is all of back-propagation through a chain.
+Every page of this book is this sum, worked out for one operation.  Forward keeps what the derivatives need
+(Residuals); backward takes it, and dy, and gives one cotangent for each input.  No page knows what stands before or
+behind it: the dx of one layer is the dy of the layer before, and that is all of back-propagation through a chain.
 
 For an affine map the derivatives are the weights themselves, so that the sum is a product with the transposed matrix.
 In the letters of the course notes
