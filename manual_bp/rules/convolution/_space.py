@@ -57,6 +57,26 @@ def _rests(
     ]
 
 
+def check_numbers(
+    rule: str,
+    space: Sequence[int],
+    kernel: Sequence[int],
+    stride: PerAxis,
+    padding: PerAxis,
+    dilation: PerAxis,
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """stride, padding and dilation, one number for each axis.  Raises ValueError if one is too small."""
+    axes = len(space)
+    require(1 <= axes <= 3, f"{rule}: there must be 1, 2 or 3 axes of space", axes, "Reshape x.")
+    named = {"stride": stride, "padding": padding, "dilation": dilation}
+    each = [per_axis(f"{rule}: {name}", number, axes) for name, number in named.items()]
+    for name, numbers, least in zip(named, each, (1, 0, 1), strict=True):
+        require(min(numbers) >= least, f"{rule}: {name} must be at least {least}", numbers, "")
+    require(min(kernel) >= 1, f"{rule}: a window must have at least one tap", tuple(kernel), "")
+    require(min(space) >= 1, f"{rule}: each axis of space must have a place", tuple(space), "")
+    return each[0], each[1], each[2]
+
+
 def check_window(
     rule: str,
     space: Sequence[int],
@@ -66,18 +86,11 @@ def check_window(
     dilation: PerAxis,
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
     """stride, padding and dilation, one number for each axis.  Raises ValueError if the window has no position."""
-    axes = len(space)
-    require(1 <= axes <= 3, f"{rule}: there must be 1, 2 or 3 axes of space", axes, "Reshape x.")
-    named = {"stride": stride, "padding": padding, "dilation": dilation}
-    each = [per_axis(f"{rule}: {name}", number, axes) for name, number in named.items()]
-    for name, numbers, least in zip(named, each, (1, 0, 1), strict=True):
-        require(min(numbers) >= least, f"{rule}: {name} must be at least {least}", numbers, "")
-    require(min(kernel) >= 1, f"{rule}: a window must have at least one tap", tuple(kernel), "")
-    require(min(space) >= 1, f"{rule}: each axis of space must have a place", tuple(space), "")
+    each = check_numbers(rule, space, kernel, stride, padding, dilation)
     for length, taps, pad, gap in zip(space, kernel, each[1], each[2], strict=True):
         must = f"{rule}: a window that reaches {reach(taps, gap)} places must fit into x and its padding"
         require(reach(taps, gap) <= length + 2 * pad, must, f"{length} + 2 · {pad}", "Use a smaller kernel, or pad.")
-    return each[0], each[1], each[2]
+    return each
 
 
 def over_space(x: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""What one page alone says, and no generated test can ask of it."""
