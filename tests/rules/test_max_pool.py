@@ -8,10 +8,10 @@ import torch
 import manual_bp as bp
 
 
-@pytest.mark.parametrize("length", [1, 2])
-def test_a_window_whose_taps_all_stand_outside_is_refused(length):
-    with pytest.raises(ValueError, match="every window must have a tap in x; came .*, dilation 3"):
-        bp.max_pool.forward(torch.ones(1, 1, length), kernel=2, stride=1, padding=1, dilation=3, ceil_mode=True)
+@pytest.mark.parametrize(("length", "stride"), [(1, 2), (2, 1)])
+def test_a_window_whose_taps_all_stand_outside_is_refused(length, stride):
+    with pytest.raises(ValueError, match=r"every window must have a tap in x; came .*, dilation 3"):
+        bp.max_pool.forward(torch.ones(1, 1, length), kernel=2, stride=stride, padding=1, dilation=3, ceil_mode=True)
 
 
 def test_taps_that_are_as_far_apart_as_x_is_long_meet_it():
