@@ -6,6 +6,7 @@ import contextlib
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -46,3 +47,14 @@ def open_own(path: Path, flags: int) -> int:
         os.close(descriptor)
         raise OSError(0, "it is no plain file; remove it", str(path))
     return descriptor
+
+
+def safetensors_of_torch() -> Any:
+    """The library for files of named tensors.  Raises ValueError, with what to install, if it is not there."""
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        raise ValueError(
+            "checkpoints need safetensors; it is not installed. Run: pip install 'manual-bp[checkpoints]'"
+        ) from error
+    return safetensors.torch

@@ -29,7 +29,7 @@ from torch import Tensor
 from manual_bp.chain import Tensors
 from manual_bp.losses import Loss
 from manual_bp.models.model import Model
-from manual_bp.networks import tiny
+from manual_bp.networks import learns_text, tiny
 from manual_bp.training.arguments import is_whole
 from manual_bp.training.data import Dataset
 from manual_bp.training.engine import Engine, ManualEngine, StepRecord, check_record
@@ -37,16 +37,19 @@ from manual_bp.training.factory import training_step
 from manual_bp.training.fit import check_batches
 from manual_bp.training.judging import Disagreement, Judge, Row, branches_differ, copied, visit_case
 from manual_bp.training.minibatches import MiniBatches
-from manual_bp.training.optimizers import Optimizer, sgd
+from manual_bp.training.optimizers import Optimizer, adamw, sgd
 from manual_bp.training.step import Step, TrainingState
+from manual_bp.training.text import BYTES, Text
 from manual_bp.wording import counted
 
 __all__ = ["Disagreement", "LockstepReport", "Row", "branches_differ", "brief", "failed", "lockstep", "visit_case"]
 
 EXAMPLES, FEATURES, CLASSES = 24, 5, 3
 """Of a brief run."""
-BATCH_SIZE = 64
-"""Examples of a mini-batch, if nothing else is said."""
+SEQUENCES = 9
+"""Of a brief run, where an example has FEATURES tokens: every layer sees as many rows as with EXAMPLES, or twice."""
+BATCH_SIZE, WINDOWS = 64, 4
+"""Examples of a mini-batch, if nothing else is said; of a text, whose examples have many tokens."""
 
 
 @dataclass
@@ -111,7 +114,7 @@ def lockstep(
     engine: Callable[..., Engine],
     against: str = "torch",
     steps: int = 50,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
     loss: str | None = None,
@@ -128,8 +131,9 @@ def lockstep(
     """Train `model` on `data` by hand, and side by side with what `engine(name, loss=, optimizer=, l2=, l1=, max_norm=,
     clip_norm=, **config)` builds, an `Engine` of manual_bp.training.engine, and a second one for the free run.
 
-    loss: the model's usual one by default. optimizer: sgd(lr=0.01) by default; the others are arguments of
-        `training_step`.  The engine is told loss_hyper only where there is one.
+    loss: the model's usual one by default. optimizer: by default sgd(lr=0.01), for a text adamw(lr=0.001); the others
+        are arguments of `training_step`.  The engine is told loss_hyper only where there is one.
+    batch_size: by default 64, for a text 4.
     free: whether there is a free run.
     progress: wraps the step numbers, to show how far it is.
     Raises ValueError if the data's features or classes are not the model's, if the model refuses mini-batches of that
@@ -144,7 +148,7 @@ def lockstep(
         )
     training: dict[str, Any] = {
         **Loss(loss or model.usual_loss, loss_hyper).options,
-        "optimizer": optimizer or sgd(lr=0.01),
+        "optimizer": optimizer or (adamw(lr=0.001) if data.symbols else sgd(lr=0.01)),
         "l2": l2,
         "l1": l1,
         "max_norm": max_norm,
@@ -160,7 +164,8 @@ def lockstep(
     )
     report.training = {**training, "optimizer": {"name": step.optimizer.name, **step.optimizer.config}}
     start = step.init(torch.Generator().manual_seed(seed), dtype=dtype, device=device)
-    x_all, targets = data.x.to(device, dtype), step.loss.targets(data.labels, data.classes, dtype).to(device)
+    x_all = data.examples(dtype).to(device)
+    targets = step.loss.targets(data.labels, data.classes, dtype).to(device)
     batches = minibatches(data, batch_size, seed)
     check_batches(step, start, x_all, batches)
     other = build()
@@ -207,19 +212,24 @@ def brief(
     x = torch.rand(EXAMPLES, FEATURES, generator=generator, dtype=torch.float64)
     labels = torch.arange(EXAMPLES) % CLASSES
     data = Dataset("made-up numbers", x, labels, (1, FEATURES))
+    if learns_text(name):
+        tokens = torch.randint(CLASSES, (SEQUENCES * FEATURES + 1,), generator=generator)
+        data = Text("made-up tokens", tokens, BYTES[:CLASSES]).windows(FEATURES)
     model = tiny(name, FEATURES, CLASSES)
-    how: dict[str, Any] = {"steps": 3, "batch_size": EXAMPLES // 3, "dtype": dtype, "device": device}
+    how: dict[str, Any] = {"steps": 3, "batch_size": len(data.x) // 3, "dtype": dtype, "device": device}
     return lockstep(model, data, engine=engine, free=False, progress=progress, **how)
 
 
-def check_data(model: Model, data: Dataset, batch_size: int = BATCH_SIZE) -> None:
+def check_data(model: Model, data: Dataset, batch_size: int | None = None) -> None:
     """Raise ValueError if `lockstep` cannot train the model on these data, before anything is trained."""
     step = training_step(model, optimizer=sgd(lr=0.01))
-    check_batches(step, step.init(torch.Generator()), data.x.float(), minibatches(data, batch_size, 0))
+    check_batches(step, step.init(torch.Generator()), data.examples(torch.float32), minibatches(data, batch_size, 0))
 
 
-def minibatches(data: Dataset, batch_size: int, seed: int) -> MiniBatches:
+def minibatches(data: Dataset, batch_size: int | None, seed: int) -> MiniBatches:
     """The mini-batches of a lockstep run: all of one size, that of the data if there are fewer examples."""
+    if batch_size is None:
+        batch_size = WINDOWS if data.symbols else BATCH_SIZE
     size = min(batch_size, len(data.x)) if is_whole(batch_size) else batch_size
     return MiniBatches(len(data.x), size, seed, drop_last=True)
 

@@ -28,7 +28,7 @@ from manual_bp.cli.shared import (
     usage,
     write_json,
 )
-from manual_bp.networks import MODELS, network
+from manual_bp.networks import MODELS, data_for, learns_text, network
 from manual_bp.wording import counted
 
 if TYPE_CHECKING:
@@ -64,24 +64,27 @@ def hyper_of(given: Sequence[str], label_smoothing: float | None = None) -> dict
     return found
 
 
-def prepared(names: list[str], data: str) -> list[tuple[str, Any, Any]]:
-    """Name, model and data set of each network; bad names and unreadable data are bad usage."""
+def prepared(names: list[str], data: str | None) -> list[tuple[str, Any, Any]]:
+    """Name, model and data set of each network; bad names and unreadable data are bad usage.
+
+    data: of several networks the one of those that learn images.
+    """
     from manual_bp.lockstep import check_data
-    from manual_bp.training.data import load
 
     for name in names:
         if name not in MODELS:
             raise ValueError(f"--model must be one of {list(MODELS)}; came {name!r}.")
-    dataset = load(data)
-    found = [(name, network(name, dataset.x.shape[1], dataset.classes), dataset) for name in names]
-    for _, model, _ in found:
-        check_data(model, dataset)
+    found = []
+    for name in names:
+        dataset = data_for(name, None if learns_text(name) and len(names) > 1 else data)
+        found.append((name, network(name, dataset.x.shape[1], dataset.classes), dataset))
+        check_data(*found[-1][1:])
     return found
 
 
 def lockstep_of(
     name: str,
-    data: str,
+    data: str | None,
     steps: int,
     dtype: str,
     device: str,
@@ -149,7 +152,7 @@ def print_lockstep(name: str, report: LockstepReport) -> None:
 
 def lockstep(
     model: ModelName = "all",
-    data: Data = "digits",
+    data: Data = None,
     steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 50,
     dtype: Annotated[
         str, typer.Option(help="float64 or float32.", autocompletion=one_of("float64", "float32"))
@@ -181,7 +184,8 @@ def lockstep(
         def progress(numbers: Iterator[int], name: str = name) -> Iterator[int]:
             return iter(shown(numbers, f"{name} in lockstep with torch", steps))
 
-        reports.append(lockstep_of(name, data, steps, dtype, device, progress, loss=loss, loss_hyper=hyper))
+        given = None if learns_text(name) and len(names) > 1 else data
+        reports.append(lockstep_of(name, given, steps, dtype, device, progress, loss=loss, loss_hyper=hyper))
         print_lockstep(name, reports[-1])
     passed = all(report.passed for report in reports)
     print_verdict(passed, "")

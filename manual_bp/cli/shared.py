@@ -109,11 +109,17 @@ Json = Annotated[Path | None, typer.Option("--json", help="Write the same as one
 ModelName = Annotated[
     str,
     typer.Option(
-        help="mlp, residual_mlp or notes (sigmoid in every layer); all of them by default.",
-        autocompletion=one_of("all", "mlp", "residual_mlp", "notes"),
+        help="mlp, residual_mlp, gpt or notes (sigmoid in every layer); all of them by default.",
+        autocompletion=one_of("all", "mlp", "residual_mlp", "gpt", "notes"),
     ),
 ]
-Data = Annotated[str, typer.Option(help="digits, or a folder with MNIST-format IDX files.")]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        help="digits, or a folder with MNIST-format IDX files; of --model gpt a file, whatever its bytes say.",
+        show_default="digits; of --model gpt Python's language reference",
+    ),
+]
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.files import write_atomically
+from manual_bp.files import safetensors_of_torch, write_atomically
 from manual_bp.training.early_stopping import Stopping
 from manual_bp.training.step import Step, TrainingState
 from manual_bp.training.typed import TOO_NESTED, brief, built
@@ -176,7 +176,7 @@ def _checked(header: bytes, raw: bytes) -> Checkpoint:
 
 def _tensors(raw: bytes) -> dict[str, Tensor]:
     """Raises ValueError for what is no safetensors file, or holds numbers that torch does not have."""
-    library = _safetensors()
+    library = safetensors_of_torch()
     try:
         found: dict[str, Tensor] = library.load(raw)
     except Exception as error:  # the library's own, or KeyError, TypeError, RuntimeError of what it does with torch
@@ -215,19 +215,9 @@ def check_fits(checkpoint: Checkpoint, step: Step, fresh: TrainingState) -> None
 def tensors_as_bytes(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> bytes:
     """A safetensors file of named tensors, which may share memory."""
     copies = {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
-    raw: bytes = _safetensors().save(copies, metadata=dict(about))
+    raw: bytes = safetensors_of_torch().save(copies, metadata=dict(about))
     return raw
 
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _safetensors() -> Any:
-    try:
-        import safetensors.torch
-    except ImportError as error:
-        raise ValueError(
-            "checkpoints need safetensors; it is not installed. Run: pip install 'manual-bp[checkpoints]'"
-        ) from error
-    return safetensors.torch

@@ -26,6 +26,8 @@ class Dataset:
     """x: (n, features) in [0, 1], float64; labels: (n,) integers from 0; image: (height, width).
 
     test: examples that their makers set aside to test with, which are not among x; None if there are none.
+    symbols: of a text, what each token stands for (manual_bp.training.text); then x is (n, context) and holds tokens'
+        numbers, int64, and labels, (n, context), the numbers of those that come next.
     """
 
     name: str
@@ -33,12 +35,19 @@ class Dataset:
     labels: Tensor
     image: tuple[int, int]
     test: Dataset | None = None
+    symbols: tuple[bytes, ...] = ()
 
     @property
     def classes(self) -> int:
         """How many there are, those included of which there is only an example to test with."""
+        if self.symbols:
+            return len(self.symbols)
         parts = (self, self.test) if self.test else (self,)
         return max(int(part.labels.max()) for part in parts) + 1
+
+    def examples(self, dtype: torch.dtype) -> Tensor:
+        """x as a network of that dtype takes it."""
+        return self.x.to(dtype) if self.x.is_floating_point() else self.x
 
     def targets(self, dtype: torch.dtype = torch.float64) -> Tensor:
         """(n, classes): 1 for the right class, 0 for the others."""

@@ -71,6 +71,10 @@ class Judge:
         self.dtype, self.device, self.against = dtype, device, against
         self.leaves = leaves(step.model)
         self.order, self.takers = list(self.leaves), takers(step.model.layer)
+        # What several layers share is judged at the first of them, where its gradient is complete.
+        self.owner: dict[str, str] = {}
+        for layer, leaf in self.leaves.items():
+            self.owner = {**dict.fromkeys((*leaf.names.values(), *leaf.shapes), layer), **self.owner}
         self.disagreements: list[Disagreement] = []
         self.flips = 0
         self.diverged = ""
@@ -132,14 +136,15 @@ class Judge:
             yield from self._compare(number, layer, named, [r.params for r in records])
         yield from self._compare(number, "optimizer", [("step", "step")], [r.optimizer for r in records])
         for layer, leaf in self.leaves.items():
-            running = [(name, name.rpartition(".")[2]) for name in leaf.shapes]
+            running = [(name, name.rpartition(".")[2]) for name in leaf.shapes if self.owner[name] == layer]
             yield from self._compare(number, layer, running, [r.buffers for r in records])
 
     def _named(self, layer: str, prefix: str) -> list[tuple[str, str]]:
-        """The layer's parameters: name, and letter with a prefix."""
+        """The parameters that are judged at the layer: name, and letter with a prefix."""
         leaf = self.leaves[layer]
         letters = LETTERS if leaf.rule.name == "linear" else {}
-        return [(name, prefix + letters.get(local, local)) for local, name in leaf.names.items()]
+        owned = {local: name for local, name in leaf.names.items() if self.owner[name] == layer}
+        return [(name, prefix + letters.get(local, local)) for local, name in owned.items()]
 
     @staticmethod
     def _moments(named: list[tuple[str, str]], state: Tensors) -> list[tuple[str, str]]:
@@ -192,7 +197,7 @@ class Judge:
     def _origin_of_gradient(self, layer: str, letter: str) -> str:
         """A parameter that several layers share has one gradient, the sum of theirs."""
         leaf = self.leaves[layer]
-        name = next(name for prefixed, name in ((p, n) for n, p in self._named(layer, "d")) if prefixed == letter)
+        name = next(name for name, prefixed in self._named(layer, "d") if prefixed == letter)
         sharing = [other for other, each in self.leaves.items() if name in each.names.values()]
         shared = f", added up over {' and '.join(sharing)}, which share {name}" if len(sharing) > 1 else ""
         return f"it comes from the backward of {leaf.rule.name}{shared}{self._or_penalty}"

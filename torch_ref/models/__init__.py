@@ -1,8 +1,9 @@
 """The models as nn.Modules, with the parameters' names of manual_bp.models."""
 
+from torch_ref.models.gpt import GPT
 from torch_ref.models.mlp import MLP
 from torch_ref.models.residual_mlp import ResidualMLP
 
-MODELS = {"mlp": MLP, "residual_mlp": ResidualMLP}
+MODELS = {"gpt": GPT, "mlp": MLP, "residual_mlp": ResidualMLP}
 
-__all__ = ["MLP", "MODELS", "ResidualMLP"]
+__all__ = ["GPT", "MLP", "MODELS", "ResidualMLP"]
