@@ -14,7 +14,7 @@ Derivation.  By the product rule, where Φ' = φ, and σ' = σ(t) σ(−t) with 
 
 Both gates sink to 0 on the left, and fast: written as (1 + erf(x/√2)) / 2 or (1 + tanh(t/2)) / 2 they are differences
 of numbers near 1, and from x = −5.5 (float32) or −8.3 (float64) on no digit is left.  Φ(x) = erfc(−x/√2) / 2 keeps
-them; so do σ(t) and φ(x) as `_swish` and `_gaussian` compute them, down to gradual underflow.
+them; so do σ(t) and φ(x) as `_gelu` computes them, down to gradual underflow.
 
 No kinks.  y has its least value, −0.170, near x = −0.752, where the derivative crosses 0.  The slope at both zeros is
 ½; at ±∞ it is 1 and 0, where torch has NaN.  y(−∞) is NaN, the product of ∞ and 0, as in torch.
@@ -30,10 +30,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from manual_bp.inputs import Edge, Input, Mistake, Promise, Value, normal
-from manual_bp.rules.activation._gaussian import NOTHING_BEYOND, distribution, x_density
-from manual_bp.rules.activation._swish import swish, swish_slope
-
-SLOPE, CUBIC = math.sqrt(8 / math.pi), 0.044715
+from manual_bp.rules.activation._gelu import (
+    CUBIC,
+    SLOPE,
+    cdf,
+    cdf_from_1,
+    density,
+    dt,
+    gelu,
+    gelu_from_1,
+    gelu_slope,
+    t,
+)
 
 
 class Residuals(NamedTuple):
@@ -45,31 +53,17 @@ class Residuals(NamedTuple):
 def forward(
     x: Float[Tensor, "*shape"], *, approximate: Literal["none", "tanh"] = "none"
 ) -> tuple[Float[Tensor, "*shape"], Residuals]:
-    y = swish(x, _t(x)) if approximate == "tanh" else x * distribution(x)
-    return y, Residuals(x, approximate)
+    return gelu(x, approximate), Residuals(x, approximate)
 
 
 def backward(residuals: Residuals, dy: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"]]:
     x, approximate = residuals
-    if approximate == "tanh":
-        x = torch.clamp(x, -NOTHING_BEYOND, NOTHING_BEYOND)  # where σ(−|t|) is 0, before x² overflows
-        return (dy * swish_slope(x, _t(x), _dt(x)),)
-    return (dy * (distribution(x) + x_density(x)),)
+    return (dy * gelu_slope(x, approximate),)
 
 
 def terms(residuals: Residuals, dy: Float[Tensor, "*shape"]) -> dict[str, dict[str, Tensor]]:
     x, approximate = residuals
-    return {"dx": {"direct": dy * _gate(x, approximate), "gate": dy * (x * _density(x, approximate))}}
-
-
-def _t(x: Tensor) -> Tensor:
-    """√(8/π) (x + 0.044715 x³)."""
-    return SLOPE * (x * (1 + CUBIC * (x * x)))
-
-
-def _dt(x: Tensor) -> Tensor:
-    """t'."""
-    return SLOPE * (1 + 3 * CUBIC * (x * x))
+    return {"dx": {"direct": dy * cdf(x, approximate), "gate": dy * (x * density(x, approximate))}}
 
 
 INPUTS = {"x": Input(normal(std=2.0))}
@@ -96,7 +90,7 @@ EDGES = (
 def _magnified(x: Tensor, approximate: str) -> Tensor:
     """By how many ulp the roundings of the argument may change the gate in the lower tail: x/√2, whose square is the
     exponent, is rounded twice by half an ulp, t seven times."""
-    return 7 * torch.clamp(-_t(x), min=0.0) if approximate == "tanh" else 2 * torch.clamp(x, max=0.0) ** 2
+    return 7 * torch.clamp(-t(x), min=0.0) if approximate == "tanh" else 2 * torch.clamp(x, max=0.0) ** 2
 
 
 PROMISES = {
@@ -110,41 +104,24 @@ PROMISES = {
         'its terms cancel near -0.752; and of the form "tanh" a relative error of t is magnified |t| times in the '
         "lower tail",
         more=lambda x, approximate: _magnified(x, approximate) if approximate == "tanh" else 0.0,
-        beside=lambda x, approximate: (x * _density(x, approximate)).abs().nan_to_num(nan=0.0),
+        beside=lambda x, approximate: (x * density(x, approximate)).abs().nan_to_num(nan=0.0),
     ),
 }
 
 
-def _gate(x: Tensor, approximate: str) -> Tensor:
-    """Φ or σ(t)."""
-    return torch.sigmoid(_t(x)) if approximate == "tanh" else distribution(x)
-
-
-def _density(x: Tensor, approximate: str) -> Tensor:
-    """The derivative of the gate: φ or t' σ(t) σ(−t)."""
-    if approximate == "tanh":
-        return _dt(x) * torch.sigmoid(_t(x)) * torch.sigmoid(-_t(x))
-    return torch.exp(-(x * x) / 2) / math.sqrt(2 * math.pi)
-
-
-def _gate_from_1(x: Tensor, approximate: str) -> Tensor:
-    """½ (1 + erf(x/√2)) or ½ (1 + tanh(t/2))."""
-    return (1 + (torch.tanh(_t(x) / 2) if approximate == "tanh" else torch.erf(x * math.sqrt(0.5)))) / 2
-
-
 def _density_from_1(x: Tensor, approximate: str) -> Tensor:
     """φ, or t'/4 (1 − tanh²(t/2))."""
-    return _dt(x) / 4 * (1 - torch.tanh(_t(x) / 2) ** 2) if approximate == "tanh" else _density(x, approximate)
+    return dt(x) / 4 * (1 - torch.tanh(t(x) / 2) ** 2) if approximate == "tanh" else density(x, approximate)
 
 
 def _slope(x: Tensor, approximate: str) -> Tensor:
-    return _gate(x, approximate) + x * _density(x, approximate)
+    return cdf(x, approximate) + x * density(x, approximate)
 
 
 VALUES = (
     Value(
         "½ x (1 + erf) or ½ x (1 + tanh)",
-        lambda x, approximate: x * (2 * _gate_from_1(x, approximate)) / 2,  # in the order that overflows, as torch's
+        gelu_from_1,
         forgets="that erf and tanh are near -1 in the lower tail, and the sum with 1 cancels",
         shows="for x < 0, growing; from -5.5 (float32) or -8.3 (float64) no digit is left; at the largest x twice x "
         "may overflow",
@@ -155,7 +132,7 @@ VALUES = (
 MISTAKES = (
     Mistake(
         "1 + erf or 1 + tanh",
-        lambda x, dy, approximate: (dy * (_gate_from_1(x, approximate) + x * _density_from_1(x, approximate)),),
+        lambda x, dy, approximate: (dy * (cdf_from_1(x, approximate) + x * _density_from_1(x, approximate)),),
         forgets="that erf and tanh are near -1 in the lower tail, and the sum with 1 cancels",
         shows="for x < 0, growing; what is left of Φ + xφ is off by 1/x²",
         seen="https://github.com/tenstorrent/tt-metal/issues/38643",
@@ -163,7 +140,7 @@ MISTAKES = (
     ),
     Mistake(
         "gate recovered as y/x",
-        lambda x, dy, approximate: (dy * (x * _gate(x, approximate) / x + x * _density(x, approximate)),),
+        lambda x, dy, approximate: (dy * (x * cdf(x, approximate) / x + x * density(x, approximate)),),
         forgets="that y/x is 0/0 at 0",
         shows="at x = 0",
         seen="https://github.com/apache/mxnet/commit/22377edef3ac",
@@ -182,43 +159,43 @@ MISTAKES = (
     ),
     Mistake(
         "gate as a constant",
-        lambda x, dy, approximate: (dy * _gate(x, approximate),),
+        lambda x, dy, approximate: (dy * cdf(x, approximate),),
         forgets="that the gate depends on x too: half of the product rule",
         shows="everywhere but at 0",
     ),
     Mistake(
         "gate's slope alone",
-        lambda x, dy, approximate: (dy * (x * _density(x, approximate)),),
+        lambda x, dy, approximate: (dy * (x * density(x, approximate)),),
         forgets="the direct path, whose factor is the gate: half of the product rule",
         shows="everywhere",
     ),
     Mistake(
         "x missing before the density",
-        lambda x, dy, approximate: (dy * (_gate(x, approximate) + _density(x, approximate)),),
+        lambda x, dy, approximate: (dy * (cdf(x, approximate) + density(x, approximate)),),
         forgets="the factor x of the gate's slope",
         shows="everywhere but at 1",
     ),
     Mistake(
         "sign of the density",
-        lambda x, dy, approximate: (dy * (_gate(x, approximate) - x * _density(x, approximate)),),
+        lambda x, dy, approximate: (dy * (cdf(x, approximate) - x * density(x, approximate)),),
         forgets="the sign of the gate's slope",
         shows="everywhere but at 0",
     ),
     Mistake(
         "½ missing before the gate",
-        lambda x, dy, approximate: (dy * (2 * _gate(x, approximate) + x * _density(x, approximate)),),
+        lambda x, dy, approximate: (dy * (2 * cdf(x, approximate) + x * density(x, approximate)),),
         forgets="the ½ of ½ (1 + erf)",
         shows="everywhere",
     ),
     Mistake(
         "½ missing before the density",
-        lambda x, dy, approximate: (dy * (_gate(x, approximate) + 2 * x * _density(x, approximate)),),
+        lambda x, dy, approximate: (dy * (cdf(x, approximate) + 2 * x * density(x, approximate)),),
         forgets="the ½ of ½ (1 + erf)",
         shows="everywhere but at 0",
     ),
     Mistake(
         "½ twice before the density",
-        lambda x, dy, approximate: (dy * (_gate(x, approximate) + x * _density(x, approximate) / 2),),
+        lambda x, dy, approximate: (dy * (cdf(x, approximate) + x * density(x, approximate) / 2),),
         forgets="that the ½ is in φ already",
         shows="everywhere but at 0",
     ),
@@ -227,8 +204,8 @@ MISTAKES = (
         lambda x, dy, approximate: (
             dy
             * (
-                _gate(x, approximate)
-                + x * _density(x, approximate) * (2 / _dt(x) if approximate == "tanh" else math.sqrt(2))
+                cdf(x, approximate)
+                + x * density(x, approximate) * (2 / dt(x) if approximate == "tanh" else math.sqrt(2))
             ),
         ),
         forgets="the derivative of what stands inside erf or tanh",
@@ -236,7 +213,7 @@ MISTAKES = (
     ),
     Mistake(
         "½ missing in the exponent",
-        lambda x, dy, approximate: (dy * (_gate(x, approximate) + x * _density(math.sqrt(2) * x, approximate)),),
+        lambda x, dy, approximate: (dy * (cdf(x, approximate) + x * density(math.sqrt(2) * x, approximate)),),
         forgets="that φ holds e^(-x²/2): here its argument is √2 x",
         shows="everywhere but at 0",
     ),
@@ -245,10 +222,8 @@ MISTAKES = (
         lambda x, dy, approximate: (
             dy
             * (
-                _gate(x, approximate)
-                + x
-                * _density(x, approximate)
-                * ((1 + CUBIC * x * x) * SLOPE / _dt(x) if approximate == "tanh" else 1.0)
+                cdf(x, approximate)
+                + x * density(x, approximate) * ((1 + CUBIC * x * x) * SLOPE / dt(x) if approximate == "tanh" else 1.0)
             ),
         ),
         forgets="the 3 of the derivative of x³",
@@ -262,7 +237,7 @@ MISTAKES = (
     ),
     Mistake(
         "derivative at y",
-        lambda x, dy, approximate: (dy * _slope(x * _gate(x, approximate), approximate),),
+        lambda x, dy, approximate: (dy * _slope(x * cdf(x, approximate), approximate),),
         forgets="that what it was given has already been through the activation",
         shows="everywhere but at 0 and far on the right",
     ),

@@ -23,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from manual_bp.inputs import Edge, Input, Mistake, Value, normal
+from manual_bp.rules.activation._gated import interleaved, to_row_0
 from manual_bp.rules.activation._swish import swish, swish_slope
 
 
@@ -81,20 +82,6 @@ def _silu(gate: Tensor) -> Tensor:
 
 def _slope(gate: Tensor) -> Tensor:
     return _s(gate) * (1 + gate * _s(-gate))
-
-
-def _to_row_0(grad: Tensor) -> Tensor:
-    """The last row in place of the first, and nothing in the others."""
-    if grad.ndim < 2 or not grad.numel():
-        return grad
-    rows = grad.reshape(-1, grad.shape[-1])
-    return torch.cat([rows[-1:], torch.zeros_like(rows[1:])]).reshape(grad.shape)
-
-
-def _interleaved(dgate: Tensor, dup: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in one buffer, written element by element in turn and read as two halves."""
-    both = torch.stack([dgate.reshape(-1), dup.reshape(-1)], dim=-1).reshape(2, dgate.numel())
-    return both[0].reshape(dgate.shape), both[1].reshape(dup.shape)
 
 
 VALUES = (
@@ -195,14 +182,14 @@ MISTAKES = (
     ),
     Mistake(
         "gradients interleaved",
-        lambda gate, up, dy: _interleaved(dy * up * _slope(gate), dy * _silu(gate)),
+        lambda gate, up, dy: interleaved(dy * up * _slope(gate), dy * _silu(gate)),
         forgets="whether gate and up lie in turn or in two halves",
         shows="for more than one element",
         seen="https://github.com/Dao-AILab/quack/commit/874af048205c",
     ),
     Mistake(
         "every row written to row 0",
-        lambda gate, up, dy: (_to_row_0(dy * up * _slope(gate)), _to_row_0(dy * _silu(gate))),
+        lambda gate, up, dy: (to_row_0(dy * up * _slope(gate)), to_row_0(dy * _silu(gate))),
         forgets="to advance the pointers of the results with the row",
         shows="for more than one row",
         seen="https://github.com/ByteDance-Seed/Triton-distributed/issues/180",
