@@ -174,9 +174,9 @@ def dropout(features: int | tuple[int, ...], p: float, *, mask: str = "mask") ->
 class BatchNorm(Leaf):
     """Batch normalisation that also keeps running statistics, for inference.
 
-    running ← (1 − momentum) running + momentum (statistic of the batch); the running variance takes the unbiased
-    variance, while the normalisation uses the biased one.  With momentum None each of the k batches so far counts
-    alike: momentum is 1/k, and the state counts k in num_batches_tracked.  All as torch.nn.BatchNorm1d does.
+    They are those of the page running_statistics, of which momentum is the share of the new.  With momentum None each
+    of the k batches so far counts alike: momentum is 1/k, and the state counts k in num_batches_tracked.  All as
+    torch.nn.BatchNorm1d does.
     """
 
     momentum: float | None = 0.1
@@ -199,11 +199,9 @@ class BatchNorm(Leaf):
         m = x.numel() // max(x.shape[1], 1)
         if m == 0:
             return y, residuals, state
-        unbiased = residuals.variance * (m / (m - 1))
-        fresh = {
-            name: ((1 - share) * state[name].detach() + share * statistic).to(state[name].dtype)
-            for name, statistic in zip(self.running, (residuals.mean, unbiased), strict=True)
-        }
+        before = [state[name].detach() for name in self.running]
+        after = RULES["running_statistics"].page.after_batch(*before, residuals.mean, residuals.variance, m, share)
+        fresh = {name: x.to(state[name].dtype) for name, x in zip(self.running, after, strict=True)}
         return y, residuals, {**state, **fresh}
 
     def initial(self) -> dict[str, Tensor]:

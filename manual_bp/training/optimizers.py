@@ -1,4 +1,4 @@
-"""Optimisers: named pairs of pure functions with explicit state.
+"""Optimisers: named pairs of pure functions with explicit state, made of the pages of the chapter update.
 
 The state is a flat dictionary of tensors under torch.optim's names, such as "momentum_buffer.W1", "exp_avg.W1" and one
 "step" for all parameters.  Nothing in it depends on the learning rate, so a schedule is another optimiser with the
@@ -14,14 +14,17 @@ is part of the gradient: large gradients are then decayed less, while decoupled 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from manual_bp.registry import RULES
 from manual_bp.training.arguments import check_bool, check_not_negative, is_finite
 
 Tensors = Mapping[str, Tensor]
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class Optimizer(NamedTuple):
@@ -42,19 +45,12 @@ class Optimizer(NamedTuple):
 def sgd(
     lr: float, momentum: float = 0.0, dampening: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False
 ) -> Optimizer:
-    """Stochastic gradient descent, with momentum.
+    """Stochastic gradient descent, with momentum: the page sgd_update for each parameter.
 
-        g ← dW + weight_decay W
-        v ← momentum v + (1 − dampening) g          the first time v ← g
-        W ← W − lr v                                with nesterov: W ← W − lr (g + momentum v)
-
-    Without momentum W ← W − lr g, and there is no state.  The velocity v is not multiplied by lr, as in torch and
-    unlike in the papers; the two are the same while lr is constant.
+    Without momentum there is no state.  With it the buffers begin at 0, which is the same as none but for dampening:
+    then the state counts steps, and the first one is taken without a buffer.
 
     Raises ValueError for negative or infinite arguments, and for nesterov without momentum or with dampening.
-    Sources: Polyak, "Some methods of speeding up the convergence of iteration methods", USSR Comput. Math. Math. Phys.
-    4 (1964); Sutskever et al., "On the importance of initialization and momentum in deep learning", ICML 2013, for
-    Nesterov's; the form of both is torch.optim.SGD's.
     """
     check_not_negative("sgd", lr=lr, momentum=momentum, weight_decay=weight_decay)
     if not is_finite(dampening):
@@ -65,6 +61,13 @@ def sgd(
             f"sgd: nesterov needs a momentum above 0 and no dampening; came momentum={momentum}, "
             f"dampening={dampening}. Leave nesterov out, or set the two."
         )
+    config: dict[str, float | bool | tuple[float, float]] = {
+        "lr": lr,
+        "momentum": momentum,
+        "dampening": dampening,
+        "weight_decay": weight_decay,
+        "nesterov": bool(nesterov),
+    }
 
     def init(params: Tensors) -> dict[str, Tensor]:
         if not momentum:
@@ -78,68 +81,53 @@ def sgd(
         if momentum and dampening:
             after["step"] = state["step"] + 1
         for name, weight in _detached(params):
-            g = gradients[name]
-            if weight_decay:
-                g = g + weight_decay * weight
-            direction = g
+            kept = f"momentum_buffer.{name}"
+            weight_after, v = _updated("sgd_update", weight, gradients[name], state.get(kept), **config)
+            if momentum and dampening:
+                first = _updated("sgd_update", weight, gradients[name], None, **config)
+                is_first = state["step"] == 0
+                weight_after, v = (
+                    torch.where(is_first, one, other) for one, other in zip(first, (weight_after, v), strict=True)
+                )
+            after_params[name] = weight_after
             if momentum:
-                v = momentum * state[f"momentum_buffer.{name}"] + (1 - dampening) * g
-                if dampening:
-                    v = torch.where(state["step"] == 0, g, v)
-                after[f"momentum_buffer.{name}"] = v
-                direction = g + momentum * v if nesterov else v
-            after_params[name] = weight - lr * direction
+                after[kept] = v
         return after_params, after
 
-    config = {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay}
-    return Optimizer("sgd", {**config, "nesterov": nesterov}, init, update)
+    return Optimizer("sgd", config, init, update)
 
 
 def adam(
     lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0
 ) -> Optimizer:
-    """Adam: each parameter's step is its mean gradient over the root of its mean squared gradient.
-
-        g ← dW + weight_decay W
-        m ← β₁ m + (1 − β₁) g,     m̂ = m / (1 − β₁ᵗ)
-        v ← β₂ v + (1 − β₂) g²,    v̂ = v / (1 − β₂ᵗ)
-        W ← W − lr m̂ / (√v̂ + eps)
-
-    t counts from 1.  m and v begin at 0; the divisions make up for that.
+    """Adam: the page adam_update for each parameter.  The state begins at 0, and one count of steps is for all.
 
     Raises ValueError for negative or infinite arguments, and for betas outside [0, 1).
-    Source: Kingma & Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, algorithm 1.
     """
-    return _adam("adam", lr, betas, eps, weight_decay, decoupled=False)
+    return _adam("adam", "adam_update", lr, betas, eps, weight_decay)
 
 
 def adamw(
     lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 1e-2
 ) -> Optimizer:
-    """Adam with decoupled weight decay: as `adam` with g = dW, and before the update
-
-        W ← W − lr weight_decay W
+    """Adam with decoupled weight decay: the page adamw_update for each parameter.
 
     Raises ValueError as `adam` does.
-    Source: Loshchilov & Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, algorithm 2; with lr in the decay,
-    as in torch.optim.AdamW.
     """
-    return _adam("adamw", lr, betas, eps, weight_decay, decoupled=True)
+    return _adam("adamw", "adamw_update", lr, betas, eps, weight_decay)
 
 
-def _adam(
-    kind: str, lr: float, betas: tuple[float, float], eps: float, weight_decay: float, *, decoupled: bool
-) -> Optimizer:
+def _adam(kind: str, page: str, lr: float, betas: tuple[float, float], eps: float, weight_decay: float) -> Optimizer:
     check_not_negative(kind, lr=lr, eps=eps, weight_decay=weight_decay)
     two = isinstance(betas, tuple | list) and len(betas) == 2
     if not two or not all(is_finite(beta) and 0 <= beta < 1 for beta in betas):
         raise ValueError(f"{kind}: betas must be two numbers in [0, 1); came {betas!r}. Usual are (0.9, 0.999).")
-    beta1, beta2 = betas
+    config = {"lr": lr, "beta1": betas[0], "beta2": betas[1], "eps": eps, "weight_decay": weight_decay}
 
     def init(params: Tensors) -> dict[str, Tensor]:
         means = {
             f"{moment}.{name}": torch.zeros_like(weight.detach())  # memory of its own each: a step may write into it
-            for moment in ("exp_avg", "exp_avg_sq")
+            for moment in MOMENTS
             for name, weight in params.items()
         }
         return {**means, "step": _zero_steps(params)}
@@ -147,23 +135,19 @@ def _adam(
     def update(gradients: Tensors, state: Tensors, params: Tensors) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         t = state["step"] + 1
         after_params, after = {}, {"step": t}
-        # In float64 whatever the parameters are: in float32, 1 − 0.999 has four digits left.
-        correction1, correction2 = 1 - beta1 ** t.double(), 1 - beta2 ** t.double()
         for name, weight in _detached(params):
-            g = gradients[name]
-            if weight_decay and decoupled:
-                weight = weight - lr * weight_decay * weight
-            elif weight_decay:
-                g = g + weight_decay * weight
-            m = beta1 * state[f"exp_avg.{name}"] + (1 - beta1) * g
-            v = beta2 * state[f"exp_avg_sq.{name}"] + (1 - beta2) * g**2
-            m_hat = m / correction1.to(weight.dtype)
-            v_hat = v / correction2.to(weight.dtype)
-            after_params[name] = weight - lr * m_hat / (torch.sqrt(v_hat) + eps)
-            after[f"exp_avg.{name}"], after[f"exp_avg_sq.{name}"] = m, v
+            moments = (state[f"{moment}.{name}"] for moment in MOMENTS)
+            found = _updated(page, weight, gradients[name], *moments, step=t.double(), **config)
+            after_params[name] = found.param
+            after |= {f"{moment}.{name}": getattr(found, moment) for moment in MOMENTS}
         return after_params, after
 
     return Optimizer(kind, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}, init, update)
+
+
+def _updated(page: str, *tensors: Tensor | None, **hyper: Any) -> Any:
+    """The page's own forward, unchecked: a count of steps that is a tensor, so that it can be compiled, is no int."""
+    return RULES[page].pure(*tensors, **hyper)[0]
 
 
 def _detached(params: Tensors) -> list[tuple[str, Tensor]]:

@@ -12,7 +12,9 @@ Decay = Callable[[Tensor, Tensor, float, float], tuple[Tensor, Tensor]]
 """param, grad, lr, weight_decay -> both with the decay in one of them."""
 
 
-def check_adam(name: str, step: int, lr: float, beta1: float, beta2: float, eps: float, weight_decay: float) -> None:
+def check_adam(
+    name: str, step: int | Tensor, lr: float, beta1: float, beta2: float, eps: float, weight_decay: float
+) -> None:
     """Raises ValueError, as torch.optim does, for what is no step, rate or decay."""
     # In a compiled step the count is a tensor, whose value nobody looks at.
     require(isinstance(step, Tensor) or step >= 1, f"{name}: step must be 1 or more", step, "The first step is 1.")
@@ -28,7 +30,7 @@ def adam_step(
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
     max_exp_avg_sq: Tensor | None,
-    step: int,
+    step: int | Tensor,
     lr: float,
     beta1: float,
     beta2: float,
@@ -38,9 +40,16 @@ def adam_step(
     m = beta1 * exp_avg + (1 - beta1) * grad
     v = beta2 * exp_avg_sq + (1 - beta2) * grad**2
     largest = None if max_exp_avg_sq is None else torch.maximum(max_exp_avg_sq, v)
-    m_hat = m / (1 - beta1**step)
-    v_hat = (v if largest is None else largest) / (1 - beta2**step)
+    m_hat = m / _correction(beta1, step, param)
+    v_hat = (v if largest is None else largest) / _correction(beta2, step, param)
     return param - lr * m_hat / (torch.sqrt(v_hat) + eps), m, v, largest
+
+
+def _correction(beta: float, step: int | Tensor, like: Tensor) -> float | Tensor:
+    """1 − βᵗ in float64, rounded once: in float32, 1 − 0.999 has four digits left.  In a training step, which counts in
+    a tensor so that it can be compiled, it is one too."""
+    correction = 1 - beta**step
+    return correction.to(like.dtype) if isinstance(correction, Tensor) else correction
 
 
 ADAM_INPUTS = {

@@ -59,8 +59,7 @@ def forward(
     )
     if not x.numel():
         return Outputs(running_mean.clone(), running_var.clone())
-    mean, variance = statistics(x)
-    return Outputs(tracked(running_mean, mean, momentum), tracked(running_var, variance * (m / (m - 1)), momentum))
+    return after_batch(running_mean, running_var, *statistics(x), m, momentum)
 
 
 def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,6 +68,14 @@ def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     mean = torch.mean(x, axes)
     away = x - mean.reshape(-1, *(1,) * (x.ndim - 2))
     return mean, torch.mean(away**2, axes)
+
+
+def after_batch(
+    running_mean: Tensor, running_var: Tensor, mean: Tensor, variance: Tensor, m: int, momentum: float | Tensor
+) -> Outputs:
+    """What mean and biased variance of a batch, which its normalisation has found already, make of running ones."""
+    unbiased = variance * (m / (m - 1))
+    return Outputs(tracked(running_mean, mean, momentum), tracked(running_var, unbiased, momentum))
 
 
 def tracked(running: Tensor, new: Tensor, momentum: float | Tensor) -> Tensor:
