@@ -6,7 +6,7 @@
 
 step is 1 at first, so that the first step is undecayed.
 
-Where it comes from.  A bound on the regret of online learning is least for the step lr/√(Σ g²) of each parameter by
+Origin.  A bound on the regret of online learning is least for the step lr/√(Σ g²) of each parameter by
 itself; rare features keep long steps.  As the sum never forgets, steps shrink as 1/√t for gradients of one size.  From
 sum = 0, eps = 0 the first step is exactly lr sign(g); at g = 0 with sum = 0 it is 0/eps = 0.
 

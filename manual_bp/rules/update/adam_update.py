@@ -8,7 +8,7 @@
 t is `step`, 1 at first.  With max_exp_avg_sq (amsgrad) the largest v so far takes the place of v in v̂, and is handed
 on.  m, v and the largest v are stored uncorrected.
 
-Derivation of the corrections.  m starts at 0, so that after t steps m = (1 − β) Σ_i β^(t−i) g_i.  Were every g_i the
+Derivation.  m starts at 0, so that after t steps m = (1 − β) Σ_i β^(t−i) g_i.  Were every g_i the
 same number g, the sum of the geometric series 1 + β + … + β^(t−1) = (1 − βᵗ)/(1 − β) gives m = (1 − βᵗ) g: too small by
 the factor 1 − βᵗ, which the division takes away.  The same holds of v.  Without it the first step would be
 (1 − β₁)/√(1 − β₂) = 3.2 times as long as lr, and it takes 1/(1 − β₂) = 1000 steps for that to fade.  With it, and
@@ -16,14 +16,15 @@ eps = 0, the first step is exactly lr sign(g).
 
 At g = 0 with moments of 0 the step is 0/eps = 0, and NaN for eps = 0.
 
-Conventions.
-    eps         here, in torch, optax and the paper's algorithm 1: √v̂ + eps.  TensorFlow and Keras: √v + eps with
-                lr √(1 − β₂ᵗ)/(1 − β₁ᵗ), the paper's "epsilon hat", which in the first step acts like an eps
-                1/√(1 − β₂) = 32 times as large.  optax's eps_root stands below the root.
-    amsgrad     torch: the largest v, corrected as v is.  optax: the largest v̂.  Reddi et al. correct nothing.
-    decay       coupled: part of the gradient, hence of both moments, and divided by √v̂ with it.  adamw_update has the
-                other.  optax.adam has none; its chains decide by their order.
-    lr          of this step.
+Conventions.  Of eps: here, in torch, optax and the paper's algorithm 1 it is √v̂ + eps.  TensorFlow and Keras add it to
+√v, beside lr √(1 − β₂ᵗ)/(1 − β₁ᵗ), the paper's "epsilon hat", which in the first step acts like an eps that is
+1/√(1 − β₂) = 32 times as large.  optax's eps_root stands below the root.
+
+Of amsgrad: torch takes the largest v and corrects it as it corrects v; optax takes the largest v̂; Reddi et al. correct
+nothing.
+
+Of decay: here it is part of the gradient, hence of both moments, and divided by √v̂ with it.  `adamw_update` has the
+other kind.  optax.adam has none; its chains decide by their order.  Of lr: it is that of this step.
 
 1 − β and 1 − βᵗ are formed in float64 whatever the precision of the numbers: in float32, 1 − 0.999 has four digits.
 

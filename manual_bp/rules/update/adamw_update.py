@@ -5,9 +5,9 @@
     (1 − lr weight_decay) param − lr m̂ / (√v̂ + eps)
 
 t is `step`, 1 at first; with max_exp_avg_sq (amsgrad) the largest v so far takes the place of v in v̂.  Where the
-corrections come from stands in adam_update; what is said there of eps, amsgrad and lr holds here.
+corrections come from stands in `adam_update`; what is said there of eps, amsgrad and lr holds here.
 
-Why decoupled.  Decay that is part of the gradient is divided by √v̂ like the rest of it, so that a weight with large
+Why.  Decay that is part of the gradient is divided by √v̂ like the rest of it, so that a weight with large
 gradients decays less.  Beside the step all weights decay alike: per step by lr · weight_decay of themselves, in
 1/(lr weight_decay) steps by the factor e.
 

@@ -6,13 +6,12 @@
 The norm is that of all gradients together: several tensors are one flat vector here (`clipped` takes them as they
 are), and all are shortened by one factor.  The second output is the norm before.
 
-Where eps comes from: so that no 0 divides.  It also makes what is clipped a little shorter than max_norm, by the share
+Why.  eps is there so that no 0 divides.  It also makes what is clipped a little shorter than max_norm, by the share
 eps/norm: that is torch's formula, and at max_norm = 1 float32 shows it (1e-6 is 8 ulp).
 
-Special values are those of the formula, as in torch.nn.utils.clip_grad_norm_:
-    norm 0      y = 0.
-    norm inf    the factor is 0: finite elements become 0, infinite ones NaN.  It is inf too where Σ grad² overflows.
-    norm NaN    everything is NaN.
+Special values are those of the formula, as in torch.nn.utils.clip_grad_norm_.  At norm 0 the gradient stays 0.  Where
+the norm is infinite (as it is where Σ grad² overflows) the factor is 0: finite elements become 0, infinite ones NaN.
+Where it is NaN everything is.
 
 Conventions.  optax.clip_by_global_norm and TensorFlow's have no eps, and compare: grad where norm < max_norm, else
 grad max_norm / norm; they differ from this by the share eps/norm (pass eps=0 for them; only a norm of 0 is then NaN

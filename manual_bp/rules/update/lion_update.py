@@ -8,7 +8,7 @@ The step looks at a mean that forgets sooner (β₁ = 0.9) than the one that is 
 the stored mean is of the steps before.  sign(0) = 0: without gradient and momentum only the decay is left.  sign(NaN)
 is 0 in torch, so that a NaN in the gradient does not reach the parameter at once, and NaN in JAX.
 
-Where it comes from.  It was found by a search of programs, not derived.  As |u| is 1, lr is to be some 3 to 10 times
+Origin.  It was found by a search of programs, not derived.  As |u| is 1, lr is to be some 3 to 10 times
 smaller than Adam's, and weight_decay so much larger, as the decay is by lr · weight_decay.
 
 Conventions.  The decay is of the parameter before the step, as in AdamW.  optax.lion has the sign of the same mean, and

@@ -8,19 +8,17 @@
     b = momentum momentum_buffer + g / r       with momentum; b = g / r where there is no buffer yet
     param − lr b
 
-Derivation of the centred root.  With weights that add up to 1, Σ w (g − a)² = Σ w g² − a²: v − a² is the variance under
+Derivation.  The centred root: with weights that add up to 1, Σ w (g − a)² = Σ w g² − a²: v − a² is the variance under
 the same weights, and not below 0.  By rounding it may be, and then the root is NaN, here and in torch, where a gradient
 is constant over 1/(1 − α) steps and eps is no help, being outside.
 
 There is no bias correction: v begins at 0 in torch, so that the first step is g/(√(1 − α) |g|), ten times lr for
 α = 0.99.  At g = 0 with v = 0 the step is 0/eps = 0.
 
-Conventions.
-    eps         torch: outside of the root.  TensorFlow 1, optax (eps_in_sqrt=True, its default) and Keras: inside.
-    first v     torch and optax: 0.  TensorFlow 1: 1, and a first step of about lr.
-    lr          outside of the momentum buffer, as in torch.  TensorFlow 1 and Keras have it inside: the same while lr
-                is constant.
-    decay       coupled, as in torch.
+Conventions.  Of eps: torch adds it outside of the root; TensorFlow 1, Keras and optax (eps_in_sqrt=True, its default)
+inside.  Of the first v: 0 in torch and optax; in TensorFlow 1 it is 1, and the first step of about lr |g|.  Of lr: it
+stands outside of the momentum buffer, as in torch; TensorFlow 1 and Keras have it inside, which is the same while lr is
+constant.  Of decay: coupled, as in torch.
 
 Sources: Tieleman & Hinton, "Lecture 6.5: rmsprop", Coursera 2012; Graves, "Generating Sequences With Recurrent Neural
 Networks" (arXiv 1308.0850), equations 38 to 45, for the centred one, eps inside; the form is torch.optim.RMSprop's.

@@ -1,26 +1,25 @@
 """Running statistics of batch normalisation: what one batch adds to them.
 
-    mean     = mean of x over batch and space, of each channel
+    mean = Σ x / m
     variance = Σ (x − mean)² / (m − 1)
-    running_mean = (1 − momentum) running_mean + momentum mean
-    running_var  = (1 − momentum) running_var + momentum variance
+    running_mean ← (1 − momentum) running_mean + momentum mean
+    running_var ← (1 − momentum) running_var + momentum variance
 
-m is the number of values that a channel has, over batch and space.  momentum is the share of the newest batch: 0.1
-means that about the last ten batches count.
+The sums are over the m values of a channel: batch and space.
 
-Two variances.  The batch is normalised by its own, biased variance (divided by m): that is a statement about these m
-values.  What is kept is an estimate of the variance of the values to come.  The mean is fitted to the same m values,
-which takes one of m degrees of freedom: E[Σ (x − mean)²] = (m − 1) σ², so that the estimate divides by m − 1.
+momentum is the share of the newest batch: 0.1 means that about the last ten batches count.
+
+Derivation.  There are two variances.  The batch is normalised by its own, biased variance (divided by m): that is a
+statement about these m values.  What is kept is an estimate of the variance of the values to come.  The mean is fitted
+to the same m values, which takes one of m degrees of freedom: E[Σ (x − mean)²] = (m − 1) σ², so that the estimate
+divides by m − 1.
 
 momentum=None of torch, by which each of the k batches so far counts alike, is momentum = 1/k in the k-th batch.  An
 empty batch changes nothing.  One value per channel has no unbiased variance: ValueError, as in torch.
 
-Conventions.
-    share       torch, haiku's 1 − decay_rate: momentum is the share of the new.  Keras, TensorFlow, flax and ONNX:
-                momentum is the share of the old, 0.99 or 0.9.
-    variance    torch: unbiased.  Keras, TensorFlow (but for its fused kernel), flax: the biased one; they differ by
-                m/(m − 1), which for batches of images nobody sees.
-    eps         no part of it.
+Conventions.  Of momentum: in torch it is the share of the new; in Keras, TensorFlow, flax and ONNX that of the old,
+0.99 or 0.9.  Of the variance: torch keeps the unbiased one; Keras and flax the biased one, which differs by m/(m −
+1).  eps is no part of it.
 
 Sources: Ioffe & Szegedy, "Batch Normalization", ICML 2015, algorithm 2, step 10, for the unbiased variance;
 torch.nn.BatchNorm2d for the exponential average.

@@ -7,7 +7,7 @@
 Without momentum the step is param − lr g, and the buffer stays as it is.  All of it is one pure function: what torch
 writes into `param` and `momentum_buffer` in place are its outputs.
 
-Where it comes from.  A ball that rolls down a slope with friction: v is a sum of gradients, each older one by the
+Origin.  A ball that rolls down a slope with friction: v is a sum of gradients, each older one by the
 factor `momentum` smaller.  For a constant gradient it tends to g / (1 − momentum), a step ten times as long for 0.9;
 dampening = momentum makes v a mean instead of a sum.  Nesterov's step takes the gradient at the point to which the old
 velocity leads anyway; written in terms of that point it is g + momentum v, with the new v.
