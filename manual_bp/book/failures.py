@@ -240,15 +240,10 @@ class Failures:
                 break
             dues, gots = self._due(number, of_y), self._called(mistake, case, of_y)
             for position, (due, got) in enumerate(zip(dues or (), gots or (), strict=False)):
-                if (
-                    due is None
-                    or got is None
-                    or due.shape != got.shape
-                    or not due.is_floating_point()
-                    or not due.numel()
-                ):
+                if due is None or got is None or due.shape != got.shape or not due.numel():
                     continue
-                found = Seen(case, of_y, position, due, got)
+                # A count or a truth value is a number too.
+                found = Seen(case, of_y, position, *(x if x.is_floating_point() else x.double() for x in (due, got)))
                 if found.share <= 0 or (found.share < VISIBLE and found.ulps < LOST_ULPS):
                     continue
                 if best is None or found.telling > best.telling:
@@ -264,8 +259,8 @@ class Failures:
             dues, gots = self._due(number, of_y) or (), self._called(mistake, case, of_y) or ()
             for name, due, got in zip(self._names(of_y), dues, gots, strict=False):
                 if due is None and isinstance(got, Tensor):
-                    return Failure(f"{name} is due nowhere: the input is a constant, and came.")
-                if due is not None and got is not None and due.shape != got.shape:
+                    return Failure(f"{name} comes where none is due: the input is a constant.")
+                if due is not None and got is not None and due.numel() and due.shape != got.shape:
                     return Failure(f"{name} comes as {tuple(got.shape)} where {tuple(due.shape)} is due.")
         return None
 

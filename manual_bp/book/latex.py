@@ -156,11 +156,9 @@ def _(node: Sum) -> str:
 
 @latex.register
 def _(node: Sequence) -> str:
-    found: list[str] = []
-    for part in node.parts:
-        apart = r"\; " if found and isinstance(part, Words) and part.code else ""
-        found.append(apart + latex(part) + (r"\;" if isinstance(part, Sign) and part.text in ",;" else ""))
-    return " ".join(found)
+    return " ".join(
+        latex(part) + (r"\;" if isinstance(part, Sign) and part.text in ",;" else "") for part in node.parts
+    )
 
 
 def slashed(node: Any) -> Any:

@@ -78,13 +78,15 @@ def _found(text: str) -> Iterator[tuple[str, str, int, int, str]]:
         if kind == "name" and not part.isascii():  # ẋ is one character
             plain = unicodedata.normalize("NFD", part)
             part, accents = plain[0], plain[1:] + accents
-        yield kind, part, at, marks, accents
+        yield kind, "−" if part == "-" else part, at, marks, accents
         at = marks
 
 
 def _one(text: str, at: int) -> tuple[str, int]:
     """The kind of the token that begins here, and where it ends."""
     character = text[at]
+    if character == "-":
+        return "sign", at + 1
     for kind, pattern in (("quoted", _QUOTED), ("number", _NUMBER)):
         if match := pattern.match(text, at):
             return kind, match.end()

@@ -93,7 +93,7 @@ def as_html(parts: list[Node], *, display: bool = False) -> str:
     if isinstance(parts[0], Words) and not parts[0].code:
         return html.escape(parts[0].text) + "".join(part.text for part in parts[1:] if isinstance(part, Sign))
     if rest and _is_mark(last):  # of the sentence rather than the formula
-        return as_html(rest, display=display) + latex(last)
+        return f'<span class="whole">{as_html(rest, display=display)}{latex(last)}</span>'
     # Behind nothing a relation would be taken for a sign before what follows.
     empty = "{} " if isinstance(parts[0], Sign) else ""
     return mathml(empty + " ".join(map(latex, parts)), display=display)
@@ -129,6 +129,11 @@ def _mend(node: ElementTree.Element) -> None:
     """What latex2mathml leaves to be desired."""
     if node.tag == "mtext" and node.text:
         node.text = re.sub(r"\\([_&%#$])", r"\1", node.text)
+        if not re.search(r"\s", node.text):
+            # A name.  mtext counts as space, so that an operator beside nothing else would have none of its own.
+            node.tag = "mi"
+            code = node.attrib.pop("mathvariant", "") == "monospace"
+            node.attrib = {"class": "code"} if code else {"mathvariant": "normal"} if len(node.text) == 1 else {}
     elif node.tag == "mo" and node.text == "∞":  # a number, without the space of an operator
         node.tag = "mi"
     elif node.tag == "munder" and len(node) == 2 and node[1].tag == "mo" and node[1].text == "⏟":

@@ -29,13 +29,17 @@ class Speed:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """The largest errors of a gradient over the whole range of a dtype, in ulp, and where."""
+    """The largest errors of a gradient over the whole range of each dtype, in ulp.
 
-    call: str
-    dtype: str
-    manual: float
-    torch: float | None
-    torch_at: float | None
+    rows: hyperparameters, and of each dtype what the page and what torch was off by.  named: whether there are any.
+    """
+
+    dtypes: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[float | None, ...]], ...]
+
+    @property
+    def named(self) -> bool:
+        return any(call for call, _ in self.rows)
 
 
 def speed(rule: str) -> list[Speed]:
@@ -53,18 +57,23 @@ def machine(device: str) -> str:
     return f"{what}, torch {version}" if what else ""
 
 
-def accuracy(rule: str) -> list[Accuracy]:
-    """The rows of a rule; none where it was not measured."""
+def accuracy(rule: str) -> Accuracy | None:
+    """What was measured of a rule; None if nothing was."""
     rows = [row for row in _document("accuracy.json").get("measured", []) if row["rule"] == rule]
-    by_call: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+    dtypes = tuple(dict.fromkeys(row["dtype"] for row in rows))
+    found: dict[str, dict[tuple[str, str], float]] = {}
     for row in rows:
-        call = ", ".join(f"{name} = {value}" for name, value in row["hyper"].items())
-        by_call.setdefault((call, row["dtype"]), {})[row["candidate"]] = row["gradient"]
-    return [
-        Accuracy(call, dtype, both["manual"]["ulps"], both.get("torch", {}).get("ulps"), both.get("torch", {}).get("x"))
-        for (call, dtype), both in by_call.items()
-        if "manual" in both
-    ]
+        call = ", ".join(
+            f"{name} = {value:g}" if isinstance(value, float) else f"{name} = {value}"
+            for name, value in row["hyper"].items()
+        )
+        found.setdefault(call, {})[row["dtype"], row["candidate"]] = row["gradient"]["ulps"]
+    if not found:
+        return None
+    columns = [(dtype, who) for dtype in dtypes for who in ("manual", "torch")]
+    return Accuracy(
+        dtypes, tuple((call, tuple(cells.get(column) for column in columns)) for call, cells in found.items())
+    )
 
 
 def _speed(row: Mapping[str, Any]) -> Speed:

@@ -15,8 +15,8 @@ from manual_bp.book.latex import SPELT
 from manual_bp.book.lexer import LETTERS, RELATIONS, SIGNS, SUBSCRIPTS, SUPERSCRIPTS, TIMES, NotationError
 from manual_bp.book.tree import FUNCTIONS, Sequence
 
-OPERATORS = (RELATIONS | SIGNS | TIMES | {"/", "|"}) - {"*"}
-STRONG = frozenset("√ΣΠ∫‖^′") | LETTERS - {"…"} | SUPERSCRIPTS.keys() | SUBSCRIPTS.keys() | OPERATORS - set("/|<>")
+OPERATORS = (RELATIONS | SIGNS | TIMES | {"/", "|", "-"}) - {"*"}
+STRONG = frozenset("√ΣΠ∫‖^′") | LETTERS - {"…"} | SUPERSCRIPTS.keys() | SUBSCRIPTS.keys() | OPERATORS - set("/|<>-")
 """Characters that stand in formulas alone."""
 _CODE = re.compile(r"`([^`]+)`")
 _PROGRAM = re.compile(r"\b[a-z]{3,}(?:_[a-z]{2,})+\b(?!:)")
@@ -155,8 +155,9 @@ def _may_begin(words: list[str], at: int, names: Collection[str]) -> bool:
 def _is_hard(word: str, names: Collection[str]) -> bool:
     """Whether a word is mathematics on its own."""
     bare = _bare(word)
-    if not bare or "://" in word or "-" in bare.strip("-"):
-        return bool(word) and set(word) <= OPERATORS | {"-"} and word != "-"
+    if not bare or "://" in word or re.search(r"\w-\w", bare):  # i-th is a word
+        return bool(word) and set(word) <= OPERATORS
+    bare = bare.removeprefix("-") or bare
     if set(bare) & STRONG or _GREEK.search(bare):
         return True
     if bare in ("a", "A", "I"):
@@ -165,7 +166,7 @@ def _is_hard(word: str, names: Collection[str]) -> bool:
         return True
     if bare.startswith("d") and len(bare) > 2 and bare[1:] in names:
         return True
-    if _LETTER.fullmatch(word.rstrip(".,;:")) or _RATIO.fullmatch(bare):
+    if _LETTER.fullmatch(word.rstrip(".,;:").removeprefix("-")) or _RATIO.fullmatch(bare):
         return bare not in ("do",) and not bare.isdigit()
     if _CALL.fullmatch(bare):
         return bare.lstrip("([").partition("(")[0] in FUNCTIONS

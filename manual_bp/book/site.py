@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from manual_bp.book import curves, measured, planes
 from manual_bp.book.chapters import Chapter, chapters
-from manual_bp.book.docstring import Cell, Display, Paragraph, Row, Terms, Text
+from manual_bp.book.docstring import INDENT, Cell, Display, Paragraph, Row, Terms, Text
 from manual_bp.book.failures import Failures
 from manual_bp.book.lexer import RELATIONS
 from manual_bp.book.mathml import formula
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 NEEDED = "manual-bp[book]"
+LONG_CELL = 40
+"""Characters of a cell that is folded rather than pushed out of the column."""
 NOTATION = (
     "Write dy for the cotangent of y, the derivative of the cost by y; for every input x a page derives dx from it."
 )
@@ -206,7 +208,9 @@ class Book:
             return {"html": self._prose(block.text, names, "../")}
         if isinstance(block, Terms):
             return {"terms": [[self._prose(part, names, "../") for part in item] for item in block.items]}
-        return {"rows": [_row(row) for row in block.rows], "aligned": len(block.rows) > 1}
+        by_case = any(map(_says_when, block.rows))
+        rows = [_row(row, by_case=by_case) for row in block.rows]
+        return {"rows": rows, "aligned": len(rows) > 1, "by_case": by_case}
 
     def _prose(self, text: str, names: Collection[str], root: str) -> Any:
         """A sentence as HTML; a rule in backticks is a link."""
@@ -248,23 +252,47 @@ def _entry(path: str, title: str, where: str, text: str, weight: int) -> dict[st
     return {"path": path, "title": title, "where": where, "text": text, "weight": weight}
 
 
-def _row(row: Row) -> dict[str, Any]:
-    """A row of displayed mathematics: its first formula in two sides, and what stands beside it."""
-    from markupsafe import Markup
+def _row(row: Row, *, by_case: bool) -> dict[str, Any]:
+    """A row of displayed mathematics: its first formula in two sides, and what stands beside it.
 
+    by_case: the first cells of the block say when ("otherwise:"), and what holds then stands beside them.
+    """
     groups: list[list[Cell]] = [[]]
     for position, cell in enumerate(row.cells):
         if position and not row.cells[position - 1].text.endswith(","):
             groups.append([])
         groups[-1].append(cell)
+    if by_case:
+        goes_on = row.cells[0].start > INDENT
+        left = "" if goes_on else formula(row.cells[0].tree, display=True)
+        return _columns(left, _side_by_side(row.cells[0 if goes_on else 1 :]), [])
     first, *others = groups[0]
     left, right = _sides(first)
     if left and not left.endswith("</math>"):  # "x by", with the space of words
         left += "&nbsp;"
-    right = " ".join([right, *(f'<span class="also">{formula(cell.tree, display=True)}</span>' for cell in others)])
-    rest = [" ".join(formula(cell.tree, display=True) for cell in group) for group in groups[1:]]
+    return _columns(left, " ".join([right, _side_by_side(others)]).strip(), groups[1:])
+
+
+def _columns(left: str, right: str, rest: Iterable[Iterable[Cell]]) -> dict[str, Any]:
+    """A row for its template."""
+    from markupsafe import Markup
+
+    beside = [
+        (Markup(_side_by_side(group)), "long" if sum(len(cell.text) for cell in group) > LONG_CELL else "")
+        for group in map(list, rest)
+    ]
     line = f"{left}&#8203;{right}"  # a relation brings its own space
-    return {"left": Markup(left), "right": Markup(right), "line": Markup(line), "rest": [Markup(cell) for cell in rest]}
+    return {"left": Markup(left), "right": Markup(right), "line": Markup(line), "rest": beside}
+
+
+def _side_by_side(cells: Iterable[Cell]) -> str:
+    return " ".join(f'<span class="also">{formula(cell.tree, display=True)}</span>' for cell in cells)
+
+
+def _says_when(row: Row) -> bool:
+    """Whether a row begins with a case rather than a formula."""
+    first, *others = row.cells
+    return bool(others) and first.text.endswith(":")
 
 
 def _sides(cell: Cell) -> tuple[str, str]:
@@ -345,7 +373,8 @@ def _ratio(row: measured.Speed) -> str:
 
 def _address(address: str) -> str:
     """An address as it is read: without what every one has."""
-    return re.sub(r"^https?://(www\.)?(github\.com/)?", "", address)
+    short = re.sub(r"^https?://(www\.)?(github\.com/)?", "", address)
+    return re.sub(r"\b([0-9a-f]{7})[0-9a-f]{33}\b", r"\1", short)
 
 
 def _tone(cell: planes.Cell) -> str:

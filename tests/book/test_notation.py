@@ -56,7 +56,7 @@ def tex(text):
         ("lam/n Σ W²", r"\frac{\lambda}{n} \sum W^{2}"),
         ("h_{t−1}", "h_{t - 1}"),
         ("⌊n/s⌋", r"\left\lfloor \frac{n}{s} \right\rfloor"),
-        ('reduction = "sum"', r'\text{reduction} = \; \texttt{"sum"}'),
+        ('reduction = "sum"', r'\text{reduction} = \texttt{"sum"}'),
     ],
 )
 def test_plain_text_is_mathematics(text, expected):
@@ -67,6 +67,21 @@ def test_a_name_of_the_page_is_none_of_its_words():
     assert tex("where weight is x") == r"\text{ where } \text{weight} \text{ is } x"
     assert tex("any i") == r"\text{ any } i"
     assert tex("scale = 2") == r"\text{scale} = 2"
+
+
+def test_names_and_code_are_letters_and_no_space():
+    """To MathML mtext is space: a relation between two of them would have none around it."""
+    pytest.importorskip("latex2mathml", reason="the book needs latex2mathml: pip install 'manual-bp[book]'")
+    from manual_bp.book.mathml import formula
+
+    assert formula(parse('eps_root = "a_b" ∞', NAMES)) == (
+        '<math><mrow><msub><mi>ε</mi><mrow><mi>root</mi></mrow></msub><mo>=</mo><mi class="code">"a_b"</mi>'
+        '<mspace width="0.167em" /><mi>∞</mi></mrow></math>'
+    )
+    assert formula(parse("the x, and dy", NAMES)) == (
+        'the <span class="whole"><math><mrow><mi>x</mi></mrow></math>,</span> and '
+        '<math><mrow><mi mathvariant="normal">d</mi><mi>y</mi></mrow></math>'
+    )
 
 
 def test_a_slash_stands_in_a_line_of_text():
