@@ -169,21 +169,25 @@ def _dispute(rule: Rule, case: Case, certified: list[_Part], torchs: Values) -> 
     ]
     if not any(bool((error > AGREED * part[1]).any()) for _, part, error, _ in compared):
         return ""  # nearly always, and torch's bound takes time
-    formulas = [None, *(value.forward for value in rule.values)]  # torch's own may be one of those that lose digits
-    owns = [
-        widths(rule, *_wide_case(case), contract_of(torch.float64), lambda **_: (), forward=f, **case.hyper).outputs
-        for f in formulas
-    ]
-    for position, part, error, y in compared:
-        # torch's own width twice: once for torch, once for the page in float64, which is another program.
-        own = torch.stack([width for each in owns if (width := each[position]) is not None]).amax(0)
-        beyond = error > part[1] + 2 * own
-        if bool(beyond.any()):
-            index = tuple(beyond.nonzero()[0].tolist())
-            ours, theirs = told_apart(float(part[0][index]), float(y[index]))
-            place = f"{rule.arguments[position]}{list(index) if index else ''}"
-            return f"{place} is {ours} by the page and {theirs} by torch"
-    return ""
+    owns: list[tuple[Tensor | None, ...]] = []
+    for formula in (None, *(value.forward for value in rule.values)):  # torch's own may be one that loses digits
+        given = _wide_case(case)
+        own = widths(rule, *given, contract_of(torch.float64), lambda **_: (), forward=formula, **case.hyper).outputs
+        owns.append(own)
+        far = []
+        for position, part, error, y in compared:
+            # torch's own width twice: once for torch, once for the page in float64, which is another program.
+            widest = torch.stack([width for each in owns if (width := each[position]) is not None]).amax(0)
+            beyond = error > part[1] + 2 * widest
+            if bool(beyond.any()):
+                far.append((position, beyond, part[0], y))
+        if not far:
+            return ""
+    position, beyond, ours, theirs = far[0]
+    index = tuple(beyond.nonzero()[0].tolist())
+    place = f"{rule.arguments[position]}{list(index) if index else ''}"
+    told = told_apart(float(ours[index]), float(theirs[index]))
+    return f"{place} is {told[0]} by the page and {told[1]} by torch"
 
 
 def _is_complete(certified: list[_Part], outputs: int) -> bool:

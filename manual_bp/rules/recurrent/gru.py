@@ -1,0 +1,626 @@
+"""Gated recurrent unit: a state that is mixed with a new one at every step, by a gate that says how much is kept.
+
+    r_t = σ(W_ir x_t + b_ir + W_hr h_(t−1) + b_hr)
+    z_t = σ(W_iz x_t + b_iz + W_hz h_(t−1) + b_hz)
+    n_t = tanh(W_in x_t + b_in + r_t ⊙ (W_hn h_(t−1) + b_hn))    reset after
+    n_t = tanh(W_in x_t + b_in + W_hn (r_t ⊙ h_(t−1)) + b_hn)    reset before
+    h_t = (1 − z_t) ⊙ n_t + z_t ⊙ h_(t−1)
+
+for t = 1 to T.  y holds h_1 to h_T, and h_n is h_T.  weight_ih holds W_ir, W_iz and W_in one below the other, and so do
+the others.  The paper resets h before the product; cuDNN and torch reset what the product gives, so that one product
+serves all gates.  x_t and h_t are rows here, so that W h is written h Wᵀ.
+
+Derivation.  Back-propagation through time: h_t is y_t, the last one is h_n, and the step t+1 reads it in four places,
+in both gates, in n and beside it.  With dh_t for the cotangent of h_t as it comes from all of them, and a_r, a_z and
+a_n for the pre-activations of the step,
+
+    da_n = dh_t ⊙ (1 − z_t) tanh'(a_n)
+    da_z = dh_t ⊙ (h_(t−1) − n_t) σ'(a_z)
+
+Reset after.  n reads r_t ⊙ m_t, where m_t = W_hn h_(t−1) + b_hn, hence
+
+    da_r = da_n ⊙ m_t σ'(a_r)
+    dm_t = da_n ⊙ r_t
+    dh_(t−1) = dy_(t−1) + dh_t ⊙ z_t + W_hrᵀ da_r + W_hzᵀ da_z + W_hnᵀ dm_t
+
+Reset before.  n reads W_hn k_t, where k_t = r_t ⊙ h_(t−1), hence
+
+    dk_t = W_hnᵀ da_n
+    da_r = dk_t ⊙ h_(t−1) σ'(a_r)
+    dh_(t−1) = dy_(t−1) + dh_t ⊙ z_t + W_hrᵀ da_r + W_hzᵀ da_z + dk_t ⊙ r_t
+
+It begins with dh_T = dy_T + dh_n; what comes out before the first step is dh0.  Every step reads the same weights, so
+that their cotangents are sums.  With da_t for all three of a step,
+
+    dx_t = W_ihᵀ da_t
+    dW_ih = Σ_t da_t x_tᵀ    db_ih = Σ_t da_t
+    dW_hr = Σ_t da_r h_(t−1)ᵀ    db_hr = Σ_t da_r
+
+and z as r.  For n it is dm_t with h_(t−1) where r resets after the product, and da_n with k_t where before it:
+
+    dW_hn = Σ_t dm_t h_(t−1)ᵀ    db_hn = Σ_t dm_t
+    dW_hn = Σ_t da_n k_tᵀ    db_hn = Σ_t da_n
+
+1 − z is taken as σ(−a_z), and σ' and tanh' at the pre-activations: of a gate that has rounded to 1
+nothing would be left.
+
+No kinks.
+
+Source: Cho et al., "Learning phrase representations using RNN encoder-decoder for statistical machine translation"
+(arXiv 1406.1078), whose z is 1 − z elsewhere; Chung et al. (arXiv 1412.3555); Werbos, "Backpropagation through time:
+what it does and how to do it", Proc. IEEE 78 (1990).
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from manual_bp.inputs import Edge, Input, Mistake, Value, constant, normal
+from manual_bp.rules.recurrent._gates import sigmoid_slope, tanh_slope
+from manual_bp.rules.recurrent._time import (
+    averaged,
+    before,
+    initial,
+    require_a_step,
+    through_bias,
+    through_weight,
+    turned_round,
+)
+
+
+class Residuals(NamedTuple):
+    x: Float[Tensor, "time batch in"]
+    h0: Float[Tensor, "batch hidden"]
+    weight_ih: Float[Tensor, "3*hidden in"]
+    weight_hh: Float[Tensor, "3*hidden hidden"]
+    a: Float[Tensor, "time batch 3*hidden"]
+    """The pre-activations and not the gates: once σ has rounded to 1, its slope cannot be told from it."""
+    h: Float[Tensor, "time batch hidden"]
+    """It is y, which is alive anyway."""
+    m: Float[Tensor, "time batch hidden"] | None
+    """What r is multiplied with, where it resets after the product; before it, that is h_(t−1)."""
+    reset: str
+
+
+class Outputs(NamedTuple):
+    y: Float[Tensor, "time batch hidden"]
+    h_n: Float[Tensor, "batch hidden"]
+
+
+def forward(
+    x: Float[Tensor, "time batch in"],
+    h0: Float[Tensor, "batch hidden"],
+    weight_ih: Float[Tensor, "3*hidden in"],
+    weight_hh: Float[Tensor, "3*hidden hidden"],
+    bias_ih: Float[Tensor, "3*hidden"],
+    bias_hh: Float[Tensor, "3*hidden"],
+    *,
+    reset: Literal["after", "before"] = "after",
+) -> tuple[Outputs, Residuals]:
+    require_a_step("gru", x)
+    hidden = h0.shape[-1]
+    from_x = x @ weight_ih.T + bias_ih  # of all steps at once: no step waits for it
+    to_gates, to_n = torch.split(weight_hh.T, [2 * hidden, hidden], -1)
+    bias_gates, bias_n = torch.split(bias_hh, [2 * hidden, hidden])
+    a, m, h = [], [], [h0]
+    for from_x_t in from_x:
+        x_gates, x_n = torch.split(from_x_t, [2 * hidden, hidden], -1)
+        a_gates = x_gates + (h[-1] @ to_gates + bias_gates)
+        a_r, a_z = torch.chunk(a_gates, 2, -1)
+        if reset == "after":
+            m.append(h[-1] @ to_n + bias_n)
+            a_n = x_n + torch.sigmoid(a_r) * m[-1]
+        else:
+            a_n = x_n + ((torch.sigmoid(a_r) * h[-1]) @ to_n + bias_n)
+        a.append(torch.cat([a_gates, a_n], -1))
+        h.append(torch.sigmoid(-a_z) * torch.tanh(a_n) + torch.sigmoid(a_z) * h[-1])
+    y = torch.stack(h[1:])
+    residuals = Residuals(x, h0, weight_ih, weight_hh, torch.stack(a), y, torch.stack(m) if m else None, reset)
+    return Outputs(y, h[-1]), residuals
+
+
+def backward(
+    residuals: Residuals, dy: Outputs
+) -> tuple[
+    Float[Tensor, "time batch in"],
+    Float[Tensor, "batch hidden"],
+    Float[Tensor, "3*hidden in"],
+    Float[Tensor, "3*hidden hidden"],
+    Float[Tensor, "3*hidden"],
+    Float[Tensor, "3*hidden"],
+]:
+    reset = _reset_after if residuals.reset == "after" else _reset_before
+    da, dh0, dweight_hh, dbias_hh = reset(residuals, dy)
+    return da @ residuals.weight_ih, dh0, through_weight(da, residuals.x), dweight_hh, through_bias(da), dbias_hh
+
+
+def _reset_after(residuals: Residuals, dy: Outputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """da, dh0, dW_hh and db_hh.  Everything in a step is a multiple of dh_t, by factors that wait for no later step."""
+    assert residuals.m is not None
+    h_before = before(residuals.h0, residuals.h)
+    a_r, a_z, a_n = torch.chunk(residuals.a, 3, -1)
+    r, kept = torch.sigmoid(a_r), torch.sigmoid(a_z)
+    n_of_dh = torch.sigmoid(-a_z) * tanh_slope(a_n)
+    z_of_dh = (h_before - torch.tanh(a_n)) * sigmoid_slope(a_z)
+    r_of_dh = n_of_dh * residuals.m * sigmoid_slope(a_r)
+    x_of_dh = torch.cat([r_of_dh, z_of_dh, n_of_dh], -1)
+    product_of_dh = torch.cat([r_of_dh, z_of_dh, n_of_dh * r], -1)
+    steps = zip(dy.y.unbind(), product_of_dh.unbind(), kept.unbind(), strict=True)
+    dh, every_dh = dy.h_n, []
+    for dy_t, product_of_dh_t, kept_t in reversed(list(steps)):
+        dh = dh + dy_t
+        every_dh.append(dh)
+        dh = dh * kept_t + (torch.cat([dh, dh, dh], -1) * product_of_dh_t) @ residuals.weight_hh
+    thrice = torch.cat([turned_round(every_dh)] * 3, -1)
+    dproduct = thrice * product_of_dh
+    return thrice * x_of_dh, dh, through_weight(dproduct, h_before), through_bias(dproduct)
+
+
+def _reset_before(residuals: Residuals, dy: Outputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The same.  da_r waits for dk = W_hnᵀ da_n, so that a step has two products."""
+    hidden = residuals.h0.shape[-1]
+    h_before = before(residuals.h0, residuals.h)
+    a_r, a_z, a_n = torch.chunk(residuals.a, 3, -1)
+    r, kept = torch.sigmoid(a_r), torch.sigmoid(a_z)
+    n_of_dh = torch.sigmoid(-a_z) * tanh_slope(a_n)
+    z_of_dh = (h_before - torch.tanh(a_n)) * sigmoid_slope(a_z)
+    r_of_dk = h_before * sigmoid_slope(a_r)
+    weight_gates, weight_n = torch.split(residuals.weight_hh, [2 * hidden, hidden])
+    steps = zip(*(x.unbind() for x in (dy.y, n_of_dh, z_of_dh, r_of_dk, r, kept)), strict=True)
+    dh, every_da_gates, every_da_n = dy.h_n, [], []
+    for dy_t, n_of_dh_t, z_of_dh_t, r_of_dk_t, r_t, kept_t in reversed(list(steps)):
+        dh = dh + dy_t
+        da_n_t = dh * n_of_dh_t
+        dk = da_n_t @ weight_n
+        da_gates_t = torch.cat([dk * r_of_dk_t, dh * z_of_dh_t], -1)
+        dh = dh * kept_t + dk * r_t + da_gates_t @ weight_gates
+        every_da_gates.append(da_gates_t)
+        every_da_n.append(da_n_t)
+    da_gates, da_n = turned_round(every_da_gates), turned_round(every_da_n)
+    dweight_hh = torch.cat([through_weight(da_gates, h_before), through_weight(da_n, r * h_before)])
+    da = torch.cat([da_gates, da_n], -1)
+    return da, dh, dweight_hh, through_bias(da)
+
+
+INPUTS = {
+    "x": Input(normal()),
+    "h0": Input(normal(std=0.5)),
+    "weight_ih": Input(initial),
+    "weight_hh": Input(initial),
+    "bias_ih": Input(normal(std=0.5)),
+    "bias_hh": Input(normal(std=0.5)),
+}
+# A step costs the arithmetic what a layer costs elsewhere.  More of them, with other axes that are short, are edges.
+SIZES = {"time": 2}
+LONGEST = {"time": 17}
+
+EDGES = (
+    Edge("one time step", sizes={"time": 1}),
+    Edge("no time step", sizes={"time": 0}, raises=ValueError),
+    Edge("33 time steps", sizes={"time": 33}),
+    Edge("33 time steps, reset before", {"reset": "before"}, sizes={"time": 33}),
+    Edge("empty batch", sizes={"batch": 0}),
+    Edge("all axes alike", sizes={"time": 3, "batch": 3, "in": 3, "hidden": 3}),
+    Edge("state 0 at first", {"h0": constant(0.0)}),
+    Edge("no cotangent of y", {"dy.y": constant(0.0)}),
+    Edge("no cotangent of y, reset before", {"dy.y": constant(0.0), "reset": "before"}),
+    Edge("no cotangent of h_n", {"dy.h_n": constant(0.0)}),
+    Edge("gates shut", {"bias_ih": [-9.0, -17.0, -90.0, -9.0, -17.0, -90.0, 0.5, 0.5, 0.5]}),
+    Edge("gates open", {"bias_ih": [9.0, 17.0, 90.0, 9.0, 17.0, 90.0, 0.5, 0.5, 0.5]}),
+    Edge(
+        "gates open, reset before",
+        {"bias_ih": [9.0, 17.0, 90.0, 9.0, 17.0, 90.0, 0.5, 0.5, 0.5], "reset": "before"},
+    ),
+    Edge("everything kept of a state of 0", {"bias_ih": [0.0, 0.0, 9.0, 17.0, 0.0, 0.0], "h0": constant(0.0)}),
+    Edge("new values saturated", {"bias_ih": [0.0] * 6 + [9.0, -17.0, 90.0]}),
+    Edge("large state at first", {"h0": normal(std=30.0)}),
+    Edge("saturated by x", {"x": normal(std=30.0)}),
+    Edge(
+        "gradient vanishes over 200 steps",
+        {"bias_ih": constant(-1.0), "dy.y": constant(0.0)},
+        sizes={"time": 200, "batch": 1, "in": 1, "hidden": 1},
+    ),
+    Edge(
+        "gradient survives 50 steps, all but kept",
+        {"bias_ih": [0.0, 8.0, 0.0], "dy.y": constant(0.0)},
+        sizes={"time": 50, "batch": 1, "in": 1, "hidden": 1},
+    ),
+    Edge(
+        "gradient explodes over 200 steps",
+        {
+            "x": constant(0.0),
+            "h0": constant(0.0),
+            "weight_hh": [[0.0], [0.0], [3.0]],
+            "bias_ih": constant(0.0),
+            "bias_hh": constant(0.0),
+            "dy.y": constant(0.0),
+        },
+        sizes={"time": 200, "batch": 1, "in": 1, "hidden": 1},
+    ),
+)
+
+
+class _Step(NamedTuple):
+    """What the formulas of a step read, of all steps at once: pre-activations, states, and what r resets."""
+
+    r: Tensor
+    z: Tensor
+    n: Tensor
+    h_before: Tensor
+    reset: Tensor
+
+
+def _factors(s: _Step) -> dict[str, Tensor]:
+    """What gives da_n and da_z of dh_t, da_r and what goes on of the cotangent of r ⊙ (what it resets), and the part of
+    dh_t that goes straight on."""
+    return {
+        "n": torch.sigmoid(-s.z) * tanh_slope(s.n),
+        "z": (s.h_before - torch.tanh(s.n)) * sigmoid_slope(s.z),
+        "r": s.reset * sigmoid_slope(s.r),
+        "reset": torch.sigmoid(s.r),
+        "kept": torch.sigmoid(s.z),
+    }
+
+
+class _Parts:
+    """The parts of the right formula, from which wrong ones are made.
+
+    factors: those that are others than the right ones (`_factors`).  carried: how much of the cotangent that a step
+    hands on reaches the one before it, at step t.  backward_as: where r resets, in backward.  states: forward's values
+    by another formula.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        h0: Tensor,
+        weight_ih: Tensor,
+        weight_hh: Tensor,
+        bias_ih: Tensor,
+        bias_hh: Tensor,
+        dy: Outputs,
+        reset: Literal["after", "before"],
+        factors: Callable[[_Step], dict[str, Tensor]] = lambda _: {},
+        carried: Callable[[int], float] = lambda _: 1.0,
+        order: Callable[[range], Iterator[int]] = reversed,
+        backward_as: Literal["after", "before"] | None = None,
+        states: Callable[..., Outputs] | None = None,
+    ) -> None:
+        hidden = h0.shape[-1]
+        inputs = (x, h0, weight_ih, weight_hh, bias_ih, bias_hh)
+        _, kept = forward(*inputs, reset=reset)
+        self.x, self.weight_ih = x, weight_ih
+        self.h = states(*inputs, reset=reset).y if states else kept.h
+        self.h_before = before(h0, self.h)
+        a_r, a_z, a_n = torch.chunk(kept.a, 3, -1)
+        self.after = (backward_as or reset) == "after"
+        m = self.h_before @ weight_hh[2 * hidden :].T + bias_hh[2 * hidden :]
+        step = _Step(a_r, a_z, a_n, self.h_before, m if self.after else self.h_before)
+        of = {**_factors(step), **factors(step)}
+        weight_gates, weight_n = torch.split(weight_hh, [2 * hidden, hidden])
+        gates, n, dh = {}, {}, dy.h_n
+        for t in order(range(len(x))):
+            dh = dh + dy.y[t]
+            n[t] = dh * of["n"][t]
+            dreset = n[t] if self.after else n[t] @ weight_n
+            gates[t] = torch.cat([dreset * of["r"][t], dh * of["z"][t]], -1)
+            through_n = (dreset * of["reset"][t]) @ weight_n if self.after else dreset * of["reset"][t]
+            dh = (dh * of["kept"][t] + gates[t] @ weight_gates + through_n) * carried(t)
+        self.gates, self.n = (torch.stack([d[t] for t in range(len(x))]) for d in (gates, n))
+        self.da, self.dh0, self.r = torch.cat([self.gates, self.n], -1), dh, of["reset"]
+
+    def through_recurrent(self, h_before: Tensor, da: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """dW_hh and db_hh of the states before the steps, and of those steps alone."""
+        gates, n, r, h = self.gates[da], self.n[da], self.r[da], h_before[da]
+        if self.after:
+            product = torch.cat([gates, n * r], -1)
+            return through_weight(product, h), through_bias(product)
+        weight = torch.cat([through_weight(gates, h), through_weight(n, r * h)])
+        return weight, through_bias(torch.cat([gates, n], -1))
+
+    def cotangents(self, **instead: Tensor) -> tuple[Tensor, ...]:
+        """Those that these parts make, but for the ones that are given."""
+        dweight_hh, dbias_hh = self.through_recurrent(self.h_before)
+        return tuple(
+            {
+                "dx": self.da @ self.weight_ih,
+                "dh0": self.dh0,
+                "dweight_ih": through_weight(self.da, self.x),
+                "dweight_hh": dweight_hh,
+                "dbias_ih": through_bias(self.da),
+                "dbias_hh": dbias_hh,
+                **instead,
+            }.values()
+        )
+
+
+def _factors_from_gates(s: _Step) -> dict[str, Tensor]:
+    """As `_factors`, from what σ and tanh gave."""
+    r, z, n = torch.sigmoid(s.r), torch.sigmoid(s.z), torch.tanh(s.n)
+    return {"n": (1 - z) * (1 - n**2), "z": (s.h_before - n) * z * (1 - z), "r": s.reset * r * (1 - r)}
+
+
+def _reordered(x: Tensor) -> Tensor:
+    """The gates' parts of x in the order z, r, n."""
+    r, z, n = torch.chunk(x, 3)
+    return torch.cat([z, r, n])
+
+
+def _mixed(
+    mix: Callable[[Tensor, Tensor, Tensor], Tensor],
+) -> Callable[..., Outputs]:
+    """Forward with another formula for h_t, of z_t, n_t and h_(t−1)."""
+
+    def values(
+        x: Tensor,
+        h0: Tensor,
+        weight_ih: Tensor,
+        weight_hh: Tensor,
+        bias_ih: Tensor,
+        bias_hh: Tensor,
+        reset: Literal["after", "before"],
+    ) -> Outputs:
+        h = [h0]
+        for t in range(len(x)):
+            _, kept = forward(x[t : t + 1], h[-1], weight_ih, weight_hh, bias_ih, bias_hh, reset=reset)
+            _, a_z, a_n = torch.chunk(kept.a[0], 3, -1)
+            h.append(mix(torch.sigmoid(a_z), torch.tanh(a_n), h[-1]))
+        return Outputs(torch.stack(h[1:]), h[-1])
+
+    return values
+
+
+_from_new = _mixed(lambda z, n, h: n + z * (h - n))
+
+VALUES = (
+    Value(
+        "(1 − z) n + z h",
+        _mixed(lambda z, n, h: (1 - z) * n + z * h),
+        forgets="that 1 − z cancels once z is near 1",
+        shows="where nearly all is kept of a state that is small beside n",
+    ),
+    Value(
+        "n + z (h − n)",
+        _from_new,
+        forgets="that nearly all of n cancels where z is near 1",
+        shows="where nearly all is kept of a state that is small beside n",
+    ),
+)
+
+MISTAKES = (
+    Mistake(
+        "h_n's cotangent forgotten",
+        lambda **p: _Parts(**{**p, "dy": p["dy"]._replace(h_n=0 * p["dy"].h_n)}).cotangents(),
+        forgets="that the last state is returned by itself, and may be what the loss reads",
+        shows="wherever dh_n is not 0",
+        seen="https://github.com/open-lm-engine/accelerated-model-architectures/commit/f15adc90f8e6",
+    ),
+    Mistake(
+        "last step of y alone",
+        lambda **p: _Parts(
+            **{**p, "dy": p["dy"]._replace(y=torch.cat([0 * p["dy"].y[:-1], p["dy"].y[-1:]]))}
+        ).cotangents(),
+        forgets="that every step's state is an output: dy_t is added at each",
+        shows="for more than one step",
+    ),
+    Mistake(
+        "state detached",
+        lambda **p: _Parts(**p, carried=lambda t: t == 0).cotangents(),
+        forgets="that a state depends on the one before it: no gradient goes through time",
+        shows="for more than one step",
+    ),
+    Mistake(
+        "truncated",
+        lambda **p: _Parts(**p, carried=lambda t: t % 2).cotangents(),
+        forgets="what lies more than two steps ahead: truncated back-propagation (a deliberate change, to save memory)",
+        shows="wherever a gradient goes further than one step",
+    ),
+    Mistake(
+        "direct path forgotten",
+        lambda **p: _Parts(**p, factors=lambda s: {"kept": torch.zeros_like(s.z)}).cotangents(),
+        forgets="dh_t ⊙ z_t: that h_(t−1) stands in h_t itself",
+        shows="everywhere",
+    ),
+    Mistake(
+        "direct path without its gate",
+        lambda **p: _Parts(**p, factors=lambda s: {"kept": torch.ones_like(s.z)}).cotangents(),
+        forgets="z_t between h_t and h_(t−1)",
+        shows="unless everything is kept",
+    ),
+    Mistake(
+        "z and 1 − z swapped",
+        lambda **p: _Parts(
+            **p,
+            factors=lambda s: {
+                "n": torch.sigmoid(s.z) * tanh_slope(s.n),
+                "z": (torch.tanh(s.n) - s.h_before) * sigmoid_slope(s.z),
+                "kept": torch.sigmoid(-s.z),
+            },
+        ).cotangents(),
+        forgets="that z is how much is kept: this is the gradient of z n + (1 − z) h",
+        shows="everywhere",
+    ),
+    Mistake(
+        "update gate missing in dn",
+        lambda **p: _Parts(**p, factors=lambda s: {"n": tanh_slope(s.n)}).cotangents(),
+        forgets="1 − z_t between n_t and h_t",
+        shows="unless nothing is kept",
+    ),
+    Mistake(
+        "tanh missing in dn",
+        lambda **p: _Parts(**p, factors=lambda s: {"n": torch.sigmoid(-s.z)}).cotangents(),
+        forgets="tanh'(a_n)",
+        shows="away from a_n = 0",
+    ),
+    Mistake(
+        "tanh' at n",
+        lambda **p: _Parts(
+            **p, factors=lambda s: {"n": torch.sigmoid(-s.z) * tanh_slope(torch.tanh(s.n))}
+        ).cotangents(),
+        forgets="that tanh' is taken at a_n, and not at n, which has been through tanh already",
+        shows="away from a_n = 0",
+    ),
+    Mistake(
+        "dz's sign",
+        lambda **p: _Parts(
+            **p, factors=lambda s: {"z": (torch.tanh(s.n) - s.h_before) * sigmoid_slope(s.z)}
+        ).cotangents(),
+        forgets="that more z means more of h and less of n",
+        shows="everywhere",
+    ),
+    Mistake(
+        "dz from the state alone",
+        lambda **p: _Parts(**p, factors=lambda s: {"z": s.h_before * sigmoid_slope(s.z)}).cotangents(),
+        forgets="that z takes from n what it gives to h",
+        shows="away from n = 0",
+    ),
+    Mistake(
+        "gates' slopes forgotten",
+        lambda **p: _Parts(**p, factors=lambda s: {"z": s.h_before - torch.tanh(s.n), "r": s.reset}).cotangents(),
+        forgets="σ' of both gates",
+        shows="everywhere",
+    ),
+    Mistake(
+        "reset gate as a constant",
+        lambda **p: _Parts(**p, factors=lambda s: {"r": torch.zeros_like(s.r)}).cotangents(),
+        forgets="that r depends on x and h",
+        shows="everywhere",
+    ),
+    Mistake(
+        "reset gate forgotten on the way to h",
+        lambda **p: _Parts(**p, factors=lambda s: {"reset": torch.ones_like(s.r)}).cotangents(),
+        forgets="r_t between n_t and h_(t−1), and in dW_hn",
+        shows="unless the reset gates are open",
+    ),
+    Mistake(
+        "reset elsewhere than in forward",
+        lambda **p: _Parts(**p, backward_as="before" if p["reset"] == "after" else "after").cotangents(),
+        forgets="where r resets: the other form's gradient",
+        shows="everywhere",
+    ),
+    Mistake(
+        "reset after, whatever was asked",
+        lambda **p: _Parts(**p, backward_as="after").cotangents(),
+        forgets="reset",
+        shows="for reset = before",
+    ),
+    Mistake(
+        "dbias_hh of n like dbias_ih",
+        lambda **p: _Parts(**p).cotangents(dbias_hh=through_bias(_Parts(**p).da)),
+        forgets="that b_hn stands inside of the reset, behind r_t",
+        shows="for reset = after",
+    ),
+    Mistake(
+        "dweight_hn from r ⊙ h, whatever was asked",
+        lambda **p: _Parts(**p).cotangents(
+            dweight_hh=torch.cat(
+                [
+                    through_weight(_Parts(**p).gates, _Parts(**p).h_before),
+                    through_weight(_Parts(**p).n, _Parts(**p).r * _Parts(**p).h_before),
+                ]
+            )
+        ),
+        forgets="that r resets units of the product and not of h, after it",
+        shows="for reset = after",
+    ),
+    Mistake(
+        "dweight_hn from h, whatever was asked",
+        lambda **p: _Parts(**p).cotangents(dweight_hh=through_weight(_Parts(**p).da, _Parts(**p).h_before)),
+        forgets="r: beside da_n where it resets after the product, and beside h where before it",
+        shows="everywhere",
+    ),
+    Mistake(
+        "s(1 − s), 1 − t² and n + z (h − n)",
+        lambda **p: _Parts(**p, factors=_factors_from_gates, states=_from_new).cotangents(),
+        forgets="that 1 − s and 1 − t² cancel once s or t is near 1, and nearly all of n where z is",
+        shows="growing with |a|; from 17 (σ) and 9.1 (tanh) in float32, 37 and 19.1 in float64, no digit is left",
+        loses_digits=True,
+    ),
+    Mistake(
+        "gates z, r, n",
+        lambda **p: _Parts(
+            **{**p, **{n: _reordered(p[n]) for n in p if n.startswith(("weight", "bias"))}}
+        ).cotangents(),
+        forgets="the order of the gates, r, z, n: this is the gradient of a layer whose update gate comes first",
+        shows="everywhere",
+    ),
+    Mistake(
+        "cotangents in order z, r, n",
+        lambda **p: tuple(
+            _reordered(d) if n.startswith(("weight", "bias")) else d
+            for n, d in zip(p, _Parts(**p).cotangents(), strict=False)
+        ),
+        forgets="the order of the gates, r, z, n: each cotangent stands in another's place",
+        shows="everywhere",
+    ),
+    Mistake(
+        "steps solved forwards",
+        lambda **p: _Parts(**p, order=iter).cotangents(),
+        forgets="that the last step comes first",
+        shows="for more than one step",
+    ),
+    Mistake(
+        "dx in reverse",
+        lambda **p: _Parts(**p).cotangents(dx=_Parts(**p).da.flip(0) @ p["weight_ih"]),
+        forgets="that cotangents are found from the last step to the first, and must be turned round",
+        shows="for more than one step",
+    ),
+    Mistake(
+        "dh0 forgotten",
+        lambda **p: _Parts(**p).cotangents(dh0=torch.zeros_like(p["h0"])),
+        forgets="that the state before the first step is an input",
+        shows="everywhere",
+    ),
+    Mistake(
+        "dweight_hh from the state after the step",
+        lambda **p: _Parts(**p).cotangents(dweight_hh=_Parts(**p).through_recurrent(_Parts(**p).h)[0]),
+        forgets="that W_hh reads h_(t−1)",
+        shows="everywhere",
+    ),
+    Mistake(
+        "dweight_hh without the first step",
+        lambda **p: _Parts(**p).cotangents(
+            dweight_hh=_Parts(**p).through_recurrent(_Parts(**p).h_before, slice(1, None))[0]
+        ),
+        forgets="that h0 is read too",
+        shows="wherever h0 is not 0",
+    ),
+    Mistake(
+        "weights' cotangents of the first step alone",
+        lambda **p: _Parts(**p).cotangents(
+            dweight_ih=through_weight(_Parts(**p).da[:1], p["x"][:1]),
+            dweight_hh=_Parts(**p).through_recurrent(_Parts(**p).h_before, slice(1))[0],
+            dbias_ih=through_bias(_Parts(**p).da[:1]),
+            dbias_hh=_Parts(**p).through_recurrent(_Parts(**p).h_before, slice(1))[1],
+        ),
+        forgets="to add up: each step overwrites what the one after it left",
+        shows="for more than one step",
+    ),
+    Mistake(
+        "averaged over the steps",
+        lambda **p: averaged(_Parts(**p).cotangents(), 2, len(p["x"])),
+        forgets="that every step reads the weights, so that their cotangents are sums",
+        shows="for more than one step",
+    ),
+    Mistake(
+        "averaged over the batch",
+        lambda **p: averaged(_Parts(**p).cotangents(), 2, max(p["x"].shape[1], 1)),
+        forgets="that every example reads the weights: a mean is for the loss to take",
+        shows="for more than one example",
+    ),
+    Mistake(
+        "dbias_hh of 0",
+        lambda **p: _Parts(**p).cotangents(dbias_hh=torch.zeros_like(p["bias_hh"])),
+        forgets="that both biases are added at every step",
+        shows="everywhere",
+    ),
+    Mistake(
+        "gradient clipped",
+        lambda **p: tuple(d.clamp(-1, 1) for d in _Parts(**p).cotangents()),
+        forgets="that the gradient may really be large (a deliberate change, to keep steps of training short)",
+        shows="where a cotangent is beyond ±1",
+    ),
+)

@@ -1,0 +1,552 @@
+"""Long short-term memory: a state behind gates, which one multiplication by a gate takes from step to step.
+
+    a_t = W_ih x_t + b_ih + W_hh h_(t−1) + b_hh
+    c_t = σ(f_t) ⊙ c_(t−1) + σ(i_t) ⊙ tanh(g_t)
+    h_t = σ(o_t) ⊙ tanh(c_t)
+
+for t = 1 to T, where i, f, g and o are the four parts of the pre-activations a, in this order.  y holds h_1 to h_T, h_n
+is h_T and c_n is c_T.  x_t and h_t are rows here, so that W h is written h Wᵀ.
+
+Derivation.  Back-propagation through time, with two states: h_t is y_t, is read by the gates of the step t+1, and the
+last one is h_n.  c_t makes h_t, is kept by the step t+1 behind its forget gate, and the last one is c_n.  With d for
+the cotangent as it comes from all of them, and da_t for di_t, df_t, dg_t and do_t together,
+
+    dh_t = dy_t + W_hhᵀ da_(t+1)    t < T
+    dh_T = dy_T + dh_n
+    dc_t = dh_t ⊙ σ(o_t) tanh'(c_t) + dc_(t+1) ⊙ σ(f_(t+1))    t < T
+    dc_T = dh_T ⊙ σ(o_T) tanh'(c_T) + dc_n
+
+and by the product rule in the two lines that make the states
+
+    di_t = dc_t ⊙ tanh(g_t) σ'(i_t)
+    df_t = dc_t ⊙ c_(t−1) σ'(f_t)
+    dg_t = dc_t ⊙ σ(i_t) tanh'(g_t)
+    do_t = dh_t ⊙ tanh(c_t) σ'(o_t)
+
+What dh_t and dc_t are multiplied with depends on no later step: it is taken of all steps at once.  Before the first
+step dh0 = W_hhᵀ da_1 and dc0 = dc_1 ⊙ σ(f_1) are left.  Every step reads the same weights, so that
+
+    dx_t = W_ihᵀ da_t
+    dW_ih = Σ_t da_t x_tᵀ    dW_hh = Σ_t da_t h_(t−1)ᵀ    db_ih = db_hh = Σ_t da_t
+
+Along c alone a gradient is a product of σ(f_t), with no weight in it: where the forget gates are open, it does not
+vanish.
+
+σ' and tanh' are taken at the pre-activations and at c_t: of a gate that has rounded to 1, s (1 − s) has no digits.
+
+No kinks.
+
+Source: Hochreiter & Schmidhuber, "Long short-term memory", Neural Computation 9 (1997); Gers, Schmidhuber & Cummins,
+"Learning to forget", Neural Computation 12 (2000), which adds the forget gate; Werbos, "Backpropagation through time:
+what it does and how to do it", Proc. IEEE 78 (1990).
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from manual_bp.inputs import Edge, Input, Mistake, constant, normal
+from manual_bp.rules.recurrent._gates import sigmoid_slope, tanh_slope
+from manual_bp.rules.recurrent._time import (
+    averaged,
+    before,
+    initial,
+    require_a_step,
+    through_bias,
+    through_weight,
+    turned_round,
+)
+
+
+class Residuals(NamedTuple):
+    x: Float[Tensor, "time batch in"]
+    h0: Float[Tensor, "batch hidden"]
+    c0: Float[Tensor, "batch hidden"]
+    weight_ih: Float[Tensor, "4*hidden in"]
+    weight_hh: Float[Tensor, "4*hidden hidden"]
+    a: Float[Tensor, "time batch 4*hidden"]
+    """The pre-activations and not the gates: once σ has rounded to 1, its slope cannot be told from it."""
+    c: Float[Tensor, "time batch hidden"]
+    """c could be made from a again, at the price of going through all steps; h is y, which is alive anyway."""
+    h: Float[Tensor, "time batch hidden"]
+
+
+class Outputs(NamedTuple):
+    y: Float[Tensor, "time batch hidden"]
+    h_n: Float[Tensor, "batch hidden"]
+    c_n: Float[Tensor, "batch hidden"]
+
+
+def forward(
+    x: Float[Tensor, "time batch in"],
+    h0: Float[Tensor, "batch hidden"],
+    c0: Float[Tensor, "batch hidden"],
+    weight_ih: Float[Tensor, "4*hidden in"],
+    weight_hh: Float[Tensor, "4*hidden hidden"],
+    bias_ih: Float[Tensor, "4*hidden"],
+    bias_hh: Float[Tensor, "4*hidden"],
+) -> tuple[Outputs, Residuals]:
+    require_a_step("lstm", x)
+    from_x = x @ weight_ih.T + (bias_ih + bias_hh)  # of all steps at once: no step waits for it
+    recurrent = weight_hh.T
+    a, c, h = [], [c0], [h0]
+    for from_x_t in from_x:
+        a.append(from_x_t + h[-1] @ recurrent)
+        i, f, g, o = torch.chunk(a[-1], 4, -1)
+        c.append(torch.sigmoid(f) * c[-1] + torch.sigmoid(i) * torch.tanh(g))
+        h.append(torch.sigmoid(o) * torch.tanh(c[-1]))
+    y = torch.stack(h[1:])
+    residuals = Residuals(x, h0, c0, weight_ih, weight_hh, torch.stack(a), torch.stack(c[1:]), y)
+    return Outputs(y, h[-1], c[-1]), residuals
+
+
+def backward(
+    residuals: Residuals, dy: Outputs
+) -> tuple[
+    Float[Tensor, "time batch in"],
+    Float[Tensor, "batch hidden"],
+    Float[Tensor, "batch hidden"],
+    Float[Tensor, "4*hidden in"],
+    Float[Tensor, "4*hidden hidden"],
+    Float[Tensor, "4*hidden"],
+    Float[Tensor, "4*hidden"],
+]:
+    x, h0, c0, weight_ih, weight_hh, a, c, h = residuals
+    i, f, g, o = torch.chunk(a, 4, -1)
+    da_from_states = torch.cat(
+        [
+            torch.tanh(g) * sigmoid_slope(i),  # of dc_t, as the next two
+            before(c0, c) * sigmoid_slope(f),
+            torch.sigmoid(i) * tanh_slope(g),
+            torch.tanh(c) * sigmoid_slope(o),  # of dh_t
+        ],
+        -1,
+    )
+    dc_from_dh = torch.sigmoid(o) * tanh_slope(c)
+    kept = torch.sigmoid(f)
+    steps = zip(dy.y.unbind(), dc_from_dh.unbind(), da_from_states.unbind(), kept.unbind(), strict=True)
+    dh, dc, every_da = dy.h_n, dy.c_n, []
+    for dy_t, dc_from_dh_t, da_from_states_t, kept_t in reversed(list(steps)):
+        dh = dh + dy_t
+        dc = dc + dh * dc_from_dh_t
+        da_t = torch.cat([dc, dc, dc, dh], -1) * da_from_states_t
+        dh, dc = da_t @ weight_hh, dc * kept_t  # of the states before the step
+        every_da.append(da_t)
+    dh0, dc0 = dh, dc
+    da = turned_round(every_da)
+    dbias = through_bias(da)
+    dweight_hh = through_weight(da, before(h0, h))
+    return da @ weight_ih, dh0, dc0, through_weight(da, x), dweight_hh, dbias, dbias.clone()
+
+
+INPUTS = {
+    "x": Input(normal()),
+    "h0": Input(normal(std=0.5)),
+    "c0": Input(normal()),
+    "weight_ih": Input(initial),
+    "weight_hh": Input(initial),
+    "bias_ih": Input(normal(std=0.5)),
+    "bias_hh": Input(normal(std=0.5)),
+}
+# A step costs the arithmetic what a layer costs elsewhere.  More of them, with other axes that are short, are edges.
+SIZES = {"time": 2}
+LONGEST = {"time": 17}
+
+EDGES = (
+    Edge("one time step", sizes={"time": 1}),
+    Edge("no time step", sizes={"time": 0}, raises=ValueError),
+    Edge("33 time steps", sizes={"time": 33}),
+    Edge("empty batch", sizes={"batch": 0}),
+    Edge("all axes alike", sizes={"time": 3, "batch": 3, "in": 3, "hidden": 3}),
+    Edge("states 0 at first", {"h0": constant(0.0), "c0": constant(0.0)}),
+    Edge("cotangent of y alone", {"dy.h_n": constant(0.0), "dy.c_n": constant(0.0)}),
+    Edge("cotangent of h_n alone", {"dy.y": constant(0.0), "dy.c_n": constant(0.0)}),
+    Edge("cotangent of c_n alone", {"dy.y": constant(0.0), "dy.h_n": constant(0.0)}),
+    Edge("gates shut", {"bias_ih": [[-9.0, -17.0, -90.0][k % 3] if k // 3 != 2 else 0.5 for k in range(12)]}),
+    Edge("gates open", {"bias_ih": [[9.0, 17.0, 90.0][k % 3] if k // 3 != 2 else 0.5 for k in range(12)]}),
+    Edge("new values saturated", {"bias_ih": [0.0] * 6 + [9.0, -17.0, 90.0] + [0.0] * 3}),
+    Edge("large cell state at first", {"c0": normal(std=30.0)}),
+    Edge("saturated by x", {"x": normal(std=30.0)}),
+    Edge(
+        "gradient vanishes over 200 steps",
+        {"bias_ih": constant(-1.0), "dy.y": constant(0.0)},
+        sizes={"time": 200, "batch": 1, "in": 1, "hidden": 1},
+    ),
+    Edge(
+        "gradient survives 50 steps behind open forget gates",
+        {"bias_ih": [-2.0, 8.0, 0.0, 0.0], "dy.y": constant(0.0)},
+        sizes={"time": 50, "batch": 1, "in": 1, "hidden": 1},
+    ),
+    Edge(
+        "gradient explodes over 200 steps",
+        {
+            "x": constant(0.0),
+            "h0": constant(0.0),
+            "c0": constant(0.0),
+            "weight_hh": [[0.0], [0.0], [3.0], [0.0]],
+            "bias_ih": constant(0.0),
+            "bias_hh": constant(0.0),
+            "dy.y": constant(0.0),
+        },
+        sizes={"time": 200, "batch": 1, "in": 1, "hidden": 1},
+    ),
+)
+
+
+class _Step(NamedTuple):
+    """What the formulas of a step read, of all steps at once: pre-activations and states."""
+
+    i: Tensor
+    f: Tensor
+    g: Tensor
+    o: Tensor
+    c_before: Tensor
+    c: Tensor
+
+
+def _factors(s: _Step) -> dict[str, Tensor]:
+    """What dc_t is multiplied with to give di, df, dg and dc_(t−1), and dh_t to give do and its part of dc_t."""
+    return {
+        "i": torch.tanh(s.g) * sigmoid_slope(s.i),
+        "f": s.c_before * sigmoid_slope(s.f),
+        "g": torch.sigmoid(s.i) * tanh_slope(s.g),
+        "o": torch.tanh(s.c) * sigmoid_slope(s.o),
+        "c": torch.sigmoid(s.o) * tanh_slope(s.c),
+        "kept": torch.sigmoid(s.f),
+    }
+
+
+class _Parts:
+    """The parts of the right formula, from which wrong ones are made.
+
+    factors: those that are others than the right ones (`_factors`).  to_h, to_c: how much of the cotangent that a step
+    hands on reaches the state before it, at step t.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        h0: Tensor,
+        c0: Tensor,
+        weight_ih: Tensor,
+        weight_hh: Tensor,
+        bias_ih: Tensor,
+        bias_hh: Tensor,
+        dy: Outputs,
+        factors: Callable[[_Step], dict[str, Tensor]] = lambda _: {},
+        to_h: Callable[[int], float] = lambda _: 1.0,
+        to_c: Callable[[int], float] = lambda _: 1.0,
+        order: Callable[[range], Iterator[int]] = reversed,
+    ) -> None:
+        _, kept = forward(x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh)
+        self.x, self.weight_ih, self.h, self.h_before = x, weight_ih, kept.h, before(h0, kept.h)
+        i, f, g, o = torch.chunk(kept.a, 4, -1)
+        step = _Step(i, f, g, o, before(c0, kept.c), kept.c)
+        of = {**_factors(step), **factors(step)}
+        da, dh, dc = {}, dy.h_n, dy.c_n
+        for t in order(range(len(x))):
+            dh = dh + dy.y[t]
+            dc = dc + dh * of["c"][t]
+            da[t] = torch.cat([dc * of["i"][t], dc * of["f"][t], dc * of["g"][t], dh * of["o"][t]], -1)
+            self.dc, dh, dc = dc, (da[t] @ weight_hh) * to_h(t), dc * of["kept"][t] * to_c(t)
+        self.da, self.dh0, self.dc0 = torch.stack([da[t] for t in range(len(x))]), dh, dc
+
+    def cotangents(self, **instead: Tensor) -> tuple[Tensor, ...]:
+        """Those that these parts make, but for the ones that are given."""
+        dbias = through_bias(self.da)
+        return tuple(
+            {
+                "dx": self.da @ self.weight_ih,
+                "dh0": self.dh0,
+                "dc0": self.dc0,
+                "dweight_ih": through_weight(self.da, self.x),
+                "dweight_hh": through_weight(self.da, self.h_before),
+                "dbias_ih": dbias,
+                "dbias_hh": dbias,
+                **instead,
+            }.values()
+        )
+
+
+def _reordered(x: Tensor, order: tuple[int, ...], dim: int) -> Tensor:
+    """The gates' parts of x in another order."""
+    parts = torch.chunk(x, 4, dim)
+    return torch.cat([parts[k] for k in order], dim)
+
+
+def _with_bias_of_o_at_f(bias: Tensor) -> Tensor:
+    return _reordered(bias, (0, 3, 2, 3), 0)
+
+
+def _factors_from_gates(s: _Step) -> dict[str, Tensor]:
+    """As `_factors`, from what σ and tanh gave."""
+    i, f, o = map(torch.sigmoid, (s.i, s.f, s.o))
+    g, c = torch.tanh(s.g), torch.tanh(s.c)
+    return {
+        "i": g * i * (1 - i),
+        "f": s.c_before * f * (1 - f),
+        "g": i * (1 - g**2),
+        "o": c * o * (1 - o),
+        "c": o * (1 - c**2),
+    }
+
+
+MISTAKES = (
+    Mistake(
+        "c_n's cotangent ignored",
+        lambda **p: _Parts(**{**p, "dy": p["dy"]._replace(c_n=0 * p["dy"].c_n)}).cotangents(),
+        forgets="that the last cell state is returned too: dc_T begins with dc_n",
+        shows="wherever dc_n is not 0",
+        seen="https://github.com/deeplearning4j/deeplearning4j/issues/8838",
+    ),
+    Mistake(
+        "h_n's cotangent forgotten",
+        lambda **p: _Parts(**{**p, "dy": p["dy"]._replace(h_n=0 * p["dy"].h_n)}).cotangents(),
+        forgets="that the last state is returned by itself, and may be what the loss reads",
+        shows="wherever dh_n is not 0",
+        seen="https://github.com/open-lm-engine/accelerated-model-architectures/commit/f15adc90f8e6",
+    ),
+    Mistake(
+        "last step of y alone",
+        lambda **p: _Parts(
+            **{**p, "dy": p["dy"]._replace(y=torch.cat([0 * p["dy"].y[:-1], p["dy"].y[-1:]]))}
+        ).cotangents(),
+        forgets="that every step's state is an output: dy_t is added at each",
+        shows="for more than one step",
+    ),
+    Mistake(
+        "states detached",
+        lambda **p: _Parts(**p, to_h=lambda t: t == 0, to_c=lambda t: t == 0).cotangents(),
+        forgets="that a state depends on the one before it: no gradient goes through time",
+        shows="for more than one step",
+    ),
+    Mistake(
+        "truncated",
+        lambda **p: _Parts(**p, to_h=lambda t: t % 2, to_c=lambda t: t % 2).cotangents(),
+        forgets="what lies more than two steps ahead: truncated back-propagation (a deliberate change, to save memory)",
+        shows="wherever a gradient goes further than one step",
+    ),
+    Mistake(
+        "no way through the gates",
+        lambda **p: _Parts(**p, to_h=lambda t: t == 0).cotangents(),
+        forgets="W_hhᵀ da_(t+1): that the gates of the next step read h_t",
+        shows="for more than one step",
+    ),
+    Mistake(
+        "no way along the cell state",
+        lambda **p: _Parts(**p, to_c=lambda t: t == 0).cotangents(),
+        forgets="dc_(t+1) σ(f_(t+1)): that the next step keeps c_t",
+        shows="for more than one step",
+    ),
+    Mistake(
+        "forget gate twice",
+        lambda **p: _Parts(**p, factors=lambda s: {"kept": torch.sigmoid(s.f) ** 2}).cotangents(),
+        forgets="that dc_(t+1) has met its gate already",
+        shows="unless the forget gates are open",
+    ),
+    Mistake(
+        "forget gate forgotten",
+        lambda **p: _Parts(**p, factors=lambda s: {"kept": torch.ones_like(s.f)}).cotangents(),
+        forgets="σ(f_(t+1)) between c_(t+1) and c_t",
+        shows="unless the forget gates are open",
+    ),
+    Mistake(
+        "forget gate of the step before",
+        lambda **p: _Parts(**p, factors=lambda s: {"kept": torch.roll(torch.sigmoid(s.f), 1, 0)}).cotangents(),
+        forgets="that c_t is kept by the gate of the step t+1: an index is off by one",
+        shows="for more than one step",
+    ),
+    Mistake(
+        "input gate for forget gate",
+        lambda **p: _Parts(**p, factors=lambda s: {"kept": torch.sigmoid(s.i)}).cotangents(),
+        forgets="which gate keeps c",
+        shows="everywhere",
+    ),
+    Mistake(
+        "output gate missing in dc",
+        lambda **p: _Parts(**p, factors=lambda s: {"c": tanh_slope(s.c)}).cotangents(),
+        forgets="σ(o_t) between c_t and h_t",
+        shows="unless the output gates are open",
+    ),
+    Mistake(
+        "tanh missing in dc",
+        lambda **p: _Parts(**p, factors=lambda s: {"c": torch.sigmoid(s.o)}).cotangents(),
+        forgets="tanh'(c_t)",
+        shows="away from c = 0",
+    ),
+    Mistake(
+        "tanh' at tanh(c)",
+        lambda **p: _Parts(**p, factors=lambda s: {"c": torch.sigmoid(s.o) * tanh_slope(torch.tanh(s.c))}).cotangents(),
+        forgets="that tanh' is taken at c_t, and not at what has been through tanh already",
+        shows="away from c = 0",
+    ),
+    Mistake(
+        "df from the cell state after the step",
+        lambda **p: _Parts(**p, factors=lambda s: {"f": s.c * sigmoid_slope(s.f)}).cotangents(),
+        forgets="that the forget gate meets c_(t−1)",
+        shows="everywhere",
+    ),
+    Mistake(
+        "do from the cell state itself",
+        lambda **p: _Parts(**p, factors=lambda s: {"o": s.c * sigmoid_slope(s.o)}).cotangents(),
+        forgets="that the output gate meets tanh(c_t)",
+        shows="away from c = 0",
+    ),
+    Mistake(
+        "di from the pre-activation of g",
+        lambda **p: _Parts(**p, factors=lambda s: {"i": s.g * sigmoid_slope(s.i)}).cotangents(),
+        forgets="that the input gate meets tanh(g_t)",
+        shows="away from g = 0",
+    ),
+    Mistake(
+        "dg like a gate",
+        lambda **p: _Parts(**p, factors=lambda s: {"g": torch.sigmoid(s.i) * sigmoid_slope(s.g)}).cotangents(),
+        forgets="that g goes through tanh, and the gates through σ",
+        shows="everywhere",
+    ),
+    Mistake(
+        "gates' slopes forgotten",
+        lambda **p: _Parts(
+            **p, factors=lambda s: {"i": torch.tanh(s.g), "f": s.c_before, "o": torch.tanh(s.c)}
+        ).cotangents(),
+        forgets="σ' of the three gates",
+        shows="everywhere",
+    ),
+    Mistake(
+        "s(1 − s) and 1 − t²",
+        lambda **p: _Parts(**p, factors=_factors_from_gates).cotangents(),
+        forgets="that 1 − s and 1 − t² cancel once s or t is near 1",
+        shows="growing with |a|; from 17 (σ) and 9.1 (tanh) in float32, 37 and 19.1 in float64, no digit is left",
+        loses_digits=True,
+    ),
+    Mistake(
+        "gates i, f, o, g",
+        lambda **p: _Parts(
+            **{**p, **{n: _reordered(p[n], (0, 1, 3, 2), 0) for n in p if n.startswith(("weight", "bias"))}}
+        ).cotangents(),
+        forgets="the order of the gates, i, f, g, o: this is the gradient of a layer whose output gate comes third",
+        shows="everywhere",
+    ),
+    Mistake(
+        "cotangents in order i, f, o, g",
+        lambda **p: tuple(
+            _reordered(d, (0, 1, 3, 2), 0) if n.startswith(("weight", "bias")) else d
+            for n, d in zip(p, _Parts(**p).cotangents(), strict=False)
+        ),
+        forgets="the order of the gates, i, f, g, o: each cotangent stands in another's place",
+        shows="everywhere",
+    ),
+    Mistake(
+        "output gate's bias at the forget gate",
+        lambda **p: _Parts(**{**p, **{n: _with_bias_of_o_at_f(p[n]) for n in ("bias_ih", "bias_hh")}}).cotangents(),
+        forgets="that each gate has a bias of its own",
+        shows="wherever the biases of f and o differ",
+        seen="https://github.com/ddbourgin/numpy-ml/issues/42",
+    ),
+    Mistake(
+        "1 added to the forget gate's bias",
+        lambda **p: _Parts(
+            **{**p, "bias_ih": torch.cat([b + (k == 1) for k, b in enumerate(torch.chunk(p["bias_ih"], 4))])}
+        ).cotangents(),
+        forgets="that forward adds nothing to it; where gates are to be open at first, the bias itself begins with 1",
+        shows="everywhere",
+    ),
+    Mistake(
+        "steps solved forwards",
+        lambda **p: _Parts(**p, order=iter).cotangents(),
+        forgets="that the last step comes first",
+        shows="for more than one step",
+    ),
+    Mistake(
+        "dx in reverse",
+        lambda **p: _Parts(**p).cotangents(dx=_Parts(**p).da.flip(0) @ p["weight_ih"]),
+        forgets="that cotangents are found from the last step to the first, and must be turned round",
+        shows="for more than one step",
+    ),
+    Mistake(
+        "dh0 and dc0 forgotten",
+        lambda **p: _Parts(**p).cotangents(dh0=torch.zeros_like(p["h0"]), dc0=torch.zeros_like(p["c0"])),
+        forgets="that the states before the first step are inputs",
+        shows="everywhere",
+    ),
+    Mistake(
+        "dh0 and dc0 swapped",
+        lambda **p: _Parts(**p).cotangents(dh0=_Parts(**p).dc0, dc0=_Parts(**p).dh0),
+        forgets="the order of the inputs",
+        shows="everywhere",
+    ),
+    Mistake(
+        "dc0 without its gate",
+        lambda **p: _Parts(**p).cotangents(dc0=_Parts(**p).dc),
+        forgets="σ(f_1) between c0 and c_1",
+        shows="unless the forget gates of the first step are open",
+    ),
+    Mistake(
+        "dweight_hh from the state after the step",
+        lambda **p: _Parts(**p).cotangents(dweight_hh=through_weight(_Parts(**p).da, _Parts(**p).h)),
+        forgets="that W_hh reads h_(t−1)",
+        shows="everywhere",
+    ),
+    Mistake(
+        "dweight_hh without the first step",
+        lambda **p: _Parts(**p).cotangents(dweight_hh=through_weight(_Parts(**p).da[1:], _Parts(**p).h_before[1:])),
+        forgets="that h0 is read too",
+        shows="wherever h0 is not 0",
+    ),
+    Mistake(
+        "weights' cotangents of the first step alone",
+        lambda **p: _Parts(**p).cotangents(
+            dweight_ih=through_weight(_Parts(**p).da[:1], p["x"][:1]),
+            dweight_hh=through_weight(_Parts(**p).da[:1], _Parts(**p).h_before[:1]),
+            dbias_ih=through_bias(_Parts(**p).da[:1]),
+            dbias_hh=through_bias(_Parts(**p).da[:1]),
+        ),
+        forgets="to add up: each step overwrites what the one after it left",
+        shows="for more than one step",
+    ),
+    Mistake(
+        "biases' cotangents of one thread's examples",
+        lambda **p: _Parts(**p).cotangents(
+            dbias_ih=through_bias(_Parts(**p).da[:, : p["x"].shape[1] // 2]),
+            dbias_hh=through_bias(_Parts(**p).da[:, : p["x"].shape[1] // 2]),
+        ),
+        forgets="that threads share them, each with a part of the batch: what one has added is overwritten by another",
+        shows="for more than one example",
+        seen="https://github.com/nntrainer/nntrainer/commit/5a9615928080",
+    ),
+    Mistake(
+        "averaged over the steps",
+        lambda **p: averaged(_Parts(**p).cotangents(), 3, len(p["x"])),
+        forgets="that every step reads the weights, so that their cotangents are sums",
+        shows="for more than one step",
+    ),
+    Mistake(
+        "averaged over the batch",
+        lambda **p: averaged(_Parts(**p).cotangents(), 3, max(p["x"].shape[1], 1)),
+        forgets="that every example reads the weights: a mean is for the loss to take",
+        shows="for more than one example",
+    ),
+    Mistake(
+        "dbias_hh of 0",
+        lambda **p: _Parts(**p).cotangents(dbias_hh=torch.zeros_like(p["bias_hh"])),
+        forgets="that both biases are added at every step, so that both cotangents are one sum",
+        shows="everywhere",
+    ),
+    Mistake(
+        "biases share one cotangent",
+        lambda **p: _Parts(**p).cotangents(
+            dbias_ih=through_bias(_Parts(**p).da) / 2, dbias_hh=through_bias(_Parts(**p).da) / 2
+        ),
+        forgets="that the derivative of a sum by each summand is 1",
+        shows="everywhere",
+    ),
+    Mistake(
+        "gradient clipped",
+        lambda **p: tuple(d.clamp(-1, 1) for d in _Parts(**p).cotangents()),
+        forgets="that the gradient may really be large (a deliberate change, to keep steps of training short)",
+        shows="where a cotangent is beyond ±1",
+    ),
+)

@@ -1,0 +1,396 @@
+"""Recurrent layer of Elman: a state that goes through one affine map and one activation at every step.
+
+    a_t = W_ih x_t + b_ih + W_hh h_(t−1) + b_hh
+    h_t = φ(a_t)
+
+for t = 1 to T, where φ is tanh or relu.  y holds h_1 to h_T, and h_n is h_T.  x_t and h_t are rows here, so that W h is
+written h Wᵀ.
+
+Derivation.  Back-propagation through time: h_t is read in three places: it is y_t, it makes a_(t+1), and the last one
+is h_n.  With dh_t for the cotangent of h_t as it comes from all of them, and da_t for that of a_t,
+
+    dh_t = dy_t + W_hhᵀ da_(t+1)    t < T
+    dh_T = dy_T + dh_n
+    da_t = dh_t ⊙ φ'(a_t)
+
+which is solved from the last step to the first; what is left when there is no step before is dh0 = W_hhᵀ da_1.  The
+step t reads the weights too, the same ones as all others, so that their cotangents are sums:
+
+    dx_t = W_ihᵀ da_t
+    dW_ih = Σ_t da_t x_tᵀ    dW_hh = Σ_t da_t h_(t−1)ᵀ    db_ih = db_hh = Σ_t da_t
+
+dh_1 is a product of T factors W_hhᵀ diag φ'(a_t): where these shrink or stretch, it vanishes or explodes as the T-th
+power (Bengio et al.).  This page cuts off neither time nor size.
+
+tanh' = 1/cosh² is taken at a_t and not from h_t: once h_t has rounded to 1, 1 − h_t² has no digits, and what goes
+through that step would be 0.
+
+Kink: relu'(0) = 0.
+
+Source: Elman, "Finding structure in time", Cognitive Science 14 (1990); Werbos, "Backpropagation through time: what it
+does and how to do it", Proc. IEEE 78 (1990); Bengio, Simard & Frasconi, "Learning long-term dependencies with gradient
+descent is difficult", IEEE Trans. Neural Networks 5 (1994).
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from manual_bp.inputs import Edge, Input, Mistake, constant, normal, uniform
+from manual_bp.rules.recurrent._gates import tanh_slope
+from manual_bp.rules.recurrent._time import (
+    averaged,
+    before,
+    initial,
+    require_a_step,
+    through_bias,
+    through_weight,
+    turned_round,
+)
+
+
+class Residuals(NamedTuple):
+    x: Float[Tensor, "time batch in"]
+    h0: Float[Tensor, "batch hidden"]
+    weight_ih: Float[Tensor, "hidden in"]
+    weight_hh: Float[Tensor, "hidden hidden"]
+    a: Float[Tensor, "time batch hidden"]
+    """a and not h alone: once tanh has rounded to ±1, its slope cannot be told from it."""
+    h: Float[Tensor, "time batch hidden"]
+    """It is y, which is alive anyway, and dW_hh needs it."""
+    nonlinearity: str
+
+
+class Outputs(NamedTuple):
+    y: Float[Tensor, "time batch hidden"]
+    h_n: Float[Tensor, "batch hidden"]
+
+
+def forward(
+    x: Float[Tensor, "time batch in"],
+    h0: Float[Tensor, "batch hidden"],
+    weight_ih: Float[Tensor, "hidden in"],
+    weight_hh: Float[Tensor, "hidden hidden"],
+    bias_ih: Float[Tensor, "hidden"],
+    bias_hh: Float[Tensor, "hidden"],
+    *,
+    nonlinearity: Literal["tanh", "relu"] = "tanh",
+) -> tuple[Outputs, Residuals]:
+    require_a_step("rnn", x)
+    φ = torch.tanh if nonlinearity == "tanh" else torch.relu
+    from_x = x @ weight_ih.T + (bias_ih + bias_hh)  # of all steps at once: no step waits for it
+    recurrent = weight_hh.T
+    a, h = [], [h0]
+    for from_x_t in from_x:
+        a.append(from_x_t + h[-1] @ recurrent)
+        h.append(φ(a[-1]))
+    y = torch.stack(h[1:])
+    return Outputs(y, h[-1]), Residuals(x, h0, weight_ih, weight_hh, torch.stack(a), y, nonlinearity)
+
+
+def backward(
+    residuals: Residuals, dy: Outputs
+) -> tuple[
+    Float[Tensor, "time batch in"],
+    Float[Tensor, "batch hidden"],
+    Float[Tensor, "hidden in"],
+    Float[Tensor, "hidden hidden"],
+    Float[Tensor, "hidden"],
+    Float[Tensor, "hidden"],
+]:
+    slope = _slope(residuals.a, residuals.nonlinearity)
+    every_da, from_later = [], dy.h_n
+    for dy_t, slope_t in zip(reversed(dy.y.unbind()), reversed(slope.unbind()), strict=True):
+        da_t = (dy_t + from_later) * slope_t
+        from_later = da_t @ residuals.weight_hh
+        every_da.append(da_t)
+    dh0 = from_later
+    da = turned_round(every_da)
+    dweight_hh = through_weight(da, before(residuals.h0, residuals.h))
+    dbias = through_bias(da)
+    return da @ residuals.weight_ih, dh0, through_weight(da, residuals.x), dweight_hh, dbias, dbias.clone()
+
+
+def _slope(a: Tensor, nonlinearity: str) -> Tensor:
+    """φ'(a)."""
+    return tanh_slope(a) if nonlinearity == "tanh" else (a > 0).to(a.dtype)
+
+
+INPUTS = {
+    "x": Input(normal()),
+    "h0": Input(normal(std=0.5)),
+    "weight_ih": Input(initial),
+    "weight_hh": Input(initial),
+    "bias_ih": Input(normal(std=0.5)),
+    "bias_hh": Input(normal(std=0.5)),
+}
+
+# A step costs the arithmetic what a layer costs elsewhere.  More of them, with other axes that are short, are edges.
+SIZES = {"time": 2}
+LONGEST = {"time": 17}
+
+EDGES = (
+    Edge("one time step", sizes={"time": 1}),
+    Edge("no time step", sizes={"time": 0}, raises=ValueError),
+    Edge("33 time steps", sizes={"time": 33}),
+    Edge("batch of one", sizes={"batch": 1}),
+    Edge("empty batch", sizes={"batch": 0}),
+    Edge("one hidden unit", sizes={"hidden": 1}),
+    Edge("one input", sizes={"in": 1}),
+    Edge("all axes alike", sizes={"time": 3, "batch": 3, "in": 3, "hidden": 3}),
+    Edge("relu", {"nonlinearity": "relu"}),
+    Edge(
+        "relu at its kink",
+        {
+            "nonlinearity": "relu",
+            "h0": constant(0.0),
+            "bias_ih": constant(0.0),
+            "x": constant(0.0),
+            "bias_hh": constant(0.0),
+        },
+    ),
+    Edge("relu of negative numbers", {"nonlinearity": "relu", "bias_ih": constant(-30.0)}),
+    Edge("state 0 at first", {"h0": constant(0.0)}),
+    Edge("no cotangent of y", {"dy.y": constant(0.0)}),
+    Edge("no cotangent of h_n", {"dy.h_n": constant(0.0)}),
+    Edge("saturated", {"bias_ih": [9.0, -9.0, 17.0, -17.0, 90.0, -90.0]}),
+    Edge("saturated by x", {"x": normal(std=30.0)}),
+    Edge("large state at first", {"h0": normal(std=30.0)}),
+    Edge(
+        "gradient vanishes over 200 steps",
+        {"weight_hh": uniform(0.1, 0.4), "dy.y": constant(0.0)},
+        sizes={"time": 200, "batch": 1, "in": 1, "hidden": 2},
+    ),
+    Edge(
+        "gradient explodes over 200 steps",
+        {
+            "x": constant(0.0),
+            "h0": constant(0.0),
+            "weight_hh": uniform(0.5, 0.7),
+            "bias_ih": constant(0.0),
+            "bias_hh": constant(0.0),
+            "dy.y": constant(0.0),
+        },
+        sizes={"time": 200, "batch": 1, "in": 1, "hidden": 2},
+    ),
+    Edge(
+        "relu's state and gradient explode over 50 steps",
+        {
+            "nonlinearity": "relu",
+            "x": uniform(0.0, 1.0),
+            "h0": uniform(0.0, 1.0),
+            "weight_ih": uniform(0.0, 1.0),
+            "weight_hh": uniform(0.5, 0.6),
+            "bias_ih": constant(0.0),
+            "bias_hh": constant(0.0),
+        },
+        sizes={"time": 50, "batch": 1, "in": 1, "hidden": 2},
+    ),
+)
+
+
+class _Parts:
+    """The parts of the right formula, from which wrong ones are made.
+
+    slope: of the pre-activations and the states, in place of φ'(a).  through: what is carried from a step to the next
+    in order, of da_t, the recurrent weight and t.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        h0: Tensor,
+        weight_ih: Tensor,
+        weight_hh: Tensor,
+        bias_ih: Tensor,
+        bias_hh: Tensor,
+        dy: Outputs,
+        nonlinearity: Literal["tanh", "relu"],
+        slope: Callable[[Tensor, Tensor], Tensor] | None = None,
+        through: Callable[[Tensor, Tensor, int], Tensor] = lambda da, weight, _: da @ weight,
+        order: Callable[[range], Iterator[int]] = reversed,
+    ) -> None:
+        _, kept = forward(x, h0, weight_ih, weight_hh, bias_ih, bias_hh, nonlinearity=nonlinearity)
+        self.x, self.weight_ih, self.h, self.h_before = x, weight_ih, kept.h, before(h0, kept.h)
+        slopes = slope(kept.a, kept.h) if slope else _slope(kept.a, nonlinearity)
+        da, from_later = {}, dy.h_n
+        for t in order(range(len(x))):
+            da[t] = (dy.y[t] + from_later) * slopes[t]
+            from_later = through(da[t], weight_hh, t)
+        self.da, self.dh0 = torch.stack([da[t] for t in range(len(x))]), from_later
+
+    def cotangents(self, **instead: Tensor) -> tuple[Tensor, ...]:
+        """Those that these parts make, but for the ones that are given."""
+        dbias = through_bias(self.da)
+        return tuple(
+            {
+                "dx": self.da @ self.weight_ih,
+                "dh0": self.dh0,
+                "dweight_ih": through_weight(self.da, self.x),
+                "dweight_hh": through_weight(self.da, self.h_before),
+                "dbias_ih": dbias,
+                "dbias_hh": dbias,
+                **instead,
+            }.values()
+        )
+
+
+def _tanh_slope_of_state(_: Tensor, h: Tensor) -> Tensor:
+    return 1 - h**2
+
+
+MISTAKES = (
+    Mistake(
+        "h_n's cotangent forgotten",
+        lambda **p: _Parts(**{**p, "dy": p["dy"]._replace(h_n=0 * p["dy"].h_n)}).cotangents(),
+        forgets="that the last state is returned by itself, and may be what the loss reads",
+        shows="wherever dh_n is not 0",
+        seen="https://github.com/open-lm-engine/accelerated-model-architectures/commit/f15adc90f8e6",
+    ),
+    Mistake(
+        "last step of y alone",
+        lambda **p: _Parts(
+            **{**p, "dy": p["dy"]._replace(y=torch.cat([0 * p["dy"].y[:-1], p["dy"].y[-1:]]))}
+        ).cotangents(),
+        forgets="that every step's state is an output: dy_t is added at each",
+        shows="for more than one step",
+    ),
+    Mistake(
+        "h_n's cotangent at every step",
+        lambda **p: _Parts(**{**p, "dy": Outputs(p["dy"].y + p["dy"].h_n, 0 * p["dy"].h_n)}).cotangents(),
+        forgets="that h_n is the last state alone",
+        shows="for more than one step",
+    ),
+    Mistake(
+        "state detached",
+        lambda **p: _Parts(**p, through=lambda da, weight, t: (da @ weight) * (t == 0)).cotangents(),
+        forgets="that a state depends on the one before it: no gradient goes through time",
+        shows="for more than one step",
+    ),
+    Mistake(
+        "truncated",
+        lambda **p: _Parts(**p, through=lambda da, weight, t: (da @ weight) * (t % 2)).cotangents(),
+        forgets="what lies more than two steps ahead: truncated back-propagation (a deliberate change, to save memory)",
+        shows="wherever a gradient goes further than one step",
+    ),
+    Mistake(
+        "recurrent weight transposed",
+        lambda **p: _Parts(**p, through=lambda da, weight, _: da @ weight.T).cotangents(),
+        forgets="that a cotangent goes back through W_hhᵀ; the matrix is square, so that its shape does not tell",
+        shows="unless weight_hh is symmetric",
+    ),
+    Mistake(
+        "slope forgotten",
+        lambda **p: _Parts(**p, slope=lambda a, _: torch.ones_like(a)).cotangents(),
+        forgets="φ'(a)",
+        shows="everywhere but where φ' is 1",
+    ),
+    Mistake(
+        "slope of the state",
+        lambda **p: _Parts(**p, slope=lambda _, h: _slope(h, p["nonlinearity"])).cotangents(),
+        forgets="that φ' is taken at a_t, and not at h_t, which has been through φ already",
+        shows="away from 0, for tanh",
+    ),
+    Mistake(
+        "slope of the step before",
+        lambda **p: _Parts(**p, slope=lambda a, _: torch.roll(_slope(a, p["nonlinearity"]), 1, 0)).cotangents(),
+        forgets="that da_t goes with a_t: an index is off by one",
+        shows="for more than one step",
+    ),
+    Mistake(
+        "tanh's slope, whatever the nonlinearity",
+        lambda **p: _Parts(**p, slope=lambda a, _: tanh_slope(a)).cotangents(),
+        forgets="nonlinearity",
+        shows="for relu",
+    ),
+    Mistake(
+        "1 − h²",
+        lambda **p: _Parts(**p, slope=_tanh_slope_of_state if p["nonlinearity"] == "tanh" else None).cotangents(),
+        forgets="that 1 − h² cancels once |h| is near 1",
+        shows="growing with |a|; from 9.1 (float32) or 19.1 (float64) nothing goes through such a step",
+        loses_digits=True,
+    ),
+    Mistake(
+        "steps solved forwards",
+        lambda **p: _Parts(**p, order=iter).cotangents(),
+        forgets="that the last step comes first",
+        shows="for more than one step",
+    ),
+    Mistake(
+        "dx in reverse",
+        lambda **p: _Parts(**p).cotangents(dx=_Parts(**p).da.flip(0) @ p["weight_ih"]),
+        forgets="that cotangents are found from the last step to the first, and must be turned round",
+        shows="for more than one step",
+    ),
+    Mistake(
+        "dh0 forgotten",
+        lambda **p: _Parts(**p).cotangents(dh0=torch.zeros_like(p["h0"])),
+        forgets="that the state before the first step is an input",
+        shows="everywhere",
+    ),
+    Mistake(
+        "dh0 without its weight",
+        lambda **p: _Parts(**p).cotangents(dh0=_Parts(**p).da[0]),
+        forgets="W_hh between h0 and the first pre-activation",
+        shows="everywhere",
+    ),
+    Mistake(
+        "dweight_hh from the state after the step",
+        lambda **p: _Parts(**p).cotangents(dweight_hh=through_weight(_Parts(**p).da, _Parts(**p).h)),
+        forgets="that W_hh reads h_(t−1)",
+        shows="everywhere",
+    ),
+    Mistake(
+        "dweight_hh without the first step",
+        lambda **p: _Parts(**p).cotangents(dweight_hh=through_weight(_Parts(**p).da[1:], _Parts(**p).h_before[1:])),
+        forgets="that h0 is read too",
+        shows="wherever h0 is not 0",
+    ),
+    Mistake(
+        "weights' cotangents of the first step alone",
+        lambda **p: _Parts(**p).cotangents(
+            dweight_ih=through_weight(_Parts(**p).da[:1], p["x"][:1]),
+            dweight_hh=through_weight(_Parts(**p).da[:1], _Parts(**p).h_before[:1]),
+            dbias_ih=through_bias(_Parts(**p).da[:1]),
+            dbias_hh=through_bias(_Parts(**p).da[:1]),
+        ),
+        forgets="to add up: each step overwrites what the one after it left",
+        shows="for more than one step",
+    ),
+    Mistake(
+        "averaged over the steps",
+        lambda **p: averaged(_Parts(**p).cotangents(), 2, len(p["x"])),
+        forgets="that every step reads the weights, so that their cotangents are sums",
+        shows="for more than one step",
+    ),
+    Mistake(
+        "averaged over the batch",
+        lambda **p: averaged(_Parts(**p).cotangents(), 2, max(p["x"].shape[1], 1)),
+        forgets="that every example reads the weights: a mean is for the loss to take",
+        shows="for more than one example",
+    ),
+    Mistake(
+        "dbias_hh of 0",
+        lambda **p: _Parts(**p).cotangents(dbias_hh=torch.zeros_like(p["bias_hh"])),
+        forgets="that both biases are added at every step, so that both cotangents are one sum",
+        shows="everywhere",
+        seen="https://github.com/apache/mxnet/commit/7dd7e7e4ecdd",
+    ),
+    Mistake(
+        "biases share one cotangent",
+        lambda **p: _Parts(**p).cotangents(
+            dbias_ih=through_bias(_Parts(**p).da) / 2, dbias_hh=through_bias(_Parts(**p).da) / 2
+        ),
+        forgets="that the derivative of a sum by each summand is 1",
+        shows="everywhere",
+    ),
+    Mistake(
+        "gradient clipped",
+        lambda **p: tuple(d.clamp(-1, 1) for d in _Parts(**p).cotangents()),
+        forgets="that the gradient really explodes (a deliberate change, to keep steps of training short)",
+        shows="where a cotangent is beyond ±1",
+    ),
+)
