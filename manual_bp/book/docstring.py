@@ -8,7 +8,6 @@ its cells two spaces or more apart.  A row of words below a sum names its terms.
 
 from __future__ import annotations
 
-import inspect
 import re
 import unicodedata
 from collections.abc import Collection, Iterator
@@ -97,8 +96,9 @@ def read(docstring: str, names: Collection[str] = (), where: str = "the docstrin
 
     Raises PageError, with file and line, for a displayed formula that the grammar does not know.
     """
-    lines = inspect.cleandoc(docstring).split("\n")
-    skipped = next((k for k, line in enumerate(docstring.split("\n")) if line.strip()), 0)
+    typed = docstring.expandtabs().split("\n")
+    skipped = next((k for k, line in enumerate(typed) if line.strip()), 0)
+    lines = typed[skipped:]
     shown = [line for line in lines if line.startswith(" " * INDENT)]
     known = frozenset(names) | {name for line in shown for name in _DEFINED.findall(line.strip())}
     blocks = list(_blocks(lines))
@@ -172,7 +172,7 @@ def _terms(lines: list[str]) -> Terms:
 def _rows(lines: list[str], names: frozenset[str], where: str, first: int) -> Iterator[Row]:
     waiting: Row | None = None
     for number, line in enumerate(lines, first):
-        if waiting is not None and _LABELS.fullmatch(line.strip()):
+        if waiting is not None and (_LABELS.fullmatch(line.strip()) or _are_labels(line.split(), waiting)):
             yield _labelled(waiting, line, f"{where}:{number}")
             waiting = None
             continue
@@ -188,6 +188,12 @@ def _rows(lines: list[str], names: frozenset[str], where: str, first: int) -> It
             ) from None
     if waiting is not None:
         yield waiting
+
+
+def _are_labels(words: list[str], row: Row) -> bool:
+    """Whether words that stand close, below narrow terms, are as many as the terms of a sum above them."""
+    counts = {len(found.terms) for cell in row.cells for found in nodes(cell.tree) if isinstance(found, Sum)}
+    return len(words) > 1 and len(words) in counts and all(word.isalpha() and word.islower() for word in words)
 
 
 def _cells(line: str, names: frozenset[str]) -> Iterator[Cell]:
@@ -208,7 +214,8 @@ def _cells(line: str, names: frozenset[str]) -> Iterator[Cell]:
 
 def _labelled(row: Row, line: str, place: str) -> Row:
     """The row with the names of terms at the sum under which they stand."""
-    labels = [(match[0], column(line, match.start()), column(line, match.end())) for match in _CELL.finditer(line)]
+    apart = _CELL if _LABELS.fullmatch(line.strip()) else re.compile(r"\S+")
+    labels = [(match[0], column(line, match.start()), column(line, match.end())) for match in apart.finditer(line)]
     sums = [
         (
             sum(

@@ -22,6 +22,9 @@ LETTERS = frozenset("∂∇∞∅∎ℓℝℤℕ…⋯¬")
 """Signs that stand where a letter may."""
 VULGAR = {"½": ("1", "2"), "⅓": ("1", "3"), "⅔": ("2", "3"), "¼": ("1", "4"), "¾": ("3", "4"), "⅛": ("1", "8")}
 
+TYPED = {"-": "−", "...": "…"}
+"""What a keyboard has, and what it stands for."""
+
 _NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![^\W\d_])|\d+(?:\.\d+)?")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:_[A-Za-z0-9]+)*")
 _QUOTED = re.compile(r'"[^"]*"|`[^`]*`')
@@ -78,7 +81,7 @@ def _found(text: str) -> Iterator[tuple[str, str, int, int, str]]:
         if kind == "name" and not part.isascii():  # ẋ is one character
             plain = unicodedata.normalize("NFD", part)
             part, accents = plain[0], plain[1:] + accents
-        yield kind, "−" if part == "-" else part, at, marks, accents
+        yield kind, TYPED.get(part, part), at, marks, accents
         at = marks
 
 
@@ -87,6 +90,8 @@ def _one(text: str, at: int) -> tuple[str, int]:
     character = text[at]
     if character == "-":
         return "sign", at + 1
+    if text.startswith("...", at):
+        return "sign", at + 3
     for kind, pattern in (("quoted", _QUOTED), ("number", _NUMBER)):
         if match := pattern.match(text, at):
             return kind, match.end()

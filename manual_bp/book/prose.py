@@ -19,13 +19,15 @@ OPERATORS = (RELATIONS | SIGNS | TIMES | {"/", "|", "-"}) - {"*"}
 STRONG = frozenset("√ΣΠ∫‖^′") | LETTERS - {"…"} | SUPERSCRIPTS.keys() | SUBSCRIPTS.keys() | OPERATORS - set("/|<>-")
 """Characters that stand in formulas alone."""
 _CODE = re.compile(r"`([^`]+)`")
-_PROGRAM = re.compile(r"\b[a-z]{3,}(?:_[a-z]{2,})+\b(?!:)")
+_PROGRAM = re.compile(r"\b(?:[a-z]\w*\.)*[a-z]{3,}(?:_[a-z\d]{2,})+_?(?![\w:])")
 """A name of a program."""
 _PLAIN = re.compile(r"[\d.,+−½⅓¼¾-]*")
+_NUMBERS = re.compile(r"[\d.,+−½⅓¼¾()/-]*")
 _GREEK = re.compile(r"[\u0370-\u03ff\u0300-\u036f\u1e00-\u1eff]|\w_\w|\w_\{|^\|.*\|$")
-_LETTER = re.compile(r"[([]*(?:[B-HJ-Zb-z]|d[A-Za-z]|[aAI](?=[(\[]))'?(?:[(\[][^()[\]]*[)\]])?[)\]]*")
+_LETTER = re.compile(
+    r"[([]*(?:\d[\d.]*)?(?:[B-HJ-Zb-z]|d[A-Za-z]|[aAI](?=[(\[]))'?(?:[(\[][^()[\]]*[)\]])?[)\]]*(?:/[\dA-Za-z(]{1,3}[)\]]*)?"
+)
 _CALL = re.compile(r"[([]*[A-Za-z]\w*[(\[].*")
-_RATIO = re.compile(r"\(?[\dA-Za-z]{1,3}/(?:\(?[\dA-Za-z]{1,3}\)?)\)?")
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def _read(run: str, names: Collection[str]) -> tuple[str, Formula, str] | None:
             return None
     if body.startswith("(") and body.endswith(")") and _balance(body[1:-1], strict=True) == 0 and " " in body:
         before, body, after = before + "(", body[1:-1], ")" + after
-    if not body or _PLAIN.fullmatch(body) or body[0] in "=·/" or body[-1] in "=+·/":
+    if not body or _PLAIN.fullmatch(body) or body[0] in "=·/" or body[-1] in "=+·/" or body[:2] in ("+ ", "− ", "- "):
         return None
     try:
         return before, Formula(body, parse(body, names, words=False)), after
@@ -166,17 +168,23 @@ def _is_hard(word: str, names: Collection[str]) -> bool:
         return True
     if bare.startswith("d") and len(bare) > 2 and bare[1:] in names:
         return True
-    if _LETTER.fullmatch(word.rstrip(".,;:").removeprefix("-")) or _RATIO.fullmatch(bare):
+    if _LETTER.fullmatch(word.rstrip(".,;:").removeprefix("-")) or _is_ratio(bare, names):
         return bare not in ("do",) and not bare.isdigit()
     if _CALL.fullmatch(bare):
         return bare.lstrip("([").partition("(")[0] in FUNCTIONS
     return set(bare) <= OPERATORS
 
 
+def _is_ratio(bare: str, names: Collection[str]) -> bool:
+    """Whether it is numbers, letters or names with a slash between them, as no words are (and/or)."""
+    parts = [part.strip("()") for part in bare.split("/")]
+    return len(parts) > 1 and all(part.isdigit() or (part and is_name(part, names)) for part in parts)
+
+
 def _is_soft(word: str, names: Collection[str]) -> bool:
     """Whether a word may stand in a formula: a number, an a, a name that is also a word of English."""
     bare = _bare(word)
-    return word.isspace() or bool(_PLAIN.fullmatch(bare)) or bare == "a" or is_name(bare or "?", names)
+    return word.isspace() or bool(_NUMBERS.fullmatch(word)) or bare == "a" or is_name(bare or "?", names)
 
 
 def _bare(word: str) -> str:

@@ -153,6 +153,13 @@ def test_a_docstring_has_sections_and_rows():
     assert [cell.text for cell in derivation[1].rows[0].cells] == ["dx   = 2 dy,", "h = 1"]
 
 
+def test_names_of_narrow_terms_stand_close():
+    (section,) = read("Summary.\n\n    y = x (a + b)\n           own gate\n    no other", ()).sections
+    (display,) = section.blocks
+    assert display.rows[0].labels.split() == ["own", "gate"]
+    assert display.rows[1].text.strip() == "no other"
+
+
 def test_terms_and_what_is_said_of_them_are_a_list():
     block = """    eps     here √v + eps; elsewhere another
             one, inside the root
@@ -187,6 +194,11 @@ def test_what_cannot_be_read_says_file_line_and_column():
         ("the bias reaches every y, and the weight too", ["y"]),
         ("where y = weight + bias, the weight is", ["y = weight + bias"]),
         ("It is −dy_k (e^y_k − 1), for which there is expm1:", ["−dy_k (e^y_k − 1)"]),
+        (
+            "the parabola (x² + 3x)/6 has (2x + 3)/6, since e^x = y/alpha + 1 at 3",
+            ["(x² + 3x)/6", "(2x + 3)/6", "e^x = y/alpha + 1"],
+        ),
+        ("as min(weight, (1 + t)/(10 + t)) in others", ["min(weight, (1 + t)/(10 + t))"]),
         ("takes alpha there (x is 2), as https://example.org/x_y does", ["alpha", "x"]),
     ],
 )
@@ -197,6 +209,7 @@ def test_formulas_in_sentences_are_recognised(text, formulas):
 
 
 def test_a_name_of_a_program_is_code():
+    assert inlines("see torch.nn.utils.clip_grad_norm_ there", ())[1] == Code("torch.nn.utils.clip_grad_norm_")
     found = inlines("as in (adamw_update), where running_var is constant.", NAMES)
     assert [type(part) for part in found] == [str, Code, str, Formula, str]
     assert found[1] == Code("adamw_update")

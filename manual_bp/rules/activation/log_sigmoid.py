@@ -6,12 +6,12 @@ Derivation.  With u = 1 + e⁻ˣ: dy/dx = −u⁻¹ du/dx = e⁻ˣ / (1 + e⁻ˣ
 
     dx = dy σ(−x)
 
-which is 1 − σ(x), but not formed so: for large x σ(x) rounds to 1 and nothing is left.  Read off the output it is
+which is 1 − σ(x), but not formed so: for large x, σ(x) rounds to 1 and nothing is left.  Read off the output it is
 1 − eʸ, or −expm1(y), which keeps the digits on the right; on the left it must be near 1 anyway.  The sigmoid of −x is
 as good on both sides (`_logistic`) and costs the same exponential.
 
 y is softplus, mirrored in both axes.  Its own tails: for large x it tends to −e⁻ˣ, which log(1 + e⁻ˣ) loses to the
-rounding of the sum and log1p keeps; for large −x e⁻ˣ overflows, and y is x − log(1 + eˣ).  torch.logaddexp(−x, 0) does
+rounding of the sum and log1p keeps; for large −x, e⁻ˣ overflows, and y is x − log(1 + eˣ).  torch.logaddexp(−x, 0) does
 both.  log(sigmoid(x)) is −∞ there.
 
 No kinks; y(0) = −log 2 and the slope there is ½.  y(∞) = −0 and y(−∞) = −∞, with slopes 0 and 1.
