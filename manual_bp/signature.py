@@ -231,7 +231,7 @@ class Signature:
         tensors = {name: tensor for name, tensor in tensors.items() if tensor is not None}
         present = {name: d for name, d in given.items() if d is not None}
         hyper = {name: getattr(residuals, name) for name in self.hyper if hasattr(residuals, name)}
-        sizes: axes.Sizes = {}
+        sizes = self._lengths(residuals)
         self.check_shapes(self._residual_annotations, tensors, sizes, hyper)
         annotations = dict(zip(self.cotangents, self.output_annotations.values(), strict=True))
         self.check_shapes(annotations, present, self.with_computed(sizes, hyper), hyper, tensors)
@@ -253,6 +253,11 @@ class Signature:
                 d = torch.zeros(shape, dtype=first.dtype, device=first.device)
             complete.append(d)
         return self.page.Outputs(*complete), first.dtype
+
+    def _lengths(self, residuals: Any) -> axes.Sizes:
+        """What residuals that are no tensors say of lengths: those that have the name of an axis of the inputs."""
+        named = {name: getattr(residuals, name, None) for name in self.axis_names}
+        return {name: axes.as_tuple(length) for name, length in named.items() if isinstance(length, int | tuple)}
 
     def with_computed(self, sizes: axes.Sizes, hyper: Mapping[str, Any]) -> axes.Sizes:
         """Lengths of axes, and of those that the page computes (AXES) as far as they are known."""

@@ -182,6 +182,20 @@ AXES = [  # those that some tensor has alone, and that a page does not say to be
 ]
 
 
+def differs(wrong, rule, cases) -> bool:
+    """Whether a program gives another result than the rule anywhere; not so where the end of an axis is not read, as
+    behind the last position of a window.  True if there is no case."""
+    found = [
+        all(
+            a is b or torch.equal(a, b)
+            for one, other in zip(wrong(*given, **hyper), rule.vjp(*given, **hyper), strict=True)
+            for a, b in zip(parts(one), parts(other), strict=True)
+        )
+        for given, hyper in (((case.inputs, case.dy), case.hyper) for case in cases)
+    ]
+    return not found or not all(found)
+
+
 @pytest.mark.thinned(2)
 @pytest.mark.parametrize(("name", "axis"), AXES)
 def test_sums_and_loops_that_stop_early(name, axis):
@@ -198,7 +212,8 @@ def test_sums_and_loops_that_stop_early(name, axis):
                 continue
             if make is unfinished and not any(axis in used for used in returned(rule).values()):
                 continue
-            if not noticed(make(rule, axis, too_long), rule, shows=shows):
+            wrong = make(rule, axis, too_long)
+            if not noticed(wrong, rule, shows=shows) and differs(wrong, rule, filter(shows, kept(rule, DTYPE).cases)):
                 passed.append(f"{make.__name__} {words}")
     assert not passed
 
@@ -370,7 +385,9 @@ def test_another_default(name):
             return False
         return own.keys() <= rule.defaults.keys() and not all(same(found[name], right[name]) for name in found)
 
-    own = next(filter(tells, hyperparameters(rule)))
+    own = next(filter(tells, hyperparameters(rule)), None)
+    if own is None:
+        pytest.skip("every other value changes the shape of y")
 
     def candidate(inputs, dy, **given):
         return rule.vjp(inputs, dy, **{**own, **given})

@@ -10,6 +10,7 @@ which is a place of x if 0 ≤ i < space, and one of the padding otherwise.
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from manual_bp.inputs import require
@@ -96,3 +97,9 @@ def check_window(
 def over_space(x: Tensor) -> Tensor:
     """Σ over the batch and all axes of space; shape (channels,)."""
     return x.sum((0, *range(2, x.ndim)))
+
+
+def fitted(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """x cut at the end of each axis, or continued with 0, to a shape."""
+    around = [side for n, due in zip(reversed(x.shape), reversed(shape), strict=True) for side in (0, due - n)]
+    return torch.constant_pad_nd(x, around)

@@ -45,7 +45,7 @@ from torch import Tensor
 
 from manual_bp.inputs import Edge, Input, Mistake, constant, normal, require
 from manual_bp.rules.convolution._correlation import compared, gathered, spread
-from manual_bp.rules.convolution._space import check_window, over_space, remainder, steps
+from manual_bp.rules.convolution._space import check_window, fitted, over_space, remainder, steps
 
 
 class Residuals(NamedTuple):
@@ -208,7 +208,7 @@ class _Right:
         """dx with another weight, dy, stride, padding, dilation or `behind`; what it lacks of x's shape is 0."""
         p = {**vars(self), **other}
         found = spread(p["dy"], p["weight"], p["stride"], p["padding"], p["dilation"], p["groups"], p["behind"])
-        return _fitted(found, self.x.shape)
+        return fitted(found, self.x.shape)
 
     def dweight(self, **other: Any) -> Tensor:
         """dW with another x, dy, stride, padding, dilation or groups; what it lacks of W's shape is 0."""
@@ -217,7 +217,7 @@ class _Right:
         around = [side for pad in reversed(p["padding"]) for side in (pad, pad)]
         padded = torch.constant_pad_nd(p["x"], around)
         longest = [max(n, r) for n, r in zip(padded.shape[2:], self._reached(p), strict=True)]
-        padded = _fitted(padded, (batch, channels, *longest))
+        padded = fitted(padded, (batch, channels, *longest))
         unpadded = (0,) * len(space)
         return compared(padded, p["dy"], self.kernel, p["stride"], unpadded, p["dilation"], p["groups"])
 
@@ -236,12 +236,6 @@ class _Right:
             self.dweight() if dweight is None else dweight,
             None if self.bias is None else of_bias,
         )
-
-
-def _fitted(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """x cut, or continued with 0, to a shape: what a program leaves that writes into a tensor of this shape."""
-    around = [side for n, due in zip(reversed(x.shape), reversed(shape), strict=True) for side in (0, due - n)]
-    return torch.constant_pad_nd(x, around)
 
 
 def _uncut(right: _Right) -> Tensor:
@@ -287,7 +281,7 @@ def _assigned(right: _Right) -> Tensor:
     for place in range(one.numel()):
         there = torch.zeros_like(one)
         there.view(-1)[place] = 1
-        reached = _fitted(spread(there, taps, *right.window, 1, right.behind), (1, 1, *right.space))
+        reached = fitted(spread(there, taps, *right.window, 1, right.behind), (1, 1, *right.space))
         found = torch.where(reached > 0, right.dx(dy=right.dy * there), found)
     return found
 
