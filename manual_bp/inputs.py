@@ -57,11 +57,14 @@ class Input:
     annotations.
 
     optional: a candidate may return None for its cotangent (few need the cotangent of a target).
+    outweighs: by how much the last of very many numbers is larger than it would be.  Of a sum whose summands do not
+        fade with the numbers (log(1 + eˣ) at 0 is log 2) nothing could be seen of its end otherwise.
     """
 
     draw: Draw = field(default_factory=normal)
     cotangent: bool = True
     optional: bool = False
+    outweighs: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from manual_bp.oracle.declared import NOTHING, Declared
 from manual_bp.oracle.drawing import draw, sizes_of
 from manual_bp.oracle.indices import indexed, thinned
 from manual_bp.oracle.layouts import aliased, laid_out
-from manual_bp.oracle.sizes import BEYOND, BLOCKS, OFF, SIGNS, fits, sized, weighted
+from manual_bp.oracle.sizes import BEYOND, BLOCKS, LONG, OFF, SIGNS, fits, sized, weighted
 from manual_bp.oracle.values import hyperparameters, named, valued
 from manual_bp.outputs import parts
 from manual_bp.rule import Rule
@@ -37,6 +37,8 @@ SHIFT = 7
 COUPLED = 64
 # What overflowed is further off than by this fraction, and what is computed in 16 bits is not.
 SOUND = 0.1
+# A case of a cost is drawn so often until its end costs something, which for two classes every other one does.
+DRAWN = 6
 # Up to so many inputs that may be absent, every set of them is left out; of more, each alone and all.
 TOGETHER = 3
 
@@ -128,7 +130,7 @@ def _sized(
     def heavy(case: Case) -> Iterator[Tensor]:
         for i, (name, x) in enumerate(case.named(rule).items()):
             if _is_weighted(rule, name):
-                yield weighted(x, last=signs[i % 2])
+                yield weighted(x, signs[i % 2], getattr(rule.inputs.get(name), "outweighs", 1.0))
             elif isinstance(rule.inputs[name], Index):
                 yield thinned(rule, name, case)
             else:
@@ -147,7 +149,8 @@ def _sized(
     if not rule.elementwise:
         for alternatives in sized(rule):
             choices = declared.sizes(rule, (edge for edge in alternatives if fits(rule, edge, usual)), usual)
-            yield from _telling(rule, heavy_at_the_end(choices))
+            drawn = (edge for edge in choices for _ in range(DRAWN if _is_cost(rule) else 1))
+            yield from _telling(rule, heavy_at_the_end(drawn))
         return
     inputs, dy, hyper = draw(rule, next(_one_row(rule)), generator)  # so that evidence for one row is evidence for all
     for edge in declared.sizes(rule, (edge for (edge,) in sized(rule)), usual):
@@ -207,15 +210,26 @@ def _absences(rule: Rule) -> Iterator[Edge]:
 
 def _telling(rule: Rule, cases: Iterable[AnyCase]) -> Iterator[AnyCase]:
     """The first case at which no cotangent is 0 throughout, as dx of a row of one value is where it is normalised: what
-    is not written would be right there.  The first of all if there is none."""
+    is not written would be right there.  Of a cost one at which it is not 0 at the end either: an example that costs
+    nothing may be left out.  The first of all if there is none."""
     seen: list[AnyCase] = []
     for case in cases:
         seen.append(case)
         grads = rule.vjp(case.inputs, case.dy, **case.hyper)[1] if rule.has_backward else ()
-        if all(bool(grad.any()) for grad in grads if grad is not None):
+        tells = (bool(g.any()) and (not _is_cost(rule) or _ends(g)) for g in grads if g is not None)
+        if all(tells):
             yield case
             return
     yield from seen[:1]
+
+
+def _is_cost(rule: Rule) -> bool:
+    return len(rule.outputs) == 1 and rule.y_annotation.dim_str == ""
+
+
+def _ends(grad: Tensor) -> bool:
+    """Whether something stands at the end of every long axis."""
+    return all(bool(grad.select(dim, -1).any()) for dim, length in enumerate(grad.shape) if length > LONG)
 
 
 def _is_defined(rule: Rule, case: Case) -> bool:

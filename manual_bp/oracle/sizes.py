@@ -166,9 +166,10 @@ def _edge(
     return Edge(", ".join(f"{name} = {length}" for name, length in lengths.items()), given=given, sizes=ranked)
 
 
-def weighted(x: Tensor, last: float) -> Tensor:
+def weighted(x: Tensor, last: float, outweighs: float = 1.0) -> Tensor:
     """Numbers that are light along every long axis but for a few, the one that is largest times the sign `last` at the
-    end, which neither a product of two inputs nor their difference loses then."""
+    end, which neither a product of two inputs nor their difference loses then; and so many times as large, if it must
+    outweigh the light ones."""
     for dim, length in enumerate(x.shape):
         if length > LONG:
             x = x * _weights(length).to(x.dtype).reshape(-1, *(1,) * (x.ndim - dim - 1))
@@ -177,7 +178,7 @@ def weighted(x: Tensor, last: float) -> Tensor:
             place = (last * x).argmax(dim, keepdim=True)
             largest = x.gather(dim, place)
             x = x.scatter(dim, place, end)
-            x.narrow(dim, length - 1, 1).copy_(largest)
+            x.narrow(dim, length - 1, 1).copy_(largest * outweighs if length > LONG else largest)
     return x
 
 
