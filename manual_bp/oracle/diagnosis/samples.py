@@ -38,7 +38,8 @@ def slack_of(dtype: torch.dtype) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One argument in one record, in float64 on the CPU; judged: where a derivative exists and is finite."""
+    """One argument in one record, in float64 on the CPU; judged: where a derivative exists and is finite, or infinite
+    where NaN came."""
 
     case: Case
     got: Tensor
@@ -126,6 +127,8 @@ def samples_of(arguments: Sequence[str], record: Record, kinks: bool, dtype: tor
         if not isinstance(got, Tensor) or not is_dense(got) or expected is None or allowance is None:
             continue
         judged = expected.to(dtype).isfinite() & allowance.isfinite()
+        if got.shape == expected.shape:  # NaN is told from an infinity that is due, whatever is allowed there
+            judged = judged | (expected.isinf() & got.detach().cpu().isnan())
         judged = judged if kink is None or kinks else judged & ~kink
         if position >= outputs:
             x = found.case.inputs[position - outputs].cpu()
