@@ -26,6 +26,8 @@ POINTS = 301
 # where gradients underflow in float32 (114).
 LINEAR, END = 5.0, 200.0
 BINS, PER_BIN = 110, 6
+# An error in ulp of float32 that is as large as the number.
+GONE = 1 / torch.finfo(torch.float32).eps
 # In inches: at 9 pt its text is as large as a caption.
 WIDTH = 4.6
 # A jump by this share of a curve's height between neighbours is a jump.
@@ -75,16 +77,14 @@ def errors(rule: Rule) -> Iterator[Picture]:
     if balls is None:
         return
     twin = candidate("torch")(rule.name)
-    end = math.asinh(END / LINEAR)
-    x = (LINEAR * torch.linspace(-end, end, BINS * PER_BIN, dtype=torch.float64).sinh()).float()
+    x = bent(END, BINS * PER_BIN)
     for name in [name for name, spec in rule.inputs.items() if spec.cotangent]:
         inputs, dy, position = at(rule, name, x), torch.ones_like(x), list(rule.inputs).index(name)
         true = balls.truth(rule, inputs, dy, **rule.ordinary).grads[position]
         assert true is not None
         tiny = true.midpoint().abs() < torch.finfo(torch.float32).smallest_normal
         with axes(2.1) as (drawn, svg):
-            drawn.set_xscale("asinh", linear_width=LINEAR)
-            drawn.set_yscale("symlog", linthresh=1)
+            of_lost_digits(drawn, name, END)
             middle = x.double().reshape(BINS, PER_BIN).median(1).values
             for label, vjp, colour, width in (("torch", twin, THEIRS, 2.6), ("the page", rule.vjp, OURS, 1.4)):
                 if vjp is None:
@@ -94,23 +94,14 @@ def errors(rule: Rule) -> Iterator[Picture]:
                 ulps = torch.where((got == 0) & tiny, 0, true.ulps(got)).nan_to_num(nan=0.0, posinf=1e9)
                 worst = ulps.reshape(BINS, PER_BIN).amax(1)
                 drawn.plot(middle, worst, color=colour, linewidth=width, label=f"{label}: {_three(float(worst.max()))}")
-            gone = 1 / torch.finfo(torch.float32).eps
-            drawn.axhline(gone, color=SOFT, linewidth=0.8, linestyle=(0, (1, 2)))
             drawn.annotate(
                 "every digit lost",
-                (0.995, gone),
+                (0.995, GONE),
                 xycoords=("axes fraction", "data"),
                 ha="right",
                 va="bottom",
                 color=SOFT,
             )
-            drawn.set_ylim(0, 3e8)
-            drawn.set_yticks([0, 1, 100, 10**4, 10**6], ["0", "1", "100", "10⁴", "10⁶"])
-            drawn.set_xticks([-100, -10, 0, 10, 100], ["−100", "−10", "0", "10", "100"])
-            drawn.minorticks_off()
-            drawn.set_xlim(-END, END)
-            drawn.set_xlabel(name)
-            drawn.set_ylabel("error in ulp")
             drawn.legend(
                 frameon=False, loc="upper left", labelcolor=INK, ncols=2, bbox_to_anchor=(0, 1.2), borderaxespad=0
             )
@@ -142,6 +133,26 @@ def broken(values: Tensor) -> Tensor:
     jumps = (steps > JUMP * height) & (steps > 8 * usual)
     shown[1:][jumps] = torch.nan
     return shown
+
+
+def of_lost_digits(drawn: Any, name: str, far: float) -> None:
+    """Axes for errors in ulp, up to beyond where every digit is lost, against an input up to ± far."""
+    drawn.set_xscale("asinh", linear_width=LINEAR)
+    drawn.set_yscale("symlog", linthresh=1)
+    drawn.axhline(GONE, color=SOFT, linewidth=0.8, linestyle=(0, (1, 2)))
+    drawn.set_ylim(0, 50 * GONE)
+    drawn.set_yticks([0, 1, 100, 10**4, 10**6], ["0", "1", "100", "10⁴", "10⁶"])
+    drawn.set_xticks([-100, -10, 0, 10, 100], ["−100", "−10", "0", "10", "100"])
+    drawn.minorticks_off()
+    drawn.set_xlim(-far, far)
+    drawn.set_xlabel(name)
+    drawn.set_ylabel("error in ulp")
+
+
+def bent(far: float, points: int) -> Tensor:
+    """Points up to ± far that are evenly spread on such axes, in float32."""
+    end = math.asinh(far / LINEAR)
+    return (LINEAR * torch.linspace(-end, end, points, dtype=torch.float64).sinh()).float()
 
 
 @contextmanager
@@ -192,5 +203,5 @@ def _setting(hyper: Mapping[str, Any]) -> str:
 
 def _three(value: float) -> str:
     if value >= 1e6:
-        return "all digits" if value >= 1 / torch.finfo(torch.float32).eps else f"{value:.0e} ulp"
+        return "all digits" if value >= GONE else f"{value:.0e} ulp"
     return f"{value:.2g} ulp"

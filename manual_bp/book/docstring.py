@@ -1,9 +1,8 @@
-"""A docstring as sections, paragraphs and displayed rows.
+"""A docstring as sections, paragraphs, lists and displayed rows.
 
-A paragraph that begins with one word and a full stop ("Derivation.  ") begins a section of that name, one that
-begins with "Source: " is the source.  Lines that are indented by four spaces are displayed mathematics: each a row,
-its cells two spaces or more apart.  A row of words below a sum names its terms.  Lines of a term and a sentence are
-    a list.
+A paragraph that begins with one word and a full stop ("Derivation.  ") begins a section of that name, one that begins
+with "Source: " is the source.  Lines that are indented by four spaces are displayed mathematics: each a row, its cells
+two spaces or more apart.  A row of words below a sum names its terms.  Lines of a term and a sentence are a list.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from manual_bp.book.expression import is_name, parse
 from manual_bp.book.lexer import RELATIONS, NotationError
-from manual_bp.book.tree import Node, Sequence, Sum, nodes
+from manual_bp.book.tree import Sequence, Sum, nodes
 
 INDENT = 4
 _LEAD = re.compile(r"(Derivation(?: \w+){0,4}|[A-Z][a-z]+)\.(?:  +(?=\S)|\n|$)")
@@ -68,7 +67,7 @@ class Terms:
 
 @dataclass(frozen=True)
 class Paragraph:
-    """lines as typed, without what begins a section."""
+    """text: as typed, without what begins a section."""
 
     text: str
 
@@ -108,11 +107,8 @@ def read(docstring: str, names: Collection[str] = (), where: str = "the docstrin
     for number, block in blocks:
         place = f"{where}:{first + skipped + number}"
         if block[0].startswith(" " * INDENT):
-            is_list = _is_list(block, known)
-            shown_block = (
-                _terms(block) if is_list else Display(tuple(_rows(block, known, where, first + skipped + number)))
-            )
-            sections[-1][1].append(shown_block)
+            rows = None if _is_list(block, known) else _rows(block, known, where, first + skipped + number)
+            sections[-1][1].append(_terms(block) if rows is None else Display(tuple(rows)))
             continue
         text = "\n".join(block)
         if number == 0:
@@ -154,9 +150,8 @@ def _is_list(lines: list[str], names: frozenset[str]) -> bool:
 
 def _has_words(text: str, names: frozenset[str]) -> bool:
     """Whether at least two words that are no names stand in a text, as in a sentence."""
-    return (
-        sum(len(word) > 1 and not is_name(word, names) for word in re.findall(r"(?<!\S)[A-Za-z]+(?![\w(])", text)) >= 2
-    )
+    words = re.findall(r"(?<!\S)[A-Za-z]{2,}(?![\w(])", text)
+    return sum(not is_name(word, names) for word in words) >= 2
 
 
 def _terms(lines: list[str]) -> Terms:
@@ -215,15 +210,17 @@ def _cells(line: str, names: frozenset[str]) -> Iterator[Cell]:
 def _labelled(row: Row, line: str, place: str) -> Row:
     """The row with the names of terms at the sum under which they stand."""
     apart = _CELL if _LABELS.fullmatch(line.strip()) else re.compile(r"\S+")
-    labels = [(match[0], column(line, match.start()), column(line, match.end())) for match in apart.finditer(line)]
+    labels = [(match[0], column(line, match.start()) + len(match[0]) / 2) for match in apart.finditer(line)]
+
+    def distance(start: int, found: Sum) -> float:
+        """How far the labels stand from below the terms of a sum in a cell."""
+        middles = [
+            column(row.text, start + term.start) / 2 + column(row.text, start + term.end) / 2 for term in found.terms
+        ]
+        return sum(abs(middle - at) for middle, (_, at) in zip(middles, labels, strict=True))
+
     sums = [
-        (
-            sum(
-                abs(_middle(row.text, cell.start, term) - (start + end) / 2)
-                for term, (_, start, end) in zip(found.terms, labels, strict=True)
-            ),
-            found,
-        )
+        (distance(cell.start, found), found)
         for cell in row.cells
         for found in nodes(cell.tree)
         if isinstance(found, Sum) and len(found.terms) == len(labels)
@@ -234,12 +231,8 @@ def _labelled(row: Row, line: str, place: str) -> Row:
             "Write one for each term of a sum in the line above."
         )
     nearest = min(sums, key=lambda pair: pair[0])[1]
-    nearest.labels = [label for label, *_ in labels]
+    nearest.labels = [label for label, _ in labels]
     return replace(row, labels=line)
-
-
-def _middle(line: str, start: int, term: Node) -> float:
-    return (column(line, start + term.start) + column(line, start + term.end)) / 2
 
 
 def column(line: str, position: int) -> int:

@@ -17,7 +17,21 @@ import torch
 from torch import Tensor
 
 from manual_bp.arithmetic.bounded import contract_of
-from manual_bp.book.curves import INK, OURS, POINTS, SOFT, SPAN, THEIRS, Picture, at, axes, broken, is_drawn
+from manual_bp.book.curves import (
+    INK,
+    OURS,
+    POINTS,
+    SOFT,
+    SPAN,
+    THEIRS,
+    Picture,
+    at,
+    axes,
+    bent,
+    broken,
+    is_drawn,
+    of_lost_digits,
+)
 from manual_bp.book.planes import COLUMNS, ROWS, Plane, plane_of, window_of
 from manual_bp.inputs import Mistake, Value
 from manual_bp.oracle.case import Case
@@ -34,8 +48,8 @@ SMALL, LARGE = 64, 4096
 VISIBLE = 0.02
 # From here on float32 has lost three of its digits.
 LOST_ULPS = 1e3
-LINEAR, FAR = 5.0, 120.0
-"""Of a curve that shows lost digits: as in `manual_bp.book.curves`, to where float32's gradients have underflowed."""
+# Of a curve that shows lost digits: to where float32's gradients have underflowed (114).
+FAR = 120.0
 
 
 @dataclass(frozen=True)
@@ -89,6 +103,7 @@ class Failures:
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
         self._evidence: dict[int, Evidence | str] = {}
+        self._dues: dict[tuple[bool, int], tuple[Any, ...] | None] = {}
 
     def of(self, mistake: Mistake | Value) -> Failure | None:
         """The picture of one mistake, or of a formula for y that loses digits; None if no small case shows it."""
@@ -144,7 +159,7 @@ class Failures:
         if both is None or not (both[1].isfinite().sum() > POINTS // 2):
             return None
         due, got = both
-        apart = (due - got).abs() > VISIBLE * (due.abs().max() + 1e-300)
+        apart = (due - got).abs() > VISIBLE * due.abs().max()
         if int(apart.sum()) < POINTS // 40:  # a single point, such as the kink, is no curve
             return None
         with axes(1.9) as (drawn, svg):
@@ -162,8 +177,7 @@ class Failures:
     def _digits(
         self, mistake: Mistake | Value, hyper: Mapping[str, Any], dy: float, position: int, name: str
     ) -> Failure | None:
-        end = math.asinh(FAR / LINEAR)
-        x = (LINEAR * torch.linspace(-end, end, POINTS, dtype=torch.float64).sinh()).to(DTYPE)
+        x = bent(FAR, POINTS)
         both = self._both(mistake, x, hyper, dy, position, name)
         exact = self._both(mistake, x.double(), hyper, dy, position, name)
         if both is None or exact is None:
@@ -177,22 +191,12 @@ class Failures:
         if float(theirs.max()) < LOST_ULPS:
             return None
         with axes(1.9) as (drawn, svg):
-            drawn.set_xscale("asinh", linear_width=LINEAR)
-            drawn.set_yscale("symlog", linthresh=1)
+            of_lost_digits(drawn, name, FAR)
             drawn.plot(x, theirs, color=THEIRS, linewidth=1.8, label="the mistake")
             drawn.plot(x, ours, color=OURS, linewidth=1.4, label="the page")
-            gone = 1 / torch.finfo(DTYPE).eps
-            drawn.axhline(gone, color=SOFT, linewidth=0.8, linestyle=(0, (1, 2)))
-            drawn.set_ylim(0, 1e9)
-            drawn.set_yticks([0, 1, 100, 10**4, 10**6], ["0", "1", "100", "10⁴", "10⁶"])
-            drawn.set_xticks([-100, -10, 0, 10, 100], ["−100", "−10", "0", "10", "100"])
-            drawn.minorticks_off()
-            drawn.set_xlim(-FAR, FAR)
-            drawn.set_xlabel(name)
-            drawn.set_ylabel("error in ulp")
             drawn.legend(frameon=False, loc="best", labelcolor=INK)
-        caption = f"Error of {self._name(mistake, name)} in float32{_words(hyper)}, dy = {dy:g}: "
-        caption += "from the dotted line on every digit is lost."
+        caption = f"Error of {self._name(mistake, name)} in float32 against the page in float64{_words(hyper)}, "
+        caption += f"dy = {dy:g}: from the dotted line on every digit is lost."
         return Failure(caption, curve=Picture(svg[0], caption, "error in ulp"))
 
     # --------------------------------------------------------------------------------------------------------- cells
@@ -202,10 +206,6 @@ class Failures:
         """The cases by which candidates are judged, the small ones first."""
         found = [case for case in generated(self.rule, DTYPE) if 0 < case.elements <= LARGE]
         return sorted(found, key=lambda case: case.elements > SMALL)
-
-    @cached_property
-    def _dues(self) -> dict[tuple[bool, int], tuple[Any, ...] | None]:
-        return {}
 
     def _due(self, number: int, of_y: bool) -> tuple[Any, ...] | None:
         """What the page gives at a case."""

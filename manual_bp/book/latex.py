@@ -57,7 +57,7 @@ def latex(node: Node) -> str:
 @latex.register
 def _(node: Number) -> str:
     mantissa, _, exponent = node.text.partition("e")
-    return rf"{mantissa} \cdot 10^{{{exponent}}}" if exponent else mantissa
+    return rf"{mantissa} \cdot 10^{{{exponent.replace('−', '-')}}}" if exponent else mantissa
 
 
 @latex.register
@@ -95,7 +95,7 @@ def _(node: Sign) -> str:
 @latex.register
 def _(node: Scripted) -> str:
     base = latex(node.base)
-    if isinstance(node.base, Applied | Fraction | Product | Sum):
+    if isinstance(node.base, Applied | Fraction | Number | Product | Sum):
         base = f"{{{base}}}"
     sub = "" if node.sub is None else f"_{{{latex(node.sub)}}}"
     sup = "" if node.sup is None else latex(slashed(node.sup))

@@ -25,7 +25,7 @@ VULGAR = {"½": ("1", "2"), "⅓": ("1", "3"), "⅔": ("2", "3"), "¼": ("1", "4
 TYPED = {"-": "−", "...": "…"}
 """What a keyboard has, and what it stands for."""
 
-_NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![^\W\d_])|\d+(?:\.\d+)?")
+_NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+−-]?\d+(?!\w))?")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:_[A-Za-z0-9]+)*")
 _QUOTED = re.compile(r'"[^"]*"|`[^`]*`')
 

@@ -184,7 +184,7 @@ def _is_ratio(bare: str, names: Collection[str]) -> bool:
 def _is_soft(word: str, names: Collection[str]) -> bool:
     """Whether a word may stand in a formula: a number, an a, a name that is also a word of English."""
     bare = _bare(word)
-    return word.isspace() or bool(_NUMBERS.fullmatch(word)) or bare == "a" or is_name(bare or "?", names)
+    return word.isspace() or bool(_NUMBERS.fullmatch(word.rstrip(".,;:"))) or bare == "a" or is_name(bare or "?", names)
 
 
 def _bare(word: str) -> str:

@@ -6,29 +6,24 @@ import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from manual_bp.book import curves, measured, planes
+from manual_bp.book import curves, measured
 from manual_bp.book.chapters import Chapter, chapters
-from manual_bp.book.docstring import INDENT, Cell, Display, Paragraph, Row, Terms, Text
+from manual_bp.book.displayed import rows_of
+from manual_bp.book.docstring import Display, Paragraph, Terms, Text
+from manual_bp.book.environment import code_style, coloured, environment, template_text
 from manual_bp.book.failures import Failures
-from manual_bp.book.lexer import RELATIONS
 from manual_bp.book.mathml import formula
 from manual_bp.book.page import Page
 from manual_bp.book.prose import Code, inlines
-from manual_bp.book.tree import Node, Sign, Words
 from manual_bp.registry import RULES
 from manual_bp.rule import Rule
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-NEEDED = "manual-bp[book]"
-LONG_CELL = 40
-"""Characters of a cell that is folded rather than pushed out of the column."""
 NOTATION = (
     "Write dy for the cotangent of y, the derivative of the cost by y; for every input x a page derives dx from it."
 )
@@ -94,8 +89,8 @@ class Book:
         yield "index.html", self._index_page()
         index = json.dumps(list(self._index()), ensure_ascii=False)
         texts = (
-            f"{_template_text('style.css')}\n{_code_style()}",
-            f"const INDEX = {index};\n{_template_text('search.js')}",
+            f"{template_text('style.css')}\n{code_style()}",
+            f"const INDEX = {index};\n{template_text('search.js')}",
         )
         yield from zip(SHARED, texts, strict=True)
         for number, chapter in enumerate(self.chapters, 1):
@@ -156,7 +151,7 @@ class Book:
             here_chapter=chapter.name,
             here_page=page.name,
             page=page,
-            code=_coloured(page.code),
+            code=coloured(page.code),
             promises=[(name, self._prose(why, page.text.names, "../")) for name, why in page.promises],
             graphs=_safe_pictures(curves.graphs(rule)) if drawn else [],
             errors=_safe_pictures(curves.errors(rule)) if drawn else [],
@@ -186,7 +181,7 @@ class Book:
                 "loses_digits": getattr(mistake, "loses_digits", True),
                 "of_value": hasattr(mistake, "forward"),
                 "failure": failure,
-                "code": _coloured(source) if source else "",
+                "code": coloured(source) if source else "",
             }
 
     # ---------------------------------------------------------------------------------------------------------- text
@@ -208,9 +203,7 @@ class Book:
             return {"html": self._prose(block.text, names, "../")}
         if isinstance(block, Terms):
             return {"terms": [[self._prose(part, names, "../") for part in item] for item in block.items]}
-        by_case = any(map(_says_when, block.rows))
-        rows = [_row(row, by_case=by_case) for row in block.rows]
-        return {"rows": rows, "aligned": len(rows) > 1, "by_case": by_case}
+        return rows_of(block)
 
     def _prose(self, text: str, names: Collection[str], root: str) -> Any:
         """A sentence as HTML; a rule in backticks is a link."""
@@ -252,151 +245,8 @@ def _entry(path: str, title: str, where: str, text: str, weight: int) -> dict[st
     return {"path": path, "title": title, "where": where, "text": text, "weight": weight}
 
 
-def _row(row: Row, *, by_case: bool) -> dict[str, Any]:
-    """A row of displayed mathematics: its first formula in two sides, and what stands beside it.
-
-    by_case: the first cells of the block say when ("otherwise:"), and what holds then stands beside them.
-    """
-    groups: list[list[Cell]] = [[]]
-    for position, cell in enumerate(row.cells):
-        if position and not row.cells[position - 1].text.endswith(","):
-            groups.append([])
-        groups[-1].append(cell)
-    if by_case:
-        goes_on = row.cells[0].start > INDENT
-        left = "" if goes_on else formula(row.cells[0].tree, display=True)
-        return _columns(left, _side_by_side(row.cells[0 if goes_on else 1 :]), [])
-    first, *others = groups[0]
-    left, right = _sides(first)
-    if left and not left.endswith("</math>"):  # "x by", with the space of words
-        left += "&nbsp;"
-    return _columns(left, " ".join([right, _side_by_side(others)]).strip(), groups[1:])
-
-
-def _columns(left: str, right: str, rest: Iterable[Iterable[Cell]]) -> dict[str, Any]:
-    """A row for its template."""
-    from markupsafe import Markup
-
-    beside = [
-        (Markup(_side_by_side(group)), "long" if sum(len(cell.text) for cell in group) > LONG_CELL else "")
-        for group in map(list, rest)
-    ]
-    line = f"{left}&#8203;{right}"  # a relation brings its own space
-    return {"left": Markup(left), "right": Markup(right), "line": Markup(line), "rest": beside}
-
-
-def _side_by_side(cells: Iterable[Cell]) -> str:
-    return " ".join(f'<span class="also">{formula(cell.tree, display=True)}</span>' for cell in cells)
-
-
-def _says_when(row: Row) -> bool:
-    """Whether a row begins with a case rather than a formula."""
-    first, *others = row.cells
-    return bool(others) and first.text.endswith(":")
-
-
-def _sides(cell: Cell) -> tuple[str, str]:
-    """A formula before and from its first relation on."""
-    parts = cell.tree.parts
-    cut = next((k for k, part in enumerate(parts) if isinstance(part, Words | Sign) and _parts_sides(part)), None)
-    if cut is None:
-        return "", formula(cell.tree, display=True)
-    cut += isinstance(parts[cut], Words)  # "x by y + z"
-    left, right = (replace(cell.tree, parts=some) for some in (parts[:cut], parts[cut:]))
-    return formula(left, display=True), formula(right, display=True)
-
-
-def _parts_sides(part: Node) -> bool:
-    if isinstance(part, Words):
-        return not part.code
-    return isinstance(part, Sign) and part.text in RELATIONS
-
-
 def _safe_pictures(pictures: Iterable[curves.Picture]) -> list[curves.Picture]:
     """matplotlib escapes, and none of a picture's text is a stranger's."""
     from markupsafe import Markup
 
     return [curves.Picture(Markup(picture.svg), picture.caption, picture.label) for picture in pictures]
-
-
-# ------------------------------------------------------------------------------------------------- templates, colours
-
-
-def _template_text(name: str) -> str:
-    return files("manual_bp.book").joinpath("templates", name).read_text("utf-8")
-
-
-@cache
-def environment() -> Environment:
-    """The templates.  Raises ImportError, in words, without what a book is made with."""
-    try:
-        import jinja2
-        import latex2mathml  # noqa: F401 (whether they are there, before work begins)
-        import matplotlib  # noqa: F401
-        import pygments  # noqa: F401
-    except ImportError as error:
-        raise ImportError(f"the book needs {error.name}. Run: pip install '{NEEDED}'") from None
-    made = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_template_text),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.filters |= {
-        "ulps": _ulps,
-        "number": _number,
-        "address": _address,
-        "tone": _tone,
-        "device": measured.DEVICES.__getitem__,
-        "power": lambda elements: elements.bit_length() - 1,
-        "ratio": _ratio,
-    }
-    return made
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3g}".replace("-", "−")
-
-
-def _ulps(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.2g}" if value < 100 else f"{value:.1e}".replace("e+0", "e").replace("e+", "e")
-
-
-def _ratio(row: measured.Speed) -> str:
-    if row.torch is None:
-        return "–"
-    return f"{row.torch:.2f} ({row.low:.2f}–{row.high:.2f})"
-
-
-def _address(address: str) -> str:
-    """An address as it is read: without what every one has."""
-    short = re.sub(r"^https?://(www\.)?(github\.com/)?", "", address)
-    return re.sub(r"\b([0-9a-f]{7})[0-9a-f]{33}\b", r"\1", short)
-
-
-def _tone(cell: planes.Cell) -> str:
-    tone = "odd" if cell.share is None else "plus" if cell.share > 0 else "minus" if cell.share < 0 else ""
-    return f"{tone} wrong".strip() if cell.wrong else tone
-
-
-def _coloured(code: str) -> Any:
-    from markupsafe import Markup
-    from pygments import highlight
-    from pygments.formatters import HtmlFormatter
-    from pygments.lexers import PythonLexer
-
-    return Markup(highlight(code, PythonLexer(), HtmlFormatter(nowrap=False, cssclass="python")))
-
-
-def _code_style() -> str:
-    """Colours of code, for light and for dark; the background is the page's."""
-    from pygments.formatters import HtmlFormatter
-
-    def rules(style: str) -> str:
-        found = HtmlFormatter(style=style, cssclass="python").get_style_defs(".python").split("\n")
-        return "\n".join(rule for rule in found if rule.startswith(".python ."))
-
-    return f"{rules('xcode')}\n@media screen and (prefers-color-scheme: dark) {{\n{rules('github-dark')}\n}}\n"

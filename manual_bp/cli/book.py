@@ -21,7 +21,8 @@ def book(
     with usage():
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"--out must be a folder; came {str(folder)!r}, which is a file.")
-        from manual_bp.book.site import Book, environment, write
+        from manual_bp.book.environment import environment
+        from manual_bp.book.site import Book, write
         from manual_bp.registry import RULES
 
         names = list(dict.fromkeys(rules)) if rules else list(RULES)

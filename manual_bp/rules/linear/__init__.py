@@ -18,7 +18,7 @@ In the letters of the course notes
     ∂J/∂W(l) = δ(l+1) a(l)ᵀ
     ∂J/∂b(l) = δ(l+1)
 
-the page of this chapter gives all but the factor σ'(z(l)), which belongs to the next one.
+the affine map of this chapter gives all but the factor σ'(z(l)), which belongs to the next one.
 """
 
 AFTER = ""
