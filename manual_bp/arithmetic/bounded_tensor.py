@@ -267,13 +267,13 @@ def _magnitude_of_number(x: Any) -> Any:
 def _in_any_order(result: Bounded, operands: Iterable[Any], p: Precision) -> None:
     """What is added to a sum of n terms may be added first (torch's linear does so), and takes part in n roundings.
 
-    An infinity is not rounded: what is due to its own error is in the result's already."""
+    An infinity is not rounded, and of a NaN nothing is known: what is due to them is in the result's error already."""
     a, b = operands
     for sum_, other in ((a, b), (b, a)):
         terms = sum_.terms if isinstance(sum_, Bounded) else 1
         if terms > 1 and isinstance(other, Bounded):
             rounding = p.gamma(terms) * (other.value.abs() + other.error)
-            result.error = result.error + torch.where(other.value.isinf(), bounded_table.EXACT, rounding)
+            result.error = result.error + torch.where(other.value.isfinite(), rounding, bounded_table.EXACT)
             result.terms = max(result.terms, terms + other.terms)
 
 

@@ -242,6 +242,15 @@ def test_a_sum_in_any_order_is_within_the_width(program: str, size: int) -> None
         assert ((PRODUCTS[program](x, w, b).double() - bounded.value).abs() <= bounded.error).all()
 
 
+@pytest.mark.parametrize(("added", "error"), [(math.nan, math.inf), (math.inf, 0.0)])
+def test_what_is_no_number_beside_a_sum_leaves_no_bound_that_is_none(added: float, error: float) -> None:
+    x, w, b = torch.ones(1, 40), torch.ones(40, 1), torch.tensor([added])
+    with torch.no_grad(), Paging():
+        bounded = (lambda x, w, b: x @ w + b)(*(enter(t, contract_of(torch.float32)) for t in (x, w, b)))
+    assert isinstance(bounded, Bounded)
+    assert bounded.error.item() == error
+
+
 ADDING_UP = {
     "sum": lambda x: x.sum(0),
     "mean": lambda x: x.mean(0),

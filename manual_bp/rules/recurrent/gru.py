@@ -58,7 +58,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from manual_bp.inputs import Edge, Input, Mistake, Value, constant, normal
+from manual_bp.inputs import Edge, Input, Mistake, Value, constant, normal, uniform
 from manual_bp.rules.recurrent._gates import sigmoid_slope, tanh_slope
 from manual_bp.rules.recurrent._time import (
     averaged,
@@ -193,9 +193,10 @@ INPUTS = {
     "bias_ih": Input(normal(std=0.5)),
     "bias_hh": Input(normal(std=0.5)),
 }
-# A step costs the arithmetic what a layer costs elsewhere.  More of them, with other axes that are short, are edges.
+# A step costs the arithmetic what a layer costs elsewhere: more of them, with other axes that are short, are edges.
+# The recurrent weight grows as the square of its units.
 SIZES = {"time": 2}
-LONGEST = {"time": 17}
+LONGEST = {"time": 17, "hidden": 257}
 
 EDGES = (
     Edge("one time step", sizes={"time": 1}),
@@ -217,6 +218,7 @@ EDGES = (
     Edge("everything kept of a state of 0", {"bias_ih": [0.0, 0.0, 9.0, 17.0, 0.0, 0.0], "h0": constant(0.0)}),
     Edge("new values saturated", {"bias_ih": [0.0] * 6 + [9.0, -17.0, 90.0]}),
     Edge("large state at first", {"h0": normal(std=30.0)}),
+    Edge("state far below 0 at first", {"h0": uniform(-2e11, -1e11), "weight_hh": constant(0.0)}),
     Edge("saturated by x", {"x": normal(std=30.0)}),
     Edge(
         "gradient vanishes over 200 steps",

@@ -48,7 +48,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from manual_bp.inputs import Edge, Input, Mistake, constant, normal
+from manual_bp.inputs import Edge, Input, Mistake, constant, normal, uniform
 from manual_bp.rules.recurrent._gates import sigmoid_slope, tanh_slope
 from manual_bp.rules.recurrent._time import (
     averaged,
@@ -151,9 +151,10 @@ INPUTS = {
     "bias_ih": Input(normal(std=0.5)),
     "bias_hh": Input(normal(std=0.5)),
 }
-# A step costs the arithmetic what a layer costs elsewhere.  More of them, with other axes that are short, are edges.
+# A step costs the arithmetic what a layer costs elsewhere: more of them, with other axes that are short, are edges.
+# The recurrent weight grows as the square of its units.
 SIZES = {"time": 2}
-LONGEST = {"time": 17}
+LONGEST = {"time": 17, "hidden": 257}
 
 EDGES = (
     Edge("one time step", sizes={"time": 1}),
@@ -169,6 +170,7 @@ EDGES = (
     Edge("gates open", {"bias_ih": [[9.0, 17.0, 90.0][k % 3] if k // 3 != 2 else 0.5 for k in range(12)]}),
     Edge("new values saturated", {"bias_ih": [0.0] * 6 + [9.0, -17.0, 90.0] + [0.0] * 3}),
     Edge("large cell state at first", {"c0": normal(std=30.0)}),
+    Edge("cell state far below 0 at first", {"c0": uniform(-2e11, -1e11), "bias_ih": normal(std=3.0)}),
     Edge("saturated by x", {"x": normal(std=30.0)}),
     Edge(
         "gradient vanishes over 200 steps",

@@ -128,9 +128,10 @@ INPUTS = {
     "bias_hh": Input(normal(std=0.5)),
 }
 
-# A step costs the arithmetic what a layer costs elsewhere.  More of them, with other axes that are short, are edges.
+# A step costs the arithmetic what a layer costs elsewhere: more of them, with other axes that are short, are edges.
+# The recurrent weight grows as the square of its units.
 SIZES = {"time": 2}
-LONGEST = {"time": 17}
+LONGEST = {"time": 17, "hidden": 513}
 
 EDGES = (
     Edge("one time step", sizes={"time": 1}),
