@@ -46,6 +46,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from manual_bp.inputs import Edge, Index, Input, Mistake, Value, constant, normal, require, uniform
+from manual_bp.rules.loss._cross_entropy import Parts, cost, counted, given, log_softmax, per_class, slopes
 
 
 class Residuals(NamedTuple):
@@ -73,9 +74,9 @@ def forward(
     require(
         0 <= label_smoothing <= 1, "softmax_cross_entropy: 0 ≤ label_smoothing ≤ 1", label_smoothing, "It is a share."
     )
-    weight = _given(weight, x)
-    residuals = Residuals(_log_softmax(x), target, weight, ignore_index, label_smoothing, reduction)
-    return _cost(residuals), residuals
+    weight = given(weight, x)
+    residuals = Residuals(log_softmax(x), target, weight, ignore_index, label_smoothing, reduction)
+    return _value(residuals), residuals
 
 
 def backward(residuals: Residuals, dy: Float[Tensor, ""]) -> tuple[Float[Tensor, "batch classes *space"], None, None]:
@@ -87,64 +88,16 @@ def backward(residuals: Residuals, dy: Float[Tensor, ""]) -> tuple[Float[Tensor,
 def terms(residuals: Residuals, dy: Float[Tensor, ""]) -> dict[str, dict[str, Tensor]]:
     """The summands of the derivation."""
     log_p, target, weight, ignore_index, label_smoothing, reduction = residuals
-    classes = log_p.shape[1]
-    counts, label = _labels(target, ignore_index)
-    divisor = _counted(weight, target, ignore_index) if reduction == "mean" else 1
-    is_label = label[:, None] == _per_class(torch.arange(classes, device=log_p.device), log_p)
-    p = torch.exp(log_p)
-    p_minus_1_at_label = torch.where(is_label, torch.expm1(log_p), p)
-    target_term = dy * ((1 - label_smoothing) * (weight[label][:, None] / divisor) * p_minus_1_at_label)
-    smoothing = torch.zeros_like(p)
-    if label_smoothing:
-        spread = torch.sum(weight) * p - _per_class(weight, p)
-        smoothing = dy * (label_smoothing / classes * (spread / divisor))
-    counts = counts[:, None]
-    return {"dx": {"target": torch.where(counts, target_term, 0), "smoothing": torch.where(counts, smoothing, 0)}}
+    divisor = counted(weight, target, ignore_index) if reduction == "mean" else 1
+    target_term, smoothing = slopes(log_p, target, weight, ignore_index, label_smoothing, dy, divisor)
+    return {"dx": {"target": target_term, "smoothing": smoothing}}
 
 
-def _cost(residuals: Residuals) -> Tensor:
+def _value(residuals: Residuals) -> Tensor:
     """y."""
     log_p, target, weight, ignore_index, label_smoothing, reduction = residuals
-    counts, label = _labels(target, ignore_index)
-    cost = -weight[label] * torch.gather(log_p, 1, label[:, None])[:, 0]
-    if label_smoothing:  # 0 · ∞ would be NaN where a class is impossible
-        of_all = -torch.sum(_per_class(weight, log_p) * log_p, 1)
-        cost = (1 - label_smoothing) * cost + label_smoothing / log_p.shape[1] * of_all
-    total = torch.sum(torch.where(counts, cost, 0))
-    return total / _counted(weight, target, ignore_index) if reduction == "mean" else total
-
-
-def _log_softmax(x: Tensor) -> Tensor:
-    """z, along axis 1."""
-    fixed = x.detach()  # z is the same whichever of several largest logits is taken for m
-    a = torch.argmax(fixed, 1, keepdim=True)
-    is_a = a == _per_class(torch.arange(x.shape[1], device=x.device), x)
-    # m − m is 0 without a rounding, unless it is ∞ − ∞: then all shall be NaN.
-    distance = torch.where(is_a & torch.isfinite(fixed), 0, x - torch.gather(x, 1, a))
-    others = torch.sum(torch.where(is_a, distance, torch.exp(distance)), 1, keepdim=True)
-    return distance - torch.log1p(others)
-
-
-def _given(weight: Tensor | None, x: Tensor) -> Tensor:
-    """The weight of each class: 1 if none are given."""
-    return torch.ones(x.shape[1], dtype=x.dtype, device=x.device) if weight is None else weight
-
-
-def _labels(target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
-    """Which rows count, and the class of each, which is some class in a row that does not."""
-    counts = target != ignore_index
-    return counts, torch.where(counts, target, 0).long()
-
-
-def _counted(weight: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-    """Σ w_c over the rows that count."""
-    counts, label = _labels(target, ignore_index)
-    return torch.sum(torch.where(counts, weight[label], 0))
-
-
-def _per_class(values: Tensor, x: Tensor) -> Tensor:
-    """One value per class, shaped so that it meets x on axis 1."""
-    return values.reshape(-1, *(1,) * (x.ndim - 2))
+    total = cost(log_p, target, weight, ignore_index, label_smoothing)
+    return total / counted(weight, target, ignore_index) if reduction == "mean" else total
 
 
 INPUTS = {
@@ -227,8 +180,8 @@ EDGES = (
 VALUES = (
     Value(
         "log Σ e^x - x",
-        lambda x, target, weight, **hyper: _cost(
-            Residuals(x - torch.logsumexp(x, 1, keepdim=True), target, _given(weight, x), **hyper)
+        lambda x, target, weight, **hyper: _value(
+            Residuals(x - torch.logsumexp(x, 1, keepdim=True), target, given(weight, x), **hyper)
         ),
         forgets="that two numbers which are nearly equal leave no digits of a small cost",
         shows="where the label is nearly certain",
@@ -237,65 +190,12 @@ VALUES = (
 )
 
 
-class _Parts:
-    """The parts of the right formula, from which wrong ones are made."""
-
-    def __init__(
-        self,
-        x: Tensor,
-        target: Tensor,
-        weight: Tensor | None,
-        dy: Tensor,
-        ignore_index: int,
-        label_smoothing: float,
-        reduction: str,
-    ) -> None:
-        self.x, self.target, self.dy, self.reduction = x, target, dy, reduction
-        self.classes = x.shape[1]
-        self.weight = _given(weight, x)
-        self.counts, self.label = _labels(target, ignore_index)
-        self.p = torch.exp(_log_softmax(x))
-        self.one_hot = (self.label[:, None] == _per_class(torch.arange(self.classes, device=x.device), x)).to(x.dtype)
-        self.on_label, self.on_each = 1 - label_smoothing, label_smoothing / self.classes
-        self.rows = _counted(self.weight, target, ignore_index)
-
-    def t(self, on_label: float | None = None, on_each: float | None = None, weight: Tensor | None = None) -> Tensor:
-        """What is due to each class, of sum t."""
-        weight = self.weight if weight is None else weight
-        on_label = self.on_label if on_label is None else on_label
-        on_each = self.on_each if on_each is None else on_each
-        return on_label * weight[self.label][:, None] * self.one_hot + on_each * _per_class(weight, self.x)
-
-    def dx(
-        self,
-        difference: Tensor | None = None,
-        t: Tensor | None = None,
-        p: Tensor | None = None,
-        divisor: Tensor | float | None = None,
-        counts: Tensor | None = None,
-        dy: Tensor | float | None = None,
-    ) -> tuple[Tensor, None, None]:
-        """Σ t p − t, or another difference, over a divisor where the reduction is a mean, in the rows that count."""
-        t = self.t() if t is None else t
-        p = self.p if p is None else p
-        difference = torch.sum(t, 1, keepdim=True) * p - t if difference is None else difference
-        divisor = (self.rows if divisor is None else divisor) if self.reduction == "mean" else 1
-        counts = self.counts if counts is None else counts
-        return torch.where(counts[:, None], (self.dy if dy is None else dy) / divisor * difference, 0), None, None
-
-    def by_log_softmax(self) -> tuple[Tensor, None, None]:
-        """The right formula as two rules one after the other: through the costs, then through z."""
-        divisor = self.rows if self.reduction == "mean" else 1
-        dz = torch.where(self.counts[:, None], -(self.dy / divisor) * self.t(), 0)
-        return dz - self.p * torch.sum(dz, 1, keepdim=True), None, None
-
-
-def _with_every_label(target: Tensor, **others: Any) -> _Parts:
+def _with_every_label(target: Tensor, **others: Any) -> Parts:
     """As if each target that is no class were class 0."""
-    return _Parts(target=target.clamp(min=0, max=others["x"].shape[1] - 1), **{**others, "ignore_index": -100})
+    return Parts(target=target.clamp(min=0, max=others["x"].shape[1] - 1), **{**others, "ignore_index": -100})
 
 
-def _on_top(parts: _Parts) -> tuple[Tensor, None, None]:
+def _on_top(parts: Parts) -> tuple[Tensor, None, None]:
     ((dx, *_), p) = (parts.dx(), parts.p)
     return p * (dx - torch.sum(p * dx, 1, keepdim=True)), None, None
 
@@ -303,7 +203,7 @@ def _on_top(parts: _Parts) -> tuple[Tensor, None, None]:
 MISTAKES = (
     Mistake(
         "p - 1 at the label",
-        lambda **g: _Parts(**g).by_log_softmax(),
+        lambda **g: Parts(**g).by_log_softmax(),
         forgets="that p - 1 cancels once the label is nearly certain",
         shows="at a label with p near 1; from 1 - p = 1e-7 (float32) or 1e-16 (float64) on no digit is left",
         seen="https://github.com/Samyssmile/edux/issues/201",
@@ -311,113 +211,113 @@ MISTAKES = (
     ),
     Mistake(
         "p rounded before 1 is taken off",
-        lambda **g: _Parts(**g).dx(p=_Parts(**g).p.bfloat16().to(g["x"].dtype)),
+        lambda **g: Parts(**g).dx(p=Parts(**g).p.bfloat16().to(g["x"].dtype)),
         forgets="that p - 1 needs the digits of p that 16 bits do not hold",
         shows="everywhere, and most where the label is nearly certain",
         seen="https://github.com/linkedin/Liger-Kernel/commit/be1cdc176be7",
     ),
     Mistake(
         "cotangent dropped",
-        lambda **g: _Parts(**g).dx(dy=1.0),
+        lambda **g: Parts(**g).dx(dy=1.0),
         forgets="dy",
         shows="wherever dy is not 1: when the cost is scaled or is one of several",
         seen="https://github.com/chainer/chainer/commit/e60dd3efbca0",
     ),
     Mistake(
         "sign",
-        lambda **g: _Parts(**g).dx(dy=-g["dy"]),
+        lambda **g: Parts(**g).dx(dy=-g["dy"]),
         forgets="that the cost falls as the label's logit rises",
         shows="everywhere",
         seen="https://github.com/deeplearning4j/deeplearning4j/issues/345",
     ),
     Mistake(
         "p alone",
-        lambda **g: _Parts(**g).dx(torch.sum(_Parts(**g).t(), 1, keepdim=True) * _Parts(**g).p),
+        lambda **g: Parts(**g).dx(torch.sum(Parts(**g).t(), 1, keepdim=True) * Parts(**g).p),
         forgets="the label",
         shows="everywhere",
     ),
     Mistake(
         "1 taken off every class",
-        lambda **g: _Parts(**g).dx(torch.sum(_Parts(**g).t(), 1, keepdim=True) * (_Parts(**g).p - 1)),
+        lambda **g: Parts(**g).dx(torch.sum(Parts(**g).t(), 1, keepdim=True) * (Parts(**g).p - 1)),
         forgets="that only the label's own logit is subtracted",
         shows="for two classes and more",
     ),
     Mistake(
         "1/n forgotten",
-        lambda **g: _Parts(**g).dx(divisor=1.0),
+        lambda **g: Parts(**g).dx(divisor=1.0),
         forgets="that the cost is a mean",
         shows="for a mean of more than one row",
         seen="https://github.com/tensorflow/swift-apis/pull/42",
     ),
     Mistake(
         "1/n twice",
-        lambda **g: _Parts(**g).dx(divisor=_Parts(**g).rows ** 2),
+        lambda **g: Parts(**g).dx(divisor=Parts(**g).rows ** 2),
         forgets="that the cost is divided once",
         shows="for a mean of more than one row",
     ),
     Mistake(
         "a sum divided too",
-        lambda **g: _Parts(**{**g, "reduction": "mean"}).dx(),
+        lambda **g: Parts(**{**g, "reduction": "mean"}).dx(),
         forgets="that a sum is not divided",
         shows='for reduction="sum"',
         seen="https://github.com/linkedin/Liger-Kernel/commit/53d5934c796d",
     ),
     Mistake(
         "mean over all rows",
-        lambda **g: _Parts(**g).dx(divisor=max(g["target"].numel(), 1)),
+        lambda **g: Parts(**g).dx(divisor=max(g["target"].numel(), 1)),
         forgets="that ignored rows are not counted, and that each counts with its weight",
         shows="for a mean, where a row is ignored or classes are weighted",
         seen="https://github.com/eladhoffer/utils.pytorch/issues/4",
     ),
     Mistake(
         "weights forgotten in the mean",
-        lambda **g: _Parts(**g).dx(divisor=_Parts(**g).counts.sum()),
+        lambda **g: Parts(**g).dx(divisor=Parts(**g).counts.sum()),
         forgets="that a weighted mean is divided by the sum of the weights",
         shows="for a mean with weights",
     ),
     Mistake(
         "mean over the batch alone",
-        lambda **g: _Parts(**g).dx(divisor=max(len(g["x"]), 1)),
+        lambda **g: Parts(**g).dx(divisor=max(len(g["x"]), 1)),
         forgets="that every position of space is a row",
         shows="for a mean, where a row has space axes",
     ),
     Mistake(
         "mean over the classes too",
-        lambda **g: _Parts(**g).dx(divisor=_Parts(**g).rows * g["x"].shape[1]),
+        lambda **g: Parts(**g).dx(divisor=Parts(**g).rows * g["x"].shape[1]),
         forgets="that the classes of a row share one cost",
         shows="for a mean of two classes and more",
     ),
     Mistake(
         "class weight forgotten",
-        lambda **g: _Parts(**g).dx(t=_Parts(**g).t(weight=torch.ones_like(_Parts(**g).weight))),
+        lambda **g: Parts(**g).dx(t=Parts(**g).t(weight=torch.ones_like(Parts(**g).weight))),
         forgets="the weight of the label's class",
         shows="with weights",
     ),
     Mistake(
         "weight of each class in its own column",
-        lambda **g: _Parts(**g).dx(
-            _per_class(_Parts(**g).weight, g["x"]) * (_Parts(**g).p - _Parts(**{**g, "weight": None}).t())
+        lambda **g: Parts(**g).dx(
+            per_class(Parts(**g).weight, g["x"]) * (Parts(**g).p - Parts(**{**g, "weight": None}).t())
         ),
         forgets="that all of a row is weighted as its label",
         shows="with weights",
     ),
     Mistake(
         "ignored rows too",
-        lambda **g: _Parts(**g).dx(counts=torch.ones_like(_Parts(**g).counts)),
+        lambda **g: Parts(**g).dx(counts=torch.ones_like(Parts(**g).counts)),
         forgets="that what is ignored does not reach the cost",
         shows="where a row is ignored",
         seen="https://github.com/PaddlePaddle/Paddle/pull/28622",
     ),
     Mistake(
         "-1 for ignore_index",
-        lambda **g: _with_every_label(**g).dx(counts=g["target"] != -1, divisor=_Parts(**g).rows),
+        lambda **g: _with_every_label(**g).dx(counts=g["target"] != -1, divisor=Parts(**g).rows),
         forgets="the value that it was told to ignore",
         shows="where ignore_index is not -1 and a row is ignored",
         seen="https://github.com/chainer/chainer/commit/a75146cc461f",
     ),
     Mistake(
         "nothing ignored unless asked",
-        lambda **g: (_with_every_label(**g) if g["ignore_index"] == -100 else _Parts(**g)).dx(),
+        lambda **g: (_with_every_label(**g) if g["ignore_index"] == -100 else Parts(**g)).dx(),
         forgets="that -100 is ignored too: it is a value as any other",
         shows="where a row has the target -100",
         seen="https://github.com/flagos-ai/FlagGems/pull/73",
@@ -425,7 +325,7 @@ MISTAKES = (
     Mistake(
         "masked by multiplication",
         lambda **g: (
-            _Parts(**g).dx(counts=torch.ones_like(_Parts(**g).counts))[0] * _Parts(**g).counts[:, None],
+            Parts(**g).dx(counts=torch.ones_like(Parts(**g).counts))[0] * Parts(**g).counts[:, None],
             None,
             None,
         ),
@@ -435,18 +335,18 @@ MISTAKES = (
     ),
     Mistake(
         "smoothing forgotten",
-        lambda **g: _Parts(**{**g, "label_smoothing": 0.0}).dx(),
+        lambda **g: Parts(**{**g, "label_smoothing": 0.0}).dx(),
         forgets="that forward smoothed the label",
         shows="for label_smoothing above 0",
     ),
     Mistake(
         "smoothing over the other classes",
-        lambda **g: _Parts(**g).dx(
-            t=_Parts(**g).t(on_each=0.0)
-            + _Parts(**g).on_each
+        lambda **g: Parts(**g).dx(
+            t=Parts(**g).t(on_each=0.0)
+            + Parts(**g).on_each
             * (g["x"].shape[1] / max(g["x"].shape[1] - 1, 1))
-            * (1 - _Parts(**g).one_hot)
-            * _per_class(_Parts(**g).weight, g["x"])
+            * (1 - Parts(**g).one_hot)
+            * per_class(Parts(**g).weight, g["x"])
         ),
         forgets="that the label has its part of ε too: this is ε/(K - 1) for each of the others",
         shows="for label_smoothing above 0",
@@ -454,53 +354,53 @@ MISTAKES = (
     ),
     Mistake(
         "smoothing at full strength",
-        lambda **g: _Parts(**g).dx(t=_Parts(**g).t(on_each=1 / g["x"].shape[1] if _Parts(**g).on_each else 0.0)),
+        lambda **g: Parts(**g).dx(t=Parts(**g).t(on_each=1 / g["x"].shape[1] if Parts(**g).on_each else 0.0)),
         forgets="the ε of ε/K",
         shows="for label_smoothing between 0 and 1",
         seen="https://github.com/TimDettmers/ConvE/issues/55",
     ),
     Mistake(
         "ε on each class",
-        lambda **g: _Parts(**g).dx(t=_Parts(**g).t(on_each=g["label_smoothing"])),
+        lambda **g: Parts(**g).dx(t=Parts(**g).t(on_each=g["label_smoothing"])),
         forgets="that the classes share ε",
         shows="for label_smoothing above 0 and two classes and more",
     ),
     Mistake(
         "label not scaled down",
-        lambda **g: _Parts(**g).dx(t=_Parts(**g).t(on_label=1.0)),
+        lambda **g: Parts(**g).dx(t=Parts(**g).t(on_label=1.0)),
         forgets="the 1 - ε of the label",
         shows="for label_smoothing above 0",
     ),
     Mistake(
         "p - t",
-        lambda **g: _Parts(**g).dx(_Parts(**g).p - _Parts(**g).t()),
+        lambda **g: Parts(**g).dx(Parts(**g).p - Parts(**g).t()),
         forgets="that p is multiplied with the sum of t, which is not 1 once classes are weighted",
         shows="with weights",
         seen="https://github.com/kvark/meganeura/pull/102",
     ),
     Mistake(
         "softmax over the batch",
-        lambda **g: _Parts(**g).dx(p=torch.softmax(g["x"], 0)),
+        lambda **g: Parts(**g).dx(p=torch.softmax(g["x"], 0)),
         forgets="along which axis the classes lie",
         shows="everywhere",
         seen="https://github.com/deeplearning4j/deeplearning4j/issues/345",
     ),
     Mistake(
         "softmax twice",
-        lambda **g: _Parts(**g).dx(p=torch.softmax(_Parts(**g).p, 1)),
+        lambda **g: Parts(**g).dx(p=torch.softmax(Parts(**g).p, 1)),
         forgets="that what it was given has already been through softmax",
         shows="for two classes and more",
         seen="https://github.com/vahidk/EffectiveTensorflow/issues/9",
     ),
     Mistake(
         "softmax's derivative on top",
-        lambda **g: _on_top(_Parts(**g)),
+        lambda **g: _on_top(Parts(**g)),
         forgets="that p - 1 is the derivative with respect to the logits already",
         shows="for two classes and more",
     ),
     Mistake(
         "exponential overflows",
-        lambda **g: _Parts(**g).dx(p=torch.exp(g["x"]) / torch.sum(torch.exp(g["x"]), 1, keepdim=True)),
+        lambda **g: Parts(**g).dx(p=torch.exp(g["x"]) / torch.sum(torch.exp(g["x"]), 1, keepdim=True)),
         forgets="to take the largest logit off first",
         shows="from x = 89 (float32) or 710 (float64), where infinity over infinity is NaN, and far below -89",
         seen="https://github.com/apache/singa/pull/540",
