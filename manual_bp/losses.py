@@ -70,7 +70,15 @@ class Loss:
         return cost, dy
 
     def targets(self, labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
-        """The targets of examples whose classes are `labels`, (n,): the labels themselves, or `one_hot`."""
+        """The targets of examples whose classes are `labels`, (n,): the labels themselves, or `one_hot`.
+
+        Of a text `labels` are (n, context).  Raises ValueError for a loss that takes no numbers of classes there.
+        """
+        if labels.ndim > 1 and not self.takes_classes:
+            raise ValueError(
+                f"loss must take the number of the right token where a network learns text; came {self.name!r}, which "
+                "takes a number for each output. Use softmax_cross_entropy."
+            )
         return labels if self.takes_classes else one_hot(labels, classes, dtype)
 
     def _checked(self, target: Tensor) -> Tensor:

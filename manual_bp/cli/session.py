@@ -61,18 +61,21 @@ class Session:
             raise typer.Exit(1)
 
     def _introduce(self, checkpoint: Checkpoint) -> None:
-        run, c = self.run, self.run.configuration
-        learned = counted(len(run.training.x), "example")
-        examples = f"{learned} to learn from, {len(run.validation.x)} to stop by, {len(run.test.x)} to test"
-        if run.test_set:
-            examples += f" (all of {run.test_set} and nothing else)"
+        c = self.run.configuration
         hyper = "".join(f", {name} {value}" for name, value in c.loss_hyper.items())
         how = f"{c.loss}{hyper}, {c.optimizer}, lr {c.lr}, seed {c.seed}"
-        say(f"{c.model} on {Path(c.data).name}: {examples}; {how}; into {self.folder}")
+        say(f"{c.model} on {Path(c.data).name}: {self._examples()}; {how}; into {self.folder}")
         if checkpoint.state.steps:
             say(f"going on after epoch {checkpoint.epoch}, step {checkpoint.state.steps}")
         if notices.is_terminal:
             say("losses and shares of right answers: training, then validation")
+
+    def _examples(self) -> str:
+        """How many there are, and what they are for."""
+        run = self.run
+        learned = counted(len(run.training.x), "example")
+        examples = f"{learned} to learn from, {len(run.validation.x)} to stop by, {len(run.test.x)} to test"
+        return f"{examples} (all of {run.test_set} and nothing else)" if run.test_set else examples
 
     def _train(self, checkpoint: Checkpoint) -> Checkpoint:
         from manual_bp.training.run import interruptible

@@ -13,7 +13,8 @@ import typer
 from manual_bp.cli.lockstep import LabelSmoothing, LossHyper, LossName, hyper_of
 from manual_bp.cli.session import Session
 from manual_bp.cli.shared import one_thread, usage
-from manual_bp.networks import MODELS, network
+from manual_bp.cli.text_session import TextSession
+from manual_bp.networks import MODELS, data_for, learns_text, network
 
 if TYPE_CHECKING:
     from manual_bp.training.checkpoint import Checkpoint
@@ -25,7 +26,12 @@ if TYPE_CHECKING:
 def train(
     model: Annotated[str | None, typer.Option(help=f"{', '.join(MODELS)}.", show_default="mlp")] = None,
     data: Annotated[
-        str | None, typer.Option(help="digits, or a folder with MNIST-format IDX files.", show_default="digits")
+        str | None,
+        typer.Option(
+            help="digits, or a folder with MNIST-format IDX files; of --model gpt python (the language reference, by "
+            "character), or a file (by byte).",
+            show_default="digits; gpt: python",
+        ),
     ] = None,
     folder: Annotated[
         Path | None, typer.Option("--out", help="Folder of the run.", show_default="the next of runs/MODEL-1, -2, ...")
@@ -33,25 +39,40 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out, bit for bit, with its own options.")
     ] = False,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs at most.", show_default="100")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Examples per step.", show_default="64")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs at most.", show_default="100; gpt: 4")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Examples per step; of a text, windows.", show_default="64; gpt: 16")
+    ] = None,
     loss: LossName = None,
     label_smoothing: LabelSmoothing = None,
     loss_hyper: LossHyper = None,
     optimizer: Annotated[
-        str | None, typer.Option(help="sgd, momentum (sgd with 0.9), adam or adamw.", show_default="adam")
+        str | None, typer.Option(help="sgd, momentum (sgd with 0.9), adam or adamw.", show_default="adam; gpt: adamw")
     ] = None,
     lr: Annotated[
         float | None,
-        typer.Option(help="Learning rate.", show_default="sgd 0.2, momentum 0.05, adam and adamw 0.005"),
+        typer.Option(help="Learning rate.", show_default="sgd 0.2, momentum 0.05, adam and adamw 0.005; gpt: 0.004"),
+    ] = None,
+    warmup: Annotated[
+        int | None,
+        typer.Option(min=0, help="Steps in which the learning rate grows from 0.", show_default="0; gpt: 100"),
+    ] = None,
+    cosine: Annotated[
+        bool | None,
+        typer.Option(
+            "--cosine/--no-cosine",
+            help="The learning rate falls along a cosine to a tenth in the last epoch.",
+            show_default="no-cosine; gpt: cosine",
+        ),
     ] = None,
     l2: Annotated[float | None, typer.Option(help="Adds L2/2 Σ W² to the cost.", show_default="0")] = None,
     l1: Annotated[float | None, typer.Option(help="Adds L1 Σ |W| to the cost.", show_default="0")] = None,
     dropout: Annotated[
-        float | None, typer.Option(help="Probability to drop, in the blocks of residual_mlp.", show_default="0")
+        float | None, typer.Option(help="Probability to drop, in the blocks of residual_mlp and gpt.", show_default="0")
     ] = None,
     clip_norm: Annotated[
-        float | None, typer.Option(help="Longest gradient, all parameters together.", show_default="no limit")
+        float | None,
+        typer.Option(help="Longest gradient, all parameters together.", show_default="no limit; gpt: 1"),
     ] = None,
     max_norm: Annotated[
         float | None, typer.Option(help="Longest weight vector of a unit.", show_default="no limit")
@@ -85,13 +106,15 @@ def train(
     """Train by hand-derived gradients: 70 % of the examples to learn from, 10 % to stop by, 20 % to test.
     For example: manual-bp train --model mlp --out run
 
-    MNIST's own test files, t10k-*, are the test where a folder has them; then 10 % of train-* are to stop by.
+    MNIST's own test files, t10k-*, are the test where a folder has them; then 10 % of train-* are to stop by.  Of a
+    text, which --model gpt learns, the last tenth is to stop by, and nothing tests; it ends with a sample.
     The folder holds a checkpoint, replaced whole after every epoch, the metrics as JSON lines, and at the end the
     parameters and pictures.  Ctrl-C and SIGTERM save the state and say how to go on (exit status 130, 143).
     """
     options = (model, data, epochs, batch_size, loss, optimizer, lr, l2, l1, dropout, clip_norm, max_norm, augment)
     names = "model data epochs batch_size loss optimizer lr l2 l1 dropout clip_norm max_norm augment"
-    named = zip([*names.split(), "patience", "seed", "dtype"], [*options, patience, seed, dtype], strict=True)
+    others = {"patience": patience, "seed": seed, "dtype": dtype, "warmup": warmup, "cosine": cosine}
+    named = zip([*names.split(), *others], [*options, *others.values()], strict=True)
     given: dict[str, Any] = {name: value for name, value in named if value is not None}
     one_thread()  # bit for bit holds for one number of threads
     with ExitStack() as stack:
@@ -100,15 +123,19 @@ def train(
                 given["loss_hyper"] = hyper
             run, checkpoint, records, folder = (_resumed if resume else _begun)(stack, folder, given)
             verifier = _verifier(run, checkpoint) if verify else None
-        Session(run, folder, records, verifier).go(checkpoint)
+        kind = TextSession if run.symbols else Session
+        kind(run, folder, records, verifier).go(checkpoint)
 
 
 def _begun(
     stack: ExitStack, folder: Path | None, given: dict[str, Any]
 ) -> tuple[Run, Checkpoint, list[EpochRecord], Path]:
-    from manual_bp.training.run import CHECKPOINT, METRICS, Configuration, alone
+    from manual_bp.training.run import CHECKPOINT, METRICS, TEXT, Configuration, alone
 
-    run = _run(Configuration(**given))
+    usual = TEXT if given.get("model") in MODELS and learns_text(given["model"]) else {}
+    if "optimizer" in given:
+        usual = {name: value for name, value in usual.items() if name != "lr"}  # which is another one's
+    run = _run(Configuration(**{**usual, **given}))
     if folder is None:
         numbers = (Path("runs") / f"{run.configuration.model}-{n}" for n in range(1, 10**9))
         folder = next(path for path in numbers if not os.path.lexists(path))
@@ -158,6 +185,11 @@ def _resumed(
     if given.get("epochs", checkpoint.epoch) < checkpoint.epoch:
         done = "that is" if checkpoint.epoch == 1 else "that are"
         raise ValueError(f"--epochs must be at least the {checkpoint.epoch} {done} done; came {given['epochs']}.")
+    if configuration.cosine and given.get("epochs", configuration.epochs) != configuration.epochs:
+        raise ValueError(
+            f"--epochs must stay {configuration.epochs}, with which the learning rate has fallen; came "
+            f"{given['epochs']}. Begin another run, with more epochs or without --cosine."
+        )
     free: dict[str, Any] = {name: given[name] for name in ("epochs", "data") if name in given}
     run = _run(replace(configuration, **free))
     run.check(checkpoint)
@@ -167,18 +199,19 @@ def _resumed(
 
 
 def _run(configuration: Configuration) -> Run:
-    from manual_bp.training.data import load
     from manual_bp.training.run import Run
+    from manual_bp.training.text import PYTHON
 
     c = configuration
-    if c.data != "digits":
-        c = replace(c, data=str(Path(c.data).resolve()))  # so that a run can be resumed from anywhere
-    data = load(c.data)
     if c.model not in MODELS:
         raise ValueError(f"--model must be one of {list(MODELS)}; came {c.model!r}.")
-    if c.dropout and c.model != "residual_mlp":
-        raise ValueError(f"--dropout is for --model residual_mlp; came --model {c.model}. Leave it out.")
-    changes = {"dropout": c.dropout} if c.model == "residual_mlp" else {}
+    if c.data != (PYTHON if learns_text(c.model) else "digits"):
+        c = replace(c, data=str(Path(c.data).resolve()))  # so that a run can be resumed from anywhere
+    data = data_for(c.model, c.data)
+    drops = c.model in ("residual_mlp", "gpt")
+    if c.dropout and not drops:
+        raise ValueError(f"--dropout is for --model residual_mlp and gpt; came --model {c.model}. Leave it out.")
+    changes = {"dropout": c.dropout} if drops else {}
     return Run(c, network(c.model, data.x.shape[1], data.classes, **changes), data)
 
 

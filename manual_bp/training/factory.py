@@ -9,7 +9,8 @@ from typing import Any
 from manual_bp.losses import Loss
 from manual_bp.models.model import Model
 from manual_bp.training.arguments import check_bool, check_not_negative, is_finite
-from manual_bp.training.optimizers import Optimizer
+from manual_bp.training.optimizers import MAKERS, Optimizer
+from manual_bp.training.schedules import Schedule
 from manual_bp.training.step import Step
 
 
@@ -25,6 +26,7 @@ def training_step(
     compiled: bool = False,
     donate: bool = False,
     loss_hyper: Mapping[str, Any] = MappingProxyType({}),
+    schedule: Schedule | None = None,
 ) -> Step:
     """A step that trains `model` by hand-derived gradients.
 
@@ -34,10 +36,11 @@ def training_step(
     l2, l1: add l2/2 Σ W² and l1 Σ |W| to the mean cost, weights only, never biases.
     max_norm: after each update, the incoming weights of a unit that are longer than this are shortened to it.
     clip_norm: gradients (penalties included) whose common norm exceeds this are shortened to it before the update.
+    schedule: by which the optimiser's learning rate is multiplied in each step (training.schedules).
     compiled: the step is one compiled program for each shape of batch (training.compiled_step).
     donate: a compiled step updates the state in place, and the old state is emptied.
     Raises ValueError for an unknown loss, a negative penalty, a limit that is not positive, an argument of another
-    type, or donate without compiled.
+    type, donate without compiled, or a schedule with it, or for an optimiser that is not this package's.
     """
     if not isinstance(model, Model):
         raise ValueError(f"model must be a Model, such as mlp([784, 64, 10]); came {_kind(model)}.")
@@ -53,11 +56,20 @@ def training_step(
         raise ValueError(
             "donate must come with compiled=True; came donate=True alone. Only a compiled step reuses memory."
         )
+    if schedule is not None:
+        if not isinstance(schedule, Schedule):
+            raise ValueError(f"schedule must be a Schedule, such as Schedule(warmup=100); came {_kind(schedule)}.")
+        if compiled:
+            raise ValueError(
+                "a compiled step has one learning rate; came a schedule. Leave compiled out, or make a step for each."
+            )
+        if optimizer.name not in MAKERS:
+            raise ValueError(f"a schedule is for {list(MAKERS)}; came the optimiser {optimizer.name!r}. Leave it out.")
     if not compiled:
-        return Step(model, cost, optimizer, l2, l1, max_norm, clip_norm)
+        return Step(model, cost, optimizer, l2, l1, max_norm, clip_norm, schedule)
     from manual_bp.training.compiled_step import CompiledStep  # whoever compiles nothing need not wait for it
 
-    return CompiledStep(model, cost, optimizer, l2, l1, max_norm, clip_norm, donate)
+    return CompiledStep(model, cost, optimizer, l2, l1, max_norm, clip_norm, donate=donate)
 
 
 def _kind(value: object) -> str:

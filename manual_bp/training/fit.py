@@ -26,19 +26,33 @@ TakeStep = Callable[[TrainingState, Tensor, Tensor], tuple[TrainingState, Tensor
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 """x -> x of the same shape, changed at random."""
 
-# Rows that pass the network at once when it is measured: bounds the memory, not the result.
+# Rows that pass the network at once when it is measured: bounds the memory, not the result.  A token is a row.
 ROWS = 1024
-# Training examples on which δ and saturation are measured: the same after every epoch, so that the curves compare.
+# Rows of training examples on which δ and saturation are measured: the same after every epoch, so that the curves
+# compare.
 MEASURED = 256
 
 
 @dataclass(frozen=True)
 class Split:
-    """Some of the examples.  x: (n, features); target: what the loss takes; labels: (n,) integers, the classes."""
+    """Some of the examples.  x: (n, features); target: what the loss takes; labels: (n,) integers, the classes.
+
+    Of a text x is (n, context), the numbers of tokens, and labels (n, context), of those that come next.
+    """
 
     x: Tensor
     target: Tensor
     labels: Tensor
+
+    def first(self, rows: int) -> Split:
+        """The first examples that have so many rows together, at least one."""
+        few = slice(examples_of(self.x, rows))
+        return Split(self.x[few], self.target[few], self.labels[few])
+
+
+def examples_of(x: Tensor, rows: int) -> int:
+    """How many examples have so many rows, at least one: an example of numbers is a row, of a text each token."""
+    return rows if x.is_floating_point() else max(1, rows // x.shape[1])
 
 
 def split(
@@ -55,6 +69,8 @@ def split(
     loss: decides what the targets are.
     Data with a test set of their own (`data.test`) are tested with all of it and nothing else: then `test` has no
     effect, and `validation` is a share of the others.
+    A text is split by position, as windows beside each other say much the same: its last share validates, and tests,
+    as nobody asks how often a guess is right there.
     Raises ValueError if one of the three would be empty, and for shares that are no numbers from 0 to 1.
     """
     for name, share in (("validation", validation), ("test", test)):
@@ -63,6 +79,8 @@ def split(
     if not is_whole(seed):
         raise ValueError(f"seed must be a whole number from 0 to 2^63 - 1; came {seed!r}.")
     n = len(data.x)
+    if data.symbols:
+        return _by_position(data, n - round(validation * n), loss)
     counts = [0, round(validation * n), *([] if data.test else [round(test * n)])]
     counts[0] = n - sum(counts)
     if min(counts) < 1:
@@ -76,6 +94,16 @@ def split(
         found.append((data.test.x.to(dtype), data.test.labels))
     first, second, third = (Split(x, loss.targets(labels, data.classes, dtype), labels) for x, labels in found)
     return first, second, third
+
+
+def _by_position(data: Dataset, cut: int, loss: Loss) -> tuple[Split, Split, Split]:
+    if not 1 <= cut < len(data.x):
+        raise ValueError(
+            f"there must be windows for training and validation; came {len(data.x)}, cut after {cut}. Use more text."
+        )
+    parts = [(data.x[rows], data.labels[rows]) for rows in (slice(cut), slice(cut, None))]
+    training, validation = (Split(x, loss.targets(labels, data.classes, x.dtype), labels) for x, labels in parts)
+    return training, validation, validation
 
 
 def check_batches(step: Step, state: TrainingState, x: Tensor, batches: MiniBatches) -> None:
@@ -172,8 +200,13 @@ def augmentation_generator(state: TrainingState) -> torch.Generator:
 
 
 def measure(step: Step, state: TrainingState, training: Split, validation: Split) -> EpochRecord:
-    """What an epoch's record says of the network; its number and its time are left at 0."""
-    loss, accuracy = evaluate(step, state, training)
+    """What an epoch's record says of the network; its number and its time are left at 0.
+
+    Of a text, where passing all of it takes as long as a third of the epoch, as much of the beginning is measured as
+    validates.
+    """
+    is_text = not training.x.is_floating_point()
+    loss, accuracy = evaluate(step, state, training.first(validation.x.numel()) if is_text else training)
     validation_loss, validation_accuracy = evaluate(step, state, validation)
     flow, flat = examine(step, state, training)
     return EpochRecord(
@@ -192,7 +225,8 @@ def measure(step: Step, state: TrainingState, training: Split, validation: Split
 def examine(step: Step, state: TrainingState, training: Split) -> tuple[GradientFlow, Saturation]:
     """How δ fares from layer to layer, and which layers are saturated: over a fixed batch of training examples, the
     layers as in training."""
-    x, target = training.x[:MEASURED], training.target[:MEASURED]
+    few = training.first(MEASURED)
+    x, target = few.x, few.target
     buffers = {**state.buffers, **step.masks(state, len(x), str(x.device))}
     layers = trace(step.model, state.params, buffers, x, target, step.loss.name, step.loss.hyper)
     return gradient_flow(layers), saturation(step.model, state.params, buffers, x)
@@ -203,7 +237,7 @@ def evaluate(step: Step, state: TrainingState, examples: Split) -> tuple[float, 
     training."""
     y = outputs_of(step, state, examples.x)
     right = int((y.argmax(1) == examples.labels).sum())
-    return float(step.loss.of(y, examples.target)), right / len(examples.x)
+    return float(step.loss.of(y, examples.target)), right / examples.labels.numel()
 
 
 def answers_of(step: Step, state: TrainingState, x: Tensor) -> Tensor:
@@ -214,4 +248,5 @@ def answers_of(step: Step, state: TrainingState, x: Tensor) -> Tensor:
 def outputs_of(step: Step, state: TrainingState, x: Tensor) -> Tensor:
     """The outputs, (n, classes), of the network as it is after training."""
     layer = step.model.inference()
-    return torch.cat([layer.forward(state.params, state.buffers, rows)[0] for rows in torch.split(x, ROWS)])
+    pieces = torch.split(x, examples_of(x, ROWS))
+    return torch.cat([layer.forward(state.params, state.buffers, rows)[0] for rows in pieces])

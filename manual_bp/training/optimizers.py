@@ -14,6 +14,7 @@ is part of the gradient: large gradients are then decayed less, while decoupled 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -143,6 +144,10 @@ def _adam(kind: str, page: str, lr: float, betas: tuple[float, float], eps: floa
         return after_params, after
 
     return Optimizer(kind, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}, init, update)
+
+
+MAKERS: Mapping[str, Callable[..., Optimizer]] = MappingProxyType({"sgd": sgd, "adam": adam, "adamw": adamw})
+"""By name, what makes an optimiser of its config."""
 
 
 def _updated(page: str, *tensors: Tensor | None, **hyper: Any) -> Any:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manual_bp.losses import Loss
 from manual_bp.models.model import Model
 from manual_bp.training import checkpoint as checkpoints
 from manual_bp.training import history
@@ -27,7 +28,9 @@ from manual_bp.training.factory import training_step
 from manual_bp.training.fit import Augment, EpochRecord, TakeStep, check_batches, epochs, split
 from manual_bp.training.minibatches import MiniBatches
 from manual_bp.training.optimizers import Optimizer, adam, adamw, sgd
+from manual_bp.training.schedules import Schedule
 from manual_bp.training.step import Step, TrainingState
+from manual_bp.training.text import PYTHON
 from manual_bp.training.typed import built
 from manual_bp.wording import counted
 
@@ -59,6 +62,7 @@ class Configuration:
     lr: None is the optimiser's usual one, LEARNING_RATES.
     patience: epochs without a better validation loss after which training stops; 0 never stops, and keeps the last
         parameters instead of the best.
+    warmup, cosine: the schedule of the learning rate (training.schedules), whose cosine ends with the last epoch.
     """
 
     model: str = "mlp"
@@ -78,6 +82,21 @@ class Configuration:
     patience: int = 15
     seed: int = 0
     dtype: str = "float32"
+    warmup: int = 0
+    cosine: bool = False
+
+
+TEXT: dict[str, Any] = {
+    "data": PYTHON,
+    "epochs": 4,
+    "batch_size": 16,
+    "optimizer": "adamw",
+    "lr": 4e-3,
+    "clip_norm": 1.0,
+    "warmup": 100,
+    "cosine": True,
+}
+"""What is usual where a network learns text, of which it sees every token four times."""
 
 
 def configuration_of(checkpoint: Checkpoint) -> Configuration:
@@ -100,7 +119,7 @@ class Interrupted(Exception):
 class Run:
     """A configuration with its network, its step and its data.
 
-    classes: how many there are. image: (height, width) of an example.
+    classes: how many there are. image: (height, width) of an example. symbols: what the tokens of a text stand for.
     test_set: the files that all of the test comes from, "" if it is a share.
     Raises ValueError for what cannot be.
     """
@@ -118,15 +137,21 @@ class Run:
         self.configuration = replace(c, lr=lr, loss=loss)
         dtype: torch.dtype = getattr(torch, c.dtype)
         limits: dict[str, Any] = {"l2": c.l2, "l1": c.l1, "clip_norm": c.clip_norm, "max_norm": c.max_norm}
+        if c.augment and data.symbols:
+            raise ValueError("--augment is for images; came a text. Leave it out.")
         self.optimizer = OPTIMIZERS[c.optimizer](lr)
-        self.step: Step = training_step(model, loss, loss_hyper=c.loss_hyper, optimizer=self.optimizer, **limits)
         self.dtype = dtype
-        self.training, self.validation, self.test = split(data, c.seed, loss=self.step.loss, dtype=dtype)
+        parts = split(data, c.seed, loss=Loss(loss, c.loss_hyper), dtype=dtype)
+        self.training, self.validation, self.test = parts
         self.batches = MiniBatches(len(self.training.x), c.batch_size, c.seed)
+        if c.warmup or c.cosine:
+            limits["schedule"] = Schedule(c.warmup, c.epochs * len(self.batches) if c.cosine else None)
+        self.step: Step = training_step(model, loss, loss_hyper=c.loss_hyper, optimizer=self.optimizer, **limits)
         changes = {**AUGMENTATION, "shift": min(data.image) // LENGTH_PER_SHIFT}
         self.augment: Augment | None = partial(augment, image=data.image, **changes) if c.augment else None
         self.early = EarlyStopping(c.patience) if c.patience else None
         self.classes, self.image, self.test_set = data.classes, data.image, f"{TEST}-*" if data.test else ""
+        self.symbols = data.symbols
         self.data_digest = digest_of(data)
         self._fresh = self.step.init(torch.Generator().manual_seed(c.seed), dtype=dtype)
         check_batches(self.step, self._fresh, self.training.x, self.batches)

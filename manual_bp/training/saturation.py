@@ -109,7 +109,8 @@ def saturation(layer: Layer, params: Tensors, state: Tensors, x: Tensor) -> Satu
 def _judge(visit: Visit) -> LayerSaturation:
     rule, hyper, z = visit.leaf.rule, visit.leaf.hyper, visit.inputs[0]
     assert z is not None
-    slope = _slope(rule, hyper, z, visit.y)
+    z, y = z.flatten(0, -2), visit.y.flatten(0, -2)  # whatever the axes of the batch
+    slope = _slope(rule, hyper, z, y)
     never = (slope == 0).all(0)
     if rule.elementwise:
         steepest, both_sides, closed = _shape(rule, hyper)
@@ -118,7 +119,7 @@ def _judge(visit: Visit) -> LayerSaturation:
         lost = SATURATED_VALUES if both_sides else DEAD_UNITS if closed else STUCK_UNITS
     else:
         both_sides, shares = False, (0.0, _mean(never))
-        lost = LOSING_PIECES if z.shape != visit.y.shape else DEAD_UNITS
+        lost = LOSING_PIECES if z.shape != y.shape else DEAD_UNITS
     dead, undefined = int(never.sum()), int(z.isnan().sum())
     return LayerSaturation(rule.name, never.numel(), *shares, dead, both_sides, undefined, lost)
 

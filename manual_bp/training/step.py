@@ -16,6 +16,7 @@ from manual_bp.registry import RULES
 from manual_bp.rule import Rule
 from manual_bp.training.clipping import clip_by_norm
 from manual_bp.training.optimizers import Optimizer
+from manual_bp.training.schedules import Schedule
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Step:
     l1: float = 0.0
     max_norm: float | None = None
     clip_norm: float | None = None
+    schedule: Schedule | None = None
 
     def init(
         self,
@@ -141,7 +143,8 @@ class Step:
         """
         if self.clip_norm is not None:
             gradients, _ = clip_by_norm(gradients, self.clip_norm)
-        params, optimizer = self.optimizer.update(gradients, state.optimizer, state.params)
+        scheduled = self.schedule.at(self.optimizer, state.steps) if self.schedule else self.optimizer
+        params, optimizer = scheduled.update(gradients, state.optimizer, state.params)
         if self.max_norm is not None:
             limited = {n: RULES["max_norm"].forward(params[n], limit=self.max_norm)[0] for n in self.weights}
             params = {**params, **limited}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from manual_bp.training.engine import StepRecord
 from manual_bp.training.optimizers import Optimizer
+from manual_bp.training.schedules import Schedule
 from manual_bp.training.step import TrainingState
 from torch_ref.functions import function
 from torch_ref.models import MODELS
@@ -39,6 +40,7 @@ class TorchEngine:
         l1: float = 0.0,
         max_norm: float | None = None,
         clip_norm: float | None = None,
+        schedule: Schedule | None = None,
         **config: Any,
     ) -> None:
         if name not in MODELS:
@@ -49,6 +51,7 @@ class TorchEngine:
             raise ValueError(f"torch has no twin for the loss {loss!r}; write torch_ref/twins/{loss}.py.")
         self._loss, self._optimizer = partial(found, **loss_hyper), optimizer
         self._l2, self._l1, self._max_norm, self._clip_norm = l2, l1, max_norm, clip_norm
+        self._schedule = schedule
 
     def step(self, state: TrainingState, x: Tensor, target: Tensor) -> StepRecord:
         with torch.random.fork_rng():  # the modules draw initial values, which are overwritten
@@ -63,7 +66,8 @@ class TorchEngine:
         if self._clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(module.parameters(), self._clip_norm)
         clipped = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
-        params, optimizer = update(self._optimizer, clipped, state.optimizer, state.params)
+        made = self._schedule.at(self._optimizer, state.steps) if self._schedule else self._optimizer
+        params, optimizer = update(made, clipped, state.optimizer, state.params)
         if self._max_norm is not None:
             params = self._limited(module, params, self._max_norm)
         return StepRecord(

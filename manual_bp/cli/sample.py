@@ -1,0 +1,49 @@
+"""`manual-bp sample`: what a trained transformer writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from manual_bp.cli.shared import one_thread, out, usage
+
+
+def sample(
+    model: Annotated[Path, typer.Option(help="Folder of a run of train --model gpt, or its model.safetensors.")],
+    prompt: Annotated[str, typer.Option(help="What the text begins with.")] = "\n",
+    length: Annotated[int, typer.Option(min=0, help="Characters to add; of a text learned by byte, bytes.")] = 400,
+    temperature: Annotated[
+        float, typer.Option(min=0.0, help="The lower, the likelier what is drawn; at 0 always the likeliest.")
+    ] = 0.8,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, another text.")] = 0,
+) -> None:
+    """Let a trained transformer go on with a text.
+    For example: manual-bp sample --model runs/gpt-1 --prompt "The yield"
+    """
+    with usage():
+        from manual_bp.training.run import MODEL
+        from manual_bp.training.sampling import sample as drawn
+        from manual_bp.training.saved import load_model
+        from manual_bp.training.text import Symbols
+
+        if model.is_dir() and not (model / MODEL).is_file():
+            raise ValueError(
+                f"--model must name the folder of a run that has ended; {str(model)!r} holds no {MODEL}. Go on with "
+                f"it: manual-bp train --out {model} --resume"
+            )
+        saved = load_model(model / MODEL if model.is_dir() else model)
+        symbols = Symbols(saved.symbols)
+        one_thread()
+        tokens = drawn(
+            saved.model.inference(),
+            saved.params,
+            saved.buffers,
+            symbols.numbers(prompt),
+            length,
+            context=saved.model.config["context"],
+            temperature=temperature,
+            seed=seed,
+        )
+    out.print(symbols.text(tokens), markup=False, highlight=False, soft_wrap=True)
