@@ -13,7 +13,7 @@ Derivation.  Where z_k > 0 the k-th summand has the slope 1 by x_k and −1 by x
 
     dx_k = dy / (n K)            k ≠ c and z_k > 0
     dx_k = 0                     k ≠ c and z_k ≤ 0
-    dx_c = −dy / (n K) · (the number of k ≠ c with z_k > 0)
+    dx_c = −dy/(n K) · (the number of k ≠ c with z_k > 0)
 
 A row of dx adds up to 0: what pushes the others down pushes the right class up.  At z_k = 0, where a class keeps the
 margin exactly, there is a kink, and every slope in [0, 1] is a subgradient; this page takes 0, as torch does.
