@@ -173,11 +173,14 @@ class _Parser:
 
     def term(self) -> Node:
         found = self.product()
-        while self.sees("/"):
-            self.at += 1
-            below = self.product()
-            found = Fraction(found.start, below.end, found, below)
-        return found
+        if not self.sees("/"):
+            return found
+        slash = self.take()
+        below = self.product()
+        times = isinstance(below, Product) and any(isinstance(part, Sign) for part in below.parts)
+        if times or self.sees("/"):
+            raise NotationError("what ' / ' divides is not clear (write a/b without spaces, or brackets)", slash.start)
+        return Fraction(found.start, below.end, found, below)
 
     def product(self) -> Node:
         parts = [self.factor()]

@@ -100,6 +100,8 @@ def test_a_slash_stands_in_a_line_of_text():
         ("y = (x]]", "nothing is open", 7),
         ("y = ⌊x)", "'⌋' must close '⌊'; came ')'", 6),
         ("|x", "'|' is not closed", 0),
+        ("a / b · c", "what ' / ' divides is not clear", 2),
+        ("a / b / c", "what ' / ' divides is not clear", 2),
         ("x + ", "something is missing", 4),
         ("x_", "an index or exponent is missing", 2),
         ("e^ x", "an index or exponent is missing", 3),

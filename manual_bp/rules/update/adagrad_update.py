@@ -2,7 +2,7 @@
 
     g = grad + weight_decay param
     s = sum + g²
-    param − lr / (1 + (step − 1) lr_decay) · g / (√s + eps)
+    param − lr/(1 + (step − 1) lr_decay) · g / (√s + eps)
 
 step is 1 at first, so that the first step is undecayed.
 
