@@ -200,6 +200,9 @@ def test_one_page():
     assert result.exit_code == 0
     assert bp.RULES[OTHER].summary in result.output
     assert "def backward" in result.output
+    for heading in ("signature", "what goes wrong", "edges"):
+        assert heading in result.output
+    assert all(mistake.name.split()[0] in result.output for mistake in bp.RULES[OTHER].mistakes)
 
 
 @pytest.mark.parametrize(

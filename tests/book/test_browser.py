@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -28,40 +30,67 @@ PHONE, DESKTOP = {"width": 380, "height": 800}, {"width": 1400, "height": 900}
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory):
-    """Opens a file of the book in a window; what the console says is an error of the test."""
-    folder = tmp_path_factory.mktemp("book")
-    files = build(folder, [DRAWN.name, LONGEST.name])
+def opened():
+    """Opens a file in a window; what the console says, and what is not found, is an error of the test."""
     said: list[str] = []
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        context = browser.new_context(offline=True)
-        window = context.new_page()
+        window = browser.new_context(offline=True).new_page()
         window.on("console", lambda message: said.append(message.text))
         window.on("pageerror", lambda error: said.append(str(error)))
         window.on("requestfailed", lambda request: said.append(request.url))
 
-        def open_(path, size=DESKTOP, **media):
+        def open_(file, size=DESKTOP, **media):
             window.set_viewport_size(size)
             window.emulate_media(**{"color_scheme": "light", "media": "screen", **media})
-            window.goto((folder / path).as_uri())
-            assert said == []
+            window.goto(file.as_uri())
+            assert said == [], file
             return window
 
-        open_.files = [path.relative_to(folder).as_posix() for path in files if path.suffix == ".html"]
         yield open_
         browser.close()
 
 
-def test_no_page_is_wider_than_a_phone(opened):
-    for path in opened.files:
-        window = opened(path, PHONE)
-        assert window.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], path
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("book")
+    build(folder, [DRAWN.name, LONGEST.name])
+    return folder
 
 
-def test_mathematics_is_drawn(opened):
+def pages(folder):
+    return sorted(folder.rglob("*.html"))
+
+
+def check_width(window):
+    assert window.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], window.url
+
+
+def test_no_page_is_wider_than_a_phone(folder, opened):
+    for file in pages(folder):
+        check_width(opened(file, PHONE))
+
+
+@pytest.mark.exhaustive
+def test_the_whole_book(opened, tmp_path):
+    """Every page on a phone: no error, nothing wider than it, every formula drawn, every local link alive."""
+    build(tmp_path)
+    flat = (
+        "[...document.querySelectorAll('math')].filter((m) => m.closest('details:not([open])') === null"
+        " && m.getBoundingClientRect().height < 4).map((m) => m.textContent)"
+    )
+    for file in pages(tmp_path):
+        window = opened(file, PHONE)
+        check_width(window)
+        assert window.evaluate(flat) == [], file
+        addresses = window.evaluate("[...document.querySelectorAll('a')].map((a) => a.href)")
+        for address in {address.partition("#")[0] for address in addresses if address.startswith("file:")}:
+            assert Path(unquote(address.removeprefix("file://"))).exists(), address
+
+
+def test_mathematics_is_drawn(folder, opened):
     for rule in (DRAWN, LONGEST):
-        window = opened(f"{rule.chapter}/{rule.name}.html")
+        window = opened(folder / rule.chapter / f"{rule.name}.html")
         sizes = window.evaluate(
             "[...document.querySelectorAll('.mathematics math')].map((m) => [m.getBoundingClientRect().width,"
             " m.getBoundingClientRect().height, getComputedStyle(m).display])"
@@ -76,8 +105,8 @@ def test_mathematics_is_drawn(opened):
         assert all(below > 0 for below in stacked)
 
 
-def test_code_stands_beside_the_mathematics_and_pictures_have_a_size(opened):
-    window = opened(f"{DRAWN.chapter}/{DRAWN.name}.html")
+def test_code_stands_beside_the_mathematics_and_pictures_have_a_size(folder, opened):
+    window = opened(folder / DRAWN.chapter / f"{DRAWN.name}.html")
     places = "['.mathematics', '.code'].map((c) => document.querySelector(c).getBoundingClientRect().left)"
     mathematics, code = window.evaluate(places)
     assert code > mathematics + 300
@@ -87,19 +116,19 @@ def test_code_stands_beside_the_mathematics_and_pictures_have_a_size(opened):
     assert all(80 < height < 600 for height in heights)
 
 
-def test_dark_and_print(opened):
-    path = f"{DRAWN.chapter}/{DRAWN.name}.html"
+def test_dark_and_print(folder, opened):
+    file = folder / DRAWN.chapter / f"{DRAWN.name}.html"
     paper = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)"
-    assert min(opened(path).evaluate(paper)) > 200
-    assert max(opened(path, color_scheme="dark").evaluate(paper)) < 80
-    printed = opened(path, color_scheme="dark", media="print")
+    assert min(opened(file).evaluate(paper)) > 200
+    assert max(opened(file, color_scheme="dark").evaluate(paper)) < 80
+    printed = opened(file, color_scheme="dark", media="print")
     assert min(printed.evaluate(paper)) == 255
     assert printed.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
 
 
-def test_search_finds_pages_and_mistakes(opened):
+def test_search_finds_pages_and_mistakes(folder, opened):
     mistake = DRAWN.mistakes[0]
-    window = opened("index.html")
+    window = opened(folder / "index.html")
     window.keyboard.press("/")
     window.keyboard.type(DRAWN.name)
     assert window.locator(".search li a").first.get_attribute("href") == f"{DRAWN.chapter}/{DRAWN.name}.html"
