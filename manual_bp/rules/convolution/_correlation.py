@@ -20,6 +20,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from manual_bp.rules.convolution._space import fitted, reach
+
 
 def gathered(
     long: Tensor,
@@ -74,3 +76,20 @@ def compared(
     for axis, length in enumerate(kernel):  # where the remainder is a dilation and more, there is room for more taps
         taps = taps.narrow(2 + axis, 0, length)
     return taps
+
+
+def compared_anyhow(
+    long: Tensor,
+    short: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """`compared` of numbers that need not fit, as wrong formulas have them: where long is too short, it is 0."""
+    padded = torch.constant_pad_nd(long, [side for pad in reversed(padding) for side in (pad, pad)])
+    numbers = zip(padded.shape[2:], short.shape[2:], kernel, stride, dilation, strict=True)
+    least = [max(n, step * (count - 1) + reach(taps, gap)) for n, count, taps, step, gap in numbers]
+    fitting = fitted(padded, (*long.shape[:2], *least))
+    return compared(fitting, short, kernel, stride, (0,) * len(kernel), dilation, groups)

@@ -103,3 +103,8 @@ def fitted(x: Tensor, shape: Sequence[int]) -> Tensor:
     """x cut at the end of each axis, or continued with 0, to a shape."""
     around = [side for n, due in zip(reversed(x.shape), reversed(shape), strict=True) for side in (0, due - n)]
     return torch.constant_pad_nd(x, around)
+
+
+def next_group(channels: Tensor, groups: int) -> Tensor:
+    """Axis 1 with each group where the next one belongs."""
+    return channels.roll(channels.shape[1] // groups, 1)

@@ -36,7 +36,7 @@ products with places that no window read.
 Source: Dumoulin & Visin, "A guide to convolution arithmetic for deep learning" (arXiv 1603.07285), chapters 2 and 4.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -44,8 +44,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from manual_bp.inputs import Edge, Input, Mistake, constant, normal, require
-from manual_bp.rules.convolution._correlation import compared, gathered, spread
-from manual_bp.rules.convolution._space import check_window, fitted, over_space, remainder, steps
+from manual_bp.rules.convolution._correlation import compared, compared_anyhow, gathered, spread
+from manual_bp.rules.convolution._space import check_window, fitted, next_group, over_space, remainder, steps
 
 
 class Residuals(NamedTuple):
@@ -213,18 +213,8 @@ class _Right:
     def dweight(self, **other: Any) -> Tensor:
         """dW with another x, dy, stride, padding, dilation or groups; what it lacks of W's shape is 0."""
         p = {**vars(self), **other}
-        batch, channels, *space = p["x"].shape
-        around = [side for pad in reversed(p["padding"]) for side in (pad, pad)]
-        padded = torch.constant_pad_nd(p["x"], around)
-        longest = [max(n, r) for n, r in zip(padded.shape[2:], self._reached(p), strict=True)]
-        padded = fitted(padded, (batch, channels, *longest))
-        unpadded = (0,) * len(space)
-        return compared(padded, p["dy"], self.kernel, p["stride"], unpadded, p["dilation"], p["groups"])
-
-    def _reached(self, p: Mapping[str, Any]) -> list[int]:
-        """How many places the windows of dW read on each axis."""
-        each = zip(self.kernel, p["dy"].shape[2:], p["stride"], p["dilation"], strict=True)
-        return [stride * (steps_ - 1) + dilation * (taps - 1) + 1 for taps, steps_, stride, dilation in each]
+        window = (p["stride"], p["padding"], p["dilation"])
+        return compared_anyhow(p["x"], p["dy"], self.kernel, *window, p["groups"])
 
     def cotangents(
         self, dx: Tensor | None = None, dweight: Tensor | None = None, dbias: Tensor | None = None
@@ -253,11 +243,6 @@ def _last_taps(taps: Tensor, kernel: Sequence[int]) -> Tensor:
 
 def _space_axes(x: Tensor) -> tuple[int, ...]:
     return tuple(range(2, x.ndim))
-
-
-def _next_group(channels: Tensor, groups: int) -> Tensor:
-    """Axis 1 with each group where the next one belongs."""
-    return channels.roll(channels.shape[1] // groups, 1)
 
 
 def _interleaved(channels: Tensor, groups: int) -> Tensor:
@@ -462,7 +447,7 @@ MISTAKES = (
     ),
     Mistake(
         "another group's channels in dW",
-        _of_right(lambda r: r.cotangents(dweight=r.dweight(x=_next_group(r.x, r.groups)))),
+        _of_right(lambda r: r.cotangents(dweight=r.dweight(x=next_group(r.x, r.groups)))),
         forgets="which slice of x a group of filters saw",
         shows="for groups > 1",
         seen="https://github.com/tracel-ai/burn/commit/ac094d43b0b4",
@@ -471,8 +456,8 @@ MISTAKES = (
         "groups of dW strided wrongly",
         _of_right(
             lambda r: r.cotangents(
-                dx=r.dx(dy=_next_group(r.dy, r.groups)) if max(r.stride) > 1 else None,
-                dweight=r.dweight(dy=_next_group(r.dy, r.groups)) if max(r.stride) > 1 else None,
+                dx=r.dx(dy=next_group(r.dy, r.groups)) if max(r.stride) > 1 else None,
+                dweight=r.dweight(dy=next_group(r.dy, r.groups)) if max(r.stride) > 1 else None,
             )
         ),
         forgets="where a group begins, when the kernel for strides is taken",
