@@ -117,7 +117,7 @@ def steps(
 INPUTS = {"x": Input(normal()), "weight": Input(normal(std=0.5)), "bias": Input(normal(std=0.5))}
 AXES = {"steps": steps}
 ALIKE = ("space", "kernel")
-SIZES = {"space": (3, 4), "kernel": (3, 2)}
+SIZES = {"batch": 2, "space": (2, 3), "kernel": (3, 2)}
 LONGEST = {"kernel": 9, "groups": 33}
 USUAL = {"stride": ((2, 3),), "padding": ((1, 0),), "dilation": ((1, 2),)}
 
@@ -136,8 +136,8 @@ EDGES = (
     Edge("kernels that overlap", {"stride": (1, 2)}, sizes={"kernel": (3, 4)}),
     Edge("kernels apart", {"stride": (4, 3)}),
     Edge("kernels side by side", {"stride": (3, 2)}),
-    Edge("padding", {"padding": (2, 1)}),
-    Edge("padding that leaves one place", {"padding": (2, 2)}),
+    Edge("padding", {"padding": (2, 1)}, sizes={"space": (3, 4)}),
+    Edge("padding that leaves one place", {"padding": (1, 1), "stride": 1}, sizes={"space": (1, 2)}),
     Edge("padding beyond the kernel", {"padding": 1, "stride": 2}, sizes={"kernel": (1, 1)}),
     Edge("output padding of 1", {"stride": 2, "output_padding": 1}),
     Edge("output padding of 1 in padding", {"stride": 2, "padding": 1, "output_padding": 1}),
