@@ -12,9 +12,10 @@ a mean:
     dx      = −s t
     dtarget = s (log t + 1 − x)
 
-No derivative of a softmax is in dx: x is what came out of log_softmax, whose page has it.  At t = 0 the slope of
-t log t is −∞, and so is dtarget (for s > 0); it is 0/0 = NaN if log t + 1 is taken as t/t + log t, as torch does.  Who
-differentiates by the target, as a reverse divergence needs, works with its logarithm: nothing is infinite there.
+No derivative of a softmax is in dx: x is what came out of log_softmax, whose page has it.  A network whose loss this is
+ends with that; of any other x the cost falls without bound as x grows.  At t = 0 the slope of t log t is −∞, and so is
+dtarget (for s > 0); it is 0/0 = NaN if log t + 1 is taken as t/t + log t, as torch does.  Who differentiates by the
+target, as a reverse divergence needs, works with its logarithm: nothing is infinite there.
 
 Nothing is asked of x and the target but their shapes: they are not made to add up to 1.  A negative target has no
 logarithm: NaN.  A mean over no example is 0/0 = NaN.
