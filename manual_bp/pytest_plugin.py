@@ -61,8 +61,8 @@ def cases(
 ) -> list[Any]:
     """The generated cases of a rule, or of a function as reference, as parameters, each with its name as id.
 
-    dtype: float32 by default.  inputs: of a function.  declared: hyper=, ndim= and min_size= as for `check`, which is
-    to be told them too.
+    dtype: float32 by default.  inputs: of a function.  declared: hyper=, ndim=, min_size= and given= as for `check`,
+    which is to be told them too.
     """
     import torch
 
@@ -71,7 +71,7 @@ def cases(
     from manual_bp.oracle.functions import rule_of
 
     rule = rule_of(rule, inputs, declared.get("hyper"))
-    found = Declared.of(rule, **{"hyper": None, "ndim": None, "min_size": 0, **declared})
+    found = Declared.of(rule, **declared)
     made = generated(found.rule(rule), dtype or torch.float32, device, declared=found)
     return [pytest.param(case, id=case.name) for case in made]
 

@@ -7,6 +7,8 @@ Another distribution adds pages by an entry point of the group `manual_bp.rules`
 
 A page is a module of that package, or of a folder in it (its chapter); a name with an underscore is a helper.  torch's
 twin of it is the function `<name>` of the module `_twins.<name>` in that package, or else `torch.nn.functional.<name>`.
+
+A page that belongs to no package has the path of its file for a name: RULES["my_folder/gelu_squared.py"].
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ class UnknownRuleError(KeyError, ValueError):
 class Rules(Mapping[str, Rule]):
     """Every page of a package, by name, and every page of the packages that others have registered.
 
-    A page is imported when it is first asked for.
+    A page is imported when it is first asked for.  The path of a file means the page in it, which is no member.
     """
 
     def __init__(self, package: str, folder: Path, group: str = GROUP) -> None:
@@ -69,13 +71,26 @@ class Rules(Mapping[str, Rule]):
         return modules
 
     def __getitem__(self, name: str) -> Rule:
-        if name not in self._modules:
-            close = difflib.get_close_matches(str(name), self._modules)
-            hint = f"Did you mean {close[0]}?" if close else f"The rules are {', '.join(self._modules)}."
-            raise UnknownRuleError(f"there is no rule {name!r}. {hint}")
         if name not in self._loaded:
-            self._loaded[name] = Rule(name, importlib.import_module(self._modules[name]))
+            self._loaded[name] = self._of_file(Path(name)) if str(name).endswith(".py") else self._of_package(name)
         return self._loaded[name]
+
+    def _of_package(self, name: str) -> Rule:
+        if name not in self._modules:
+            low = str(name).lower()
+            close = difflib.get_close_matches(low, self._modules) or [known for known in self._modules if low in known]
+            hint = f"Did you mean {' or '.join(close)}?" if close else f"The rules are {', '.join(self._modules)}."
+            raise UnknownRuleError(f"there is no rule {name!r}. {hint}")
+        return Rule(name, importlib.import_module(self._modules[name]))
+
+    def _of_file(self, path: Path) -> Rule:
+        from manual_bp.oracle.loading import file_as_module
+
+        try:
+            module = file_as_module(path)
+        except ValueError as error:
+            raise UnknownRuleError(f"there is no page in {str(path)!r}: {error}") from error
+        return Rule(path.stem, module)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._modules)

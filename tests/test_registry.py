@@ -90,3 +90,22 @@ def test_what_is_no_package_is_said_and_left_out(distribution, tmp_path):
     (tmp_path / "pages_d-1.dist-info" / "entry_points.txt").write_text("[manual_bp.rules]\nmine = pages_of_nobody\n")
     with pytest.warns(UserWarning, match=r"the pages of mine \(pages_of_nobody\) were left out: .* must be a package"):
         assert set(rules) == set(bp.RULES)
+
+
+def test_a_page_in_a_file_is_named_by_its_path(tmp_path):
+    path = tmp_path / "twice_in_a_file.py"
+    path.write_text(PAGE)
+    rule = bp.RULES[str(path)]
+    assert rule.name == path.stem
+    assert bp.RULES[str(path)] is rule
+    assert str(path) not in set(bp.RULES)
+    assert compare(rule.candidate, str(path), dtype=torch.float64).passed
+    with pytest.raises(KeyError, match=r"there is no page in '.*none\.py': .* must be a file"):
+        bp.RULES[str(tmp_path / "none.py")]
+
+
+@pytest.mark.parametrize("name", [str.upper, lambda name: name[:-1]], ids=["in capitals", "cut short"])
+def test_a_name_that_is_nearly_one_is_told(name):
+    known = max(bp.RULES, key=len)
+    with pytest.raises(KeyError, match=f"Did you mean .*{known}"):
+        bp.RULES[name(known)]

@@ -97,7 +97,8 @@ def _autograd_vjp(fn: Callable[..., Any]) -> Vjp:
         ways[only(position)] = with_some({position})
         ways[without(position)] = with_some(set(range(INPUTS)) - {position})
     vars(autograd_vjp)["ways"] = ways
-    take_keywords_of(fn, autograd_vjp)
+    for vjp in (autograd_vjp, *ways.values()):
+        take_keywords_of(fn, vjp)
     return autograd_vjp
 
 

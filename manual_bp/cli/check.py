@@ -63,6 +63,14 @@ def check(
         ),
     ] = None,
     dtype: Annotated[str, typer.Option(help=f"{', '.join(DTYPES)}.", autocompletion=one_of(*DTYPES))] = "float32",
+    compute: Annotated[
+        str | None,
+        typer.Option(
+            help="The precision in which it computes, if that is --dtype and not float32: then 16 bits are judged so.",
+            autocompletion=one_of(*DTYPES),
+            show_default="float32 for 16 bits",
+        ),
+    ] = None,
     device: Device = "cpu",
     strict: Annotated[bool, typer.Option("--strict", help="Notes are mismatches.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Every mismatch, finding and note in full.")] = False,
@@ -79,6 +87,10 @@ def check(
         list[int] | None, typer.Option(help="It is meant for a first input of so many axes; repeatable.")
     ] = None,
     min_size: Annotated[int, typer.Option("--min-size", help="It is meant for axes of this length or longer.")] = 0,
+    given: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="An input that may be absent, and which it always has; repeatable."),
+    ] = None,
     convention: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=CHOICE", help="What it declares at kinks and ties, as in kink=any; repeatable."),
@@ -89,7 +101,7 @@ def check(
     For example: manual-bp check my_kernels.py:my_vjp --against rms_norm
     """
     with usage():
-        from manual_bp.oracle import compare
+        from manual_bp.oracle import Contract, compare
         from manual_bp.oracle.foreign import quoted, readable
         from manual_bp.oracle.isolation import CandidateEnded, Isolated, isolated
         from manual_bp.oracle.loading import load
@@ -101,10 +113,14 @@ def check(
         if isolate and html_file is not None:
             raise ValueError("--html calls the candidate again in this process, so it does not go with --isolate.")
         (chosen,) = chosen_dtypes(dtype)
+        if compute is not None:
+            (computing,) = chosen_dtypes(compute, "--compute")
         declared: dict[str, Any] = {
             "hyper": values(hyper or []),
             "ndim": tuple(ndim) if ndim else None,
             "min_size": min_size,
+            "given": tuple(given or ()),
+            "contract": None if compute is None else Contract(computing, chosen),
             "conventions": values(convention or [], "--convention"),
         }
         forget(json_file, html_file)
@@ -131,8 +147,8 @@ def check(
                 searching.start()
 
         try:
-            held = nullcontext(None if is_recorded else load(target))
-            with isolated(target, timeout) if isolate else held as candidate:
+            own = nullcontext if is_recorded else lambda: nullcontext(load(target))
+            with isolated(target, timeout) if isolate else own() as candidate:
                 report = compare(
                     candidate,
                     rule,
@@ -188,15 +204,18 @@ def reference_of(
     from manual_bp.oracle.functions import rule_of
     from manual_bp.oracle.functions.notation import FORM, inputs_of
     from manual_bp.oracle.loading import load
+    from manual_bp.rule import Rule
 
-    if ":" not in against:
+    if ":" not in against:  # the name of a rule, or the path of a page
         if inputs is not None:
             raise ValueError(
                 f"--inputs is for a function as reference, --against MODULE:FUNCTION or PATH.py:FUNCTION; came "
                 f"{against!r}."
             )
         return rule_of(against)
-    function = find(against) if find else load(against, "a differentiable function of tensors")
+    function = find(against) if find else load(against, "a differentiable function of tensors", (Rule,))
+    if isinstance(function, Rule):
+        return function
     try:
         return rule_of(function, None if inputs is None else inputs_of(inputs), hyper)
     except ValueError as error:

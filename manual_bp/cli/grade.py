@@ -61,6 +61,10 @@ def grade(
         list[int] | None, typer.Option(help="It is meant for a first input of so many axes; repeatable.")
     ] = None,
     min_size: Annotated[int, typer.Option("--min-size", help="It is meant for axes of this length or longer.")] = 0,
+    given: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="An input that may be absent, and which it always has; repeatable."),
+    ] = None,
 ) -> None:
     """Code that nobody trusts, graded in a process apart: prints one JSON document.
     For example: manual-bp grade submission.py --against softmax
@@ -78,6 +82,7 @@ def grade(
             "hyper": values(hyper or []),
             "ndim": tuple(ndim) if ndim else None,
             "min_size": min_size,
+            "given": tuple(given or ()),
             "diagnose": diagnose,
         }
         forget(json_file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.metadata
 import json
 import os
@@ -132,10 +133,12 @@ def usage() -> Iterator[None]:
         raise typer.Exit(2) from None
 
 
-def chosen_dtypes(name: str | None) -> list[Any]:
+def chosen_dtypes(name: str | None, option: str = "--dtype") -> list[Any]:
     """The dtype of that name, or all.  Raises ValueError for another name."""
     if name is not None and name not in DTYPES:
-        raise ValueError(f"--dtype must be one of {list(DTYPES)}; came {name!r}.")
+        close = difflib.get_close_matches(name.replace("fp", "float"), DTYPES, 1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise ValueError(f"{option} must be one of {', '.join(DTYPES)}; came {name!r}.{hint}")
     import torch
 
     return [getattr(torch, dtype) for dtype in DTYPES if name in (None, dtype)]

@@ -65,7 +65,10 @@ def from_functions(forward: Callable[..., Any], backward: Callable[..., Any], *,
         reversed_inputs, reversed_dy = vjp_of(_backwards, _as_it_is), vjp_of(_as_it_is, _backwards)
         layouts = {"inputs with negative strides": reversed_inputs, "dy with negative strides": reversed_dy}
         vars(found)["layouts"] = layouts  # for `calling.variants`
-    vars(found)["ways"] = orders(run_forward, run_backward)
+    ways = orders(run_forward, run_backward)
+    for way in ways.values():
+        take_keywords_of(forward, way)
+    vars(found)["ways"] = ways
     return found
 
 

@@ -49,6 +49,12 @@ class Case:
         """Every tensor that a candidate is given: the inputs that are there, then the cotangents."""
         return [x for x in (*self.inputs, *parts(self.dy)) if x is not None]
 
+    @property
+    def is_recorded(self) -> bool:
+        """Whether it holds a result."""
+        results = (*parts(self.y), *(self.grads or (NOT_RECORDED,)))
+        return any(result is not None and result is not NOT_RECORDED for result in results)
+
     def with_tensors(self: AnyCase, tensors: Iterable[Tensor]) -> AnyCase:
         """The case with other tensors, in the order of `tensors`."""
         rest = iter(tensors)

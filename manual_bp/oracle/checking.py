@@ -21,6 +21,7 @@ from manual_bp.oracle.own_sizes import judge_own_sizes, lengths_of
 from manual_bp.oracle.report import Report
 from manual_bp.oracle.supplied import supplied
 from manual_bp.oracle.surroundings import plain
+from manual_bp.oracle.words import counted
 from manual_bp.outputs import parts
 from manual_bp.registry import RULES
 from manual_bp.rule import Rule, Vjp, as_vjp
@@ -59,6 +60,7 @@ def compare(
     hyper: Mapping[str, Any] | None = None,
     ndim: int | Sequence[int] | None = None,
     min_size: int = 0,
+    given: str | Sequence[str] = (),
     inputs: Mapping[str, Any] | None = None,
     sizes: Mapping[str, int | tuple[int, ...]] | None = None,
 ) -> Report:
@@ -79,8 +81,9 @@ def compare(
     on_verdict: is called with the report when all is judged, before a cause is sought.
     hyper: values of hyperparameters that are all that the candidate promises; only cases with them are made.
     ndim, min_size: numbers of axes of the rule's first input, and the shortest axis of any input, for which the
-        candidate is meant (see `manual_bp.oracle.declared` for all three).  No other case is made, nor one of `cases`
-        judged.
+        candidate is meant.  No other case is made, nor one of `cases` judged.
+    given: inputs that may be absent, and which the candidate always has, such as ("weight",).  (See
+        `manual_bp.oracle.declared` for all four.)
     Raises ValueError for an unknown rule, dtype or convention, a case that does not fit the rule, or a
     declaration that no case can fit.
     """
@@ -109,12 +112,13 @@ def compare(
     chosen_conventions = Conventions.declared(rule, conventions)
     if candidate is not None:
         candidate = for_inputs(candidate, tuple(rule.inputs))
-    declared = Declared.of(rule, hyper, ndim, min_size).taking(rule, candidate)
+    declared = Declared.of(rule, hyper, ndim, min_size, given).taking(rule, candidate)
     sizes = sizes or getattr(rule.page, "OWN_SIZES", {})
     lengths_of(rule, sizes)
     is_kept = RULES.get(rule.name) is rule or hasattr(rule.page, "FUNCTION")
     rule = declared.rule(rule)
     found: Iterable[Evidence | str]
+    without: list[str] = []
     if cases is None:
         made = generated_evidence if is_kept else Generated
         found = made(rule, dtype, device, contract, chosen_conventions, declared)
@@ -122,6 +126,8 @@ def compare(
     else:
         completed = (declared.completed(supplied(rule, case, dtype, device)) for case in cases)
         cases = [case for case in completed if declared.fits(rule, case.inputs, case.hyper)]
+        without = [case.name for case in cases if candidate is None and not case.is_recorded]
+        cases = [case for case in cases if candidate is not None or case.is_recorded]
         found = (
             said(case, item) if isinstance(item := evidence(rule, case, contract, chosen_conventions), str) else item
             for case in cases
@@ -144,6 +150,10 @@ def compare(
         comparison.try_beside()
     if sizes and candidate is not None and not comparison.report.mismatches:
         judge_own_sizes(comparison, sizes, getattr(rule.page, "OWN", {}))
+    if without:
+        some = f"{counted(len(without), 'case')} without results"
+        comparison.report.untested_arguments.append(some)
+        comparison.report.not_tested.append(f"{some}, such as {without[0]!r}: put what the program got into them")
     report = comparison.finish(is_generated)
     if on_verdict is not None:
         on_verdict(report)

@@ -9,6 +9,8 @@ then stands for the default: only cases with it are made, a signature need not t
 `ndim=(2,)` keeps the cases whose first input has one of these numbers of axes, and `min_size=1` those in which no input
 has an axis of a length below it.  What can stand there is made there instead of being left out: ordinary cases, memory
 layouts, and edges that are about values.
+
+`given=("weight",)` says of inputs that may be absent that the candidate always has them: no case without is made.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ SHORTEST = 2
 
 @dataclass(frozen=True)
 class Declared:
-    """hyper: names and values; ndim: numbers of axes of the first input, None for any; min_size: the shortest axis.
+    """hyper: names and values; ndim: numbers of axes of the first input, None for any; min_size: the shortest axis;
+    given: inputs that are never absent.
 
     assumed: those of `hyper` that nobody declared, but that the candidate of a function does not take.
     """
@@ -47,39 +50,38 @@ class Declared:
     ndim: tuple[int, ...] | None = None
     min_size: int = 0
     assumed: tuple[str, ...] = ()
+    given: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, rule: Rule, hyper: Mapping[str, Any] | None, ndim: Any, min_size: int) -> Declared:
-        """From what `compare` takes; ndim may be one number.  Raises ValueError for what no case can have."""
+    def of(
+        cls,
+        rule: Rule,
+        hyper: Mapping[str, Any] | None = None,
+        ndim: Any = None,
+        min_size: int = 0,
+        given: str | Sequence[str] = (),
+    ) -> Declared:
+        """From what `compare` takes; ndim may be one number, and given one name.  Raises ValueError for what no case
+        can have."""
         fixed = getattr(rule.page, "FIXED", ())  # by a function as reference, whatever it is
-        given = {
+        values = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in (hyper or {}).items()
             if name not in fixed
         }
-        checked = rule.check_hyper({**rule.ordinary, **given})
+        checked = rule.check_hyper({**rule.ordinary, **values})
         if isinstance(min_size, bool) or not isinstance(min_size, int) or min_size < 0:
             raise ValueError(f"min_size must be an integer of 0 or more; came {min_size!r}.")
-        if ndim is None:
-            return cls(tuple((name, checked[name]) for name in given), None, min_size)
-        wanted = (ndim,) if isinstance(ndim, int) else tuple(ndim)
-        if not wanted or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in wanted):
-            raise ValueError(f"ndim must be numbers of axes, such as (2,) or (2, 4); came {ndim!r}.")
-        name = next(iter(rule.inputs))
-        _, before, after = _variadic(rule.annotations[name])
-        least = before + after
-        if impossible := [n for n in wanted if n < least or (n > least and not _variadic(rule.annotations[name])[0])]:
-            at_least = "at least " if _variadic(rule.annotations[name])[0] else ""
-            raise ValueError(
-                f"ndim: {name} of {rule.name} has {at_least}{least} axes ({rule.annotations[name].dim_str}); "
-                f"came {impossible[0]}."
-            )
-        return cls(tuple((name, checked[name]) for name in given), tuple(dict.fromkeys(wanted)), min_size)
+        names = (given,) if isinstance(given, str) else tuple(dict.fromkeys(given))
+        if unknown := [name for name in names if name not in rule.inputs]:
+            raise ValueError(f"given: {rule.name} takes {list(rule.inputs)}; came {unknown[0]!r}.")
+        always = tuple(name for name in names if name in rule.absentable)  # the others are anyway
+        return cls(tuple((name, checked[name]) for name in values), _ranks(rule, ndim), min_size, given=always)
 
     @classmethod
     def from_options(cls, rule: Rule, options: Mapping[str, Any]) -> Declared:
         """From the keywords of `compare`."""
-        return cls.of(rule, options.get("hyper"), options.get("ndim"), options.get("min_size", 0))
+        return cls.of(rule, **{name: options[name] for name in KEYWORDS if name in options})
 
     def taking(self, rule: Rule, candidate: Any) -> Declared:
         """Of a function as reference, what the candidate's signature does not take is as the function has it: a fused
@@ -100,7 +102,8 @@ class Declared:
     def __str__(self) -> str:
         words = [f"{name} = {value}" for name, value in self.hyper if name not in self.assumed]
         words += [] if self.ndim is None else [f"ndim = {self.ndim}"]
-        return ", ".join(words + ([f"min_size = {self.min_size}"] if self.min_size else []))
+        words += [f"min_size = {self.min_size}"] if self.min_size else []
+        return ", ".join(words + [f"{name} given" for name in self.given])
 
     def rule(self, rule: Rule) -> Rule:
         """The rule with the declared values for its defaults."""
@@ -112,6 +115,7 @@ class Declared:
             (self.ndim is None or (inputs[0] is not None and inputs[0].ndim in self.ndim))
             and all(length >= self.min_size for x in inputs if x is not None for length in x.shape)
             and all(hyper.get(name, rule.defaults.get(name)) == value for name, value in self.hyper)
+            and not any(x is None and name in self.given for name, x in zip(rule.inputs, inputs, strict=True))
         )
 
     def completed(self, case: Case) -> Case:
@@ -195,6 +199,8 @@ class Declared:
 
 
 NOTHING = Declared()
+KEYWORDS = ("hyper", "ndim", "min_size", "given")
+"""Of `compare`: what makes a declaration."""
 
 
 def untaken(name: str, cases: Sequence[str], default: Any) -> str:
@@ -216,6 +222,25 @@ def _with_defaults(rule: Rule, hyper: tuple[tuple[str, Any], ...]) -> Rule:
     found = copy.copy(rule)
     found.defaults = {**rule.defaults, **dict(hyper)}
     return found
+
+
+def _ranks(rule: Rule, ndim: Any) -> tuple[int, ...] | None:
+    """The declared numbers of axes of the first input; None for any.  Raises ValueError for what it cannot have."""
+    if ndim is None:
+        return None
+    wanted = (ndim,) if isinstance(ndim, int) else tuple(ndim)
+    if not wanted or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in wanted):
+        raise ValueError(f"ndim must be numbers of axes, such as (2,) or (2, 4); came {ndim!r}.")
+    name = next(iter(rule.inputs))
+    variadic, before, after = _variadic(rule.annotations[name])
+    least = before + after
+    if impossible := [n for n in wanted if n < least or (n > least and not variadic)]:
+        at_least = "at least " if variadic else ""
+        raise ValueError(
+            f"ndim: {name} of {rule.name} has {at_least}{least} axes ({rule.annotations[name].dim_str}); "
+            f"came {impossible[0]}."
+        )
+    return tuple(dict.fromkeys(wanted))
 
 
 def _variadic(annotation: Any) -> tuple[str, int, int]:

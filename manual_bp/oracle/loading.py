@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,9 +15,9 @@ DUE = "a function vjp(inputs, dy, **hyper)"
 SUFFIX = ".py"
 
 
-def load(target: str, due: str = DUE) -> Callable[..., Any]:
+def load(target: str, due: str = DUE, also: tuple[type, ...] = ()) -> Any:
     """The callable that `package.module:name` or `path/to/file.py:name` means; modules of the current folder, or of the
-    file's, are found.  due: what it should be, in words.
+    file's, are found.  due: what it should be, in words.  also: kinds that need not be callable.
 
     Raises ValueError if there is no such module, file or name, or if it is not callable.
     """
@@ -36,9 +35,9 @@ def load(target: str, due: str = DUE) -> Callable[..., Any]:
             came = f"{named(error)}: {error}"
             raise ValueError(f"{target}: the module {place!r} cannot be imported: {came}.") from error
     found = attribute(module, name, target)
-    if not callable(found):
+    if not (callable(found) or isinstance(found, also)):
         raise ValueError(f"{target}: {due} is due; came a {named(found)}.")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def file_as_module(path: Path, first: bool = True) -> ModuleType:

@@ -32,9 +32,18 @@ def where_raised(raised: Sequence[tuple[str, Case]], answered: Sequence[Case], r
     if not raised:
         return []
     cases = [case for _, case in raised]
-    many = f"{len(cases)} case{'' if len(cases) == 1 else 's'}"
     if not answered:
-        return [f"it raises in {many}, and answers in none"]
+        return [f"it raises in {_many(cases)}, and answers in none"]
+    if needed := _never_answered_without(cases, answered, rule):
+        lacking = [case for case in cases if any(_is_absent(case, rule, name) for name in needed)]
+        names = ", ".join(map(repr, needed))
+        sentence = (
+            f"it raises in {_many(lacking)}, {_all_of(lacking)} {' or '.join(needed)} is absent; if it always has "
+            f"{'it' if len(needed) == 1 else 'them'}, declare given=({names},)"
+        )
+        others = [(text, case) for text, case in raised if case not in lacking]
+        return [sentence, *where_raised(others, answered, rule)]
+    many = _many(cases)
     name = next(iter(rule.inputs))  # which is always there
     ranks = sorted({case.inputs[0].ndim for case in answered})
     # It is meant for those numbers of axes of which it answered every case but ones with a short axis.
@@ -53,10 +62,32 @@ def where_raised(raised: Sequence[tuple[str, Case]], answered: Sequence[Case], r
             where.append("an axis is empty" if least == 1 else f"an axis is shorter than {least}")
             declare.append(f"min_size={least}")
         return [
-            f"it raises in {many}, {'in which' if len(cases) == 1 else 'in all of which'} {' or '.join(where)}; "
+            f"it raises in {many}, {_all_of(cases)} {' or '.join(where)}; "
             f"if it is not meant for these, declare {', '.join(declare)}"
         ]
     return [f"it raises in {many}, such as {cases[0].name!r}, and answers in {len(answered)}"]
+
+
+def _many(cases: Sequence[Case]) -> str:
+    return f"{len(cases)} case{'' if len(cases) == 1 else 's'}"
+
+
+def _all_of(cases: Sequence[Case]) -> str:
+    return "in which" if len(cases) == 1 else "in all of which"
+
+
+def _never_answered_without(raised: Sequence[Case], answered: Sequence[Case], rule: Rule) -> list[str]:
+    """The inputs without which it raised, and never answered."""
+    return [
+        name
+        for name in rule.inputs
+        if any(_is_absent(case, rule, name) for case in raised)
+        and not any(_is_absent(case, rule, name) for case in answered)
+    ]
+
+
+def _is_absent(case: Case, rule: Rule, name: str) -> bool:
+    return case.inputs[list(rule.inputs).index(name)] is None
 
 
 def _of(cases: Sequence[Case], rank: int) -> list[Case]:

@@ -89,7 +89,9 @@ def _other_ways(candidate: Vjp, rule: Rule, record: Record) -> Iterator[Fault]:
             continue
         if not others:
             inputs = tuple(None if x is None else other(x) for x in case.inputs)
-            moved = replace(case, inputs=inputs, hyper=other_hyper(case.hyper))
+            taken = passable(candidate, rule, case.hyper)
+            assert isinstance(taken, dict)  # it has answered at this case
+            moved = replace(case, inputs=inputs, hyper={**case.hyper, **other_hyper(taken)})
             others.append(call(candidate, rule, moved).results)
         positions = [p + len(rule.outputs) for p in positions]
         faults = list(_departing(rule, record, called.results, positions, own_name, others[0]))

@@ -9,6 +9,7 @@ The idea is that of Wycheproof's test vectors: each case says which mistakes it 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,7 +31,8 @@ SCHEMA = 1
 # More elements would say what fewer say; so the file of a rule stays below a few megabytes.
 LARGEST = 200
 HOW = (
-    "a result is right if at every element |got - due| <= allowance; where the allowance is inf, anything is right; "
+    'what JSON lacks is written as "nan", "inf" and "-inf"; a result is right if at every element |got - due| <= '
+    "allowance; where the allowance is inf, anything is right; "
     "elsewhere a due nan or infinity must be met exactly, and an exact 0 is right where |due| is below the smallest "
     "normal number of the dtype, which hardware may flush"
 )
@@ -155,27 +157,26 @@ def vectors(rule: Rule, dtype: torch.dtype) -> Vectors:
 def recorded(document: Mapping[str, Any]) -> tuple[list[Case], torch.dtype]:
     """The cases of a document of `vectors` with what a program `got` in each, for `compare(None, rule, cases=...)`.
 
-    got: by result, an array as in the document, or a list of its numbers; null for None.  A case without `got` is left
-    out, and so is a result that is not there.
+    got: by result, an array as in the document, or a list of its numbers; null for None.  A case without `got` holds
+    none, so that what it is there for is not tested.
     Raises ValueError for what is no such document, and if nothing was recorded.
     """
     try:
-        dtype = getattr(torch, document["dtype"])
-        results = document["results"]
-        cases = [_recorded(case, results, dtype) for case in document["cases"] if "got" in case]
+        dtype, results, entries = getattr(torch, document["dtype"]), document["results"], document["cases"]
+        if not any("got" in entry for entry in entries):
+            raise ValueError(
+                "results must be recorded under `got` in the cases of a document of manual-bp vectors; no case has it. "
+                'Write got = {"y": [...], "dx": [...]} beside `due`.'
+            )
+        cases = [_recorded(entry, results, dtype) for entry in entries]
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         must = "results must be a document of manual-bp vectors, with `got` in its cases"
         raise ValueError(f"{must}; {type(error).__name__}: {error}.") from error
-    if not cases:
-        raise ValueError(
-            "results must be recorded under `got` in the cases of a document of manual-bp vectors; no case has it. "
-            'Write got = {"y": [...], "dx": [...]} beside `due`.'
-        )
     return cases, dtype
 
 
 def _recorded(case: Mapping[str, Any], results: list[str], dtype: torch.dtype) -> Case:
-    got = dict(case["got"])
+    got = dict(case.get("got") or {})
     if unknown := got.keys() - set(results):
         raise ValueError(f"case {case['name']!r}: got must hold some of {results}; came {sorted(unknown)[0]!r}.")
     outputs = [name for name in results if name in ("y", *(n for n in results if n.startswith("y.")))]
@@ -183,7 +184,8 @@ def _recorded(case: Mapping[str, Any], results: list[str], dtype: torch.dtype) -
     def result(name: str) -> Any:
         if name not in got:
             return NOT_RECORDED
-        return None if got[name] is None else _tensor(got[name], case["due"][name], dtype)
+        where = f"got[{name!r}] of case {case['name']!r}"
+        return None if got[name] is None else _tensor(got[name], case["due"][name], dtype, where)
 
     inputs = tuple(None if x is None else _tensor(x, x, getattr(torch, x["dtype"])) for x in case["inputs"].values())
     dy = tuple(_tensor(d, d, getattr(torch, d["dtype"])) for d in case["dy"].values())
@@ -199,18 +201,29 @@ def _recorded(case: Mapping[str, Any], results: list[str], dtype: torch.dtype) -
     )
 
 
-def _tensor(numbers: Any, like: Mapping[str, Any] | None, dtype: torch.dtype) -> Tensor:
-    """Numbers as a tensor of their own shape if they say one, else of that of what is due, if they are as many."""
+def _tensor(numbers: Any, like: Mapping[str, Any] | None, dtype: torch.dtype, where: str = "it") -> Tensor:
+    """Numbers as a tensor of their own shape if they say one, else of that of what is due, if they are as many.
+
+    Raises ValueError, naming `where`, for what is no number.
+    """
     data = numbers["data"] if isinstance(numbers, Mapping) else numbers
     shaped = numbers if isinstance(numbers, Mapping) else like
-    flat = torch.tensor(_floats(data), dtype=torch.float64) if dtype.is_floating_point else torch.tensor(data)
+    flat = torch.tensor(_floats(data, where), dtype=torch.float64) if dtype.is_floating_point else torch.tensor(data)
     found = flat.to(dtype)
     shape = found.shape if shaped is None else torch.Size(shaped["shape"])
     return found.reshape(shape) if found.numel() == shape.numel() else found
 
 
-def _floats(data: Any) -> Any:
-    return [_floats(x) for x in data] if isinstance(data, list) else float(data)
+def _floats(data: Any, where: str) -> Any:
+    if isinstance(data, list):
+        return [_floats(x, where) for x in data]
+    try:
+        return float(data)
+    except (TypeError, ValueError):
+        # JavaScript's JSON.stringify writes null for NaN and for infinities.
+        raise ValueError(
+            f'{where} must hold numbers, and what JSON lacks as "nan", "inf" or "-inf"; came {json.dumps(data)}.'
+        ) from None
 
 
 def _vector(rule: Rule, found: Evidence, dtype: torch.dtype) -> Vector:

@@ -228,3 +228,46 @@ def test_without_autograd_of_the_page_it_is_said_once(monkeypatch):
     report = compare(rule.vjp, rule)
     assert report.passed
     assert sum("no twin" in text for text in report.not_tested) == 1
+
+
+def kernel_with_weight(rule):
+    """A kernel that always has its optional inputs, as most have."""
+
+    def vjp(inputs, dy, **hyper):
+        for x in inputs:
+            x.shape  # noqa: B018 (None has none)
+        return rule.vjp(inputs, dy, **hyper)
+
+    return vjp
+
+
+OPTIONAL = next(rule for rule in bp.RULES.values() if rule.absentable and rule.has_backward and not rule.elementwise)
+
+
+def test_inputs_that_are_always_there_are_declared():
+    (name, *_) = names = [name for name in OPTIONAL.inputs if name in OPTIONAL.absentable]
+    kernel = kernel_with_weight(OPTIONAL)
+    report = compare(kernel, OPTIONAL, diagnose=0)
+    assert not report.passed
+    declared = f"declare given=({', '.join(map(repr, names))},)"
+    assert declared in report.diagnoses[0], report.diagnoses
+    passed = compare(kernel, OPTIONAL, diagnose=0, given=names)
+    assert passed.passed, str(passed)
+    assert any(f"{name} given" in text for text in passed.not_tested)
+    assert all(x is not None for case in made(OPTIONAL.name, given=names)[1] for x in case.inputs)
+    with pytest.raises(ValueError, match=r"given: .* takes .*; came 'no_such'"):
+        compare(kernel, OPTIONAL, given="no_such")
+
+
+def test_a_pair_of_functions_is_called_without_what_it_does_not_take():
+    """In other orders too."""
+    rule = next(r for r in bp.RULES.values() if r.elementwise and len(r.inputs) == 1 and r.defaults)
+    (hyper, value), *_ = rule.defaults.items()
+
+    def forward(x):
+        return rule.forward(x, **{hyper: value})
+
+    candidate = from_functions(forward, lambda dy, kept: rule.backward(kept, dy), arrays="torch")
+    report = compare(candidate, rule, hyper=rule.defaults, diagnose=0)
+    assert report.passed, str(report)
+    assert not [text for text in report.findings if "raises" in text]

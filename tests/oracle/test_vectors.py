@@ -94,6 +94,31 @@ def test_a_mistake_is_rejected_and_named_from_its_file(tmp_path):
     assert f"known mistake '{mistake.name}'" in " ".join(result.output.split())
 
 
+def test_cases_without_results_are_not_passed(tmp_path):
+    document, _ = with_results(ELEMENTWISE, written(ELEMENTWISE), ELEMENTWISE.candidate)
+    for case in document["cases"][3:]:
+        del case["got"]
+    (tmp_path / "results.json").write_text(json.dumps(document))
+    result = CliRunner().invoke(app, ["check", str(tmp_path / "results.json"), "--against", ELEMENTWISE.name])
+    assert result.exit_code == 1
+    words = " ".join(result.output.split())
+    assert "NOT TESTED: nothing is wrong in 3 cases" in words
+    assert f"{len(document['cases']) - 3} cases without results" in words
+
+
+def test_null_for_a_number_is_said_with_its_place(tmp_path):
+    """As JSON.stringify writes NaN."""
+    document, _ = with_results(ELEMENTWISE, written(ELEMENTWISE), ELEMENTWISE.candidate)
+    case = next(case for case in document["cases"] if case["got"]["dx"])
+    case["got"]["dx"][0] = None
+    (tmp_path / "results.json").write_text(json.dumps(document))
+    result = CliRunner().invoke(app, ["check", str(tmp_path / "results.json"), "--against", ELEMENTWISE.name])
+    assert result.exit_code == 2
+    words = " ".join(result.output.split())
+    assert f"got['dx'] of case {case['name']!r} must hold numbers" in words
+    assert '"nan", "inf" or "-inf"; came null' in words
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

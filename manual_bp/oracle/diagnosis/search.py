@@ -215,7 +215,7 @@ class Search:
                     continue
                 if sample.agrees(value):
                     self._confirm(edit, argument, by)
-                elif value.shape == sample.got.shape and argument not in self.exact:
+                elif value.shape == sample.got.shape == sample.expected.shape and argument not in self.exact:
                     share = float((sample.right_by(value) & sample.wrong).sum() / sample.wrong.sum().clamp(min=1))
                     if share == 1 and int(sample.wrong.sum()) >= EVIDENT:
                         self._confirm(edit, argument, by)
@@ -297,7 +297,7 @@ class Search:
         """Whether what an edit gives in a case hangs on the roundings of its inputs, so that a program need not give
         the same."""
         sample = point.samples[argument]
-        if value.shape != sample.got.shape:
+        if not value.shape == sample.got.shape == sample.expected.shape:
             return False
         try:
             program = point.traced(by, moved=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ def grade(
     hyper: Mapping[str, Any] | None = None,
     ndim: Any = None,
     min_size: int = 0,
+    given: str | Sequence[str] = (),
     inputs: Mapping[str, Any] | None = None,
     diagnose: float = 3.0,
     started: Started | None = None,
@@ -64,7 +65,7 @@ def grade(
         grading, so that it can be known before; a shape, or a function that draws, is not.
     seeds: "fresh", from the operating system, or the seed of an earlier verdict.
     timeout, memory, processes: what it may take (`Limits`).
-    strict, conventions, hyper, ndim, min_size: as for `compare`.
+    strict, conventions, hyper, ndim, min_size, given: as for `compare`.
     diagnose: seconds that the search for the cause may take; 0 for none, and then it ends at the first case that is
         wrong.
     started: a process that `manual_bp.keeper.kept` has begun to start, for this program alone; its limits hold.
@@ -77,7 +78,7 @@ def grade(
         raise ValueError(f"dtype must be one of {[str(d) for d in DTYPES]}; came {dtype}.")
     target = _target(program)
     chosen_conventions = Conventions.declared(rule, conventions)
-    declared = Declared.of(rule, hyper, ndim, min_size)
+    declared = Declared.of(rule, hyper, ndim, min_size, given)
     with kept(Limits(timeout, memory, processes)) if started is None else nullcontext(started) as ready:
         process = Process(ready)
         run = Run(declared.rule(rule), dtype, device, seed, chosen_conventions, declared, strict)
