@@ -78,6 +78,12 @@ def _train() -> Schema:
     return {**record, "$defs": parts}
 
 
+def _predict() -> Schema:
+    answers = {**_list({"type": "integer"}), "description": "The class of each example."}
+    sure = {"type": ["array", "null"], "items": NUMBER, "description": "Of each answer, where outputs are such."}
+    return _written_by("predict", {"answers": answers, "probabilities": sure, "accuracy": OPTIONAL}, {})
+
+
 def _vectors() -> Schema:
     from manual_bp.oracle.vectors import SCHEMA, Vectors
 
@@ -120,6 +126,7 @@ DOCUMENTS: Mapping[str, tuple[str, Callable[[], Schema]]] = {
     "audit": ("What manual-bp audit --json writes; its report is AuditReport.to_json()", _audit),
     "grade": ("What manual-bp grade prints; Verdict.to_json()", _grade),
     "lockstep": ("What manual-bp lockstep --json writes", _lockstep),
+    "predict": ("What manual-bp predict --json writes", _predict),
     "vectors": ("A file of manual-bp vectors: RULE.DTYPE.json", _vectors),
     "bench": ("What manual-bp bench --json writes", _bench),
     "train": ("One line of metrics.jsonl, of manual-bp train --out", _train),

@@ -22,6 +22,7 @@ from manual_bp.cli.book import book
 from manual_bp.cli.check import check
 from manual_bp.cli.grade import grade
 from manual_bp.cli.lockstep import lockstep
+from manual_bp.cli.predict import predict
 from manual_bp.cli.rules import list_rules
 from manual_bp.cli.sample import sample
 from manual_bp.cli.schema import schema
@@ -43,6 +44,7 @@ app.command(rich_help_panel=OWN)(grade)
 app.command(rich_help_panel=OWN)(vectors)
 app.command(rich_help_panel=NETWORKS)(lockstep)
 app.command(rich_help_panel=NETWORKS)(train)
+app.command(rich_help_panel=NETWORKS)(predict)
 app.command(rich_help_panel=NETWORKS)(sample)
 app.command("rules", rich_help_panel=READING)(list_rules)
 app.command(rich_help_panel=READING)(book)

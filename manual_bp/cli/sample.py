@@ -23,17 +23,16 @@ def sample(
     For example: manual-bp sample --model runs/gpt-1 --prompt "The yield"
     """
     with usage():
-        from manual_bp.training.run import MODEL
         from manual_bp.training.sampling import sample as drawn
-        from manual_bp.training.saved import load_model
+        from manual_bp.training.saved import model_of
         from manual_bp.training.text import Symbols
 
-        if model.is_dir() and not (model / MODEL).is_file():
+        saved = model_of(model)
+        if not saved.symbols:
             raise ValueError(
-                f"--model must name the folder of a run that has ended; {str(model)!r} holds no {MODEL}. Go on with "
-                f"it: manual-bp train --out {model} --resume"
+                f"--model must be of a network that learned text; {str(model)!r} is a {saved.model.name} for classes. "
+                f"Ask it for classes: manual-bp predict DATA --model {model}"
             )
-        saved = load_model(model / MODEL if model.is_dir() else model)
         symbols = Symbols(saved.symbols)
         one_thread()
         tokens = drawn(

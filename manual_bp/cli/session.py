@@ -105,12 +105,11 @@ class Session:
 
     def _conclude(self, checkpoint: Checkpoint) -> bool:
         """Whether all is well."""
-        from manual_bp.files import write_atomically
-        from manual_bp.training.checkpoint import tensors_as_bytes
         from manual_bp.training.confusion import confusion, in_words
         from manual_bp.training.fit import answers_of, examine
         from manual_bp.training.overfitting import overfitting
         from manual_bp.training.run import CHECKPOINT, METRICS, MODEL
+        from manual_bp.training.saved import SavedModel
 
         run, best = self.run, self.run.best(checkpoint)
         n, labels = len(run.test.x), run.test.labels
@@ -121,8 +120,8 @@ class Session:
         say(self._ending(checkpoint))
         out.print(said, style="bold")
         say(in_words(counts))
-        about = {"model": run.step.model.name, "accuracy": str(right / n)}
-        write_atomically(self.folder / MODEL, tensors_as_bytes({**best.params, **best.buffers}, about))
+        saved = SavedModel(run.step.model, best.params, best.buffers, loss=run.step.loss.name)
+        saved.save(self.folder / MODEL, {"accuracy": str(right / n)})
         flow, flat = examine(run.step, best, run.training)
         found = overfitting([r.training_loss for r in self.records], [r.validation_loss for r in self.records])
         for name, verdict in (("over-fitting", found.verdict), ("gradient", flow.verdict)):

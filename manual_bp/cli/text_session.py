@@ -43,7 +43,7 @@ class TextSession(Session):
         said = f"validation loss {loss:.4f} nats per {unit} ({bits}), {right:.1%} of them guessed".replace("%", " %")
         say(self._ending(checkpoint))
         out.print(said, style="bold")
-        saved = SavedModel(run.step.model, best.params, best.buffers, run.symbols)
+        saved = SavedModel(run.step.model, best.params, best.buffers, run.symbols, run.step.loss.name)
         saved.save(self.folder / MODEL, {"validation_loss": str(loss)})
         say(f"a sample, at temperature {TEMPERATURE}:")
         say(self._sample(saved))

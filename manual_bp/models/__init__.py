@@ -1,8 +1,14 @@
 """Models: compositions of layers, with their parameters' names and initial values."""
 
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
 from manual_bp.models.gpt import gpt
 from manual_bp.models.mlp import mlp
 from manual_bp.models.model import Model
 from manual_bp.models.residual_mlp import residual_mlp
 
-__all__ = ["Model", "gpt", "mlp", "residual_mlp"]
+KINDS: Mapping[str, Callable[..., Model]] = MappingProxyType({f.__name__: f for f in (gpt, mlp, residual_mlp)})
+"""What makes a model, by its `name`: KINDS[model.name](**model.config) is it again."""
+
+__all__ = ["KINDS", "Model", "gpt", "mlp", "residual_mlp"]
