@@ -11,8 +11,8 @@ from manual_bp.book.lexer import RELATIONS
 from manual_bp.book.mathml import formula
 from manual_bp.book.tree import Node, Sign, Words
 
-LONG = 40
-"""Characters of a cell that is folded rather than pushed out of the column."""
+LONG, WIDE = 40, 60
+"""Characters of a cell, and of a row, that are folded rather than pushed out of the column."""
 
 
 def rows_of(block: Display) -> dict[str, Any]:
@@ -40,16 +40,17 @@ def _row(row: Row, *, by_case: bool) -> dict[str, Any]:
     left, right = _sides(first)
     if left and not left.endswith("</math>"):  # "x by", with the space of words
         left += "&nbsp;"
-    return _columns(left, " ".join([right, _side_by_side(others)]).strip(), groups[1:])
+    is_wide = sum(len(cell.text) for cell in row.cells) > WIDE
+    return _columns(left, " ".join([right, _side_by_side(others)]).strip(), groups[1:], is_wide=is_wide)
 
 
-def _columns(left: str, right: str, rest: Iterable[Iterable[Cell]]) -> dict[str, Any]:
-    """A row for its template."""
+def _columns(left: str, right: str, rest: list[list[Cell]], *, is_wide: bool = False) -> dict[str, Any]:
+    """A row for its template; is_wide: what stands beside the formula is folded to make room."""
     from markupsafe import Markup
 
     beside = [
-        (Markup(_side_by_side(group)), "long" if sum(len(cell.text) for cell in group) > LONG else "")
-        for group in map(list, rest)
+        (Markup(_side_by_side(group)), "long" if is_wide or sum(len(cell.text) for cell in group) > LONG else "")
+        for group in rest
     ]
     line = f"{left}&#8203;{right}"  # a relation brings its own space
     return {"left": Markup(left), "right": Markup(right), "line": Markup(line), "rest": beside}

@@ -164,7 +164,7 @@ def _is_hard(word: str, names: Collection[str]) -> bool:
         return True
     if bare in ("a", "A", "I"):
         return False
-    if bare in SPELT and bare in names:
+    if (bare in SPELT and bare in names) or (bare.endswith("'") and bare.rstrip("'") in FUNCTIONS):
         return True
     if bare.startswith("d") and len(bare) > 2 and bare[1:] in names:
         return True

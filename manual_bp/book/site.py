@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 NOTATION = (
     "Write dy for the cotangent of y, the derivative of the cost by y; for every input x a page derives dx from it."
 )
+_STOPPED = re.compile(r"[(\[]?<math>(?:(?!</math>).)*</math>[.,;:)\]?!]+|[(\[]<math>(?:(?!</math>).)*</math>")
 SHARED = ("style.css", "search.js")
 """Files that every page uses."""
 
@@ -219,7 +220,7 @@ class Book:
                 parts.append(f'<a href="{root}{link.path}">{code}</a>' if link else code)
             else:
                 parts.append(formula(part.tree))
-        return Markup("".join(parts))
+        return Markup(_kept_together("".join(parts)))
 
     def _index(self) -> Iterator[dict[str, Any]]:
         """What the search knows: chapters, pages, and their mistakes."""
@@ -233,6 +234,11 @@ class Book:
                     yield _entry(
                         f"{path}#{anchor(mistake.name)}", mistake.name, where, f"{page.name} {mistake.forgets}", 0
                     )
+
+
+def _kept_together(html: str) -> str:
+    """A formula with the bracket before it and the stop behind it, so that no line begins with a stop."""
+    return _STOPPED.sub(r'<span class="whole">\g<0></span>', html)
 
 
 def anchor(name: str) -> str:

@@ -204,6 +204,7 @@ def test_what_cannot_be_read_says_file_line_and_column():
             ["(x² + 3x)/6", "(2x + 3)/6", "e^x = y/alpha + 1"],
         ),
         ("At 0 the slopes are λ and λ α = 1.758; this page", ["λ", "λ α = 1.758"]),
+        ("σ' and tanh' are taken at x, the page's own", ["σ'", "tanh'", "x"]),
         ("as min(weight, (1 + t)/(10 + t)) in others", ["min(weight, (1 + t)/(10 + t))"]),
         ("takes alpha there (x is 2), as https://example.org/x_y does", ["alpha", "x"]),
     ],
