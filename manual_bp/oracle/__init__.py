@@ -7,6 +7,7 @@ from manual_bp.oracle.case import NOT_RECORDED, Case
 from manual_bp.oracle.checking import GradientMismatch, check, compare
 from manual_bp.oracle.grading.grade import grade
 from manual_bp.oracle.grading.verdict import Verdict
+from manual_bp.oracle.optimizers import compare_optimizer, of_optimizer, of_transformation
 from manual_bp.oracle.report import Mismatch, Report
 
 __all__ = [
@@ -21,6 +22,9 @@ __all__ = [
     "audit",
     "check",
     "compare",
+    "compare_optimizer",
     "from_functions",
     "grade",
+    "of_optimizer",
+    "of_transformation",
 ]

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from manual_bp.inputs import Edge, Input, Mistake, constant, normal, require
+from manual_bp.inputs import Edge, Input, Mistake, Value, constant, normal, require
 
 
 class Outputs(NamedTuple):
@@ -127,6 +127,22 @@ def _mistake(name: str, forgets: str, shows: str) -> Mistake:
 
     return Mistake(name, formula, forgets, shows)
 
+
+def _added_first(
+    param: Tensor, grad: Tensor, exp_avg: Tensor, lr: float, beta1: float, beta2: float, weight_decay: float
+) -> Outputs:
+    u = torch.sign(beta1 * exp_avg + (1 - beta1) * grad)
+    return Outputs(param - lr * (u + weight_decay * param), beta2 * exp_avg + (1 - beta2) * grad)
+
+
+VALUES = (
+    Value(
+        "sign and decay added before lr",
+        _added_first,
+        forgets="that their sum is rounded as a number above 1 (optax has it so)",
+        shows="where parameter and step cancel",
+    ),
+)
 
 MISTAKES = (
     _mistake("uphill", "that a step goes against the gradient", "everywhere"),
