@@ -74,9 +74,9 @@ def generated(
                 yield case
 
     edges = [Edge("ordinary"), *(edge for edge in rule.edges if not edge.raises)]
-    found = list(cases(declared.edges(rule, edges, usual)))
-    if declared:  # not every edge is one for other values and axes
-        found = [found[0], *(case for case in found[1:] if _is_defined(rule, case))]
+    ordinary, *others = declared.edges(rule, edges, usual)
+    # Not every edge is one for other values and axes.
+    found = [*cases([ordinary]), *(defined(others) if declared else cases(others))]
     found += defined(declared.edges(rule, [*_absences(rule), *indexed(rule)], usual))
     sizes = declared.sizes(rule, (edge for edge in _sizes(rule) if fits(rule, edge, usual)), usual)
     rows = list(cases(_one_row(rule)))

@@ -66,6 +66,7 @@ OF_ROWS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "amax and argmax": lambda x, i: torch.amax(x, -1) + torch.argmax(x, -1),
     "gather": lambda x, i: torch.gather(x, 1, i[:, None]) + x[i],
     "remainder": lambda x, i: x[(i - 20) % 7] + (i - 20) % 7,
+    "clone": lambda x, i: x.clone(memory_format=torch.contiguous_format),
     "index_add": lambda x, i: torch.zeros_like(x).index_add(0, i, x),
 }
 """Of a matrix of whole numbers, (n, n), and an index of its rows: no order of summation rounds."""

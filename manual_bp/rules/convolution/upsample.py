@@ -1,0 +1,348 @@
+"""Upsampling: more places, whose numbers are taken from the nearest ones or lie between them.
+
+Each axis of space (1, 2 or 3) gets `scale` times as many places, a whole number, by itself.  With n places before and
+place l after, one axis gives
+
+    nearest                y_l = x_i,                         i = ⌊l / scale⌋
+    linear                 y_l = (1 − λ) x_i + λ x_{i+1},     i = ⌊q⌋,  λ = q − i
+        align_corners=False    q = max((l + ½) / scale − ½, 0):  places are cells, whose centres are compared
+        align_corners=True     q = l (n − 1) / (scale n − 1):    the first and the last number stay at the ends
+
+and x_{i+1} is x_i again behind the last.  Several axes are done one after another, which gives bilinear and trilinear
+interpolation.
+
+Derivation.  On one axis y = A x with a matrix A that does not depend on x, so dx = Aᵀ dy: what a place gave, with which
+weight, it is given back.
+
+    nearest    dx_i = Σ_{l: ⌊l / scale⌋ = i} dy_l,   the sum of a block of scale places
+    linear     dx_i = Σ_{l: ⌊q⌋ = i} (1 − λ_l) dy_l + Σ_{l: ⌊q⌋ + 1 = i} λ_l dy_l
+
+A of several axes is the product of those of each, in any order, and so is its transpose.
+
+q is a fraction of whole numbers, so that i is found in whole numbers, and λ as so many parts of one.  Where q is a
+floating-point number, as in torch, λ = q − i has lost as many digits as i has: at the 1000th place three of the seven
+of float32.
+
+Source: Gonzalez & Woods, "Digital Image Processing", section 2.4.4; Odena, Dumoulin & Olah, "Deconvolution and
+Checkerboard Artifacts" (Distill, 2016).
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from manual_bp.inputs import Edge, Input, Mistake, Value, normal, require
+from manual_bp.rules.convolution._space import PerAxis, per_axis
+
+
+class Residuals(NamedTuple):
+    """y is linear in x: no number of x is needed, only how long it is."""
+
+    batch: int
+    channels: int
+    space: tuple[int, ...]
+    scale: tuple[int, ...]
+    mode: str
+    align_corners: bool
+
+
+def forward(
+    x: Float[Tensor, "batch channels *space"],
+    *,
+    scale: int | tuple[int, ...],
+    mode: Literal["nearest", "linear"] = "nearest",
+    align_corners: bool = False,
+) -> tuple[Float[Tensor, "batch channels *steps"], Residuals]:
+    axes = x.ndim - 2
+    require(1 <= axes <= 3, "upsample: there must be 1, 2 or 3 axes of space", axes, "Reshape x.")
+    each = per_axis("upsample: scale", scale, axes)
+    require(min(each) >= 1, "upsample: scale must be a whole number of at least 1", each, "")
+    require(min(x.shape[1:]) >= 1, "upsample: there must be a channel, and a place on each axis", tuple(x.shape), "")
+    must = "upsample: align_corners says where numbers stand between which others lie"
+    require(mode == "linear" or not align_corners, must, f"mode = {mode!r}", 'Pass mode="linear", or leave it out.')
+    y = _up(x, each, mode, align_corners)
+    return y, Residuals(x.shape[0], x.shape[1], tuple(x.shape[2:]), each, mode, align_corners)
+
+
+def backward(
+    residuals: Residuals, dy: Float[Tensor, "batch channels *steps"]
+) -> tuple[Float[Tensor, "batch channels *space"]]:
+    *_, space, scale, mode, align_corners = residuals
+    return (_down(dy, space, scale, mode, align_corners),)
+
+
+class _Between(NamedTuple):
+    """Of every place after, on one axis: i, and i + 1 within the axis, and their weights: so many of `parts` parts."""
+
+    lower: Tensor
+    upper: Tensor
+    of_lower: Tensor
+    of_upper: Tensor
+    parts: int
+
+
+def _between(length: int, times: int, align_corners: bool, like: Tensor) -> _Between:
+    after = torch.arange(length * times, device=like.device)
+    if align_corners:
+        numerator, denominator = after * (length - 1), max(length * times - 1, 1)
+    else:
+        numerator, denominator = (2 * after + 1 - times).clamp(min=0), 2 * times
+    lower = numerator // denominator
+    of_upper = numerator - lower * denominator
+    return _Between(lower, (lower + 1).clamp(max=length - 1), denominator - of_upper, of_upper, denominator)
+
+
+def _up(
+    x: Tensor, scale: tuple[int, ...], mode: str, align_corners: bool, between: Callable[..., _Between] = _between
+) -> Tensor:
+    """A x, one axis after another."""
+    for axis, times in enumerate(scale, start=2):
+        if mode == "nearest":
+            x = torch.repeat_interleave(x, times, axis)
+        else:
+            lower, upper, *weights, parts = between(x.shape[axis], times, align_corners, x)
+            of_lower, of_upper = (_along(weight, axis, x.ndim) for weight in weights)
+            part = x / parts  # first, so that nothing overflows
+            x = torch.index_select(part, axis, lower) * of_lower + torch.index_select(part, axis, upper) * of_upper
+    return x
+
+
+def _down(
+    dy: Tensor,
+    space: tuple[int, ...],
+    scale: tuple[int, ...],
+    mode: str,
+    align_corners: bool,
+    between: Callable[..., _Between] = _between,
+) -> Tensor:
+    """Aᵀ dy, one axis after another."""
+    for axis, (length, times) in enumerate(zip(space, scale, strict=True), start=2):
+        before, after = dy.shape[:axis], dy.shape[axis + 1 :]
+        if mode == "nearest":
+            dy = dy.reshape(*before, length, times, *after).sum(axis + 1)
+        else:
+            lower, upper, *weights, parts = between(length, times, align_corners, dy)
+            of_lower, of_upper = (_along(weight, axis, dy.ndim) for weight in weights)
+            part = dy / parts
+            zeros = torch.zeros(*before, length, *after, dtype=dy.dtype, device=dy.device)
+            dy = zeros.index_add(axis, lower, part * of_lower).index_add(axis, upper, part * of_upper)
+    return dy
+
+
+def _along(weight: Tensor, axis: int, ndim: int) -> Tensor:
+    """Numbers of one axis, shaped to meet a tensor on it."""
+    return weight.reshape([-1 if axis == other else 1 for other in range(ndim)])
+
+
+def steps(space: tuple[int, ...], scale: PerAxis) -> tuple[int, ...]:
+    """How many places there are on each axis."""
+    return tuple(n * times for n, times in zip(space, per_axis("scale", scale, len(space)), strict=True))
+
+
+INPUTS = {"x": Input(normal())}
+HYPER = {"scale": 2}
+AXES = {"steps": steps}
+SIZES = {"channels": 2, "space": (3, 4)}
+USUAL = {"scale": (3, (1, 3))}
+
+_INF = float("inf")
+_MODES: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("nearest", {}),
+    ("linear", {"mode": "linear"}),
+    ("linear, corners aligned", {"mode": "linear", "align_corners": True}),
+)
+_SHAPES: tuple[tuple[str, PerAxis, dict[str, int | tuple[int, ...]]], ...] = (
+    ("one axis of space", 3, {"space": (5,)}),
+    ("three axes of space", (2, 1, 3), {"batch": 2, "channels": 1, "space": (2, 3, 2)}),
+    ("each axis by itself", (3, 2), {}),
+    ("an even scale beyond 2", (4, 6), {"batch": 1}),
+    ("a scale of 1", 1, {}),
+    ("one place", 3, {"space": (1, 1)}),
+    ("one place on one axis", 2, {"space": (1, 3)}),
+    ("a scale of 7", (7, 5), {"batch": 1, "channels": 1}),
+    ("far from the first place", 3, {"batch": 1, "channels": 1, "space": (400,)}),
+    ("empty batch", 2, {"batch": 0}),
+)
+
+EDGES = (
+    *(Edge(f"{words}, {name}", {"scale": n, **given}, sizes) for name, given in _MODES for words, n, sizes in _SHAPES),
+    Edge("an infinity, nearest", {"x": [[[1.0, _INF, 2.0]]]}),
+    Edge("infinite cotangents, nearest", {"dy": [[[_INF, 1.0, 2.0, 3.0]]]}, {"batch": 1, "channels": 1, "space": (2,)}),
+    Edge("large numbers beside small ones, linear", {"x": [[[1e30, 1.0, -1e30, 1e-30]]], "mode": "linear"}),
+    Edge("no axis of space", sizes={"space": ()}, raises=ValueError),
+    Edge("no place", sizes={"space": (0, 3)}, raises=ValueError),
+    Edge("scale of 0", {"scale": 0}, raises=ValueError),
+    Edge("three scales for two axes", {"scale": (2, 2, 2)}, raises=ValueError),
+    Edge("corners aligned to the nearest", {"align_corners": True}, raises=ValueError),
+)
+
+
+class _Right:
+    """The right formula by matrices of each axis, from which wrong ones are made."""
+
+    def __init__(self, x: Tensor, dy: Tensor, scale: PerAxis, mode: str, align_corners: bool) -> None:
+        self.x, self.dy, self.mode, self.align_corners = x, dy, mode, align_corners
+        self.space, self.scale = x.shape[2:], per_axis("scale", scale, x.ndim - 2)
+
+    def matrix(self, axis: int) -> Tensor:
+        """A of one axis: (after, before)."""
+        if self.mode == "nearest":
+            return self.nearest(axis)
+        return self.linear(axis, self.align_corners)
+
+    def nearest(self, axis: int, turn: int = 0) -> Tensor:
+        """turn: to which of the places after, beside the first of its block, a block is moved."""
+        n, times = self.space[axis], self.scale[axis]
+        block = (torch.arange(n * times, device=self.x.device) + turn) // times
+        return (block.clamp(max=n - 1)[:, None] == torch.arange(n, device=self.x.device)).to(self.x.dtype)
+
+    def linear(self, axis: int, align_corners: bool) -> Tensor:
+        n, times = self.space[axis], self.scale[axis]
+        lower, upper, of_lower, of_upper, parts = _between(n, times, align_corners, self.x)
+        places = torch.arange(n, device=self.x.device)
+        whole = (lower[:, None] == places) * of_lower[:, None] + (upper[:, None] == places) * of_upper[:, None]
+        return whole.to(self.x.dtype) / parts
+
+    def dx(self, matrix: Callable[[int], Tensor] | None = None) -> tuple[Tensor]:
+        """Aᵀ dy on every axis."""
+        found = self.dy
+        for axis in range(len(self.space)):
+            of_axis = (matrix or self.matrix)(axis)
+            found = (found.movedim(2 + axis, -1) @ of_axis).movedim(-1, 2 + axis)
+        return (found,)
+
+
+def _of(formula: Callable[[_Right], tuple[Tensor]]) -> Callable[..., Any]:
+    return lambda **p: formula(_Right(**p))
+
+
+def _picked(r: _Right) -> tuple[Tensor]:
+    found = r.dy
+    for axis, times in enumerate(r.scale, start=2):
+        found = found[(slice(None),) * axis + (slice(None, None, times),)]
+    return (found,)
+
+
+def _assigned(r: _Right, axis: int) -> Tensor:
+    """A of one axis without all but the last place that each one gave to."""
+    a = r.matrix(axis)
+    last = (a != 0) & ((a != 0).flip(0).cumsum(0).flip(0) == 1)
+    return a * last
+
+
+def _other_scale(r: _Right, axis: int) -> Tensor:
+    """A of one axis where q is computed from the sizes alone, as 'half pixels' do not."""
+    n, times = r.space[axis], r.scale[axis]
+    numerator = torch.arange(n * times, device=r.x.device)
+    lower, weight = numerator // times, (numerator % times).to(r.x.dtype) / times
+    places = torch.arange(n, device=r.x.device)
+    upper = (lower + 1).clamp(max=n - 1)
+    return (lower[:, None] == places) * (1 - weight)[:, None] + (upper[:, None] == places) * weight[:, None]
+
+
+def _keeps(r: _Right) -> bool:
+    """Whether half a cell makes no difference."""
+    return r.mode == "nearest" or r.align_corners
+
+
+def _rounded(length: int, times: int, align_corners: bool, like: Tensor) -> _Between:
+    """`_between`, with λ = q − i of a floating-point q."""
+    lower, upper, *_ = _between(length, times, align_corners, like)
+    after = like.new_zeros(length * times) + torch.arange(length * times, device=like.device)
+    if align_corners:
+        q = after * ((length - 1) / max(length * times - 1, 1))
+    else:
+        q = ((after + 0.5) * (1 / times) - 0.5).clamp(min=0)
+    weight = q - lower
+    return _Between(lower, upper, 1 - weight, weight, 1)
+
+
+def _up_rounded(x: Tensor, scale: PerAxis, mode: str, align_corners: bool) -> Tensor:
+    return _up(x, per_axis("scale", scale, x.ndim - 2), mode, align_corners, _rounded)
+
+
+VALUES = (
+    Value(
+        "q as a floating-point number",
+        _up_rounded,
+        forgets="that λ = q − i cancels as many digits as i has",
+        shows="for mode linear, far from the first place",
+    ),
+)
+
+MISTAKES = (
+    Mistake(
+        "averaged over the block",
+        _of(lambda r: (r.dx()[0] / torch.Size(r.scale).numel(),)),
+        forgets="that a number which several places show is given the sum of what they are",
+        shows="for scale > 1",
+    ),
+    Mistake(
+        "one place of each block",
+        _of(_picked),
+        forgets="the other places: to take every scale-th one is how to make an image smaller",
+        shows="for scale > 1",
+    ),
+    Mistake(
+        "places assign",
+        _of(lambda r: r.dx(lambda axis: _assigned(r, axis))),
+        forgets="that a number which several places show is given a sum",
+        shows="for scale > 1",
+    ),
+    Mistake(
+        "nearest in the backward of linear",
+        _of(lambda r: r.dx(r.nearest)),
+        forgets="that forward took two numbers on each axis",
+        shows="for mode linear and scale > 1",
+    ),
+    Mistake(
+        "corners aligned in backward alone",
+        _of(lambda r: r.dx(lambda axis: r.matrix(axis) if r.mode == "nearest" else r.linear(axis, True))),
+        forgets="align_corners=False: index and weight are not those of forward",
+        shows="for mode linear without align_corners",
+        seen="https://github.com/Oneflow-Inc/oneflow/commit/250823aa1119",
+    ),
+    Mistake(
+        "corners not aligned in backward",
+        _of(lambda r: r.dx(lambda axis: r.matrix(axis) if r.mode == "nearest" else r.linear(axis, False))),
+        forgets="align_corners=True: index and weight are not those of forward",
+        shows="for mode linear with align_corners",
+        seen="https://github.com/Oneflow-Inc/oneflow/commit/385ddced9509",
+    ),
+    Mistake(
+        "without half a cell",
+        _of(lambda r: r.dx(lambda axis: r.matrix(axis) if _keeps(r) else _other_scale(r, axis))),
+        forgets="that centres of cells are compared, and not their edges: q is l / scale",
+        shows="for mode linear without align_corners",
+    ),
+    Mistake(
+        "blocks from the middle",
+        _of(
+            lambda r: r.dx(lambda axis: r.nearest(axis, r.scale[axis] // 2) if r.mode == "nearest" else r.matrix(axis))
+        ),
+        forgets="that nearest rounds down: ⌊l / scale⌋",
+        shows="for mode nearest and scale > 1",
+    ),
+    Mistake(
+        "q as a floating-point number",
+        _of(lambda r: (_down(r.dy, tuple(r.space), r.scale, r.mode, r.align_corners, _rounded),)),
+        forgets="that λ = q − i cancels as many digits as i has",
+        shows="for mode linear, far from the first place",
+        loses_digits=True,
+    ),
+    Mistake(
+        "height and width exchanged",
+        _of(lambda r: (r.dx()[0].movedim(-1, 2).reshape(r.x.shape),)),
+        forgets="which axis of space is which",
+        shows="for two axes of space and more",
+    ),
+    Mistake(
+        "first axis alone",
+        _of(lambda r: r.dx(lambda axis: r.matrix(axis) if axis == 0 else r.nearest(axis) / r.scale[axis])),
+        forgets="to sum over the other axes, which it averages",
+        shows="for two axes of space and more",
+    ),
+)
