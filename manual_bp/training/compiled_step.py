@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from manual_bp import axes
+from manual_bp.chain import leaves
 from manual_bp.compilation.program import Program, build, plain
 from manual_bp.compilation.remembered import Remembered
 from manual_bp.inputs import Index
@@ -95,6 +96,7 @@ class _BuiltStep:
             self._refuse_shared_memory(flat)
             flat = [t.clone() for t in flat]  # views of one storage may be donated, but not traced
         self._classes = self._classes_of(state, x, target)
+        self._first = next(iter(leaves(step.model).values()), None)
         masks = self._drawn(state, x)
         for name, mask in zip(self._masks, masks, strict=True):
             if mask.dtype != torch.bool:
@@ -115,6 +117,9 @@ class _BuiltStep:
     def __call__(self, state: TrainingState, x: Tensor, target: Tensor) -> tuple[TrainingState, Tensor]:
         if self._classes is not None:  # before anything is written
             self._loss.check_positions(self._target, target, self._classes, self._loss_hyper)
+        if self._first is not None and not x.is_floating_point():  # numbers of tokens, at which no program looks either
+            inputs = self._first.inputs(state.params, state.buffers, x)
+            self._first.rule.check_inputs(inputs, self._first.rule.check_hyper(self._first.hyper))
         flat = self._tensors(state)
         known = self._last.are(flat)
         if not known:

@@ -12,9 +12,9 @@ import torch
 
 from manual_bp.compilation import aoti, kernels, program, recomputation
 from manual_bp.losses import Loss, names
-from manual_bp.models import mlp, residual_mlp
+from manual_bp.models import gpt, mlp, residual_mlp
 from manual_bp.oracle.layouts import lay_out
-from manual_bp.training import Step, adam, sgd, training_step
+from manual_bp.training import Step, adam, adamw, sgd, training_step
 from manual_bp.training.engine import allowance_of
 from tests.compilation.conftest import interpret
 from tests.training.examples import targets
@@ -37,6 +37,34 @@ def problem(name, dtype, device="cpu", batch=6, loss="square_loss", **compiled):
     x = torch.randn(batch, 4, generator=generator).to(device, dtype)
     target = targets(loss, torch.randn(batch, 3, generator=generator).to(dtype), generator, ignored=1)
     return step, state, x, target.to(device)
+
+
+@pytest.mark.exhaustive  # it is traced for 14 CPU seconds
+@pytest.mark.parametrize("donate", [False, True])
+def test_a_transformer_is_one_program(built, donate):
+    """Two steps: its tables of rotations stay as they are, its tied weight gets both cotangents, and a token that is
+    not in the vocabulary is refused, at which no program looks."""
+    model = gpt(5, 4, 8, 2, 1, norm="rms", feedforward="swiglu", position="rope", kv_heads=1, dropout=0.2)
+    how = {"optimizer": adamw(0.01), "clip_norm": 1.0, "compiled": True, "donate": donate}
+    step = training_step(model, "softmax_cross_entropy", **how)
+    generator = torch.Generator().manual_seed(0)
+    state = step.init(generator, dtype=torch.float64)
+    tables = {name: table.clone() for name, table in state.buffers.items()}
+    for _ in range(2):
+        tokens = torch.randint(5, (3, 5), generator=generator)
+        x, target = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+        masked = replace(copied(state), buffers={**copied(state).buffers, **step.masks(state, 3)})
+        uncompiled = Step(model, step.loss, step.optimizer, clip_norm=1.0)
+        widths = allowance_of(uncompiled, masked, x, target, torch.float64, seed=0)
+        expected, cost = uncompiled(copied(state), x, target)
+        state, found = step(state, x, target)
+        assert (found - cost).abs() <= 2 * widths.loss
+        for name, p in expected.params.items():
+            assert ((p - state.params[name]).abs() <= 2 * widths.params[name]).all(), name
+    assert all(torch.equal(table, tables[name]) for name, table in state.buffers.items())
+    assert len(step.programs) == 1
+    with pytest.raises(ValueError, match="index must be positions on entries, which has 5: 0 to 4; came 7"):
+        step(state, torch.full((3, 4), 7), target)
 
 
 def everything(state):
