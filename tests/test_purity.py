@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import manual_bp as bp
 from manual_bp.chain import trace
-from manual_bp.models import residual_mlp
+from manual_bp.models import gpt, residual_mlp
 from tests.judging import flat, ordinary
 
 PACKAGE = Path(bp.__file__).parent
@@ -66,6 +66,17 @@ def test_rule_never_enters_autograd(rule):
     found = list(tensors((y, residuals, grads)))
     assert found
     assert all(t.grad_fn is None and not t.requires_grad for t in found)
+
+
+@pytest.mark.usefixtures("autograd_forbidden")
+def test_transformer_never_enters_autograd():
+    model = gpt(5, 4, 4, 2, 1, position="rope")
+    generator = torch.Generator().manual_seed(0)
+    params, state = model.init(generator)
+    params = {name: p.requires_grad_() for name, p in params.items()}
+    tokens = torch.randint(5, (2, 4), generator=generator)
+    traced = trace(model, params, state, tokens, tokens, "softmax_cross_entropy")
+    assert all(t.grad_fn is None and not t.requires_grad for t in tensors(traced))
 
 
 @pytest.mark.usefixtures("autograd_forbidden")

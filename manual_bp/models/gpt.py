@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any, Literal
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Literal
 
 from manual_bp import chain, sequences
 from manual_bp.chain import Chain, Layer, Leaf
@@ -47,118 +48,139 @@ def gpt(
     block1.feedforward.norm and so on; norm, head.  A parameter has its layer's name: block1.attention.output.weight.
     Raises ValueError for sizes below 1 that do not divide as they must, and for other options.
     """
-    kv_heads = heads if kv_heads is None else kv_heads
-    _check(vocabulary, context, width, heads, depth, kv_heads, dropout)
-    for name, value, choices in (
-        ("norm", norm, ("layer", "rms")),
-        ("feedforward", feedforward, ("gelu", "swiglu")),
-        ("position", position, ("learned", "rope")),
-        ("approximate", approximate, ("none", "tanh")),
-    ):
-        require(value in choices, f"gpt: {name} must be one of {list(choices)}", repr(value), "Check the spelling.")
-    if position == "rope":
-        remedy = "Choose other heads."
-        require(width // heads % 2 == 0, "gpt: rope turns pairs, so width / heads must be even", width // heads, remedy)
-    normalised = partial(_norm, norm, width)
-    dropped = partial(_dropped, (context, width), dropout)
-    per_head = width // heads
+    made = _Parts(
+        vocabulary,
+        context,
+        width,
+        heads,
+        depth,
+        norm,
+        feedforward,
+        position,
+        heads if kv_heads is None else kv_heads,
+        tied,
+        dropout,
+        approximate,
+    )
+    return Model("gpt", asdict(made), made.whole(), "normal")
 
-    def projection(name: str, number: int, turned: bool) -> Layer:
-        found: dict[str, Layer] = {"": _linear(width, number * per_head, name), "heads": sequences.heads(number)}
+
+CHOICES = {
+    "norm": ("layer", "rms"),
+    "feedforward": ("gelu", "swiglu"),
+    "position": ("learned", "rope"),
+    "approximate": ("none", "tanh"),
+}
+TOKENS = "embedding.tokens.weight"
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The arguments of `gpt`, and what it is made of; a parameter has the name of its layer, which each is told."""
+
+    vocabulary: int
+    context: int
+    width: int
+    heads: int
+    depth: int
+    norm: str
+    feedforward: str
+    position: str
+    kv_heads: int
+    tied: bool
+    dropout: float
+    approximate: str
+
+    def __post_init__(self) -> None:
+        names = ("vocabulary", "context", "width", "heads", "depth", "kv_heads")
+        sizes = {name: getattr(self, name) for name in names}
+        must = "gpt: sizes must be whole numbers, at least 1"
+        require(all(type(size) is int and size >= 1 for size in sizes.values()), must, sizes, "Choose others.")
+        for size, of in (("width", "heads"), ("heads", "kv_heads")):
+            must = f"gpt: {size} must be a multiple of {of}"
+            require(sizes[size] % sizes[of] == 0, must, f"{sizes[size]} and {sizes[of]}", "Choose another number.")
+        for name, choices in CHOICES.items():
+            value = getattr(self, name)
+            require(value in choices, f"gpt: {name} must be one of {list(choices)}", repr(value), "Check the spelling.")
+        is_paired = self.position == "learned" or self.per_head % 2 == 0
+        require(is_paired, "gpt: rope turns pairs, so width / heads must be even", self.per_head, "Choose other heads.")
+        must = "gpt: dropout must be a probability, 0 ≤ p < 1"
+        require(0 <= self.dropout < 1, must, repr(self.dropout), "0 leaves it out.")
+
+    @property
+    def per_head(self) -> int:
+        return self.width // self.heads
+
+    def whole(self) -> Layer:
+        blocks = {f"block{number}": self.block(f"block{number}") for number in range(1, self.depth + 1)}
+        weight = TOKENS if self.tied else "head.weight"
+        return chain.chain(
+            embedding=self.embedding(),
+            **self.dropped("dropout"),
+            **blocks,
+            norm=self.normalised("norm"),
+            head=sequences.linear_without_bias(self.width, self.vocabulary, weight=weight),
+            classes=sequences.classes_first(),
+        )
+
+    def embedding(self) -> Layer:
+        """The tokens' rows, and the positions' added to them; with rope the tokens' alone."""
+        tokens = sequences.embedding(self.vocabulary, self.width, weight=TOKENS)
+        if self.position == "rope":
+            return chain.chain(tokens=tokens)
+        table = sequences.embedding(self.context, self.width, weight="embedding.positions.weight")
+        positions = Chain({"places": sequences.places(self.context), "": table})
+        return chain.joined("add", {"tokens": tokens, "positions": positions})
+
+    def block(self, name: str) -> Layer:
+        attention = self.branch(f"{name}.attention", self.attention)
+        return chain.chain(attention=attention, feedforward=self.branch(f"{name}.feedforward", self.fed_forward))
+
+    def branch(self, name: str, inner: Callable[[str], dict[str, Layer]]) -> Layer:
+        """x + dropout(inner(norm(x)))."""
+        layers = {"norm": self.normalised(f"{name}.norm"), **inner(name), **self.dropped(f"{name}.dropout")}
+        return chain.residual(Chain(layers))
+
+    def attention(self, name: str) -> dict[str, Layer]:
+        turned = self.position == "rope"
+        q = self.projection(f"{name}.heads.q", self.heads, turned)
+        k = self.projection(f"{name}.heads.k", self.kv_heads, turned)
+        v = self.projection(f"{name}.heads.v", self.kv_heads, False)
+        return {
+            "heads": sequences.causal_attention(q, k, v),
+            "merged": sequences.merged(self.heads),
+            "output": _linear(self.width, self.width, f"{name}.output"),
+        }
+
+    def projection(self, name: str, number: int, turned: bool) -> Layer:
+        """So many heads of x; turned: by their positions."""
+        linear = _linear(self.width, number * self.per_head, name)
+        found: dict[str, Layer] = {"": linear, "heads": sequences.heads(number)}
         if turned:
-            found["rotary"] = sequences.rotary(context, per_head, prefix="rotary.")
+            found["rotary"] = sequences.rotary(self.context, self.per_head, prefix="rotary.")
         return Chain(found)
 
-    def attention(name: str) -> Layer:
-        turned = position == "rope"
-        q = projection(f"{name}.heads.q", heads, turned)
-        k = projection(f"{name}.heads.k", kv_heads, turned)
-        v = projection(f"{name}.heads.v", kv_heads, False)
-        return chain.residual(
-            chain.chain(
-                norm=normalised(f"{name}.norm"),
-                heads=sequences.causal_attention(q, k, v),
-                merged=sequences.merged(heads),
-                output=_linear(width, width, f"{name}.output"),
-                **dropped(f"{name}.dropout"),
-            )
-        )
-
-    def feeding(name: str) -> Layer:
-        if feedforward == "gelu":
-            hidden = 4 * width
-            inner: dict[str, Layer] = {
-                "widen": _linear(width, hidden, f"{name}.widen"),
-                "gelu": chain.activation("gelu", approximate=approximate),
-            }
+    def fed_forward(self, name: str) -> dict[str, Layer]:
+        inner: dict[str, Layer]
+        if self.feedforward == "gelu":
+            hidden = 4 * self.width
+            widen = _linear(self.width, hidden, f"{name}.widen")
+            inner = {"widen": widen, "gelu": chain.activation("gelu", approximate=self.approximate)}
         else:
-            hidden = 8 * width // 3
-            branches = {part: _linear(width, hidden, f"{name}.swiglu.{part}") for part in ("gate", "up")}
+            hidden = 8 * self.width // 3
+            branches = {part: _linear(self.width, hidden, f"{name}.swiglu.{part}") for part in ("gate", "up")}
             inner = {"swiglu": chain.joined("swiglu", branches)}
-        narrow = _linear(hidden, width, f"{name}.narrow")
-        return chain.residual(
-            chain.chain(norm=normalised(f"{name}.norm"), **inner, narrow=narrow, **dropped(f"{name}.dropout"))
-        )
+        return {**inner, "narrow": _linear(hidden, self.width, f"{name}.narrow")}
 
-    tokens = "embedding.tokens.weight"
-    blocks = {
-        f"block{number}": chain.chain(
-            attention=attention(f"block{number}.attention"), feedforward=feeding(f"block{number}.feedforward")
-        )
-        for number in range(1, depth + 1)
-    }
-    layer = chain.chain(
-        embedding=_embedding(vocabulary, context if position == "learned" else None, width, tokens),
-        **dropped("dropout"),
-        **blocks,
-        norm=normalised("norm"),
-        head=sequences.linear_without_bias(width, vocabulary, weight=tokens if tied else "head.weight"),
-        classes=sequences.classes_first(),
-    )
-    config: dict[str, Any] = {
-        "vocabulary": vocabulary,
-        "context": context,
-        "width": width,
-        "heads": heads,
-        "depth": depth,
-        "norm": norm,
-        "feedforward": feedforward,
-        "position": position,
-        "kv_heads": kv_heads,
-        "tied": tied,
-        "dropout": dropout,
-        "approximate": approximate,
-    }
-    return Model("gpt", config, layer, "normal")
+    def normalised(self, name: str) -> Leaf:
+        names = {"weight": f"{name}.weight", **({"bias": f"{name}.bias"} if self.norm == "layer" else {})}
+        return Leaf(RULES[f"{self.norm}_norm"], names, shapes=dict.fromkeys(names.values(), (self.width,)))
 
-
-def _check(vocabulary: int, context: int, width: int, heads: int, depth: int, kv_heads: int, dropout: float) -> None:
-    sizes = (vocabulary, context, width, heads, depth, kv_heads)
-    must = "gpt: vocabulary, context, width, heads, depth and kv_heads must be at least 1"
-    require(all(size >= 1 for size in sizes), must, sizes, "Choose others.")
-    require(width % heads == 0, "gpt: width must be a multiple of heads", f"{width} and {heads}", "Each head is alike.")
-    must = "gpt: heads must be a multiple of kv_heads"
-    require(heads % kv_heads == 0, must, f"{heads} and {kv_heads}", "Each head of k and v serves as many of q.")
-    require(0 <= dropout < 1, "gpt: dropout must be a probability, 0 ≤ p < 1", dropout, "0 leaves it out.")
-
-
-def _embedding(vocabulary: int, positions: int | None, width: int, tokens: str) -> Layer:
-    """The tokens' rows, and the positions' added to them; with rope (None) the tokens' alone."""
-    rows = sequences.embedding(vocabulary, width, weight=tokens)
-    if positions is None:
-        return chain.chain(tokens=rows)
-    table = sequences.embedding(positions, width, weight="embedding.positions.weight")
-    return chain.joined("add", {"tokens": rows, "positions": Chain({"places": sequences.places(positions), "": table})})
+    def dropped(self, name: str) -> dict[str, Layer]:
+        """Nothing where nothing is dropped."""
+        shape = (self.context, self.width)
+        return {"dropout": chain.dropout(shape, self.dropout, mask=f"{name}.mask")} if self.dropout else {}
 
 
 def _linear(inputs: int, outputs: int, name: str) -> Leaf:
     return chain.linear(inputs, outputs, weight=f"{name}.weight", bias=f"{name}.bias")
-
-
-def _norm(kind: str, width: int, name: str) -> Leaf:
-    names = {"weight": f"{name}.weight", **({"bias": f"{name}.bias"} if kind == "layer" else {})}
-    return Leaf(RULES[f"{kind}_norm"], names, shapes=dict.fromkeys(names.values(), (width,)))
-
-
-def _dropped(shape: tuple[int, int], p: float, name: str) -> dict[str, Layer]:
-    return {"dropout": chain.dropout(shape, p, mask=f"{name}.mask")} if p else {}

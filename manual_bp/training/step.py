@@ -86,8 +86,8 @@ class Step:
     def __call__(self, state: TrainingState, x: Tensor, target: Tensor) -> tuple[TrainingState, Tensor]:
         """The state after one update, and the loss before it, penalties included.
 
-        x: (batch, features); target: what the loss takes, of square_loss shaped like the output.  Raises ValueError for
-        another one.
+        x: (batch, features), or the numbers of tokens, (batch, positions); target: what the loss takes, of square_loss
+        shaped like the output.  Raises ValueError for another one.
         """
         return self.accumulate(state, [(x, target)])
 

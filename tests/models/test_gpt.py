@@ -154,7 +154,8 @@ def test_a_batch_in_pieces_makes_the_same_step():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"depth": 0}, "must be at least 1"),
+        ({"depth": 0}, "sizes must be whole numbers, at least 1; came .*'depth': 0"),
+        ({"context": 2.5}, "sizes must be whole numbers"),
         ({"heads": 3}, "width must be a multiple of heads; came 8 and 3"),
         ({"kv_heads": 3}, "heads must be a multiple of kv_heads; came 4 and 3"),
         ({"dropout": 1.0}, "0 ≤ p < 1"),
