@@ -38,7 +38,7 @@ What is added to such a sum may as well be one of its terms, and the first (a bi
 **Exponentials that add up.**  softmax, its logarithm and log Σ eˣ are bounded as whole functions: what their operands
 share cancels in them exactly (bounded_table/exponentials.py).
 
-**Long recurrences.**  Where a bound has lost its meaning, stochastic arithmetic takes its place (stochastic.py).
+**Long recurrences.**  Where a bound is wide, stochastic arithmetic may take its place (stochastic.py).
 
 **Library functions** (exp, tanh, ...) are not rounded correctly; their documented errors in ulps stand in the table.
 
@@ -85,7 +85,7 @@ from manual_bp.arithmetic.bounded_tensor import (
     magnitude_of,
     pair_of,
 )
-from manual_bp.arithmetic.stochastic import is_wide, narrowed
+from manual_bp.arithmetic.stochastic import is_wide, narrowed, wide_from
 from manual_bp.outputs import parts, whole
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class Widths(NamedTuple):
     grads: None for an input without cotangent, and for every input of a page without backward.
     is_close: whether a branch (above a limit or below) was taken that their errors leave open.
     is_undecided: whether an order of numbers (the largest, a sorting) was decided that their errors leave open.
-    stochastic: whether some of it is what stochastic arithmetic finds, because the bound had lost its meaning.
+    stochastic: whether some of it is what stochastic arithmetic finds, because the bound is wide.
     """
 
     outputs: tuple[Tensor | None, ...]
@@ -176,8 +176,9 @@ def widths(
 
     results = run(how)
     errors = [None if x is None else leave(x, contract) for x in results]
-    wide = any(is_wide(x, e) for x, e in zip(results, errors, strict=True) if x is not None and e is not None)
-    found = narrowed(results, errors, run, how, lambda x: leave(x, contract)) if wide else errors
+    share = wide_from(contract.compute, contract.storage)
+    wide = any(is_wide(x, error, share) for x, error in zip(results, errors, strict=True))
+    found = narrowed(results, errors, run, how, lambda x: leave(x, contract), share) if wide else errors
     stochastic = any(narrow is not error for narrow, error in zip(found, errors, strict=True))
     outputs = len(rule.outputs)
     return Widths(

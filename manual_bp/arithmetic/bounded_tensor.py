@@ -22,6 +22,19 @@ class UnknownFunctionError(NotImplementedError):
     """A page uses a function that the table lacks."""
 
 
+class Dice:
+    """Random numbers, and how many of them were thrown."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+        self.thrown = 0
+
+    def parts(self, shape: torch.Size) -> Tensor:
+        """Evenly distributed between -1 and 1."""
+        self.thrown += shape.numel()
+        return torch.empty(shape, dtype=torch.float64).uniform_(-1, 1, generator=self.generator)
+
+
 class How(NamedTuple):
     """What a program may do otherwise.
 
@@ -34,7 +47,7 @@ class How(NamedTuple):
 
     roundings: float = 0.0
     accumulate: torch.dtype | None = None
-    dice: torch.Generator | None = None
+    dice: Dice | None = None
 
 
 class Bounded(Tensor):
@@ -107,7 +120,7 @@ def done_so(x: Tensor, how: How | None) -> Tensor:
 def _err(x: Bounded) -> None:
     """The error of a number made at random, where that is how things are done."""
     if x.how and x.how.dice is not None:
-        part = torch.empty_like(x.value).uniform_(-1, 1, generator=x.how.dice)
+        part = x.how.dice.parts(x.value.shape)
         x.value, x.error = torch.where(x.error > 0, x.value + x.error * part, x.value), torch.zeros_like(x.value)
 
 

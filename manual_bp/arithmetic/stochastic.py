@@ -1,14 +1,26 @@
 """Stochastic arithmetic: how far rounding errors carry through one page whose bound has lost its meaning.
 
 A bound adds up the errors of operands as absolute values.  Over a long recurrence it multiplies up with every step
-(after 50 of an LSTM it is infinite), while the errors that programs make have independent signs and do not.  So where
-the bound of a result is wide, the page is run some times more, in which every operation errs by a random part of its
-own rounding error, uniformly within the very bound that running error analysis has for it; and the result may be off by
-so many times the root mean square of what these runs are off by.
+(after 50 of 16 units it may be infinite), while the errors that programs make have signs and do not.  So where the
+bound of a result is wide, the page is run some times more, in which every operation errs by a random part of its own
+rounding error, uniformly within the very bound e_k that running error analysis has for it.  What these runs are off by
+has, as long as errors are small and so go through the page by its first derivatives D_k, the mean square
 
-An error that accumulates through many operations is about normally distributed.  Its root mean square from 16 runs is
-below half of the true one with probability 1e-4 and below a third with 5e-8, so that 8 of it are hardly ever less than
-three standard deviations, of errors that are drawn from the whole of each bound, which programs seldom reach.
+    r² = Σ_k D_k² e_k² / 3
+
+**Worst case.**  However the errors of a program correlate, by the inequality of Cauchy and Schwarz its n operations are
+off together by at most
+
+    Σ_k |D_k| e_k ≤ √n √(Σ_k D_k² e_k²) = √(3 n) r
+
+which is the bound again, but for what cancels between the ways that one error takes.  Nothing is assumed there but that
+errors are small.  It takes the place of a wide bound wherever it is much less.
+
+**Independent signs.**  Where a bound is a thousand times what is said next, nobody could tell a wrong program from a
+right one by it.  An error that accumulates through many operations is about normally distributed.  Its root mean square
+from 16 runs is below half of the true one with probability 1e-3 and below a third with 4e-6, so that 8 of it are hardly
+ever less than three standard deviations, of errors that are drawn from the whole of each bound, which programs seldom
+reach.
 
 Sources: Parker, "Monte Carlo Arithmetic: exploiting randomness in floating-point arithmetic", UCLA CSD-970002 (1997);
 Vignes, "A stochastic arithmetic for reliable scientific computation", Math. Comput. Simul. 35 (1993).
@@ -16,22 +28,33 @@ Vignes, "A stochastic arithmetic for reliable scientific computation", Math. Com
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from manual_bp.arithmetic.bounded_table import precision
-from manual_bp.arithmetic.bounded_tensor import Bounded, How
+from manual_bp.arithmetic.bounded_tensor import Bounded, Dice, How
 
 RUNS = 16
 DEVIATIONS = 8.0
+
+WIDE = 2**14
+"""A bound is wide from so many roundings of a result's largest element on: a thousandth of it in float32, so that a
+slip of as much would pass.  More than the whole of it has no meaning in any precision."""
+
+STORED = 4
+"""Storing a result makes one rounding, beside which nothing is gained that is less."""
 
 SMALL = 1 / 64
 """Errors have a meaning of their own up to this part of a result's largest element: then each goes through the page by
 its first derivative, and their sum is about normal.  A bound beyond the whole of it has none."""
 ROUNDINGS = 2**10
 """In low precision it is more: so many roundings."""
+
+GAIN = 4.0
+"""What is less than that much narrower is not worth the runs."""
 
 LOST = 1000.0
 """A bound is given up where it is so many times what stochastic arithmetic finds: correlated errors, or a sum that
@@ -40,9 +63,14 @@ FIRST = 2
 """So many runs tell whether it is worth it."""
 
 
-def is_wide(result: Tensor, error: Tensor, share: float = 1.0) -> bool:
+def wide_from(compute: torch.dtype, storage: torch.dtype) -> float:
+    """The share of a result's largest element beyond which a bound is wide, and so is not what storing it makes."""
+    return max(min(WIDE * precision(compute).u, 1.0), STORED * precision(storage).u)
+
+
+def is_wide(result: Tensor | None, error: Tensor | None, share: float) -> bool:
     """Whether an error is beyond a share of the largest element of the result that it belongs to."""
-    if not isinstance(result, Bounded) or not result.numel():
+    if error is None or not isinstance(result, Bounded) or not result.numel():
         return False
     finite = result.value.isfinite()
     size = torch.where(finite, result.value.abs(), 0.0).max()
@@ -56,13 +84,14 @@ def narrowed(
     run: Callable[[How], Sequence[Tensor | None]],
     how: How | None,
     leave: Callable[[Tensor], Tensor],
+    share: float,
 ) -> list[Tensor | None]:
-    """The errors, and where they have lost their meaning those of stochastic arithmetic, if these are small.
+    """The errors, and where they are wide what stochastic arithmetic finds, if that is small.
 
     results, errors: of the bounded run.  run: the page once more, done in another way.  leave: the error of a result
-    once it is stored.
+    once it is stored.  share: from where on an error is wide (`wide_from`).
     """
-    dice = torch.Generator().manual_seed(0)
+    dice = Dice()
     squares = [torch.zeros(x.shape, dtype=torch.float64) if isinstance(x, Bounded) else None for x in results]
     narrow = list(errors)
     for count in range(1, RUNS + 1):
@@ -71,19 +100,31 @@ def narrowed(
             if square is not None and isinstance(x, Bounded) and isinstance(erred, Bounded):
                 square += (erred.value - x.value) ** 2
         if count in (FIRST, RUNS):
-            spreads = [None if square is None else DEVIATIONS * (square / count).sqrt() for square in squares]
-            narrow = [_less(*each, leave) for each in zip(results, errors, spreads, strict=True)]
+            spreads = [None if square is None else (square / count).sqrt() for square in squares]
+            worst = math.sqrt(3 * dice.thrown / count)
+            narrow = [
+                _less(x, error, spread, worst, leave) if is_wide(x, error, share) else error
+                for x, error, spread in zip(results, errors, spreads, strict=True)
+            ]
             if all(new is old for new, old in zip(narrow, errors, strict=True)):
                 break
     return narrow
 
 
 def _less(
-    result: Tensor | None, error: Tensor | None, spread: Tensor | None, leave: Callable[[Tensor], Tensor]
+    result: Tensor | None, error: Tensor | None, spread: Tensor | None, worst: float, leave: Callable[[Tensor], Tensor]
 ) -> Tensor | None:
-    """The spread of a result where it is small and the error is not; the error itself if that is nowhere."""
-    if error is None or spread is None or not isinstance(result, Bounded) or not is_wide(result, error):
+    """The error, or where that is less what the spread of a result (root mean square) makes, if errors are small.
+
+    worst: how many times the spread is the worst case.
+    """
+    if error is None or spread is None or not isinstance(result, Bounded):
         return error
-    stored = leave(Bounded(result.value, spread, result.dtype))
-    lost = (spread > 0) & (error > LOST * stored.max())
-    return error if is_wide(result, stored, SMALL) or not bool(lost.any()) else torch.where(lost, stored, error)
+    likely, most = (leave(Bounded(result.value, times * spread, result.dtype)) for times in (DEVIATIONS, worst))
+    moves = spread > 0
+    less = error
+    if not is_wide(result, most, SMALL):
+        less = torch.where(moves & (GAIN * most < less), most, less)
+    if not is_wide(result, likely, SMALL):
+        less = torch.where(moves & (error > LOST * likely.max()), likely, less)
+    return less if bool((less < error).any()) else error

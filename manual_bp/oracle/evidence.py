@@ -44,7 +44,7 @@ OF_THE_PAGE = "torch.autograd of the page's own forward in float64, as the rule 
 OF_THE_FUNCTION = "torch's derivative of the function, as recorded, in float64"
 OF_ITS_VALUES = "the page itself in float64, as the rule has no twin"
 
-STOCHASTIC = "; what is allowed comes from stochastic arithmetic, as the bound of rounding errors says nothing here"
+STOCHASTIC = "; what is allowed comes from stochastic arithmetic, as the bound of rounding errors is wide here"
 
 UNDECIDED = "numbers on whose order something depends lie nearer to each other there than rounding errors"
 
