@@ -34,6 +34,7 @@ from manual_bp.registry import RULES
 
 __all__ = [
     "TRACKED",
+    "WEIGHTED",
     "Activation",
     "BatchNorm",
     "Chain",
@@ -211,6 +212,10 @@ def inference(layer: Layer) -> Layer:
     return layer.map(lambda _, leaf: leaf.inference())
 
 
+WEIGHTED = ("linear", "convolution")
+"""The rules whose result is the z of the course notes, made of a by W and b."""
+
+
 @dataclass
 class Visit:
     """What passed one leaf, on the way there and back."""
@@ -225,11 +230,12 @@ class Visit:
     def quantities(self) -> dict[str, Tensor]:
         """By the letters of the course notes.
 
-        linear: z, delta (the cotangent of z), dW, db.  An activation: a, da.  Others: y, dy and d<parameter>.
+        linear and convolution: z, delta (the cotangent of z), dW, db.  An activation: a, da.  Others: y, dy and
+        d<parameter>.
         """
         assert self.dy is not None
         local = {f"d{local}": self.dparams[name] for local, name in self.leaf.names.items() if name in self.dparams}
-        if self.leaf.rule.name == "linear":
+        if self.leaf.rule.name in WEIGHTED:
             letters = {"dW": "dweight", "db": "dbias"}
             found = {letter: local[name] for letter, name in letters.items() if name in local}
             return {"z": self.y, "delta": self.dy, **found}

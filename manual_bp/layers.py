@@ -83,6 +83,12 @@ class Leaf:
         remedy = "Put model.draw_masks(batch, generator) into the state." if local == "mask" else ""
         raise ValueError(f"{self.rule.name}: {where} must hold {name!r}; came {sorted(source)}. {remedy}".rstrip())
 
+    @property
+    def weights(self) -> list[str]:
+        """The names of its matrices and filters."""
+        own = (name for local, name in self.names.items() if local.startswith("weight"))
+        return [name for name in own if len(self.shapes[name]) > 1]
+
     def initial(self) -> dict[str, Tensor]:
         """What the state holds of this layer before the first step, by name; masks are drawn for each step."""
         return {}
@@ -100,8 +106,14 @@ def linear(inputs: int, outputs: int, *, weight: str = "weight", bias: str = "bi
     return Leaf(RULES["linear"], {"weight": weight, "bias": bias}, shapes={weight: (outputs, inputs), bias: (outputs,)})
 
 
+@dataclass(frozen=True)
 class Activation(Leaf):
-    """a = σ(z): a rule whose only input is x."""
+    """a = σ(z): a rule whose only input is x.
+
+    units: the axis of z that counts units; of an image these are the channels.
+    """
+
+    units: int = -1
 
     def inputs_for(self, units: int) -> int:
         """How wide z must be for a to have so many units, as the page's annotations say."""

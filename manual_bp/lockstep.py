@@ -29,7 +29,7 @@ from torch import Tensor
 from manual_bp.chain import Tensors
 from manual_bp.losses import Loss
 from manual_bp.models.model import Model
-from manual_bp.networks import learns_text, tiny
+from manual_bp.networks import learns_images, learns_text, tiny
 from manual_bp.training.arguments import is_whole
 from manual_bp.training.data import Dataset
 from manual_bp.training.engine import Engine, ManualEngine, StepRecord, check_record
@@ -46,6 +46,8 @@ __all__ = ["Disagreement", "LockstepReport", "Row", "branches_differ", "brief", 
 
 EXAMPLES, FEATURES, CLASSES = 24, 5, 3
 """Of a brief run."""
+IMAGE = (1, 5, 4)
+"""Of a brief run of a network that takes images: channels, height and width, for two poolings, one with a remainder."""
 SEQUENCES = 9
 """Of a brief run, where an example has FEATURES tokens: every layer sees as many rows as with EXAMPLES, or twice."""
 BATCH_SIZE, WINDOWS = 64, 4
@@ -209,15 +211,21 @@ def brief(
     network and real data adds sizes and steps.
     """
     generator = torch.Generator().manual_seed(0)
-    x = torch.rand(EXAMPLES, FEATURES, generator=generator, dtype=torch.float64)
+    shape = brief_shape(name)
+    x = torch.rand(EXAMPLES, *shape, generator=generator, dtype=torch.float64)
     labels = torch.arange(EXAMPLES) % CLASSES
-    data = Dataset("made-up numbers", x, labels, (1, FEATURES))
+    data = Dataset("made-up numbers", x, labels, IMAGE[1:] if learns_images(name) else (1, FEATURES))
     if learns_text(name):
         tokens = torch.randint(CLASSES, (SEQUENCES * FEATURES + 1,), generator=generator)
         data = Text("made-up tokens", tokens, BYTES[:CLASSES]).windows(FEATURES)
-    model = tiny(name, FEATURES, CLASSES)
+    model = tiny(name, shape, CLASSES)
     how: dict[str, Any] = {"steps": 3, "batch_size": len(data.x) // 3, "dtype": dtype, "device": device}
     return lockstep(model, data, engine=engine, free=False, progress=progress, **how)
+
+
+def brief_shape(name: str) -> tuple[int, ...]:
+    """Of an example of a brief run."""
+    return IMAGE if learns_images(name) else (FEATURES,)
 
 
 def check_data(model: Model, data: Dataset, batch_size: int | None = None) -> None:

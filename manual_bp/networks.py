@@ -1,4 +1,4 @@
-"""The networks that have a name: the course notes', one with ReLU, a deep one, and a transformer.
+"""The networks that have a name: the course notes', one with ReLU, a deep one, one of convolutions, and a transformer.
 
 The command line lists them before it waits for torch.
 """
@@ -18,18 +18,39 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         "residual_mlp",
         {"width": 32, "depth": 4, "activation": "elu", "batch_norm": True, "dropout": 0.2},
     ),
-    "gpt": ("gpt", {"context": 64, "width": 96, "heads": 4, "depth": 3, "norm": "rms", "position": "rope"}),
+    "cnn": ("cnn", {"layers": [32, "max", 64, "max"], "dropout": 0.2}),
+    "gpt": (
+        "gpt",
+        {"context": 64, "width": 96, "heads": 4, "depth": 3, "norm": "rms", "position": "rope", "dropout": 0.0},
+    ),
 }
 """The networks of verify, lockstep and train, by name: kind and configuration."""
 
 # With so few units and blocks a network keeps every kind of layer, and takes no time.
-TINY: dict[str, Any] = {"hidden": [6, 5], "width": 5, "depth": 2}
-TINY_GPT: dict[str, Any] = {"width": 8, "heads": 2, "depth": 1}
+TINY: dict[str, dict[str, Any]] = {
+    "mlp": {"hidden": [6, 5]},
+    "residual_mlp": {"width": 5, "depth": 2},
+    "cnn": {"layers": [2, "max", 3, "max"]},
+    "gpt": {"width": 8, "heads": 2, "depth": 1},
+}
+
+Shape = tuple[int, ...]
+"""Of one example: (features,), (channels, height, width), or of a text (context,)."""
 
 
 def learns_text(name: str) -> bool:
     """Whether the network takes the numbers of tokens, and gives those that come next."""
     return MODELS[name][0] == "gpt"
+
+
+def learns_images(name: str) -> bool:
+    """Whether the network takes images as (channels, height, width), and not their pixels in a row."""
+    return MODELS[name][0] == "cnn"
+
+
+def drops(name: str) -> bool:
+    """Whether the network has dropout, and is told its probability."""
+    return "dropout" in MODELS[name][1]
 
 
 def data_for(name: str, data: str | None = None) -> Dataset:
@@ -42,24 +63,26 @@ def data_for(name: str, data: str | None = None) -> Dataset:
 
     if learns_text(name):
         return text.load(data or text.PYTHON).windows(MODELS[name][1]["context"])
-    return images.load(data or "digits")
+    found = images.load(data or "digits")
+    return found.pictures() if learns_images(name) else found
 
 
-def network(name: str, features: int, classes: int, **changes: Any) -> Model:
-    """One of MODELS, `changes` made to its configuration; of a text `features` is the context."""
-    from manual_bp.models import gpt, mlp, residual_mlp
+def network(name: str, example: Shape, classes: int, **changes: Any) -> Model:
+    """One of MODELS for examples of that shape, `changes` made to its configuration."""
+    from manual_bp.models import cnn, gpt, mlp, residual_mlp
 
     kind, config = MODELS[name]
     config = {**config, **changes}
     if kind == "gpt":
-        return gpt(classes, **{**config, "context": features})
+        return gpt(classes, **{**config, "context": example[0]})
+    if kind == "cnn":
+        return cnn(example, classes, **config)
     if kind == "residual_mlp":
-        return residual_mlp(**config, inputs=features, outputs=classes)
+        return residual_mlp(**config, inputs=example[0], outputs=classes)
     options = {key: value for key, value in config.items() if key != "hidden"}
-    return mlp([features, *config["hidden"], classes], **options)
+    return mlp([example[0], *config["hidden"], classes], **options)
 
 
-def tiny(name: str, features: int, classes: int) -> Model:
+def tiny(name: str, example: Shape, classes: int) -> Model:
     """One of MODELS with a few units to a layer: the same kinds of layers in the same order."""
-    few = TINY_GPT if learns_text(name) else TINY
-    return network(name, features, classes, **{key: value for key, value in few.items() if key in MODELS[name][1]})
+    return network(name, example, classes, **TINY[MODELS[name][0]])

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import manual_bp as bp
-from manual_bp import losses
+from manual_bp import losses, networks
 from manual_bp.cli import app
 from manual_bp.cli.session import Session
 from manual_bp.files import write_atomically
@@ -628,7 +628,7 @@ def test_two_processes_in_one_folder(tmp_path):
         (("--optimizer", "lion"), "--optimizer must be one of"),
         (("--dtype", "bfloat16"), "--dtype must be float32 or float64"),
         (("--loss", "relu"), "loss must be a rule of the chapter loss that takes x and a target"),
-        (("--loss", "square"), "there is no rule 'square'. Did you mean square_loss?"),
+        (("--loss", "square"), "there is no rule 'square'. Did you mean square_loss"),
         (("--loss", "square_loss", "--loss-hyper", "beta=1"), "square_loss: hyperparameters are []; came ['beta']"),
         (("--loss-hyper", "beta"), "--loss-hyper must be NAME=VALUE"),
         (("--lr", -1), "lr must be a finite number and not negative"),
@@ -667,6 +667,23 @@ def test_verify_judges_every_step_and_changes_none(tmp_path, mnist):
     judged, plain = (checkpoints.load(tmp_path / name / CHECKPOINT) for name in ("run", "plain"))
     assert judged.verified["steps"] == 4
     assert all(torch.equal(judged.state.params[name], p) for name, p in plain.state.params.items())
+
+
+def test_images_as_images(tmp_path, monkeypatch, mnist, drawn):
+    """With the folder's own test files, changed at random if nothing else is said, and shown as they came."""
+    kind, config = networks.MODELS["cnn"]
+    monkeypatch.setitem(networks.MODELS, "cnn", (kind, {**config, "layers": [2, "max", 3, "max"]}))
+    options = ("--data", mnist, "--model", "cnn", "--batch-size", 18, "--dropout", 0.1)
+    result = run("--out", tmp_path / "run", *options, "--epochs", 1, "--verify")
+    assert result.exit_code == 0, result.output
+    assert "7 to test (all of t10k-* and nothing else)" in words(result)
+    assert "from output back to block1.convolution" in words(result)
+    assert "every step agrees" in result.output
+    assert {f"{name}.svg" for name in PICTURES} <= {path.name for path in (tmp_path / "run").iterdir()}
+    configuration = checkpoints.load(tmp_path / "run" / CHECKPOINT).configuration
+    assert (configuration["augment"], configuration["cosine"]) == (True, True)
+    other = run("--out", tmp_path / "run", "--resume", "--no-augment")
+    assert "has --augment True; came False" in words(other)
 
 
 def test_verify_fails_for_a_wrong_backward(tmp_path, monkeypatch, mnist):

@@ -16,7 +16,7 @@ import manual_bp as bp
 from manual_bp import losses, networks
 from manual_bp.chain import Joined, Leaf, leaves
 from manual_bp.cli import app
-from manual_bp.lockstep import branches_differ, brief, lockstep
+from manual_bp.lockstep import branches_differ, brief, brief_shape, lockstep
 from manual_bp.models import mlp, residual_mlp
 from manual_bp.networks import tiny
 from manual_bp.oracle.candidates import engine_factory
@@ -99,7 +99,7 @@ def parts():
     """
     seen = set()
     for name in networks.MODELS:
-        model = tiny(name, 5, 3)
+        model = tiny(name, brief_shape(name), 3)
         found = {leaf.rule.name: _asked_for(leaf) for leaf in leaves(model).values()}
         for rule, positions in {**found, model.usual_loss: [0]}.items():
             marks = [pytest.mark.exhaustive] if rule in seen else []
@@ -401,7 +401,7 @@ def test_training_is_recorded():
 
 def test_the_command_takes_a_loss(tmp_path):
     """The model's usual one, or what is said."""
-    usual = tiny("mlp", 5, 3).usual_loss
+    usual = tiny("mlp", (5,), 3).usual_loss
     for loss, given in ((usual, []), *((name, ["--loss", name]) for name in losses.names() if name != usual)):
         file = tmp_path / f"{loss}.json"
         result = CliRunner().invoke(app, ["lockstep", "--model", "mlp", "--steps", "1", *given, "--json", str(file)])

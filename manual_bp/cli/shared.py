@@ -15,6 +15,7 @@ from typing import Annotated, Any, TypeVar
 
 import manual_bp
 from manual_bp.interruption import INTERRUPTED
+from manual_bp.networks import MODELS
 
 try:
     import typer
@@ -110,8 +111,8 @@ Json = Annotated[Path | None, typer.Option("--json", help="Write the same as one
 ModelName = Annotated[
     str,
     typer.Option(
-        help="mlp, residual_mlp, gpt or notes (sigmoid in every layer); all of them by default.",
-        autocompletion=one_of("all", "mlp", "residual_mlp", "gpt", "notes"),
+        help=f"{', '.join(MODELS)} (notes has sigmoid in every layer); all of them by default.",
+        autocompletion=one_of("all", *MODELS),
     ),
 ]
 Data = Annotated[

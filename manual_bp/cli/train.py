@@ -14,7 +14,7 @@ from manual_bp.cli.lockstep import LabelSmoothing, LossHyper, LossName, hyper_of
 from manual_bp.cli.session import Session
 from manual_bp.cli.shared import one_thread, usage
 from manual_bp.cli.text_session import TextSession
-from manual_bp.networks import MODELS, data_for, learns_text, network
+from manual_bp.networks import MODELS, data_for, drops, learns_images, learns_text, network
 
 if TYPE_CHECKING:
     from manual_bp.training.checkpoint import Checkpoint
@@ -39,7 +39,9 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out, bit for bit, with its own options.")
     ] = False,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs at most.", show_default="100; gpt: 4")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs at most.", show_default="100; cnn: 20; gpt: 4")
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Examples per step; of a text, windows.", show_default="64; gpt: 16")
     ] = None,
@@ -62,13 +64,14 @@ def train(
         typer.Option(
             "--cosine/--no-cosine",
             help="The learning rate falls along a cosine to a tenth in the last epoch.",
-            show_default="no-cosine; gpt: cosine",
+            show_default="no-cosine; cnn, gpt: cosine",
         ),
     ] = None,
     l2: Annotated[float | None, typer.Option(help="Adds L2/2 Σ W² to the cost.", show_default="0")] = None,
     l1: Annotated[float | None, typer.Option(help="Adds L1 Σ |W| to the cost.", show_default="0")] = None,
     dropout: Annotated[
-        float | None, typer.Option(help="Probability to drop, in the blocks of residual_mlp and gpt.", show_default="0")
+        float | None,
+        typer.Option(help=f"Probability to drop, in {', '.join(filter(drops, MODELS))}.", show_default="0"),
     ] = None,
     clip_norm: Annotated[
         float | None,
@@ -80,7 +83,9 @@ def train(
     augment: Annotated[
         bool | None,
         typer.Option(
-            "--augment", help="Turn, scale, shift the training images at random, and add noise.", show_default=False
+            "--augment/--no-augment",
+            help="Turn, scale, shift the training images at random, and add noise.",
+            show_default="no-augment; cnn: augment",
         ),
     ] = None,
     patience: Annotated[
@@ -130,9 +135,11 @@ def train(
 def _begun(
     stack: ExitStack, folder: Path | None, given: dict[str, Any]
 ) -> tuple[Run, Checkpoint, list[EpochRecord], Path]:
-    from manual_bp.training.run import CHECKPOINT, METRICS, TEXT, Configuration, alone
+    from manual_bp.training.run import CHECKPOINT, IMAGES, METRICS, TEXT, Configuration, alone
 
-    usual = TEXT if given.get("model") in MODELS and learns_text(given["model"]) else {}
+    usual: dict[str, Any] = {}
+    if (name := given.get("model")) in MODELS:
+        usual = TEXT if learns_text(name) else IMAGES if learns_images(name) else {}
     if "optimizer" in given:
         usual = {name: value for name, value in usual.items() if name != "lr"}  # which is another one's
     run = _run(Configuration(**{**usual, **given}))
@@ -208,11 +215,11 @@ def _run(configuration: Configuration) -> Run:
     if c.data != (PYTHON if learns_text(c.model) else "digits"):
         c = replace(c, data=str(Path(c.data).resolve()))  # so that a run can be resumed from anywhere
     data = data_for(c.model, c.data)
-    drops = c.model in ("residual_mlp", "gpt")
-    if c.dropout and not drops:
-        raise ValueError(f"--dropout is for --model residual_mlp and gpt; came --model {c.model}. Leave it out.")
-    changes = {"dropout": c.dropout} if drops else {}
-    return Run(c, network(c.model, data.x.shape[1], data.classes, **changes), data)
+    if c.dropout and not drops(c.model):
+        having = ", ".join(name for name in MODELS if drops(name))
+        raise ValueError(f"--dropout is for --model {having}; came --model {c.model}. Leave it out.")
+    changes = {"dropout": c.dropout} if drops(c.model) else {}
+    return Run(c, network(c.model, data.x.shape[1:], data.classes, **changes), data)
 
 
 def _verifier(run: Run, checkpoint: Checkpoint) -> Verifier:

@@ -109,7 +109,7 @@ def verify(
 
 def _in_lockstep(runs: list[tuple[str, Any]], device: str) -> list[LockstepReport]:
     """The reports on tiny networks, each by name and dtype."""
-    from manual_bp.lockstep import CLASSES, FEATURES, brief, failed
+    from manual_bp.lockstep import CLASSES, brief, brief_shape, failed
     from manual_bp.networks import tiny
     from manual_bp.oracle.candidates import engine_factory
 
@@ -120,7 +120,7 @@ def _in_lockstep(runs: list[tuple[str, Any]], device: str) -> list[LockstepRepor
         except Exception as error:  # said in the report, so that the others are still run
             notices.print_exception()
             why = f"raised {type(error).__name__}: {error}"
-            reports.append(failed(tiny(name, FEATURES, CLASSES), "made-up numbers", why))
+            reports.append(failed(tiny(name, brief_shape(name), CLASSES), "made-up numbers", why))
         advance()
     return reports
 

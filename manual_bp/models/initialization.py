@@ -11,27 +11,37 @@ from torch import Tensor
 
 from manual_bp.chain import Activation, Identity
 
-Initializer = Callable[[tuple[int, int], torch.Generator], Tensor]
+Shape = tuple[int, ...]
+"""(outputs, inputs), or of a convolution (outputs, inputs, *taps)."""
+Initializer = Callable[[Shape, torch.Generator], Tensor]
 
 
-def xavier(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+def reads(shape: Shape) -> int:
+    """How many numbers an output is made of."""
+    return math.prod(shape[1:])
+
+
+def serves(shape: Shape) -> int:
+    """In how many outputs an input has a part, where no border cuts windows off."""
+    return shape[0] * math.prod(shape[2:])
+
+
+def xavier(shape: Shape, generator: torch.Generator) -> Tensor:
     """Uniform in ±√(6 / (in + out)): keeps the variance of a and of delta about equal for tanh-like activations.
 
     Source: Glorot & Bengio, "Understanding the difficulty of training deep feedforward neural networks", AISTATS
     2010, eq. 16.
     """
-    outputs, inputs = shape
-    bound = math.sqrt(6 / max(inputs + outputs, 1))
+    bound = math.sqrt(6 / max(reads(shape) + serves(shape), 1))
     return bound * (2 * torch.rand(shape, generator=generator, dtype=torch.float64) - 1)
 
 
-def he(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+def he(shape: Shape, generator: torch.Generator) -> Tensor:
     """Normal with variance 2 / in: the 2 makes up for the half that ReLU cuts off.
 
     Source: He et al., "Delving Deep into Rectifiers", ICCV 2015, eq. 10.
     """
-    _, inputs = shape
-    return math.sqrt(2 / max(inputs, 1)) * torch.randn(shape, generator=generator, dtype=torch.float64)
+    return math.sqrt(2 / max(reads(shape), 1)) * torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
 def suited_to(activation: Activation | Identity) -> str:
@@ -52,7 +62,7 @@ def suited_to(activation: Activation | Identity) -> str:
     return "he" if bool(passing.any()) and not bool(passing.all()) else "xavier"
 
 
-def normal(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+def normal(shape: Shape, generator: torch.Generator) -> Tensor:
     """Normal with standard deviation 0.02, whatever the shape, as transformers begin: every block adds little to x.
 
     Source: Radford et al., "Improving Language Understanding by Generative Pre-Training" (2018), section 4.1.

@@ -92,8 +92,8 @@ class Model:
                 if local == "mask" or name in initial or name in params:  # of layers that share one the first draws it
                     continue
                 shape = leaf.shapes[name]
-                if local == "weight" and len(shape) == 2:
-                    value = INITIALIZERS[chosen]((shape[0], shape[1]), generator)
+                if name in leaf.weights:
+                    value = INITIALIZERS[chosen](shape, generator)
                 else:
                     value = torch.full(shape, 1.0 if local == "weight" else 0.0)
                 params[name] = value.to(dtype).to(device)

@@ -1,7 +1,8 @@
 """Data augmentation for images: shift, rotation, scaling, noise.  Labels stay as they are.
 
-Images are (n, height, width), or (n, height · width) together with `image=(height, width)`; what comes back has the
-shape, dtype and device of what came.  What is outside of an image is 0, the background of digits.
+Images are (n, height, width), (n, channels, height, width), or (n, height · width) together with `image=(height,
+width)`; what comes back has the shape, dtype and device of what came.  The channels of an image are moved together,
+and each has noise of its own.  What is outside of an image is 0, the background of digits.
 
 Every image gets a change of its own, drawn from `generator` (on the CPU, so that a seed means the same on every
 device); the same generator state gives the same images, bit for bit.  Sixteen-bit images are computed in float32.
@@ -44,12 +45,13 @@ def augment(
     Raises ValueError as the four functions do.
     """
     x = _pictures(images, image)
+    n, channels = len(images), images.shape[1] if images.ndim == 4 else 1
     _check(shift=shift, rotate=rotate, scale=scale, noise=noise)
     if rotate or scale != 1:
-        angles, factors = _angles(len(x), generator, rotate), _factors(len(x), generator, scale)
-        x = resample(x, _matrices(angles, factors))
+        matrices = _matrices(_angles(n, generator, rotate), _factors(n, generator, scale))
+        x = resample(x, matrices.repeat_interleave(channels, 0))
     if shift:
-        x = move(x, _offsets(len(x), generator, shift))
+        x = move(x, _offsets(n, generator, shift).repeat_interleave(channels, 0))
     if noise:
         x = add_noise(x, generator, noise)
     return x.reshape(images.shape)
@@ -58,7 +60,7 @@ def augment(
 def shift(images: Tensor, generator: torch.Generator, pixels: int, *, image: Image | None = None) -> Tensor:
     """Each image moved by whole pixels, −pixels to +pixels along either axis; what enters is 0.
 
-    Raises ValueError for a negative number of pixels, and for images that are not (n, height, width) floats.
+    Raises ValueError for a negative number of pixels, and for what are no images.
     """
     return augment(images, generator, image=image, shift=pixels)
 
@@ -66,7 +68,7 @@ def shift(images: Tensor, generator: torch.Generator, pixels: int, *, image: Ima
 def rotate(images: Tensor, generator: torch.Generator, degrees: float, *, image: Image | None = None) -> Tensor:
     """Each image turned about its centre by an angle between −degrees and +degrees.
 
-    Raises ValueError for a negative or infinite angle, and for images that are not (n, height, width) floats.
+    Raises ValueError for a negative or infinite angle, and for what are no images.
     """
     return augment(images, generator, image=image, rotate=degrees)
 
@@ -74,7 +76,7 @@ def rotate(images: Tensor, generator: torch.Generator, degrees: float, *, image:
 def scale(images: Tensor, generator: torch.Generator, factor: float, *, image: Image | None = None) -> Tensor:
     """Each image enlarged about its centre by a factor between 1/factor and factor, as often larger as smaller.
 
-    Raises ValueError for a factor below 1, and for images that are not (n, height, width) floats.
+    Raises ValueError for a factor below 1, and for what are no images.
     """
     return augment(images, generator, image=image, scale=factor)
 
@@ -82,7 +84,7 @@ def scale(images: Tensor, generator: torch.Generator, factor: float, *, image: I
 def noise(images: Tensor, generator: torch.Generator, std: float, *, image: Image | None = None) -> Tensor:
     """Normal noise added to every pixel.  Pixels may leave [0, 1]; nothing is cut off.
 
-    Raises ValueError for a negative or infinite std, and for images that are not (n, height, width) floats.
+    Raises ValueError for a negative or infinite std, and for what are no images.
     """
     return augment(images, generator, image=image, noise=std)
 
@@ -161,10 +163,12 @@ def _between(n: int, generator: torch.Generator) -> Tensor:
 
 
 def _pictures(images: Tensor, image: Image | None) -> Tensor:
-    """(n, height, width), without what autograd may have recorded."""
+    """(n · channels, height, width), without what autograd may have recorded."""
     flat = image is not None and images.ndim == 2 and images.shape[1] == image[0] * image[1]
-    if not flat and (images.ndim != 3 or (image is not None and images.shape[1:] != image)):
-        wanted = f"(n, {image[0] * image[1]}) or (n, {image[0]}, {image[1]})" if image else "(n, height, width)"
+    if not flat and (images.ndim not in (3, 4) or (image is not None and images.shape[-2:] != image)):
+        size = f"{image[0]}, {image[1]}" if image else "height, width"
+        flattened = f"(n, {image[0] * image[1]}), " if image else ""
+        wanted = f"{flattened}(n, {size}) or (n, channels, {size})"
         remedy = "" if image else " Pass image=(height, width) for images that are flat."
         raise ValueError(f"augment: images must be {wanted}; came {tuple(images.shape)}.{remedy}")
     if images.dtype not in DTYPES:
@@ -172,7 +176,9 @@ def _pictures(images: Tensor, image: Image | None) -> Tensor:
             f"augment: images must be float64, float32, bfloat16 or float16; came {images.dtype}. Cast them, and "
             "divide bytes by 255."
         )
-    return images.detach().reshape(len(images), *image) if flat and image else images.detach()
+    height, width = image or images.shape[-2:]
+    rows = len(images) * (images.shape[1] if images.ndim == 4 else 1)
+    return images.detach().reshape(rows, height, width)
 
 
 def _check(*, shift: int, rotate: float, scale: float, noise: float) -> None:

@@ -10,7 +10,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,8 @@ from manual_bp.losses import one_hot
 
 @dataclass(frozen=True)
 class Dataset:
-    """x: (n, features) in [0, 1], float64; labels: (n,) integers from 0; image: (height, width).
+    """x: (n, features) or (n, channels, height, width), in [0, 1], float64; labels: (n,) integers from 0; image:
+    (height, width).
 
     test: examples that their makers set aside to test with, which are not among x; None if there are none.
     symbols: of a text, what each token stands for (manual_bp.training.text); then x is (n, context) and holds tokens'
@@ -48,6 +49,11 @@ class Dataset:
     def examples(self, dtype: torch.dtype) -> Tensor:
         """x as a network of that dtype takes it."""
         return self.x.to(dtype) if self.x.is_floating_point() else self.x
+
+    def pictures(self) -> Dataset:
+        """The same with images of one channel for x, (n, 1, height, width)."""
+        test = self.test.pictures() if self.test else None
+        return replace(self, x=self.x.reshape(len(self.x), 1, *self.image), test=test)
 
     def targets(self, dtype: torch.dtype = torch.float64) -> Tensor:
         """(n, classes): 1 for the right class, 0 for the others."""

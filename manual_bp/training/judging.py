@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.chain import Activation, Leaf, Tensors, Visit, leaves, takers
+from manual_bp.chain import WEIGHTED, Leaf, Tensors, Visit, leaves, takers
 from manual_bp.oracle.case import NOT_RECORDED, Case
 from manual_bp.oracle.checking import compare
 from manual_bp.oracle.errors import errors, ulp
@@ -142,7 +142,7 @@ class Judge:
     def _named(self, layer: str, prefix: str) -> list[tuple[str, str]]:
         """The parameters that are judged at the layer: name, and letter with a prefix."""
         leaf = self.leaves[layer]
-        letters = LETTERS if leaf.rule.name == "linear" else {}
+        letters = LETTERS if leaf.rule.name in WEIGHTED else {}
         owned = {local: name for local, name in leaf.names.items() if self.owner[name] == layer}
         return [(name, prefix + letters.get(local, local)) for local, name in owned.items()]
 
@@ -258,7 +258,7 @@ class Judge:
         last = None
         for before, layer in zip(self.order, self.order[1:], strict=False):
             leaf = self.leaves[layer]
-            if not isinstance(leaf, Activation):
+            if leaf.names or leaf.takes > 1:  # has no kink, or none in what comes from the layer before alone
                 continue
             (inputs,) = (ours.layers[before][k] for k in VALUES if k in ours.layers[before])
             (others,) = (theirs.layers[before][k] for k in VALUES if k in theirs.layers[before])
@@ -311,7 +311,8 @@ def copied(state: TrainingState) -> TrainingState:
 
 
 def branches_differ(leaf: Leaf, x: Tensor, other: Tensor) -> Tensor:
-    """Where the activation's slope at x and at another x, a rounding away, belongs to different branches."""
+    """Where the slope at x and at another x, a rounding away, belongs to different branches: of an activation its sign,
+    of a largest value its winner."""
     y, _ = leaf.rule.forward(x, **leaf.hyper)
     one = torch.ones_like(y)
     _, (slope,) = leaf.rule.vjp((x,), one, **leaf.hyper)

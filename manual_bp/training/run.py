@@ -98,6 +98,9 @@ TEXT: dict[str, Any] = {
 }
 """What is usual where a network learns text, of which it sees every token four times."""
 
+IMAGES: dict[str, Any] = {"epochs": 20, "cosine": True, "augment": True}
+"""What is usual where a network takes images as images, whose filters the changes of augmentation do not spoil."""
+
 
 def configuration_of(checkpoint: Checkpoint) -> Configuration:
     """What a checkpoint says of the run that it belongs to.  Raises ValueError for what no configuration can say.

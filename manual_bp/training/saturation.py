@@ -49,7 +49,7 @@ LOSING_PIECES = "pieces that never win"
 class LayerSaturation:
     """One activation layer over a number of examples.
 
-    units: of a layer; of one that routes, pieces of all units.
+    units: of a layer, of an image the channels; of one that routes, pieces of all units.
     flat: share of the values (examples times units) that are flat; 0 if the activation is not element-wise.
     stuck: share of the units that are flat for every example; of one that routes, of the pieces that never win.
     dead: how many units get exactly no gradient from any example.
@@ -109,7 +109,8 @@ def saturation(layer: Layer, params: Tensors, state: Tensors, x: Tensor) -> Satu
 def _judge(visit: Visit) -> LayerSaturation:
     rule, hyper, z = visit.leaf.rule, visit.leaf.hyper, visit.inputs[0]
     assert z is not None
-    z, y = z.flatten(0, -2), visit.y.flatten(0, -2)  # whatever the axes of the batch
+    assert isinstance(visit.leaf, Activation)
+    z, y = (t.movedim(visit.leaf.units, -1).flatten(0, -2) for t in (z, visit.y))  # whatever the axes of the batch
     slope = _slope(rule, hyper, z, y)
     never = (slope == 0).all(0)
     if rule.elementwise:

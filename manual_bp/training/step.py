@@ -146,16 +146,22 @@ class Step:
         scheduled = self.schedule.at(self.optimizer, state.steps) if self.schedule else self.optimizer
         params, optimizer = scheduled.update(gradients, state.optimizer, state.params)
         if self.max_norm is not None:
-            limited = {n: RULES["max_norm"].forward(params[n], limit=self.max_norm)[0] for n in self.weights}
+            limited = {n: self._limited(params[n], self.max_norm) for n in self.weights}
             params = {**params, **limited}
         kept = {name: value for name, value in buffers.items() if name not in self.model.masks}
         return TrainingState(params, kept, optimizer, state.seed, state.steps + 1)
 
+    @staticmethod
+    def _limited(weight: Tensor, limit: float) -> Tensor:
+        """Each row no longer than the limit; of a convolution a row is a filter."""
+        rows: Tensor = RULES["max_norm"].forward(weight.flatten(1), limit=limit)[0]
+        return rows.view_as(weight)
+
     @property
     def weights(self) -> list[str]:
-        """What penalties and max_norm are about: matrices, never biases, never the scale of a normalisation."""
-        named = ((leaf, leaf.names.get("weight")) for leaf in leaves(self.model).values())
-        found = (name for leaf, name in named if name and len(leaf.shapes[name]) == 2)
+        """What penalties and max_norm are about: matrices and filters, never biases, never the scale of a
+        normalisation."""
+        found = (name for leaf in leaves(self.model).values() for name in leaf.weights)
         return list(dict.fromkeys(found))  # a weight that two layers share is penalised once
 
     def _of_batch(

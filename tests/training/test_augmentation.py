@@ -159,7 +159,22 @@ def test_flat_images():
     assert flat.equal(augment(images, seeded(), **ALL).reshape(3, 45))
 
 
-@pytest.mark.parametrize("shape", [(0, 5, 9), (2, 0, 9), (2, 1, 1)])
+def test_one_channel_more():
+    images = pictures()
+    assert augment(images[:, None], seeded(), **ALL).equal(augment(images, seeded(), **ALL)[:, None])
+
+
+def test_channels_are_moved_together_and_have_noise_of_their_own():
+    images = pictures()
+    twice = torch.stack([images, 2 * images], 1)
+    moved = augment(twice, seeded(), **{**ALL, "noise": 0.0})
+    alone = augment(images, seeded(), **{**ALL, "noise": 0.0})
+    assert moved.equal(torch.stack([alone, 2 * alone], 1))
+    noisy = augment(twice, seeded(), noise=0.1) - twice
+    assert not noisy[:, 0].equal(noisy[:, 1])
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 9), (2, 0, 9), (2, 1, 1), (0, 3, 5, 9), (2, 0, 5, 9)])
 def test_small_sizes(shape):
     assert augment(torch.ones(shape), seeded(), **ALL).shape == shape
 
@@ -171,9 +186,10 @@ def test_what_requires_grad_is_accepted_and_not_recorded():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: shift(torch.ones(2, 45), seeded(), 1), r"\(n, height, width\); came \(2, 45\). Pass image="),
-        (lambda: shift(torch.ones(2, 44), seeded(), 1, image=(5, 9)), r"\(n, 45\) or \(n, 5, 9\); came \(2, 44\)"),
+        (lambda: shift(torch.ones(2, 45), seeded(), 1), r"\(n, channels, height, width\); came \(2, 45\). Pass image="),
+        (lambda: shift(torch.ones(2, 44), seeded(), 1, image=(5, 9)), r"\(n, 45\), \(n, 5, 9\) or .*; came \(2, 44\)"),
         (lambda: shift(torch.ones(2, 9, 5), seeded(), 1, image=(5, 9)), r"came \(2, 9, 5\)"),
+        (lambda: shift(torch.ones(2, 1, 9, 5), seeded(), 1, image=(5, 9)), r"came \(2, 1, 9, 5\)"),
         (lambda: shift(torch.ones(2, 5, 9).long(), seeded(), 1), "came torch.int64. Cast them"),
         (lambda: shift(pictures(), seeded(), -1), "shift must be a whole number of pixels, at least 0; came -1"),
         (lambda: rotate(pictures(), seeded(), float("inf")), "rotate must be finite and at least 0; came inf"),

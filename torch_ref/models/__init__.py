@@ -1,9 +1,10 @@
 """The models as nn.Modules, with the parameters' names of manual_bp.models."""
 
+from torch_ref.models.cnn import CNN
 from torch_ref.models.gpt import GPT
 from torch_ref.models.mlp import MLP
 from torch_ref.models.residual_mlp import ResidualMLP
 
-MODELS = {"gpt": GPT, "mlp": MLP, "residual_mlp": ResidualMLP}
+MODELS = {"cnn": CNN, "gpt": GPT, "mlp": MLP, "residual_mlp": ResidualMLP}
 
-__all__ = ["GPT", "MLP", "MODELS", "ResidualMLP"]
+__all__ = ["CNN", "GPT", "MLP", "MODELS", "ResidualMLP"]

@@ -58,6 +58,8 @@ class TorchEngine:
             module: nn.Module = self._module(**self._config).to(x.device, state.dtype)
         self._load(module, state)
         tape = Tape()
+        if x.is_floating_point():  # so that layers before the first parameter have cotangents too
+            x = x.detach().requires_grad_()
         with torch.enable_grad():
             cost = self._cost(module, x, target, state.buffers, tape)
             torch.autograd.backward(cost)
@@ -91,12 +93,13 @@ class TorchEngine:
     def _limited(self, module: nn.Module, params: dict[str, Tensor], limit: float) -> dict[str, Tensor]:
         limited = function("max_norm")
         assert limited is not None
-        return {**params, **{name: limited(params[name], limit=limit) for name in self._weights(module)}}
+        named = {name: params[name] for name in self._weights(module)}
+        return {**params, **{name: limited(w.flatten(1), limit=limit).view_as(w) for name, w in named.items()}}
 
     @staticmethod
     def _weights(module: nn.Module) -> dict[str, nn.Parameter]:
-        """What penalties and max-norm are about: matrices."""
-        return {name: p for name, p in module.named_parameters() if p.ndim == 2}
+        """What penalties and max-norm are about: matrices and filters."""
+        return {name: p for name, p in module.named_parameters() if p.ndim > 1}
 
     @staticmethod
     def _load(module: nn.Module, state: TrainingState) -> None:
