@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from manual_bp.inputs import require
 from manual_bp.losses import Loss
 from manual_bp.training import data
 from manual_bp.training.fit import ROWS
@@ -34,6 +36,10 @@ def predict(saved: SavedModel, x: Tensor) -> Predicted:
     """
     if saved.symbols:
         raise ValueError(f"a network of classes is due; came a {saved.model.name} that learned text: manual-bp sample.")
+    if (image := saved.model.config.get("image")) and x.ndim == 2:
+        must = f"the network takes images of {' x '.join(map(str, image))} = {math.prod(image)} numbers"
+        require(x.shape[1] == math.prod(image), must, f"{x.shape[1]} in a row", "Bring them to that size.")
+        x = x.reshape(len(x), *image)
     layer = saved.model.inference()
     dtype = next(iter(saved.params.values())).dtype
     pieces = [layer.forward(saved.params, saved.buffers, rows.to(dtype))[0] for rows in torch.split(x, ROWS)]

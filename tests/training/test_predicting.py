@@ -9,22 +9,29 @@ from typer.testing import CliRunner
 
 from manual_bp.cli import app
 from manual_bp.models import KINDS
-from manual_bp.networks import MODELS, tiny
+from manual_bp.networks import MODELS, learns_images, tiny
 from manual_bp.training.predicting import predict, read
 from manual_bp.training.saved import SavedModel, load_model
 from tests.documents import valid
 
-FEATURES, CLASSES = 4, 3
+FEATURES, IMAGE, CLASSES = 4, (1, 5, 4), 3
 
 
 def saved(name="mlp", loss="softmax_cross_entropy"):
-    model = tiny(name, FEATURES, CLASSES)
+    model = tiny(name, IMAGE if learns_images(name) else (FEATURES,), CLASSES)
     params, buffers = model.init(torch.Generator().manual_seed(0))
     return SavedModel(model, params, buffers, loss=loss)
 
 
 def examples(n=7):
     return torch.randn(n, FEATURES, generator=torch.Generator().manual_seed(1))
+
+
+def test_rows_of_pixels_are_made_images():
+    ours, x = saved("cnn"), torch.rand(7, *IMAGE, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(predict(ours, x).outputs, predict(ours, x.flatten(1)).outputs)
+    with pytest.raises(ValueError, match="images of 1 x 5 x 4 = 20 numbers; came 4 in a row"):
+        predict(ours, examples())
 
 
 @pytest.mark.parametrize("name", ["mlp", "residual_mlp", "notes"])
@@ -38,7 +45,7 @@ def test_a_saved_network_answers_as_before(tmp_path, name):
 
 def test_every_model_says_how_it_is_made():
     for name in MODELS:
-        model = tiny(name, FEATURES, CLASSES)
+        model = tiny(name, IMAGE if learns_images(name) else (FEATURES,), CLASSES)
         again = KINDS[model.name](**model.config)
         assert again.config == model.config
 
