@@ -9,8 +9,9 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import dropwhile, takewhile
 from pathlib import Path
-from types import NoneType
+from types import ModuleType, NoneType
 from typing import Any, Literal, get_args, get_origin
 
 from manual_bp.book.docstring import Text, read
@@ -66,15 +67,29 @@ class Page:
         if not source:
             parts = [part for part in ("forward", "backward") if hasattr(self.rule.page, part)]
             return "\n\n\n".join(inspect.getsource(getattr(self.rule.page, part)).rstrip() for part in parts)
-        found: list[tuple[int, int]] = []
-        for node in ast.parse(source).body:
-            if isinstance(node, ast.Assign | ast.AnnAssign) and "INPUTS" in ast.unparse(node).partition("=")[0]:
-                break
-            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.Assign | ast.AnnAssign):
-                first = min([node.lineno, *(each.lineno for each in getattr(node, "decorator_list", []))])
-                found.append((first, node.end_lineno or first))
+        nodes = list(takewhile(lambda node: not _is_inputs(node), ast.parse(source).body))
+        found = [_lines(n) for n in nodes if isinstance(n, ast.ClassDef | ast.FunctionDef | ast.Assign | ast.AnnAssign)]
         lines = source.split("\n")
         return "\n".join(lines[found[0][0] - 1 : found[-1][1]]) if found else ""
+
+    @cached_property
+    def parts_of_wrong(self) -> str:
+        """What the wrong formulas are made of: functions and classes behind INPUTS, or of a helper of the chapter that
+        nothing before INPUTS uses."""
+        page, source = self.rule.page, _source(self.rule)
+        nodes = dropwhile(lambda node: not _is_inputs(node), ast.parse(source).body if source else ())
+        own = {node.name for node in nodes if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+        shown = set(re.findall(r"\w+", self.code))
+        found: dict[str, str] = {}
+        words = re.findall(r"\w+", " ".join(self.formulas.values()))
+        while words:  # what they use themselves, too
+            name = words.pop(0)
+            is_new = name not in found and (name in own or name not in shown)
+            made = getattr(page, name, None) if is_new else None
+            if made is not None and (name in own or _is_of_chapter(made, page)):
+                found[name] = inspect.getsource(made).rstrip()
+                words += re.findall(r"\w+", found[name])
+        return "\n\n\n".join(found.values())
 
     @cached_property
     def arguments(self) -> list[Argument]:
@@ -181,6 +196,22 @@ def spelt(annotation: Any) -> str:
         else:
             found.append("None" if kind is NoneType else str(getattr(kind, "__name__", kind)))
     return " | ".join(found)
+
+
+def _is_inputs(node: ast.AST) -> bool:
+    return isinstance(node, ast.Assign | ast.AnnAssign) and "INPUTS" in ast.unparse(node).partition("=")[0]
+
+
+def _is_of_chapter(made: Any, page: ModuleType) -> bool:
+    """Whether a function or class stands in a helper of the page's chapter."""
+    is_made = inspect.isfunction(made) or inspect.isclass(made)
+    return is_made and str(made.__module__).startswith(f"{page.__name__.rpartition('.')[0]}._")
+
+
+def _lines(node: Any) -> tuple[int, int]:
+    """The first and the last line of a statement, decorators included."""
+    first = min([node.lineno, *(each.lineno for each in getattr(node, "decorator_list", []))])
+    return first, node.end_lineno or first
 
 
 @cache

@@ -153,6 +153,7 @@ class Book:
             here_page=page.name,
             page=page,
             code=coloured(page.code),
+            parts_of_wrong=coloured(page.parts_of_wrong) if page.parts_of_wrong else "",
             promises=[(name, self._prose(why, page.text.names, "../")) for name, why in page.promises],
             graphs=_safe_pictures(curves.graphs(rule)) if drawn else [],
             errors=_safe_pictures(curves.errors(rule)) if drawn else [],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable
 from typing import Annotated, Any
 
@@ -14,7 +15,11 @@ from manual_bp.cli.shared import out, print_table, rule_names, usage
 
 
 def list_rules(
-    rule: Annotated[str | None, typer.Argument(help="One page, rendered.", autocompletion=rule_names)] = None,
+    rule: Annotated[
+        str | None,
+        typer.Argument(help="One page, rendered; or a chapter, which is introduced.", autocompletion=rule_names),
+    ] = None,
+    formulas: Annotated[bool, typer.Option("--formulas", help="The wrong formulas too, as code.")] = False,
 ) -> None:
     """The table of rules, or one page: mathematics, code, what goes wrong.
     For example: manual-bp rules batch_norm
@@ -23,7 +28,10 @@ def list_rules(
         from manual_bp.registry import RULES
 
         if rule is not None:
-            _print_page(RULES[rule])
+            if rule in {found.chapter for found in RULES.values()}:
+                _print_chapter(rule)
+            else:
+                _print_page(RULES[rule], formulas)
             return
         table = Table(box=SIMPLE_HEAD)
         for heading in ("chapter", "rule", "inputs", "hyperparameters", "mistakes"):
@@ -35,7 +43,18 @@ def list_rules(
         print_table(table)
 
 
-def _print_page(rule: Any) -> None:
+def _print_chapter(name: str) -> None:
+    """How the book introduces a chapter, and its pages."""
+    from manual_bp.book.chapters import chapters
+    from manual_bp.book.page import Page
+    from manual_bp.registry import RULES
+
+    (chapter,) = chapters(Page(rule) for rule in RULES.values() if rule.chapter == name)
+    _print_text(chapter.text)
+    _print_table("pages", ("rule", ""), [(page.name, page.summary) for page in chapter.pages])
+
+
+def _print_page(rule: Any, formulas: bool) -> None:
     """What the book shows of it, but for pictures."""
     from manual_bp.book.page import Page
 
@@ -51,6 +70,11 @@ def _print_page(rule: Any) -> None:
         _print_table("what may be declared", ("convention", "choice", "what it means"), page.conventions)
     rows = [(m.name, m.forgets, m.shows, m.seen or "") for m in page.wrong]
     _print_table("what goes wrong", ("mistake", "forgets", "shows", "seen"), rows)
+    if formulas:
+        for name, formula in page.formulas.items():
+            out.print(f"{name}:\n{textwrap.indent(formula, '    ')}\n", markup=False)
+        if page.parts_of_wrong:
+            out.print(f"where\n\n{page.parts_of_wrong}\n", markup=False)
     _print_table("edges", ("edge", "sets", "raises"), page.edges)
     if page.related:
         out.print(f"related pages: {', '.join(page.related)}", highlight=False)

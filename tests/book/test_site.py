@@ -182,3 +182,23 @@ def test_numbers_of_a_plane():
         ("−∞", None),
         ("−1e-9".replace("-", "−"), -1.0),
     ]
+
+
+def test_what_a_wrong_formula_is_made_of_is_shown(rule):
+    """Every function or class of the page, or of a helper of its chapter, that a wrong formula names."""
+    page = Page(rule)
+    chapter = rule.page.__name__.rpartition(".")[0]
+    for word in set(re.findall(r"\w+", " ".join(page.formulas.values()))):
+        made = getattr(rule.page, word, None)
+        if str(getattr(made, "__module__", "")).startswith(chapter) and callable(made):
+            assert re.search(rf"\b(def|class) {word}\b", page.code + page.parts_of_wrong) or word in page.code, word
+
+
+def test_the_terminal_shows_chapters_and_wrong_formulas():
+    rule = next(rule for rule in bp.RULES.values() if Page(rule).parts_of_wrong)
+    result = CliRunner().invoke(app, ["rules", rule.name, "--formulas"])
+    assert all(formula.split("\n")[0] in result.output for formula in Page(rule).formulas.values())
+    assert "where" in result.output.split("\n")
+    chapter = CliRunner().invoke(app, ["rules", rule.chapter])
+    assert chapter.exit_code == 0, chapter.output
+    assert all(name in chapter.output for name, other in bp.RULES.items() if other.chapter == rule.chapter)
