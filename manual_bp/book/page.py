@@ -6,7 +6,7 @@ import ast
 import inspect
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import dropwhile, takewhile
@@ -74,20 +74,22 @@ class Page:
 
     @cached_property
     def parts_of_wrong(self) -> str:
-        """What the wrong formulas are made of: functions and classes behind INPUTS, or of a helper of the chapter that
-        nothing before INPUTS uses."""
+        """What the wrong formulas are made of: what has a name behind INPUTS, or in a helper of the chapter, and is not
+        among the code."""
         page, source = self.rule.page, _source(self.rule)
+        lines = source.split("\n")
         nodes = dropwhile(lambda node: not _is_inputs(node), ast.parse(source).body if source else ())
-        own = {node.name for node in nodes if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+        own = {name: "\n".join(lines[first - 1 : last]) for node in nodes for name, (first, last) in _named_at(node)}
         shown = set(re.findall(r"\w+", self.code))
         found: dict[str, str] = {}
         words = re.findall(r"\w+", " ".join(self.formulas.values()))
         while words:  # what they use themselves, too
             name = words.pop(0)
-            is_new = name not in found and (name in own or name not in shown)
-            made = getattr(page, name, None) if is_new else None
-            if made is not None and (name in own or _is_of_chapter(made, page)):
-                found[name] = inspect.getsource(made).rstrip()
+            if name in found or (name in shown and name not in own):
+                continue
+            made = getattr(page, name, None)
+            if name in own or _is_of_chapter(made, page):
+                found[name] = own[name] if name in own else inspect.getsource(made).rstrip()
                 words += re.findall(r"\w+", found[name])
         return "\n\n\n".join(found.values())
 
@@ -206,6 +208,14 @@ def _is_of_chapter(made: Any, page: ModuleType) -> bool:
     """Whether a function or class stands in a helper of the page's chapter."""
     is_made = inspect.isfunction(made) or inspect.isclass(made)
     return is_made and str(made.__module__).startswith(f"{page.__name__.rpartition('.')[0]}._")
+
+
+def _named_at(node: Any) -> Iterator[tuple[str, tuple[int, int]]]:
+    """The name that a statement gives to a function, a class or a value, and its lines; none of a page's own parts."""
+    if isinstance(node, ast.ClassDef | ast.FunctionDef):
+        yield node.name, _lines(node)
+    elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and not node.targets[0].id.isupper():
+        yield node.targets[0].id, _lines(node)
 
 
 def _lines(node: Any) -> tuple[int, int]:
