@@ -87,7 +87,7 @@ class Page:
             name = words.pop(0)
             if name in found or (name in shown and name not in own):
                 continue
-            made = getattr(page, name, None)
+            made: Any = getattr(page, name, None)
             if name in own or _is_of_chapter(made, page):
                 found[name] = own[name] if name in own else inspect.getsource(made).rstrip()
                 words += re.findall(r"\w+", found[name])
