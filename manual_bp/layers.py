@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from manual_bp import axes
+from manual_bp.outputs import parts
 from manual_bp.registry import RULES
 from manual_bp.rule import Rule
 
@@ -49,6 +50,7 @@ class Leaf:
     hyper: the rule's hyperparameters.
     shapes: the shape of each named tensor; a mask's lacks the batch axis.
     takes: so many inputs come from the layers before.
+    Of a rule with several outputs the first is the layer's, and the others reach nobody.
     """
 
     rule: Rule
@@ -59,13 +61,18 @@ class Leaf:
 
     def forward(self, params: Tensors, state: Tensors, x: Any) -> tuple[Tensor, Any, Tensors]:
         y, residuals = self.rule.forward(*self.inputs(params, state, x), **self.hyper)
-        return y, residuals, state
+        return parts(y)[0], residuals, state
 
     def backward(self, residuals: Any, dy: Tensor) -> tuple[Any, dict[str, Tensor]]:
-        grads = self.rule.backward(residuals, dy)
+        grads = self.rule.backward(residuals, self.of_all_outputs(dy, None))
         named = zip(self.rule.inputs, grads, strict=True)
         dparams = {self.names[local]: d for local, d in named if local in self.names and d is not None}
         return (grads[0] if self.takes == 1 else grads[: self.takes]), dparams
+
+    def of_all_outputs(self, first: Any, others: Any) -> Any:
+        """What the rule gives or takes for all of its outputs, where there is `first` for the layer's own."""
+        unused = len(self.rule.outputs) - 1
+        return (first, *[others] * unused) if unused else first
 
     def inputs(self, params: Tensors, state: Tensors, x: Any) -> tuple[Tensor | None, ...]:
         """The rule's inputs: x, or several of them, and what is looked up by name."""

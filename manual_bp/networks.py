@@ -1,4 +1,5 @@
-"""The networks that have a name: the course notes', one with ReLU, a deep one, one of convolutions, and a transformer.
+"""The networks that have a name: the course notes', one with ReLU, a deep one, one of convolutions, a transformer, and
+one of recurrent layers.
 
 The command line lists them before it waits for torch.
 """
@@ -23,6 +24,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         "gpt",
         {"context": 64, "width": 96, "heads": 4, "depth": 3, "norm": "rms", "position": "rope", "dropout": 0.0},
     ),
+    "recurrent": ("recurrent", {"context": 32, "width": 96, "layers": 1, "cell": "lstm", "dropout": 0.1}),
 }
 """The networks of verify, lockstep and train, by name: kind and configuration."""
 
@@ -32,6 +34,7 @@ TINY: dict[str, dict[str, Any]] = {
     "residual_mlp": {"width": 5, "depth": 2},
     "cnn": {"layers": [2, "max", 3, "max"]},
     "gpt": {"width": 8, "heads": 2, "depth": 1},
+    "recurrent": {"width": 4, "layers": 2},
 }
 
 Shape = tuple[int, ...]
@@ -40,7 +43,7 @@ Shape = tuple[int, ...]
 
 def learns_text(name: str) -> bool:
     """Whether the network takes the numbers of tokens, and gives those that come next."""
-    return MODELS[name][0] == "gpt"
+    return MODELS[name][0] in ("gpt", "recurrent")
 
 
 def learns_images(name: str) -> bool:
@@ -53,26 +56,36 @@ def drops(name: str) -> bool:
     return "dropout" in MODELS[name][1]
 
 
-def data_for(name: str, data: str | None = None) -> Dataset:
+SHORT = 8
+"""Positions of a recurrent network's windows in lockstep.  Rounding errors are followed from step to step, which takes
+4 CPU seconds for so many."""
+
+
+def data_for(name: str, data: str | None = None, *, in_lockstep: bool = False) -> Dataset:
     """What the network learns: the digits or a folder of images; of a text, Python's reference or a file.
 
+    in_lockstep: in windows as they are short enough there.
     Raises ValueError if it cannot be read.
     """
     from manual_bp.training import data as images
     from manual_bp.training import text
 
     if learns_text(name):
-        return text.load(data or text.PYTHON).windows(MODELS[name][1]["context"])
+        kind, config = MODELS[name]
+        context = SHORT if in_lockstep and kind == "recurrent" else config["context"]
+        return text.load(data or text.PYTHON).windows(context)
     found = images.load(data or "digits")
     return found.pictures() if learns_images(name) else found
 
 
 def network(name: str, example: Shape, classes: int, **changes: Any) -> Model:
     """One of MODELS for examples of that shape, `changes` made to its configuration."""
-    from manual_bp.models import cnn, gpt, mlp, residual_mlp
+    from manual_bp.models import cnn, gpt, mlp, recurrent, residual_mlp
 
     kind, config = MODELS[name]
     config = {**config, **changes}
+    if kind == "recurrent":
+        return recurrent(classes, **{**config, "context": example[0]})
     if kind == "gpt":
         return gpt(classes, **{**config, "context": example[0]})
     if kind == "cnn":

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manual_bp.axes import Sizes, bind, shape_of
 from manual_bp.chain import Layer, Leaf, Moved, Tensors, joined
 from manual_bp.inputs import require
 from manual_bp.registry import RULES
@@ -43,6 +44,11 @@ def merged(number: int) -> Moved:
     return Moved(_merged, lambda dy: _split(dy, number))
 
 
+def swapped() -> Moved:
+    """(batch, positions, features) -> (positions, batch, features), as recurrent layers take them, or back again."""
+    return Moved(lambda x: x.transpose(0, 1), lambda dy: dy.transpose(0, 1))
+
+
 def classes_first() -> Moved:
     """(batch, positions, classes) -> (batch, classes, positions), as a loss takes them."""
     return Moved(lambda x: x.transpose(1, -1), lambda dy: dy.transpose(1, -1))
@@ -72,6 +78,33 @@ class WithoutBias(Leaf):
 def linear_without_bias(inputs: int, outputs: int, *, weight: str = "weight") -> WithoutBias:
     """z = x Wᵀ, with W under the given name; a table of embeddings may be this W as well."""
     return WithoutBias(RULES["linear"], {"weight": weight}, shapes={weight: (outputs, inputs)})
+
+
+class FromRest(Leaf):
+    """A recurrent rule whose states begin at 0: they are no parameters, and nobody asks for their cotangents."""
+
+    def inputs(self, params: Tensors, state: Tensors, x: Any) -> tuple[Tensor | None, ...]:
+        _, hidden = self.shapes[self.names["weight_hh"]]
+        rest = torch.zeros(x.shape[1], hidden, dtype=x.dtype, device=x.device)
+        _, *others = self.rule.inputs
+        return (x, *(params[self.names[local]] if local in self.names else rest for local in others))
+
+
+def recurrent(cell: str, features: int, hidden: int, *, prefix: str = "", **hyper: Any) -> FromRest:
+    """The states y of a recurrent rule over x, (time, batch, features), from a state of 0.
+
+    The parameters have torch's names for a module of one layer: `<prefix>weight_ih_l0`, `<prefix>weight_hh_l0`,
+    `<prefix>bias_ih_l0`, `<prefix>bias_hh_l0`.
+    """
+    rule = RULES[cell]
+    rule.check_hyper(hyper)
+    locals_ = [local for local in rule.inputs if local.startswith(("weight", "bias"))]
+    names = {local: f"{prefix}{local}_l0" for local in locals_}
+    sizes: Sizes = {}
+    state = {"x": (1, 1, features), "h0": (1, hidden)}
+    bind(rule.annotations, state, sizes, rule.check_hyper(hyper))
+    shapes = {names[local]: shape_of(rule.annotations[local], sizes, hyper) for local in locals_}
+    return FromRest(rule, names, hyper, shapes)
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,10 @@ def words(result):
 def small():
     """The same parts, a context of eight tokens."""
     kind, config = networks.MODELS["gpt"]
+    _, recurrent = networks.MODELS["recurrent"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(networks.MODELS, "gpt", (kind, {**config, "context": 8, "width": 8, "heads": 2, "depth": 2}))
+        patch.setitem(networks.MODELS, "recurrent", ("recurrent", {**recurrent, "context": 8, "width": 8}))
         yield
 
 
@@ -106,6 +108,20 @@ def test_a_sample(whole):
     assert first.output == again.output
     assert first.output != other.output
     assert run("sample", "--model", folder / MODEL, "--length", 0, "--prompt", "für").output == "für\n"
+
+
+def test_a_recurrent_network_learns_and_writes(tmp_path, text):
+    """As a transformer does, without a map of attention."""
+    result = run("train", "--out", tmp_path, *options(text), "--model", "recurrent")
+    assert result.exit_code == 0, result.output
+    assert "27 windows of 8 tokens to learn from" in words(result)
+    records = history.read(tmp_path / METRICS, 2)
+    assert records[1].validation_loss < records[0].validation_loss
+    pictures = {path.name for path in tmp_path.iterdir() if path.suffix == ".svg"}
+    assert pictures == {"gradient_norms.svg", "learning_curves.svg"}
+    sampled = run("sample", "--model", tmp_path, "--prompt", "The", "--length", 20)
+    assert sampled.exit_code == 0, sampled.output
+    assert sampled.output.startswith("The")
 
 
 @pytest.mark.parametrize(

@@ -669,8 +669,8 @@ def test_verify_judges_every_step_and_changes_none(tmp_path, mnist):
     assert all(torch.equal(judged.state.params[name], p) for name, p in plain.state.params.items())
 
 
-def test_images_as_images(tmp_path, monkeypatch, mnist, drawn):
-    """With the folder's own test files, changed at random if nothing else is said, and shown as they came."""
+def test_images_as_images(tmp_path, monkeypatch, mnist):
+    """With the folder's own test files, changed at random if nothing else is said."""
     kind, config = networks.MODELS["cnn"]
     monkeypatch.setitem(networks.MODELS, "cnn", (kind, {**config, "layers": [2, "max", 3, "max"]}))
     options = ("--data", mnist, "--model", "cnn", "--batch-size", 18, "--dropout", 0.1)
@@ -679,7 +679,6 @@ def test_images_as_images(tmp_path, monkeypatch, mnist, drawn):
     assert "7 to test (all of t10k-* and nothing else)" in words(result)
     assert "from output back to block1.convolution" in words(result)
     assert "every step agrees" in result.output
-    assert {f"{name}.svg" for name in PICTURES} <= {path.name for path in (tmp_path / "run").iterdir()}
     configuration = checkpoints.load(tmp_path / "run" / CHECKPOINT).configuration
     assert (configuration["augment"], configuration["cosine"]) == (True, True)
     other = run("--out", tmp_path / "run", "--resume", "--no-augment")

@@ -4,7 +4,8 @@ The bound of `bounded.py` holds for whatever signs the errors have.  Over one pa
 layers it multiplies up: after four blocks with batch normalisation the bound of float32 says nothing any more, while
 the actual errors, which have random signs and mostly cancel, are still small.  So a chain is treated in two steps:
 
-- one run in float64 takes down the width of each leaf's results, by the running error analysis of its page;
+- one run in float64 takes down the width of each leaf's results, by the running error analysis of its page; where that
+  has no meaning, over the many steps of a recurrence, stochastic arithmetic (stochastic.py) finds another;
 - in further runs a random error, uniform within that width, is added to each result, and goes through the rest of the
   chain as a real rounding error would: with its sign, and with the chain's own sensitivity.
 
@@ -23,15 +24,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from manual_bp.arithmetic.bounded import Bounded, Paging, contract_of, enter, leave
+from manual_bp.arithmetic.bounded import Bounded, How, Paging, contract_of, enter, leave
 from manual_bp.arithmetic.bounded_table import EXACT
+from manual_bp.arithmetic.bounded_tensor import done_so
+from manual_bp.arithmetic.stochastic import is_wide, narrowed, wide_from
 from manual_bp.chain import Layer, Leaf, Tensors
+from manual_bp.outputs import parts, whole
 from manual_bp.rule import Grads, Rule
+
+Again = Callable[[How], Sequence[Any]]
 
 
 class Errors(ABC):
@@ -49,7 +55,11 @@ class Errors(ABC):
     def leave(self, x: Tensor) -> Tensor:
         """What comes out of an operation, as float64 again."""
 
-    def computing(self) -> AbstractContextManager[Any]:
+    def left(self, results: Sequence[Any], again: Again) -> list[Any]:
+        """`leave` of each of a leaf's results that is there.  again: the results once more, done in another way."""
+        return [None if x is None else self.leave(x) for x in results]
+
+    def computing(self, how: How | None = None) -> AbstractContextManager[Any]:
         """Where an operation is done."""
         return nullcontext()
 
@@ -81,8 +91,8 @@ class Analysis(Errors):
     def exact(self, x: Tensor) -> Tensor:
         return Bounded(x, EXACT, self._contract.compute)
 
-    def computing(self) -> AbstractContextManager[Any]:
-        return Paging()
+    def computing(self, how: How | None = None) -> AbstractContextManager[Any]:
+        return Paging(how)
 
     def leave(self, x: Tensor) -> Tensor:
         if not isinstance(x, Bounded):
@@ -90,6 +100,19 @@ class Analysis(Errors):
             return x
         self.widths.append(leave(x, self._contract))
         return x.value
+
+    def left(self, results: Sequence[Any], again: Again) -> list[Any]:
+        begun = len(self.widths)
+        values = super().left(results, again)
+        there = [x for x in results if x is not None]
+        errors, share = self.widths[begun:], wide_from(self._contract.compute, self._contract.storage)
+        if any(is_wide(x, error, share) for x, error in zip(there, errors, strict=True)):
+
+            def run(how: How) -> list[Any]:
+                return [x for x in again(how) if x is not None]
+
+            self.widths[begun:] = narrowed(there, errors, run, None, lambda x: leave(x, self._contract), share)
+        return values
 
 
 class RandomErrors(Errors):
@@ -118,33 +141,63 @@ class RandomErrors(Errors):
         return torch.addcmul(x, width, noise)
 
 
+class _Kept(NamedTuple):
+    """What backward needs: the leaf's residuals, and what forward was given, so that it can be done in another way."""
+
+    residuals: Any
+    given: tuple[Tensors, Tensors, Any]
+
+
 @dataclass(frozen=True)
 class _ErringLeaf:
     inner: Leaf
     errors: Errors
 
     def forward(self, params: Tensors, state: Tensors, x: Any) -> tuple[Tensor, Any, Tensors]:
-        own, enter, leave = self.inner.shapes, self.errors.enter, self.errors.leave
-        known = {name: enter(t) for name, t in state.items() if name in own}
-        entered = {name: enter(t) for name, t in params.items() if name in own}
-        with self.errors.computing():
-            y, residuals, after = self.inner.forward(entered, known, _each(enter, x))
-        return leave(y), residuals, {**state, **{name: leave(t) for name, t in after.items()}}
+        given = (params, state, x)
+        y, residuals, after = self._forward(None, *given)
 
-    def backward(self, residuals: Any, dy: Tensor) -> tuple[Any, dict[str, Tensor]]:
-        with self.errors.computing():
-            dx, dparams = self.inner.backward(residuals, self.errors.enter(dy))
-        return _each(self.errors.leave, dx), {name: self.errors.leave(d) for name, d in dparams.items()}
+        def again(how: How) -> list[Any]:
+            y, _, after = self._forward(how, *given)
+            return [y, *after.values()]
+
+        left, *states = self.errors.left([y, *after.values()], again)
+        return left, _Kept(residuals, given), {**state, **dict(zip(after, states, strict=True))}
+
+    def backward(self, residuals: _Kept, dy: Tensor) -> tuple[Any, dict[str, Tensor]]:
+        dx, dparams = self._backward(None, residuals.residuals, dy)
+
+        def again(how: How) -> list[Any]:
+            _, kept, _ = self._forward(how, *residuals.given)
+            dx, dparams = self._backward(how, kept, dy)
+            return [*parts(dx), *dparams.values()]
+
+        left = self.errors.left([*parts(dx), *dparams.values()], again)
+        of_x, of_params = left[: len(parts(dx))], left[len(parts(dx)) :]
+        return whole(of_x, like=dx), dict(zip(dparams, of_params, strict=True))
+
+    def _forward(self, how: How | None, params: Tensors, state: Tensors, x: Any) -> tuple[Any, Any, Tensors]:
+        own = self.inner.shapes
+        known = {name: self._entered(t, how) for name, t in state.items() if name in own}
+        entered = {name: self._entered(t, how) for name, t in params.items() if name in own}
+        with self.errors.computing(how):
+            return self.inner.forward(entered, known, _each(lambda t: self._entered(t, how), x))
+
+    def _backward(self, how: How | None, residuals: Any, dy: Tensor) -> tuple[Any, dict[str, Tensor]]:
+        with self.errors.computing(how):
+            return self.inner.backward(residuals, self._entered(dy, how))
+
+    def _entered(self, x: Tensor, how: How | None) -> Tensor:
+        entered = self.errors.enter(x)
+        return done_so(entered, how) if how else entered
 
     def map(self, change: Any, name: str = "") -> Layer:
         return self.inner.map(change, name)
 
 
 def _each(change: Callable[[Tensor], Tensor], x: Any) -> Any:
-    """What a layer takes or brings back: a tensor, several of them, or None of an index."""
-    if isinstance(x, tuple):
-        return tuple(change(part) for part in x)
-    return None if x is None else change(x)
+    """What a layer takes: a tensor, or several of them."""
+    return tuple(change(part) for part in x) if isinstance(x, tuple) else change(x)
 
 
 def wide(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

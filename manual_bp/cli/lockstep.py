@@ -76,7 +76,7 @@ def prepared(names: list[str], data: str | None) -> list[tuple[str, Any, Any]]:
             raise ValueError(f"--model must be one of {list(MODELS)}; came {name!r}.")
     found = []
     for name in names:
-        dataset = data_for(name, None if learns_text(name) and len(names) > 1 else data)
+        dataset = data_for(name, None if learns_text(name) and len(names) > 1 else data, in_lockstep=True)
         found.append((name, network(name, dataset.x.shape[1:], dataset.classes), dataset))
         check_data(*found[-1][1:])
     return found

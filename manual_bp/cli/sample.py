@@ -1,4 +1,4 @@
-"""`manual-bp sample`: what a trained transformer writes."""
+"""`manual-bp sample`: what a network that has learned text writes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from manual_bp.cli.shared import one_thread, out, usage
 
 
 def sample(
-    model: Annotated[Path, typer.Option(help="Folder of a run of train --model gpt, or its model.safetensors.")],
+    model: Annotated[
+        Path, typer.Option(help="Folder of a run of train --model gpt or recurrent, or its model.safetensors.")
+    ],
     prompt: Annotated[str, typer.Option(help="What the text begins with.")] = "\n",
     length: Annotated[int, typer.Option(min=0, help="Characters to add; of a text learned by byte, bytes.")] = 400,
     temperature: Annotated[
@@ -19,7 +21,7 @@ def sample(
     ] = 0.8,
     seed: Annotated[int, typer.Option(min=0, help="Another seed, another text.")] = 0,
 ) -> None:
-    """Let a trained transformer go on with a text.
+    """Let a network that has learned text go on with one.
     For example: manual-bp sample --model runs/gpt-1 --prompt "The yield"
     """
     with usage():

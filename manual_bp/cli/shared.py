@@ -118,8 +118,8 @@ ModelName = Annotated[
 Data = Annotated[
     str | None,
     typer.Option(
-        help="digits, or a folder with MNIST-format IDX files; of --model gpt a file, whatever its bytes say.",
-        show_default="digits; of --model gpt Python's language reference",
+        help="digits, or a folder with MNIST-format IDX files; of gpt and recurrent a file, whatever its bytes say.",
+        show_default="digits; of text Python's language reference",
     ),
 ]
 

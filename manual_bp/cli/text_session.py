@@ -81,8 +81,9 @@ class TextSession(Session):
             figures = {
                 "learning_curves.svg": pictures.learning_curves(self.records, found, kept, about),
                 "gradient_norms.svg": pictures.gradient_norms(self.records, about),
-                "attention.svg": attention_map.attention_map(looks, characters, about),
             }
+            if looks:
+                figures["attention.svg"] = attention_map.attention_map(looks, characters, about)
             if self.records[0].saturation:
                 lost = {name: layer.lost for name, layer in flat.layers.items()}
                 figures["saturation.svg"] = pictures.saturation(self.records, lost, about)

@@ -28,9 +28,9 @@ def train(
     data: Annotated[
         str | None,
         typer.Option(
-            help="digits, or a folder with MNIST-format IDX files; of --model gpt python (the language reference, by "
+            help="digits, or a folder with MNIST-format IDX files; of text python (the language reference, by "
             "character), or a file (by byte).",
-            show_default="digits; gpt: python",
+            show_default="digits; text: python",
         ),
     ] = None,
     folder: Annotated[
@@ -40,31 +40,31 @@ def train(
         bool, typer.Option("--resume", help="Go on with the run in --out, bit for bit, with its own options.")
     ] = False,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Epochs at most.", show_default="100; cnn: 20; gpt: 4")
+        int | None, typer.Option(min=1, help="Epochs at most.", show_default="100; cnn: 20; text: 4")
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Examples per step; of a text, windows.", show_default="64; gpt: 16")
+        int | None, typer.Option(min=1, help="Examples per step; of a text, windows.", show_default="64; text: 16")
     ] = None,
     loss: LossName = None,
     label_smoothing: LabelSmoothing = None,
     loss_hyper: LossHyper = None,
     optimizer: Annotated[
-        str | None, typer.Option(help="sgd, momentum (sgd with 0.9), adam or adamw.", show_default="adam; gpt: adamw")
+        str | None, typer.Option(help="sgd, momentum (sgd with 0.9), adam or adamw.", show_default="adam; text: adamw")
     ] = None,
     lr: Annotated[
         float | None,
-        typer.Option(help="Learning rate.", show_default="sgd 0.2, momentum 0.05, adam and adamw 0.005; gpt: 0.004"),
+        typer.Option(help="Learning rate.", show_default="sgd 0.2, momentum 0.05, adam and adamw 0.005; text: 0.004"),
     ] = None,
     warmup: Annotated[
         int | None,
-        typer.Option(min=0, help="Steps in which the learning rate grows from 0.", show_default="0; gpt: 100"),
+        typer.Option(min=0, help="Steps in which the learning rate grows from 0.", show_default="0; text: 100"),
     ] = None,
     cosine: Annotated[
         bool | None,
         typer.Option(
             "--cosine/--no-cosine",
             help="The learning rate falls along a cosine to a tenth in the last epoch.",
-            show_default="no-cosine; cnn, gpt: cosine",
+            show_default="no-cosine; cnn, text: cosine",
         ),
     ] = None,
     l2: Annotated[float | None, typer.Option(help="Adds L2/2 Σ W² to the cost.", show_default="0")] = None,
@@ -75,7 +75,7 @@ def train(
     ] = None,
     clip_norm: Annotated[
         float | None,
-        typer.Option(help="Longest gradient, all parameters together.", show_default="no limit; gpt: 1"),
+        typer.Option(help="Longest gradient, all parameters together.", show_default="no limit; text: 1"),
     ] = None,
     max_norm: Annotated[
         float | None, typer.Option(help="Longest weight vector of a unit.", show_default="no limit")
@@ -112,7 +112,7 @@ def train(
     For example: manual-bp train --model mlp --out run
 
     MNIST's own test files, t10k-*, are the test where a folder has them; then 10 % of train-* are to stop by.  Of a
-    text, which --model gpt learns, the last tenth is to stop by, and nothing tests; it ends with a sample.
+    text, which gpt and recurrent learn, the last tenth is to stop by, and nothing tests; it ends with a sample.
     The folder holds a checkpoint, replaced whole after every epoch, the metrics as JSON lines, and at the end the
     parameters and pictures.  Ctrl-C and SIGTERM save the state and say how to go on (exit status 130, 143).
     """

@@ -229,8 +229,8 @@ class Judge:
     def _alone(self, number: int, visits: dict[str, Visit]) -> list[Disagreement]:
         """In the order of computation: values from the first layer on, cotangents from the last layer back."""
         found = {layer: list(self._alone_one(number, layer, visit)) for layer, visit in visits.items()}
-        values = [d for some in found.values() for d in some if d.quantity.startswith("y ")]
-        cotangents = [d for layer in reversed(found) for d in found[layer] if not d.quantity.startswith("y ")]
+        values = [d for some in found.values() for d in some if _is_value(d.quantity)]
+        cotangents = [d for layer in reversed(found) for d in found[layer] if not _is_value(d.quantity)]
         return values + cotangents
 
     def _alone_one(self, number: int, layer: str, visit: Visit) -> Iterator[Disagreement]:
@@ -243,7 +243,7 @@ class Judge:
             yield Disagreement(number, layer, "alone", f"{leaf.rule.name} could not be judged: {text}")
         for mismatch in report.mismatches:
             self._note(number, layer, f"{mismatch.argument} alone", mismatch.error_over_allowance or torch.inf, 0.0)
-            side = "forward" if mismatch.argument == "y" else "backward"
+            side = "forward" if _is_value(mismatch.argument) else "backward"
             sentence = f"the {side} of {leaf.rule.name} is wrong by itself: {mismatch}"
             yield Disagreement(number, layer, f"{mismatch.argument} alone", sentence)
 
@@ -267,6 +267,11 @@ class Judge:
                 self.flips += flips
                 last = layer
         return last
+
+
+def _is_value(quantity: str) -> bool:
+    """Whether it is a result of forward: y, or of several outputs y.y."""
+    return quantity.split()[0].partition(".")[0] == "y"
 
 
 def _diverged(number: int, ours: StepRecord, theirs: StepRecord, dtype: torch.dtype) -> str:
@@ -338,4 +343,5 @@ def visit_case(visit: Visit, name: str) -> Case:
         else:
             found = None if parameter is None else visit.dparams.get(parameter)
         recorded.append(found if spec.cotangent else NOT_RECORDED)
-    return Case(visit.inputs, visit.dy, leaf.hyper, name, visit.y, tuple(recorded))
+    y, dy = leaf.of_all_outputs(visit.y, NOT_RECORDED), leaf.of_all_outputs(visit.dy, None)
+    return Case(visit.inputs, dy, leaf.hyper, name, y, tuple(recorded))

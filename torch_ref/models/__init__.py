@@ -3,8 +3,9 @@
 from torch_ref.models.cnn import CNN
 from torch_ref.models.gpt import GPT
 from torch_ref.models.mlp import MLP
+from torch_ref.models.recurrent import Recurrent
 from torch_ref.models.residual_mlp import ResidualMLP
 
-MODELS = {"cnn": CNN, "gpt": GPT, "mlp": MLP, "residual_mlp": ResidualMLP}
+MODELS = {"cnn": CNN, "gpt": GPT, "mlp": MLP, "recurrent": Recurrent, "residual_mlp": ResidualMLP}
 
-__all__ = ["CNN", "GPT", "MLP", "MODELS", "ResidualMLP"]
+__all__ = ["CNN", "GPT", "MLP", "MODELS", "Recurrent", "ResidualMLP"]
