@@ -1,4 +1,4 @@
-"""The networks that have a name: the course notes', one with ReLU, a deep one, one of convolutions, a transformer, and
+"""The networks that have a name: the course notes', one with ReLU, a deep one, two of convolutions, a transformer, and
 one of recurrent layers.
 
 The command line lists them before it waits for torch.
@@ -20,6 +20,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         {"width": 32, "depth": 4, "activation": "elu", "batch_norm": True, "dropout": 0.2},
     ),
     "cnn": ("cnn", {"layers": [32, "max", 64, "max"], "dropout": 0.2}),
+    "resnet": ("resnet", {"widths": [16, 32], "blocks": 1}),
     "gpt": (
         "gpt",
         {"context": 64, "width": 96, "heads": 4, "depth": 3, "norm": "rms", "position": "rope", "dropout": 0.0},
@@ -33,6 +34,7 @@ TINY: dict[str, dict[str, Any]] = {
     "mlp": {"hidden": [6, 5]},
     "residual_mlp": {"width": 5, "depth": 2},
     "cnn": {"layers": [2, "max", 3, "max"]},
+    "resnet": {"widths": [2, 3]},
     "gpt": {"width": 8, "heads": 2, "depth": 1},
     "recurrent": {"width": 4, "layers": 2},
 }
@@ -48,7 +50,7 @@ def learns_text(name: str) -> bool:
 
 def learns_images(name: str) -> bool:
     """Whether the network takes images as (channels, height, width), and not their pixels in a row."""
-    return MODELS[name][0] == "cnn"
+    return MODELS[name][0] in ("cnn", "resnet")
 
 
 def drops(name: str) -> bool:
@@ -80,7 +82,7 @@ def data_for(name: str, data: str | None = None, *, in_lockstep: bool = False) -
 
 def network(name: str, example: Shape, classes: int, **changes: Any) -> Model:
     """One of MODELS for examples of that shape, `changes` made to its configuration."""
-    from manual_bp.models import cnn, gpt, mlp, recurrent, residual_mlp
+    from manual_bp.models import cnn, gpt, mlp, recurrent, residual_mlp, resnet
 
     kind, config = MODELS[name]
     config = {**config, **changes}
@@ -88,6 +90,8 @@ def network(name: str, example: Shape, classes: int, **changes: Any) -> Model:
         return recurrent(classes, **{**config, "context": example[0]})
     if kind == "gpt":
         return gpt(classes, **{**config, "context": example[0]})
+    if kind == "resnet":
+        return resnet(example, classes, **config)
     if kind == "cnn":
         return cnn(example, classes, **config)
     if kind == "residual_mlp":

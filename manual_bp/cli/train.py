@@ -40,7 +40,7 @@ def train(
         bool, typer.Option("--resume", help="Go on with the run in --out, bit for bit, with its own options.")
     ] = False,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Epochs at most.", show_default="100; cnn: 20; text: 4")
+        int | None, typer.Option(min=1, help="Epochs at most.", show_default="100; cnn, resnet: 20; text: 4")
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Examples per step; of a text, windows.", show_default="64; text: 16")
@@ -64,7 +64,7 @@ def train(
         typer.Option(
             "--cosine/--no-cosine",
             help="The learning rate falls along a cosine to a tenth in the last epoch.",
-            show_default="no-cosine; cnn, text: cosine",
+            show_default="no-cosine; cnn, resnet, text: cosine",
         ),
     ] = None,
     l2: Annotated[float | None, typer.Option(help="Adds L2/2 Σ W² to the cost.", show_default="0")] = None,
@@ -85,7 +85,7 @@ def train(
         typer.Option(
             "--augment/--no-augment",
             help="Turn, scale, shift the training images at random, and add noise.",
-            show_default="no-augment; cnn: augment",
+            show_default="no-augment; cnn, resnet: augment",
         ),
     ] = None,
     patience: Annotated[

@@ -9,10 +9,11 @@ from manual_bp.models.mlp import mlp
 from manual_bp.models.model import Model
 from manual_bp.models.recurrent import recurrent
 from manual_bp.models.residual_mlp import residual_mlp
+from manual_bp.models.resnet import resnet
 
 KINDS: Mapping[str, Callable[..., Model]] = MappingProxyType(
-    {f.__name__: f for f in (cnn, gpt, mlp, recurrent, residual_mlp)}
+    {f.__name__: f for f in (cnn, gpt, mlp, recurrent, residual_mlp, resnet)}
 )
 """What makes a model, by its `name`: KINDS[model.name](**model.config) is it again."""
 
-__all__ = ["KINDS", "Model", "cnn", "gpt", "mlp", "recurrent", "residual_mlp"]
+__all__ = ["KINDS", "Model", "cnn", "gpt", "mlp", "recurrent", "residual_mlp", "resnet"]

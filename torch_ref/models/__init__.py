@@ -5,7 +5,8 @@ from torch_ref.models.gpt import GPT
 from torch_ref.models.mlp import MLP
 from torch_ref.models.recurrent import Recurrent
 from torch_ref.models.residual_mlp import ResidualMLP
+from torch_ref.models.resnet import ResNet
 
-MODELS = {"cnn": CNN, "gpt": GPT, "mlp": MLP, "recurrent": Recurrent, "residual_mlp": ResidualMLP}
+MODELS = {"cnn": CNN, "gpt": GPT, "mlp": MLP, "recurrent": Recurrent, "residual_mlp": ResidualMLP, "resnet": ResNet}
 
-__all__ = ["CNN", "GPT", "MLP", "MODELS", "Recurrent", "ResidualMLP"]
+__all__ = ["CNN", "GPT", "MLP", "MODELS", "Recurrent", "ResNet", "ResidualMLP"]
