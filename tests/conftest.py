@@ -43,11 +43,25 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class ByRule(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            test, _, parameters = nodeid.partition("[")
-            file, _, _ = test.partition("::")
-            return next((name for name in re.split(r"[\]-]", parameters) if name in bp.RULES), file)
+            return rule_of(nodeid) or nodeid.partition("::")[0]
 
     return ByRule(config, log)
+
+
+def rule_of(nodeid: str) -> str:
+    """The rule that a test is about, by its parameters; "" if it is about none."""
+    parameters = nodeid.partition("[")[2]
+    return next((name for name in re.split(r"[\]-]", parameters) if name in bp.RULES), "")
+
+
+# Pages of several axes, with lengths of their own: a case takes the arithmetic ten times what it takes elsewhere.  By
+# default they are judged in float32 (every case, every mistake), and what the others show of the oracle they need not.
+COSTLY = {name for name, rule in bp.RULES.items() if hasattr(rule.page, "SIZES") and len(rule.axis_names) > 2}
+OF_THE_ORACLE = re.compile(r"tests/(oracle|arithmetic|compilation)/|tests/test_(sensitivity|rules)\.py::(?!.*float32)")
+
+
+def is_about_a_costly_rule(nodeid: str) -> bool:
+    return rule_of(nodeid) in COSTLY and OF_THE_ORACLE.match(nodeid) is not None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -57,7 +71,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     seen: Counter[str] = Counter()
     left_out = []
     for item in items:
-        is_left_out = item.get_closest_marker("exhaustive") is not None
+        is_left_out = item.get_closest_marker("exhaustive") is not None or is_about_a_costly_rule(item.nodeid)
         thinned = item.get_closest_marker("thinned")
         if thinned and not is_left_out:
             test = item.nodeid.partition("[")[0]

@@ -80,6 +80,7 @@ class Stepping:
         return [x.clone() for x in self.params]
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=short)
 @pytest.mark.parametrize("rule", UPDATES)
 def test_a_page_stepped_is_right(rule, dtype):
@@ -96,6 +97,7 @@ def names_of(rule):
     return {scenario.name for scenario in found}
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("options", [{}, {"foreach": True}], ids=str)
 @pytest.mark.parametrize("rule", TORCHS)
 def test_torch_s_own_is_right(rule, options):
@@ -109,6 +111,7 @@ def test_torch_s_fused_one_is_right(rule):
     assert compare_optimizer(TORCHS[rule], rule, fused=True).passed
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=short)
 @pytest.mark.parametrize("rule", TORCHS)
 def test_arithmetic_in_16_bits_is_a_note(rule, dtype):
@@ -159,6 +162,7 @@ class WithMasters:
         return self
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=short)
 @pytest.mark.parametrize("rule", UPDATES)
 def test_masters_lose_no_updates(rule, dtype):
