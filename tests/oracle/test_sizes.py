@@ -68,7 +68,7 @@ def dims(rule, name: str, tensor: Tensor | None) -> dict[str, int]:
     found, position = {}, 0
     for token in tokens:
         length = several if token.startswith("*") else 1
-        if length == 1 and len(axes.factors(token)) == 1:
+        if length == 1 and list(axes.factors(token)) == [token.lstrip("*")]:  # and no multiple of it
             found[axes.factors(token)[0]] = position
         position += length
     return found
