@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,7 +26,7 @@ def load(target: str, due: str = DUE, also: tuple[type, ...] = ()) -> Any:
     if not (place and colon and name):
         raise ValueError(f"{due} is named MODULE:CALLABLE or PATH.py:CALLABLE, as in kernels.elu:vjp; came {target!r}.")
     if place.endswith(SUFFIX):
-        module = file_as_module(Path(place))
+        module = _loaded_once(Path(place).resolve())
     else:
         if "" not in sys.path:
             sys.path.insert(0, "")
@@ -40,19 +41,23 @@ def load(target: str, due: str = DUE, also: tuple[type, ...] = ()) -> Any:
     return found
 
 
+@cache
+def _loaded_once(path: Path) -> ModuleType:
+    """A candidate and its reference may stand in one file."""
+    return file_as_module(path)
+
+
 def file_as_module(path: Path, first: bool = True) -> ModuleType:
-    """The file as a module of its own name, or of its path where that name is taken, with its folder's other modules to
-    be found, first or last.  A file is loaded once.
+    """The file as a new module of its own name, or of its path where that name is another file's, with its folder's
+    other modules to be found, first or last.
 
     Raises ValueError if there is no such file, or if it cannot be imported.
     """
     if not path.is_file():
         raise ValueError(f"{path} must be a file; there is none.")
     whole = path.resolve()
-    for name in (path.stem, str(whole)):
-        if getattr(sys.modules.get(name), "__file__", None) == str(whole):
-            return sys.modules[name]
-    name = str(whole) if path.stem in sys.modules else path.stem
+    taken = path.stem in sys.modules and getattr(sys.modules[path.stem], "__file__", None) != str(whole)
+    name = str(whole) if taken else path.stem
     spec = importlib.util.spec_from_file_location(name, whole)
     assert spec is not None
     assert spec.loader is not None
