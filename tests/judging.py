@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import torch_ref
 from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.inputs import Edge
 from manual_bp.oracle.case import Case, Further, in_dtype
@@ -68,3 +69,13 @@ def judged(
         if chosen(case):
             comparison.judge_case(found.at(position))
     return comparison.finish(generated=False)
+
+
+def torch_loses_digits(rule: Rule) -> bool:
+    """Whether torch's gradient of a function of one number is 0 in saturation, where the page's is not."""
+    twin = torch_ref.twin(rule.name)
+    if twin is None or not rule.elementwise or list(rule.inputs) != ["x"] or not rule.has_backward:
+        return False
+    x = torch.tensor([17.0])
+    (ours,), (theirs,) = (vjp((x,), torch.ones(1))[1] for vjp in (rule.vjp, twin))
+    return bool(theirs == 0) and bool(ours != 0)

@@ -17,28 +17,18 @@ from rich.table import Table
 from typer.testing import CliRunner
 
 import manual_bp as bp
-import torch_ref
 from manual_bp.cli import app, shared
 from manual_bp.cli.lockstep import MODELS
 from manual_bp.interruption import interrupt
 from manual_bp.signature import DTYPES
 from tests.documents import valid
+from tests.judging import torch_loses_digits
 
 
 def run(*arguments):
     return CliRunner().invoke(app, [str(a) for a in arguments])
 
 
-def torch_loses_digits(rule):
-    """Whether torch's gradient is 0 in saturation, where the page's is not."""
-    x = torch.tensor([17.0])
-    if not rule.elementwise or list(rule.inputs) != ["x"] or not rule.has_backward or rule.name not in TWINS:
-        return False
-    (ours,), (theirs,) = (vjp((x,), torch.ones(1))[1] for vjp in (rule.vjp, TWINS[rule.name]))
-    return bool(theirs == 0) and bool(ours != 0)
-
-
-TWINS = {name: found for name in bp.RULES if (found := torch_ref.twin(name))}
 LOSING = next(rule.name for rule in bp.RULES.values() if torch_loses_digits(rule))
 OTHER = next(name for name, rule in bp.RULES.items() if name != LOSING and rule.elementwise)
 
