@@ -48,6 +48,14 @@ def test_verify_some_rules(tmp_path):
     assert any(" torch: " in line and "the page keeps them" in line for line in lines)
 
 
+def test_verify_a_page_in_a_file(tmp_path):
+    page = tmp_path / "of_ones_own.py"
+    page.write_text(Path(bp.RULES[OTHER].page.__file__).read_text())
+    result = run("verify", page, "--dtype", "float64")
+    assert "of_ones_own" in result.output
+    assert "Traceback" not in result.output
+
+
 def test_verify_quick_judges_float32():
     result = run("verify", OTHER, "--quick")
     assert result.exit_code == 0, result.output

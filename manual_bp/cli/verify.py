@@ -89,7 +89,7 @@ def verify(
     reports = results[0] if runs else []
     verdicts = results[1:] if runs else results
     result = summary(verdicts)
-    _print_rules(names, verdicts)
+    _print_rules([RULES[name].name for name in names], verdicts)  # a page in a file is asked for by its path
     for verdict in verdicts:
         if not verdict.passed:
             out.print(verdict.report, markup=False, highlight=False)
