@@ -113,6 +113,11 @@ def check(
         if isolate and html_file is not None:
             raise ValueError("--html calls the candidate again in this process, so it does not go with --isolate.")
         (chosen,) = chosen_dtypes(dtype)
+        is_recorded = target.endswith(".json")
+        if is_recorded:
+            if isolate:
+                raise ValueError("--isolate is for a candidate that is called; came results in a file. Leave it out.")
+            cases, chosen = _results(Path(target))  # which say their dtype
         if compute is not None:
             (computing,) = chosen_dtypes(compute, "--compute")
         declared: dict[str, Any] = {
@@ -123,6 +128,8 @@ def check(
             "contract": None if compute is None else Contract(computing, chosen),
             "conventions": values(convention or [], "--convention"),
         }
+        if is_recorded:
+            declared["cases"] = cases
         forget(json_file, html_file)
         rule = reference_of(against, inputs, declared["hyper"])
         if isolate and ":" in against and against.rpartition(":")[0] == target.rpartition(":")[0]:
@@ -134,11 +141,6 @@ def check(
                 highlight=False,
                 soft_wrap=True,
             )
-        is_recorded = target.endswith(".json")
-        if is_recorded:
-            if isolate:
-                raise ValueError("--isolate is for a candidate that is called; came results in a file. Leave it out.")
-            declared["cases"], chosen = _results(Path(target))
         searching = notices.status("searching for the cause")
 
         def tell_verdict(report: Report) -> None:

@@ -54,7 +54,6 @@ def to_html(
     """
     given = dict(options or {})
     rule = rule_of(rule, given.get("inputs"), given.get("hyper"), given.get("cases"))
-    page_template = template(PAGE)
     verdict = verdict_of(report)
     pictures, without = pictures_of(report, rule, candidate, evidences, given)
     about = {
@@ -67,7 +66,7 @@ def to_html(
         "sentence": verdict.sentence,
     }
     return _clean(
-        page_template.render(
+        template(PAGE).render(
             index=None,
             meta=META,
             about=json.dumps(about),

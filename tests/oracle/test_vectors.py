@@ -106,6 +106,17 @@ def test_cases_without_results_are_not_passed(tmp_path):
     assert f"{len(document['cases']) - 3} cases without results" in words
 
 
+def test_results_are_judged_in_their_own_dtype(tmp_path):
+    document, dtype = with_results(ELEMENTWISE, written(ELEMENTWISE, torch.bfloat16), ELEMENTWISE.candidate)
+    (tmp_path / "results.json").write_text(json.dumps(document))
+    arguments = ["check", str(tmp_path / "results.json"), "--against", ELEMENTWISE.name, "--compute", "bfloat16"]
+    result = CliRunner().invoke(app, [*arguments, "--json", str(tmp_path / "report.json")])
+    assert result.exit_code == 0, result.output
+    assert valid((tmp_path / "report.json").read_text(), "check")["report"]["dtype"] == str(dtype).removeprefix(
+        "torch."
+    )
+
+
 def test_null_for_a_number_is_said_with_its_place(tmp_path):
     """As JSON.stringify writes NaN."""
     document, _ = with_results(ELEMENTWISE, written(ELEMENTWISE), ELEMENTWISE.candidate)
