@@ -27,6 +27,7 @@ class CompiledStep(Step):
         place, and the dictionaries of the old state are emptied, so that it cannot be used by mistake.  Raises
         ValueError if two tensors of the state share memory.  (On a GPU a tensor whose address is no multiple of 16
         bytes is copied first.)
+    The learning rate of a schedule is one more input of the program, so that all steps share one.
     The last batch of an epoch, if short, is a second program.  `accumulate`, `gradients` and `update` run uncompiled.
     `programs` are those built so far, with their kind and why.
     """
@@ -61,7 +62,8 @@ class CompiledStep(Step):
     def _build(self, state: TrainingState, x: Tensor, target: Tensor) -> _BuiltStep:
         if not state.params:
             raise ValueError("state.params is empty; was the state donated to an earlier step? Use the newer one.")
-        uncompiled = Step(self.model, self.loss, self.optimizer, self.l2, self.l1, self.max_norm, self.clip_norm)
+        options = (self.l2, self.l1, self.max_norm, self.clip_norm, self.schedule)
+        uncompiled = Step(self.model, self.loss, self.optimizer, *options)
         uncompiled(state, x, target)  # refuses what does not fit, in the rules' own words
         return _BuiltStep(uncompiled, state, x, target, self.donate)
 
@@ -104,7 +106,7 @@ class _BuiltStep:
         self._kinds = [_kind(t) for t in flat]
         self._kinds_of_masks = [_kind(t) for t in masks]
         self._last = Remembered([])
-        example = [*flat, *(plain(t) for t in (x, target, *masks))]
+        example = [*flat, *(plain(t) for t in (x, target, *masks)), *self._rate(state, x.device)]
         self.program = build(self._updated, example, step=True, written=len(flat) if donate else 0)
 
     def fits(self, state: TrainingState) -> bool:
@@ -125,7 +127,8 @@ class _BuiltStep:
         if not known:
             flat = self._checked(flat)
         batch = [plain(x), plain(target), *(self._checked_masks(state, x) if self._masks else ())]
-        results = self.program.run([*flat, *(map(self._apart, batch) if self._donate else batch)])
+        rate = self._rate(state, x.device)
+        results = self.program.run([*flat, *(map(self._apart, batch) if self._donate else batch), *rate])
         *new, cost = (*flat, *results) if self._donate else results
         if not (known and self._donate):  # donated tensors are the same ones again
             self._last = Remembered(new)
@@ -146,20 +149,29 @@ class _BuiltStep:
         return classes
 
     def _updated(self, *flat: Tensor) -> tuple[Tensor, ...]:
-        """The flat function that is compiled: state, x, target and masks -> new state and loss; the loss alone if the
-        new state is written into the old."""
+        """The flat function that is compiled: state, x, target, masks and the rate of a schedule -> new state and loss;
+        the loss alone if the new state is written into the old."""
         remaining = iter(flat)
         params, buffers, optimizer = ({name: next(remaining) for name in names} for names in self._names)
         x, target = next(remaining), next(remaining)
-        masks = dict(zip(self._masks, remaining, strict=True))
+        masks = {name: next(remaining) for name in self._masks}
+        rate = next(remaining, None)
         state = TrainingState(params, {**buffers, **masks}, optimizer, seed=0)
         cost, gradients, after_buffers = self._step.gradients(self._step.model, state, x, target)
-        after = self._tensors(self._step.update(state, gradients, after_buffers))
+        after = self._tensors(self._step.update(state, gradients, after_buffers, rate))
         if not self._donate:
             return (*after, cost)
         for old, new in zip(flat, after, strict=False):
             old.copy_(new)
         return (cost,)
+
+    def _rate(self, state: TrainingState, device: torch.device) -> list[Tensor]:
+        """The learning rate of the step if there is a schedule: in float64, so that it is rounded as a number is."""
+        schedule, optimizer = self._step.schedule, self._step.optimizer
+        if schedule is None:
+            return []
+        rate = schedule.at(optimizer, state.steps).config["lr"]
+        return [torch.tensor(rate, dtype=torch.float64, device=device)]
 
     def _tensors(self, state: TrainingState) -> list[Tensor]:
         params, buffers, optimizer = self._names

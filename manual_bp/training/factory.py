@@ -40,7 +40,7 @@ def training_step(
     compiled: the step is one compiled program for each shape of batch (training.compiled_step).
     donate: a compiled step updates the state in place, and the old state is emptied.
     Raises ValueError for an unknown loss, a negative penalty, a limit that is not positive, an argument of another
-    type, donate without compiled, or a schedule with it, or for an optimiser that is not this package's.
+    type, donate without compiled, or a schedule of an optimiser that is not this package's.
     """
     if not isinstance(model, Model):
         raise ValueError(f"model must be a Model, such as mlp([784, 64, 10]); came {_kind(model)}.")
@@ -59,17 +59,13 @@ def training_step(
     if schedule is not None:
         if not isinstance(schedule, Schedule):
             raise ValueError(f"schedule must be a Schedule, such as Schedule(warmup=100); came {_kind(schedule)}.")
-        if compiled:
-            raise ValueError(
-                "a compiled step has one learning rate; came a schedule. Leave compiled out, or make a step for each."
-            )
         if optimizer.name not in MAKERS:
             raise ValueError(f"a schedule is for {list(MAKERS)}; came the optimiser {optimizer.name!r}. Leave it out.")
     if not compiled:
         return Step(model, cost, optimizer, l2, l1, max_norm, clip_norm, schedule)
     from manual_bp.training.compiled_step import CompiledStep  # whoever compiles nothing need not wait for it
 
-    return CompiledStep(model, cost, optimizer, l2, l1, max_norm, clip_norm, donate=donate)
+    return CompiledStep(model, cost, optimizer, l2, l1, max_norm, clip_norm, schedule, donate=donate)
 
 
 def _kind(value: object) -> str:

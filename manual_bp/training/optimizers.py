@@ -34,13 +34,14 @@ class Optimizer(NamedTuple):
     name, config: what built it, so that another engine can build its own: torch.optim's class of that name takes
         `config` as its arguments.
     init: params -> state.
-    update: gradients, state, params -> new params, new state.
+    update: gradients, state, params -> new params, new state.  Those of this package also take `lr`, in place of that of
+        `config`: a number, or a tensor without axes, which a compiled step reads.
     """
 
     name: str
     config: dict[str, float | bool | tuple[float, float]]
     init: Callable[[Tensors], dict[str, Tensor]]
-    update: Callable[[Tensors, Tensors, Tensors], tuple[dict[str, Tensor], dict[str, Tensor]]]
+    update: Callable[..., tuple[dict[str, Tensor], dict[str, Tensor]]]
 
 
 def sgd(
@@ -77,15 +78,18 @@ def sgd(
         # Only dampening has to know the first step: without it, momentum · 0 + g is g.
         return {**velocity, "step": _zero_steps(params)} if dampening else velocity
 
-    def update(gradients: Tensors, state: Tensors, params: Tensors) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def update(
+        gradients: Tensors, state: Tensors, params: Tensors, lr: float | Tensor = lr
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         after_params, after = {}, {}
+        given = {**config, "lr": lr}
         if momentum and dampening:
             after["step"] = state["step"] + 1
         for name, weight in _detached(params):
             kept = f"momentum_buffer.{name}"
-            weight_after, v = _updated("sgd_update", weight, gradients[name], state.get(kept), **config)
+            weight_after, v = _updated("sgd_update", weight, gradients[name], state.get(kept), **given)
             if momentum and dampening:
-                first = _updated("sgd_update", weight, gradients[name], None, **config)
+                first = _updated("sgd_update", weight, gradients[name], None, **given)
                 is_first = state["step"] == 0
                 weight_after, v = (
                     torch.where(is_first, one, other) for one, other in zip(first, (weight_after, v), strict=True)
@@ -133,12 +137,15 @@ def _adam(kind: str, page: str, lr: float, betas: tuple[float, float], eps: floa
         }
         return {**means, "step": _zero_steps(params)}
 
-    def update(gradients: Tensors, state: Tensors, params: Tensors) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def update(
+        gradients: Tensors, state: Tensors, params: Tensors, lr: float | Tensor = lr
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         t = state["step"] + 1
+        given = {**config, "lr": lr}
         after_params, after = {}, {"step": t}
         for name, weight in _detached(params):
             moments = (state[f"{moment}.{name}"] for moment in MOMENTS)
-            found = _updated(page, weight, gradients[name], *moments, step=t.double(), **config)
+            found = _updated(page, weight, gradients[name], *moments, step=t.double(), **given)
             after_params[name] = found.param
             after |= {f"{moment}.{name}": getattr(found, moment) for moment in MOMENTS}
         return after_params, after
@@ -151,7 +158,8 @@ MAKERS: Mapping[str, Callable[..., Optimizer]] = MappingProxyType({"sgd": sgd, "
 
 
 def _updated(page: str, *tensors: Tensor | None, **hyper: Any) -> Any:
-    """The page's own forward, unchecked: a count of steps that is a tensor, so that it can be compiled, is no int."""
+    """The page's own forward, unchecked: a count of steps or a learning rate that is a tensor, so that it can be compiled,
+    is no number."""
     return RULES[page].pure(*tensors, **hyper)[0]
 
 

@@ -136,15 +136,19 @@ class Step:
         cost, gradients = self._penalised(state.params, cost, gradients, vjp)
         return cost, gradients, buffers
 
-    def update(self, state: TrainingState, gradients: Tensors, buffers: Tensors) -> TrainingState:
+    def update(
+        self, state: TrainingState, gradients: Tensors, buffers: Tensors, lr: Tensor | None = None
+    ) -> TrainingState:
         """The next state: gradients clipped, the optimiser's update, weights brought back within max_norm.
 
+        lr: in place of the learning rate that this step has.
         The masks of this step are not part of it.
         """
         if self.clip_norm is not None:
             gradients, _ = clip_by_norm(gradients, self.clip_norm)
         scheduled = self.schedule.at(self.optimizer, state.steps) if self.schedule else self.optimizer
-        params, optimizer = scheduled.update(gradients, state.optimizer, state.params)
+        rate = () if lr is None else (lr,)
+        params, optimizer = scheduled.update(gradients, state.optimizer, state.params, *rate)
         if self.max_norm is not None:
             limited = {n: self._limited(params[n], self.max_norm) for n in self.weights}
             params = {**params, **limited}

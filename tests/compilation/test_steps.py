@@ -14,7 +14,7 @@ from manual_bp.compilation import aoti, kernels, program, recomputation
 from manual_bp.losses import Loss, names
 from manual_bp.models import gpt, mlp, residual_mlp
 from manual_bp.oracle.layouts import lay_out
-from manual_bp.training import Step, adam, adamw, sgd, training_step
+from manual_bp.training import Schedule, Step, adam, adamw, sgd, training_step
 from manual_bp.training.engine import allowance_of
 from tests.compilation.conftest import interpret
 from tests.training.examples import targets
@@ -65,6 +65,20 @@ def test_a_transformer_is_one_program(built, donate):
     assert len(step.programs) == 1
     with pytest.raises(ValueError, match="index must be positions on entries, which has 5: 0 to 4; came 7"):
         step(state, torch.full((3, 4), 7), target)
+
+
+@pytest.mark.parametrize("optimizer", [sgd(0.1, momentum=0.9), adamw(0.1, weight_decay=0.5)], ids=lambda o: o.name)
+def test_one_program_has_the_learning_rate_of_each_step(optimizer, traced_only):
+    """Through warm-up and cosine the compiled parameters are the uncompiled ones, bit for bit: a rate that is a tensor is
+    rounded like a number."""
+    how = {"optimizer": optimizer, "schedule": Schedule(warmup=2, steps=4)}
+    uncompiled, step = (training_step(mlp([3, 2]), **how, **more) for more in ({}, {"compiled": True, "donate": True}))
+    expected, state = (s.init(torch.Generator().manual_seed(0)) for s in (uncompiled, step))
+    x, target = torch.ones(4, 3), torch.zeros(4, 2)
+    for _ in range(5):
+        (expected, _), (state, _) = uncompiled(expected, x, target), step(state, x, target)
+        assert all(torch.equal(p, state.params[name]) for name, p in expected.params.items())
+    assert len(step.programs) == 1
 
 
 def everything(state):

@@ -58,10 +58,6 @@ def test_a_step_is_made_with_the_learning_rate_of_its_number(optimizer):
         (lambda: Schedule(steps=0), "more steps than those of the warm-up; came 0 after 0"),
         (lambda: training_step(mlp([2, 2]), optimizer=sgd(0.1), schedule=0.1), "schedule must be a Schedule"),
         (
-            lambda: training_step(mlp([2, 2]), optimizer=sgd(0.1), schedule=Schedule(), compiled=True),
-            "a compiled step has one learning rate",
-        ),
-        (
             lambda: training_step(mlp([2, 2]), optimizer=Optimizer("own", {}, dict, tuple), schedule=Schedule()),
             r"a schedule is for \['sgd', 'adam', 'adamw'\]; came the optimiser 'own'",
         ),

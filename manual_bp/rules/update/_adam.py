@@ -16,10 +16,10 @@ def check_adam(
     name: str, step: int | Tensor, lr: float, beta1: float, beta2: float, eps: float, weight_decay: float
 ) -> None:
     """Raises ValueError, as torch.optim does, for what is no step, rate or decay."""
-    # In a compiled step the count is a tensor, whose value nobody looks at.
+    # In a compiled step the count and a rate that changes are tensors, whose values nobody looks at.
     require(isinstance(step, Tensor) or step >= 1, f"{name}: step must be 1 or more", step, "The first step is 1.")
     for what, value in (("lr", lr), ("eps", eps), ("weight_decay", weight_decay)):
-        require(value >= 0, f"{name}: {what} must not be negative", value, "0 is none.")
+        require(isinstance(value, Tensor) or value >= 0, f"{name}: {what} must not be negative", value, "0 is none.")
     for what, value in (("beta1", beta1), ("beta2", beta2)):
         require(0 <= value < 1, f"{name}: {what} must lie in [0, 1)", value, "Usual are 0.9 and 0.999.")
 
