@@ -31,6 +31,7 @@ from manual_bp.layers import (
 )
 from manual_bp.losses import Loss
 from manual_bp.registry import RULES
+from manual_bp.through_time import carried
 
 __all__ = [
     "TRACKED",
@@ -243,6 +244,11 @@ class Visit:
             return {"a": self.y, "da": self.dy}
         return {"y": self.y, "dy": self.dy, **local}
 
+    def through_time(self) -> dict[str, Tensor]:
+        """Of a recurrent layer what reaches the states that each step reads; else empty."""
+        assert self.dy is not None
+        return carried(self.leaf.rule, self.inputs, self.dy, self.leaf.hyper)
+
 
 @dataclass(frozen=True)
 class _Probe:
@@ -290,11 +296,13 @@ def trace(
     """Run there and back, and expose z, a, delta, dW, db of every layer by its dotted name.
 
     x: (batch, features), or the numbers of tokens, (batch, positions); target: what the loss takes, of square_loss
-    shaped like the output.  `delta` is the cotangent of z for the batch's mean cost, so it contains the 1/n.
+    shaped like the output.  `delta` is the cotangent of z for the batch's mean cost, so it contains the 1/n.  Of a
+    recurrent layer there are also dh0 and dc0, (time, batch, hidden): of the states that each step reads, what comes
+    back from its last output (`manual_bp.through_time`).
     Raises ValueError for a target that does not fit the output.
     """
     probed, log = probe(layer)
     y, residuals, _ = probed.forward(params, state, x)
     _, dy = Loss(loss, loss_hyper).vjp(y, target)
     probed.backward(residuals, dy)
-    return {name: visit.quantities() for name, visit in log.items()}
+    return {name: {**visit.quantities(), **visit.through_time()} for name, visit in log.items()}

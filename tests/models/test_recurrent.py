@@ -50,7 +50,7 @@ def test_a_trace_shows_each_layer_by_name():
     state, (x, target) = step.init(torch.Generator().manual_seed(0), dtype=torch.float64), tokens()
     found = trace(model, state.params, step.masks(state, 3), x, target, "softmax_cross_entropy")
     assert list(found) == list(leaves(model)) == ["embedding", "layer1", "dropout1", "layer2", "dropout2", "head"]
-    assert set(found["layer1"]) == {"y", "dy", "dweight_ih", "dweight_hh", "dbias_ih", "dbias_hh"}
+    assert set(found["layer1"]) == {"y", "dy", "dweight_ih", "dweight_hh", "dbias_ih", "dbias_hh", "dh0"}
     assert found["layer1"]["y"].shape == (CONTEXT, 3, WIDTH)
 
 

@@ -25,7 +25,7 @@ def deltas(*sizes, dtype=torch.float64):
 
 
 def test_the_docstring():
-    assert doctest.testmod(page) == (0, 6)
+    assert doctest.testmod(page) == (0, 13)
 
 
 def test_the_factor_is_the_geometric_mean():
