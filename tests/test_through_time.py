@@ -46,7 +46,7 @@ def test_each_step_s_cotangent_is_that_of_the_sequence_that_begins_there(name):
 
 
 @pytest.mark.parametrize(("scale", "start"), [(0.1, "vanishes"), (40.0, "explodes")])
-def test_a_trace_of_200_steps_says_how_the_gradient_fares(scale, start):
+def test_a_trace_says_how_the_gradient_fares(scale, start):
     network = recurrent(3, 200, 2, cell="rnn", nonlinearity="relu")
     params, state = network.init(torch.Generator().manual_seed(0), dtype=torch.float64)
     # on the diagonal nothing mixes, and with positive inputs no unit is dead: the gradient is multiplied by the scale

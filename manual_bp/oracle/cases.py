@@ -14,6 +14,7 @@ from manual_bp.inputs import Edge, Index
 from manual_bp.oracle.case import AnyCase, Case, Further, WellConditioned, in_dtype
 from manual_bp.oracle.declared import NOTHING, Declared
 from manual_bp.oracle.drawing import draw, sizes_of
+from manual_bp.oracle.images import images
 from manual_bp.oracle.indices import indexed, thinned
 from manual_bp.oracle.layouts import aliased, laid_out
 from manual_bp.oracle.sizes import BEYOND, BLOCKS, LONG, OFF, SIGNS, fits, sized, weighted
@@ -84,6 +85,7 @@ def generated(
         _unless_small(rule, case) for case in (_of_row(rows[0], sizes) if rows else _longer(rule, defined(sizes)))
     ]
     found += laid_out(rule, found[0])
+    found += images(rule, found[0], lambda edges: defined(declared.edges(rule, edges, usual)))
     many = [many_rows(row) for row in rows]
     found += [*many, *(_opposite(rule, case) for case in many)]
     options = [Edge(named(given), given) for given in hyperparameters(rule)]

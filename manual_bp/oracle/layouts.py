@@ -20,8 +20,6 @@ Layout = Literal["transposed", "sliced", "misaligned", "stride 0"]
 LAYOUTS: tuple[Layout, ...] = ("transposed", "sliced", "misaligned", "stride 0")
 # Cotangents and inputs of this size, and of its inverse, show who clips, and who adds an absolute number.
 SCALE = 1e3
-# Axes of a batch of images, from which on channels are often laid out as the last axis.
-IMAGE = 4
 
 
 def lay_out(x: Tensor, layout: Layout) -> Tensor:
@@ -61,15 +59,9 @@ def laid_out(rule: Rule, ordinary: Case) -> Iterator[Case]:
     if first is not None:
         yield case("NaN in one row", _with_nan, [first])
     yield case("everything sliced", lambda x: lay_out(x, "sliced"), tensors)
-    if any(x.ndim >= IMAGE for x in tensors.values()):
-        yield case("everything channels last", _channels_last, tensors)
     for layout in LAYOUTS:
         for name in (*cotangents, *(name for name in tensors if name in rule.inputs)):
             yield case(f"{name} {layout}", partial(lay_out, layout=layout), [name])
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    return x.movedim(1, -1).contiguous().movedim(-1, 1) if x.ndim >= IMAGE else x
 
 
 def _with_nan(x: Tensor) -> Tensor:
