@@ -17,7 +17,7 @@ from torch_ref import vjp
 OF_IMAGES = [
     name
     for name, rule in bp.RULES.items()
-    if any(axis.startswith("*") for axis in axes.tokens(rule.annotations[next(iter(rule.inputs))]))
+    if axes.tokens(rule.annotations[next(iter(rule.inputs))])[-1].startswith("*") and rule.has_backward
 ]
 
 

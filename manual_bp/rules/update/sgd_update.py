@@ -51,7 +51,9 @@ def forward(
     weight_decay: float = 0.0,
 ) -> Outputs:
     # In a compiled step whose rate changes it is a tensor, whose value nobody looks at.
-    require(isinstance(lr, Tensor) or lr >= 0, "sgd_update: lr must not be negative", lr, "The step is already downhill.")
+    require(
+        isinstance(lr, Tensor) or lr >= 0, "sgd_update: lr must not be negative", lr, "The step is already downhill."
+    )
     require(momentum >= 0, "sgd_update: momentum must not be negative", momentum, "0 is none.")
     require(weight_decay >= 0, "sgd_update: weight_decay must not be negative", weight_decay, "0 is none.")
     require(
