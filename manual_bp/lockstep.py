@@ -32,14 +32,16 @@ from manual_bp.models.model import Model
 from manual_bp.networks import learns_images, learns_text, tiny
 from manual_bp.training.arguments import is_whole
 from manual_bp.training.data import Dataset
-from manual_bp.training.engine import Engine, ManualEngine, StepRecord, check_record
+from manual_bp.training.disagreement import Disagreement, Row
+from manual_bp.training.engine import FIELDS, Engine, ManualEngine, StepRecord, check_record
 from manual_bp.training.factory import training_step
 from manual_bp.training.fit import check_batches
-from manual_bp.training.judging import Disagreement, Judge, Row, branches_differ, copied, visit_case
+from manual_bp.training.judging import Judge
 from manual_bp.training.minibatches import MiniBatches
 from manual_bp.training.optimizers import Optimizer, adamw, sgd
 from manual_bp.training.step import Step, TrainingState
 from manual_bp.training.text import BYTES, Text
+from manual_bp.training.visits import branches_differ, copied, visit_case
 from manual_bp.wording import counted
 
 __all__ = ["Disagreement", "LockstepReport", "Row", "branches_differ", "brief", "failed", "lockstep", "visit_case"]
@@ -50,6 +52,7 @@ IMAGE = (1, 5, 4)
 """Of a brief run of a network that takes images: channels, height and width, for two poolings, one with a remainder."""
 SEQUENCES = 9
 """Of a brief run, where an example has FEATURES tokens: every layer sees as many rows as with EXAMPLES, or twice."""
+STATE = tuple(FIELDS[name] for name in ("params", "buffers", "optimizer"))
 BATCH_SIZE, WINDOWS = 64, 4
 """Examples of a mini-batch, if nothing else is said; of a text, whose examples have many tokens."""
 
@@ -66,6 +69,7 @@ class LockstepReport:
     not_free: why there was no free run, or why it ended early; "" if it came to its end.
     steps: as many as were judged. diverged: the sentence that says in which step the run diverged, or "".
     training: loss, optimiser and penalties.
+    unshown: what the other engine does not show, so that it was not judged, in words.
     """
 
     model: str
@@ -84,6 +88,7 @@ class LockstepReport:
     not_free: str = ""
     diverged: str = ""
     training: dict[str, Any] = field(default_factory=dict)
+    unshown: list[str] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
@@ -91,6 +96,11 @@ class LockstepReport:
 
     @property
     def verdict(self) -> str:
+        if self.passed and self.unshown:
+            return (
+                f"what {self.against} shows agrees in {counted(self.steps, 'step')}; it does not show, so not judged "
+                f"were: {', '.join(self.unshown)}"
+            )
         if self.passed:
             return f"every layer agrees in {counted(self.steps, 'step')}"
         if not self.disagreements:
@@ -99,6 +109,11 @@ class LockstepReport:
         if not first.layer:
             return first.sentence
         return f"first disagreement in step {first.step} at {first.layer}: {first.sentence}"
+
+    @property
+    def unshown_state(self) -> str:
+        """What a next step would begin with and is not shown; "" if all of it is."""
+        return next((w for w in self.unshown if w.startswith(STATE)), "")
 
     def to_dict(self) -> dict[str, Any]:
         return {"passed": self.passed, "verdict": self.verdict, **asdict(self)}
@@ -133,13 +148,15 @@ def lockstep(
     """Train `model` on `data` by hand, and side by side with what `engine(name, loss=, optimizer=, l2=, l1=, max_norm=,
     clip_norm=, **config)` builds, an `Engine` of manual_bp.training.engine, and a second one for the free run.
 
+    An engine is judged on what it shows: of one that shows loss, gradients and parameters alone, these.
+
     loss: the model's usual one by default. optimizer: by default sgd(lr=0.01), for a text adamw(lr=0.001); the others
         are arguments of `training_step`.  The engine is told loss_hyper only where there is one.
     batch_size: by default 64, for a text 4.
     free: whether there is a free run.
     progress: wraps the step numbers, to show how far it is.
     Raises ValueError if the data's features or classes are not the model's, if the model refuses mini-batches of that
-    size (batch norm has nothing to normalise in one example), and if an engine's record lacks something.
+    size (batch norm has nothing to normalise in one example), and for an engine's record that cannot be judged.
     """
     if not is_whole(steps, 1):
         raise ValueError(f"lockstep: steps must be a whole number, at least 1; came {steps!r}.")
@@ -190,6 +207,7 @@ def lockstep(
         state = after(state, ours)
         report.losses.append((float(ours.loss), float(theirs.loss)))
     report.rows, report.disagreements, report.flips = judge.rows, judge.disagreements, judge.flips
+    report.unshown = judge.unshown
     if free:
         _run_free(report, step, start, other, build, begun, batches)
     else:
@@ -267,6 +285,9 @@ def _run_free(
     """As many steps as were judged, without resynchronising; whatever the other engine does, the verdict stands."""
     manual, ours, theirs = ManualEngine(step), start, start
     order = batches.after(0)
+    if lacking := report.unshown_state:
+        report.not_free = f"no free run: {report.against} does not show {lacking}, from which it would go on"
+        return
     try:
         other = build()
         if other is judged:

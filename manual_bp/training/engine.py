@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -22,21 +22,21 @@ COTANGENTS = ("delta", "da", "dy")
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What one step of an engine shows.
+    """What one step of an engine shows: the loss, gradients or updated parameters, and as much else as it has.
 
     loss: the cost before the update, penalties included.
     layers: by dotted layer name, its tensors by letter: z and delta, a and da, or y and dy.
     gradients, params: by parameter name, the gradient (penalties included, not clipped) and the updated value.
-    buffers: running statistics by name.
+    buffers: running statistics by name, and the dropout masks of an engine that draws its own.
     optimizer: the optimiser's state after the update, by name.
     """
 
     loss: Tensor
-    layers: dict[str, dict[str, Tensor]]
-    gradients: dict[str, Tensor]
-    params: dict[str, Tensor]
-    buffers: dict[str, Tensor]
-    optimizer: dict[str, Tensor]
+    layers: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    gradients: dict[str, Tensor] = field(default_factory=dict)
+    params: dict[str, Tensor] = field(default_factory=dict)
+    buffers: dict[str, Tensor] = field(default_factory=dict)
+    optimizer: dict[str, Tensor] = field(default_factory=dict)
 
     @staticmethod
     def combine(f: Callable[..., Tensor], *records: StepRecord) -> StepRecord:
@@ -69,37 +69,65 @@ class Engine(Protocol):
     def step(self, state: TrainingState, x: Tensor, target: Tensor) -> StepRecord: ...
 
 
-def check_record(record: object, due: StepRecord, against: str) -> None:
-    """Raise ValueError unless an engine's record holds every tensor that is `due`, in its shape.
+def check_record(record: object, due: StepRecord, against: str) -> list[str]:
+    """What an engine's record does not show of what is `due`, in words.
 
-    against: the engine's name.
+    against: the engine's name.  Raises ValueError for what is no record, for what is no tensor of the shape that is
+    due, and for a record without gradients and without updated parameters: nothing could be said of it.
     """
     kind = type(record).__name__
-    for field in fields(StepRecord):
-        wanted = getattr(due, field.name)
-        what = f"{against}'s step must return a StepRecord, in which {field.name}"
-        if not hasattr(record, field.name):
+    lacking: list[str] = []
+    for each in fields(StepRecord):
+        wanted = getattr(due, each.name)
+        what = f"{against}'s step must return a StepRecord, in which {each.name}"
+        if not hasattr(record, each.name):
             raise ValueError(f"{what} is due; came a {kind} without it.")
-        found = getattr(record, field.name)
-        groups = wanted.items() if field.name == "layers" else [("", wanted)]
-        if field.name == "layers":
-            _check_names(what, found, wanted)
-        for layer, named in groups:
-            came = found[layer] if layer else found
-            place = f"{what}[{layer!r}]" if layer else what
-            if isinstance(named, Tensor):
-                _check_tensor(place, came, named)
+        found = getattr(record, each.name)
+        if isinstance(wanted, Tensor):
+            _check_tensor(what, found, wanted)
+            continue
+        if not isinstance(found, Mapping):
+            raise ValueError(f"{what} is a dictionary with {_listed(wanted)}; came {type(found).__name__}.")
+        shown = []
+        for name, due_there in wanted.items():
+            if name not in found:
                 continue
-            _check_names(place, came, named)
-            for name, tensor in named.items():
-                _check_tensor(f"{place}[{name!r}]", came[name], tensor)
+            shown.append(name)
+            place = f"{what}[{name!r}]"
+            if each.name != "layers":
+                _check_tensor(place, found[name], due_there)
+                continue
+            if not isinstance(found[name], Mapping):
+                raise ValueError(f"{place} is a dictionary with {_listed(due_there)}; came {_kind(found[name])}.")
+            for letter in due_there.keys() & found[name].keys():
+                _check_tensor(f"{place}[{letter!r}]", found[name][letter], due_there[letter])
+            lacking += [f"{letter} of {name}" for letter in due_there if letter not in found[name]]
+        missing = [name for name in wanted if name not in shown]
+        others = [name for name in found if name not in wanted]
+        if missing:
+            also = f" (it shows {_listed(others)}, which the model does not have)" if others else ""
+            lacking.append(f"{FIELDS[each.name]} {_listed(missing)}{also}" if shown else f"{FIELDS[each.name]}{also}")
+    gradients, params = (getattr(record, name).keys() & getattr(due, name).keys() for name in ("gradients", "params"))
+    if not (gradients or params):
+        raise ValueError(
+            f"{against}'s step must return a StepRecord with gradients or updated params, by the names "
+            f"{_listed(due.params)}; came none of them."
+        )
+    return lacking
 
 
-def _check_names(what: str, found: object, wanted: Mapping[str, object]) -> None:
-    if not isinstance(found, Mapping):
-        raise ValueError(f"{what} is a dictionary with {_listed(wanted)}; came {type(found).__name__}.")
-    if missing := [name for name in wanted if name not in found]:
-        raise ValueError(f"{what} must hold {_listed(wanted)}; came {_listed(found)}, without {_listed(missing)}.")
+FIELDS = {
+    "layers": "layers",
+    "gradients": "gradients",
+    "params": "updated parameters",
+    "buffers": "running statistics",
+    "optimizer": "the optimiser's state",
+}
+"""The fields of a record in words."""
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__
 
 
 def _check_tensor(what: str, found: object, wanted: Tensor) -> None:
@@ -139,7 +167,7 @@ class ManualEngine:
             # Adding the penalties is one rounding; what the summands bring along is in them.
             cost = self._errors.rounded(cost)
             gradients = {name: self._errors.rounded(g) for name, g in gradients.items()}
-            after = _erring_update(self._step, self._errors, state, gradients, buffers)
+            after = erring_update(self._step, self._errors, state, gradients, buffers)
         else:
             after = self._step.update(state, gradients, buffers)
         layers = {
@@ -149,7 +177,7 @@ class ManualEngine:
         return StepRecord(cost, layers, gradients, after.params, after.buffers, after.optimizer)
 
 
-def _erring_update(
+def erring_update(
     step: Step, errors: Errors, state: TrainingState, gradients: Tensors, buffers: Tensors
 ) -> TrainingState:
     """Clipping, the optimiser and max-norm with rounding errors, as any layer has them."""
@@ -178,14 +206,25 @@ def allowance_of(
     step: Step, state: TrainingState, x: Tensor, target: Tensor, dtype: torch.dtype, seed: int
 ) -> StepRecord:
     """How far each tensor of a step may be off after the whole chain: runs with random rounding errors of `dtype`."""
+    _, width = with_allowance(lambda errors: ManualEngine(step, errors), state, x, target, dtype, seed)
+    return width
+
+
+def with_allowance(
+    engine: Callable[[Errors], Engine], state: TrainingState, x: Tensor, target: Tensor, dtype: torch.dtype, seed: int
+) -> tuple[StepRecord, StepRecord]:
+    """What an engine's step makes in float64, and how far off each tensor may be in `dtype`.
+
+    engine: makes one that has the given rounding errors.
+    """
     state = replace(state, params=wide(state.params), buffers=wide(state.buffers), optimizer=wide(state.optimizer))
     data = wide({"x": x, "target": target}).values()
     analysis = Analysis(dtype)
     with Running():
-        exact = ManualEngine(step, analysis).step(state, *data)
-    erring = ManualEngine(step, RandomErrors(analysis.widths, torch.Generator().manual_seed(seed)))
+        exact = engine(analysis).step(state, *data)
+    erring = engine(RandomErrors(analysis.widths, torch.Generator().manual_seed(seed)))
     noisy = [erring.step(state, *data) for _ in range(RUNS)]
-    return StepRecord.combine(_error_size, exact, *noisy)
+    return exact, StepRecord.combine(_error_size, exact, *noisy)
 
 
 def _error_size(exact: Tensor, *noisy: Tensor) -> Tensor:

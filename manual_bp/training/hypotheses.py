@@ -1,0 +1,285 @@
+"""Wrong steps of training: what a step would show if it were wrong in one way, and the words for it.
+
+Each is the hand-derived step with one change.  Which of them an engine is, is told by all that the engine shows
+(`manual_bp.training.explaining`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manual_bp.arithmetic.perturbed import wide
+from manual_bp.chain import Layer, Leaf, Tensors, Visit, leaves, probe
+from manual_bp.losses import Loss, RuleVjp
+from manual_bp.rule import Rule
+from manual_bp.training.engine import COTANGENTS, ManualEngine, StepRecord
+from manual_bp.training.step import Step, TrainingState
+from manual_bp.training.variants import variants
+from manual_bp.wording import counted
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One step: where it began, its data, what is due and what an engine showed; total: its gradients so far, added
+    up."""
+
+    state: TrainingState
+    x: Tensor
+    target: Tensor
+    due: StepRecord
+    shown: StepRecord
+    total: Tensors = field(default_factory=dict)
+
+
+Hypothesis = tuple[str, Callable[[], StepRecord]]
+"""What would be wrong, in words, and what the step would show."""
+
+
+def hypotheses(step: Step, now: Moment, before: Moment | None, suspects: Collection[str]) -> Iterator[Hypothesis]:
+    """From the usual to the rare.  suspects: the layers in which something may be wrong."""
+
+    def run(
+        own: Step = step, state: TrainingState = now.state, x: Tensor = now.x, target: Tensor = now.target
+    ) -> StepRecord:
+        return in_float64(own, state, x, target)
+
+    yield from _of_data(step, now, before, run)
+    yield from _of_the_loss(step, now, run)
+    if before is not None:
+        yield from _of_gradients(now, before)
+    for name, leaf in leaves(step.model).items():
+        if name in suspects:
+            for words, layer in variants(leaf):
+                yield f"{name}: {words}", lambda layer=layer, name=name: run(_with(step, {name: layer}))  # type: ignore[misc]
+    yield from _everywhere(step, run)
+    yield from _of_penalties(step, now, run)
+    yield from _of_sharing(step, now)
+    yield (
+        "parameters are updated before the gradients of the layers below are computed, which pass the updated weights",
+        lambda: _updated_too_early(step, now),
+    )
+
+
+def in_float64(step: Step, state: TrainingState, x: Tensor, target: Tensor) -> StepRecord:
+    """The hand-derived step there."""
+    state = replace(state, params=wide(state.params), buffers=wide(state.buffers), optimizer=wide(state.optimizer))
+    return ManualEngine(step).step(state, *wide({"x": x, "target": target}).values())
+
+
+def _of_data(step: Step, now: Moment, before: Moment | None, run: Callable[..., StepRecord]) -> Iterator[Hypothesis]:
+    if before is not None and before.x.shape == now.x.shape:
+        yield "it trains on the batch of the step before", lambda: run(x=before.x, target=before.target)
+        yield "its targets are those of the step before", lambda: run(target=before.target)
+        yield "its inputs are those of the step before", lambda: run(x=before.x)
+    for by in (1, -1):
+        which = "before it" if by == 1 else "behind it"
+        yield (
+            f"the targets are shifted by one row: each example gets that of the one {which}",
+            lambda by=by: run(target=now.target.roll(by, 0)),  # type: ignore[misc]
+        )
+        if now.target.ndim > 1:
+            yield (
+                f"the targets are shifted by one along their last axis: each position gets that of the one {which}",
+                lambda by=by: run(target=now.target.roll(by, -1)),  # type: ignore[misc]
+            )
+        if step.loss.takes_classes:
+            classes = _classes(step, now)
+            yield (
+                f"the targets are shifted by one class, to the {'next' if by == 1 else 'former'} one",
+                lambda by=by, n=classes: run(target=(now.target + by) % n),  # type: ignore[misc]
+            )
+
+
+def _classes(step: Step, now: Moment) -> int:
+    """How many outputs there are for each target."""
+    y, _, _ = step.model.forward(now.state.params, now.state.buffers, now.x)
+    return int(y.shape[-1])
+
+
+def _of_the_loss(step: Step, now: Moment, run: Callable[..., StepRecord]) -> Iterator[Hypothesis]:
+    n, classes = len(now.x), _classes(step, now)
+    rows = now.target.numel() if step.loss.takes_classes else n
+    factors = {
+        float(n): f"the loss is the sum over the batch of {n}, where its mean is due",
+        float(rows): f"the loss is the sum over {counted(rows, 'target')}, where their mean is due",
+        1 / n: f"the loss is divided by the batch's size, {n}, twice",
+        1 / classes: f"the loss is the mean over the {classes} outputs too, where their sum is due",
+        2.0: "the loss is twice what is due (½ forgotten)",
+        0.5: "the loss is half of what is due (a ½ too many)",
+    }
+    for factor, words in factors.items():
+        if factor == 1:
+            continue
+        scaled = replace(step, loss=_Scaled(step.loss.name, step.loss.hyper, factor))
+        yield words, lambda own=scaled: run(own)  # type: ignore[misc]
+        hidden = replace(step, loss=_Scaled(step.loss.name, step.loss.hyper, factor, value=False))
+        words = words.replace("the loss is", "the loss that is shown is right, and its gradient is that of", 1)
+        yield words, lambda own=hidden: run(own)  # type: ignore[misc]
+
+
+@dataclass(frozen=True)
+class _Scaled(Loss):
+    """A loss, or its gradient alone, times a factor."""
+
+    factor: float = 1.0
+    value: bool = True
+
+    def vjp(self, y: Tensor, target: Tensor, vjp: RuleVjp = Rule.vjp) -> tuple[Tensor, Tensor]:
+        cost, dy = super().vjp(y, target, vjp)
+        return (self.factor * cost if self.value else cost), self.factor * dy
+
+
+def _of_gradients(now: Moment, before: Moment) -> Iterator[Hypothesis]:
+    if not before.shown.gradients.keys() >= now.due.gradients.keys():
+        return
+
+    def with_(gradients: Callable[[str, Tensor], Tensor]) -> StepRecord:
+        return replace(now.due, gradients={name: gradients(name, g) for name, g in now.due.gradients.items()})
+
+    yield (
+        "the gradients are those of the step before",
+        lambda: with_(lambda name, g: before.due.gradients[name].to(g)),
+    )
+    yield (
+        "the gradients of the steps before are not set to zero: those of this step are added to them",
+        lambda: with_(lambda name, g: g + before.shown.gradients[name].to(g)),
+    )
+    if before.total:
+        yield (
+            "the gradients of all steps so far are added up: they are not set to zero",
+            lambda: with_(lambda name, g: g + before.total[name].to(g)),
+        )
+
+
+def _with(step: Step, layers: dict[str, Layer]) -> Step:
+    model = step.model
+    return replace(step, model=replace(model, layer=model.map(lambda name, leaf: layers.get(name, leaf))))
+
+
+def _everywhere(step: Step, run: Callable[..., StepRecord]) -> Iterator[Hypothesis]:
+    """The same variant of every layer of a kind."""
+    kinds: dict[str, dict[str, Leaf]] = {}
+    for name, leaf in leaves(step.model).items():
+        kinds.setdefault(leaf.rule.name, {})[name] = leaf
+    for rule, found in kinds.items():
+        if len(found) < 2:
+            continue
+        tables = {name: dict(variants(leaf)) for name, leaf in found.items()}
+        first = next(iter(tables.values()))
+        for words in first:
+            if all(words in table for table in tables.values()):
+                layers = {name: table[words] for name, table in tables.items()}
+                yield f"every {rule}: {words}", lambda layers=layers: run(_with(step, layers))  # type: ignore[misc]
+
+
+def _of_penalties(step: Step, now: Moment, run: Callable[..., StepRecord]) -> Iterator[Hypothesis]:
+    for name, lam in (("l2", step.l2), ("l1", step.l1)):
+        if not lam:
+            continue
+        changes: dict[str, Any] = {
+            f"the penalty ({name}) is left out": 0.0,
+            f"the penalty ({name}) is twice what is due": 2 * lam,
+            f"the penalty ({name}) is half of what is due": lam / 2,
+            f"the penalty ({name}) is divided by the batch's size": lam / len(now.x),
+        }
+        for words, value in changes.items():
+            own = _penalising(step, name, value)
+            yield words, lambda own=own: run(own)  # type: ignore[misc]
+        for counts in (True, False):
+            said = "" if counts else ", and is not counted in the loss"
+            yield (
+                f"the penalty ({name}) is on biases and all other parameters too, where it is on weights alone{said}",
+                lambda counts=counts, name=name: _penalised(step, now, name, counts),  # type: ignore[misc]
+            )
+        yield (
+            f"the penalty ({name}) is in the gradient, and not in the loss that is shown",
+            lambda name=name: replace(now.due, loss=run(_penalising(step, name, 0.0)).loss),  # type: ignore[misc]
+        )
+
+
+def _penalising(step: Step, name: str, lam: float) -> Step:
+    return replace(step, l2=lam) if name == "l2" else replace(step, l1=lam)
+
+
+def _penalised(step: Step, now: Moment, name: str, counts: bool) -> StepRecord:
+    lam: float = getattr(step, name)
+    others = [p for p in now.due.gradients if p not in step.weights]
+    params = wide({p: now.state.params[p] for p in others})
+    values = {p: lam / 2 * w.square().sum() if name == "l2" else lam * w.abs().sum() for p, w in params.items()}
+    grads = {p: lam * w if name == "l2" else lam * w.sign() for p, w in params.items()}
+    due = now.due
+    loss = due.loss.double() + sum(values.values()) if counts else due.loss  # type: ignore[operator]
+    gradients = {p: g.double() + grads[p] if p in grads else g for p, g in due.gradients.items()}
+    return replace(due, loss=loss, gradients=gradients)
+
+
+def _of_sharing(step: Step, now: Moment) -> Iterator[Hypothesis]:
+    """A parameter that several layers share gets the gradient of one of them alone."""
+    sharing: dict[str, list[str]] = {}
+    for layer, leaf in leaves(step.model).items():
+        for name in leaf.names.values():
+            if name in now.due.gradients:
+                sharing.setdefault(name, []).append(layer)
+    for name, layers in sharing.items():
+        for lost in layers if len(layers) > 1 else ():
+            yield (
+                f"{name} is shared by {' and '.join(layers)}, and the gradient that {lost} gives it is not counted",
+                lambda name=name, lost=lost: _without(step, now, name, lost),  # type: ignore[misc]
+            )
+
+
+def _without(step: Step, now: Moment, name: str, lost: str) -> StepRecord:
+    visits = _visited(step, now)
+    local = visits[lost].dparams[name]
+    gradients = {**now.due.gradients, name: now.due.gradients[name].double() - local}
+    return replace(now.due, gradients=gradients)
+
+
+def _visited(step: Step, now: Moment) -> dict[str, Visit]:
+    layer, visits = probe(step.model)
+    state = replace(now.state, params=wide(now.state.params), buffers=wide(now.state.buffers))
+    x, target = wide({"x": now.x, "target": now.target}).values()
+    step.gradients(layer, state, x, target)
+    return visits
+
+
+def _updated_too_early(step: Step, now: Moment) -> StepRecord:
+    """Each layer's parameters are updated as soon as their gradient is there; what goes on passes the new ones."""
+    state = replace(
+        now.state, params=wide(now.state.params), buffers=wide(now.state.buffers), optimizer=wide(now.state.optimizer)
+    )
+    layers: dict[str, dict[str, Tensor]] = {}
+
+    class Early:
+        def __init__(self, name: str, leaf: Leaf) -> None:
+            self.name, self.leaf = name, leaf
+
+        def forward(self, params: Tensors, buffers: Tensors, x: Any) -> tuple[Any, Any, Tensors]:
+            y, residuals, after = self.leaf.forward(params, buffers, x)
+            visit = Visit(self.leaf, self.leaf.inputs(params, buffers, x), y)
+            return y, (residuals, visit, (buffers, x)), after
+
+        def backward(self, residuals: Any, dy: Tensor) -> tuple[Any, dict[str, Tensor]]:
+            kept, visit, (buffers, x) = residuals
+            visit.dy = dy
+            layers[self.name] = {
+                k: t for k, t in visit.quantities().items() if not k.startswith("d") or k in COTANGENTS
+            }
+            dx, dparams = self.leaf.backward(kept, dy)
+            own = {name: dparams.get(name, torch.zeros_like(p)) for name, p in state.params.items()}
+            new = step.update(state, own, {}).params
+            _, again, _ = self.leaf.forward({**state.params, **{name: new[name] for name in dparams}}, buffers, x)
+            return (self.leaf.backward(again, dy)[0] if dparams else dx), dparams
+
+        def map(self, change: Callable[[str, Leaf], Layer], name: str = "") -> Layer:
+            return self.leaf
+
+    layer = step.model.map(lambda name, leaf: Early(name, leaf))
+    x, target = wide({"x": now.x, "target": now.target}).values()
+    cost, gradients, _ = step.gradients(layer, state, x, target)
+    return replace(now.due, loss=cost, gradients=gradients, layers={n: layers[n] for n in now.due.layers})

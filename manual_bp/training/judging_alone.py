@@ -1,0 +1,262 @@
+"""What another engine shows of a step, judged alone: each layer, the loss, each gradient, the update, evaluation.
+
+Nothing here looks at the hand-derived step's tensors but to name a cause: what is due follows from the engine's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from manual_bp.arithmetic.perturbed import wide
+from manual_bp.chain import Tensors, Visit, summed
+from manual_bp.oracle.errors import errors
+from manual_bp.training.disagreement import UPDATE, Disagreement, Judged
+from manual_bp.training.engine import COTANGENTS, VALUES, StepRecord
+from manual_bp.training.explaining import cause_of_layer, cause_of_step, cause_of_update
+from manual_bp.training.hypotheses import Moment
+from manual_bp.training.replaying import Replay, replayed, replayed_update
+from manual_bp.training.step import TrainingState
+
+if TYPE_CHECKING:
+    from manual_bp.training.judging import Judge
+
+# Where the wrong layers of an engine that shows none may be, so many are tried.
+MOST_SUSPECTS = 40
+
+
+class OwnJudge:
+    """Of one engine, step after step; it remembers what the step before showed."""
+
+    def __init__(self, judge: Judge) -> None:
+        self.judge = judge
+        self.before: Moment | None = None
+        self.kept: Tensors | None = None
+        self.explained = False
+
+    def judged(self, judged: Judged, whole: list[Disagreement]) -> list[Disagreement]:
+        """What is wrong with a step, first what is wrong by itself.
+
+        whole: where it differs from the hand-derived step, whose layers are all right by themselves.
+        """
+        step, theirs, state = self.judge.training, judged.theirs, judged.state
+        found: list[Disagreement] = []
+        replay = None
+        if whole or _is_power_of_two(judged.number):
+            replay = replayed(step, state, judged.x, judged.target, theirs, self.judge.dtype, judged.number)
+            found += self._layers(judged, replay)
+        wrong_update = self._update(judged, whole)
+        total = {} if self.before is None else dict(self.before.total)
+        now = Moment(state, judged.x, judged.target, _wide(judged.ours), theirs, total)
+        if (found or whole) and replay is not None:
+            shows_gradients = theirs.gradients.keys() >= state.params.keys()
+            whole = [d for d in whole if not (shows_gradients and UPDATE in d.sentence)]
+            found = self._explained(judged, replay, now, found, whole)
+        found += wrong_update
+        found += self._evaluation(judged) if not found else []
+        self.before = replace(now, total=summed(total, theirs.gradients))
+        return found
+
+    # ------------------------------------------------------------------------------------------------------ layers
+
+    def _layers(self, judged: Judged, replay: Replay) -> list[Disagreement]:
+        """In the order in which a step computes."""
+        judge, theirs, due, width = self.judge, judged.theirs, replay.due, replay.width
+        found: list[Disagreement] = []
+
+        def compare(layer: str, names: list[tuple[str, str]], tensors: tuple[Tensors, Tensors, Tensors]) -> None:
+            shown, wanted, allowed = tensors
+            for name, letter in names:
+                if name in shown and name in wanted:
+                    found.extend(self._one(judged, layer, letter, shown[name], wanted[name], allowed[name]))
+
+        for layer in judge.order:
+            at = tuple(r.layers.get(layer, {}) for r in (theirs, due, width))
+            compare(layer, [(k, k) for k in VALUES], at)  # type: ignore[arg-type]
+        compare("loss", [("J", "J")], ({"J": theirs.loss}, {"J": due.loss}, {"J": width.loss}))
+        for layer in reversed(judge.order):
+            at = tuple(r.layers.get(layer, {}) for r in (theirs, due, width))
+            compare(layer, [(k, k) for k in COTANGENTS], at)  # type: ignore[arg-type]
+            compare(layer, judge.named(layer, "d"), (theirs.gradients, due.gradients, width.gradients))
+        for layer, leaf in judge.leaves.items():
+            running = [(name, name.rpartition(".")[2]) for name in leaf.shapes if judge.owner[name] == layer]
+            compare(layer, [n for n in running if n[0] in due.buffers], (theirs.buffers, due.buffers, width.buffers))
+        return found
+
+    def _one(
+        self, judged: Judged, layer: str, letter: str, shown: Tensor, due: Tensor, allowance: Tensor
+    ) -> Iterator[Disagreement]:
+        if not shown.is_floating_point():
+            return
+        worst = _worst(shown, due, allowance, self.judge.dtype)
+        self.judge.note(judged.number, layer, f"{letter} of {self.judge.against} alone", worst, 0.0)
+        if worst > 1:
+            shows = any(judged.theirs.layers.get(name) for name in self.judge.order)
+            what = "inputs" if letter in VALUES or layer == "loss" else "tensors"
+            of = f" of {self.judge.against}'s own {what}" if shows else ""
+            yield Disagreement(
+                judged.number,
+                layer,
+                letter,
+                f"{letter} is {worst:.3g} times its allowance away from what is due{of}; "
+                f"{self.judge.origin(layer, letter)}",
+            )
+
+    # ------------------------------------------------------------------------------------------------------ causes
+
+    def _explained(
+        self, judged: Judged, replay: Replay, now: Moment, found: list[Disagreement], whole: list[Disagreement]
+    ) -> list[Disagreement]:
+        """The disagreements, of which the first names a cause, and which side's layers are right by themselves."""
+        judge, theirs = self.judge, judged.theirs
+        first = (found or whole)[:1]
+        cause, shows = "", any(theirs.layers.get(layer) for layer in judge.order)
+        if first and not self.explained:
+            self.explained = True
+            wrong = list(dict.fromkeys(d.layer for d in found if d.layer in judge.leaves)) or [first[0].layer]
+            below = [t for layer in wrong for t in judge.takers.get(layer, [])]
+            suspects = {*wrong[:4], *below[:4]} if shows and found else set(judge.order[:MOST_SUSPECTS])
+            cause = cause_of_step(judge.training, now, self.before, judged.width, suspects)
+            cause = cause or (self._cause_of_layer(replay, judged, found[0]) if found else "")
+        said = self._said(theirs, found)
+        result = [replace(d, sentence=f"{d.sentence}; {said}") for d in (found or whole)]
+        if cause:
+            # The layer stands before the sentence, as the place: of an engine that shows none it is the cause's.
+            place, colon, words = cause.partition(": ")
+            if colon and place in judge.leaves and (place == result[0].layer or not shows):
+                result[0], cause = replace(result[0], layer=place), words
+            result[0] = replace(result[0], sentence=f"{cause} ({result[0].sentence})")
+        return result + ([replace(d, sentence=f"{d.sentence}; {said}") for d in whole] if found else [])
+
+    def _cause_of_layer(self, replay: Replay, judged: Judged, first: Disagreement) -> str:
+        """What the oracle says of the layer whose backward, or forward, is wrong by itself."""
+        judge = self.judge
+        layer = first.layer
+        if first.quantity in COTANGENTS:
+            above = judge.takers.get(layer, [])
+            if len(above) != 1:
+                return ""
+            (layer,) = above
+        if layer not in replay.visits:
+            return ""
+        said = cause_of_layer(self._as_shown(layer, replay.visits[layer], judged), judge.dtype)
+        return f"{layer}: {said}" if said else ""
+
+    def _as_shown(self, layer: str, visit: Visit, judged: Judged) -> Visit:
+        """A layer's visit with the results that the engine has shown in place of those that are due."""
+        judge, theirs = self.judge, judged.theirs
+        below = [name for name, above in judge.takers.items() if above == [layer]]
+        dx = visit.dx
+        if len(below) == 1 and not isinstance(dx, tuple):
+            shown = theirs.layers.get(below[0], {})
+            dx = next((shown[k].detach().cpu().double() for k in COTANGENTS if k in shown), dx)
+        dparams = dict(visit.dparams)
+        for name in dparams:
+            sharing = [leaf for leaf in judge.leaves.values() if name in leaf.names.values()]
+            if name in theirs.gradients and len(sharing) == 1:
+                dparams[name] = self._without_penalties(name, theirs.gradients[name], judged.state)
+        return replace(visit, dx=dx, dparams=dparams)
+
+    def _without_penalties(self, name: str, gradient: Tensor, state: TrainingState) -> Tensor:
+        step, weight = self.judge.training, state.params[name].double().cpu()
+        penalty = step.l2 * weight + step.l1 * weight.sign() if name in step.weights else 0.0
+        return gradient.detach().cpu().double() - penalty
+
+    def _said(self, theirs: StepRecord, found: list[Disagreement]) -> str:
+        """Which side's layers agree by themselves."""
+        judge, against = self.judge, self.judge.against
+        shown = [layer for layer in judge.order if theirs.layers.get(layer)]
+        if found and all(len(judge.takers.get(d.layer, [])) < 2 for d in found[:1]):
+            return "every hand-derived layer agrees by itself"
+        if found or not shown:
+            also = "" if shown else f"; {against} shows no layers"
+            return f"{judge.elsewhere}{also}"
+        some = "every layer" if len(shown) == len(judge.order) else f"each of the {len(shown)} layers"
+        return f"{judge.elsewhere}; {some} that {against} shows agrees by itself too"
+
+    # ------------------------------------------------------------------------------------------------------ update
+
+    def _update(self, judged: Judged, whole: list[Disagreement]) -> list[Disagreement]:
+        """The update by its page, alone, on the engine's own gradients."""
+        judge, theirs, state = self.judge, judged.theirs, judged.state
+        if not theirs.gradients.keys() >= state.params.keys() or not theirs.params:
+            return []
+        # An engine whose optimiser keeps its moments has those of its own gradients.
+        own = state if self.kept is None else replace(state, optimizer=dict(self.kept))
+        gradients = {name: theirs.gradients[name].detach().to(p) for name, p in state.params.items()}
+        self.kept = judge.training.update(own, gradients, {}).optimizer
+        if not (whole or _is_power_of_two(judged.number)):
+            return []
+        found: list[Disagreement] = []
+        for begun in (state, own):
+            due, width = replayed_update(judge.training, begun, gradients, judge.dtype, judged.number)
+            found = self._compared_update(judged, due, width)
+            if not found or own is state:
+                break
+        if found and not self.explained:
+            self.explained = True
+            former = None if self.before is None else self.before.shown.gradients
+            cause = cause_of_update(judge.training, state, theirs, *self._due_of(judged, gradients), former)
+            if cause:
+                found[0] = replace(found[0], sentence=f"the update is wrong: {cause} ({found[0].sentence})")
+        return found
+
+    def _due_of(self, judged: Judged, gradients: Tensors) -> tuple[StepRecord, StepRecord]:
+        return replayed_update(self.judge.training, judged.state, gradients, self.judge.dtype, judged.number)
+
+    def _compared_update(self, judged: Judged, due: StepRecord, width: StepRecord) -> list[Disagreement]:
+        judge, theirs = self.judge, judged.theirs
+        found = []
+        for layer in judge.order:
+            named = judge.named(layer, "")
+            moments = judge.moments(named, due.optimizer)
+            for names, (shown, wanted, allowed) in (
+                (moments, (theirs.optimizer, due.optimizer, width.optimizer)),
+                (named, (theirs.params, due.params, width.params)),
+            ):
+                for name, letter in names:
+                    if name not in shown:
+                        continue
+                    worst = _worst(shown[name], wanted[name], allowed[name], judge.dtype)
+                    judge.note(judged.number, layer, f"{letter} of {judge.against} alone", worst, 0.0)
+                    if worst > 1:
+                        sentence = (
+                            f"{letter} is {worst:.3g} times its allowance away from what is due of "
+                            f"{judge.against}'s own gradients; {judge.origin(layer, letter)}"
+                        )
+                        found.append(Disagreement(judged.number, layer, letter, sentence))
+        return sorted(found, key=lambda d: d.quantity not in ("W", "b", "weight", "bias"))
+
+    # -------------------------------------------------------------------------------------------------- evaluation
+
+    def _evaluation(self, judged: Judged) -> list[Disagreement]:
+        """The network's output once training is over, of an engine that has it."""
+        return []
+
+
+def _worst(shown: Tensor, due: Tensor, allowance: Tensor, dtype: torch.dtype) -> float:
+    ratio, _ = errors(shown.detach().cpu(), due, allowance, dtype)
+    return float(ratio.nan_to_num(torch.inf).max()) if ratio.numel() else 0.0
+
+
+def _is_power_of_two(number: int) -> bool:
+    return number & (number - 1) == 0
+
+
+def _wide(record: StepRecord) -> StepRecord:
+    def each(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return wide(tensors)
+
+    return replace(
+        record,
+        loss=record.loss.detach().cpu().double(),
+        layers={name: each(found) for name, found in record.layers.items()},
+        gradients=each(record.gradients),
+        params=each(record.params),
+        buffers=each(record.buffers),
+        optimizer=each(record.optimizer),
+    )
