@@ -92,12 +92,15 @@ class Convention:
     gradient: inputs, dy and hyperparameters by name -> the cotangents of this choice where no derivative exists, as if
         it held everywhere.
     any_subgradient: whether every valid subgradient is this choice.
+    varied: of a page without backward: what this choice is called by the page's function
+        `varied(names, inputs and hyperparameters by name) -> outputs`, the page's formula but for what is named.
     """
 
     meaning: str
     hyper: Callable[..., Mapping[str, Any]] | None = None
     gradient: Callable[..., tuple[Tensor | None, ...]] | None = None
     any_subgradient: bool = False
+    varied: str | None = None
 
 
 @dataclass(frozen=True)

@@ -168,6 +168,11 @@ def _optional_parts(page: ModuleType) -> Iterator[str]:
                 f"must hold CONVENTIONS, of each name its choices; came {options!r:.60} for {name}. Write "
                 '{"tie": {"first": Convention("the first of equals"), ...}}, the page\'s own first.'
             )
+        elif any(option.varied for option in options.values()) and not callable(getattr(page, "varied", None)):
+            yield (
+                f"must have a function varied, as a choice of {name} names a formula. Write "
+                "def varied(names, param, grad, ...) -> Outputs."
+            )
     for name, function in getattr(page, "AXES", {}).items():
         if not callable(function):
             yield (

@@ -8,6 +8,9 @@ Another distribution adds pages by an entry point of the group `manual_bp.rules`
 A page is a module of that package, or of a folder in it (its chapter); a name with an underscore is a helper.  torch's
 twin of it is the function `<name>` of the module `_twins.<name>` in that package, or else `torch.nn.functional.<name>`.
 
+A page whose name ends in its chapter's, such as adamw_update of the chapter update, is found without that ending too:
+RULES["adamw"] is RULES["adamw_update"].
+
 A page that belongs to no package has the path of its file for a name: RULES["my_folder/gelu_squared.py"].
 """
 
@@ -75,7 +78,15 @@ class Rules(Mapping[str, Rule]):
             self._loaded[name] = self._of_file(Path(name)) if str(name).endswith(".py") else self._of_package(name)
         return self._loaded[name]
 
+    @cached_property
+    def _short(self) -> dict[str, str]:
+        """By its name without that of its chapter, a page whose name ends in it."""
+        ends = {name: "_" + module.split(".")[-2] for name, module in self._modules.items()}
+        return {name.removesuffix(end): name for name, end in ends.items() if name.endswith(end)}
+
     def _of_package(self, name: str) -> Rule:
+        if name not in self._modules and name in self._short:
+            return self[self._short[name]]
         if name not in self._modules:
             low = str(name).lower()
             close = difflib.get_close_matches(low, self._modules) or [known for known in self._modules if low in known]

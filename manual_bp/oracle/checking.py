@@ -110,6 +110,7 @@ def compare(
         )
     contract = contract or contract_of(dtype)
     chosen_conventions = Conventions.declared(rule, conventions)
+    rule = chosen_conventions.applied(rule)
     if candidate is not None:
         candidate = for_inputs(candidate, tuple(rule.inputs))
     declared = Declared.of(rule, hyper, ndim, min_size, given).taking(rule, candidate)

@@ -12,9 +12,11 @@ from torch import Tensor
 from manual_bp.arithmetic.bounded import Contract
 from manual_bp.oracle.calling import call, call_again, call_filled, call_often
 from manual_bp.oracle.case import NOT_RECORDED, Case, Further
-from manual_bp.oracle.conventions import Conventions
+from manual_bp.oracle.combined import formula_of
+from manual_bp.oracle.conventions import Conventions, told
 from manual_bp.oracle.declared import NOTHING, Declared, untaken
 from manual_bp.oracle.diagnosis import Record, diagnose
+from manual_bp.oracle.diagnosis.deadline import Deadline, TimeIsUp
 from manual_bp.oracle.evidence import Evidence, certified_module
 from manual_bp.oracle.invocation import Call, passable
 from manual_bp.oracle.judgement import Judge
@@ -65,6 +67,7 @@ class Comparison:
         self.judge = Judge(rule, dtype, device, Kinds(rule, dtype, contract, conventions), strict, kinds)
         self.report = self.judge.report
         self.conventions = conventions
+        self.contract = contract
         self.arguments = rule.arguments
         self.outputs = len(rule.outputs)
         self.records: list[Record] = []
@@ -221,7 +224,7 @@ class Comparison:
     def explain(self, seconds: float) -> None:
         """Seek why it is wrong for at most so many seconds, and say what was found in the report of `finish`."""
         report = self.report
-        explained, shared = set(self.unwritten), dict[str, str]()
+        explained, shared, deadline = set(self.unwritten), dict[str, str](), Deadline(seconds)
         others = [m for m in report.mismatches if m.case not in self.tried]  # what was found beside the cases is known
         wrong = {m.argument for m in others if m.kind == "wrong" or m.detail.startswith("shape")}
         wrong -= explained
@@ -229,20 +232,45 @@ class Comparison:
         if wrong and not seconds:
             report.search = NOT_SOUGHT
         elif wrong:
-            try:
-                found = diagnose(self.rule, self.candidate, self.records, wrong, self.conventions, seconds)
-            except Exception as error:  # the verdict stands without it, and the failure is said
-                report.notes.append(f"no diagnosis: it raised {type(error).__name__}: {error}")
-            else:
-                report.diagnoses += found.sentences
-                explained |= found.explained
-                report.search, shared = found.search, found.shared
+            several, one = self._combined([m.case for m in others], deadline)
+            report.diagnoses += several
+            explained |= wrong if several else set()
+            if not several:
+                shared = self._sought(wrong, explained, deadline.left, one)
         where = where_raised(self.raised, self.answered, self.rule)
         # Why its numbers are wrong says more than where it gives none.
         report.diagnoses = report.diagnoses + where if wrong else where + report.diagnoses
         report.diagnoses += named([m for m in others if not m.detail.startswith("raised ")], explained)
         report.patterns = list(patterns(others, explained, shared, report.cases))
         report.clean()
+
+    def _sought(self, wrong: set[str], explained: set[str], seconds: float, otherwise: list[str]) -> dict[str, str]:
+        """Seek a cause of what is wrong in these arguments, and add to those that are explained; otherwise: what is
+        said if none is found.  What the wrong values of each share."""
+        report = self.report
+        try:
+            found = diagnose(self.rule, self.candidate, self.records, wrong, self.conventions, seconds)
+        except Exception as error:  # the verdict stands without it, and the failure is said
+            report.notes.append(f"no diagnosis: it raised {type(error).__name__}: {error}")
+            report.diagnoses += otherwise
+            return {}
+        said = [told(self.rule, sentence) for sentence in found.sentences]
+        report.diagnoses += said or otherwise
+        explained |= found.explained if said or not otherwise else wrong
+        report.search = found.search
+        return found.shared
+
+    def _combined(self, cases: Sequence[str], deadline: Deadline) -> tuple[list[str], list[str]]:
+        """What it is if it is several things at once, or else one, of those that the page knows."""
+        if not hasattr(self.rule.page, "varied"):
+            return [], []
+        try:
+            found = formula_of(self.rule, self.records, cases, self.contract, self.dtype, deadline.check)
+        except TimeIsUp:
+            return [], []
+        if found is None:
+            return [], []
+        return ([found.sentence], []) if len(found.names) > 1 else ([], [found.sentence])
 
     def _untested(self, argument: str, generated: bool) -> str:
         """Why a required argument was not tested; "" if it was, or need not be."""

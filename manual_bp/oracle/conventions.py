@@ -7,15 +7,18 @@ say any, and torch's choice is its own; "any", for `kink` or `tie`, accepts ever
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from manual_bp.inputs import Convention
+from manual_bp.inputs import Convention, Mistake
 from manual_bp.registry import RULES
 from manual_bp.rule import Rule
 
@@ -72,6 +75,12 @@ class Conventions:
                 found |= convention.hyper(**found)
         return found
 
+    def applied(self, rule: Rule) -> Rule:
+        """The rule whose page computes what the candidate declares, where that is another formula of a page without
+        backward (`Convention.varied`); else the rule itself."""
+        names = frozenset(c.varied for c in self._of(rule) if c.varied)
+        return varied_rule(rule, names) if names else rule
+
     def any_subgradient(self, rule: Rule) -> bool:
         """Whether every valid subgradient is accepted at the rule's kinks or ties."""
         chosen = dict(self.chosen)
@@ -117,6 +126,58 @@ class Conventions:
                 named = dict(zip(rule.inputs, wide.inputs, strict=True))
                 return tuple(convention.gradient(**named, dy=wide.dy, **rule.check_hyper(case.hyper)))
         return None
+
+
+@lru_cache(maxsize=64)
+def varied_rule(rule: Rule, names: frozenset[str]) -> Rule:
+    """A page without backward with another of its own formulas, and its mistakes and lost digits beside that one."""
+    own: Any = rule.page
+    varied = own.varied
+
+    @functools.wraps(own.forward)
+    def forward(*inputs: Any, **hyper: Any) -> Any:
+        named = dict(zip(rule.inputs, inputs, strict=False))
+        given = {**dict.fromkeys(rule.inputs), **rule.defaults, **named, **hyper}
+        own.forward(**given)  # for what it refuses
+        return varied(names, **given)
+
+    page = ModuleType(own.__name__, own.__doc__)
+    vars(page).update({name: value for name, value in vars(own).items() if not name.startswith("__")})
+    vars(page).update(
+        forward=forward,
+        VALUES=tuple(replace(v, forward=partial(varied, names | {v.name})) for v in rule.values),
+        MISTAKES=(
+            *(
+                Mistake(
+                    f"not {name}", partial(varied, names - {name}), "what it declares: it is as the page", "everywhere"
+                )
+                for name in sorted(names)
+            ),
+            *(
+                replace(m, backward=partial(varied, names | {m.name}))
+                for m in varied_mistakes(rule)
+                if m.name not in names
+            ),
+        ),
+    )
+    return Rule(f"{rule.name} ({', '.join(sorted(names))})", page)
+
+
+def varied_mistakes(rule: Rule) -> list[Mistake]:
+    """Those mistakes of a page without backward that are its own formula but for what they are called."""
+    varied = getattr(rule.page, "varied", None)
+    return [m for m in rule.mistakes if isinstance(m.backward, partial) and m.backward.func is varied]
+
+
+def told(rule: Rule, sentence: str) -> str:
+    """A sentence about a known mistake that is a convention elsewhere, saying so."""
+    for name, options in rule.conventions.items():
+        for choice, convention in options.items():
+            quoted = f"the known mistake '{convention.varied}'"
+            if convention.varied and quoted in sentence:
+                hint = f"declare conventions={{{name!r}: {choice!r}}} where it is meant"
+                return sentence.replace(quoted, f"the convention '{convention.varied}' ({convention.meaning}; {hint})")
+    return sentence
 
 
 def _of_any_rule(name: str) -> Mapping[str, Convention] | None:

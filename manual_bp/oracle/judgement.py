@@ -193,22 +193,24 @@ class Judge:
     def _spreads_nan(self, case: Case, expected: Tensor, got: Tensor, is_output: bool) -> Tensor:
         """Where an input has NaN, and of what is due and what came one is NaN: whether a NaN is dropped by a function
         or multiplied by 0 is decided by no derivation, and the reference is one formula of several.  Where an output
-        has it, no cotangent is judged."""
+        has it, no cotangent is judged.  Of a page without backward (a parameter that is NaN, times a decay of 0) it is
+        in the NaN's own row that nothing is judged, and there alone."""
         got = got.detach().cpu()
         if case is self._spread:
             return torch.ones_like(got, dtype=torch.bool)
         apart = got.isnan() != expected.isnan()
         numbers = [x for x in case.inputs if x is not None and x.is_floating_point()]
-        if not hasattr(self.rule.page, "FUNCTION") or not bool(apart.any()) or not any(map(_has_nan, numbers)):
+        is_free = hasattr(self.rule.page, "FUNCTION") or not self.rule.has_backward
+        if not is_free or not bool(apart.any()) or not any(map(_has_nan, numbers)):
             return torch.zeros_like(apart)
+        if not self.rule.has_backward:
+            return apart & got.isnan() & _rows_with_nan(numbers, got)
         came = got.isnan() & apart
         if is_output and bool(came.any()):
             self.note("NaN in an input is NaN in results where the function has none")
             self._spread = case
         elif got.ndim:
-            rows = [x.reshape(len(x), -1).isnan().any(1) for x in numbers if x.ndim and len(x) == len(got)]
-            beside = torch.stack([*rows, rows[0]]).any(0) if rows else torch.ones(len(got), dtype=torch.bool)
-            apart &= expected.isnan() | beside.reshape(-1, *(1,) * (got.ndim - 1))
+            apart &= expected.isnan() | _rows_with_nan(numbers, got)
         return apart
 
     def _overflows_alike(self, position: int, found: Evidence, got: Tensor, ratio: Tensor) -> Tensor:
@@ -225,6 +227,15 @@ class Judge:
 
     def trap(self, argument: str, case: Case, detail: str) -> None:
         self.report.mismatches.append(Mismatch("trap", argument, case.name, detail))
+
+
+def _rows_with_nan(inputs: Sequence[Tensor], like: Tensor) -> Tensor:
+    """The rows of a result beside which an input has NaN; all, if no input has such rows."""
+    if not like.ndim:
+        return torch.ones_like(like, dtype=torch.bool)
+    rows = [x.cpu().reshape(len(x), -1).isnan().any(1) for x in inputs if x.ndim and len(x) == len(like)]
+    beside = torch.stack([*rows, rows[0]]).any(0) if rows else torch.ones(len(like), dtype=torch.bool)
+    return beside.reshape(-1, *(1,) * (like.ndim - 1))
 
 
 def _has_nan(x: Tensor) -> bool:

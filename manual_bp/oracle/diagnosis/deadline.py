@@ -18,6 +18,11 @@ class Deadline:
         self.seconds = seconds
         self._end = time.monotonic() + seconds
 
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return max(self._end - time.monotonic(), 0.0)
+
     def check(self) -> None:
         """Raise TimeIsUp if it is."""
         if time.monotonic() > self._end:

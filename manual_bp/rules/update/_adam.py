@@ -1,15 +1,18 @@
 """What Adam has, with coupled decay of weights or with decoupled: two moments, and a step made of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from manual_bp.inputs import Edge, Input, Mistake, Value, constant, normal, require, uniform
+from manual_bp.inputs import Convention, Edge, Input, Mistake, Value, constant, normal, require, uniform
 
-Decay = Callable[[Tensor, Tensor, float, float], tuple[Tensor, Tensor]]
-"""param, grad, lr, weight_decay -> both with the decay in one of them."""
+Varied = Callable[..., Any]
+"""names; inputs and hyperparameters by name -> the page's outputs but for what is named."""
+
+IN_PRECISION, INTERPOLATED = "1 − β in the precision of the numbers", "first moment by interpolation"
 
 
 def check_adam(
@@ -110,7 +113,8 @@ ADAM_EDGES = (
 )
 
 
-def _varied(
+def varied_step(
+    names: Set[str],
     param: Tensor,
     grad: Tensor,
     exp_avg: Tensor,
@@ -121,118 +125,117 @@ def _varied(
     beta1: float,
     beta2: float,
     eps: float,
-    wrong: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """`adam_step` but for one thing."""
-    if wrong == "betas swapped":
+    """`adam_step` but for the things of these names: mistakes, other conventions, and what loses digits."""
+    if "betas swapped" in names:
         beta1, beta2 = beta2, beta1
-    t = {"t from 0": step - 1, "t from 2": step + 1, "t frozen at 1": 1}.get(wrong, step)
-    fresh1 = 1.0 if wrong == "first moment without 1 − β₁" else 1 - beta1
-    fresh2 = 1.0 if wrong == "second moment without 1 − β₂" else 1 - beta2
-    if wrong == "1 − β₁ in both moments":
-        fresh2 = 1 - beta1
-    m = beta1 * exp_avg + fresh1 * (-grad if wrong == "sign of the first moment" else grad)
-    v = beta2 * exp_avg_sq + fresh2 * (grad.abs() if wrong == "the gradient unsquared" else grad**2)
-    if wrong == "square of the first moment":
-        v = beta2 * exp_avg_sq + fresh2 * m**2
-    correction1 = 1.0 if wrong in ("first moment uncorrected", "moments uncorrected") else 1 - beta1**t
-    correction2 = 1.0 if wrong in ("second moment uncorrected", "moments uncorrected") else 1 - beta2**t
-    if wrong == "corrections by β t":
-        correction1, correction2 = 1 - beta1 * t, 1 - beta2 * t
-    ahead = beta1 * m + (1 - beta1) * grad if wrong == "Nesterov's moment" else m
+    one = torch.ones_like(param) if IN_PRECISION in names else 1.0
+    b1, b2 = beta1 * one, beta2 * one
+    t = step - ("t from 0" in names) + ("t from 2" in names)
+    t = 1 if "t frozen at 1" in names else 2 * step if "t counted twice a step" in names else t
+    fresh1 = 1.0 if "first moment without 1 − β₁" in names else one - b1
+    fresh2 = 1.0 if "second moment without 1 − β₂" in names else one - b2
+    if "1 − β₁ in both moments" in names:
+        fresh2 = one - b1
+    m = b1 * exp_avg + fresh1 * (-grad if "sign of the first moment" in names else grad)
+    if INTERPOLATED in names:
+        m = exp_avg + fresh1 * (grad - exp_avg)
+    square = grad.abs() if "the gradient unsquared" in names else grad**2
+    if "square of the mean gradient" in names:
+        square = m**2
+    if "one square for the whole tensor" in names and square.numel():
+        square = torch.mean(square).expand(square.shape)
+    v = b2 * exp_avg_sq + fresh2 * square
+    correction1 = 1.0 if names & {"first moment uncorrected", "moments uncorrected"} else one - b1**t
+    correction2 = 1.0 if names & {"second moment uncorrected", "moments uncorrected"} else one - b2**t
+    if "corrections by β t" in names:
+        correction1, correction2 = one - b1 * t, one - b2 * t
+    ahead = b1 * m + (one - b1) * grad if "Nesterov's moment" in names else m
     m_hat = ahead / _tensor(correction1, m)
     largest = None if max_exp_avg_sq is None else torch.maximum(max_exp_avg_sq, v)
-    if largest is not None and wrong == "largest of what came before":
+    if largest is not None and "largest of what came before" in names:
         largest = max_exp_avg_sq
-    if max_exp_avg_sq is not None and wrong == "largest of the corrected":
+    is_of_corrected = max_exp_avg_sq is not None and "largest of the corrected" in names
+    if max_exp_avg_sq is not None and is_of_corrected:
         largest = torch.maximum(max_exp_avg_sq, v / correction2)
-    used = v if largest is None or wrong == "largest forgotten" else largest
-    v_hat = used if wrong == "largest of the corrected" and largest is not None else used / _tensor(correction2, v)
+    used = v if largest is None or "largest forgotten" in names else largest
+    v_hat = used if is_of_corrected and "largest forgotten" not in names else used / _tensor(correction2, v)
+    if "root of the correction" in names:
+        v_hat = used / torch.sqrt(_tensor(correction2, v))
     denominator = torch.sqrt(v_hat) + eps
-    if wrong == "eps inside the root":
+    if "eps inside the root" in names:
         denominator = torch.sqrt(v_hat + eps)
-    elif wrong == "eps before the correction":
-        denominator = (torch.sqrt(used) + eps) / correction2**0.5
-    elif wrong == "eps forgotten":
+    elif "eps squared inside the root" in names:
+        denominator = torch.sqrt(v_hat + eps**2)
+    elif "eps before the correction" in names:
+        denominator = torch.sqrt(v_hat) + eps / torch.sqrt(_tensor(correction2, v))
+    elif "eps forgotten" in names:
         denominator = torch.sqrt(v_hat)
-    elif wrong == "the larger of root and eps":
+    elif "the larger of root and eps" in names:
         denominator = torch.sqrt(v_hat).clamp(min=eps)
-    elif wrong == "no root":
+    elif "no root" in names:
         denominator = v_hat + eps
-    elif wrong == "correction outside the root":
+    elif "correction outside the root" in names:
         denominator = torch.sqrt(used) / correction2 + eps
     update = lr * m_hat / denominator
-    if wrong == "lr inside the moment":
-        m = beta1 * exp_avg + lr * (1 - beta1) * grad
-        update = m / (1 - beta1**t) / denominator
-    after = param + update if wrong == "uphill" else param - update
-    stored = wrong == "corrected moments stored"
-    return after, m_hat if stored else m, v_hat if stored else v, largest
+    if "lr inside the moment" in names:
+        m = b1 * exp_avg + lr * (one - b1) * grad
+        update = m / (one - b1**t) / denominator
+    after = param + update if "uphill" in names else param - update
+    stored1 = names & {"corrected moments stored", "corrected first moment stored"}
+    stored2 = names & {"corrected moments stored", "corrected second moment stored"}
+    return after, m_hat if stored1 else m, v_hat if stored2 else v, largest
 
 
-def _tensor(correction: float, like: Tensor) -> Tensor:
+def _tensor(correction: float | Tensor, like: Tensor) -> Tensor:
     """A divisor that may be 0, which Python's own division refuses."""
-    return torch.full_like(like, correction)
+    return correction if isinstance(correction, Tensor) else torch.full_like(like, correction)
 
 
-def _losing_digits(
-    param: Tensor,
-    grad: Tensor,
-    exp_avg: Tensor,
-    exp_avg_sq: Tensor,
-    max_exp_avg_sq: Tensor | None,
-    step: int,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    one: Tensor | float,
-    interpolated: bool = False,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """`adam_step` with its constants made of a given 1, or with the first moment as an interpolation."""
-    b1, b2 = beta1 * one, beta2 * one
-    m = exp_avg + (one - b1) * (grad - exp_avg) if interpolated else b1 * exp_avg + (one - b1) * grad
-    v = b2 * exp_avg_sq + (one - b2) * grad**2
-    largest = None if max_exp_avg_sq is None else torch.maximum(max_exp_avg_sq, v)
-    m_hat = m / (one - b1**step)
-    v_hat = (v if largest is None else largest) / (one - b2**step)
-    return param - lr * m_hat / (torch.sqrt(v_hat) + eps), m, v, largest
-
-
-def adam_values(decay: Decay) -> tuple[Value, ...]:
-    def in_precision(param: Tensor, grad: Tensor, *, lr: float, weight_decay: float, **given: Any) -> Any:
-        return _losing_digits(*decay(param, grad, lr, weight_decay), lr=lr, one=torch.ones_like(param), **given)
-
-    def interpolated(param: Tensor, grad: Tensor, *, lr: float, weight_decay: float, **given: Any) -> Any:
-        return _losing_digits(*decay(param, grad, lr, weight_decay), lr=lr, one=1.0, interpolated=True, **given)
-
+def adam_values(varied: Varied) -> tuple[Value, ...]:
     return (
         Value(
-            "1 − β in the precision of the numbers",
-            in_precision,
+            IN_PRECISION,
+            partial(varied, frozenset({IN_PRECISION})),
             forgets="that 1 − 0.999 has four digits left in float32 (in C programs, and in the corrections of torch's "
             "capturable=True)",
             shows="where β is near 1",
         ),
         Value(
-            "first moment by interpolation",
-            interpolated,
+            INTERPOLATED,
+            partial(varied, frozenset({INTERPOLATED})),
             forgets="that grad − exp_avg may overflow where neither does (torch's lerp)",
             shows="near the largest numbers, of opposite signs",
         ),
     )
 
 
-def adam_mistakes(decay: Decay) -> tuple[Mistake, ...]:
+ADAM_CONVENTIONS = {
+    "eps": {
+        "outside the root": Convention("√v̂ + eps: torch, optax, the paper's algorithm 1"),
+        "before the correction": Convention(
+            '√v + eps, the paper\'s "epsilon hat": TensorFlow and Keras', varied="eps before the correction"
+        ),
+        "inside the root": Convention(
+            "√(v̂ + eps): optax's eps_root, with eps=0 beside it", varied="eps inside the root"
+        ),
+    },
+    "amsgrad": {
+        "uncorrected": Convention("the largest v, corrected then: torch, Keras"),
+        "corrected": Convention("the largest v̂: optax", varied="largest of the corrected"),
+    },
+    "correction": {
+        "both": Convention("both moments are corrected"),
+        "none": Convention("neither is, as in BERT's Adam", varied="moments uncorrected"),
+    },
+}
+
+
+def adam_mistakes(varied: Varied) -> tuple[Mistake, ...]:
     """The wrong formulas that do not depend on where the decay is."""
 
     def mistake(name: str, forgets: str, shows: str) -> Mistake:
-        def formula(
-            param: Tensor, grad: Tensor, *, lr: float, weight_decay: float, **given: Any
-        ) -> tuple[Tensor | None, ...]:
-            return _varied(*decay(param, grad, lr, weight_decay), lr=lr, wrong=name, **given)
-
-        return Mistake(name, formula, forgets, shows)
+        return Mistake(name, partial(varied, frozenset({name})), forgets, shows)
 
     return (
         mistake("uphill", "that a step goes against the gradient", "everywhere"),
@@ -245,7 +248,7 @@ def adam_mistakes(decay: Decay) -> tuple[Mistake, ...]:
         mistake("betas swapped", "which moment β₁ belongs to", "unless both are the same"),
         mistake("the gradient unsquared", "the square in the second moment", "wherever |grad| is neither 0 nor 1"),
         mistake(
-            "square of the first moment",
+            "square of the mean gradient",
             "that the second moment is the mean of squares, not the square of a mean",
             "unless all gradients so far are alike",
         ),
@@ -262,12 +265,15 @@ def adam_mistakes(decay: Decay) -> tuple[Mistake, ...]:
             "that m and v are stored as they are, and corrected afresh in each step",
             "at once",
         ),
+        mistake("corrected first moment stored", "that m is stored as it is", "at once"),
+        mistake("corrected second moment stored", "that v is stored as it is", "at once"),
         mistake("t from 0", "that the first step is t = 1: 1 − β⁰ is 0", "at first: it divides by 0"),
         mistake(
             "t from 2",
             "that t counts once a step: one that is shared and counted at each tensor runs ahead in the same way",
             "in the first steps",
         ),
+        mistake("t counted twice a step", "that t grows by 1: it is counted where it is made, and again", "at once"),
         mistake("t frozen at 1", "to count: it corrects each step as the first", "from the second step on"),
         mistake(
             "eps before the correction",
@@ -280,9 +286,20 @@ def adam_mistakes(decay: Decay) -> tuple[Mistake, ...]:
             "that eps is outside the root (optax calls the one inside eps_root)",
             "where √eps is felt beside √v",
         ),
+        mistake(
+            "eps squared inside the root",
+            "that eps is added to the root: √(v̂ + eps²) is √v̂ in all but tiny numbers",
+            "where eps is felt beside √v",
+        ),
         mistake("eps forgotten", "eps", "for gradients that are 0 so far (NaN), or small"),
         mistake("the larger of root and eps", "that eps is added", "where eps is felt beside √v"),
         mistake("no root", "the root of the second moment", "wherever v̂ is not 1"),
+        mistake("root of the correction", "that v is divided by 1 − β₂ᵗ, not by its root", "in the first steps"),
+        mistake(
+            "one square for the whole tensor",
+            "that each number has a second moment of its own, not one that is the mean over its tensor",
+            "for more than one number",
+        ),
         mistake("correction outside the root", "that the correction divides v, below the root", "in the first steps"),
         mistake(
             "lr inside the moment",

@@ -17,13 +17,15 @@ Source: Duchi, Hazan & Singer, "Adaptive Subgradient Methods for Online Learning
 (2011); the form is torch.optim.Adagrad's.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Set
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from manual_bp.inputs import Edge, Input, Mistake, constant, normal, require, uniform
+from manual_bp.inputs import Convention, Edge, Input, Mistake, constant, normal, require, uniform
 
 
 class Outputs(NamedTuple):
@@ -83,7 +85,8 @@ EDGES = (
 )
 
 
-def _formula(
+def varied(
+    names: Set[str],
     param: Tensor,
     grad: Tensor,
     sum: Tensor,
@@ -92,35 +95,43 @@ def _formula(
     lr_decay: float,
     eps: float,
     weight_decay: float,
-    wrong: str,
 ) -> Outputs:
-    """The right formula but for one thing."""
+    """The page's formula but for what is named."""
     decay = weight_decay * param
-    g = grad if wrong in ("decay decoupled", "decay forgotten") else grad + decay
-    s = (0 if wrong == "sum forgotten" else sum) + (g.abs() if wrong == "the gradient unsquared" else g**2)
-    if wrong == "a mean":
+    g = grad if names & {"decay decoupled", "decay forgotten"} else grad + decay
+    s = (0 if "sum forgotten" in names else sum) + (g.abs() if "the gradient unsquared" in names else g**2)
+    if "a mean" in names:
         s = sum + (g**2 - sum) / step
-    used = sum if wrong == "sum of the step before" else s
-    r = torch.sqrt(used + eps) if wrong == "eps inside the root" else torch.sqrt(used) + eps
-    if wrong == "no root":
+    used = sum if "sum of the step before" in names else s
+    r = torch.sqrt(used + eps) if "eps inside the root" in names else torch.sqrt(used) + eps
+    if "no root" in names:
         r = used + eps
-    if wrong == "eps forgotten":
+    if "eps forgotten" in names:
         r = torch.sqrt(used)
-    t = step if wrong == "lr decayed at first" else step - 1
-    rate = lr / (1 + (0 if wrong == "lr decay forgotten" else t) * lr_decay)
-    if wrong == "lr decayed as a power":
+    t = step if "lr decayed at first" in names else step - 1
+    rate = lr / (1 + (0 if "lr decay forgotten" in names else t) * lr_decay)
+    if "lr decayed as a power" in names:
         rate = lr * (1 / (1 + lr_decay)) ** (step - 1)
     after = param - rate * g / r
-    if wrong == "decay decoupled":
+    if "decay decoupled" in names:
         after = after - rate * decay
-    return Outputs(2 * param - after if wrong == "uphill" else after, s)
+    return Outputs(2 * param - after if "uphill" in names else after, s)
+
+
+CONVENTIONS = {
+    "eps": {
+        "outside the root": Convention("√s + eps: torch"),
+        "inside the root": Convention("√(s + eps): Keras, optax", varied="eps inside the root"),
+    },
+    "decay": {
+        "coupled": Convention("part of the gradient: torch"),
+        "decoupled": Convention("beside the step", varied="decay decoupled"),
+    },
+}
 
 
 def _mistake(name: str, forgets: str, shows: str) -> Mistake:
-    def formula(**given: Any) -> Outputs:
-        return _formula(**given, wrong=name)
-
-    return Mistake(name, formula, forgets, shows)
+    return Mistake(name, partial(varied, frozenset({name})), forgets, shows)
 
 
 MISTAKES = (

@@ -32,13 +32,16 @@ Sources: Kingma & Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, a
 Convergence of Adam and Beyond", ICLR 2018, for amsgrad.
 """
 
+from collections.abc import Set
+from functools import partial
 from typing import Any, NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
 
-from manual_bp.inputs import Mistake
+from manual_bp.inputs import Convention, Mistake
 from manual_bp.rules.update._adam import (
+    ADAM_CONVENTIONS,
     ADAM_EDGES,
     ADAM_HYPER,
     ADAM_INPUTS,
@@ -47,6 +50,7 @@ from manual_bp.rules.update._adam import (
     adam_step,
     adam_values,
     check_adam,
+    varied_step,
 )
 
 
@@ -72,43 +76,41 @@ def forward(
     weight_decay: float = 0.0,
 ) -> Outputs:
     check_adam("adam_update", step, lr, beta1, beta2, eps, weight_decay)
-    param, g = _coupled(param, grad, lr, weight_decay)
+    g = grad + weight_decay * param if weight_decay else grad
     return Outputs(*adam_step(param, g, exp_avg, exp_avg_sq, max_exp_avg_sq, step, lr, beta1, beta2, eps))
 
 
-def _coupled(param: Tensor, grad: Tensor, lr: float, weight_decay: float) -> tuple[Tensor, Tensor]:
-    return param, grad + weight_decay * param if weight_decay else grad
+def varied(names: Set[str], param: Tensor, grad: Tensor, *, lr: float, weight_decay: float, **given: Any) -> Outputs:
+    """The page's formula but for what is named."""
+    decay = weight_decay * param
+    if weight_decay and not names & {"decay decoupled", "decay forgotten"}:
+        grad = grad - decay if "sign of decay" in names else grad + decay
+    if "decay decoupled" in names:
+        param = param - lr * decay
+    return Outputs(*varied_step(names, param, grad, lr=lr, **given))
+
+
+def _mistake(name: str, forgets: str, shows: str) -> Mistake:
+    return Mistake(name, partial(varied, frozenset({name})), forgets, shows)
 
 
 INPUTS, HYPER, USUAL, EDGES = ADAM_INPUTS, ADAM_HYPER, ADAM_USUAL, ADAM_EDGES
-VALUES = adam_values(_coupled)
-
-
-def _decoupled(param: Tensor, grad: Tensor, *, step: int, lr: float, weight_decay: float, **given: Any) -> Outputs:
-    """As adamw."""
-    return forward(param - lr * weight_decay * param, grad, step=step, lr=lr, **given)
-
+VALUES = adam_values(varied)
+CONVENTIONS = {
+    **ADAM_CONVENTIONS,
+    "decay": {
+        "coupled": Convention("part of the gradient"),
+        "decoupled": Convention("beside the step: adamw_update", varied="decay decoupled"),
+    },
+}
 
 MISTAKES = (
-    *adam_mistakes(_coupled),
-    Mistake(
+    *adam_mistakes(varied),
+    _mistake(
         "decay decoupled",
-        _decoupled,
-        forgets="that decay is part of the gradient here: beside the step it is adamw_update",
-        shows="with weight decay",
+        "that decay is part of the gradient here: beside the step it is adamw_update",
+        "with weight decay",
     ),
-    Mistake(
-        "decay forgotten",
-        lambda param, grad, *, step, weight_decay, **given: forward(param, grad, step=step, **given),
-        forgets="weight_decay",
-        shows="with weight decay",
-    ),
-    Mistake(
-        "sign of decay",
-        lambda param, grad, *, step, weight_decay, **given: forward(
-            param, grad - weight_decay * param, step=step, **given
-        ),
-        forgets="that decay makes weights smaller",
-        shows="with weight decay",
-    ),
+    _mistake("decay forgotten", "weight_decay", "with weight decay"),
+    _mistake("sign of decay", "that decay makes weights smaller", "with weight decay"),
 )

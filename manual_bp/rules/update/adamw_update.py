@@ -21,13 +21,16 @@ Source: Loshchilov & Hutter, "Decoupled Weight Decay Regularization", ICLR 2019,
 torch.optim.AdamW.
 """
 
+from collections.abc import Set
+from functools import partial
 from typing import Any, NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
 
-from manual_bp.inputs import Mistake
+from manual_bp.inputs import Convention, Mistake
 from manual_bp.rules.update._adam import (
+    ADAM_CONVENTIONS,
     ADAM_EDGES,
     ADAM_HYPER,
     ADAM_INPUTS,
@@ -36,6 +39,7 @@ from manual_bp.rules.update._adam import (
     adam_step,
     adam_values,
     check_adam,
+    varied_step,
 )
 
 
@@ -61,41 +65,56 @@ def forward(
     weight_decay: float = 0.01,
 ) -> Outputs:
     check_adam("adamw_update", step, lr, beta1, beta2, eps, weight_decay)
-    param, grad = _decoupled(param, grad, lr, weight_decay)
+    param = param - lr * weight_decay * param if weight_decay else param
     return Outputs(*adam_step(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, step, lr, beta1, beta2, eps))
 
 
-def _decoupled(param: Tensor, grad: Tensor, lr: float, weight_decay: float) -> tuple[Tensor, Tensor]:
-    return param - lr * weight_decay * param if weight_decay else param, grad
+_OTHER_DECAYS = frozenset(
+    {"decay coupled", "decay without lr", "decay after the step", "decay forgotten", "decay by lr squared"}
+)
 
 
-INPUTS, HYPER, USUAL, EDGES = ADAM_INPUTS, ADAM_HYPER, ADAM_USUAL, ADAM_EDGES
-VALUES = adam_values(_decoupled)
-
-
-def _varied(
-    wrong: str, param: Tensor, grad: Tensor, *, step: int, lr: float, weight_decay: float, **given: Any
-) -> Outputs:
-    """The right formula but for the decay."""
-    if wrong == "decay coupled":
-        return forward(param, grad + weight_decay * param, step=step, lr=lr, weight_decay=0.0, **given)
-    plain = forward(param, grad, step=step, lr=lr, weight_decay=0.0, **given)
-    shrinking = {
-        "decay without lr": weight_decay * param,
-        "decay after the step": lr * weight_decay * plain.param,
-        "decay forgotten": 0 * param,
-        "decay by lr squared": lr * lr * weight_decay * param,
-        "sign of decay": -lr * weight_decay * param,
-    }
-    return plain._replace(param=plain.param - shrinking[wrong])
+def varied(names: Set[str], param: Tensor, grad: Tensor, *, lr: float, weight_decay: float, **given: Any) -> Outputs:
+    """The page's formula but for what is named."""
+    if not weight_decay:
+        return Outputs(*varied_step(names, param, grad, lr=lr, **given))
+    decay = weight_decay * param
+    if names & {"decay coupled", "decay coupled as well"}:
+        grad = grad + decay
+    if "sign of decay" in names:
+        param = param + lr * decay
+    elif not names & _OTHER_DECAYS:
+        param = param - lr * decay
+    if "decay twice" in names:
+        param = param - lr * weight_decay * param
+    found = Outputs(*varied_step(names, param, grad, lr=lr, **given))
+    if "decay without lr" in names:
+        return found._replace(param=found.param - decay)
+    if "decay by lr squared" in names:
+        return found._replace(param=found.param - lr * lr * decay)
+    if "decay after the step" in names:
+        return found._replace(param=found.param - lr * weight_decay * found.param)
+    return found
 
 
 def _mistake(name: str, forgets: str, shows: str) -> Mistake:
-    return Mistake(name, lambda **given: _varied(name, **given), forgets, shows)
+    return Mistake(name, partial(varied, frozenset({name})), forgets, shows)
 
+
+INPUTS, HYPER, USUAL, EDGES = ADAM_INPUTS, ADAM_HYPER, ADAM_USUAL, ADAM_EDGES
+VALUES = adam_values(varied)
+CONVENTIONS = {
+    **ADAM_CONVENTIONS,
+    "decay": {
+        "first": Convention("of the parameter before the step, times lr: torch, Keras, optax"),
+        "last": Convention("of the parameter after the step", varied="decay after the step"),
+        "coupled": Convention("part of the gradient: adam_update", varied="decay coupled"),
+        "without lr": Convention("not multiplied by lr, as in the paper", varied="decay without lr"),
+    },
+}
 
 MISTAKES = (
-    *adam_mistakes(_decoupled),
+    *adam_mistakes(varied),
     _mistake(
         "decay coupled",
         "that decay is beside the step (L2 in place of decoupled decay): as part of the gradient it is adam_update",
@@ -113,5 +132,11 @@ MISTAKES = (
     ),
     _mistake("decay forgotten", "weight_decay", "with weight decay"),
     _mistake("decay by lr squared", "that lr multiplies the decay once", "with weight decay, unless lr is 1"),
+    _mistake("decay twice", "that a step shrinks the parameter once", "with weight decay"),
+    _mistake(
+        "decay coupled as well",
+        "that decay is beside the step, and no part of the gradient as well",
+        "with weight decay",
+    ),
     _mistake("sign of decay", "that decay makes weights smaller", "with weight decay"),
 )

@@ -20,14 +20,15 @@ here and 0 there).  Megatron's clip_grad_norm_fp32 is torch's.  Keras' clipnorm 
 Source: Pascanu, Mikolov & Bengio, "On the difficulty of training recurrent neural networks", ICML 2013, algorithm 1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from manual_bp.inputs import Edge, Input, Mistake, constant, normal, require
+from manual_bp.inputs import Convention, Edge, Input, Mistake, constant, normal, require
 
 
 class Outputs(NamedTuple):
@@ -59,7 +60,7 @@ EDGES = (
     Edge("at the limit", {"grad": [3.0, -4.0], "max_norm": 5.0}),
     Edge("a little too long", {"grad": [3.0, -4.0], "max_norm": 4.875}),
     Edge("far too long", {"grad": [3e4, -4e4], "max_norm": 1.0}),
-    Edge("an eps that is felt", {"grad": [3.0, -4.0], "max_norm": 4.0, "eps": 0.5}),
+    Edge("an eps that is felt", {"grad": [3.0, -4.0, 1.0, -2.0, 0.5, 0.25], "max_norm": 4.0, "eps": 0.5}),
     Edge("clipped by eps alone", {"grad": [3.0, -4.0], "max_norm": 5.25, "eps": 0.5}),
     Edge("no eps", {"grad": [3.0, -4.0], "max_norm": 1.0, "eps": 0.0}),
     Edge("a large limit", {"max_norm": 1000.0}),
@@ -75,102 +76,119 @@ EDGES = (
 )
 
 
-def _varied(
-    grad: Tensor,
-    max_norm: float,
-    eps: float,
-    rooted: bool = True,
-    rescaled: bool = False,
-    above: float | None = None,
-    mean: bool = False,
-    after: bool = False,
-    inner: bool = False,
-    power: int = 2,
-) -> tuple[Tensor, Tensor]:
-    """The right formula, from which wrong ones are made."""
-    total = torch.sum(grad**2 if power == 2 else grad.abs())
-    square = total / max(grad.numel(), 1) if mean else total
-    norm = torch.sqrt(square) if rooted and power == 2 else square
-    divisor = torch.sqrt(square + eps) if inner else norm + eps
-    factor = max_norm / divisor
-    if above is not None:
-        factor = torch.where(norm > max_norm, max_norm / (norm + above), 1.0)
-    elif not rescaled:
+NO_EPS, STRICTLY = "no eps", "eps of the longer alone"
+
+
+def varied(names: Set[str], grad: Tensor, max_norm: float, eps: float) -> Outputs:
+    """The page's formula but for what is named."""
+    total = torch.sum(grad.abs() if "sum of sizes" in names else grad**2)
+    square = total / max(grad.numel(), 1) if "mean of the squares" in names else total
+    norm = square if names & {"no root", "sum of sizes"} else torch.sqrt(square)
+    if "largest element" in names:
+        norm = grad.abs().amax() if grad.numel() else grad.sum()
+    factor = max_norm / (torch.sqrt(square + eps) if "eps within the root" in names else norm + eps)
+    if "eps added to the factor" in names:
+        factor = max_norm / norm + eps
+    if "norm no smaller than eps" in names:
+        factor = max_norm / norm.clamp(min=eps)
+    if NO_EPS in names:
+        factor = torch.where(norm > max_norm, max_norm / norm, 1.0)
+    elif STRICTLY in names:
+        factor = torch.where(norm > max_norm, factor, 1.0)
+    elif "scaled up as well" not in names:
         factor = torch.clamp(factor, max=1.0)
-    shortened = factor * grad
-    return shortened, torch.sqrt(torch.sum(shortened**2)) if after else norm
+    if "each element by itself" in names:
+        return Outputs(grad.clamp(-max_norm, max_norm), norm)
+    if "each tensor by its own norm" in names:  # as tensors of two elements
+        shortened = torch.cat([varied(frozenset(), piece, max_norm, eps).grad for piece in torch.split(grad, 2)])
+    else:
+        shortened = grad.clone() if "not clipped" in names else factor * grad
+    return Outputs(
+        shortened, torch.sqrt(torch.sum(shortened**2)) if "the norm after clipping returned" in names else norm
+    )
 
 
-def _largest(grad: Tensor, max_norm: float, eps: float) -> tuple[Tensor, Tensor]:
-    norm = grad.abs().amax() if grad.numel() else grad.sum()
-    return torch.clamp(max_norm / (norm + eps), max=1.0) * grad, norm
+CONVENTIONS = {
+    "eps": {
+        "beside the norm": Convention("max_norm / (norm + eps): torch, Megatron"),
+        "none": Convention("max_norm / norm: optax, TensorFlow; eps is left unused", varied=NO_EPS),
+        "of the longer alone": Convention(
+            "max_norm / (norm + eps) where norm exceeds max_norm, else the gradient as it is", varied=STRICTLY
+        ),
+    },
+}
 
 
-def _in_pieces(grad: Tensor, max_norm: float, eps: float) -> tuple[Tensor, Tensor]:
-    """As tensors of two elements."""
-    pieces = [_varied(piece, max_norm, eps)[0] for piece in torch.split(grad, 2)]
-    return torch.cat(pieces), torch.sqrt(torch.sum(grad**2))
+def _mistake(name: str, forgets: str, shows: str) -> Mistake:
+    return Mistake(name, partial(varied, frozenset({name})), forgets, shows)
+
+
+def _scaled(power: int) -> Mistake:
+    """Gradients of a scaled loss, as they are."""
+    scale = 2.0**power
+
+    def formula(grad: Tensor, max_norm: float, eps: float) -> Outputs:
+        return forward(scale * grad, max_norm=max_norm, eps=eps)
+
+    return Mistake(
+        f"scale of 2^{power} not taken off before clipping",
+        formula,
+        forgets="that gradients of a scaled loss are too long by the scale: take it off first, then clip",
+        shows="at once",
+    )
+
+
+def _scaled_and_taken_off(power: int) -> Mistake:
+    scale = 2.0**power
+
+    def formula(grad: Tensor, max_norm: float, eps: float) -> Outputs:
+        shortened, norm = forward(scale * grad, max_norm=max_norm, eps=eps)
+        return Outputs(shortened / scale, norm)
+
+    return Mistake(
+        f"scale of 2^{power} taken off after clipping",
+        formula,
+        forgets="that the limit is one of the gradients without the scale: take it off first, then clip",
+        shows="beyond the limit",
+    )
 
 
 MISTAKES = (
-    Mistake(
+    _mistake(
         "each tensor by its own norm",
-        _in_pieces,
-        forgets="that the norm is one of all tensors together: clipped apart, the direction changes",
-        shows="for more than one tensor (here of two elements each)",
+        "that the norm is one of all tensors together: clipped apart, the direction changes",
+        "for more than one tensor (here of two elements each)",
     ),
-    Mistake(
-        "no root",
-        lambda grad, max_norm, eps: _varied(grad, max_norm, eps, rooted=False),
-        forgets="the root of the sum of squares",
-        shows="unless the norm is 1",
+    _mistake("no root", "the root of the sum of squares", "unless the norm is 1"),
+    _mistake("scaled up as well", "that a gradient which is short enough stays as it is", "within the limit"),
+    _mistake("mean of the squares", "that the norm is of a sum", "for more than one element"),
+    _mistake("sum of sizes", "that the norm is Euclidean", "for more than one element"),
+    _mistake("largest element", "that the norm is Euclidean, not the largest element", "for more than one element"),
+    _mistake(
+        "each element by itself",
+        "that one factor shortens all elements: cut one by one, the direction changes",
+        "beyond the limit",
     ),
-    Mistake(
-        "scaled up as well",
-        lambda grad, max_norm, eps: _varied(grad, max_norm, eps, rescaled=True),
-        forgets="that a gradient which is short enough stays as it is",
-        shows="within the limit",
-    ),
-    Mistake(
-        "mean of the squares",
-        lambda grad, max_norm, eps: _varied(grad, max_norm, eps, mean=True),
-        forgets="that the norm is of a sum",
-        shows="for more than one element",
-    ),
-    Mistake(
-        "sum of sizes",
-        lambda grad, max_norm, eps: _varied(grad, max_norm, eps, power=1),
-        forgets="that the norm is Euclidean",
-        shows="for more than one element",
-    ),
-    Mistake(
-        "largest element",
-        _largest,
-        forgets="that the norm is Euclidean, not the largest element",
-        shows="for more than one element",
-    ),
-    Mistake(
-        "the norm after clipping returned",
-        lambda grad, max_norm, eps: _varied(grad, max_norm, eps, after=True),
-        forgets="that the norm returned is the one before",
-        shows="beyond the limit",
-    ),
-    Mistake(
+    _mistake("the norm after clipping returned", "that the norm returned is the one before", "beyond the limit"),
+    _mistake(
         "eps within the root",
-        lambda grad, max_norm, eps: _varied(grad, max_norm, eps, inner=True),
-        forgets="that eps is added to the norm, not to its square",
-        shows="where √eps is felt beside the norm",
+        "that eps is added to the norm, not to its square",
+        "where √eps is felt beside the norm",
     ),
-    Mistake(
-        "no eps",
-        lambda grad, max_norm, eps: _varied(grad, max_norm, eps, above=0.0),
-        forgets="eps, as optax and TensorFlow do (there eps=0 is meant: pass it)",
-        shows="where eps is felt beside the norm: at 1e-6 in float32 for norms below 10",
+    _mistake("eps added to the factor", "that eps is added to the norm, below", "beyond the limit"),
+    _mistake("norm no smaller than eps", "that eps is added to the norm", "where eps is felt beside the norm"),
+    _mistake(
+        NO_EPS,
+        "eps, as optax and TensorFlow do",
+        "where eps is felt beside the norm: at 1e-6 in float32 for norms below 10",
     ),
-    Mistake(
+    _mistake(STRICTLY, "that a norm within eps of the limit is shortened too", "for norms just below max_norm"),
+    _mistake(
         "not clipped",
-        lambda grad, max_norm, eps: (grad.clone(), torch.sqrt(torch.sum(grad**2))),
-        forgets="to clip: whoever returns new gradients and steps with the old has it so",
-        shows="beyond the limit",
+        "to clip: whoever returns new gradients and steps with the old has it so",
+        "beyond the limit",
     ),
+    # What programs begin with: apex and DeepSpeed 2^16, fairseq 2^7, and 2^10.
+    *(_scaled(power) for power in (7, 10, 16)),
+    *(_scaled_and_taken_off(power) for power in (7, 10, 16)),
 )

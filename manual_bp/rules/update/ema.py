@@ -22,7 +22,7 @@ for averages of parameters; torch.optim.swa_utils.get_ema_avg_fn for this one.
 from jaxtyping import Float
 from torch import Tensor
 
-from manual_bp.inputs import Edge, Input, Mistake, constant, normal, require
+from manual_bp.inputs import Edge, Input, Mistake, Value, constant, normal, require
 
 
 def forward(
@@ -47,6 +47,15 @@ EDGES = (
     Edge("no elements", sizes={"shape": (0,)}),
     Edge("decay above 1", {"decay": 1.5}, raises=ValueError),
     Edge("negative decay", {"decay": -0.1}, raises=ValueError),
+)
+
+VALUES = (
+    Value(
+        "by interpolation",
+        lambda average, param, decay: average + (1 - decay) * (param - average),
+        forgets="that the rounding of a large average stays in the sum when decay is small (optax, timm)",
+        shows="where the average is much larger than what is due",
+    ),
 )
 
 MISTAKES = (

@@ -17,13 +17,15 @@ b1, b2 as here.  A sign is not continuous: where the two terms nearly cancel, ro
 Source: Chen et al., "Symbolic Discovery of Optimization Algorithms", NeurIPS 2023 (arXiv 2302.06675), algorithm 2.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Set
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from manual_bp.inputs import Edge, Input, Mistake, Value, constant, normal, require
+from manual_bp.inputs import Convention, Edge, Input, Mistake, Value, constant, normal, require
 
 
 class Outputs(NamedTuple):
@@ -81,7 +83,11 @@ EDGES = (
 )
 
 
-def _formula(
+ADDED_FIRST = "sign and decay added before lr"
+
+
+def varied(
+    names: Set[str],
     param: Tensor,
     grad: Tensor,
     exp_avg: Tensor,
@@ -89,56 +95,56 @@ def _formula(
     beta1: float,
     beta2: float,
     weight_decay: float,
-    wrong: str,
 ) -> Outputs:
-    """The right formula but for one thing."""
-    if wrong == "betas swapped":
+    """The page's formula but for what is named."""
+    if "betas swapped" in names:
         beta1, beta2 = beta2, beta1
-    coupled = grad + weight_decay * param if wrong == "decay coupled" else grad
-    m = beta2 * exp_avg + (1.0 if wrong == "moment without 1 − β₂" else 1 - beta2) * coupled
+    coupled = grad + weight_decay * param if "decay coupled" in names else grad
+    m = beta2 * exp_avg + (1.0 if "moment without 1 − β₂" in names else 1 - beta2) * coupled
     mean = beta1 * exp_avg + (1 - beta1) * coupled
-    if wrong == "β₁ in the stored moment":
+    if "β₁ in the stored moment" in names:
         m = mean
-    if wrong == "the stored moment's sign":
+    if "the stored moment's sign" in names:
         mean = m
-    if wrong == "the new moment in the step":
+    if "the new moment in the step" in names:
         mean = beta1 * m + (1 - beta1) * coupled
-    if wrong == "the gradient's sign":
+    if "the gradient's sign" in names:
         mean = coupled
-    u = mean if wrong == "no sign" else torch.sign(mean)
-    if wrong == "sign of 0 is 1":
+    u = mean if "no sign" in names else torch.sign(mean)
+    if "sign of 0 is 1" in names:
         u = torch.where(mean >= 0, 1.0, -1.0).to(mean.dtype)
-    if wrong == "uphill":
+    if "uphill" in names:
         u = -u
-    rate = 1.0 if wrong == "decay without lr" else lr
+    rate = 1.0 if "decay without lr" in names else lr
     step = lr * u
-    if wrong == "decay after the step":
+    if "decay after the step" in names:
         after = (1 - lr * weight_decay) * (param - step)
-    elif wrong in ("decay coupled", "decay forgotten"):
+    elif names & {"decay coupled", "decay forgotten"}:
         after = param - step
+    elif ADDED_FIRST in names:
+        after = param - lr * (u + weight_decay * param)
     else:
         after = param - rate * weight_decay * param - step
     return Outputs(after, m)
 
 
+CONVENTIONS = {
+    "decay": {
+        "first": Convention("of the parameter before the step: the paper, optax"),
+        "last": Convention("of the parameter after the step", varied="decay after the step"),
+        "without lr": Convention("not multiplied by lr", varied="decay without lr"),
+    },
+}
+
+
 def _mistake(name: str, forgets: str, shows: str) -> Mistake:
-    def formula(**given: Any) -> Outputs:
-        return _formula(**given, wrong=name)
-
-    return Mistake(name, formula, forgets, shows)
-
-
-def _added_first(
-    param: Tensor, grad: Tensor, exp_avg: Tensor, lr: float, beta1: float, beta2: float, weight_decay: float
-) -> Outputs:
-    u = torch.sign(beta1 * exp_avg + (1 - beta1) * grad)
-    return Outputs(param - lr * (u + weight_decay * param), beta2 * exp_avg + (1 - beta2) * grad)
+    return Mistake(name, partial(varied, frozenset({name})), forgets, shows)
 
 
 VALUES = (
     Value(
-        "sign and decay added before lr",
-        _added_first,
+        ADDED_FIRST,
+        partial(varied, frozenset({ADDED_FIRST})),
         forgets="that their sum is rounded as a number above 1 (optax has it so)",
         shows="where parameter and step cancel",
     ),

@@ -24,13 +24,15 @@ Sources: Tieleman & Hinton, "Lecture 6.5: rmsprop", Coursera 2012; Graves, "Gene
 Networks" (arXiv 1308.0850), equations 38 to 45, for the centred one, eps inside; the form is torch.optim.RMSprop's.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Set
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from manual_bp.inputs import Edge, Input, Mistake, constant, normal, require, uniform
+from manual_bp.inputs import Convention, Edge, Input, Mistake, constant, normal, require, uniform
 
 
 class Outputs(NamedTuple):
@@ -111,7 +113,8 @@ EDGES = (
 )
 
 
-def _formula(
+def varied(
+    names: Set[str],
     param: Tensor,
     grad: Tensor,
     square_avg: Tensor,
@@ -122,46 +125,58 @@ def _formula(
     eps: float,
     momentum: float,
     weight_decay: float,
-    wrong: str,
 ) -> Outputs:
-    """The right formula but for one thing."""
+    """The page's formula but for what is named."""
     decay = weight_decay * param
-    g = grad if wrong in ("decay decoupled", "decay forgotten") else grad + decay
-    if wrong == "α and 1 − α swapped":
+    g = grad if names & {"decay decoupled", "decay forgotten"} else grad + decay
+    if "α and 1 − α swapped" in names:
         alpha = 1 - alpha
-    fresh = 1.0 if wrong == "square without 1 − α" else 1 - alpha
-    v = alpha * square_avg + fresh * (g.abs() if wrong == "the gradient unsquared" else g**2)
+    fresh = 1.0 if "square without 1 − α" in names else 1 - alpha
+    v = alpha * square_avg + fresh * (g.abs() if "the gradient unsquared" in names else g**2)
     a = None if grad_avg is None else alpha * grad_avg + (1 - alpha) * g
-    used = square_avg if wrong == "mean of the step before" else v
-    if a is not None and wrong != "mean not taken off":
-        used = used - (a if wrong == "mean taken off unsquared" else a**2)
-    r = torch.sqrt(used + eps) if wrong == "eps inside the root" else torch.sqrt(used) + eps
-    if wrong == "no root":
+    used = square_avg if "mean of the step before" in names else v
+    if a is not None and "mean not taken off" not in names:
+        used = used - (a if "mean taken off unsquared" in names else a**2)
+    r = torch.sqrt(used + eps) if "eps inside the root" in names else torch.sqrt(used) + eps
+    if "no root" in names:
         r = used + eps
-    if wrong == "eps forgotten":
+    if "eps forgotten" in names:
         r = torch.sqrt(used)
     b, direction = momentum_buffer, g / r
     if momentum:
-        pushed = g if wrong == "momentum before the division" else g / r
-        if wrong == "lr in the buffer":
+        pushed = g if "momentum before the division" in names else g / r
+        if "lr in the buffer" in names:
             pushed = lr * pushed
         b = pushed if momentum_buffer is None else momentum * momentum_buffer + pushed
-        direction = b / r if wrong == "momentum before the division" else b
-        if wrong == "buffer not used":
+        direction = b / r if "momentum before the division" in names else b
+        if "buffer not used" in names:
             direction = g / r
     elif b is not None:
         b = b.clone()
-    step = direction if wrong == "lr in the buffer" and momentum else lr * direction
-    if wrong == "decay decoupled":
+    step = direction if "lr in the buffer" in names and momentum else lr * direction
+    if "decay decoupled" in names:
         step = step + lr * decay
-    return Outputs(param + step if wrong == "uphill" else param - step, v, b, a)
+    return Outputs(param + step if "uphill" in names else param - step, v, b, a)
+
+
+CONVENTIONS = {
+    "eps": {
+        "outside the root": Convention("√v + eps: torch"),
+        "inside the root": Convention("√(v + eps): TensorFlow, Keras, optax", varied="eps inside the root"),
+    },
+    "lr": {
+        "of the step": Convention("lr multiplies the buffer when the step is made: torch"),
+        "in the buffer": Convention("b ← momentum b + lr g/r: TensorFlow 1, Keras", varied="lr in the buffer"),
+    },
+    "decay": {
+        "coupled": Convention("part of the gradient: torch"),
+        "decoupled": Convention("beside the step", varied="decay decoupled"),
+    },
+}
 
 
 def _mistake(name: str, forgets: str, shows: str) -> Mistake:
-    def formula(**given: Any) -> Outputs:
-        return _formula(**given, wrong=name)
-
-    return Mistake(name, formula, forgets, shows)
+    return Mistake(name, partial(varied, frozenset({name})), forgets, shows)
 
 
 MISTAKES = (

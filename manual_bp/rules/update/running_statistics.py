@@ -25,13 +25,15 @@ Sources: Ioffe & Szegedy, "Batch Normalization", ICML 2015, algorithm 2, step 10
 torch.nn.BatchNorm2d for the exponential average.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Set
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from manual_bp.inputs import Edge, Input, Mistake, constant, normal, require, uniform
+from manual_bp.inputs import Convention, Edge, Input, Mistake, constant, normal, require, uniform
 
 
 class Outputs(NamedTuple):
@@ -110,13 +112,13 @@ EDGES = (
 )
 
 
-def _formula(x: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float, wrong: str) -> Outputs:
-    """The right formula but for one thing."""
+def varied(names: Set[str], x: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float) -> Outputs:
+    """The page's formula but for what is named."""
     m = x.shape[0] * x.shape[2:].numel()
     if not x.numel():
         return Outputs(running_mean.clone(), running_var.clone())
     mean, biased = statistics(x)
-    variance = {
+    other = {
         "biased variance": biased,
         "unbiased twice": biased * (m / (m - 1)) ** 2,
         "degrees of freedom of the batch": biased * (x.shape[0] / max(x.shape[0] - 1, 1)),
@@ -124,31 +126,43 @@ def _formula(x: Tensor, running_mean: Tensor, running_var: Tensor, momentum: flo
         "eps in the variance": biased * (m / (m - 1)) + 1e-5,
         "mean of squares": (biased + mean**2) * (m / (m - 1)),
         "inverse deviation": 1 / torch.sqrt(biased * (m / (m - 1)) + 1e-5),
-    }.get(wrong, biased * (m / (m - 1)))
-    if wrong == "share of the old":
+    }
+    variance = next((found for name, found in other.items() if name in names), biased * (m / (m - 1)))
+    if "share of the old" in names:
         momentum = 1 - momentum
-    if wrong == "1 − momentum forgotten":
+    if "1 − momentum forgotten" in names:
         return Outputs(running_mean + momentum * mean, running_var + momentum * variance)
-    if wrong == "never updated":
+    if "never updated" in names:
         return Outputs(running_mean.clone(), running_var.clone())
-    if wrong == "mean alone":
+    if "mean alone" in names:
         return Outputs(tracked(running_mean, mean, momentum), running_var.clone())
-    if wrong == "updated twice":
+    if "updated twice" in names:
         return Outputs(
             tracked(tracked(running_mean, mean, momentum), mean, momentum),
             tracked(tracked(running_var, variance, momentum), variance, momentum),
         )
-    if wrong == "around the running mean":
+    if "around the running mean" in names:
         away = x - running_mean.reshape(-1, *(1,) * (x.ndim - 2))
         variance = torch.mean(away**2, (0, *range(2, x.ndim))) * (m / (m - 1))
     return Outputs(tracked(running_mean, mean, momentum), tracked(running_var, variance, momentum))
 
 
-def _mistake(name: str, forgets: str, shows: str) -> Mistake:
-    def formula(**given: Any) -> Outputs:
-        return _formula(**given, wrong=name)
+CONVENTIONS = {
+    "momentum": {
+        "share of the new": Convention("(1 − momentum) old + momentum new: torch"),
+        "share of the old": Convention(
+            "momentum old + (1 − momentum) new: Keras, TensorFlow, flax, ONNX", varied="share of the old"
+        ),
+    },
+    "variance": {
+        "unbiased": Convention("divided by m − 1: torch"),
+        "biased": Convention("divided by m: Keras, flax", varied="biased variance"),
+    },
+}
 
-    return Mistake(name, formula, forgets, shows)
+
+def _mistake(name: str, forgets: str, shows: str) -> Mistake:
+    return Mistake(name, partial(varied, frozenset({name})), forgets, shows)
 
 
 MISTAKES = (

@@ -24,13 +24,15 @@ Sources: Polyak, "Some methods of speeding up the convergence of iteration metho
 Nesterov's; the form of both is torch.optim.SGD's.
 """
 
+from collections.abc import Set
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from manual_bp.inputs import Edge, Input, Mistake, constant, normal, require
+from manual_bp.inputs import Convention, Edge, Input, Mistake, constant, normal, require
 
 
 class Outputs(NamedTuple):
@@ -106,7 +108,8 @@ EDGES = (
 )
 
 
-def _formula(
+def varied(
+    names: Set[str],
     param: Tensor,
     grad: Tensor,
     momentum_buffer: Tensor | None,
@@ -115,47 +118,66 @@ def _formula(
     dampening: float,
     nesterov: bool,
     weight_decay: float,
-    wrong: str,
-) -> tuple[Tensor, Tensor | None]:
-    """The right formula but for one thing."""
+) -> Outputs:
+    """The page's formula but for what is named."""
     decay = weight_decay * param
-    coupled = wrong not in ("decay decoupled", "decay without lr", "decay after the step")
-    g = grad + (-decay if wrong == "sign of decay" else decay) if weight_decay and coupled else grad
-    old = momentum_buffer
+    beside = bool(names & {"decay decoupled", "decay without lr", "decay after the step"})
+    g = grad
+    if weight_decay and not beside and "decay forgotten" not in names:
+        g = grad - decay if "sign of decay" in names else grad + decay
+    old, inside = momentum_buffer, "lr in the velocity" in names
     if not momentum:
         v = old if old is None else old.clone()
-        direction = g
+        direction = lr * g
     else:
-        fresh = (1 if wrong == "dampening forgotten" else 1 - dampening) * g
-        if wrong == "a mean of gradients":
+        rate = lr if inside else 1.0
+        fresh = (1 if "dampening forgotten" in names else 1 - dampening) * g
+        if "a mean of gradients" in names:
             fresh = (1 - momentum) * g
-        if wrong == "lr in the velocity":
-            fresh = lr * fresh
-        first = fresh if wrong in ("first step dampened", "a mean of gradients", "lr in the velocity") else g.clone()
-        v = first if old is None else momentum * old + fresh
-        if wrong == "momentum subtracted":
-            v = first if old is None else fresh - momentum * old
+        first = rate * (fresh if names & {"first step dampened", "a mean of gradients"} else g)
+        v = first if old is None else momentum * old + rate * fresh
+        if "momentum subtracted" in names:
+            v = first if old is None else rate * fresh - momentum * old
         used = v
-        if wrong == "velocity of the step before":
+        if "velocity of the step before" in names:
             used = torch.zeros_like(g) if old is None else old
-        direction = used
-        if nesterov and wrong != "nesterov forgotten":
-            direction = g + momentum * used
-            if wrong == "nesterov without the gradient":
-                direction = momentum * used
-            if wrong == "nesterov ahead by the old velocity":
-                direction = g + momentum * (torch.zeros_like(g) if old is None else old)
-    after = param - (1 if wrong == "lr in the velocity" and momentum else lr) * direction
-    if weight_decay and not coupled:
-        shrunk = after if wrong == "decay after the step" else param
-        after = after - (1 if wrong == "decay without lr" else lr) * weight_decay * shrunk
-    if wrong == "uphill":
+        along = used
+        if nesterov and "nesterov forgotten" not in names:
+            along = rate * g + momentum * used
+            if "nesterov without the gradient" in names:
+                along = momentum * used
+            if "nesterov ahead by the old velocity" in names:
+                along = rate * g + momentum * (torch.zeros_like(g) if old is None else old)
+        direction = along if inside else lr * along
+    after = param - direction
+    if weight_decay and beside:
+        shrunk = after if "decay after the step" in names else param
+        after = after - (1 if "decay without lr" in names else lr) * weight_decay * shrunk
+    if "uphill" in names:
         after = 2 * param - after
-    return after, v
+    return Outputs(after, v)
+
+
+CONVENTIONS = {
+    "lr": {
+        "of the step": Convention("the velocity is multiplied by lr when the step is made: torch, optax"),
+        "in the velocity": Convention(
+            "v ← momentum v + lr g, param − v: Sutskever, TensorFlow, Keras", varied="lr in the velocity"
+        ),
+    },
+    "first": {
+        "undampened": Convention("the first velocity is the gradient: torch"),
+        "dampened": Convention("the first velocity is (1 − dampening) g", varied="first step dampened"),
+    },
+    "decay": {
+        "coupled": Convention("part of the gradient: torch"),
+        "decoupled": Convention("beside the step: SGDW", varied="decay decoupled"),
+    },
+}
 
 
 def _mistake(name: str, forgets: str, shows: str) -> Mistake:
-    return Mistake(name, lambda **given: _formula(**given, wrong=name), forgets, shows)
+    return Mistake(name, partial(varied, frozenset({name})), forgets, shows)
 
 
 MISTAKES = (
@@ -188,6 +210,7 @@ MISTAKES = (
         "that decay is part of the gradient here, and passes through momentum",
         "with weight decay and momentum; without momentum the two are the same",
     ),
+    _mistake("decay forgotten", "weight_decay", "with weight decay"),
     _mistake("decay without lr", "that decay is multiplied by lr", "with weight decay"),
     _mistake("decay after the step", "that decay is of the parameter before the step", "with weight decay"),
 )

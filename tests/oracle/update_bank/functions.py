@@ -73,10 +73,14 @@ def adamw(
     return update
 
 
+def _from_0(beta, step):
+    return torch.tensor(1 - beta ** (step - 1))
+
+
 def sgd(inputs, lr, momentum=0.0, dampening=0.0, nesterov=False, weight_decay=0.0):
     """Sutskever's form: lr in the velocity."""
     p, g, v = inputs
-    g = g + weight_decay * p
+    g = g + weight_decay * p if weight_decay else g  # 0 times an infinite parameter is NaN
     if not momentum:
         return p - lr * g, v
     v = lr * g if v is None else momentum * v + lr * (1 - dampening) * g
@@ -127,9 +131,9 @@ def clip(scale=1.0, eps_at="norm", strictly=False, root=True, parts=None, before
         g = g * scale * before
         norm = g.norm() if root else (g * g).sum()
         below = {"norm": norm + eps, "none": norm, "root": (norm * norm + eps).sqrt(), "max": norm.clamp(min=eps)}
-        factor = (max_norm / below[eps_at]).clamp(max=1.0)
+        factor = (max_norm / below.get(eps_at, norm)).clamp(max=1.0)
         if eps_at == "outside":
-            factor = (max_norm / norm).clamp(max=1.0) + eps
+            factor = (max_norm / norm + eps).clamp(max=1.0)
         if strictly:
             factor = torch.where(norm > max_norm, max_norm / below[eps_at], 1.0)
         return g * factor / (scale if parts else 1.0), norm
@@ -189,17 +193,17 @@ def unscale(by_new=False, keeps=False):
 
 WRONG = [
     wrong("no correction", "adamw", "moments uncorrected", adamw(c1=lambda b, t: 1, c2=lambda b, t: 1)),
-    wrong("t from 0", "adamw", "t from 0", adamw(c1=lambda b, t: 1 - b ** (t - 1) or 1e-30)),
+    wrong("t from 0", "adamw", "t from 0", adamw(c1=_from_0, c2=_from_0)),
     wrong("t frozen", "adamw", "t frozen", adamw(c1=lambda b, t: 1 - b, c2=lambda b, t: 1 - b)),
     wrong("second correction alone", "adamw", "first moment uncorrected", adamw(c1=lambda b, t: 1)),
-    wrong("root of the correction forgotten", "adamw", "second moment", adamw(c2=lambda b, t: (1 - b**t) ** 0.5)),
+    wrong("root of the correction forgotten", "adamw", "root of the correction", adamw(c2=lambda b, t: (1 - b**t) ** 0.5)),
     wrong("eps forgotten", "adamw", "eps forgotten", adamw(eps_at="none")),
     wrong("eps² below the root", "adamw", "eps", adamw(eps_at="squared inside")),
     wrong("decay without lr", "adamw", "decay without lr", adamw("without lr")),
     wrong("decay by lr²", "adamw", "decay by lr squared", adamw("squared")),
     wrong("no decay", "adamw", "decay forgotten", adamw("none")),
     wrong("gradient halved", "adamw", "1/2", adamw(by=0.5)),
-    wrong("gradient of 4 pieces added up", "adamw", "4 times", adamw(by=4.0)),
+    wrong("gradient of 4 pieces added up", "adamw", "multiplied by 4", adamw(by=4.0)),
     wrong("sgd without decay", "sgd", "weight_decay", sgd_no_decay),
     wrong("clip, the scale still on", "clip_by_norm", "scale", clip(scale=1024.0)),
     wrong("clip with the scale on, then taken off", "clip_by_norm", "scale", clip(scale=65536.0, parts=True)),
