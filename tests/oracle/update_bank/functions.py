@@ -196,7 +196,9 @@ WRONG = [
     wrong("t from 0", "adamw", "t from 0", adamw(c1=_from_0, c2=_from_0)),
     wrong("t frozen", "adamw", "t frozen", adamw(c1=lambda b, t: 1 - b, c2=lambda b, t: 1 - b)),
     wrong("second correction alone", "adamw", "first moment uncorrected", adamw(c1=lambda b, t: 1)),
-    wrong("root of the correction forgotten", "adamw", "root of the correction", adamw(c2=lambda b, t: (1 - b**t) ** 0.5)),
+    wrong(
+        "root of the correction forgotten", "adamw", "root of the correction", adamw(c2=lambda b, t: (1 - b**t) ** 0.5)
+    ),
     wrong("eps forgotten", "adamw", "eps forgotten", adamw(eps_at="none")),
     wrong("eps² below the root", "adamw", "eps", adamw(eps_at="squared inside")),
     wrong("decay without lr", "adamw", "decay without lr", adamw("without lr")),
