@@ -1,4 +1,4 @@
-"""Activations, gated units, linear layers and tables."""
+"""Activations, gated units, linear layers, tables and vectors of length 1."""
 
 import math
 
@@ -227,3 +227,48 @@ def embedding_by_numpy(inputs, dy, padding_idx=None):
     if padding_idx is not None:
         sums[padding_idx] = 0
     return F.embedding(index.long(), weight), (None, torch.from_numpy(sums).to(weight))
+
+
+def _unit(x, dim, eps):
+    norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
+    return x / norm.clamp_min(eps), norm
+
+
+@bank.wrong(
+    "l2_normalize",
+    "vectors shorter than eps are projected too, though eps is what divides them and a constant",
+    "eps", "clamp", "shorter", "short", "below", min_size=1,
+)  # fmt: skip
+def l2_normalize_ignores_the_clamp(inputs, dy, dim=-1, eps=1e-12):
+    (x,) = inputs
+    y, norm = _unit(x, dim, eps)
+    direction = x / norm.clamp_min(torch.finfo(x.dtype).tiny)
+    dx = (dy - direction * (direction * dy).sum(dim, keepdim=True)) / norm.clamp_min(eps)
+    return y, (dx,)
+
+
+@bank.wrong(
+    "l2_normalize",
+    "two mistakes: the projection is summed over the last axis whatever dim is, and dx is divided by the squared norm",
+    "dim", "axis", "squared norm", "norm", "hyperparameter dim", min_size=1,
+)  # fmt: skip
+def l2_normalize_last_axis_and_squared_norm(inputs, dy, dim=-1, eps=1e-12):
+    (x,) = inputs
+    y, norm = _unit(x, dim, eps)
+    inner = torch.where(norm < eps, dy, dy - y * (y * dy).sum(-1, keepdim=True))
+    return y, (inner / norm.square().clamp_min(eps),)
+
+
+@bank.right(
+    "l2_normalize", "the vector scaled by its largest element first, so that no square over- or underflows", min_size=1
+)
+def l2_normalize_scaled_first(inputs, dy, dim=-1, eps=1e-12):
+    (x,) = inputs
+    x64, g = x.double(), dy.double()
+    largest = x64.abs().amax(dim, keepdim=True)
+    scaled = x64 / largest.masked_fill((largest == 0) | largest.isinf(), 1)
+    norm = scaled.square().sum(dim, keepdim=True).sqrt() * largest.masked_fill(largest.isinf(), 1)
+    short = norm < eps
+    y = x64 / norm.clamp_min(eps)
+    dx = (g - torch.where(short, 0, y * (y * g).sum(dim, keepdim=True))) / norm.clamp_min(eps)
+    return y.to(x.dtype), (dx.to(x.dtype),)
