@@ -66,7 +66,7 @@ other side of a kink is not covered.  (An input is certain; inside a chain it ca
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -85,7 +85,7 @@ from manual_bp.arithmetic.bounded_tensor import (
     magnitude_of,
     pair_of,
 )
-from manual_bp.arithmetic.stochastic import is_wide, narrowed, wide_from
+from manual_bp.arithmetic.stochastic import is_wide, narrowed, repeated, wide_from
 from manual_bp.outputs import parts, whole
 
 if TYPE_CHECKING:
@@ -135,9 +135,10 @@ class Widths(NamedTuple):
 
     outputs: None for one that is absent.
     grads: None for an input without cotangent, and for every input of a page without backward.
-    is_close: whether a branch (above a limit or below) was taken that their errors leave open.
-    is_undecided: whether an order of numbers (the largest, a sorting) was decided that their errors leave open.
+    is_close: of somebody's function, whether a branch (above a limit or below) was taken that errors leave open.
+    is_undecided: likewise, whether an order of numbers (the largest, a sorting) was decided that they leave open.
     stochastic: whether some of it is what stochastic arithmetic finds, because the bound is wide.
+    largest: how many elements the largest tensor has that the page made on the way.
     """
 
     outputs: tuple[Tensor | None, ...]
@@ -145,6 +146,7 @@ class Widths(NamedTuple):
     stochastic: bool = False
     is_undecided: bool = False
     is_close: bool = False
+    largest: int = 0
 
 
 def widths(
@@ -167,25 +169,33 @@ def widths(
     forward: a formula for y to take instead of the page's own (as in `Value`).
     """
 
-    left_open: list[bool] = []
-
-    def run(how: How | None) -> list[Tensor | None]:
-        outputs, grads, paging = _run(rule, inputs, dy, contract, backward, how, hyper, lambda x: x, forward)
-        left_open[:] = left_open or [paging.is_undecided, paging.is_close]
-        return [*outputs, *grads]
-
-    results = run(how)
+    formulas = forward, backward
+    y, grads, paging = _run(rule, inputs, dy, contract, formulas, how, hyper, lambda x: x)
+    results = [*y, *grads]
     errors = [None if x is None else leave(x, contract) for x in results]
     share = wide_from(contract.compute, contract.storage)
-    wide = any(is_wide(x, error, share) for x, error in zip(results, errors, strict=True))
-    found = narrowed(results, errors, run, how, lambda x: leave(x, contract), share) if wide else errors
-    stochastic = any(narrow is not error for narrow, error in zip(found, errors, strict=True))
+    found = errors
+    if any(is_wide(x, error, share) for x, error in zip(results, errors, strict=True)):
+        given = [*inputs, *(_cotangents(rule.name, y, dy) if rule.has_backward else ())]
+        is_recorded = hasattr(rule.page, "FUNCTION")  # whose interpreter asks which tensors are bounded
+
+        def again(*entered: Tensor | None) -> list[Tensor | None]:
+            inputs, cotangents = entered[: len(rule.inputs)], entered[len(rule.inputs) :]
+            y, grads = _results(rule, inputs, rule.check_hyper(hyper), formulas, lambda y: whole(cotangents, like=y))
+            return [*parts(y), *grads]
+
+        def run(how: How, count: int) -> list[Tensor | None]:
+            return repeated(again, given, lambda x: enter(x, contract), how, count, at_once=not is_recorded)
+
+        found = narrowed(results, errors, run, how, lambda x: leave(x, contract), share)
     outputs = len(rule.outputs)
     return Widths(
         tuple(found[:outputs]),
         tuple(found[outputs:]),
-        stochastic,
-        *left_open,
+        stochastic=any(narrow is not error for narrow, error in zip(found, errors, strict=True)),
+        is_undecided=paging.is_undecided,
+        is_close=paging.is_close,
+        largest=paging.largest,
     )
 
 
@@ -202,8 +212,13 @@ def magnitudes(
     backward, forward: formulas in place of the page's own, as in `widths`.
     """
     contract = contract_of(torch.float64)
-    outputs, grads, _ = _run(rule, inputs, dy, contract, backward, How(roundings=1.0), hyper, magnitude_of, forward)
+    formulas = forward, backward
+    outputs, grads, _ = _run(rule, inputs, dy, contract, formulas, How(roundings=1.0), hyper, magnitude_of)
     return Widths(outputs, grads)
+
+
+Formulas = tuple[Callable[..., Any] | None, Callable[..., Any] | None]
+"""For y and for the cotangents, in place of the page's own; None for these."""
 
 
 def _run(
@@ -211,34 +226,48 @@ def _run(
     inputs: tuple[Tensor | None, ...],
     dy: Tensor | tuple[Tensor | None, ...] | None,
     contract: Contract,
-    backward: Callable[..., tuple[Tensor | None, ...]] | None,
+    formulas: Formulas,
     how: How | None,
     hyper: dict[str, Any],
     wanted: Callable[[Tensor], Tensor],
-    forward: Callable[..., Any] | None = None,
 ) -> tuple[tuple[Tensor | None, ...], tuple[Tensor | None, ...], Paging]:
     """The page's text on bounded numbers, what is wanted of each of its results, and what was left open."""
     if len(inputs) != len(rule.inputs):
         raise ValueError(f"{rule.name}: takes {len(rule.inputs)} inputs {list(rule.inputs)}; came {len(inputs)}.")
     hyper = rule.check_hyper(hyper)
     entered = [None if x is None else done_so(enter(x, contract), how) for x in inputs]
-    named = dict(zip(rule.inputs, entered, strict=True))
-    grads: tuple[Tensor | None, ...] = (None,) * len(inputs)
+
+    def cotangents(y: Any) -> Any:
+        return whole([done_so(enter(d, contract), how) for d in _cotangents(rule.name, y, dy)], like=y)
+
     try:
-        with torch.no_grad(), Paging(how) as paging:
-            y, residuals = rule.pure(*named.values(), **hyper)
-            y = forward(**named, **hyper) if forward else y
-            if rule.has_backward:
-                given = _cotangents(rule.name, y, dy)
-                cotangents = whole([done_so(enter(d, contract), how) for d in given], like=y)
-                if backward:
-                    grads = backward(**named, dy=cotangents, **hyper)
-                else:
-                    grads = rule.page.backward(residuals, cotangents)
+        with torch.no_grad(), Paging(how, notes=hasattr(rule.page, "FUNCTION")) as paging:
+            y, grads = _results(rule, entered, hyper, formulas, cotangents)
     except UnknownFunctionError as error:
         raise UnknownFunctionError(f"{rule.name}: {error}") from None
-    outputs, cotangents = (tuple(None if x is None else wanted(x) for x in results) for results in (parts(y), grads))
-    return outputs, cotangents, paging
+    outputs, found = (tuple(None if x is None else wanted(x) for x in results) for results in (parts(y), grads))
+    return outputs, found, paging
+
+
+def _results(
+    rule: Rule,
+    inputs: Sequence[Tensor | None],
+    hyper: dict[str, Any],
+    formulas: Formulas,
+    cotangents: Callable[[Any], Any],
+) -> tuple[Any, tuple[Tensor | None, ...]]:
+    """y and the cotangents, by the page's text and these formulas.  cotangents: of each output, where y is known."""
+    forward, backward = formulas
+    named = dict(zip(rule.inputs, inputs, strict=True))
+    y, residuals = rule.pure(*inputs, **hyper)
+    y = forward(**named, **hyper) if forward else y
+    if not rule.has_backward:
+        return y, (None,) * len(inputs)
+    dy = cotangents(y)
+    grads: tuple[Tensor | None, ...] = (
+        backward(**named, dy=dy, **hyper) if backward else rule.page.backward(residuals, dy)
+    )
+    return y, grads
 
 
 def _cotangents(name: str, y: Any, dy: Any) -> list[Tensor]:

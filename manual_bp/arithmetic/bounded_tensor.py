@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from functools import reduce
+from collections.abc import Callable, Container, Iterable, Mapping
+from functools import cache, reduce
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -82,30 +82,9 @@ class Bounded(Tensor):
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
-        if func in bounded_table.BRANCHES:
-            _note_branch(*(args[:3] if len(args) > 1 else (args[0], 0.0)), *kwargs.values())
-        if func in bounded_table.ARITHMETIC:
-            return _calculate(func, args, kwargs)
-        if func in bounded_table.DECISIONS:
-            if func in bounded_table.PLACES and isinstance(args[0], Bounded) and len(args) > 1:
-                _note_order(args[0], _dimension(func, args, kwargs))
-            return func(*_mapped(_value, args), **kwargs)
-        if func in bounded_table.SHAPES:
-            return _alike(bounded_table.SHAPES[func], args, kwargs)
-        if func in bounded_table.EXTREMES:
-            return _ordered(func, args, kwargs)
-        if func in bounded_table.FILLED:
-            return _filled(func, args, kwargs)
-        if func in bounded_table.CONSTANTS:
-            return _constant(func, args, kwargs)
-        if func is aten._to_copy.default:
-            return converted(*args, **kwargs)
-        if func is aten.squeeze_.dim:
-            return _squeeze_in_place(*args)
-        if func._schema.is_mutable and isinstance(args[0], Bounded):
-            return _in_place(func, types, args, kwargs)
-        raise UnknownFunctionError(f"{func} has no entry in manual_bp/arithmetic/bounded_table/; add its meaning.")
+        if Paging.running and Paging.running[-1].notes:
+            _note(func, args, kwargs or {})
+        return _done_by(func)(func, args, kwargs or {})
 
 
 def done_so(x: Tensor, how: How | None) -> Tensor:
@@ -141,10 +120,13 @@ class Paging(Running):
 
     running: ClassVar[list[Paging]] = []
 
-    def __init__(self, how: How | None = None) -> None:
-        """is_undecided: whether an order was decided that the bounds leave open.  is_close: whether a branch was."""
+    def __init__(self, how: How | None = None, notes: bool = False) -> None:
+        """notes: whether it is noted if an order was decided that the bounds leave open (is_undecided), or a branch
+        (is_close).  largest: how many elements the largest tensor has that was made."""
         super().__init__()
+        self.largest = 0
         self.how = how
+        self.notes = notes
         self.is_undecided = False
         self.is_close = False
 
@@ -160,11 +142,55 @@ class Paging(Running):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        result = super().__torch_dispatch__(func, types, args, kwargs)
+        if Bounded in types:
+            result = Bounded.__torch_dispatch__(func, types, args, kwargs)
+            if isinstance(result, Tensor) and result.numel() > self.largest:
+                self.largest = result.numel()
+            return result
+        result = func(*args, **(kwargs or {}))
         if func is aten.zeros.default and result.is_floating_point():
             zero = torch.zeros(result.shape, dtype=torch.float64)
             return done_so(Bounded(zero, zero.clone(), result.dtype), self.how)
         return result
+
+
+Done = Callable[[Any, tuple[Any, ...], Mapping[str, Any]], Any]
+"""What is done instead of an aten function: of it and its arguments."""
+
+
+@cache  # asked some hundred times for a page, and each table costs as much as an addition
+def _done_by(func: Any) -> Done:
+    """Raises UnknownFunctionError."""
+    known: tuple[tuple[Container[Any], Done], ...] = (
+        (bounded_table.ARITHMETIC, _calculate),
+        (bounded_table.DECISIONS, _decided),
+        (bounded_table.SHAPES, _alike),
+        (bounded_table.EXTREMES, _ordered),
+        (bounded_table.FILLED, _filled),
+        (bounded_table.CONSTANTS, _constant),
+        ((aten._to_copy.default,), lambda _, args, kwargs: converted(*args, **kwargs)),
+        ((aten.squeeze_.dim,), lambda _, args, __: _squeeze_in_place(*args)),
+    )
+    for table, done in known:
+        if func in table:
+            return done
+    if func._schema.is_mutable:
+        return _in_place
+    raise UnknownFunctionError(f"{func} has no entry in manual_bp/arithmetic/bounded_table/; add its meaning.")
+
+
+def _note(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Note in what is running a branch or an order that the bounds leave open."""
+    if func in bounded_table.BRANCHES:
+        _note_branch(*(args[:3] if len(args) > 1 else (args[0], 0.0)), *kwargs.values())
+    is_place = func in bounded_table.PLACES and len(args) > 1
+    if (is_place or func in bounded_table.EXTREMES) and isinstance(args[0], Bounded):
+        _note_order(args[0], _dimension(func, args, kwargs))
+
+
+def _decided(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """On the values."""
+    return func(*_mapped(_value, args), **kwargs)
 
 
 def _calculate(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Bounded:
@@ -206,7 +232,6 @@ def _precision(dtype: torch.dtype, how: How | None) -> Precision:
 def _ordered(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Bounded, Tensor]:
     """What is the largest or comes first, and its indices, which are decided on the values."""
     x = args[0]
-    _note_order(x, dim=_dimension(func, args, kwargs))
     pair, indices = bounded_table.EXTREMES[func](_precision(x.dtype, x.how), (x.value, x.error), *args[1:], **kwargs)
     result = Bounded(*pair, x.dtype)
     result.how = x.how
@@ -225,7 +250,7 @@ def _dimension(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> i
 def _note_order(x: Bounded, dim: int) -> None:
     """Note where two numbers lie nearer to each other than their errors, so that another program may order them in
     another way.  Equal ones are a tie, for which there is a convention."""
-    if not Paging.running or not x.ndim or not x.value.numel():
+    if not x.ndim or not x.value.numel():
         return
     values, order = x.value.sort(dim)
     errors = x.error.gather(dim, order)
@@ -238,7 +263,7 @@ def _note_order(x: Bounded, dim: int) -> None:
 def _note_branch(x: Any, *limits: Any) -> None:
     """Note where a number lies nearer to a limit than its error, so that another program may take the other branch.
     One that is the limit itself is at a kink, for which there is a convention."""
-    if not Paging.running or not isinstance(x, Bounded):
+    if not isinstance(x, Bounded):
         return
     for limit in limits:
         if limit is None or isinstance(limit, bool):
@@ -292,20 +317,34 @@ def _in_any_order(result: Bounded, operands: Iterable[Any], p: Precision) -> Non
 
 def _alike(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """Values and errors take the same way.  A plain tensor of numbers is exact, one of integers is an index."""
-    tensors = [x for arg in args for x in (arg if isinstance(arg, list | tuple) else [arg]) if isinstance(x, Tensor)]
-    dtype, how = _promoted(tensors), _how(tensors)
-    terms = max((x.terms for x in tensors if isinstance(x, Bounded)), default=1)
-    values, errors = (func(*_mapped(part, args), **kwargs) for part in (_value_of_number, _error_of_number))
-    magnitudes = func(*_mapped(_magnitude_of_number, args), **kwargs) if how and how.roundings else None
+    func = bounded_table.SHAPES[func]
+    x, rest = args[0], args[1:]
+    if isinstance(x, Bounded) and not any(map(_holds_tensor, rest)):
+        ways: list[Any] = [func(part, *rest, **kwargs) for part in (x.value, x.error)]
+        ways.append(None if x.magnitude is None else func(x.magnitude, *rest, **kwargs))
+        dtype, how, terms = x.dtype, x.how, x.terms
+    else:
+        tensors = [
+            x for arg in args for x in (arg if isinstance(arg, list | tuple) else [arg]) if isinstance(x, Tensor)
+        ]
+        dtype, how = _promoted(tensors), _how(tensors)
+        terms = max((x.terms for x in tensors if isinstance(x, Bounded)), default=1)
+        ways = [func(*_mapped(part, args), **kwargs) for part in (_value_of_number, _error_of_number)]
+        ways.append(func(*_mapped(_magnitude_of_number, args), **kwargs) if how and how.roundings else None)
 
     def result(value: Tensor, error: Tensor, magnitude: Tensor | None) -> Bounded:
         bounded = Bounded(value, error, dtype)
         bounded.terms, bounded.how, bounded.magnitude = terms, how, magnitude
         return bounded
 
+    values, errors, magnitudes = ways
     if isinstance(values, Tensor):
         return result(values, errors, magnitudes)
     return [result(*each) for each in zip(values, errors, magnitudes or [None] * len(values), strict=True)]
+
+
+def _holds_tensor(x: Any) -> bool:
+    return isinstance(x, Tensor) or (isinstance(x, list | tuple) and any(isinstance(each, Tensor) for each in x))
 
 
 def _value_of_number(x: Any) -> Any:
@@ -372,9 +411,11 @@ def converted(x: Bounded, *, dtype: torch.dtype | None = None, **_: Any) -> Tens
     return copied
 
 
-def _in_place(func: Any, types: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Bounded:
+def _in_place(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Bounded:
     """The function that is not in place, and its result written where the tensor is, which may be part of another."""
     x = args[0]
+    if not isinstance(x, Bounded):
+        raise UnknownFunctionError(f"{func} would write a bounded number into a tensor that has no bound.")
     if func in (aten.copy_.default, aten.fill_.Scalar, aten.fill_.Tensor, aten.zero_.default):
         source = args[1] if len(args) > 1 else 0.0
         whole = source if isinstance(source, Bounded) else Bounded(*pair_of(source, x.dtype), x.dtype)
@@ -384,7 +425,7 @@ def _in_place(func: Any, types: Any, args: tuple[Any, ...], kwargs: Mapping[str,
         same = getattr(getattr(aten, name, None), func._overloadname, None)
         if same is None:
             raise UnknownFunctionError(f"{func} has no counterpart that is not in place; write the page without it.")
-        result = Bounded.__torch_dispatch__(same, types, args, kwargs)
+        result = Bounded.__torch_dispatch__(same, (), args, kwargs)
     x.value.copy_(result.value)
     x.error.copy_(result.error)
     if x.magnitude is not None:

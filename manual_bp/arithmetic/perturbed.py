@@ -108,8 +108,9 @@ class Analysis(Errors):
         errors, share = self.widths[begun:], wide_from(self._contract.compute, self._contract.storage)
         if any(is_wide(x, error, share) for x, error in zip(there, errors, strict=True)):
 
-            def run(how: How) -> list[Any]:
-                return [x for x in again(how) if x is not None]
+            def run(how: How, count: int) -> list[Any]:
+                runs = [[x for x in again(how) if x is not None] for _ in range(count)]
+                return [torch.stack(each) for each in zip(*runs, strict=True)]
 
             self.widths[begun:] = narrowed(there, errors, run, None, lambda x: leave(x, self._contract), share)
         return values

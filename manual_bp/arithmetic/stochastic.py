@@ -22,6 +22,9 @@ from 16 runs is below half of the true one with probability 1e-3 and below a thi
 ever less than three standard deviations, of errors that are drawn from the whole of each bound, which programs seldom
 reach.
 
+**At once.**  The runs are one run with an axis more, before all others: torch.vmap hides it from the page, and every
+operation below it errs in each run by a part of its own.  What a page does that cannot be done so is done run by run.
+
 Sources: Parker, "Monte Carlo Arithmetic: exploiting randomness in floating-point arithmetic", UCLA CSD-970002 (1997);
 Vignes, "A stochastic arithmetic for reliable scientific computation", Math. Comput. Simul. 35 (1993).
 """
@@ -29,13 +32,13 @@ Vignes, "A stochastic arithmetic for reliable scientific computation", Math. Com
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from manual_bp.arithmetic.bounded_table import precision
-from manual_bp.arithmetic.bounded_tensor import Bounded, Dice, How
+from manual_bp.arithmetic.bounded_tensor import Bounded, Dice, How, Paging, done_so
 
 RUNS = 16
 DEVIATIONS = 8.0
@@ -62,6 +65,10 @@ cancels, are not so many."""
 FIRST = 2
 """So many runs tell whether it is worth it."""
 
+AT_ONCE = 2**19
+"""Runs are done at once as long as no tensor that goes in or comes out has more elements in all: 4 MiB, beyond which
+the arithmetic takes the time, and no longer the calls."""
+
 
 def wide_from(compute: torch.dtype, storage: torch.dtype) -> float:
     """The share of a result's largest element beyond which a bound is wide, and so is not what storing it makes."""
@@ -81,34 +88,90 @@ def is_wide(result: Tensor | None, error: Tensor | None, share: float) -> bool:
 def narrowed(
     results: Sequence[Tensor | None],
     errors: Sequence[Tensor | None],
-    run: Callable[[How], Sequence[Tensor | None]],
+    run: Callable[[How, int], Sequence[Tensor | None]],
     how: How | None,
     leave: Callable[[Tensor], Tensor],
     share: float,
 ) -> list[Tensor | None]:
     """The errors, and where they are wide what stochastic arithmetic finds, if that is small.
 
-    results, errors: of the bounded run.  run: the page once more, done in another way.  leave: the error of a result
-    once it is stored.  share: from where on an error is wide (`wide_from`).
+    results, errors: of the bounded run.  run: the page so many times more, done in another way; its results have an
+    axis of runs before all others.  leave: the error of a result once it is stored.  share: from where on an error is
+    wide (`wide_from`).
     """
     dice = Dice()
     squares = [torch.zeros(x.shape, dtype=torch.float64) if isinstance(x, Bounded) else None for x in results]
-    narrow = list(errors)
-    for count in range(1, RUNS + 1):
-        thrown = run((how or How())._replace(dice=dice))
+    done = 0
+    for count in (FIRST, RUNS):
+        thrown = run((how or How())._replace(dice=dice), count - done)
         for square, x, erred in zip(squares, results, thrown, strict=True):
             if square is not None and isinstance(x, Bounded) and isinstance(erred, Bounded):
-                square += (erred.value - x.value) ** 2
-        if count in (FIRST, RUNS):
-            spreads = [None if square is None else (square / count).sqrt() for square in squares]
-            worst = math.sqrt(3 * dice.thrown / count)
-            narrow = [
-                _less(x, error, spread, worst, leave) if is_wide(x, error, share) else error
-                for x, error, spread in zip(results, errors, spreads, strict=True)
-            ]
-            if all(new is old for new, old in zip(narrow, errors, strict=True)):
-                break
+                square += (erred.value - x.value).square().sum(0)
+        done = count
+        spreads = [None if square is None else (square / count).sqrt() for square in squares]
+        worst = math.sqrt(3 * dice.thrown / count)
+        narrow = [
+            _less(x, error, spread, worst, leave) if is_wide(x, error, share) else error
+            for x, error, spread in zip(results, errors, spreads, strict=True)
+        ]
+        if all(new is old for new, old in zip(narrow, errors, strict=True)):
+            break
     return narrow
+
+
+def repeated(
+    function: Callable[..., Sequence[Tensor | None]],
+    tensors: Sequence[Tensor | None],
+    enter: Callable[[Tensor], Tensor],
+    how: How,
+    count: int,
+    at_once: bool = True,
+) -> list[Tensor | None]:
+    """The results of a function of tensors, in each of so many runs: with an axis of runs before all others.
+
+    tensors: numbers; what is none (None, masks, indices) is the same in every run.  enter: a number as it is received.
+    how: where `Dice` says how to err.  at_once: whether the function may be told nothing of what its tensors are.
+    """
+    largest = max((x.numel() for x in tensors if x is not None), default=1)
+    most = max(1, AT_ONCE // max(largest, 1))
+    if count > most:
+        some = [
+            repeated(function, tensors, enter, how, min(most, count - done), at_once) for done in range(0, count, most)
+        ]
+        return [None if any(x is None for x in each) else torch.cat(each) for each in zip(*some, strict=True)]
+    are_numbers = [x is not None and x.is_floating_point() for x in tensors]
+    there: list[bool] = []
+
+    def run(*entered: Tensor | None) -> list[Tensor]:
+        results = function(*entered)
+        there[:] = [x is not None for x in results]
+        return [x for x in results if x is not None]
+
+    def entered(copies: int) -> list[Tensor | None]:
+        return [
+            done_so(enter(x.expand(copies, *x.shape)), how) if x is not None and is_number else x
+            for x, is_number in zip(tensors, are_numbers, strict=True)
+        ]
+
+    def all_at_once() -> Sequence[Tensor] | None:
+        dims = tuple(0 if is_number else None for is_number in are_numbers)
+        try:
+            results: Sequence[Tensor] = torch.vmap(run, dims, randomness="different")(*entered(count))
+        except (RuntimeError, ValueError):  # written in place into what is of no run, or looked at as a Python number
+            return None
+        return results
+
+    def one_by_one() -> Iterator[list[Tensor]]:
+        for _ in range(count):
+            copies = zip(entered(1), are_numbers, strict=True)
+            yield run(*(x[0] if x is not None and is_number else x for x, is_number in copies))
+
+    with torch.no_grad(), Paging(how):
+        found = all_at_once() if at_once else None
+        if found is None:
+            found = [torch.stack(each) for each in zip(*one_by_one(), strict=True)]
+    rest = iter(found)
+    return [next(rest) if is_there else None for is_there in there]
 
 
 def _less(

@@ -55,6 +55,10 @@ CERTIFIED_ELEMENTS = 2000
 # Of an element-wise rule, which has few operations for each.
 CERTIFIED_ALONE = 2**13
 
+# Nor has any tensor more that the page makes of them on the way, such as all logits of few features: at 10 operations
+# for each and 3 µs for one of them, half a second.
+CERTIFIED_ON_THE_WAY = 2**14
+
 # At numbers of moderate condition no formula loses so much: a factor of 2^11 beside the page's own width, that is 11 of
 # 53 bits.  torch's width in float64 is then that part of the width in float32, which grows at least as its roundings.
 MODERATE_LOSS = 2.0**11
@@ -101,7 +105,7 @@ def evidence(rule: Rule, case: Case, contract: Contract, conventions: Convention
     allowed_by = STOCHASTIC if width.stochastic else ""
     autograd = _autograd(rule, case)
     is_cheap = isinstance(case, WellConditioned) and not rule.elementwise and not isinstance(autograd, str)
-    certified = None if is_cheap else _certified(rule, case)
+    certified = None if is_cheap or width.largest > CERTIFIED_ON_THE_WAY else _certified(rule, case)
     has_twin = _twin(rule) is not None
     if not has_twin and certified is not None and not _is_complete(certified, len(rule.outputs)):
         autograd = _own_convention(rule, case) or autograd

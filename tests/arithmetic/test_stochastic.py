@@ -8,6 +8,7 @@ from torch import Tensor
 from manual_bp.arithmetic.bounded import How, Paging, contract_of, enter, widths
 from manual_bp.arithmetic.bounded_table import precision
 from manual_bp.arithmetic.bounded_tensor import Bounded, Dice, done_so
+from manual_bp.arithmetic.stochastic import repeated
 from manual_bp.inputs import Edge
 from manual_bp.oracle.cases import draw
 from manual_bp.rule import Rule
@@ -161,3 +162,31 @@ def test_an_operation_errs_within_its_own_bound() -> None:
     part = (thrown.value - entered.value**2) / (u * thrown.value)
     assert 0.9 < part.abs().max() <= 1
     assert part.mean().abs() < 0.1
+
+
+def stepwise(x: Tensor, weight: Tensor) -> list[Tensor]:
+    return [recurrence(x, weight)]
+
+
+def in_place(x: Tensor, weight: Tensor) -> list[Tensor]:
+    states = torch.zeros(x.shape, dtype=x.dtype)
+    for t, x_t in enumerate(x):
+        states[t] = torch.tanh(weight @ (states[t - 1] if t else torch.zeros_like(x_t)) + x_t)
+    return [states]
+
+
+@pytest.mark.parametrize("function", [stepwise, in_place])
+def test_runs_at_once_err_as_runs_one_after_the_other_do(inputs: tuple[Tensor, Tensor], function) -> None:
+    """Each by itself, and as widely; what is written in place into what is of no run is done run by run."""
+    x, weight = inputs[0][:6, :4], inputs[1][:4, :4]
+
+    def spread(at_once: bool) -> Tensor:
+        (values,) = repeated(
+            function, [x, weight], lambda t: enter(t, FLOAT32), How(dice=Dice()), count=100, at_once=at_once
+        )
+        assert values.shape == (100, 6, 4)
+        assert len(values.value[:, -1, -1].unique()) == 100
+        return values.value.std(0)
+
+    ratio = spread(at_once=True) / spread(at_once=False)
+    assert ((ratio > 0.7) & (ratio < 1.4)).all()  # four standard deviations of a quotient of two from 100 runs each

@@ -39,7 +39,10 @@ def scaled(p: Precision, a: Pair, factor: float) -> Pair:
 
 @arithmetic(aten.mul.Tensor, aten.mul.Scalar, operands=2)
 def multiply(p: Precision, a: Pair, b: Pair) -> Pair:
-    propagated = a[0].abs() * b[1] + b[0].abs() * a[1] + a[1] * b[1]
+    if b[1] is EXACT or a[1] is EXACT:
+        propagated = b[0].abs() * a[1] if b[1] is EXACT else a[0].abs() * b[1]
+    else:
+        propagated = a[0].abs() * b[1] + (b[0].abs() + b[1]) * a[1]
     roundings = 0.0 if _scales_exactly(a) or _scales_exactly(b) else 1.0
     return rounded(p, a[0] * b[0], propagated, a, b, roundings=roundings, product=True)
 

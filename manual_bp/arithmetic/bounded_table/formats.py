@@ -139,7 +139,7 @@ def rounded(
     magnitude = value.abs() + propagated
     fresh = magnitude * (roundings * p.u)
     if magnitude.numel():
-        least, largest = magnitude.aminmax()
+        least, largest = (end.item() for end in magnitude.aminmax())
         if least >= 2 * p.tiny and largest <= p.max:  # the ordinary case: nothing of what follows
             return value, propagated + fresh
     if underflows:

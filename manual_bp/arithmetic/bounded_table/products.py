@@ -17,13 +17,15 @@ from manual_bp.arithmetic.bounded_table.sums import accumulated
 def _bilinear(p: Precision, a: Pair, b: Pair, terms: int, product: Callable[[Tensor, Tensor], Tensor]) -> Pair:
     """product: bilinear, each result a sum of so many products of an element of each operand, at most."""
     (x, y), (e, f) = (a[0], b[0]), (a[1].expand_as(a[0]), b[1].expand_as(b[0]))
-    propagated = product(x.abs(), f) + product(e, y.abs() + f)
-    magnitude = product(x.abs(), y.abs()) + propagated
+    size, other = x.abs(), y.abs()
+    propagated = product(size, f) + product(e, other + f)
+    magnitude = product(size, other) + propagated
     fresh = magnitude * p.gamma(terms)
-    rounds = magnitude > 0
-    if not rounds.all():  # a product of two numbers that are not 0 may have underflowed in float64 itself
-        rounds |= product((x != 0).double(), (y != 0).double()) > 0
-    fresh = torch.where(rounds, fresh + terms * p.eta, fresh)
+    if magnitude.numel() and magnitude.min() > 0:
+        fresh = fresh + terms * p.eta
+    else:  # a product of two numbers that are not 0 may have underflowed in float64 itself
+        rounds = (magnitude > 0) | (product((x != 0).double(), (y != 0).double()) > 0)
+        fresh = torch.where(rounds, fresh + terms * p.eta, fresh)
     return accumulated(p, product(x, y), propagated, fresh, magnitude)
 
 

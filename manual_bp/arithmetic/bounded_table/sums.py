@@ -42,6 +42,8 @@ def accumulated(p: Precision, value: Tensor, propagated: Tensor, fresh: Tensor, 
     error = propagated + fresh
     if p.accumulate:
         error = error + p.u * (value.abs() + error)
+    if magnitude.numel() and (magnitude + error).max().item() <= p.max:  # the ordinary case: no part is larger
+        return value, error
     largest = torch.maximum(value.abs(), (value.abs() + magnitude) / 2)
     return value, torch.where(largest + error <= p.max, error, INF)  # a NaN fails the comparison too
 
