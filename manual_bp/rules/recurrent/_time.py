@@ -5,7 +5,6 @@ steps.  The sums are products of two matrices with a row for each step and examp
 """
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -26,11 +25,6 @@ def initial(shape: Shape, generator: torch.Generator) -> Tensor:
 def before(first: Tensor, states: Tensor) -> Tensor:
     """The state before each step, from the one before the first and those after each."""
     return torch.cat([first[None], states[:-1]])
-
-
-def turned_round(found: Sequence[Tensor]) -> Tensor:
-    """What was found from the last step to the first, in the order of the steps."""
-    return torch.stack(list(reversed(found)))
 
 
 def through_weight(da: Tensor, x: Tensor) -> Tensor:

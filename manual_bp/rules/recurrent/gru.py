@@ -60,6 +60,7 @@ from torch import Tensor
 
 from manual_bp.inputs import Edge, Input, Mistake, Value, constant, normal, uniform
 from manual_bp.rules.recurrent._gates import sigmoid_slope, tanh_slope
+from manual_bp.rules.recurrent._steps import Tensors, over_time
 from manual_bp.rules.recurrent._time import (
     averaged,
     before,
@@ -67,7 +68,6 @@ from manual_bp.rules.recurrent._time import (
     require_a_step,
     through_bias,
     through_weight,
-    turned_round,
 )
 
 
@@ -103,23 +103,27 @@ def forward(
     require_a_step("gru", x)
     hidden = h0.shape[-1]
     from_x = x @ weight_ih.T + bias_ih  # of all steps at once: no step waits for it
-    to_gates, to_n = torch.split(weight_hh.T, [2 * hidden, hidden], -1)
-    bias_gates, bias_n = torch.split(bias_hh, [2 * hidden, hidden])
-    a, m, h = [], [], [h0]
-    for from_x_t in from_x:
+
+    def step(states: Tensors, now: Tensors) -> tuple[Tensors, Tensors]:
+        (h,), (from_x_t,) = states, now
         x_gates, x_n = torch.split(from_x_t, [2 * hidden, hidden], -1)
-        a_gates = x_gates + (h[-1] @ to_gates + bias_gates)
-        a_r, a_z = torch.chunk(a_gates, 2, -1)
         if reset == "after":
-            m.append(h[-1] @ to_n + bias_n)
-            a_n = x_n + torch.sigmoid(a_r) * m[-1]
+            h_gates, m_t = torch.split(h @ weight_hh.T + bias_hh, [2 * hidden, hidden], -1)
+            a_gates = x_gates + h_gates
+            a_r, a_z = torch.chunk(a_gates, 2, -1)
+            a_n = x_n + torch.sigmoid(a_r) * m_t
         else:
-            a_n = x_n + ((torch.sigmoid(a_r) * h[-1]) @ to_n + bias_n)
-        a.append(torch.cat([a_gates, a_n], -1))
-        h.append(torch.sigmoid(-a_z) * torch.tanh(a_n) + torch.sigmoid(a_z) * h[-1])
-    y = torch.stack(h[1:])
-    residuals = Residuals(x, h0, weight_ih, weight_hh, torch.stack(a), y, torch.stack(m) if m else None, reset)
-    return Outputs(y, h[-1]), residuals
+            to_gates, to_n = torch.split(weight_hh.T, [2 * hidden, hidden], -1)
+            bias_gates, bias_n = torch.split(bias_hh, [2 * hidden, hidden])
+            a_gates = x_gates + (h @ to_gates + bias_gates)
+            a_r, a_z = torch.chunk(a_gates, 2, -1)
+            a_n = x_n + ((torch.sigmoid(a_r) * h) @ to_n + bias_n)
+        h = torch.sigmoid(-a_z) * torch.tanh(a_n) + torch.sigmoid(a_z) * h
+        a_t = torch.cat([a_gates, a_n], -1)
+        return (h,), (a_t, h, m_t) if reset == "after" else (a_t, h)
+
+    (h_n,), (a, h, *m) = over_time(step, (h0,), (from_x,))
+    return Outputs(h, h_n), Residuals(x, h0, weight_ih, weight_hh, a, h, m[0] if m else None, reset)
 
 
 def backward(
@@ -148,15 +152,17 @@ def _reset_after(residuals: Residuals, dy: Outputs) -> tuple[Tensor, Tensor, Ten
     r_of_dh = n_of_dh * residuals.m * sigmoid_slope(a_r)
     x_of_dh = torch.cat([r_of_dh, z_of_dh, n_of_dh], -1)
     product_of_dh = torch.cat([r_of_dh, z_of_dh, n_of_dh * r], -1)
-    steps = zip(dy.y.unbind(), product_of_dh.unbind(), kept.unbind(), strict=True)
-    dh, every_dh = dy.h_n, []
-    for dy_t, product_of_dh_t, kept_t in reversed(list(steps)):
+
+    def step(states: Tensors, now: Tensors) -> tuple[Tensors, Tensors]:
+        (dh,), (dy_t, product_of_dh_t, kept_t) = states, now
         dh = dh + dy_t
-        every_dh.append(dh)
-        dh = dh * kept_t + (torch.cat([dh, dh, dh], -1) * product_of_dh_t) @ residuals.weight_hh
-    thrice = torch.cat([turned_round(every_dh)] * 3, -1)
+        before_step = dh * kept_t + (torch.cat([dh, dh, dh], -1) * product_of_dh_t) @ residuals.weight_hh
+        return (before_step,), (dh,)
+
+    (dh0,), (every_dh,) = over_time(step, (dy.h_n,), (dy.y, product_of_dh, kept), last_first=True)
+    thrice = torch.cat([every_dh] * 3, -1)
     dproduct = thrice * product_of_dh
-    return thrice * x_of_dh, dh, through_weight(dproduct, h_before), through_bias(dproduct)
+    return thrice * x_of_dh, dh0, through_weight(dproduct, h_before), through_bias(dproduct)
 
 
 def _reset_before(residuals: Residuals, dy: Outputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -168,21 +174,21 @@ def _reset_before(residuals: Residuals, dy: Outputs) -> tuple[Tensor, Tensor, Te
     n_of_dh = torch.sigmoid(-a_z) * tanh_slope(a_n)
     z_of_dh = (h_before - torch.tanh(a_n)) * sigmoid_slope(a_z)
     r_of_dk = h_before * sigmoid_slope(a_r)
-    weight_gates, weight_n = torch.split(residuals.weight_hh, [2 * hidden, hidden])
-    steps = zip(*(x.unbind() for x in (dy.y, n_of_dh, z_of_dh, r_of_dk, r, kept)), strict=True)
-    dh, every_da_gates, every_da_n = dy.h_n, [], []
-    for dy_t, n_of_dh_t, z_of_dh_t, r_of_dk_t, r_t, kept_t in reversed(list(steps)):
+
+    def step(states: Tensors, now: Tensors) -> tuple[Tensors, Tensors]:
+        (dh,), (dy_t, n_of_dh_t, z_of_dh_t, r_of_dk_t, r_t, kept_t) = states, now
+        weight_gates, weight_n = torch.split(residuals.weight_hh, [2 * hidden, hidden])
         dh = dh + dy_t
         da_n_t = dh * n_of_dh_t
         dk = da_n_t @ weight_n
         da_gates_t = torch.cat([dk * r_of_dk_t, dh * z_of_dh_t], -1)
-        dh = dh * kept_t + dk * r_t + da_gates_t @ weight_gates
-        every_da_gates.append(da_gates_t)
-        every_da_n.append(da_n_t)
-    da_gates, da_n = turned_round(every_da_gates), turned_round(every_da_n)
+        return (dh * kept_t + dk * r_t + da_gates_t @ weight_gates,), (da_gates_t, da_n_t)
+
+    each = (dy.y, n_of_dh, z_of_dh, r_of_dk, r, kept)
+    (dh0,), (da_gates, da_n) = over_time(step, (dy.h_n,), each, last_first=True)
     dweight_hh = torch.cat([through_weight(da_gates, h_before), through_weight(da_n, r * h_before)])
     da = torch.cat([da_gates, da_n], -1)
-    return da, dh, dweight_hh, through_bias(da)
+    return da, dh0, dweight_hh, through_bias(da)
 
 
 INPUTS = {

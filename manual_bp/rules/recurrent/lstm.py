@@ -50,6 +50,7 @@ from torch import Tensor
 
 from manual_bp.inputs import Edge, Input, Mistake, constant, normal, uniform
 from manual_bp.rules.recurrent._gates import sigmoid_slope, tanh_slope
+from manual_bp.rules.recurrent._steps import Tensors, over_time
 from manual_bp.rules.recurrent._time import (
     averaged,
     before,
@@ -57,7 +58,6 @@ from manual_bp.rules.recurrent._time import (
     require_a_step,
     through_bias,
     through_weight,
-    turned_round,
 )
 
 
@@ -92,15 +92,17 @@ def forward(
     require_a_step("lstm", x)
     from_x = x @ weight_ih.T + (bias_ih + bias_hh)  # of all steps at once: no step waits for it
     recurrent = weight_hh.T
-    a, c, h = [], [c0], [h0]
-    for from_x_t in from_x:
-        a.append(from_x_t + h[-1] @ recurrent)
-        i, f, g, o = torch.chunk(a[-1], 4, -1)
-        c.append(torch.sigmoid(f) * c[-1] + torch.sigmoid(i) * torch.tanh(g))
-        h.append(torch.sigmoid(o) * torch.tanh(c[-1]))
-    y = torch.stack(h[1:])
-    residuals = Residuals(x, h0, c0, weight_ih, weight_hh, torch.stack(a), torch.stack(c[1:]), y)
-    return Outputs(y, h[-1], c[-1]), residuals
+
+    def step(states: Tensors, now: Tensors) -> tuple[Tensors, Tensors]:
+        (h, c), (from_x_t,) = states, now
+        a_t = from_x_t + h @ recurrent
+        i, f, g, o = torch.chunk(a_t, 4, -1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        h = torch.sigmoid(o) * torch.tanh(c)
+        return (h, c), (a_t, c, h)
+
+    (h_n, c_n), (a, c, h) = over_time(step, (h0, c0), (from_x,))
+    return Outputs(h, h_n, c_n), Residuals(x, h0, c0, weight_ih, weight_hh, a, c, h)
 
 
 def backward(
@@ -127,16 +129,16 @@ def backward(
     )
     dc_from_dh = torch.sigmoid(o) * tanh_slope(c)
     kept = torch.sigmoid(f)
-    steps = zip(dy.y.unbind(), dc_from_dh.unbind(), da_from_states.unbind(), kept.unbind(), strict=True)
-    dh, dc, every_da = dy.h_n, dy.c_n, []
-    for dy_t, dc_from_dh_t, da_from_states_t, kept_t in reversed(list(steps)):
+
+    def step(states: Tensors, now: Tensors) -> tuple[Tensors, Tensors]:
+        (dh, dc), (dy_t, dc_from_dh_t, da_from_states_t, kept_t) = states, now
         dh = dh + dy_t
         dc = dc + dh * dc_from_dh_t
         da_t = torch.cat([dc, dc, dc, dh], -1) * da_from_states_t
-        dh, dc = da_t @ weight_hh, dc * kept_t  # of the states before the step
-        every_da.append(da_t)
-    dh0, dc0 = dh, dc
-    da = turned_round(every_da)
+        return (da_t @ weight_hh, dc * kept_t), (da_t,)  # of the states before the step
+
+    each = (dy.y, dc_from_dh, da_from_states, kept)
+    (dh0, dc0), (da,) = over_time(step, (dy.h_n, dy.c_n), each, last_first=True)
     dbias = through_bias(da)
     dweight_hh = through_weight(da, before(h0, h))
     return da @ weight_ih, dh0, dc0, through_weight(da, x), dweight_hh, dbias, dbias.clone()

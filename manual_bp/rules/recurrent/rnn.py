@@ -41,6 +41,7 @@ from torch import Tensor
 
 from manual_bp.inputs import Edge, Input, Mistake, constant, normal, uniform
 from manual_bp.rules.recurrent._gates import tanh_slope
+from manual_bp.rules.recurrent._steps import Tensors, over_time
 from manual_bp.rules.recurrent._time import (
     averaged,
     before,
@@ -48,7 +49,6 @@ from manual_bp.rules.recurrent._time import (
     require_a_step,
     through_bias,
     through_weight,
-    turned_round,
 )
 
 
@@ -83,12 +83,15 @@ def forward(
     φ = torch.tanh if nonlinearity == "tanh" else torch.relu
     from_x = x @ weight_ih.T + (bias_ih + bias_hh)  # of all steps at once: no step waits for it
     recurrent = weight_hh.T
-    a, h = [], [h0]
-    for from_x_t in from_x:
-        a.append(from_x_t + h[-1] @ recurrent)
-        h.append(φ(a[-1]))
-    y = torch.stack(h[1:])
-    return Outputs(y, h[-1]), Residuals(x, h0, weight_ih, weight_hh, torch.stack(a), y, nonlinearity)
+
+    def step(states: Tensors, now: Tensors) -> tuple[Tensors, Tensors]:
+        (h,), (from_x_t,) = states, now
+        a_t = from_x_t + h @ recurrent
+        h = φ(a_t)
+        return (h,), (a_t, h)
+
+    (h_n,), (a, h) = over_time(step, (h0,), (from_x,))
+    return Outputs(h, h_n), Residuals(x, h0, weight_ih, weight_hh, a, h, nonlinearity)
 
 
 def backward(
@@ -102,13 +105,13 @@ def backward(
     Float[Tensor, "hidden"],
 ]:
     slope = _slope(residuals.a, residuals.nonlinearity)
-    every_da, from_later = [], dy.h_n
-    for dy_t, slope_t in zip(reversed(dy.y.unbind()), reversed(slope.unbind()), strict=True):
+
+    def step(states: Tensors, now: Tensors) -> tuple[Tensors, Tensors]:
+        (from_later,), (dy_t, slope_t) = states, now
         da_t = (dy_t + from_later) * slope_t
-        from_later = da_t @ residuals.weight_hh
-        every_da.append(da_t)
-    dh0 = from_later
-    da = turned_round(every_da)
+        return (da_t @ residuals.weight_hh,), (da_t,)
+
+    (dh0,), (da,) = over_time(step, (dy.h_n,), (dy.y, slope), last_first=True)
     dweight_hh = through_weight(da, before(residuals.h0, residuals.h))
     dbias = through_bias(da)
     return da @ residuals.weight_ih, dh0, through_weight(da, residuals.x), dweight_hh, dbias, dbias.clone()
