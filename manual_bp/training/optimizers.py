@@ -34,8 +34,8 @@ class Optimizer(NamedTuple):
     name, config: what built it, so that another engine can build its own: torch.optim's class of that name takes
         `config` as its arguments.
     init: params -> state.
-    update: gradients, state, params -> new params, new state.  Those of this package also take `lr`, in place of that of
-        `config`: a number, or a tensor without axes, which a compiled step reads.
+    update: gradients, state, params -> new params, new state.  Those of this package also take `lr`, in place of that
+        of `config`: a number, or a tensor without axes, which a compiled step reads.
     """
 
     name: str
@@ -158,8 +158,8 @@ MAKERS: Mapping[str, Callable[..., Optimizer]] = MappingProxyType({"sgd": sgd, "
 
 
 def _updated(page: str, *tensors: Tensor | None, **hyper: Any) -> Any:
-    """The page's own forward, unchecked: a count of steps or a learning rate that is a tensor, so that it can be compiled,
-    is no number."""
+    """The page's own forward, unchecked: a count of steps or a learning rate that is a tensor, so that it can be
+    compiled, is no number."""
     return RULES[page].pure(*tensors, **hyper)[0]
 
 

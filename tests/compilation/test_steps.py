@@ -69,8 +69,8 @@ def test_a_transformer_is_one_program(built, donate):
 
 @pytest.mark.parametrize("optimizer", [sgd(0.1, momentum=0.9), adamw(0.1, weight_decay=0.5)], ids=lambda o: o.name)
 def test_one_program_has_the_learning_rate_of_each_step(optimizer, traced_only):
-    """Through warm-up and cosine the compiled parameters are the uncompiled ones, bit for bit: a rate that is a tensor is
-    rounded like a number."""
+    """Through warm-up and cosine the compiled parameters are the uncompiled ones, bit for bit: a rate that is a tensor
+    is rounded like a number."""
     how = {"optimizer": optimizer, "schedule": Schedule(warmup=2, steps=4)}
     uncompiled, step = (training_step(mlp([3, 2]), **how, **more) for more in ({}, {"compiled": True, "donate": True}))
     expected, state = (s.init(torch.Generator().manual_seed(0)) for s in (uncompiled, step))
