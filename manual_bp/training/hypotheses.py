@@ -213,7 +213,7 @@ def _penalised(step: Step, now: Moment, name: str, counts: bool) -> StepRecord:
     values = {p: lam / 2 * w.square().sum() if name == "l2" else lam * w.abs().sum() for p, w in params.items()}
     grads = {p: lam * w if name == "l2" else lam * w.sign() for p, w in params.items()}
     due = now.due
-    loss = due.loss.double() + sum(values.values()) if counts else due.loss  # type: ignore[operator]
+    loss = due.loss.double() + sum(values.values()) if counts else due.loss
     gradients = {p: g.double() + grads[p] if p in grads else g for p, g in due.gradients.items()}
     return replace(due, loss=loss, gradients=gradients)
 

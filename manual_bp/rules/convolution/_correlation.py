@@ -80,7 +80,7 @@ def compared(
     at_once = len(long) if short.numel() <= AT_ONCE or short.is_cuda else PART
     parts = [
         _compared(*part, kernel, stride, padding, dilation, groups)
-        for part in zip(long.split(at_once), short.split(at_once), strict=True)
+        for part in zip(torch.split(long, at_once), torch.split(short, at_once), strict=True)
     ]
     return reduce(torch.add, parts)
 
