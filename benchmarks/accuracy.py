@@ -111,7 +111,8 @@ def hardest(rule: bp.Rule, hyper: Hyper, keep: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)  # any seed: the same points each time
     x = reach(torch.float32) * (2 * torch.rand(2**20, generator=generator) - 1)
     narrow, wide = (evaluate(rule, rule.vjp, some, hyper)[1] for some in (x, x.double()))
-    allowed = promised(rule, "gradient", x, hyper, wide) * ulp(wide, torch.float32)
+    gradient = rule.arguments[len(rule.outputs) + position(rule)]
+    allowed = promised(rule, gradient, inputs_at(rule, x), hyper, wide) * ulp(wide, torch.float32)
     return x[((narrow - wide).abs() / allowed).topk(keep).indices]
 
 
@@ -165,7 +166,9 @@ def measure(rule: bp.Rule, x: Tensor, hyper: Hyper, vjps: Mapping[str, bp.Vjp]) 
     assert true_gradient is not None  # position is that of the one cotangent
     true = {"value": exact.outputs[0], "gradient": true_gradient}
     midpoints = {what: balls.midpoint() for what, balls in true.items()}
-    allowed = {what: promised(rule, what, x, hyper, midpoint) for what, midpoint in midpoints.items()}
+    names = dict(zip(true, ("y", rule.arguments[len(rule.outputs) + position(rule)]), strict=True))
+    inputs = inputs_at(rule, x)
+    allowed = {what: promised(rule, names[what], inputs, hyper, midpoint) for what, midpoint in midpoints.items()}
     found: dict[str, dict[str, Judged]] = {}
     for name, vjp in vjps.items():
         got = dict(zip(true, evaluate(rule, vjp, x, hyper), strict=True))
@@ -173,17 +176,20 @@ def measure(rule: bp.Rule, x: Tensor, hyper: Hyper, vjps: Mapping[str, bp.Vjp]) 
     return Measured(rule, hyper, x, midpoints, found)
 
 
-def promised(rule: bp.Rule, what: str, x: Tensor, hyper: Hyper, true: Tensor) -> Tensor:
-    """How many ulp of the true value or gradient the page promises to be within."""
-    name = "y" if what == "value" else f"d{list(rule.inputs)[position(rule)]}"
-    promise = rule.promises.get(name)
+def promised(rule: bp.Rule, argument: str, inputs: tuple[Tensor, ...], hyper: Hyper, true: Tensor) -> Tensor:
+    """How many ulp of the true value or cotangent of that name (y, dx, ...) the page promises to be within.
+
+    The precision is that of the first input that is a number.
+    """
+    promise = rule.promises.get(argument)
     if promise is None:
         return torch.full_like(true, ALLOWED_ULPS)
-    wide = (each.double() if each.is_floating_point() else each for each in inputs_at(rule, x))
+    dtype = next(x.dtype for x in inputs if x.is_floating_point())
+    wide = (each.double() if each.is_floating_point() else each for each in inputs)
     given = {**dict(zip(rule.inputs, wide, strict=True)), **hyper}
     more, beside = (torch.as_tensor(f(**given), dtype=torch.float64) for f in (promise.more, promise.beside))
     larger = torch.maximum(true.abs(), beside)
-    return (ALLOWED_ULPS + more) * ulp(larger, x.dtype) / ulp(true, x.dtype)
+    return (ALLOWED_ULPS + more) * ulp(larger, dtype) / ulp(true, dtype)
 
 
 def judge(exact: Balls, got: Tensor, allowed: Tensor) -> Judged:

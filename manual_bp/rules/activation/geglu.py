@@ -26,9 +26,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from manual_bp.inputs import Edge, Input, Mistake, Value, normal
+from manual_bp.inputs import Edge, Input, Mistake, Promise, Value, normal
 from manual_bp.rules.activation._gated import interleaved, to_row_0
-from manual_bp.rules.activation._gelu import cdf, cdf_from_1, density, gelu, gelu_from_1, gelu_slope
+from manual_bp.rules.activation._gelu import cdf, cdf_from_1, density, gelu, gelu_from_1, gelu_slope, magnified
 
 
 class Residuals(NamedTuple):
@@ -97,6 +97,27 @@ EDGES = (
     ),
     Edge("infinite cotangent", {"gate": [-1.0, 2.0], "up": [1.0, 1.0], "dy": [float("inf"), float("-inf")]}),
 )
+
+_TAIL = "what the page `gelu` says of its value in the lower tail"
+_TINY = torch.finfo(torch.float32).tiny
+
+PROMISES = {
+    "y": Promise(
+        _TAIL,
+        more=lambda gate, up, approximate: magnified(gate, approximate),
+        beside=lambda gate, up, approximate: _TINY * (gate * up).abs(),
+    ),
+    "dgate": Promise(
+        "what the page `gelu` says of its slope, whose terms cancel near -0.752",
+        more=lambda gate, up, approximate: magnified(gate, approximate) if approximate == "tanh" else 0.0,
+        beside=lambda gate, up, approximate: (up * gate * density(gate, approximate)).abs().nan_to_num(nan=0.0),
+    ),
+    "dup": Promise(
+        _TAIL,
+        more=lambda gate, up, approximate: magnified(gate, approximate),
+        beside=lambda gate, up, approximate: _TINY * gate.abs(),
+    ),
+}
 
 VALUES = (
     Value(

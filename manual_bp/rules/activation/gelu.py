@@ -40,6 +40,7 @@ from manual_bp.rules.activation._gelu import (
     gelu,
     gelu_from_1,
     gelu_slope,
+    magnified,
     t,
 )
 
@@ -87,23 +88,17 @@ EDGES = (
 )
 
 
-def _magnified(x: Tensor, approximate: str) -> Tensor:
-    """By how many ulp the roundings of the argument may change the gate in the lower tail: x/√2, whose square is the
-    exponent, is rounded twice by half an ulp, t seven times."""
-    return 7 * torch.clamp(-t(x), min=0.0) if approximate == "tanh" else 2 * torch.clamp(x, max=0.0) ** 2
-
-
 PROMISES = {
     "y": Promise(
         "in the lower tail a relative error of x/√2 is magnified x² times, one of t |t| times; and where the gate is "
         "subnormal x brings the digits to light that it has lost",
-        more=_magnified,
+        more=magnified,
         beside=lambda x, approximate: torch.finfo(torch.float32).tiny * x.abs(),
     ),
     "dx": Promise(
         'its terms cancel near -0.752; and of the form "tanh" a relative error of t is magnified |t| times in the '
         "lower tail",
-        more=lambda x, approximate: _magnified(x, approximate) if approximate == "tanh" else 0.0,
+        more=lambda x, approximate: magnified(x, approximate) if approximate == "tanh" else 0.0,
         beside=lambda x, approximate: (x * density(x, approximate)).abs().nan_to_num(nan=0.0),
     ),
 }

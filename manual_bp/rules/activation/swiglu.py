@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from manual_bp.inputs import Edge, Input, Mistake, Value, normal
+from manual_bp.inputs import Edge, Input, Mistake, Promise, Value, normal
 from manual_bp.rules.activation._gated import interleaved, to_row_0
 from manual_bp.rules.activation._swish import swish, swish_slope
 
@@ -83,6 +83,12 @@ def _silu(gate: Tensor) -> Tensor:
 def _slope(gate: Tensor) -> Tensor:
     return _s(gate) * (1 + gate * _s(-gate))
 
+
+PROMISES = {
+    "dgate": Promise(
+        "near -1.28 the terms σ(gate) and gate σ(gate) σ(-gate) cancel", beside=lambda gate, up: _s(gate) * up.abs()
+    ),
+}
 
 VALUES = (
     Value(
