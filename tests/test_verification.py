@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import manual_bp as bp
-from manual_bp.inputs import Edge
+from manual_bp.inputs import Edge, Mistake
 from manual_bp.oracle.cases import generated
 from manual_bp.rule import Rule
 from manual_bp.verification import parts_of, verify_rule, verify_rules
@@ -24,13 +24,17 @@ LOSING = next(rule for rule in bp.RULES.values() if torch_loses_digits(rule))
 def verdict(monkeypatch):
     """On a page of one's own, for which torch has a function: by default that of tests/pages/mean_shifted.py."""
 
-    def verdict(page, function=lambda x, *, scale=3.0: x * x / scale - x.mean((-2, -1))[..., None, None]):
+    def verdict(
+        page,
+        function=lambda x, *, scale=3.0: x * x / scale - x.mean((-2, -1))[..., None, None],
+        mistakes=False,
+    ):
         twin = vjp(function)
         monkeypatch.setattr("manual_bp.oracle.evidence.candidate", lambda name: lambda rule: twin)
         rule = Rule("mine", page)
         for found, value in ((bp.RULES._modules, page.__name__), (bp.RULES._loaded, rule)):
             monkeypatch.setitem(found, "mine", value)  # the evidence of what is registered is found once
-        return verify_rule(rule, twin, torch.float64, "cpu", mistakes=False)
+        return verify_rule(rule, twin, torch.float64, "cpu", mistakes=mistakes)
 
     return verdict
 
@@ -99,6 +103,18 @@ def test_an_edge_that_must_raise_and_does_not(verdict):
     found = verdict(page_with(EDGES=(Edge("negative scale", {"scale": -1.0}, raises=ValueError),)))
     assert not found.passed
     assert "these edges must raise and did not: ['negative scale']" in found.report
+
+
+def test_a_mistake_that_raises_is_not_rejected(verdict):
+    """It is a slip of whoever wrote it down, and tells nothing of what the comparison notices."""
+
+    def raises(x, dy, scale):
+        raise IndexError("no such axis")
+
+    mistakes = (Mistake("raises", raises, forgets="how many axes there are", shows="everywhere"),)
+    found = verdict(page_with(MISTAKES=mistakes), mistakes=True)
+    assert not found.passed
+    assert found.survivors == ["raises"]
 
 
 def test_a_page_that_crashes_is_named(monkeypatch):
