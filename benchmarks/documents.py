@@ -16,7 +16,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 # Below the root.
 README, GUIDE, SPEED = Path("README.md"), Path("benchmarks/README.md"), Path("benchmarks/speed.md")
 FIGURES = Path("benchmarks/figures")
-EXPERIMENTS = ("vanishing", "regularization", "batch_size")
+EXPERIMENTS = ("vanishing", "vanishing_through_time", "regularization", "batch_size")
 
 
 def placed(document: str, name: str, text: str) -> str:

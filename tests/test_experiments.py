@@ -13,13 +13,18 @@ pytest.importorskip("sklearn", reason="the experiments are about the digits")
 pytest.importorskip("matplotlib")
 pytest.importorskip("typer")
 
-from benchmarks.experiments import batch_size, regularization, shared, vanishing
+from benchmarks.experiments import batch_size, regularization, shared, vanishing, vanishing_through_time
 from manual_bp.training.data import load
 from manual_bp.training.gradient_flow import TOO_FAR
 
-EXPERIMENTS = {page.__name__.split(".")[-1]: page for page in (vanishing, regularization, batch_size)}
+EXPERIMENTS = {
+    page.__name__.split(".")[-1]: page for page in (vanishing, vanishing_through_time, regularization, batch_size)
+}
 TINY = {
     "vanishing": vanishing.Config(layers=12, width=8, epochs=1, rates=(0.03, 0.1), training=100, measured=50),
+    "vanishing_through_time": vanishing_through_time.Config(
+        time=40, width=8, steps=2, rates=(0.01,), seeds=1, batch=4, measured=8, window=1
+    ),
     "regularization": regularization.Config(seeds=2, epochs=3, hidden=(8,), examples=50, patience=1),
     "batch_size": batch_size.Config(
         sizes=(25, 100), rates=(0.03, 0.1), seeds=2, most_epochs=40, training=100, validation=50, hidden=8, goal=0.4
@@ -61,6 +66,16 @@ def test_a_deep_sigmoid_network_vanishes_and_the_cures_cure():
     shrinks = {each["network"]: each["before"]["first_over_last"] for each in measured("vanishing")["networks"]}
     assert shrinks["sigmoid"] < 1 / TOO_FAR
     assert min(shrinks["ReLU"], shrinks["sigmoid + batch norm"], shrinks["sigmoid + residual"]) > 1 / TOO_FAR
+
+
+def test_through_time_open_gates_carry_what_half_open_ones_lose():
+    carried = {each["network"]: each["before"]["norms"][0] for each in measured("vanishing_through_time")["networks"]}
+    assert {name: share > 1 / TOO_FAR for name, share in carried.items() if name != "rnn"} == {
+        "lstm": False,
+        "lstm, forget gates open": True,
+        "gru": False,
+        "gru, update gates open": True,
+    }
 
 
 def test_every_network_has_as_many_linear_layers():
