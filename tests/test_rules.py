@@ -21,7 +21,7 @@ from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.drawing import draw
 from manual_bp.oracle.kept_evidence import generated_evidence
 from manual_bp.outputs import parts
-from tests.conftest import short
+from tests.conftest import COSTLY, short
 from tests.judging import WIDE, as_candidate, by_default, judged, ordinary
 
 
@@ -31,6 +31,15 @@ def test_rule_agrees_with_its_reference(rule, dtype, device):
     report = compare(rule.candidate, rule.name, dtype=dtype, device=device, strict=True)
     assert report.passed, str(report)
     assert not [text for text in report.not_tested if text.startswith("case")]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=short)
+@pytest.mark.parametrize("name", COSTLY)
+def test_costly_rule_agrees_in_other_dtypes(name, dtype):
+    """Where the formula is seen: of a page in plain torch what long axes show is shown by them in float32."""
+    report = judged(bp.RULES[name].candidate, bp.RULES[name], dtype)
+    assert report.cases
+    assert not report.mismatches, str(report)
 
 
 def test_rule_agrees_in_float16(rule):
