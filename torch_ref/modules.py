@@ -84,7 +84,7 @@ class Bound:
         if "mask" in lost:
             raise ValueError(
                 f"{kind} draws its own mask, so the input 'mask' cannot be given to it and nothing can be compared; "
-                "write the function with its mask: torch_ref.vjp(lambda x, mask, p: ...)."
+                "write the function with its mask: torch_ref.vjp(lambda x, mask, p: ...), or compare with mask='own'."
             )
         raise ValueError(
             f"{kind} takes no {', '.join(lost)}: forward takes {takes}, and its parameters and buffers are "

@@ -95,6 +95,12 @@ def check(
         list[str] | None,
         typer.Option(metavar="NAME=CHOICE", help="What it declares at kinks and ties, as in kink=any; repeatable."),
     ] = None,
+    mask: Annotated[
+        str,
+        typer.Option(
+            metavar="own", help="own: it draws its own mask, and takes the other inputs alone.", show_default=False
+        ),
+    ] = "",
     timeout: Annotated[float, typer.Option(min=1, help="Seconds that an isolated candidate may take.")] = 60.0,
 ) -> None:
     """Is your backward right, and if not, why?
@@ -130,6 +136,10 @@ def check(
         }
         if is_recorded:
             declared["cases"] = cases
+        if mask:
+            if html_file is not None:
+                raise ValueError("--html calls the candidate once more, with masks of its own; leave one of them out.")
+            declared["mask"] = mask
         forget(json_file, html_file)
         rule = reference_of(against, inputs, declared["hyper"])
         if isolate and ":" in against and against.rpartition(":")[0] == target.rpartition(":")[0]:

@@ -17,6 +17,7 @@ from manual_bp.oracle.declared import Declared
 from manual_bp.oracle.evidence import Evidence, evidence
 from manual_bp.oracle.functions import rule_of
 from manual_bp.oracle.kept_evidence import Generated, generated_evidence, said
+from manual_bp.oracle.own_masks import compare_own_mask
 from manual_bp.oracle.own_sizes import judge_own_sizes, lengths_of
 from manual_bp.oracle.report import Report
 from manual_bp.oracle.supplied import supplied
@@ -63,6 +64,7 @@ def compare(
     given: str | Sequence[str] = (),
     inputs: Mapping[str, Any] | None = None,
     sizes: Mapping[str, int | tuple[int, ...]] | None = None,
+    mask: str = "",
 ) -> Report:
     """Judge a candidate's value and cotangents against the rule's reference.
 
@@ -84,6 +86,8 @@ def compare(
         candidate is meant.  No other case is made, nor one of `cases` judged.
     given: inputs that may be absent, and which the candidate always has, such as ("weight",).  (See
         `manual_bp.oracle.declared` for all four.)
+    mask: "own" for a candidate that draws its own: it takes the other inputs alone, and its mask is read off y (see
+        `manual_bp.oracle.own_masks`).
     Raises ValueError for an unknown rule, dtype or convention, a case that does not fit the rule, or a
     declaration that no case can fit.
     """
@@ -107,6 +111,15 @@ def compare(
     if not diagnose >= 0:
         raise ValueError(
             f"diagnose must be the seconds that the search for a cause may take, 0 or more; came {diagnose}."
+        )
+    if mask not in ("", "own"):
+        raise ValueError(f"mask must be 'own', for a candidate that draws its own, or left out; came {mask!r}.")
+    if mask:
+        if candidate is None or cases is not None or device != "cpu":
+            raise ValueError("mask='own' is for a candidate that is called, on the cpu, without cases=.")
+        how: dict[str, Any] = {"contract": contract, "conventions": conventions, "strict": strict}
+        return compare_own_mask(
+            candidate, rule, compare, dtype=dtype, hyper=hyper, on_verdict=on_verdict, diagnose=diagnose, **how
         )
     contract = contract or contract_of(dtype)
     chosen_conventions = Conventions.declared(rule, conventions)
