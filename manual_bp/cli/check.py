@@ -48,7 +48,8 @@ def check(
         str,
         typer.Option(
             metavar="RULE|MODULE:FUNCTION|PATH.py:FUNCTION",
-            help="What it should be: a rule, or any differentiable torch function or module.",
+            help="What it should be: a rule, or any differentiable torch function or module; or early_stopping, "
+            "overfitting, augmentation.",
             autocompletion=rule_names,
         ),
     ],
@@ -111,6 +112,7 @@ def check(
         from manual_bp.oracle.foreign import quoted, readable
         from manual_bp.oracle.isolation import CandidateEnded, Isolated, isolated
         from manual_bp.oracle.loading import load
+        from manual_bp.oracle.practice import PRACTICES
         from manual_bp.oracle.report import Report
 
         check_device(device)
@@ -137,11 +139,9 @@ def check(
         if is_recorded:
             declared["cases"] = cases
         if mask:
-            if html_file is not None:
-                raise ValueError("--html calls the candidate once more, with masks of its own; leave one of them out.")
             declared["mask"] = mask
         forget(json_file, html_file)
-        rule = reference_of(against, inputs, declared["hyper"])
+        rule = against if against in PRACTICES else reference_of(against, inputs, declared["hyper"])
         if isolate and ":" in against and against.rpartition(":")[0] == target.rpartition(":")[0]:
             notices.print(
                 f"{against} stands in the candidate's module, which this process has therefore imported too; put it "
@@ -174,7 +174,7 @@ def check(
         except (CandidateEnded, SystemExit) as error:
             words = str(error) if isinstance(error, CandidateEnded) else f"the candidate raised SystemExit: {error}"
             out.print(f"finding: {readable(words)}", style="bold red", markup=False, highlight=False)
-            ended = Report(rule.name, dtype, device, findings=[words])
+            ended = Report(rule if isinstance(rule, str) else rule.name, dtype, device, findings=[words])
             write_json(json_file, "check", False, {"report": json.loads(ended.to_json())})
             raise typer.Exit(1) from None
         finally:
@@ -187,13 +187,24 @@ def check(
     if html_file is not None:
         from manual_bp.oracle.html import to_html
 
-        page = to_html(report, rule, candidate, title=readable(target), options={"strict": strict, **declared})
+        alone = mask or isinstance(rule, str)  # of which no further call could be drawn
+        page = (
+            standing_alone(report)
+            if alone
+            else to_html(report, rule, candidate, title=readable(target), options={"strict": strict, **declared})
+        )
         written = write(html_file, page, "--html")
     write_json(json_file, "check", report.passed, {"report": json.loads(report.to_json())})
     if not report.passed:
         raise typer.Exit(1)
     if not written:
         raise typer.Exit(2)
+
+
+def standing_alone(report: Report) -> str:
+    """A report as a page of its own."""
+    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{report.rule}</title>'
+    return f"{head}{report._repr_html_()}</html>"
 
 
 def _results(path: Path) -> tuple[list[Case], torch.dtype]:

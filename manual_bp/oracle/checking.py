@@ -19,6 +19,7 @@ from manual_bp.oracle.functions import rule_of
 from manual_bp.oracle.kept_evidence import Generated, generated_evidence, said
 from manual_bp.oracle.own_masks import compare_own_mask
 from manual_bp.oracle.own_sizes import judge_own_sizes, lengths_of
+from manual_bp.oracle.practice import PRACTICES, compare_practice
 from manual_bp.oracle.report import Report
 from manual_bp.oracle.supplied import supplied
 from manual_bp.oracle.surroundings import plain
@@ -68,7 +69,8 @@ def compare(
 ) -> Report:
     """Judge a candidate's value and cotangents against the rule's reference.
 
-    rule: a rule or its name; or any differentiable torch function, which is then the reference itself.
+    rule: a rule or its name; or any differentiable torch function, which is then the reference itself; or a practice of
+        training, "early_stopping", "overfitting" or "augmentation" (see `manual_bp.oracle.practice`).
     inputs: of such a function, by parameter: a shape, a tensor, an `Input` or `Index`, or a function that draws (see
         `manual_bp.oracle.functions`); what annotations or `cases` tell need not be said.
     sizes: lengths of axes by name, of a case of one's own that is judged beside the others, block by block if it is
@@ -91,6 +93,13 @@ def compare(
     Raises ValueError for an unknown rule, dtype or convention, a case that does not fit the rule, or a
     declaration that no case can fit.
     """
+    if isinstance(rule, str) and rule in PRACTICES:
+        if candidate is None:
+            raise ValueError(f"{rule} is judged by calling a candidate; came None.")
+        report = compare_practice(candidate, rule, hyper, conventions)
+        if on_verdict is not None:
+            on_verdict(report)
+        return report
     rule = rule_of(rule, inputs, hyper, cases)
     try:
         torch.empty(0, device=device)

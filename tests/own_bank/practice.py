@@ -208,7 +208,7 @@ AUGMENTING_WRONG = {
     "alike": (shift_alike, "same|alike"),
     "too far": (shift_too_far, "2 pixels|further|too far"),
     "edge repeated": (shift_edge, "edge|enters"),
-    "never back": (shift_never_back, "never"),
+    "never back": (shift_never_back, "never|ever moved"),
     "shuffled": (shuffled, "label"),
     "in place": (in_place, "overwr|own images|in place"),
     "seed ignored": (seed_ignored, "seed"),

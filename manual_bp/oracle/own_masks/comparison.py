@@ -14,11 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.inputs import Edge
 from manual_bp.oracle.case import NOT_RECORDED, Case
 from manual_bp.oracle.declared import untaken
-from manual_bp.oracle.drawing import draw
-from manual_bp.oracle.own_masks.drawing import Came, Drawing, generators_kept
+from manual_bp.oracle.own_masks.drawing import Came, Drawing, drawn, generators_kept
 from manual_bp.oracle.own_masks.masks import judged_masks
 from manual_bp.oracle.own_masks.reading import MASK, Reader, refusal
 from manual_bp.oracle.report import Mismatch, Report, Worst
@@ -141,27 +139,6 @@ def _call(
     whole = tuple(reader.as_due(kept) if n == MASK else inputs[n] for n in rule.inputs)
     recorded = tuple(NOT_RECORDED if n == MASK else grads[n] for n in rule.inputs)
     numbers.cases.append(Case(whole, dy, hyper, label, came.y, recorded))
-
-
-def drawn(
-    rule: Rule, lengths: tuple[int, ...], hyper: Mapping[str, Any], dtype: torch.dtype, zeros: bool = False
-) -> tuple[dict[str, Tensor | None], Tensor]:
-    """Inputs without the mask by name, and a cotangent that is nowhere 0; zeros: half of the elements are 0."""
-    generator = torch.Generator().manual_seed(sum(lengths) + zeros)
-    given = {n: v for n, v in hyper.items() if n in rule.hyper}
-    variadic = next((axis for axis, several in rule.axis_names.items() if several), None)
-    sizes = {variadic: lengths} if variadic else {}  # else as they are given
-    inputs, dy, _ = draw(rule, Edge("own mask", given, sizes), generator)
-    named = {
-        n: x.to(dtype) if x is not None and x.is_floating_point() else x
-        for n, x in zip(rule.inputs, inputs, strict=True)
-        if n != MASK
-    }
-    if zeros:
-        x = next(x for x in named.values() if x is not None and x.is_floating_point())
-        x[torch.rand(x.shape, generator=generator) < 0.5] = 0
-    dy = dy.to(dtype)
-    return named, torch.where(dy.abs() < 0.25, 0.25, dy)
 
 
 def _read_back(rule: Rule, reader: Reader, came: Came, dy: Tensor) -> tuple[str, Tensor] | None:

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from manual_bp.inputs import Edge
+from manual_bp.oracle.drawing import draw
 from manual_bp.oracle.invocation import call_with, described_error, parameters_of
 from manual_bp.oracle.own_masks.reading import MASK
 from manual_bp.rule import Rule
@@ -52,7 +54,7 @@ class Drawing:
             number = 0 if seed is None else seed
             given[self.takes] = number if self.takes == "seed" else torch.Generator().manual_seed(number)
         elif seed is not None:
-            _seed_everything(seed)
+            seed_everything(seed)
         copies = [None if x is None else x.clone() for x in inputs]
         try:
             returned = call_with(self.candidate, (tuple(copies), dy.clone()), given)
@@ -87,7 +89,29 @@ class Drawing:
         return Came(y, dict(zip(names, grads, strict=True)))
 
 
-def _seed_everything(seed: int) -> None:
+def drawn(
+    rule: Rule, lengths: tuple[int, ...], hyper: Mapping[str, Any], dtype: torch.dtype, zeros: bool = False
+) -> tuple[dict[str, Tensor | None], Tensor]:
+    """Inputs without the mask by name, and a cotangent that is nowhere 0; zeros: half of the elements are 0."""
+    generator = torch.Generator().manual_seed(sum(lengths) + zeros)
+    given = {n: v for n, v in hyper.items() if n in rule.hyper}
+    variadic = next((axis for axis, several in rule.axis_names.items() if several), None)
+    sizes = {variadic: lengths} if variadic else {}  # else as they are given
+    inputs, dy, _ = draw(rule, Edge("own mask", given, sizes), generator)
+    named = {
+        n: x.to(dtype) if x is not None and x.is_floating_point() else x
+        for n, x in zip(rule.inputs, inputs, strict=True)
+        if n != MASK
+    }
+    if zeros:
+        x = next(x for x in named.values() if x is not None and x.is_floating_point())
+        x[torch.rand(x.shape, generator=generator) < 0.5] = 0
+    dy = dy.to(dtype)
+    return named, torch.where(dy.abs() < 0.25, 0.25, dy)
+
+
+def seed_everything(seed: int) -> None:
+    """Of torch, NumPy and Python."""
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - the state that a candidate may draw from
     random.seed(seed)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.oracle.own_masks.chance import binomial, fisher, visible
-from manual_bp.oracle.own_masks.drawing import Drawing
+from manual_bp.oracle.own_masks.drawing import Drawing, drawn
 from manual_bp.oracle.own_masks.reading import MASK, Reader
 from manual_bp.oracle.report import Mismatch, Report
 from manual_bp.rule import Rule
@@ -32,8 +32,6 @@ def judged_masks(
     report: Report, drawing: Drawing, rule: Rule, name: str, declared: Mapping[str, Any], dtype: torch.dtype
 ) -> None:
     """Draw masks, and put what is not chance into the report."""
-    from manual_bp.oracle.own_masks.comparison import drawn
-
     chosen = CALLS if name and name not in declared else {declared.get(name): max(CALLS.values())}
     found: list[str] = []
     rates: dict[float, tuple[int, int]] = {}
