@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cache
 from itertools import cycle, islice
 from typing import Any
 
@@ -35,14 +36,16 @@ def tokens(annotation: Any) -> list[str]:
     return str(annotation.dim_str).split()
 
 
-def products(token: str) -> list[list[str]]:
-    """The products that a token adds up, each as its factors: `[["4", "hidden"]]` for `4*hidden`."""
-    return [product.split("*") for product in token.lstrip("*").split("+")]
+@cache  # asked for every axis of every call of a rule; the tokens of all pages are a hundred
+def products(token: str) -> tuple[tuple[str, ...], ...]:
+    """The products that a token adds up, each as its factors: `(("4", "hidden"),)` for `4*hidden`."""
+    return tuple(tuple(product.split("*")) for product in token.lstrip("*").split("+"))
 
 
-def factors(token: str) -> list[str]:
-    """The names in one token: `["units", "pieces"]` for `units*pieces`."""
-    return [name for product in products(token) for name in product if not name.isdigit()]
+@cache
+def factors(token: str) -> tuple[str, ...]:
+    """The names in one token: `("units", "pieces")` for `units*pieces`."""
+    return tuple(name for product in products(token) for name in product if not name.isdigit())
 
 
 def axis_names(annotations: Iterable[Any], hyper: Iterable[str] = ()) -> dict[str, bool]:
@@ -116,6 +119,9 @@ def bind(
                 several = tuple(shape[position : position + len(shape) - fixed])
                 problem = _agree(described, token[1:], several, sizes)
                 position += len(several)
+            elif token not in hyper and token.isidentifier():  # an axis by itself, as most are
+                problem = _agree(described, token, (shape[position],), sizes)
+                position += 1
             elif len(set(_unknown(token, lengths(sizes, hyper)))) > 1:
                 waiting.append((described, token, shape[position]))
                 problem, position = None, position + 1
