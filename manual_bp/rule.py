@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar
 from typing import Any, Protocol
 
 import torch
@@ -23,6 +24,9 @@ from manual_bp.outputs import parts, whole
 from manual_bp.signature import Signature, computing_dtype
 
 Grads = tuple[Tensor | None, ...]
+
+text_of: ContextVar[Callable[[Rule], Any]] = ContextVar("text_of", default=lambda rule: rule.page)
+"""What computes for a rule: its page, or while a program is traced what stands in for it (compilation.stand_ins)."""
 
 
 class Vjp(Protocol):
@@ -66,8 +70,13 @@ class Rule(Signature):
 
     def pure(self, *inputs: Any, **hyper: Any) -> tuple[Any, Any]:
         """The page's own forward, unchecked; its residuals are None if it has none."""
-        found = self.page.forward(*inputs, **hyper)
+        found = text_of.get()(self).forward(*inputs, **hyper)
         return found if self._has_residuals else (found, None)
+
+    def pure_backward(self, residuals: Any, dy: Any) -> Grads:
+        """The page's own backward, unchecked."""
+        grads: Grads = text_of.get()(self).backward(residuals, dy)
+        return grads
 
     def backward(self, residuals: Any, dy: Any) -> Grads:
         """One cotangent per input of `forward`, None for an input that has none.
@@ -77,7 +86,7 @@ class Rule(Signature):
         """
         entered, dtype = self._entered(residuals, dy)
         with _without_autocast(parts(entered)[0].device):
-            grads: Grads = _leave(self.page.backward(residuals, entered), dtype)
+            grads: Grads = _leave(self.pure_backward(residuals, entered), dtype)
         return grads
 
     def vjp(self, inputs: tuple[Tensor | None, ...], dy: Any = None, **hyper: Any) -> tuple[Any, Grads]:

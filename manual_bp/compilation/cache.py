@@ -118,7 +118,8 @@ def address(exported: Any, example: list[Tensor], choice: object) -> str:
 @cache
 def text() -> str:
     """The text of the compilation package."""
-    return "\0".join(path.read_text() for path in sorted(Path(__file__).parent.glob("*.py")))
+    here = Path(__file__).parent
+    return "\0".join(path.read_text() for kind in ("*.py", "*.h") for path in sorted(here.rglob(kind)))
 
 
 def machine() -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from manual_bp.compilation.products import Product, by_onednn, by_tensor_cores, 
 from manual_bp.compilation.recomputation import recompute
 from manual_bp.compilation.residuals import ask_outputs
 from manual_bp.compilation.rows import images_first, in_parts
+from manual_bp.compilation.stand_ins import lower
 from manual_bp.compilation.updates import fold
 
 # Up to so many tensors are read again, for the sake of a value, rather than the value stored.  The output of batch
@@ -29,6 +30,8 @@ def passes(onednn: Collection[Product]) -> Any:
     onednn: the products that go to oneDNN.
     """
     from torch._inductor.custom_graph_pass import CustomGraphPass  # which takes seconds, so only who compiles waits
+
+    lower()
 
     class Passes(CustomGraphPass):
         def __call__(self, graph: torch.fx.Graph) -> None:

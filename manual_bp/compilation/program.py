@@ -16,6 +16,7 @@ from manual_bp.compilation.cuda import Graph
 from manual_bp.compilation.decompositions import DECOMPOSITIONS
 from manual_bp.compilation.inductor import NotCompiled
 from manual_bp.compilation.products import products
+from manual_bp.compilation.stand_ins import standing_in
 
 FlatFunction = Callable[..., Sequence[Tensor]]
 """Tensors in, tensors out."""
@@ -104,7 +105,7 @@ def _exported(function: FlatFunction, example: list[Tensor], dynamic: Any) -> An
 
     shapes = None if dynamic is None else (tuple(dynamic),)
     exact = torch.autocast(example[0].device.type, enabled=False)
-    with torch.no_grad(), exact, warnings.catch_warnings():
+    with torch.no_grad(), exact, standing_in(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's own, about its own pytrees
         copies = tuple(t.clone() for t in example)
         try:

@@ -192,7 +192,7 @@ class _Function:
             return [part for part in parts(y) if part is not None]
         given = zip(rule.cotangents, parts(y), strict=True)
         dy = [tensors[name] if name in tensors else torch.zeros_like(part) for name, part in given]
-        grads = rule.page.backward(residuals, whole(dy, y))
+        grads = rule.pure_backward(residuals, whole(dy, y))
         return [*parts(y), *(grad for grad in grads if grad is not None)]
 
     def of_flat(self, dtype: torch.dtype | None) -> Callable[..., list[Tensor]]:

@@ -1,0 +1,88 @@
+"""Functions of our own in C++ inside a compiled program, as a node of inductor's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def call_cpp(text: str, function: str, leading: list[str], read: list[Any], written: list[Any]) -> None:
+    """Has the program call `function(*leading, *written, *read)`.
+
+    text: what declares it, ASCII; a program contains it once.
+    leading: arguments in C++.
+    read: inductor's tensors, whose last axis is made contiguous if it is not; written: buffers, which the function
+        fills.  Each is given as `{address, {stride of each axis}}`.
+    """
+    from torch._inductor.ir import ExternKernel
+
+    _node()(text, function, leading, [_with_rows(ExternKernel.realize_input(t)) for t in read], written)
+
+
+def _with_rows(t: Any) -> Any:
+    """`t`, or a copy, with elements of the last axis side by side."""
+    from torch._inductor.ir import ExternKernel, as_storage_and_layout
+
+    _, layout = as_storage_and_layout(t, freeze=True)
+    return t if layout.stride[-1] == 1 or layout.size[-1] == 1 else ExternKernel.require_contiguous(t)
+
+
+def _node() -> Any:
+    """The class of inductor's node, made when inductor is there."""
+    from torch._inductor.codegen.common import KernelArgs
+    from torch._inductor.ir import ExternKernel, MutationOutput, NoneLayout
+    from torch._inductor.virtualized import V
+
+    class CallCpp(ExternKernel):
+        def __init__(self, text: str, function: str, leading: list[str], read: list[Any], written: list[Any]) -> None:
+            self._text, self._function, self._leading, self._reads = text, function, leading, len(read)
+            device = written[0].get_device()
+            super().__init__(None, NoneLayout(device=device), self.unwrap_storage([*read, *written]))
+            self.mutation_outputs = [MutationOutput(NoneLayout(device=device), t, self) for t in written]
+            V.graph.register_operation(self)
+
+        def codegen(self, wrapper: Any) -> None:
+            arguments = KernelArgs()
+            given = [self._given(arguments, t, i < self._reads) for i, t in enumerate(self.inputs)]
+            read, written = given[: self._reads], given[self._reads :]
+            call = f"{self._function}({', '.join([*self._leading, *written, *read])});"
+            definitions, values, types = arguments.cpp_argdefs()
+            signature = f'extern "C" void NAME({", ".join(definitions)})'
+            source = f"#include <torch/csrc/inductor/cpp_prefix.h>\n{self._text}\n{signature}\n{{\n    {call}\n}}\n"
+            wrapper.generate_kernel_call(
+                _defined(wrapper, source, signature, types), values, triton=False, arg_types=types
+            )
+
+        @staticmethod
+        def _given(arguments: Any, t: Any, is_read: bool) -> str:
+            layout = t.get_layout()
+            name = (arguments.input if is_read else arguments.output)(t.get_name())
+            return f"{{{name} + {layout.offset}, {{{', '.join(map(str, layout.stride))}}}}}"
+
+        def should_allocate(self) -> bool:
+            return False
+
+        def get_outputs(self) -> list[Any]:
+            return self.mutation_outputs
+
+        def get_unbacked_symbol_defs(self) -> Any:
+            from torch.utils._ordered_set import OrderedSet
+
+            return OrderedSet()
+
+    return CallCpp
+
+
+def _defined(wrapper: Any, source: str, signature: str, types: list[str]) -> str:
+    """The name of a kernel; one for all calls that are alike."""
+    from torch._inductor.virtualized import V
+
+    if source not in wrapper.src_to_kernel:
+        name = f"cpp_{wrapper.next_kernel_suffix()}"
+        wrapper.src_to_kernel[source] = name
+        own = name if V.graph.cpp_wrapper else "kernel"  # a function in the program, or a library of its own
+        text, declared = source.replace("NAME", own), signature.replace("NAME", own)
+        if not V.graph.cpp_wrapper:
+            text = f"async_compile.cpp_pybinding({types!r}, r'''\n{text}''')"
+        wrapper.define_kernel(name, text, gpu=False, cpp_definition=f"{declared};\n")
+    name_of: str = wrapper.src_to_kernel[source]
+    return name_of

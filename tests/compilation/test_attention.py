@@ -1,0 +1,74 @@
+"""Attention in C++ at sizes and options of every kind, of which a program has one: the oracle's whole judgement."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import pytest
+import torch
+
+import manual_bp as bp
+from manual_bp.compilation.stand_ins import scaled_dot_product_attention as stand_in
+from manual_bp.compilation.stand_ins import standing_in
+from manual_bp.oracle import compare
+
+HEADER = Path(stand_in.__file__).with_name("attention.h")
+READ = {"forward": 3, "backward": 7}
+
+
+def source():
+    """The two functions, for sizes that are not known beforehand, and strides and addresses in memory."""
+    lines = ["#include <torch/csrc/inductor/cpp_prefix.h>", HEADER.read_text()]
+    for name, read in READ.items():
+        kinds = [*["float"] * 3, *["const float"] * read, "const bool"]
+        values = ", ".join(
+            f"attention::Tensor<{kind}>{{({kind}*)t[{5 * i}], {{{', '.join(f't[{5 * i + j}]' for j in range(1, 5))}}}}}"
+            for i, kind in enumerate(kinds)
+        )
+        lines.append(
+            f'extern "C" void {name}(const int64_t* n, float scale, const int64_t* t) {{ attention::{name}<2>('
+            f"attention::Sizes{{n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7] != 0, n[8], scale}}, {values}); }}"
+        )
+    return "\n".join(lines)
+
+
+def called(function, written, read, mask, causal, alignment, scale):
+    """What the function wrote."""
+    (batch, heads, queries, width), (_, kv_heads, keys, _), (*_, value_width) = (t.shape for t in read[:3])
+    ahead = stand_in.page._ahead(queries, keys, alignment)
+    sizes = (batch, kv_heads, heads // kv_heads, queries, keys, width, value_width, causal, ahead)
+    tensors, flat = [*written, *read, None if mask is None else mask.contiguous()], []
+    for t in tensors:
+        strides = () if t is None else t.stride()
+        flat += [0 if t is None else t.data_ptr(), *strides, *[0] * (4 - len(strides))]
+    array = ctypes.c_int64
+    function((array * len(sizes))(*sizes), ctypes.c_float(scale), (array * len(flat))(*flat))
+    return written
+
+
+@pytest.mark.exhaustive  # 20 CPU seconds
+def test_attention_in_blocks_passes_the_oracle(monkeypatch):
+    from torch._inductor.codecache import CppCodeCache
+
+    library = CppCodeCache.load(source())
+
+    def forward(q, k, v, mask, *how):
+        written = [stand_in._empty(q, n) for n in (v.shape[-1], 1, 1)]
+        return tuple(called(library.forward, written, [t.contiguous() for t in (q, k, v)], mask, *how))
+
+    def backward(q, k, v, y, m, w, dy, mask, *how):
+        written = [stand_in._empty(t, t.shape[-1]) for t in (q, k, v)]
+        return tuple(called(library.backward, written, [t.contiguous() for t in (q, k, v, y, m, w, dy)], mask, *how))
+
+    monkeypatch.setattr(torch.ops.manual_bp, "attention_forward", forward)
+    monkeypatch.setattr(torch.ops.manual_bp, "attention_backward", backward)
+
+    rule = bp.RULES["scaled_dot_product_attention"]
+
+    def vjp(inputs, dy, **hyper):
+        with standing_in():
+            return rule.vjp(inputs, dy, **hyper)
+
+    report = compare(vjp, rule, dtype=torch.float32, diagnose=0)
+    assert report.passed, str(report)
