@@ -30,7 +30,7 @@ FAMILIES = {
     "jax": "jax.jit",
     "limit": "limit",
 }
-LIMITS = {"steps": "matrix products", "rules": "copy", "scaling": "matrix products"}
+LIMITS = {"steps": "matrix products", "transformers": "matrix products", "rules": "copy", "scaling": "matrix products"}
 
 
 def rows_of(document: Mapping[str, Any]) -> list[Row]:
@@ -188,7 +188,7 @@ def _machine(document: Mapping[str, Any], rows: Sequence[Row], device: str) -> s
     return f"{_title(device)}: {about}. {'. '.join(notes)}."
 
 
-TABLES = ("steps", "memory", "rules")
+TABLES = ("steps", "transformers", "memory", "rules")
 """What is asked on every device."""
 
 
@@ -197,6 +197,9 @@ def _tables(rows: Sequence[Row]) -> list[str]:
     steps = [row for row in rows if row["question"] == "steps"]
     if steps:
         parts.append(_markdown_steps(steps))
+    transformers = [row for row in rows if row["question"] == "transformers"]
+    if transformers:
+        parts.append(_markdown_transformers(transformers))
     memory = [row for row in rows if row["question"] == "memory"]
     if memory:
         parts.append(_markdown_memory(memory))
@@ -219,6 +222,15 @@ def _markdown_steps(rows: Sequence[Row]) -> str:
     columns = ["faster torch.autograd (95 %)", "eager", "compiled", "torch.func, compiled", "jax.jit"]
     columns.append("products" + (", launched one by one" if one_by_one(rows) else ""))
     head = ["step: ours /", "ours", *columns, "target"]
+    return lines(head, [cells(row) for row in rows])
+
+
+def _markdown_transformers(rows: Sequence[Row]) -> str:
+    def cells(row: Row) -> list[str]:
+        peers = [row["best"].get("torch"), "torch, eager", "torch.compile", row["best"].get("limit")]
+        return [row["row"], ours(row), *(_ratio(row, name, interval=name == peers[0]) for name in peers), verdict(row)]
+
+    head = ["transformer: ours /", "ours", "faster torch (95 %)", "eager", "compiled", "products", "target"]
     return lines(head, [cells(row) for row in rows])
 
 
