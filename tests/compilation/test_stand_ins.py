@@ -1,17 +1,44 @@
-"""Attention in C++ at sizes and options of every kind, of which a program has one: the oracle's whole judgement."""
+"""What stands in for a page while a program is traced passes the oracle's whole judgement, as the page does."""
 
 from __future__ import annotations
 
 import ctypes
+import pkgutil
 from pathlib import Path
 
 import pytest
 import torch
 
 import manual_bp as bp
+from manual_bp.compilation import stand_ins
 from manual_bp.compilation.stand_ins import scaled_dot_product_attention as stand_in
 from manual_bp.compilation.stand_ins import standing_in
 from manual_bp.oracle import compare
+from manual_bp.rule import text_of
+
+NAMES = [module.name for module in pkgutil.iter_modules(stand_ins.__path__)]
+
+
+def assert_right(name):
+    rule = bp.RULES[name]
+
+    def vjp(inputs, dy, **hyper):
+        with standing_in():
+            return rule.vjp(inputs, dy, **hyper)
+
+    report = compare(vjp, rule, dtype=torch.float32, diagnose=0)
+    assert report.passed, str(report)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_passes_the_oracle(name):
+    """As text; what is done in C++ is the page's here."""
+    with standing_in():
+        assert text_of.get()(bp.RULES[name]) is not bp.RULES[name].page
+    assert_right(name)
+
+
+# Attention in C++, at sizes and options of every kind, of which a program has one.
 
 HEADER = Path(stand_in.__file__).with_name("attention.h")
 READ = {"forward": 3, "backward": 7}
@@ -63,12 +90,4 @@ def test_attention_in_blocks_passes_the_oracle(monkeypatch):
 
     monkeypatch.setattr(torch.ops.manual_bp, "attention_forward", forward)
     monkeypatch.setattr(torch.ops.manual_bp, "attention_backward", backward)
-
-    rule = bp.RULES["scaled_dot_product_attention"]
-
-    def vjp(inputs, dy, **hyper):
-        with standing_in():
-            return rule.vjp(inputs, dy, **hyper)
-
-    report = compare(vjp, rule, dtype=torch.float32, diagnose=0)
-    assert report.passed, str(report)
+    assert_right("scaled_dot_product_attention")
