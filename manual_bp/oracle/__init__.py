@@ -1,6 +1,7 @@
 """The oracle: judge anybody's backward by evidence that does not come from it."""
 
 from manual_bp.arithmetic.bounded import Contract
+from manual_bp.oracle.accumulation import accumulated
 from manual_bp.oracle.adapters import from_functions
 from manual_bp.oracle.audit import AuditReport, audit
 from manual_bp.oracle.case import NOT_RECORDED, Case
@@ -19,6 +20,7 @@ __all__ = [
     "Mismatch",
     "Report",
     "Verdict",
+    "accumulated",
     "audit",
     "check",
     "compare",

@@ -79,6 +79,13 @@ def for_inputs(candidate: Any, names: Sequence[str]) -> Vjp:
     return found
 
 
+def for_rule(candidate: Any, rule: Rule) -> Vjp:
+    """The candidate for a rule: one that takes its inputs apart (`accumulated`) wants to know their axes."""
+    bind = vars(candidate).get("of_rule") if inspect.isfunction(candidate) else None
+    found: Vjp = bind(rule) if callable(bind) else candidate
+    return found
+
+
 class Elsewhere(ABC):
     """A candidate that is called in another process, by the functions of this module there."""
 

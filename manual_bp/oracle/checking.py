@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 
 from manual_bp.arithmetic.bounded import Contract, contract_of
-from manual_bp.oracle.calling import for_inputs, require_candidate, variants
+from manual_bp.oracle.calling import for_inputs, for_rule, require_candidate, variants
 from manual_bp.oracle.case import Case, Further
 from manual_bp.oracle.comparison import Comparison
 from manual_bp.oracle.conventions import Conventions
@@ -133,8 +134,9 @@ def compare(
     contract = contract or contract_of(dtype)
     chosen_conventions = Conventions.declared(rule, conventions)
     rule = chosen_conventions.applied(rule)
+    pieces = vars(candidate).get("pieces") if inspect.isfunction(candidate) else None
     if candidate is not None:
-        candidate = for_inputs(candidate, tuple(rule.inputs))
+        candidate = for_rule(for_inputs(candidate, tuple(rule.inputs)), rule)
     declared = Declared.of(rule, hyper, ndim, min_size, given).taking(rule, candidate)
     sizes = sizes or getattr(rule.page, "OWN_SIZES", {})
     lengths_of(rule, sizes)
@@ -180,7 +182,7 @@ def compare(
     report = comparison.finish(is_generated)
     if on_verdict is not None:
         on_verdict(report)
-    comparison.explain(diagnose)
+    comparison.explain(diagnose, pieces)
     return report
 
 

@@ -47,7 +47,7 @@ def formula_of(
     records: cases and what came; those named in `wrong` are asked first.  check: raises when the time is up.
     """
     asked = sorted((r for r in records if r.evidence.row is None), key=lambda r: r.evidence.case.name not in wrong)
-    for formula in sorted(_formulas(rule), key=lambda formula: len(formula.names)):
+    for formula in sorted(formulas(rule), key=lambda formula: len(formula.names)):
         check()
         if asked and _is_near(rule, formula.names, asked[0]):
             other = varied_rule(rule, formula.names)
@@ -56,7 +56,8 @@ def formula_of(
     return None
 
 
-def _formulas(rule: Rule) -> Iterator[Formula]:
+def formulas(rule: Rule) -> Iterator[Formula]:
+    """Every set of conventions, every mistake, and every two."""
     options = {
         name: [None, *(choice for choice, c in of_name.items() if c.varied)]
         for name, of_name in rule.conventions.items()

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from manual_bp.arithmetic.bounded import Contract
+from manual_bp.oracle.accumulation.causes import NEVER_ZEROED, cause_of_pieces, is_never_zeroed
+from manual_bp.oracle.accumulation.pieces import Lengths
 from manual_bp.oracle.calling import call, call_again, call_filled, call_often
 from manual_bp.oracle.case import NOT_RECORDED, Case, Further
 from manual_bp.oracle.combined import formula_of
@@ -221,8 +223,10 @@ class Comparison:
         report.clean()
         return report
 
-    def explain(self, seconds: float) -> None:
-        """Seek why it is wrong for at most so many seconds, and say what was found in the report of `finish`."""
+    def explain(self, seconds: float, pieces: Lengths | None = None) -> None:
+        """Seek why it is wrong for at most so many seconds, and say what was found in the report of `finish`.
+
+        pieces: how the candidate takes the batch apart, if it said so."""
         report = self.report
         explained, shared, deadline = set(self.unwritten), dict[str, str](), Deadline(seconds)
         others = [m for m in report.mismatches if m.case not in self.tried]  # what was found beside the cases is known
@@ -233,6 +237,8 @@ class Comparison:
             report.search = NOT_SOUGHT
         elif wrong:
             several, one = self._combined([m.case for m in others], deadline)
+            if not several:
+                several = self._between_pieces(pieces, deadline)
             report.diagnoses += several
             explained |= wrong if several else set()
             if not several:
@@ -271,6 +277,19 @@ class Comparison:
         if found is None:
             return [], []
         return ([found.sentence], []) if len(found.names) > 1 else ([], [found.sentence])
+
+    def _between_pieces(self, pieces: Lengths | None, deadline: Deadline) -> list[str]:
+        """What is wrong between pieces of the batch, or between steps."""
+        if not self.rule.has_backward or not self.records:
+            return []
+        small = min(self.records, key=lambda r: (r.evidence.row is not None, r.evidence.case.elements))
+        if self.candidate is not None and is_never_zeroed(self.rule, self.candidate, small):
+            return [NEVER_ZEROED]
+        try:
+            said = cause_of_pieces(self.rule, self.records, pieces, deadline.check)
+        except TimeIsUp:
+            return []
+        return [said] if said else []
 
     def _untested(self, argument: str, generated: bool) -> str:
         """Why a required argument was not tested; "" if it was, or need not be."""

@@ -9,13 +9,15 @@ import torch
 
 import manual_bp as bp
 from manual_bp.oracle import compare_optimizer, of_optimizer, of_transformation
-from manual_bp.oracle.optimizers.causes import LOOPS
+from manual_bp.oracle.optimizers.causes import LOOPS, hinted
 from manual_bp.outputs import parts
 from tests.conftest import short
 
 UPDATES = {name: rule for name, rule in bp.RULES.items() if list(rule.inputs)[:2] == ["param", "grad"]}
 COUNTED = next(rule for rule in UPDATES.values() if "step" in rule.hyper and rule.absentable)
 """One that counts steps."""
+LONG = 120.0
+"""Seconds that a search may take on a machine that does other things too."""
 TORCHS = {
     name: cls
     for cls in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop, torch.optim.Adagrad)
@@ -97,7 +99,7 @@ def names_of(rule):
     return {scenario.name for scenario in found}
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("options", [{}, {"foreach": True}], ids=str)
 @pytest.mark.parametrize("rule", TORCHS)
 def test_torch_s_own_is_right(rule, options):
@@ -106,12 +108,13 @@ def test_torch_s_own_is_right(rule, options):
     assert not report.notes
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("rule", [name for name, cls in TORCHS.items() if "fused" in cls.__init__.__annotations__])
 def test_torch_s_fused_one_is_right(rule):
     assert compare_optimizer(TORCHS[rule], rule, fused=True).passed
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=short)
 @pytest.mark.parametrize("rule", TORCHS)
 def test_arithmetic_in_16_bits_is_a_note(rule, dtype):
@@ -122,20 +125,34 @@ def test_arithmetic_in_16_bits_is_a_note(rule, dtype):
 WRONG = [(name, m) for name, rule in UPDATES.items() for m in rule.mistakes]
 
 
-@pytest.mark.thinned(16)
+@pytest.mark.thinned(32)
 @pytest.mark.parametrize(("rule", "mistake"), WRONG, ids=[f"{name}-{m.name}" for name, m in WRONG])
 def test_a_mistake_of_the_page_is_named(rule, mistake):
-    report = compare_optimizer(Stepping(UPDATES[rule], mistake.backward), rule)
+    report = compare_optimizer(Stepping(UPDATES[rule], mistake.backward), rule, diagnose=LONG)
     assert not report.passed
     same = [m for m in UPDATES[rule].mistakes if f"'{m.name}'" in report.diagnoses[0]]
     assert same, str(report)
 
 
-@pytest.mark.parametrize("words", LOOPS)
+STEPPED = (
+    "at each tensor",
+    "has no gradient",
+    "anew",
+    "moments are lost",
+    "whole state",
+    "lr is",
+    "first group",
+    "as with a",
+)
+"""What of LOOPS `Stepping` does; programs of other people's shape stand in the bank of updates."""
+
+
+@pytest.mark.thinned(4)
+@pytest.mark.parametrize("words", [words for words in LOOPS if any(known in words for known in STEPPED)])
 def test_a_wrong_loop_is_named(words):
-    report = compare_optimizer(Stepping(COUNTED, wrong=words), COUNTED)
+    report = compare_optimizer(Stepping(COUNTED, wrong=words), COUNTED, diagnose=LONG)
     assert not report.passed
-    assert report.diagnoses == [words], str(report)
+    assert report.diagnoses == [hinted(words)], str(report)
 
 
 class WithMasters:
@@ -162,7 +179,7 @@ class WithMasters:
         return self
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=short)
 @pytest.mark.parametrize("rule", UPDATES)
 def test_masters_lose_no_updates(rule, dtype):
@@ -171,6 +188,7 @@ def test_masters_lose_no_updates(rule, dtype):
     assert not report.findings
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("rule", TORCHS)
 def test_updates_that_are_lost_are_told(rule):
     report = compare_optimizer(TORCHS[rule], rule, dtype=torch.bfloat16)

@@ -6,18 +6,17 @@ import pytest
 
 from manual_bp.oracle import compare, compare_optimizer
 from tests.oracle.update_bank import PROGRAMS
-from tests.oracle.update_bank.entry import COMPARE
 
 JUDGED = {"compare": compare, "compare_optimizer": compare_optimizer}
-NOT_YET = {program.name for program in PROGRAMS if program.how != COMPARE}
 
 
 def judged(program, **declared):
-    return JUDGED[program.how](program.make(), program.against, **program.options, **declared)
+    """Its report; a cause is sought for as long as it takes on a machine that does other things too."""
+    return JUDGED[program.how](program.make(), program.against, **program.options, **declared, diagnose=120.0)
 
 
-@pytest.mark.thinned(12)
-@pytest.mark.parametrize("program", [p for p in PROGRAMS if p.name not in NOT_YET], ids=lambda p: p.name)
+@pytest.mark.thinned(24)
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda p: p.name)
 def test_what_is_due_is_said(program):
     report = judged(program)
     if program.due == "right":
@@ -28,4 +27,4 @@ def test_what_is_due_is_said(program):
     if program.due == "convention":
         declared = judged(program, conventions=dict(program.declared))
         assert declared.passed, str(declared)
-        assert f"declare conventions={dict(program.declared)}" in report.diagnoses[0]
+        assert "declare conventions=" in report.diagnoses[0]

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
+from itertools import combinations
 
 import torch
 
 from manual_bp.oracle.optimizers.trajectory import Call, Change
+from manual_bp.rule import Rule
+
+# By what gradients and decays are off: counts of pieces and of workers, and scales of losses.
+FACTORS = {"-1": -1.0, "1/2": 0.5, "2": 2.0, "1/3": 1 / 3, "3": 3.0, "1/4": 0.25, "4": 4.0, "1/8": 0.125, "8": 8.0}
+SCALES = {f"2^{power}": 2.0**power for power in (7, 10, 16, -7, -10, -16)}
+LIMITS = (1.0, 0.1, 0.5, 5.0)
+"""To which gradients are usually clipped."""
 
 
 def _t(of: str) -> Change:
@@ -15,6 +24,9 @@ def _t(of: str) -> Change:
             "tensors": (call.t - 1) * call.tensors + call.index + 1,
             "steps": call.steps,
             "load": call.since_load,
+            "twice": 2 * call.t,
+            "late": max(call.t - 1, 1),
+            "early": call.t + 1,
         }[of]
 
     return change
@@ -31,6 +43,10 @@ def _first_group(call: Call) -> None:
     call.hyper.update(call.first_group)
 
 
+def _of_first_group(name: str, call: Call) -> None:
+    call.hyper[name] = call.first_group[name]
+
+
 def _lost(call: Call) -> None:
     call.forgets = call.loaded
 
@@ -40,10 +56,24 @@ def _lost_with_count(call: Call) -> None:
     call.t = call.since_load
 
 
+def _part_lost(name: str, call: Call) -> None:
+    call.lost = (name,) if call.loaded else ()
+
+
+def _exchanged(names: tuple[str, str], call: Call) -> None:
+    call.exchanged = names if call.loaded else ()
+
+
 def _zero_for_none(call: Call) -> None:
     call.t = call.steps
     if call.grad is None:
         call.grad = torch.zeros(())  # of no shape of its own: what it is added to has one
+
+
+def _zero_for_none_undecayed(call: Call) -> None:
+    if call.grad is None:
+        call.hyper["weight_decay"] = 0.0
+    _zero_for_none(call)
 
 
 def _none_for_zero(call: Call) -> None:
@@ -52,10 +82,62 @@ def _none_for_zero(call: Call) -> None:
         call.grad = None
 
 
+def _lazy(call: Call) -> None:
+    call.is_lazy = True
+    call.t = call.steps
+
+
+def _undecayed(of_one_axis: bool, call: Call) -> None:
+    if (call.axes <= 1) == of_one_axis:
+        call.hyper["weight_decay"] = 0.0
+
+
+def _decayed(factor: float, call: Call) -> None:
+    call.hyper["weight_decay"] *= factor
+
+
+def _decayed_by_first(call: Call) -> None:
+    """Decoupled, as if lr were that of the first step."""
+    share = 1 - call.lr_first * call.hyper["weight_decay"]
+    call.hyper["weight_decay"] = 0.0
+    call.enters = lambda param, grad: (share * param, grad)
+
+
+def _scaled(factor: float, call: Call) -> None:
+    call.grad = None if call.grad is None else factor * call.grad
+
+
+def _added_up(call: Call) -> None:
+    call.grad = None if call.grad is None else call.total
+
+
+def _late(call: Call) -> None:
+    call.grad = None if call.grad is None else call.grad_before
+
+
+def _clipped(how: str, limit: float, call: Call) -> None:
+    grad = call.grad
+    if grad is None:
+        return
+    if how == "element":
+        call.grad = grad.clamp(-limit, limit)
+        return
+    several = [g for g in call.grads if g is not None] if how == "all" else [grad]
+    norm = torch.sqrt(torch.stack([g.double().square().sum() for g in several]).sum())
+    call.grad = grad * float(torch.clamp(limit / (norm + 1e-6), max=1.0))
+
+
+def _stored(dtype: torch.dtype, call: Call) -> None:
+    call.stored = dtype
+
+
 LOOPS: Mapping[str, Change] = {
     "t is counted at each tensor, and not once for each step": _t("tensors"),
     "t counts steps in which the parameter has no gradient": _t("steps"),
     "t begins anew when the state is loaded": _t("load"),
+    "t is counted twice in each step": _t("twice"),
+    "t is 1 in the second step too: it is counted after the step": _t("late"),
+    "t is 2 in the first step": _t("early"),
     "the moments are lost when the state is saved and loaded": _lost,
     "the whole state is lost when it is saved and loaded": _lost_with_count,
     "lr is that of the step before": _lr("before"),
@@ -64,4 +146,68 @@ LOOPS: Mapping[str, Change] = {
     "the hyperparameters of the first group are used for all": _first_group,
     "a parameter without a gradient is stepped as with a gradient of 0": _zero_for_none,
     "a gradient of 0 is taken for none": _none_for_zero,
+    "gradients are not set to 0 between steps: those of all steps before are added": _added_up,
+    "the gradient is that of the step before": _late,
+    "rows without a gradient are left alone, their state too (lazy)": _lazy,
 }
+"""Of every page."""
+
+CONVENTIONS: Mapping[str, Mapping[str, str]] = {
+    "schedule": {
+        "this step": "",
+        "the step before": "lr is that of the step before",
+        "the next step": "lr is that of the next step",
+    },
+    "count": {
+        "of its gradients": "",
+        "of all steps": "t counts steps in which the parameter has no gradient",
+    },
+    "no gradient": {
+        "left alone": "",
+        "as 0": "a parameter without a gradient is stepped as with a gradient of 0",
+    },
+    "sparse": {
+        "as zeros": "",
+        "lazy": "rows without a gradient are left alone, their state too (lazy)",
+    },
+}
+"""Loops that are right where they are declared: by name and choice, what LOOPS says of each."""
+
+
+def loops(rule: Rule) -> Iterator[tuple[str, Change]]:
+    """Every wrong loop around the update of a page, the likeliest first."""
+    yield from LOOPS.items()
+    if "weight_decay" in rule.hyper:
+        yield (
+            "no decay of parameters of one axis (biases, norms), though their group has weight_decay",
+            partial(_undecayed, True),
+        )
+        yield "decay of parameters of one axis alone (biases, norms)", partial(_undecayed, False)
+        yield "a parameter without a gradient is stepped as with a gradient of 0, undecayed", _zero_for_none_undecayed
+        yield "decay by the lr of the first step for ever", _decayed_by_first
+        for words, factor in FACTORS.items():
+            yield f"decay is {words} times what is due", partial(_decayed, factor)
+    for name in ("lr", *(name for name in rule.hyper if name not in ("step", "lr"))):
+        yield f"{name} of the first group is used for all", partial(_of_first_group, name)
+    for words, factor in {**FACTORS, **SCALES}.items():
+        yield f"the gradient is {words} times what is due", partial(_scaled, factor)
+    for limit in LIMITS:
+        yield f"gradients are clipped element by element, to {limit:g}", partial(_clipped, "element", limit)
+        yield f"gradients are clipped to {limit:g} by the norm of each tensor", partial(_clipped, "tensor", limit)
+        yield f"gradients are clipped to {limit:g} by the norm of all tensors", partial(_clipped, "all", limit)
+    state = [name for name in rule.inputs if name not in ("param", "grad")]
+    for name in state:
+        yield f"{name} is lost when the state is saved and loaded", partial(_part_lost, name)
+    for a, b in combinations(state, 2):
+        yield f"{a} and {b} are exchanged when the state is saved and loaded", partial(_exchanged, (a, b))
+    for dtype in (torch.bfloat16, torch.float16):
+        yield f"the state is stored in {str(dtype).removeprefix('torch.')}", partial(_stored, dtype)
+
+
+def hinted(words: str) -> str:
+    """What is said of a wrong loop, with what is to be declared where it is meant."""
+    for name, choices in CONVENTIONS.items():
+        for choice, loop in choices.items():
+            if loop == words:
+                return f"{words}; declare conventions={{{name!r}: {choice!r}}} where it is meant"
+    return words

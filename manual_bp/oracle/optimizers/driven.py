@@ -31,7 +31,7 @@ FLAGS: Mapping[str, tuple[str, ...]] = {"max_exp_avg_sq": ("amsgrad",), "grad_av
 
 class Driven(Protocol):
     """An optimiser that is driven.  `has_groups`: whether parameters may come in groups of their own hyperparameters,
-    some without a gradient."""
+    some without a gradient.  `sparse`: whether its gradients are sparse tensors; False if it does not say."""
 
     has_groups: bool
 
@@ -85,17 +85,27 @@ class of_optimizer:
 
     has_groups = True
 
-    def __init__(self, make: Callable[..., Any], *, names: Mapping[str, str] | None = None, **fixed: Any) -> None:
+    def __init__(
+        self,
+        make: Callable[..., Any],
+        *,
+        names: Mapping[str, str] | None = None,
+        sparse: bool = False,
+        **fixed: Any,
+    ) -> None:
         """make: called with parameters in groups, and hyperparameters by name.  names: what it calls those of the page,
-        if it is none of the usual.  fixed: further arguments (foreach=True, capturable=True)."""
-        self._constructor, self._fixed = Constructor(make, names), fixed
+        if it is none of the usual.  sparse: whether gradients come as sparse tensors, of the rows (of one axis: the
+        numbers) that are not 0.  fixed: further arguments (foreach=True, capturable=True)."""
+        self._constructor, self._fixed, self.sparse = Constructor(make, names), fixed, sparse
 
     def takes(self, hyper: str) -> bool:
         return self._constructor.takes(hyper)
 
     def begin(self, groups: Sequence[Sequence[Tensor]], hyper: Sequence[Hyper], lrs: Sequence[Sequence[float]]) -> None:
         self._hyper = hyper
-        self._groups = [[x.detach().clone().requires_grad_() for x in group] for group in groups]
+        # torch's differentiable=True steps with autograd on, where a leaf that requires grad may not be written into.
+        is_leaf = not self._fixed.get("differentiable")
+        self._groups = [[_copied(x).requires_grad_(is_leaf) for x in group] for group in groups]
         arguments = [self._constructor.arguments(each) for each in hyper]
         given = [{"params": group, **own} for group, own in zip(self._groups, arguments, strict=True)]
         self.optimizer = self._constructor.make(given, **{**arguments[0], **self._fixed})
@@ -104,18 +114,30 @@ class of_optimizer:
         params = [x for group in self._groups for x in group]
         for group, lr in zip(self.optimizer.param_groups, lrs, strict=True):
             group["lr"] = lr
-        for x, grad in zip(params, grads, strict=True):
-            x.grad = None if grad is None else grad.clone()
-        self.optimizer.step()
+
+        def backward() -> Tensor:
+            for x, grad in zip(params, grads, strict=True):
+                x.grad = None if grad is None else self._grad(grad)
+            return torch.zeros(())
+
+        backward()
+        closure = inspect.signature(self.optimizer.step).parameters.get("closure")
+        if closure is not None and closure.default is inspect.Parameter.empty:
+            self.optimizer.step(backward)
+        else:
+            self.optimizer.step()
         return [x.detach().clone() for x in params]
+
+    def _grad(self, grad: Tensor) -> Tensor:
+        return grad.to_sparse(1).coalesce() if self.sparse and grad.ndim else grad.clone()
 
     def saved_and_loaded(self) -> of_optimizer:
         file = io.BytesIO()
         torch.save(self.optimizer.state_dict(), file)
         file.seek(0)
-        other = of_optimizer(self._constructor.make, names=self._constructor.names, **self._fixed)
+        other = of_optimizer(self._constructor.make, names=self._constructor.names, sparse=self.sparse, **self._fixed)
         other.begin(self._groups, self._hyper, [])
-        other.optimizer.load_state_dict(torch.load(file))
+        other.optimizer.load_state_dict(torch.load(file, weights_only=False))
         return other
 
 
@@ -164,6 +186,11 @@ class of_transformation:
         loaded = pickle.loads(pickle.dumps([np.asarray(leaf) for leaf in leaves]))
         other._state = jax.tree.unflatten(tree, [jax.numpy.asarray(leaf) for leaf in loaded])
         return other
+
+
+def _copied(x: Tensor) -> Tensor:
+    """A copy in memory of the same order."""
+    return x.detach().clone(memory_format=torch.preserve_format)
 
 
 def _to_jax(x: Tensor) -> Any:

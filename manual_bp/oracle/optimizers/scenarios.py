@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -89,6 +89,13 @@ def scenarios(rule: Rule, driven: Driven, dtype: torch.dtype) -> tuple[list[Scen
     )
     sizes = (1.0, HUGE, TINY, 1.0, TINY, HUGE)
     found.append(run("gradients huge and tiny", [Moment(drawn(size), (rate,)) for size in sizes], given))
+    if getattr(driven, "sparse", False):
+        found.append(run("rows without a gradient", [Moment(_in_rows(drawn(), k), (rate,)) for k in range(STEPS)]))
+        return found, list(dict.fromkeys(untried))
+    transposed = run("a parameter that is transposed", [])
+    params = (transposed.params[0].t(), *transposed.params[1:])
+    moments = [Moment((g[0].t(), *g[1:]), (rate,)) for g in (drawn() for _ in range(STEPS))]
+    found.append(replace(transposed, params=params, hyper=(given,), moments=tuple(moments)))
     if driven.has_groups:
         found += _in_groups(found[-1].params, drawn, ordinary, given, rate)
     else:
@@ -109,6 +116,13 @@ def _options(rule: Rule) -> Iterator[dict[str, Any]]:
         if own and own not in seen:
             seen.append(own)
             yield own
+
+
+def _in_rows(grads: Sequence[Tensor], step: int) -> tuple[Tensor, ...]:
+    """Gradients with a row of zeros, another in each step; of one axis, a number."""
+    return tuple(
+        torch.where((torch.arange(len(g)) == step % len(g)).reshape(-1, *(1,) * (g.ndim - 1)), 0, g) for g in grads
+    )
 
 
 def _with(moments: Sequence[Moment], position: int, **change: Any) -> list[Moment]:

@@ -31,7 +31,11 @@ class Call:
     index: of the tensor.  t: how many steps this tensor has made with this one.  t_moved: and how many of a gradient
     that is not 0.  steps: how many there were in all.  lr_before, lr_next, lr_first: rates of other steps.
     loaded: whether this is the first step after the state was loaded.  since_load: how many there were since.
-    forgets: whether the state is lost before it.
+    forgets: whether the state is lost before it.  lost, exchanged: parts of the state that are.
+    axes: how many the tensor has.  grads: of all tensors.  total: the sum of this and all gradients before;
+    grad_before: that of the step before, 0 in the first.
+    enters: (param, grad) -> what the update is given in place of them.  is_lazy: whether rows (of one axis: numbers)
+    without a gradient are left alone.  stored: in which precision the state is kept.
     """
 
     index: int
@@ -48,9 +52,28 @@ class Call:
     loaded: bool
     since_load: int
     forgets: bool = False
+    lost: tuple[str, ...] = ()
+    exchanged: tuple[str, ...] = ()
+    axes: int = 1
+    grads: tuple[Tensor | None, ...] = ()
+    total: Tensor | None = None
+    grad_before: Tensor | None = None
+    enters: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
+    is_lazy: bool = False
+    stored: torch.dtype | None = None
 
 
 Change = Callable[[Call], None]
+
+
+def all_of(changes: Sequence[Change]) -> Change | None:
+    """Several changes as one, in this order."""
+
+    def change(call: Call) -> None:
+        for each in changes:
+            each(call)
+
+    return change if changes else None
 
 
 def calls(scenario: Scenario, position: int) -> list[Call]:
@@ -58,12 +81,15 @@ def calls(scenario: Scenario, position: int) -> list[Call]:
     group = scenario.group_of(position)
     found, t, moved, since = [], 0, 0, 0
     rates = [moment.lrs for moment in scenario.moments]
+    total = torch.zeros(scenario.params[position].shape, dtype=torch.float64)
+    before = total
     for k, moment in enumerate(scenario.moments):
         grad = moment.grads[position]
         since = 1 if moment.loaded else since + 1
         t += grad is not None
         moved += grad is not None and bool(grad.any())
         hyper = {**scenario.hyper[group], "lr": rates[k][group]}
+        total = total if grad is None else total + grad.double()
         found.append(
             Call(
                 index=position,
@@ -79,8 +105,13 @@ def calls(scenario: Scenario, position: int) -> list[Call]:
                 first_group={**scenario.hyper[0], "lr": rates[k][0]},
                 loaded=moment.loaded,
                 since_load=since,
+                axes=scenario.params[position].ndim,
+                grads=moment.grads,
+                total=total,
+                grad_before=before,
             )
         )
+        before = before if grad is None else grad
     return found
 
 
@@ -93,16 +124,18 @@ def expected(
     change: Change | None = None,
 ) -> list[Tensor]:
     """The parameter after each step, in float64, from those before."""
-    state = _first(rule, scenario, before[0].double())
-    due = []
+    first = _first(rule, scenario, before[0].double())
+    state, due = first, []
     for param, call in zip(before, calls(scenario, position), strict=True):
         if change:
             change(call)
-        if call.forgets:
-            state = _first(rule, scenario, before[0].double())
+        state = _found(state, first, call)
         param = param.double()
         if call.grad is not None:
-            param, state = _stepped(rule, formula, param, call.grad.double(), state, call)
+            after, new = _stepped(rule, formula, param, call.grad.double(), state, call)
+            param, state = _kept(call, param, after), _kept_all(call, state, new)
+            if call.stored is not None:
+                state = {name: None if x is None else x.to(call.stored).double() for name, x in state.items()}
         due.append(param)
     return due
 
@@ -115,24 +148,64 @@ def allowances(
     formula: Formula,
     contract: Contract,
     change: Change | None = None,
+    state_error: StateError = 0.0,
 ) -> list[Tensor]:
-    """How far off each may be."""
-    state, found = _entered(_first(rule, scenario, before[0].double()), contract), []
-    for param, call in zip(before, calls(scenario, position), strict=True):
+    """How far off each may be.  state_error: how far off the state may be read again."""
+    first = _entered(_first(rule, scenario, before[0].double()), contract)
+    state, found = first, []
+    exact = expected(rule, scenario, position, before, formula, change) if state_error else []
+    for k, (param, call) in enumerate(zip(before, calls(scenario, position), strict=True)):
         if change:
             change(call)
-        if call.forgets:
-            state = _entered(_first(rule, scenario, before[0].double()), contract)
+        state = _found(state, first, call)
         if call.grad is None:
             found.append(torch.zeros(param.shape, dtype=torch.float64))
             continue
         with torch.no_grad(), Paging():
             stands_for = _hidden(enter(param, contract), contract)
             grad = enter(call.grad, contract)
-            after, state = _stepped(rule, formula, stands_for, grad, state, call)
-        state = {name: _stored(x, contract) for name, x in state.items()}
-        found.append(leave(after, contract))
+            after, new = _stepped(rule, formula, stands_for, grad, state, call)
+            after, new = _kept(call, stands_for, after), _kept_all(call, state, new)
+        state = {name: _stored(x, contract, state_error) for name, x in new.items()}
+        width = leave(after, contract)
+        if state_error:
+            assert isinstance(after, Bounded)
+            width = width + (after.value - exact[k]).abs().nan_to_num(torch.inf, torch.inf)
+        found.append(width)
     return found
+
+
+StateError = float | torch.dtype
+"""How far off a part of the state may be when it is read again: a share of the largest number of its tensor, or half a
+place of each number in a dtype."""
+
+
+def _found(state: dict[str, Tensor | None], first: dict[str, Tensor | None], call: Call) -> dict[str, Tensor | None]:
+    """The state before a step, as a wrong loop may leave it."""
+    if call.forgets:
+        return first
+    state = {name: first[name] if name in call.lost else x for name, x in state.items()}
+    if call.exchanged and all(state.get(name) is not None for name in call.exchanged):
+        a, b = call.exchanged
+        state = {**state, a: state[b], b: state[a]}
+    return state
+
+
+def _kept_all(
+    call: Call, old: Mapping[str, Tensor | None], new: Mapping[str, Tensor | None]
+) -> dict[str, Tensor | None]:
+    return {
+        name: x if x is None or (before := old[name]) is None else _kept(call, before, x) for name, x in new.items()
+    }
+
+
+def _kept(call: Call, old: Tensor, new: Tensor) -> Tensor:
+    """What is left of a step where rows without a gradient are left alone."""
+    if not call.is_lazy or call.grad is None:
+        return new
+    there = call.grad != 0
+    rows = there.reshape(len(there), -1).any(1).reshape(-1, *(1,) * (there.ndim - 1)) if there.ndim > 1 else there
+    return torch.where(rows.expand(there.shape), new, old)
 
 
 def _first(rule: Rule, scenario: Scenario, like: Tensor) -> dict[str, Tensor | None]:
@@ -145,6 +218,8 @@ def _first(rule: Rule, scenario: Scenario, like: Tensor) -> dict[str, Tensor | N
 def _stepped(
     rule: Rule, formula: Formula, param: Tensor, grad: Tensor, state: Mapping[str, Tensor | None], call: Call
 ) -> tuple[Tensor, dict[str, Tensor | None]]:
+    if call.enters:
+        param, grad = call.enters(param, grad)
     counted = {"step": call.t} if "step" in rule.hyper else {}
     hyper = {name: value for name, value in {**rule.ordinary, **call.hyper, **counted}.items() if name in rule.hyper}
     results = dict(zip(rule.outputs, parts(formula(param=param, grad=grad, **state, **hyper)), strict=True))
@@ -155,13 +230,15 @@ def _entered(state: Mapping[str, Tensor | None], contract: Contract) -> dict[str
     return {name: None if x is None else enter(x, contract) for name, x in state.items()}
 
 
-def _stored(x: Tensor | None, contract: Contract) -> Tensor | None:
+def _stored(x: Tensor | None, contract: Contract, state_error: StateError) -> Tensor | None:
     """A part of the state in between: stored, and read again."""
     if x is None:
         return None
     assert isinstance(x, Bounded)
     stored = converted(x, dtype=contract.storage)
     assert isinstance(stored, Bounded)
+    if state_error and stored.numel():
+        stored = _quantised(stored, state_error)
     return converted(stored, dtype=contract.compute)
 
 
@@ -173,3 +250,16 @@ def _hidden(param: Tensor, contract: Contract) -> Tensor:
     assert isinstance(param, Bounded)
     half = torch.finfo(contract.storage).eps / 2 * param.value.abs()
     return Bounded(param.value, torch.maximum(param.error, half), param.dtype)
+
+
+def _quantised(x: Bounded, state_error: StateError) -> Bounded:
+    """A part of the state that is as far off as was declared; a mean of squares is not below 0 for that."""
+    if isinstance(state_error, torch.dtype):
+        share = torch.finfo(state_error)
+        off = share.eps / 2 * (x.value.abs() + x.error) + share.smallest_normal * share.eps / 2
+    else:
+        off = state_error * (x.value.abs() + x.error).max().expand(x.shape)
+    low, high = x.value - x.error - off, x.value + x.error + off
+    if bool((x.value >= 0).all()):
+        low = low.clamp(min=0)
+    return Bounded((low + high) / 2, (high - low) / 2, x.dtype)

@@ -178,6 +178,8 @@ def varied_step(
     elif "correction outside the root" in names:
         denominator = torch.sqrt(used) / correction2 + eps
     update = lr * m_hat / denominator
+    if "the step clamped to lr" in names:
+        update = lr * (m_hat / denominator).clamp(-1, 1)
     if "lr inside the moment" in names:
         m = b1 * exp_avg + lr * (one - b1) * grad
         update = m / (one - b1**t) / denominator
@@ -299,6 +301,9 @@ def adam_mistakes(varied: Varied) -> tuple[Mistake, ...]:
             "one square for the whole tensor",
             "that each number has a second moment of its own, not one that is the mean over its tensor",
             "for more than one number",
+        ),
+        mistake(
+            "the step clamped to lr", "that a step may be longer than lr", "where the newest gradient is the longest"
         ),
         mistake("correction outside the root", "that the correction divides v, below the root", "in the first steps"),
         mistake(

@@ -75,25 +75,27 @@ WRONG = [
     wrong("gradient clipped by value", "clipped element by element", lambda: adam("clipped element by element")),
     wrong(
         "gradient clipped by each tensor's norm",
-        "clipped by the norm of each tensor",
+        "by the norm of each tensor",
         lambda: adam("clipped by its own norm"),
     ),
     wrong("gradient halved", "1/2 times", lambda: adam("the gradient halved")),
-    wrong("t counted twice a step", "t is counted twice", lambda: adam("t counted twice")),
+    wrong("t counted twice a step", "t counted twice", lambda: adam("t counted twice")),
     wrong("decay after the step", "decay after the step", lambda: adam("decay after the step")),
     wrong("decay without lr", "decay without lr", lambda: adam("decay without lr")),
     wrong("no decay", "decay forgotten", lambda: adam("no decay")),
     wrong("decay twice", "decay twice", lambda: adam("decay twice")),
-    wrong(
-        "decay coupled and decoupled", "decay in the gradient as well", lambda: adam("decay in the gradient as well")
-    ),
+    wrong("decay coupled and decoupled", "decay coupled as well", lambda: adam("decay in the gradient as well")),
     wrong("decay by lr²", "decay by lr squared", lambda: adam("decay by the square of lr")),
     wrong("decay at the first lr", "decay by the lr of the first step", lambda: adam("decay relative to the first lr")),
     wrong("L2 in AdamW", "decay coupled", lambda: adam("", decoupled=False)),
     wrong("v without 1 − β₂", "second moment without 1 − β₂", lambda: adam("v without 1 - b2")),
     wrong("corrected m stored", "corrected", lambda: adam("corrected m stored")),
-    wrong("one root for the whole tensor", "mean of the tensor", lambda: adam("the root of one mean for the tensor")),
-    wrong("update clipped", "clipped", lambda: adam("clipped update")),
+    wrong(
+        "one root for the whole tensor",
+        "one square for the whole tensor",
+        lambda: adam("the root of one mean for the tensor"),
+    ),
+    wrong("update clipped", "clamped", lambda: adam("clipped update")),
     wrong("lr of the step before", "lr is that of the step before", lambda: adam("lr of the step before")),
     wrong("step count lost", "t begins anew when the state is loaded", lambda: adam("", **loaded(_no_count))),
     wrong("moments lost", "the moments are lost", lambda: adam("", **loaded(_no_moments))),
@@ -247,7 +249,9 @@ RIGHT = [
     right("fused", lambda: of_optimizer(torch.optim.AdamW, fused=True)),
     right("fused sgd", lambda: of_optimizer(torch.optim.SGD, fused=True), "sgd_update"),
     right("fused adagrad", lambda: of_optimizer(torch.optim.Adagrad, fused=True), "adagrad_update"),
-    right("capturable", lambda: of_optimizer(torch.optim.AdamW, capturable=True)),
+    wrong(
+        "capturable, which torch refuses here", "capturable", lambda: of_optimizer(torch.optim.AdamW, capturable=True)
+    ),
     right("lr a tensor", lambda: of_optimizer(_TensorLr)),
     right("differentiable", lambda: of_optimizer(torch.optim.AdamW, differentiable=True)),
     right("decoupled_weight_decay", lambda: of_optimizer(torch.optim.Adam, decoupled_weight_decay=True)),
@@ -260,7 +264,13 @@ RIGHT = [
     right("8-bit states, declared", lambda: EightBit, state_error=1 / 127),
     right("sparse gradients, sgd", lambda: of_optimizer(torch.optim.SGD, sparse=True), "sgd_update"),
     right("sparse gradients, adagrad", lambda: of_optimizer(torch.optim.Adagrad, sparse=True), "adagrad_update"),
-    right("SparseAdam", lambda: of_optimizer(torch.optim.SparseAdam, sparse=True), "adam_update"),
+    convention(
+        "SparseAdam",
+        "eps before the correction",
+        {"eps": "before the correction", "sparse": "lazy"},
+        lambda: of_optimizer(torch.optim.SparseAdam, sparse=True),
+        "adam_update",
+    ),
     convention(
         "eps of TensorFlow", "eps before the correction", {"eps": "before the correction"}, lambda: adam("eps hat")
     ),

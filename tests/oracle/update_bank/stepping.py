@@ -15,6 +15,7 @@ class Adam(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
         self.count = 0
         self.rates = [group["lr"] for group in self.param_groups]
+        self.first = {p: group["lr"] for group in self.param_groups for p in group["params"]}
 
     def begin_step(self):
         self.count += 1
@@ -59,7 +60,7 @@ class Adam(torch.optim.Optimizer):
             if fault == "decay by the square of lr":
                 p.mul_(1 - lr * lr * decay)
             elif fault == "decay relative to the first lr":
-                p.mul_(1 - self.defaults["lr"] * decay)
+                p.mul_(1 - self.first[p] * decay)
             elif fault not in ("decay after the step", "no decay"):
                 p.mul_(1 - (1 if fault == "decay without lr" else lr) * decay)
         else:
@@ -67,9 +68,6 @@ class Adam(torch.optim.Optimizer):
         m, v = s["exp_avg"], s["exp_avg_sq"]
         m.mul_(b1).add_(g, alpha=1 - b1)
         v.mul_(b2).add_(g * g, alpha=1 if fault == "v without 1 - b2" else 1 - b2)
-        if fault == "moments in bfloat16":
-            m.copy_(m.bfloat16())
-            v.copy_(v.bfloat16())
         tc = max(t - 1, 1) if fault == "t late" else t
         m_hat, v_hat = m / (1 - b1**tc), v / (1 - b2**tc)
         if fault == "the root of one mean for the tensor":
@@ -86,6 +84,9 @@ class Adam(torch.optim.Optimizer):
         p.sub_(lr * update)
         if fault == "decay after the step" and self.decoupled:
             p.mul_(1 - lr * decay)
+        if fault == "moments in bfloat16":
+            m.copy_(m.bfloat16())
+            v.copy_(v.bfloat16())
         if fault == "corrected m stored":
             m.copy_(m_hat)
 

@@ -1,0 +1,109 @@
+"""Seeking why an optimiser is wrong: another formula of the page, or another loop around it, that gives its runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from manual_bp.oracle.combined import formulas
+from manual_bp.oracle.conventions import told, varied_mistakes
+from manual_bp.oracle.diagnosis.deadline import Deadline, TimeIsUp
+from manual_bp.oracle.errors import ulp
+from manual_bp.oracle.optimizers.causes import hinted, loops
+from manual_bp.oracle.optimizers.judgement import Judging, Run
+from manual_bp.oracle.optimizers.trajectory import Change, Formula
+
+# A wrong program that explains what came is nearer to it than what is due by a factor of this, where that is far off.
+NEARER = 16
+
+Program = tuple[str, Formula | None, Change | None]
+"""What is said, the formula, and the loop; None for the page's own."""
+
+
+def causes(judging: Judging, wrong: Sequence[Run], deadline: Deadline) -> list[str]:
+    """What is wrong in all of these runs, one thing or two; or in most of them."""
+    runs = sorted(wrong, key=lambda run: -max(run.ratios.values()))  # what is most wrong rules most out
+    one = list(_one(judging))
+    try:
+        for words, formula, change in (*one, *_two(judging)):
+            deadline.check()
+            is_another = False
+            for run in runs:
+                found = _is(judging, run, formula, change)
+                if found is None:
+                    break
+                is_another |= found
+            else:
+                if is_another:
+                    return [words]
+        numbers = []
+        for words, formula, change in one:
+            number = 0
+            for k, run in enumerate(runs):
+                deadline.check()
+                number += bool(_is(judging, run, formula, change))
+                if 2 * (k + 1 - number) >= len(runs):  # it cannot be most of them
+                    break
+            else:
+                numbers.append((number, words))
+    except TimeIsUp:
+        return []
+    most, words = max(numbers, key=lambda each: each[0], default=(0, ""))
+    return [f"{words} (in {most} of {len(runs)} runs that are wrong)"] if most else []
+
+
+def _one(judging: Judging) -> Iterator[Program]:
+    """One thing that is wrong, the page's first."""
+    rule = judging.rule
+    for m in rule.mistakes:
+        yield told(rule, f"it is the known mistake '{m.name}': it forgets {m.forgets}"), _formula(m.backward), None
+    for words, change in loops(rule):
+        yield hinted(words), None, change
+
+
+def _two(judging: Judging) -> Iterator[Program]:
+    """Two things that are wrong, or several conventions."""
+    rule = judging.rule
+    for found in formulas(rule) if varied_mistakes(rule) else ():
+        if len(found.names) > 1:
+            yield found.sentence, partial(rule.page.varied, found.names), None
+
+
+def _formula(backward: Callable[..., Any] | None) -> Formula:
+    assert backward is not None
+    return lambda **given: backward(**given)
+
+
+def _is(judging: Judging, run: Run, formula: Formula | None, change: Change | None) -> bool | None:
+    """Whether a run that is that of a wrong program is visibly that of no right one; None if it is not."""
+    is_another = False
+    for position in range(len(run.scenario.params)):
+        try:
+            wrong = judging.due(run, position, formula, change)
+            if _is_far(run, position, wrong):
+                return None
+            own = judging.allowed(run, position, formula, change)
+        except (ArithmeticError, ValueError):  # t = 0 is refused, or divides
+            return None
+        # The comparison with what is due has the page's widths; a wrong program has its own beside.
+        wider = [a + b for a, b in zip(run.allowed[position], own, strict=True)]
+        worst = judging.worst(run, position, wrong, wider)
+        if worst is None or worst[0] > 1:
+            return None
+        due = run.due[position]
+        is_another |= any(bool((~((x - w).abs() <= b)).any()) for x, w, b in zip(due, wrong, wider, strict=True))
+    return is_another
+
+
+def _is_far(run: Run, position: int, wrong: Sequence[Tensor]) -> bool:
+    """Whether the numbers that came are no nearer to those of a wrong program than to those that are due, by far: then
+    nobody need know how far off that program may be."""
+    for got, due, x in zip(run.after(position), run.due[position], wrong, strict=True):
+        to_due, to_wrong = (got.double() - due).abs(), (got.double() - x).abs()
+        told = to_due.isfinite() & to_wrong.isfinite() & (to_due > NEARER**2 * ulp(due, got.dtype))
+        if bool((told & (to_wrong > to_due / NEARER)).any()):
+            return True
+    return False

@@ -1,0 +1,95 @@
+"""Gradients that are made of pieces: right ones agree with the whole batch's, and what goes wrong between is named."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import manual_bp as bp
+from manual_bp.oracle import accumulated, compare
+
+RIGHT = {
+    "a sum over unequal pieces": (lambda: accumulated(bp.linear.vjp, [2, 1]), "linear"),
+    "a cost that is a sum": (lambda: accumulated(bp.softmax_cross_entropy.vjp, 3), "softmax_cross_entropy"),
+    "a mean over rows, by rows": (lambda: accumulated(bp.square_loss.vjp, [2, 1], by="rows"), "square_loss"),
+}
+OPTIONS = {"a cost that is a sum": {"hyper": {"reduction": "sum"}}}
+
+
+def kept():
+    """Gradients that go on adding up."""
+    sums = {}
+
+    def vjp(inputs, dy):
+        y, (dx, *grads) = bp.linear.vjp(inputs, dy)
+        for name, grad in enumerate(grads):
+            key = name, grad.shape, grad.dtype
+            sums[key] = sums.get(key, 0) + grad
+        return y, (dx, *(sums[name, grad.shape, grad.dtype].clone() for name, grad in enumerate(grads)))
+
+    return vjp
+
+
+WRONG = {
+    "means of unequal pieces": (
+        lambda: accumulated(bp.square_loss.vjp, [2, 1], by="mean"),
+        "square_loss",
+        "it is the mean of the pieces' means, though the pieces are unequal",
+    ),
+    "means added up": (
+        lambda: accumulated(bp.softmax_cross_entropy.vjp, 2),
+        "softmax_cross_entropy",
+        "the means of the pieces are added up",
+    ),
+    "rows in place of tokens": (
+        lambda: accumulated(bp.softmax_cross_entropy.vjp, 2, by="rows"),
+        "softmax_cross_entropy",
+        "the pieces are weighed by their rows, and not by the rows or tokens that count",
+    ),
+    "a sum divided by the workers": (
+        lambda: accumulated(bp.linear.vjp, 2, by="mean"),
+        "linear",
+        "double division by the number of pieces, or workers",
+    ),
+    "not set to 0": (kept, "linear", "gradients are not set to 0 between steps"),
+}
+
+
+@pytest.mark.thinned(2)
+@pytest.mark.parametrize("name", RIGHT)
+def test_what_adds_up_rightly_is_right(name):
+    make, rule = RIGHT[name]
+    report = compare(make(), rule, **OPTIONS.get(name, {}))
+    assert report.passed, str(report)
+
+
+@pytest.mark.thinned(2)
+@pytest.mark.parametrize("name", WRONG)
+def test_what_goes_wrong_between_pieces_is_named(name):
+    make, rule, words = WRONG[name]
+    report = compare(make(), rule, diagnose=120.0)
+    assert not report.passed
+    assert words in report.diagnoses[0], str(report)
+
+
+def test_what_is_no_way_to_take_a_batch_apart_is_refused():
+    with pytest.raises(ValueError, match="pieces must be a number of pieces"):
+        accumulated(bp.linear.vjp, 0)
+    with pytest.raises(ValueError, match="by must be one of"):
+        accumulated(bp.linear.vjp, 2, by="tokens")
+    report = compare(accumulated(bp.linear.vjp, lambda n: [n + 1]), "linear")
+    assert "pieces must add up to the batch of" in report.mismatches[0].detail
+
+
+def test_pieces_of_somebody_s_function():
+    def cost(x, weight):
+        return torch.tanh(x @ weight.T).square().sum()
+
+    def piece(inputs, dy):
+        x, weight = inputs
+        h = torch.tanh(x @ weight.T)
+        da = dy * 2 * h * (1 - h * h)
+        return h.square().sum(), (da @ weight, da.T @ x)
+
+    report = compare(accumulated(piece, [2, 1]), cost, inputs={"x": (6, 5), "weight": (3, 5)})
+    assert report.passed, str(report)
