@@ -15,6 +15,7 @@ from torch import Tensor
 from manual_bp.arithmetic.bounded import Contract
 from manual_bp.oracle.conventions import varied_mistakes, varied_rule
 from manual_bp.oracle.diagnosis import Record
+from manual_bp.oracle.diagnosis.deadline import Deadline, TimeIsUp
 from manual_bp.oracle.errors import errors
 from manual_bp.oracle.evidence import Evidence, evidence
 from manual_bp.outputs import parts
@@ -31,6 +32,26 @@ class Formula(NamedTuple):
 
     names: frozenset[str]
     sentence: str
+
+
+def known(
+    rule: Rule,
+    records: Sequence[Record],
+    wrong: Sequence[str],
+    contract: Contract,
+    dtype: torch.dtype,
+    deadline: Deadline,
+) -> tuple[list[str], list[str]]:
+    """What a candidate is if it is several things at once, or else one, of those that the page knows: a sentence."""
+    if not hasattr(rule.page, "varied"):
+        return [], []
+    try:
+        found = formula_of(rule, records, wrong, contract, dtype, deadline.check)
+    except TimeIsUp:
+        return [], []
+    if found is None:
+        return [], []
+    return ([found.sentence], []) if len(found.names) > 1 else ([], [found.sentence])
 
 
 def formula_of(

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from manual_bp.arithmetic.bounded import Contract
-from manual_bp.oracle.accumulation.causes import NEVER_ZEROED, cause_of_pieces, is_never_zeroed
+from manual_bp.oracle.accumulation.causes import between_pieces, between_steps
 from manual_bp.oracle.accumulation.pieces import Lengths
 from manual_bp.oracle.calling import call, call_again, call_filled, call_often
 from manual_bp.oracle.case import NOT_RECORDED, Case, Further
-from manual_bp.oracle.combined import formula_of
+from manual_bp.oracle.combined import known
 from manual_bp.oracle.conventions import Conventions, told
 from manual_bp.oracle.declared import NOTHING, Declared, untaken
 from manual_bp.oracle.diagnosis import Record, diagnose
-from manual_bp.oracle.diagnosis.deadline import Deadline, TimeIsUp
+from manual_bp.oracle.diagnosis.deadline import Deadline
 from manual_bp.oracle.evidence import Evidence, certified_module
 from manual_bp.oracle.invocation import Call, passable
 from manual_bp.oracle.judgement import Judge
@@ -236,13 +236,19 @@ class Comparison:
         if wrong and not seconds:
             report.search = NOT_SOUGHT
         elif wrong:
-            several, one = self._combined([m.case for m in others], deadline)
-            if not several:
-                several = self._between_pieces(pieces, deadline)
+            cases = [m.case for m in others]
+            several, one = known(self.rule, self.records, cases, self.contract, self.dtype, deadline)
+            several = several or between_steps(self.rule, self.candidate, self.records)
+            if pieces is not None and not several:
+                several = between_pieces(self.rule, self.records, pieces, deadline)
             report.diagnoses += several
             explained |= wrong if several else set()
             if not several:
                 shared = self._sought(wrong, explained, deadline.left, one)
+            if not report.diagnoses:
+                late = Deadline(max(deadline.left, seconds / 4))
+                report.diagnoses += between_pieces(self.rule, self.records, None, late)
+                explained |= wrong if report.diagnoses else set()
         where = where_raised(self.raised, self.answered, self.rule)
         # Why its numbers are wrong says more than where it gives none.
         report.diagnoses = report.diagnoses + where if wrong else where + report.diagnoses
@@ -265,31 +271,6 @@ class Comparison:
         explained |= found.explained if said or not otherwise else wrong
         report.search = found.search
         return found.shared
-
-    def _combined(self, cases: Sequence[str], deadline: Deadline) -> tuple[list[str], list[str]]:
-        """What it is if it is several things at once, or else one, of those that the page knows."""
-        if not hasattr(self.rule.page, "varied"):
-            return [], []
-        try:
-            found = formula_of(self.rule, self.records, cases, self.contract, self.dtype, deadline.check)
-        except TimeIsUp:
-            return [], []
-        if found is None:
-            return [], []
-        return ([found.sentence], []) if len(found.names) > 1 else ([], [found.sentence])
-
-    def _between_pieces(self, pieces: Lengths | None, deadline: Deadline) -> list[str]:
-        """What is wrong between pieces of the batch, or between steps."""
-        if not self.rule.has_backward or not self.records:
-            return []
-        small = min(self.records, key=lambda r: (r.evidence.row is not None, r.evidence.case.elements))
-        if self.candidate is not None and is_never_zeroed(self.rule, self.candidate, small):
-            return [NEVER_ZEROED]
-        try:
-            said = cause_of_pieces(self.rule, self.records, pieces, deadline.check)
-        except TimeIsUp:
-            return []
-        return [said] if said else []
 
     def _untested(self, argument: str, generated: bool) -> str:
         """Why a required argument was not tested; "" if it was, or need not be."""

@@ -11,6 +11,8 @@ from torch import Tensor
 from manual_bp.oracle.accumulation.pieces import Apart, Lengths, lengths_of
 from manual_bp.oracle.case import Case
 from manual_bp.oracle.diagnosis import Record
+from manual_bp.oracle.diagnosis.deadline import Deadline, TimeIsUp
+from manual_bp.oracle.invocation import invoked
 from manual_bp.outputs import parts
 from manual_bp.rule import Rule, Vjp
 
@@ -226,6 +228,25 @@ def _share(k: int, up: bool, n: int) -> list[int]:
     return lengths_of([max(-(-n // k) if up else n // k, 1)], n)
 
 
+def between_steps(rule: Rule, candidate: Vjp | None, records: Sequence[Record]) -> list[str]:
+    """What is wrong between calls, in words."""
+    if candidate is None or not rule.has_backward or not records:
+        return []
+    small = min(records, key=lambda r: (r.evidence.row is not None, r.evidence.case.elements))
+    return [NEVER_ZEROED] if is_never_zeroed(rule, candidate, small) else []
+
+
+def between_pieces(rule: Rule, records: Sequence[Record], pieces: Lengths | None, deadline: Deadline) -> list[str]:
+    """What is wrong between pieces of the batch, in words."""
+    if not rule.has_backward:
+        return []
+    try:
+        said = cause_of_pieces(rule, records, pieces, deadline.check)
+    except TimeIsUp:
+        return []
+    return [said] if said else []
+
+
 def cause_of_pieces(rule: Rule, records: Sequence[Record], pieces: Lengths | None, check: Callable[[], None]) -> str:
     """What is wrong between the pieces of a batch, if that gives all that came; "" if nothing does.
 
@@ -310,18 +331,25 @@ def is_never_zeroed(rule: Rule, candidate: Vjp, record: Record) -> bool:
     """Whether calls on the same numbers add up: what is due comes, and again, and again."""
     case = record.evidence.case
     results: list[tuple[Any, ...]] = []
-    try:
-        for _ in range(3):
-            again = case.with_tensors(x.clone() for x in case.tensors)
-            _, grads = candidate(again.inputs, again.dy, **again.hyper)
-            results.append(tuple(None if g is None else g.detach().cpu().double().clone() for g in grads))
-    except Exception:  # whatever somebody's function raises
-        return False
+    for _ in range(3):
+        _, raw, _ = invoked(candidate, rule, case)
+        grads = (raw or ())[len(rule.outputs) :]
+        if not grads or not all(g is None or isinstance(g, Tensor) for g in grads):
+            return False
+        results.append(tuple(None if g is None else g.detach().cpu().double().clone() for g in grads))
     added = False
     due = record.evidence.expected[len(rule.outputs) :]
     width = record.evidence.allowance[len(rule.outputs) :]
     for a, b, c, x, w in zip(*results, due, width, strict=True):
-        if a is None or x is None or w is None or a.shape != x.shape or bool((a == b).all()):
+        if (
+            a is None
+            or b is None
+            or c is None
+            or x is None
+            or w is None
+            or not a.shape == b.shape == c.shape == x.shape
+            or bool((a == b).all())
+        ):
             continue
         near = 16 * w + 1e-5 * (c.abs() + x.abs())
         if bool(((b - a - x).abs() > near).any() or ((c - b - x).abs() > near).any()):
