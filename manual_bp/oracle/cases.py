@@ -235,11 +235,14 @@ def _ends(grad: Tensor) -> bool:
 
 
 def _is_defined(rule: Rule, case: Case) -> bool:
+    """Whether there is a y, of the cotangent's shape: where an edge says what dy is, y may have another one with other
+    hyperparameters."""
     try:
-        rule.forward(*case.inputs, **case.hyper)
+        y, _ = rule.forward(*case.inputs, **case.hyper)
     except ValueError:
         return False
-    return True
+    both = zip(parts(y), parts(case.dy), strict=True) if rule.has_backward else ()
+    return all(a is None or d is None or a.shape == d.shape for a, d in both)
 
 
 def _is_sound(rule: Rule, case: Case) -> bool:

@@ -1,12 +1,12 @@
 """Upsampling: more places, whose numbers are taken from the nearest ones or lie between them.
 
-Each axis of space (1, 2 or 3) gets `scale` times as many places, a whole number, by itself.  With n places before and
-place l after, one axis gives
+Each axis of space (1, 2 or 3) gets `scale` times as many places, a whole number, by itself.  With n places before, m
+after, and place l of these, one axis gives
 
     nearest                y_l = x_i,                         i = ⌊l / scale⌋
     linear                 y_l = (1 − λ) x_i + λ x_{i+1},     i = ⌊q⌋,  λ = q − i
         align_corners=False    q = max((l + ½) / scale − ½, 0):  places are cells, whose centres are compared
-        align_corners=True     q = l (n − 1) / (scale n − 1):    the first and the last number stay at the ends
+        align_corners=True     q = l (n − 1) / (m − 1):          the first and the last number stay at the ends
 
 and x_{i+1} is x_i again behind the last.  Several axes are done one after another, which gives bilinear and trilinear
 interpolation.
@@ -14,12 +14,16 @@ interpolation.
 Derivation.  On one axis y = A x with a matrix A that does not depend on x, so dx = Aᵀ dy: what a place gave, with which
 weight, it is given back.
 
-    nearest    dx_i = Σ_{l: ⌊l / scale⌋ = i} dy_l,   the sum of a block of scale places
+    nearest    dx_i = Σ_{l: ⌊l / scale⌋ = i} dy_l,   where scale is whole the sum of a block of scale places
     linear     dx_i = Σ_{l: ⌊q⌋ = i} (1 − λ_l) dy_l + Σ_{l: ⌊q⌋ + 1 = i} λ_l dy_l
 
 A of several axes is the product of those of each, in any order, and so is its transpose.
 
-q is a fraction of whole numbers, so that i is found in whole numbers, and λ as so many parts of one.  Where q is a
+A scale is whole, or one fraction a / b for all axes, of whole numbers up to 1024: of 5 places 7 / 5 makes 7, and 3 / 5
+makes 3, so that some of those before may get nothing.  The floating-point number 1.4 stands for 7 / 5.  What makes a
+part of a place is refused: libraries round it down, and differ in whether q is then made of the scale or of m / n.
+
+So q is a fraction of whole numbers, i is found in whole numbers, and λ as so many parts of one.  Where q is a
 floating-point number, as in torch, λ = q − i has lost as many digits as i has: at the 1000th place three of the seven
 of float32.
 
@@ -27,7 +31,9 @@ Source: Gonzalez & Woods, "Digital Image Processing", section 2.4.4; Odena, Dumo
 Checkerboard Artifacts" (Distill, 2016).
 """
 
+import math
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -35,7 +41,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from manual_bp.inputs import Edge, Input, Mistake, Value, normal, require
-from manual_bp.rules.convolution._space import PerAxis, per_axis
+
+Scale = tuple[tuple[int, int], ...]
+"""a and b of each axis."""
 
 
 class Residuals(NamedTuple):
@@ -44,7 +52,7 @@ class Residuals(NamedTuple):
     batch: int
     channels: int
     space: tuple[int, ...]
-    scale: tuple[int, ...]
+    scale: Scale
     mode: str
     align_corners: bool
 
@@ -52,17 +60,19 @@ class Residuals(NamedTuple):
 def forward(
     x: Float[Tensor, "batch channels *space"],
     *,
-    scale: int | tuple[int, ...],
+    scale: int | float | tuple[int, ...],
     mode: Literal["nearest", "linear"] = "nearest",
     align_corners: bool = False,
 ) -> tuple[Float[Tensor, "batch channels *steps"], Residuals]:
     axes = x.ndim - 2
     require(1 <= axes <= 3, "upsample: there must be 1, 2 or 3 axes of space", axes, "Reshape x.")
-    each = per_axis("upsample: scale", scale, axes)
-    require(min(each) >= 1, "upsample: scale must be a whole number of at least 1", each, "")
+    each = _fractions(scale, axes)
     require(min(x.shape[1:]) >= 1, "upsample: there must be a channel, and a place on each axis", tuple(x.shape), "")
     must = "upsample: align_corners says where numbers stand between which others lie"
     require(mode == "linear" or not align_corners, must, f"mode = {mode!r}", 'Pass mode="linear", or leave it out.')
+    is_whole = all(n * a % b == 0 for n, (a, b) in zip(x.shape[2:], each, strict=True))
+    must = "upsample: scale must make a whole number of places on each axis"
+    require(is_whole, must, f"{scale} times {tuple(x.shape[2:])}", "Pass m / n for m places.")
     y = _up(x, each, mode, align_corners)
     return y, Residuals(x.shape[0], x.shape[1], tuple(x.shape[2:]), each, mode, align_corners)
 
@@ -84,26 +94,55 @@ class _Between(NamedTuple):
     parts: int
 
 
-def _between(length: int, times: int, align_corners: bool, like: Tensor) -> _Between:
-    after = torch.arange(length * times, device=like.device)
+MOST = 1024
+"""Of a and b: such fractions are further apart than float64 rounds, and what is made of them is a number in float32."""
+
+
+def _fractions(scale: float | tuple[int, ...], axes: int) -> Scale:
+    """The scale of each axis.  Raises ValueError for what is no such fraction."""
+    each = (scale,) * axes if isinstance(scale, int | float) else scale
+    must = f"upsample: scale must be a number, or one for each axis of space, of which there are {axes}"
+    require(len(each) == axes, must, scale, "")
+    found = [Fraction(number).limit_denominator(MOST) for number in each]
+    for number, fraction in zip(each, found, strict=True):
+        is_small = fraction.denominator == 1 or fraction.numerator <= MOST
+        must = f"upsample: scale must be whole and at least 1, or a fraction a / b of whole numbers up to {MOST}"
+        require(fraction > 0 and is_small and float(fraction) == number, must, scale, "Pass one near it.")
+    return tuple(fraction.as_integer_ratio() for fraction in found)
+
+
+def _counts(space: tuple[int, ...], scale: Scale) -> tuple[int, ...]:
+    return tuple(n * a // b for n, (a, b) in zip(space, scale, strict=True))
+
+
+def _between(length: int, scale: tuple[int, int], align_corners: bool, like: Tensor) -> _Between:
+    a, b = scale
+    count = length * a // b
+    after = torch.arange(count, device=like.device)
     if align_corners:
-        numerator, denominator = after * (length - 1), max(length * times - 1, 1)
+        numerator, denominator = after * (length - 1), max(count - 1, 1)
     else:
-        numerator, denominator = (2 * after + 1 - times).clamp(min=0), 2 * times
+        numerator, denominator = ((2 * after + 1) * b - a).clamp(min=0), 2 * a
     lower = numerator // denominator
     of_upper = numerator - lower * denominator
     return _Between(lower, (lower + 1).clamp(max=length - 1), denominator - of_upper, of_upper, denominator)
 
 
-def _up(
-    x: Tensor, scale: tuple[int, ...], mode: str, align_corners: bool, between: Callable[..., _Between] = _between
-) -> Tensor:
+def _nearest(length: int, scale: tuple[int, int], like: Tensor) -> Tensor:
+    """Of every place after, on one axis, the one that it shows."""
+    a, b = scale
+    return torch.arange(length * a // b, device=like.device) * b // a
+
+
+def _up(x: Tensor, scale: Scale, mode: str, align_corners: bool, between: Callable[..., _Between] = _between) -> Tensor:
     """A x, one axis after another."""
-    for axis, times in enumerate(scale, start=2):
-        if mode == "nearest":
-            x = torch.repeat_interleave(x, times, axis)
+    for axis, (a, b) in enumerate(scale, start=2):
+        if mode == "nearest" and b == 1:
+            x = torch.repeat_interleave(x, a, axis)
+        elif mode == "nearest":
+            x = torch.index_select(x, axis, _nearest(x.shape[axis], (a, b), x))
         else:
-            lower, upper, *weights, parts = between(x.shape[axis], times, align_corners, x)
+            lower, upper, *weights, parts = between(x.shape[axis], (a, b), align_corners, x)
             of_lower, of_upper = (_along(weight, axis, x.ndim) for weight in weights)
             part = x / parts  # first, so that nothing overflows
             x = torch.index_select(part, axis, lower) * of_lower + torch.index_select(part, axis, upper) * of_upper
@@ -113,21 +152,23 @@ def _up(
 def _down(
     dy: Tensor,
     space: tuple[int, ...],
-    scale: tuple[int, ...],
+    scale: Scale,
     mode: str,
     align_corners: bool,
     between: Callable[..., _Between] = _between,
 ) -> Tensor:
     """Aᵀ dy, one axis after another."""
-    for axis, (length, times) in enumerate(zip(space, scale, strict=True), start=2):
+    for axis, (length, (a, b)) in enumerate(zip(space, scale, strict=True), start=2):
         before, after = dy.shape[:axis], dy.shape[axis + 1 :]
-        if mode == "nearest":
-            dy = dy.reshape(*before, length, times, *after).sum(axis + 1)
+        zeros = torch.zeros(*before, length, *after, dtype=dy.dtype, device=dy.device)
+        if mode == "nearest" and b == 1:
+            dy = dy.reshape(*before, length, a, *after).sum(axis + 1)
+        elif mode == "nearest":
+            dy = zeros.index_add(axis, _nearest(length, (a, b), dy), dy)
         else:
-            lower, upper, *weights, parts = between(length, times, align_corners, dy)
+            lower, upper, *weights, parts = between(length, (a, b), align_corners, dy)
             of_lower, of_upper = (_along(weight, axis, dy.ndim) for weight in weights)
             part = dy / parts
-            zeros = torch.zeros(*before, length, *after, dtype=dy.dtype, device=dy.device)
             dy = zeros.index_add(axis, lower, part * of_lower).index_add(axis, upper, part * of_upper)
     return dy
 
@@ -137,15 +178,15 @@ def _along(weight: Tensor, axis: int, ndim: int) -> Tensor:
     return weight.reshape([-1 if axis == other else 1 for other in range(ndim)])
 
 
-def steps(space: tuple[int, ...], scale: PerAxis) -> tuple[int, ...]:
+def steps(space: tuple[int, ...], scale: float | tuple[int, ...]) -> tuple[int, ...]:
     """How many places there are on each axis."""
-    return tuple(n * times for n, times in zip(space, per_axis("scale", scale, len(space)), strict=True))
+    return _counts(space, _fractions(scale, len(space)))
 
 
 INPUTS = {"x": Input(normal())}
 HYPER = {"scale": 2}
 AXES = {"steps": steps}
-SIZES = {"channels": 2, "space": (3, 4)}
+SIZES = {"channels": 2, "space": (4, 6)}
 USUAL = {"scale": (3, (1, 3))}
 
 _INF = float("inf")
@@ -154,7 +195,7 @@ _MODES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("linear", {"mode": "linear"}),
     ("linear, corners aligned", {"mode": "linear", "align_corners": True}),
 )
-_SHAPES: tuple[tuple[str, PerAxis, dict[str, int | tuple[int, ...]]], ...] = (
+_SHAPES: tuple[tuple[str, int | tuple[int, ...], dict[str, int | tuple[int, ...]]], ...] = (
     ("one axis of space", 3, {"space": (5,)}),
     ("three axes of space", (2, 1, 3), {"batch": 2, "channels": 1, "space": (2, 3, 2)}),
     ("each axis by itself", (3, 2), {}),
@@ -175,6 +216,9 @@ EDGES = (
     Edge("no axis of space", sizes={"space": ()}, raises=ValueError),
     Edge("no place", sizes={"space": (0, 3)}, raises=ValueError),
     Edge("scale of 0", {"scale": 0}, raises=ValueError),
+    Edge("a scale that leaves no place", {"scale": 0.125}, sizes={"space": (4, 4)}, raises=ValueError),
+    Edge("a scale that makes half a place", {"scale": 1.5}, sizes={"space": (3, 4)}, raises=ValueError),
+    Edge("a scale that is no small fraction", {"scale": math.pi}, sizes={"space": (3, 4)}, raises=ValueError),
     Edge("three scales for two axes", {"scale": (2, 2, 2)}, raises=ValueError),
     Edge("corners aligned to the nearest", {"align_corners": True}, raises=ValueError),
 )
@@ -183,9 +227,9 @@ EDGES = (
 class _Right:
     """The right formula by matrices of each axis, from which wrong ones are made."""
 
-    def __init__(self, x: Tensor, dy: Tensor, scale: PerAxis, mode: str, align_corners: bool) -> None:
+    def __init__(self, x: Tensor, dy: Tensor, scale: float | tuple[int, ...], mode: str, align_corners: bool) -> None:
         self.x, self.dy, self.mode, self.align_corners = x, dy, mode, align_corners
-        self.space, self.scale = x.shape[2:], per_axis("scale", scale, x.ndim - 2)
+        self.space, self.scale = x.shape[2:], _fractions(scale, x.ndim - 2)
 
     def matrix(self, axis: int) -> Tensor:
         """A of one axis: (after, before)."""
@@ -193,15 +237,20 @@ class _Right:
             return self.nearest(axis)
         return self.linear(axis, self.align_corners)
 
-    def nearest(self, axis: int, turn: int = 0) -> Tensor:
-        """turn: to which of the places after, beside the first of its block, a block is moved."""
-        n, times = self.space[axis], self.scale[axis]
-        block = (torch.arange(n * times, device=self.x.device) + turn) // times
-        return (block.clamp(max=n - 1)[:, None] == torch.arange(n, device=self.x.device)).to(self.x.dtype)
+    def nearest(self, axis: int, parts: int = 1, ahead: int = 0) -> Tensor:
+        """Of one axis, where place l shows ⌊(l + ahead / parts) / scale⌋."""
+        n, (a, b) = self.space[axis], self.scale[axis]
+        after = torch.arange(n * a // b, device=self.x.device)
+        shown = ((parts * after + ahead) * b // (parts * a)).clamp(max=n - 1)
+        return (shown[:, None] == torch.arange(n, device=self.x.device)).to(self.x.dtype)
+
+    def averaged(self, axis: int) -> Tensor:
+        a, b = self.scale[axis]
+        return self.nearest(axis) * (b / a)
 
     def linear(self, axis: int, align_corners: bool) -> Tensor:
-        n, times = self.space[axis], self.scale[axis]
-        lower, upper, of_lower, of_upper, parts = _between(n, times, align_corners, self.x)
+        n = self.space[axis]
+        lower, upper, of_lower, of_upper, parts = _between(n, self.scale[axis], align_corners, self.x)
         places = torch.arange(n, device=self.x.device)
         whole = (lower[:, None] == places) * of_lower[:, None] + (upper[:, None] == places) * of_upper[:, None]
         return whole.to(self.x.dtype) / parts
@@ -219,25 +268,26 @@ def _of(formula: Callable[[_Right], tuple[Tensor]]) -> Callable[..., Any]:
     return lambda **p: formula(_Right(**p))
 
 
-def _picked(r: _Right) -> tuple[Tensor]:
-    found = r.dy
-    for axis, times in enumerate(r.scale, start=2):
-        found = found[(slice(None),) * axis + (slice(None, None, times),)]
-    return (found,)
+def _first(a: Tensor) -> Tensor:
+    """A of one axis without all but the first place that each one gave to."""
+    return a * ((a != 0) & ((a != 0).cumsum(0) == 1))
 
 
-def _assigned(r: _Right, axis: int) -> Tensor:
-    """A of one axis without all but the last place that each one gave to."""
-    a = r.matrix(axis)
-    last = (a != 0) & ((a != 0).flip(0).cumsum(0).flip(0) == 1)
-    return a * last
+def _last(a: Tensor) -> Tensor:
+    """The same with the last one."""
+    return _first(a.flip(0)).flip(0)
+
+
+def _half_a_block_early(r: _Right, axis: int) -> Tensor:
+    a, b = r.scale[axis]
+    return r.nearest(axis, ahead=a // b // 2)
 
 
 def _other_scale(r: _Right, axis: int) -> Tensor:
     """A of one axis where q is computed from the sizes alone, as 'half pixels' do not."""
-    n, times = r.space[axis], r.scale[axis]
-    numerator = torch.arange(n * times, device=r.x.device)
-    lower, weight = numerator // times, (numerator % times).to(r.x.dtype) / times
+    n, (a, b) = r.space[axis], r.scale[axis]
+    numerator = torch.arange(n * a // b, device=r.x.device) * b
+    lower, weight = numerator // a, (numerator % a).to(r.x.dtype) / a
     places = torch.arange(n, device=r.x.device)
     upper = (lower + 1).clamp(max=n - 1)
     return (lower[:, None] == places) * (1 - weight)[:, None] + (upper[:, None] == places) * weight[:, None]
@@ -248,20 +298,20 @@ def _keeps(r: _Right) -> bool:
     return r.mode == "nearest" or r.align_corners
 
 
-def _rounded(length: int, times: int, align_corners: bool, like: Tensor) -> _Between:
+def _rounded(length: int, scale: tuple[int, int], align_corners: bool, like: Tensor) -> _Between:
     """`_between`, with λ = q − i of a floating-point q."""
-    lower, upper, *_ = _between(length, times, align_corners, like)
-    after = like.new_zeros(length * times) + torch.arange(length * times, device=like.device)
+    lower, upper, *_ = _between(length, scale, align_corners, like)
+    after = like.new_zeros(len(lower)) + torch.arange(len(lower), device=like.device)
     if align_corners:
-        q = after * ((length - 1) / max(length * times - 1, 1))
+        q = after * ((length - 1) / max(len(lower) - 1, 1))
     else:
-        q = ((after + 0.5) * (1 / times) - 0.5).clamp(min=0)
+        q = ((after + 0.5) * (scale[1] / scale[0]) - 0.5).clamp(min=0)
     weight = q - lower
     return _Between(lower, upper, 1 - weight, weight, 1)
 
 
-def _up_rounded(x: Tensor, scale: PerAxis, mode: str, align_corners: bool) -> Tensor:
-    return _up(x, per_axis("scale", scale, x.ndim - 2), mode, align_corners, _rounded)
+def _up_rounded(x: Tensor, scale: float | tuple[int, ...], mode: str, align_corners: bool) -> Tensor:
+    return _up(x, _fractions(scale, x.ndim - 2), mode, align_corners, _rounded)
 
 
 VALUES = (
@@ -276,19 +326,19 @@ VALUES = (
 MISTAKES = (
     Mistake(
         "averaged over the block",
-        _of(lambda r: (r.dx()[0] / torch.Size(r.scale).numel(),)),
+        _of(lambda r: (r.dx()[0] * (r.x.shape[2:].numel() / r.dy.shape[2:].numel()),)),
         forgets="that a number which several places show is given the sum of what they are",
         shows="for scale > 1",
     ),
     Mistake(
         "one place of each block",
-        _of(_picked),
+        _of(lambda r: r.dx(lambda axis: _first(r.nearest(axis)))),
         forgets="the other places: to take every scale-th one is how to make an image smaller",
         shows="for scale > 1",
     ),
     Mistake(
         "places assign",
-        _of(lambda r: r.dx(lambda axis: _assigned(r, axis))),
+        _of(lambda r: r.dx(lambda axis: _last(r.matrix(axis)))),
         forgets="that a number which several places show is given a sum",
         shows="for scale > 1",
     ),
@@ -320,9 +370,7 @@ MISTAKES = (
     ),
     Mistake(
         "blocks from the middle",
-        _of(
-            lambda r: r.dx(lambda axis: r.nearest(axis, r.scale[axis] // 2) if r.mode == "nearest" else r.matrix(axis))
-        ),
+        _of(lambda r: r.dx(lambda axis: _half_a_block_early(r, axis) if r.mode == "nearest" else r.matrix(axis))),
         forgets="that nearest rounds down: ⌊l / scale⌋",
         shows="for mode nearest and scale > 1",
     ),
@@ -341,7 +389,7 @@ MISTAKES = (
     ),
     Mistake(
         "first axis alone",
-        _of(lambda r: r.dx(lambda axis: r.matrix(axis) if axis == 0 else r.nearest(axis) / r.scale[axis])),
+        _of(lambda r: r.dx(lambda axis: r.matrix(axis) if axis == 0 else r.averaged(axis))),
         forgets="to sum over the other axes, which it averages",
         shows="for two axes of space and more",
     ),
