@@ -40,6 +40,8 @@ def images(rule: Rule, ordinary: Case, cases: Callable[[Iterable[Edge]], Iterato
         unlike = tuple(islice(cycle(SMALL), len(fixed), IMAGE))  # SMALL is what the other axes begin with
         edge = Edge("an image", sizes={several: unlike})
         yield from (_all_channels_last(rule, case) for case in cases([edge]))
+    if several is not None and not _ends_in_space(rule):
+        return
     for case in cases(_alike(rule, several, "an image with axes alike", IMAGE - len(fixed))):
         yield _all_channels_last(rule, case)
         yield from _each_channels_last(rule, case)
@@ -53,6 +55,12 @@ def _axes_of(rule: Rule) -> tuple[list[str], str | None]:
     tokens = axes.tokens(rule.annotations[next(iter(rule.inputs))])
     several = [token[1:] for token in tokens if token.startswith("*")]
     return [token for token in tokens if not token.startswith("*")], several[0] if several else None
+
+
+def _ends_in_space(rule: Rule) -> bool:
+    """Whether the list of axes comes last in the first input: otherwise it is a batch, and the last axis its features,
+    which are no height and width."""
+    return axes.tokens(rule.annotations[next(iter(rule.inputs))])[-1].startswith("*")
 
 
 def _alike(rule: Rule, several: str | None, name: str, rank: int) -> Iterator[Edge]:
