@@ -22,11 +22,11 @@ from 16 runs is below half of the true one with probability 1e-3 and below a thi
 ever less than three standard deviations, of errors that are drawn from the whole of each bound, which programs seldom
 reach.
 
-**False alarms.**  Random cases of rnn, lstm and gru, 120 of 33 steps of 8 units and 90 of 50 steps of 16, in 119 of which
-such a width was taken, each by four right programs (the page, torch's, and the page with units, features and examples
-in two other orders, and so with other sums): none was beyond, and the worst at 0.17 of what is allowed.  So with 95 %
-confidence fewer than 2.5 % of such cases are false alarms.  With x the same at 200 steps, where a recurrence settles and
-each step rounds as the one before, a right gru came to 0.44 of 8 r.
+**False alarms.**  Random cases of rnn, lstm and gru, 120 of 33 steps of 8 units and 90 of 50 steps of 16, in 119 of
+which such a width was taken, each by four right programs (the page, torch's, and the page with units, features and
+examples in two other orders, and so with other sums): none was beyond, and the worst at 0.17 of what is allowed.  So
+with 95 % confidence fewer than 2.5 % of such cases are false alarms.  With x the same at 200 steps, where a recurrence
+settles and each step rounds as the one before, a right gru came to 0.44 of 8 r.
 
 **At once.**  The runs are one run with an axis more, before all others: torch.vmap hides it from the page, and every
 operation below it errs in each run by a part of its own.  What a page does that cannot be done so is done run by run.
