@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from manual_bp.cli import app
 from manual_bp.lockstep import lockstep
 from manual_bp.training.data import Dataset
 from manual_bp.training.text import BYTES, Text
 from tests.own_bank import engines
+from torch_ref.training.engine import TorchEngine
 
 
 def data():
@@ -50,6 +53,49 @@ def test_a_wrong_engine_is_named(name):
 def test_a_right_engine_passes(name):
     report = run(engines.RIGHT[name])
     assert report.passed, report.verdict
+
+
+class Evaluating(TorchEngine):
+    """words: of what is wrong in evaluation; none of a right one."""
+
+    how, words = "right", ""
+
+    def evaluate(self, state, x):
+        module = self._module(**self._config).train(self.how == "trains")
+        self._load(module, state)
+        masks = {name: torch.rand(len(x), 6) >= 0.25 for name in state.buffers if "mask" in name}
+        for block in (module.block1, module.block2):
+            block.train(self.how in ("trains", "drops"))
+            block.batch_norm.train(self.how in ("trains", "batch"))
+        return module(x, masks).detach()
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("right", ""),
+        ("drops", "two evaluations of the same numbers differ: dropout is left on"),
+        ("batch", "batch norm normalises by the batch's own statistics in evaluation"),
+    ],
+)
+def test_evaluation_is_judged(how, words):
+    make = type("Evaluating", (Evaluating,), {"how": how})
+    report = run(engines.Engine(make, model="residual", options=engines.ONE), steps=1)
+    assert report.passed == (not words), report.verdict
+    assert words in report.verdict
+
+
+def test_the_command_takes_an_engine(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import torch_ref\n"
+        "from torch.nn import Linear, ReLU, Sequential, Tanh\n"
+        "net = Sequential(Linear(64, 64), Tanh(), Linear(64, 32), ReLU(), Linear(32, 10))\n"
+        "factory = torch_ref.engine_of(net)\n"
+    )
+    result = CliRunner().invoke(app, ["lockstep", "--model", "mlp", "--steps", "1", "--engine", f"{file}:factory"])
+    assert result.exit_code == 1, result.output
+    assert "at activation1: tanh stands in place of relu" in " ".join(result.output.split())
 
 
 def test_what_a_bare_engine_does_not_show_is_said():

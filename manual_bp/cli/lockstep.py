@@ -89,19 +89,22 @@ def lockstep_of(
     dtype: str,
     device: str,
     progress: Callable[[Iterator[int]], Iterator[int]] = iter,
+    engine: Callable[..., Any] | None = None,
     **loss: Any,
 ) -> LockstepReport:
     """The report on one network; what it raises is said in it, so that the others are still run.
 
-    loss: `loss` and `loss_hyper` of manual_bp.lockstep.lockstep.
+    engine: a factory of one's own, in place of torch's. loss: `loss` and `loss_hyper` of manual_bp.lockstep.lockstep.
     """
     from manual_bp.lockstep import failed, lockstep
     from manual_bp.oracle.candidates import engine_factory
 
     ((_, model, dataset),) = prepared([name], data)
     options = {"steps": steps, "dtype": chosen_dtypes(dtype)[0], "device": device, "progress": progress, **loss}
+    if engine is not None:
+        options["against"] = "your engine"
     try:
-        return lockstep(model, dataset, engine=engine_factory("torch"), **options)
+        return lockstep(model, dataset, engine=engine or engine_factory("torch"), **options)
     except Exception as error:
         notices.print_exception()
         return failed(model, dataset.name, f"raised {type(error).__name__}: {error}")
@@ -161,6 +164,13 @@ def lockstep(
     loss: LossName = None,
     label_smoothing: LabelSmoothing = None,
     loss_hyper: LossHyper = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:FACTORY|PATH.py:FACTORY",
+            help="An engine of yours in place of torch's: factory(name, **options), as torch_ref.engine_of(module).",
+        ),
+    ] = None,
     json_file: Json = None,
 ) -> None:
     """A network by hand and by torch side by side, layer by layer.
@@ -175,6 +185,13 @@ def lockstep(
             raise ValueError(f"--dtype must be float64 or float32 in lockstep; came {dtype!r}.")
         names = list(MODELS) if model == "all" else [model]
         hyper = hyper_of(loss_hyper or [], label_smoothing)
+        factory = None
+        if engine is not None:
+            from manual_bp.oracle.loading import load
+
+            if len(names) > 1:
+                raise ValueError("--engine is an engine of one network; say which: --model mlp.")
+            factory = load(engine, "a factory of engines")
         for _, network_, _ in prepared(names, data):
             Loss(loss or network_.usual_loss, hyper)
     one_thread()
@@ -185,7 +202,8 @@ def lockstep(
             return iter(shown(numbers, f"{name} in lockstep with torch", steps))
 
         given = None if learns_text(name) and len(names) > 1 else data
-        reports.append(lockstep_of(name, given, steps, dtype, device, progress, loss=loss, loss_hyper=hyper))
+        how: dict[str, Any] = {"loss": loss, "loss_hyper": hyper, "engine": factory}
+        reports.append(lockstep_of(name, given, steps, dtype, device, progress, **how))
         print_lockstep(name, reports[-1])
     passed = all(report.passed for report in reports)
     print_verdict(passed, "")

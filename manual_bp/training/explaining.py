@@ -12,7 +12,8 @@ from torch import Tensor
 from manual_bp.chain import Tensors, Visit
 from manual_bp.oracle.checking import compare
 from manual_bp.training.engine import StepRecord
-from manual_bp.training.hypotheses import Moment, hypotheses
+from manual_bp.training.hypotheses import hypotheses
+from manual_bp.training.moment import Moment
 from manual_bp.training.step import Step, TrainingState
 from manual_bp.training.visits import visit_case
 from manual_bp.training.wrong_updates import Updating, wrong_updates

@@ -7,37 +7,20 @@ Each is the hand-derived step with one change.  Which of them an engine is, is t
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from manual_bp.arithmetic.perturbed import wide
-from manual_bp.chain import Layer, Leaf, Tensors, Visit, leaves, probe
-from manual_bp.losses import Loss, RuleVjp
-from manual_bp.rule import Rule
+from manual_bp.chain import Dropout, Layer, Leaf, Tensors, Visit, leaves, probe
+from manual_bp.training.clipping import clip_by_norm
 from manual_bp.training.engine import COTANGENTS, ManualEngine, StepRecord
+from manual_bp.training.moment import Hypothesis, Moment
 from manual_bp.training.step import Step, TrainingState
 from manual_bp.training.variants import variants
-from manual_bp.wording import counted
-
-
-@dataclass(frozen=True)
-class Moment:
-    """One step: where it began, its data, what is due and what an engine showed; total: its gradients so far, added
-    up."""
-
-    state: TrainingState
-    x: Tensor
-    target: Tensor
-    due: StepRecord
-    shown: StepRecord
-    total: Tensors = field(default_factory=dict)
-
-
-Hypothesis = tuple[str, Callable[[], StepRecord]]
-"""What would be wrong, in words, and what the step would show."""
+from manual_bp.training.wrong_losses import outputs_of, wrong_losses
 
 
 def hypotheses(step: Step, now: Moment, before: Moment | None, suspects: Collection[str]) -> Iterator[Hypothesis]:
@@ -49,7 +32,7 @@ def hypotheses(step: Step, now: Moment, before: Moment | None, suspects: Collect
         return in_float64(own, state, x, target)
 
     yield from _of_data(step, now, before, run)
-    yield from _of_the_loss(step, now, run)
+    yield from wrong_losses(step, now, run)
     if before is not None:
         yield from _of_gradients(now, before)
     for name, leaf in leaves(step.model).items():
@@ -59,6 +42,7 @@ def hypotheses(step: Step, now: Moment, before: Moment | None, suspects: Collect
     yield from _everywhere(step, run)
     yield from _of_penalties(step, now, run)
     yield from _of_sharing(step, now)
+    yield from _of_shown_gradients(step, now)
     yield (
         "parameters are updated before the gradients of the layers below are computed, which pass the updated weights",
         lambda: _updated_too_early(step, now),
@@ -76,6 +60,37 @@ def _of_data(step: Step, now: Moment, before: Moment | None, run: Callable[..., 
         yield "it trains on the batch of the step before", lambda: run(x=before.x, target=before.target)
         yield "its targets are those of the step before", lambda: run(target=before.target)
         yield "its inputs are those of the step before", lambda: run(x=before.x)
+    if before is not None and step.model.masks:
+        former = {n: before.state.buffers[n] for n in step.model.masks if n in before.state.buffers}
+        yield "dropout uses the masks of the step before", lambda: run(state=_with_buffers(now.state, former))
+    own = {}
+    for name, leaf in leaves(step.model).items():
+        y = now.shown.layers.get(name, {}).get("y")
+        if isinstance(leaf, Dropout) and y is not None:
+            (mask,) = leaf.names.values()
+            own[mask] = (y != 0).cpu()
+    if own:
+        yield (
+            "dropout draws masks of its own, and not those of the state; shown in buffers they would be the step's",
+            lambda: run(state=_with_buffers(now.state, own)),
+        )
+    n = len(now.x)
+    for words, rows in (
+        ("the first half of the batch alone is used", slice(0, n // 2)),
+        ("the last example of the batch is left out", slice(0, n - 1)),
+        ("the first example of the batch is left out", slice(1, n)),
+    ):
+        yield words, lambda rows=rows: _of_rows(step, now, rows, run)  # type: ignore[misc]
+    for size in range(1, n):
+        if n % size and not step.model.masks and n <= MOST_ROWS:
+            words = (
+                f"it is the mean of the means of pieces of {size}, the last of which is shorter: its rows count more"
+            )
+            yield words, lambda size=size: _mean_of_pieces(step, now, size, run)  # type: ignore[misc]
+            yield (
+                f"{words}, in the gradients alone",
+                lambda size=size: replace(_mean_of_pieces(step, now, size, run), loss=now.due.loss),  # type: ignore[misc]
+            )
     for by in (1, -1):
         which = "before it" if by == 1 else "behind it"
         yield (
@@ -88,50 +103,31 @@ def _of_data(step: Step, now: Moment, before: Moment | None, run: Callable[..., 
                 lambda by=by: run(target=now.target.roll(by, -1)),  # type: ignore[misc]
             )
         if step.loss.takes_classes:
-            classes = _classes(step, now)
+            classes = outputs_of(step, now)
             yield (
                 f"the targets are shifted by one class, to the {'next' if by == 1 else 'former'} one",
                 lambda by=by, n=classes: run(target=(now.target + by) % n),  # type: ignore[misc]
             )
 
 
-def _classes(step: Step, now: Moment) -> int:
-    """How many outputs there are for each target."""
-    y, _, _ = step.model.forward(now.state.params, now.state.buffers, now.x)
-    return int(y.shape[-1])
+# A batch of more examples is not tried in pieces of every size.
+MOST_ROWS = 32
 
 
-def _of_the_loss(step: Step, now: Moment, run: Callable[..., StepRecord]) -> Iterator[Hypothesis]:
-    n, classes = len(now.x), _classes(step, now)
-    rows = now.target.numel() if step.loss.takes_classes else n
-    factors = {
-        float(n): f"the loss is the sum over the batch of {n}, where its mean is due",
-        float(rows): f"the loss is the sum over {counted(rows, 'target')}, where their mean is due",
-        1 / n: f"the loss is divided by the batch's size, {n}, twice",
-        1 / classes: f"the loss is the mean over the {classes} outputs too, where their sum is due",
-        2.0: "the loss is twice what is due (½ forgotten)",
-        0.5: "the loss is half of what is due (a ½ too many)",
-    }
-    for factor, words in factors.items():
-        if factor == 1:
-            continue
-        scaled = replace(step, loss=_Scaled(step.loss.name, step.loss.hyper, factor))
-        yield words, lambda own=scaled: run(own)  # type: ignore[misc]
-        hidden = replace(step, loss=_Scaled(step.loss.name, step.loss.hyper, factor, value=False))
-        words = words.replace("the loss is", "the loss that is shown is right, and its gradient is that of", 1)
-        yield words, lambda own=hidden: run(own)  # type: ignore[misc]
+def _with_buffers(state: TrainingState, buffers: Tensors) -> TrainingState:
+    return replace(state, buffers={**state.buffers, **buffers})
 
 
-@dataclass(frozen=True)
-class _Scaled(Loss):
-    """A loss, or its gradient alone, times a factor."""
+def _of_rows(step: Step, now: Moment, rows: slice, run: Callable[..., StepRecord]) -> StepRecord:
+    masks = {n: now.state.buffers[n][rows] for n in step.model.masks if n in now.state.buffers}
+    record = run(state=_with_buffers(now.state, masks), x=now.x[rows], target=now.target[rows])
+    return replace(record, layers={})  # of as many rows as there are
 
-    factor: float = 1.0
-    value: bool = True
 
-    def vjp(self, y: Tensor, target: Tensor, vjp: RuleVjp = Rule.vjp) -> tuple[Tensor, Tensor]:
-        cost, dy = super().vjp(y, target, vjp)
-        return (self.factor * cost if self.value else cost), self.factor * dy
+def _mean_of_pieces(step: Step, now: Moment, size: int, run: Callable[..., StepRecord]) -> StepRecord:
+    pieces = [_of_rows(step, now, slice(k, k + size), run) for k in range(0, len(now.x), size)]
+    found = StepRecord.combine(lambda *tensors: sum(tensors) / len(tensors), *pieces)
+    return replace(found, params={}, buffers={}, optimizer={})
 
 
 def _of_gradients(now: Moment, before: Moment) -> Iterator[Hypothesis]:
@@ -154,6 +150,33 @@ def _of_gradients(now: Moment, before: Moment) -> Iterator[Hypothesis]:
             "the gradients of all steps so far are added up: they are not set to zero",
             lambda: with_(lambda name, g: g + before.total[name].to(g)),
         )
+
+
+def _of_shown_gradients(step: Step, now: Moment) -> Iterator[Hypothesis]:
+    """What was done to right gradients before they were shown."""
+    shown, due = now.shown.gradients, now.due.gradients
+    if not shown.keys() >= due.keys():
+        return
+    limit = step.clip_norm
+    if limit is not None:
+        yield (
+            "the gradients that are shown are clipped; those before clipping are due",
+            lambda: replace(now.due, gradients=clip_by_norm(due, limit)[0]),
+        )
+    for dtype in (torch.bfloat16, torch.float16):
+        rounded = all(torch.equal(g.to(dtype).to(g.dtype), g) for g in shown.values())
+        near = all(
+            bool(((shown[n].cpu().double() - g).abs() <= torch.finfo(dtype).eps * g.abs() + 1e-7).all())
+            for n, g in due.items()
+        )
+        if rounded and near:
+            words = f"the gradients are rounded to {str(dtype).removeprefix('torch.')}"
+            yield words, lambda: replace(now.due, gradients=wide(shown))
+    flat, wanted = (torch.cat([t[n].cpu().double().flatten() for n in due]) for t in (shown, due))
+    if float(wanted.norm()):
+        c = float(flat @ wanted / (wanted @ wanted))
+        words = f"all gradients are {c:.6g} times what is due: summed over pieces, or divided once more or less"
+        yield words, lambda: replace(now.due, gradients={n: c * g for n, g in due.items()})
 
 
 def _with(step: Step, layers: dict[str, Layer]) -> Step:

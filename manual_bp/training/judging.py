@@ -61,6 +61,7 @@ class Judge:
         self.flips = 0
         self.diverged = ""
         self.unshown: list[str] = []
+        self.shows_gradients = True
         self._rows: dict[tuple[str, str], Row] = {}
         self._own = OwnJudge(self)
 
@@ -86,6 +87,7 @@ class Judge:
         ours, visits = self.manual.step(state, x, target), dict(self.manual.visits)
         lacking = check_record(theirs, ours, self.against)
         self.unshown += [words for words in lacking if words not in self.unshown]
+        self.shows_gradients = theirs.gradients.keys() >= ours.gradients.keys()
         self.diverged = diverged(number, ours, theirs, self.dtype)
         if not self.diverged:
             width = allowance_of(self.training, state, x, target, self.dtype, seed)
@@ -210,7 +212,8 @@ class Judge:
     def _update(self) -> str:
         parts = {"clipping": self.training.clip_norm, "max-norm": self.training.max_norm}
         names = [self.training.optimizer.name, *(name for name, limit in parts.items() if limit is not None)]
-        return f"{UPDATE} ({', '.join(names)})"
+        update = f"({', '.join(names)})"
+        return f"{UPDATE} {update}" if self.shows_gradients else f"it comes from a gradient or from the update {update}"
 
     def _alone(self, number: int, visits: dict[str, Visit]) -> list[Disagreement]:
         """In the order of computation: values from the first layer on, cotangents from the last layer back."""

@@ -17,10 +17,12 @@ from manual_bp.chain import Tensors, Visit, summed
 from manual_bp.oracle.errors import errors
 from manual_bp.training.disagreement import UPDATE, Disagreement, Judged
 from manual_bp.training.engine import COTANGENTS, VALUES, StepRecord
+from manual_bp.training.evaluating import wrong_evaluation
 from manual_bp.training.explaining import cause_of_layer, cause_of_step, cause_of_update
-from manual_bp.training.hypotheses import Moment
+from manual_bp.training.moment import Moment
 from manual_bp.training.replaying import Replay, replayed, replayed_update
 from manual_bp.training.step import TrainingState
+from manual_bp.training.visits import copied
 
 if TYPE_CHECKING:
     from manual_bp.training.judging import Judge
@@ -36,7 +38,7 @@ class OwnJudge:
         self.judge = judge
         self.before: Moment | None = None
         self.kept: Tensors | None = None
-        self.explained = False
+        self.explained = self.explained_update = False
 
     def judged(self, judged: Judged, whole: list[Disagreement]) -> list[Disagreement]:
         """What is wrong with a step, first what is wrong by itself.
@@ -49,14 +51,13 @@ class OwnJudge:
         if whole or _is_power_of_two(judged.number):
             replay = replayed(step, state, judged.x, judged.target, theirs, self.judge.dtype, judged.number)
             found += self._layers(judged, replay)
-        wrong_update = self._update(judged, whole)
         total = {} if self.before is None else dict(self.before.total)
         now = Moment(state, judged.x, judged.target, _wide(judged.ours), theirs, total)
         if (found or whole) and replay is not None:
             shows_gradients = theirs.gradients.keys() >= state.params.keys()
             whole = [d for d in whole if not (shows_gradients and UPDATE in d.sentence)]
             found = self._explained(judged, replay, now, found, whole)
-        found += wrong_update
+        found += self._update(judged, whole)
         found += self._evaluation(judged) if not found else []
         self.before = replace(now, total=summed(total, theirs.gradients))
         return found
@@ -192,13 +193,19 @@ class OwnJudge:
         if not (whole or _is_power_of_two(judged.number)):
             return []
         found: list[Disagreement] = []
-        for begun in (state, own):
-            due, width = replayed_update(judge.training, begun, gradients, judge.dtype, judged.number)
-            found = self._compared_update(judged, due, width)
-            if not found or own is state:
+        step, limit = judge.training, judge.training.clip_norm
+        ways = [(step, state)] + ([(step, own)] if own is not state else [])
+        if limit is not None and float(torch.stack([g.norm() for g in gradients.values()]).norm()) <= limit:
+            # Gradients that are shown clipped are wrong as such; clipped once more they would be a little shorter.
+            ways.append((replace(step, clip_norm=None), state))
+        for made, begun in ways:
+            due, width = replayed_update(made, begun, gradients, judge.dtype, judged.number)
+            wrong = self._compared_update(judged, due, width)
+            found = wrong if not wrong or not found else found
+            if not wrong:
                 break
-        if found and not self.explained:
-            self.explained = True
+        if found and not self.explained_update:
+            self.explained_update = True
             former = None if self.before is None else self.before.shown.gradients
             cause = cause_of_update(judge.training, state, theirs, *self._due_of(judged, gradients), former)
             if cause:
@@ -235,7 +242,14 @@ class OwnJudge:
 
     def _evaluation(self, judged: Judged) -> list[Disagreement]:
         """The network's output once training is over, of an engine that has it."""
-        return []
+        judge = self.judge
+        evaluate = getattr(judge.engine, "evaluate", None)
+        if not callable(evaluate) or not _is_power_of_two(judged.number):
+            return []
+        ratio, words = wrong_evaluation(judge.training, evaluate, copied(judged.state), judged.x, judge.against)
+        judge.note(judged.number, "output", f"evaluation of {judge.against} alone", ratio, 0.0)
+        said = f"{words} (it is {ratio:.3g} times its allowance away from what is due)"
+        return [Disagreement(judged.number, "output", "evaluation", said)] if words else []
 
 
 def _worst(shown: Tensor, due: Tensor, allowance: Tensor, dtype: torch.dtype) -> float:

@@ -33,7 +33,10 @@ def variants(leaf: Leaf) -> Iterator[Variant]:
         yield "its bias is left out", _Unbiasing(leaf)
     yield from _options(leaf)
     for mistake in leaf.rule.mistakes:
-        yield f"it is the known mistake '{mistake.name}', which forgets {mistake.forgets}", _Mistaken(leaf, mistake)
+        yield (
+            f"its backward is the known mistake '{mistake.name}' of {leaf.rule.name}, which forgets {mistake.forgets}",
+            _Mistaken(leaf, mistake),
+        )
 
 
 def _activations(leaf: Activation) -> Iterator[Variant]:

@@ -1,0 +1,124 @@
+"""Wrong losses: a cost of another scale, another rule, or with a backward that is one of the page's mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from manual_bp.chain import fits_activation
+from manual_bp.hyperparameters import choices
+from manual_bp.inputs import Mistake
+from manual_bp.losses import Loss, RuleVjp, names
+from manual_bp.registry import RULES
+from manual_bp.rule import Rule
+from manual_bp.training.engine import StepRecord
+from manual_bp.training.moment import Hypothesis, Moment
+from manual_bp.training.step import Step
+from manual_bp.wording import counted
+
+
+def outputs_of(step: Step, now: Moment) -> int:
+    """How many outputs there are for each target."""
+    y, _, _ = step.model.forward(now.state.params, now.state.buffers, now.x)
+    return int(y.shape[-1])
+
+
+def wrong_losses(step: Step, now: Moment, run: Callable[..., StepRecord]) -> Iterator[Hypothesis]:
+    n, classes = len(now.x), outputs_of(step, now)
+    rows = now.target.numel() if step.loss.takes_classes else n
+    factors = {
+        float(n): f"the loss is the sum over the batch of {n}, where its mean is due",
+        float(rows): f"the loss is the sum over {counted(rows, 'target')}, where their mean is due",
+        1 / n: f"the loss is divided by the batch's size, {n}, twice",
+        1 / classes: f"the loss is the mean over the {classes} outputs too, where their sum is due",
+        2.0: "the loss is twice what is due (½ forgotten)",
+        0.5: "the loss is half of what is due (a ½ too many)",
+    }
+    for factor, words in factors.items():
+        if factor == 1:
+            continue
+        scaled = replace(step, loss=_Scaled(step.loss.name, step.loss.hyper, factor))
+        yield words, lambda own=scaled: run(own)  # type: ignore[misc]
+        hidden = replace(step, loss=_Scaled(step.loss.name, step.loss.hyper, factor, value=False))
+        words = words.replace("the loss is", "the loss that is shown is right, and its gradient is that of", 1)
+        yield words, lambda own=hidden: run(own)  # type: ignore[misc]
+    if now.shown.params.keys() >= now.state.params.keys():
+        after = replace(now.state, params={n: now.shown.params[n].detach() for n in now.state.params})
+        yield (
+            "the loss that is shown is that after the update, where that before it is due",
+            lambda: replace(now.due, loss=run(state=after).loss),
+        )
+    for words, loss in _others(step.loss):
+        other = replace(step, loss=loss)
+        yield words, lambda own=other: run(own)  # type: ignore[misc]
+
+
+def _others(loss: Loss) -> Iterator[tuple[str, Loss]]:
+    rule = loss.rule
+    usual = {n: choices(rule.annotations[n]) for n in rule.hyper} | getattr(rule.page, "USUAL", {})
+    for name, values in usual.items():
+        own = {**rule.defaults, **loss.hyper}[name]
+        for value in values:
+            if value != own:
+                yield (
+                    f"{name} of the loss is {value!r}, where {own!r} is due",
+                    Loss(loss.name, {**loss.hyper, name: value}),
+                )
+    for mistake in rule.mistakes:
+        words = f"the backward of the loss is the known mistake '{mistake.name}' of {rule.name}, which forgets "
+        yield f"{words}{mistake.forgets}", _Mistaken(loss.name, loss.hyper, mistake)
+    for name in names():
+        other = RULES[name]
+        if name != loss.name and not set(other.hyper) - set(other.defaults):
+            yield f"the loss is {name}, where {loss.name} is due", Loss(name)
+    for name, before in RULES.items():
+        if fits_activation(before) and before.chapter == "activation" and not set(before.hyper) - set(before.defaults):
+            yield (
+                f"the output passes {name} before the loss, which takes it as it is",
+                _Behind(loss.name, loss.hyper, name),
+            )
+
+
+@dataclass(frozen=True)
+class _Mistaken(Loss):
+    """A loss with one of the page's mistakes for its backward."""
+
+    mistake: Mistake | None = None
+
+    def vjp(self, y: Tensor, target: Tensor, vjp: RuleVjp = Rule.vjp) -> tuple[Tensor, Tensor]:
+        cost, _ = super().vjp(y, target, vjp)
+        assert self.mistake is not None
+        inputs = dict.fromkeys(self.rule.inputs) | dict(zip(self.rule.inputs, (y, target), strict=False))
+        one = torch.ones((), dtype=y.dtype)
+        dy, *_ = self.mistake.backward(**inputs, dy=one, **{**self.rule.defaults, **self.hyper})
+        return cost, dy
+
+
+@dataclass(frozen=True)
+class _Behind(Loss):
+    """A loss of what an activation makes of the output."""
+
+    before: str = ""
+
+    def vjp(self, y: Tensor, target: Tensor, vjp: RuleVjp = Rule.vjp) -> tuple[Tensor, Tensor]:
+        rule = RULES[self.before]
+        a, _ = rule.forward(y)
+        cost, da = super().vjp(a, target, vjp)
+        _, (dy,) = rule.vjp((y,), da)
+        assert dy is not None
+        return cost, dy
+
+
+@dataclass(frozen=True)
+class _Scaled(Loss):
+    """A loss, or its gradient alone, times a factor."""
+
+    factor: float = 1.0
+    value: bool = True
+
+    def vjp(self, y: Tensor, target: Tensor, vjp: RuleVjp = Rule.vjp) -> tuple[Tensor, Tensor]:
+        cost, dy = super().vjp(y, target, vjp)
+        return (self.factor * cost if self.value else cost), self.factor * dy

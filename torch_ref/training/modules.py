@@ -1,0 +1,270 @@
+"""torch.nn modules as they are, as engines: parameters bound by name, order or declaration, layers by what they are.
+
+A module's parameters get the model's numbers before each step, and its buffers the state's; forward hooks show what
+each layer puts out, and its cotangent.  Nothing of the module is changed but its numbers.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from manual_bp import models
+from manual_bp.chain import WEIGHTED, Activation, Leaf, leaves
+from manual_bp.training.engine import StepRecord
+from manual_bp.training.step import TrainingState
+from torch_ref.functions import function
+from torch_ref.training.optimizers import CLASSES
+
+LETTERS = {"z": "delta", "a": "da", "y": "dy"}
+MADE = Callable[..., torch.optim.Optimizer]
+TRAINING = ("loss", "loss_hyper", "optimizer", "l2", "l1", "max_norm", "clip_norm", "schedule")
+"""What lockstep tells an engine beside the model's configuration."""
+
+
+def engine_of(
+    module: nn.Module,
+    *,
+    model: Any = None,
+    optimizer: MADE | None = None,
+    parameters: Mapping[str, str] = MappingProxyType({}),
+    transposed: tuple[str, ...] = (),
+    loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> Callable[..., ModuleEngine]:
+    """A factory of engines for `manual_bp.lockstep.lockstep(model, data, engine=engine_of(module))`.
+
+    model: the hand-derived one, whose names and shapes the module's parameters are bound to; by default the one that
+        lockstep names.
+    optimizer: makes one of the module's parameters, such as `lambda p: torch.optim.SGD(p, lr=0.01)`; it keeps its own
+        state from step to step.  By default torch's class of the lockstep's optimiser.
+    parameters: the module's name for each of the model's that is not found: by the same name, or by order where the
+        shapes agree one by one.  transposed: names, of the model, of weights that the module holds as (in, out).
+    loss: of the module's output and the target; by default torch's function of the lockstep's loss.
+    The engine raises ValueError for parameters that are missing or left over, with what there is.
+    """
+
+    def build(name: str, **options: Any) -> ModuleEngine:
+        config = {key: value for key, value in options.items() if key not in TRAINING}
+        given = {key: value for key, value in options.items() if key in TRAINING}
+        due = model if model is not None else getattr(models, name)(**config)
+        names = bound(module, due, parameters, transposed)
+        return ModuleEngine(copy.deepcopy(module), due, names, frozenset(transposed), optimizer, loss, given)
+
+    return build
+
+
+def bound(
+    module: nn.Module, model: Any, parameters: Mapping[str, str], transposed: tuple[str, ...] = ()
+) -> dict[str, str]:
+    """The module's name of each of the model's parameters and running statistics.
+
+    Raises ValueError for what is missing, left over, or of another shape.
+    """
+    drawn, state = model.init(torch.Generator().manual_seed(0))
+    found: dict[str, str] = {}
+    for wanted, own, what in (
+        (drawn, dict(module.named_parameters()), "parameters"),
+        ({n: t for n, t in state.items() if t.is_floating_point()}, dict(module.named_buffers()), "buffers"),
+    ):
+        own = {name: t for name, t in own.items() if t.is_floating_point()}
+        declared = {name: parameters[name] for name in wanted if name in parameters}
+        if unknown := [theirs for theirs in declared.values() if theirs not in own]:
+            raise ValueError(f"parameters: the module has no {unknown[0]!r}; it has {list(own)}.")
+        names = {name: name for name in wanted if name in own and name not in declared} | declared
+        missing = [name for name in wanted if name not in names]
+        rest = [name for name in own if name not in names.values()]
+        shapes = {name: _shape(t, name in transposed) for name, t in wanted.items()}
+        if missing or rest:
+            by_order = dict(zip(missing, rest, strict=False))
+            fits = [tuple(own[theirs].shape) == shapes[name] for name, theirs in by_order.items()]
+            if len(missing) != len(rest) or not all(fits):
+                raise ValueError(_said(what, wanted, own, missing, rest, shapes))
+            names |= by_order
+        for name, theirs in names.items():
+            if tuple(own[theirs].shape) != shapes[name]:
+                raise ValueError(
+                    f"{theirs} of the module must have the shape {shapes[name]} of {name}; it has "
+                    f"{tuple(own[theirs].shape)}. Weights that it holds as (in, out): transposed=({name!r},)."
+                )
+        found |= {name: names[name] for name in wanted}
+    return found
+
+
+def _shape(t: Tensor, is_transposed: bool) -> tuple[int, ...]:
+    return tuple(reversed(t.shape)) if is_transposed else tuple(t.shape)
+
+
+def _said(
+    what: str,
+    wanted: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+    missing: list[str],
+    rest: list[str],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> str:
+    lacking = ", ".join(f"{name} {shapes[name]}" for name in missing) or "none"
+    over = ", ".join(f"{name} {tuple(own[name].shape)}" for name in rest) or "none"
+    turned = [
+        name
+        for name, theirs in zip(missing, rest, strict=False)
+        if len(shapes[name]) == 2 and tuple(own[theirs].shape) == tuple(reversed(shapes[name]))
+    ]
+    remedy = f" {turned} may be held as (in, out): transposed={tuple(turned)}." if turned else ""
+    return (
+        f"the module's {what} must be the model's, {len(wanted)} of them, by name or by order and shape; the model's "
+        f"without one: {lacking}; the module's left over: {over}.{remedy} Say which is which: "
+        f"parameters={{{(missing or list(wanted) or ['...'])[0]!r}: '...'}}."
+    )
+
+
+class ModuleEngine:
+    """An `Engine` of manual_bp.training.engine."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        model: Any,
+        names: Mapping[str, str],
+        transposed: frozenset[str],
+        make: MADE | None,
+        own_loss: Callable[[Tensor, Tensor], Tensor] | None,
+        training: Mapping[str, Any],
+    ) -> None:
+        if refused := [name for name in ("max_norm", "schedule") if training.get(name) is not None]:
+            raise ValueError(
+                f"engine_of: {refused[0]} is part of the optimizer= of one's own; came {refused[0]} beside."
+            )
+        self.module, self.names, self.transposed = module, names, transposed
+        self.leaves: dict[str, Leaf] = leaves(model.layer)
+        self.l2, self.l1 = training.get("l2", 0.0), training.get("l1", 0.0)
+        self.clip_norm = training.get("clip_norm")
+        found, optimizer = function(training["loss"]), training["optimizer"]
+        if found is None and own_loss is None:
+            raise ValueError(f"torch has no function for the loss {training['loss']!r}; give loss=.")
+        hyper = training.get("loss_hyper", {})
+        self.loss: Callable[..., Tensor] = own_loss or partial(found or torch.sum, **hyper)
+        self.make = make or (lambda params: CLASSES[optimizer.name](params, **optimizer.config))
+        self.optimizer: torch.optim.Optimizer | None = None
+
+    def step(self, state: TrainingState, x: Tensor, target: Tensor) -> StepRecord:
+        if self.optimizer is None:
+            self.module.to(x.device)
+            own = dict(self.module.named_parameters())
+            if next(iter(own.values())).dtype == torch.float32:
+                self.module.to(state.dtype)
+            self.optimizer = self.make(list(self.module.parameters()))
+        tensors = {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
+        with torch.no_grad():
+            for name, theirs in self.names.items():
+                value = state.params[name] if name in state.params else state.buffers[name]
+                tensors[theirs].copy_(value.T if name in self.transposed else value)
+        params = {name: tensors[theirs] for name, theirs in self.names.items() if name in state.params}
+        self.optimizer.zero_grad()
+        dtype = next(iter(params.values())).dtype
+        inputs = x.to(dtype) if x.is_floating_point() else x
+        inputs = inputs.detach().requires_grad_() if inputs.is_floating_point() else inputs
+        with torch.enable_grad(), self._shown(state) as shown:
+            y = self.module(inputs)
+            target = target.to(y.dtype) if target.is_floating_point() else target
+            cost = self._penalised(self.loss(y, target), params)
+            torch.autograd.backward(cost)
+        gradients = {name: self._turned(name, p.grad) for name, p in params.items() if p.grad is not None}
+        if self.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.clip_norm)
+        self.optimizer.step()
+        return StepRecord(
+            cost.detach(),
+            {name: found for name, found in shown.items() if found},
+            gradients,
+            {name: self._turned(name, p) for name, p in params.items()},
+            {n: tensors[theirs].detach().clone() for n, theirs in self.names.items() if n in state.buffers},
+            {},
+        )
+
+    def _turned(self, name: str, t: Tensor) -> Tensor:
+        copied = t.detach().clone()
+        return copied.T if name in self.transposed else copied
+
+    def _penalised(self, cost: Tensor, params: Mapping[str, Tensor]) -> Tensor:
+        weights = [p for p in params.values() if p.ndim > 1]
+        if self.l1:
+            cost = cost + self.l1 * torch.stack([w.abs().sum() for w in weights]).sum()
+        if self.l2:
+            cost = cost + self.l2 / 2 * torch.stack([w.pow(2).sum() for w in weights]).sum()
+        return cost
+
+    @contextmanager
+    def _shown(self, state: TrainingState) -> Iterator[dict[str, dict[str, Tensor]]]:
+        """What passes the layers that the module's parts are; each nn.Dropout drops by the state's masks."""
+        shown: dict[str, dict[str, Tensor]] = {}
+        handles = []
+        for name, part in self._parts().items():
+            shown[name] = {}
+            handles.append(part.register_forward_hook(self._hook(name, part, shown[name], state)))
+        try:
+            yield shown
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _hook(self, name: str, part: nn.Module, found: dict[str, Tensor], state: TrainingState) -> Any:
+        leaf = self.leaves[name]
+        letter = "z" if leaf.rule.name in WEIGHTED else "a" if isinstance(leaf, Activation) else "y"
+        mask = next((n for local, n in leaf.names.items() if local == "mask"), None)
+
+        def keep(dy: Tensor) -> None:
+            found[LETTERS[letter]] = dy.detach().clone()
+
+        def hook(_: nn.Module, given: tuple[Any, ...], y: Tensor) -> Tensor | None:
+            replaced = None
+            if isinstance(part, nn.Dropout) and part.training and mask is not None:
+                # Its own mask would be another than the hand-derived step's.
+                y = replaced = torch.where(state.buffers[mask], given[0] / (1 - part.p), 0)
+            found[letter] = y.detach().clone()  # what comes behind it may write into it
+            if y.requires_grad:
+                y.register_hook(keep)  # type: ignore[no-untyped-call]
+            return replaced
+
+        return hook
+
+    def _parts(self) -> dict[str, nn.Module]:
+        """The part that each layer is, where that can be told: of layers with parameters by these, of the others by
+        their place between them."""
+        owner = {name: layer for layer, leaf in self.leaves.items() for name in leaf.names.values()}
+        by_parameter = {theirs.rpartition(".")[0]: name for name, theirs in self.names.items() if name in owner}
+        parts = [(path, part) for path, part in self.module.named_modules() if not list(part.children()) and path]
+        known = {path: owner.get(by_parameter.get(path, ""), "") for path, _ in parts}
+        found = {layer: dict(parts)[path] for path, layer in known.items() if layer}
+        if sorted(found) != sorted(n for n, leaf in self.leaves.items() if _has_tensors(leaf)):
+            return found if len(set(map(id, found.values()))) == len(found) else {}
+        # Between two of them stand as many others here as there, or nothing can be told.
+        order = [name for name, leaf in self.leaves.items() if leaf.takes == 1]  # sums are no parts
+        others = {layer: path for path, layer in known.items() if layer}
+        paths = [path for path, part in parts if known[path] or not isinstance(part, nn.Identity | nn.Flatten)]
+        ours, theirs = _gaps(order, found), _gaps(paths, others.values())
+        for gap, there in zip(ours, theirs, strict=True):
+            if len(gap) == len(there):
+                found |= {layer: dict(parts)[path] for layer, path in zip(gap, there, strict=True)}
+        return found
+
+
+def _has_tensors(leaf: Leaf) -> bool:
+    return bool(set(leaf.names) - {"mask"})
+
+
+def _gaps(order: list[str], known: Any) -> list[list[str]]:
+    """What stands before, between and behind those that are known."""
+    gaps: list[list[str]] = [[]]
+    for name in order:
+        if name in known:
+            gaps.append([])
+        else:
+            gaps[-1].append(name)
+    return gaps
