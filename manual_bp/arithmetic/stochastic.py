@@ -173,7 +173,8 @@ def repeated(
             yield run(*(x[0] if x is not None and is_number else x for x, is_number in copies))
 
     with torch.no_grad(), Paging(how):
-        found = all_at_once() if at_once else None
+        # A single run needs no axis; a convolution that has one is of groups, which takes many times as long.
+        found = all_at_once() if at_once and count > 1 else None
         if found is None:
             found = [torch.stack(each) for each in zip(*one_by_one(), strict=True)]
     rest = iter(found)
