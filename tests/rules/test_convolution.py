@@ -18,6 +18,7 @@ def test_the_cotangent_of_a_weight_from_parts_of_the_batch(groups, monkeypatch):
     _, at_once, _ = convolution.backward(residuals, dy)
     monkeypatch.setattr(_correlation, "AT_ONCE", 0)
     monkeypatch.setattr(_correlation, "PART", 3)
+    monkeypatch.setattr(_correlation, "FEWEST", 0)
     calls = []
     part_of = _correlation._compared
     monkeypatch.setattr(_correlation, "_compared", lambda *p: calls.append(len(p[0])) or part_of(*p))

@@ -29,6 +29,8 @@ from manual_bp.rules.convolution._space import fitted, reach
 # (128, 32, 4, 4) with 64 filters, which is below the limit, 1.3 ms at once and 1.9 ms in parts (one core of Zen 4).
 AT_ONCE = 2**18
 PART = 16
+# Of small examples it is more: with so few numbers of dy in a part the calls would take the time.
+FEWEST = 2**16
 
 
 def gathered(
@@ -77,7 +79,8 @@ def compared(
     """
     if len(long) == 0:  # of a sum over nothing torch's convolution gives the wrong shape
         return long.new_zeros(short.shape[1], long.shape[1] // groups, *kernel)
-    at_once = len(long) if short.numel() <= AT_ONCE or short.is_cuda else PART
+    of_one = max(short.numel() // len(short), 1)
+    at_once = len(long) if short.numel() <= AT_ONCE or short.is_cuda else max(PART, FEWEST // of_one)
     parts = [
         _compared(*part, kernel, stride, padding, dilation, groups)
         for part in zip(torch.split(long, at_once), torch.split(short, at_once), strict=True)
