@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+HEADERS = Path(__file__).with_name("stand_ins")
+
+
+def text(*headers: str) -> str:
+    """blocks.h, and what is behind it."""
+    return "\n".join((HEADERS / name).read_text() for name in ("blocks.h", *headers))
 
 
 def call_cpp(text: str, function: str, leading: list[str], read: list[Any], written: list[Any]) -> None:
@@ -23,7 +31,9 @@ def _with_rows(t: Any) -> Any:
     from torch._inductor.ir import ExternKernel, as_storage_and_layout
 
     _, layout = as_storage_and_layout(t, freeze=True)
-    return t if layout.stride[-1] == 1 or layout.size[-1] == 1 else ExternKernel.require_contiguous(t)
+    return (
+        t if not layout.size or layout.stride[-1] == 1 or layout.size[-1] == 1 else ExternKernel.require_contiguous(t)
+    )
 
 
 def _node() -> Any:

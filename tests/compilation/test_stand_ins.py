@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import pkgutil
-from pathlib import Path
+from importlib import import_module
 
 import pytest
 import torch
 
 import manual_bp as bp
 from manual_bp.compilation import stand_ins
+from manual_bp.compilation.cpp import text
 from manual_bp.compilation.stand_ins import scaled_dot_product_attention as stand_in
 from manual_bp.compilation.stand_ins import standing_in
 from manual_bp.oracle import compare
@@ -19,14 +20,14 @@ from manual_bp.rule import text_of
 NAMES = [module.name for module in pkgutil.iter_modules(stand_ins.__path__)]
 
 
-def assert_right(name):
+def assert_right(name, **how):
     rule = bp.RULES[name]
 
     def vjp(inputs, dy, **hyper):
         with standing_in():
             return rule.vjp(inputs, dy, **hyper)
 
-    report = compare(vjp, rule, dtype=torch.float32, diagnose=0)
+    report = compare(vjp, rule, dtype=torch.float32, diagnose=0, **how)
     assert report.passed, str(report)
 
 
@@ -40,17 +41,16 @@ def test_it_passes_the_oracle(name):
 
 # Attention in C++, at sizes and options of every kind, of which a program has one.
 
-HEADER = Path(stand_in.__file__).with_name("attention.h")
 READ = {"forward": 3, "backward": 7}
 
 
 def source():
     """The two functions, for sizes that are not known beforehand, and strides and addresses in memory."""
-    lines = ["#include <torch/csrc/inductor/cpp_prefix.h>", HEADER.read_text()]
+    lines = ["#include <torch/csrc/inductor/cpp_prefix.h>", text("attention.h")]
     for name, read in READ.items():
         kinds = [*["float"] * 3, *["const float"] * read, "const bool"]
         values = ", ".join(
-            f"attention::Tensor<{kind}>{{({kind}*)t[{5 * i}], {{{', '.join(f't[{5 * i + j}]' for j in range(1, 5))}}}}}"
+            f"blocks::Tensor<{kind}>{{({kind}*)t[{5 * i}], {{{', '.join(f't[{5 * i + j}]' for j in range(1, 5))}}}}}"
             for i, kind in enumerate(kinds)
         )
         lines.append(
@@ -91,3 +91,36 @@ def test_attention_in_blocks_passes_the_oracle(monkeypatch):
     monkeypatch.setattr(torch.ops.manual_bp, "attention_forward", forward)
     monkeypatch.setattr(torch.ops.manual_bp, "attention_backward", backward)
     assert_right("scaled_dot_product_attention")
+
+
+# Fused cross-entropy in C++, likewise.
+
+COST = """
+extern "C" void cost(const int64_t* n, float smoothing, const int64_t* t) {
+  cross_entropy::cost<2>(cross_entropy::Sizes{n[0], n[1], n[2], n[3], smoothing, n[4] != 0}, {(float*)t[0]},
+      {(float*)t[1]}, {(float*)t[2]}, {(const float*)t[3]}, {(const float*)t[4]}, {(const int64_t*)t[5]});
+}
+"""
+
+
+@pytest.mark.exhaustive  # 20 CPU seconds
+def test_fused_cross_entropy_passes_the_oracle(monkeypatch):
+    from torch._inductor.codecache import CppCodeCache
+
+    header = text("cross_entropy.h")
+    library = CppCodeCache.load(f"#include <torch/csrc/inductor/cpp_prefix.h>\n{header}\n{COST}")
+    array, called = ctypes.c_int64, []
+
+    def cost(x, weight, target, ignore_index, smoothing, is_mean):
+        read = [x.contiguous(), weight.contiguous(), target.contiguous()]
+        written = [x.new_empty(()), torch.empty_like(read[0]), torch.empty_like(read[1])]
+        sizes = [*x.shape, len(weight), ignore_index, is_mean]
+        addresses = [t.data_ptr() for t in (*written, *read)]
+        library.cost((array * 5)(*sizes), ctypes.c_float(smoothing), (array * 6)(*addresses))
+        called.append(x.shape)
+        return tuple(written)
+
+    import_module(f"{stand_ins.__name__}.fused_linear_cross_entropy")  # which defines the operation
+    monkeypatch.setattr(torch.ops.manual_bp, "linear_cross_entropy", cost)
+    assert_right("fused_linear_cross_entropy", sizes={"features": 16})
+    assert called

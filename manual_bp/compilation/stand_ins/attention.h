@@ -1,30 +1,14 @@
 // Attention, forward and backward, as the page scaled_dot_product_attention derives it, one head after the other in
-// blocks that stay in the caches.  A program may contain this text several times.
+// blocks that stay in the caches.  Behind blocks.h; a program may contain this text several times.
 #ifndef MANUAL_BP_ATTENTION
 #define MANUAL_BP_ATTENTION
-#include <algorithm>
-#include <cstdint>
-#include <limits>
-#include <memory>
-#include <ATen/cpu/vec/functional.h>
-#include <ATen/cpu/vec/vec.h>
 
 namespace attention {
 
-using Vec = at::vec::Vectorized<float>;
-constexpr int64_t LANES = Vec::size();
-constexpr int SUMS = LANES == 16 ? 24 : 12;  // registers that hold sums, of the 32 of AVX-512 or the 16 of AVX2
+using namespace blocks;
 constexpr int64_t PANEL = 4 * LANES;         // columns of a packed matrix that lie together
 constexpr int64_t ROWS = 64;                 // queries at a time: their scores of 2048 keys are half a MB
 constexpr int64_t KEYS = 2 * PANEL;          // keys at a time in backward, whose scores are 32 KB
-constexpr float NEVER = -std::numeric_limits<float>::infinity();
-
-// (batch, heads, rows, width), elements of a row side by side; or a mask (queries, keys).
-template <typename T>
-struct Tensor {
-  T* data;
-  int64_t strides[4];
-};
 
 // Rows of one head.
 template <typename T>
@@ -50,57 +34,6 @@ struct Sizes {
     return causal ? std::min(std::max<int64_t>(query + 1 + ahead, 0), keys) : keys;
   }
 };
-
-inline int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-
-inline float sum(const Vec& x) {
-  return at::vec::vec_reduce_all<float>([](Vec& a, Vec& b) { return a + b; }, x);
-}
-
-inline float largest(const Vec& x) {
-  return at::vec::vec_reduce_all<float>([](Vec& a, Vec& b) { return at::vec::maximum(a, b); }, x);
-}
-
-// Products.  c = a b, or c += a b: a(m, k) lies at m * am + k * ak, and rows of b and c have the strides bk and cm.
-
-// M rows of c by N vectors, all of them in registers.
-template <int M, int N>
-inline void tile(const float* a, int64_t am, int64_t ak, const float* b, int64_t bk, float* c, int64_t cm,
-                 int64_t depth, bool add) {
-  Vec total[M][N];
-  for (int m = 0; m < M; m++)
-    for (int n = 0; n < N; n++) total[m][n] = add ? Vec::loadu(c + m * cm + n * LANES) : Vec(0.f);
-  for (int64_t k = 0; k < depth; k++) {
-    Vec row[N];
-    for (int n = 0; n < N; n++) row[n] = Vec::loadu(b + k * bk + n * LANES);
-    for (int m = 0; m < M; m++) {
-      Vec factor(a[m * am + k * ak]);
-      for (int n = 0; n < N; n++) total[m][n] = at::vec::fmadd(factor, row[n], total[m][n]);
-    }
-  }
-  for (int m = 0; m < M; m++)
-    for (int n = 0; n < N; n++) total[m][n].store(c + m * cm + n * LANES);
-}
-
-template <int N>
-inline void of_vectors(int64_t rows, const float* a, int64_t am, int64_t ak, const float* b, int64_t bk, float* c,
-                       int64_t cm, int64_t depth, bool add) {
-  constexpr int M = std::min(SUMS / N, 12), HALF = std::max(M / 2, 1);
-  int64_t m = 0;
-  for (; m + M <= rows; m += M) tile<M, N>(a + m * am, am, ak, b, bk, c + m * cm, cm, depth, add);
-  for (; m + HALF <= rows; m += HALF) tile<HALF, N>(a + m * am, am, ak, b, bk, c + m * cm, cm, depth, add);
-  for (; m < rows; m++) tile<1, N>(a + m * am, am, ak, b, bk, c + m * cm, cm, depth, add);
-}
-
-// For so many vectors of columns.
-inline void product(int64_t rows, int64_t vectors, const float* a, int64_t am, int64_t ak, const float* b, int64_t bk,
-                    float* c, int64_t cm, int64_t depth, bool add) {
-  for (; vectors >= 4; vectors -= 4, b += 4 * LANES, c += 4 * LANES)
-    of_vectors<4>(rows, a, am, ak, b, bk, c, cm, depth, add);
-  if (vectors == 3) of_vectors<3>(rows, a, am, ak, b, bk, c, cm, depth, add);
-  if (vectors == 2) of_vectors<2>(rows, a, am, ak, b, bk, c, cm, depth, add);
-  if (vectors == 1) of_vectors<1>(rows, a, am, ak, b, bk, c, cm, depth, add);
-}
 
 // c = a b^T for the panels first..last of b.
 inline void by_panels(int64_t rows, int64_t first, int64_t last, const float* a, int64_t am, const float* b,

@@ -10,7 +10,6 @@ keeps, so that memory grows as the length.  Products are sums of the page's term
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -165,7 +164,7 @@ def _call(
 ) -> None:
     from torch._inductor import config
 
-    from manual_bp.compilation.cpp import call_cpp
+    from manual_bp.compilation.cpp import call_cpp, text
 
     q, k, v = ([int(n) for n in t.get_size()] for t in read[:3])
     (batch, heads, queries, width), (_, kv_heads, keys, _), value_width = q, k, v[-1]
@@ -173,7 +172,7 @@ def _call(
     numbers = (batch, kv_heads, heads // kv_heads, queries, keys, width, value_width, int(causal), ahead)
     sizes = f"attention::Sizes{{{', '.join(map(str, numbers))}, {scale!r}f}}"
     call_cpp(
-        Path(__file__).with_name("attention.h").read_text(),
+        text("attention.h"),
         f"attention::{function}<{config.cpp.threads}>",
         [sizes],
         [*read, *([] if mask is None else [mask])],
