@@ -14,7 +14,10 @@ from manual_bp.oracle.diagnosis import diagnose
 from manual_bp.oracle.diagnosis.conditions import between, condition
 from manual_bp.oracle.diagnosis.edit import Edit
 from manual_bp.oracle.diagnosis.edits import edits_of
-from manual_bp.oracle.diagnosis.program import PAGE, TORCH, UntraceableError, traced
+from manual_bp.oracle.diagnosis.program import PAGE, TORCH
+from manual_bp.oracle.diagnosis.samples import samples_of
+from manual_bp.oracle.diagnosis.sketch import Sketch
+from manual_bp.oracle.diagnosis.tracing import UntraceableError, traced
 from manual_bp.outputs import parts
 from manual_bp.rule import Rule, Vjp
 from tests.oracle.few import few_cases, few_records, spread
@@ -165,3 +168,40 @@ def test_bounds_are_round():
     assert between(-0.3, 2.0) == 0
     assert between(1000.0, 1025.0) == 1024
     assert between(0.92, 1.17) == 1
+
+
+def test_a_sketch_tells_what_the_program_gives():
+    """What an edit changes is told from one value, and is what running the program gives; a value on which the results
+    depend in another way than linearly is not asked so."""
+    page = PAGES["masked_row"]
+    records, _ = few_records(page, lambda inputs, dy: (page.vjp(inputs, dy)[0], (inputs[0] + dy, None)))
+    program = traced(page, records[0].evidence.case)
+    sketch = Sketch(program, samples_of(page.arguments, records[0], False, torch.float32))
+    direct = 0
+    for edit in edits_of(program, sketch.needed):
+        try:
+            due = sketch.sums(edit.results(program, sketch.needed))
+        except Exception:  # it is not defined there
+            continue
+        if not bool(due.isfinite().all()):
+            continue
+        torch.testing.assert_close(sketch.change(edit), due, msg=edit.words)
+        changes = edit.at(program)
+        direct += len(changes) == 1 and all(sketch._directly(*each) is not None for each in changes.items())
+    assert direct > 20
+
+
+def two_at_once(inputs, dy):
+    """The sign of dy in one term, and the mask forgotten in the other."""
+    x, mask = inputs
+    y, _ = PAGES["masked_row"].vjp(inputs, dy)
+    m = torch.ones_like(x) if mask is None else mask.to(x.dtype)
+    n = m.sum(-1, keepdim=True).clamp(min=1)
+    return y, (m * (torch.sign(dy) - dy.sum(-1, keepdim=True) / n), None)
+
+
+def test_two_causes_are_told_together():
+    records, wrong = few_records(PAGES["masked_row"], two_at_once)
+    (sentence,) = diagnose(PAGES["masked_row"], two_at_once, records, wrong).sentences
+    assert "the sign of `dy` in place of `dy`" in sentence or "`sign(dy)`" in sentence, sentence
+    assert "the factor `m` left out" in sentence or "m taken for 1" in sentence, sentence

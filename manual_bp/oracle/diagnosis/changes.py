@@ -99,6 +99,11 @@ ARRANGED: Mapping[str, tuple[float, Callable[[Tensor], Tensor]]] = {
     ),
     "{0} in reversed order along its last axis": (3.7, lambda x: x.flip(-1)),
     "{0} in reversed order along its first axis": (3.7, lambda x: x.flip(0)),
+    "{0} turned round along all axes past the second": (3.2, lambda x: x.flip(tuple(range(2, x.ndim)))),
+    "{0} shifted by 1 along all axes past the second": (
+        3.9,
+        lambda x: x.roll((1,) * (x.ndim - 2), tuple(range(2, x.ndim))),
+    ),
     "{0} in reversed order": (4, lambda x: x.flatten().flip(0).reshape(x.shape)),
     "{0} shifted by 1 along its last axis": (3.8, lambda x: x.roll(1, -1)),
     "{0} shifted by -1 along its last axis": (3.8, lambda x: x.roll(-1, -1)),

@@ -30,13 +30,15 @@ class Edit:
     operand: int | None = None
     is_registered: bool = False
 
+    def at(self, traced: Traced) -> dict[int, Change]:
+        """The operations of a program that it changes."""
+        return {p: change for site, change in (self.changes or {}).items() for p in traced.positions[site]}
+
     def results(self, traced: Traced, needed: int = -1) -> Values:
         """What it gives in a case; raises where it is not defined."""
         if self.run is not None:
             return self.run(traced, needed)
-        assert self.changes is not None
-        changes = {p: change for site, change in self.changes.items() for p in traced.positions[site]}
-        return traced.edited(changes, needed)
+        return traced.edited(self.at(traced), needed)
 
 
 def at_site(
@@ -54,3 +56,27 @@ def together(edits: Sequence[Edit]) -> Edit:
     changes = {site: change for edit in edits for site, change in (edit.changes or {}).items()}
     more = f", and likewise in {len(others)} more place{'s' if len(others) > 1 else ''}"
     return Edit(first.cost + 0.5, first.words + more, changes, None, first.position)
+
+
+def both(one: Edit, two: Edit) -> Edit | None:
+    """Two edits of different places; None if they are of one."""
+    assert one.changes is not None
+    assert two.changes is not None
+    if one.changes.keys() & two.changes.keys():
+        return None
+    words = f"{one.words} and {two.words.removeprefix(PAGE)}"
+    return Edit(one.cost + two.cost, words, {**one.changes, **two.changes}, None, one.position)
+
+
+def times(edit: Edit, argument: str, words: str, factor: Callable[[Traced], float], more: float) -> Edit:
+    """An edit, and its result multiplied."""
+
+    def run(traced: Traced, needed: int) -> Values:
+        found = edit.results(traced, needed)
+        value = found.get(argument)
+        return {**found, argument: None if value is None else value * factor(traced)}
+
+    what = f"the page's with {edit.words.removeprefix(PAGE)}"
+    if "{} is " in edit.words:
+        what = edit.words.partition("{} is ")[2]
+    return Edit(max(edit.cost, 2) + 1.4 + more, f"is {words} times {what}", None, run, edit.position)

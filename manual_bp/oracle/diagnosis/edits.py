@@ -6,13 +6,16 @@ tried first.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 from torch import Tensor
 
-from manual_bp.oracle.diagnosis.edit import Edit, together
+from manual_bp.oracle.diagnosis.edit import PAGE, Edit, together
 from manual_bp.oracle.diagnosis.operations import OPERATIONS
-from manual_bp.oracle.diagnosis.program import MOVES, Site, Traced
+from manual_bp.oracle.diagnosis.program import MOVES, At, Site, Traced
 from manual_bp.oracle.diagnosis.values import (
     constants,
     operands,
@@ -30,11 +33,31 @@ def edits_of(traced: Traced, needed: int) -> Iterator[Edit]:
         if edit.kind:
             kinds.setdefault(edit.kind, []).append(edit)
         yield edit
+    yield from exchanged(traced)
     for several in kinds.values():
         backward = [edit for edit in several if _stage(traced, edit) == "backward"]
         for group in (several, backward) if 1 < len(backward) < len(several) else (several,):
             if len(group) > 1:
                 yield together(group)
+
+
+def exchanged(traced: Traced) -> Iterator[Edit]:
+    """Two inputs, two residuals or two results of one shape, each in place of the other."""
+    for stage in ("inputs", "residuals", "results"):
+        there = [p for p, site in enumerate(traced.sites) if site.stage == stage and p in traced.names]
+        for one, two in itertools.combinations(there, 2):
+            x, other = traced.values[one], traced.values[two]
+            if x.shape == other.shape and x.dtype == other.dtype and traced.alike[one] != traced.alike[two]:
+                words = f"{PAGE}`{traced.names[one]}` and `{traced.names[two]}` exchanged"
+                pairs = {one: two, two: one}
+                changes = {traced.sites[p]: partial(_value_of, traced.sites[q]) for p, q in pairs.items()}
+                yield Edit(2.0 + 0.4 * (stage == "inputs"), words, changes, None, two)
+
+
+def _value_of(site: Site, at: At) -> Any:
+    """What stands there, before anything is exchanged; results depend on each other in no way."""
+    (position,) = at.traced.positions[site]
+    return at.traced.values[position]
 
 
 def _stage(traced: Traced, edit: Edit) -> str:

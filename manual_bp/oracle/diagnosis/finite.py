@@ -12,7 +12,7 @@ from manual_bp.rule import Vjp
 # So many cases are named.
 NAMED = 3
 # Beside what is not finite an answer that is off by a larger share is wrong in another way too.
-FAR = 0.1
+FAR = 1e-3
 
 
 def not_finite(search: Search, candidate: Vjp | None, argument: str) -> str:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from manual_bp.oracle.diagnosis.edit import PAGE, Edit
 from manual_bp.oracle.diagnosis.program import MOVES, At, Change, Site, Traced, Values
-from manual_bp.oracle.diagnosis.quantities import CONSTANTS, Quantity, quantities
-from manual_bp.oracle.diagnosis.samples import Sample
+from manual_bp.oracle.diagnosis.quantities import CONSTANTS, Quantity
+from manual_bp.oracle.diagnosis.sketch import Sketch
 from manual_bp.oracle.diagnosis.words import name_of
 from manual_bp.oracle.words import beside_one
 from manual_bp.program import Ref
@@ -72,45 +72,55 @@ def spots_of(traced: Traced, needed: int) -> Iterator[Spot]:
                     yield Spot(position, i, name_of(traced, ref), node.name in ("add", "sub"))
 
 
-class Deltas(NamedTuple):
-    """By what each argument grows if a spot is doubled."""
-
-    spot: Spot
-    values: Values
-
-
-def multiples(traced: Traced, needed: int, samples: dict[str, Sample]) -> Iterator[Edit]:
+def multiples(sketch: Sketch) -> Iterator[Edit]:
     """One value multiplied, or two summands each by its own number, so that in this case what was returned results."""
-    named = list(quantities(traced))
-    deltas: list[Deltas] = []
-    for spot in spots_of(traced, needed):
+    traced = sketch.program
+    changes: list[tuple[Spot, Tensor]] = []
+    for spot in spots_of(traced, sketch.needed):
         try:
-            doubled = traced.edited(
-                {p: spot.change(lambda _: 2.0) for p in traced.positions[traced.sites[spot.position]]}, needed
-            )
+            change = sketch.change(Edit(0, "", {traced.sites[spot.position]: spot.change(lambda _: 2.0)}))
         except Exception:  # not defined here
             continue
-        found: Values = {a: x.double() - traced.right[a] for a, x in doubled.items() if x is not None}  # type: ignore[operator]
-        deltas.append(Deltas(spot, found))
-        for argument, sample in samples.items():
-            for factor, off in _solved(sample, traced.right.get(argument), [found.get(argument)]):
-                yield from _single(traced, spot, argument, factor, off, named)
-    for argument, sample in samples.items():
+        changes.append((spot, change))
+        for argument in _solvable(sketch, [change]):
+            for factor, off in _solved(sketch, argument, [_doubled(sketch, spot).get(argument)]):
+                yield from _single(traced, spot, factor, off)
+    for argument in sketch.samples:
         for position in traced.names:
             if traced.sites[position].stage == "inputs" and traced.values[position].is_floating_point():
-                for factor, off in _solved(sample, traced.right.get(argument), [traced.values[position]]):
-                    yield from _added(traced, argument, position, factor - 1, off, named)
-    summands = [d for d in deltas if d.spot.is_summand][:SUMMANDS]
+                for factor, off in _solved(sketch, argument, [traced.values[position]]):
+                    yield from _added(traced, argument, position, factor - 1, off)
+    summands = [each for each in changes if each[0].is_summand][:SUMMANDS]
     for one, two in itertools.combinations(summands, 2):
-        for argument, sample in samples.items():
-            both = [d.values.get(argument) for d in (one, two)]
-            solved = list(_solved(sample, traced.right.get(argument), both))
+        for argument in _solvable(sketch, [one[1], two[1]]):
+            both = [_doubled(sketch, spot).get(argument) for spot, _ in (one, two)]
+            solved = list(_solved(sketch, argument, both))
             if len(solved) == 2:
-                yield from _pair(traced, (one.spot, two.spot), solved, named)
+                yield from _pair(traced, (one[0], two[0]), solved)
 
 
-def _solved(sample: Sample, right: Tensor | None, deltas: Sequence[Tensor | None]) -> list[tuple[float, float]]:
+def _solvable(sketch: Sketch, changes: Sequence[Tensor]) -> Iterator[str]:
+    """The arguments whose sums some multiples of these changes would give."""
+    for row, argument in enumerate(sketch.samples):
+        columns = torch.stack([change[row] for change in changes], 1)
+        if bool(columns.isfinite().all()) and bool((columns != 0).any(0).all()):
+            factors = torch.linalg.pinv(columns) @ sketch.target[row]
+            tolerance = sketch.tolerance[row] * (2 + factors.abs().max())
+            if bool(((columns @ factors - sketch.target[row]).abs() <= tolerance).all()):
+                yield argument
+
+
+def _doubled(sketch: Sketch, spot: Spot) -> Values:
+    """By what each argument grows if a spot is doubled."""
+    traced = sketch.program
+    changes = dict.fromkeys(traced.positions[traced.sites[spot.position]], spot.change(lambda _: 2.0))
+    found = traced.edited(changes, sketch.needed)
+    return {a: x.double() - traced.right[a] for a, x in found.items() if x is not None}  # type: ignore[operator]
+
+
+def _solved(sketch: Sketch, argument: str, deltas: Sequence[Tensor | None]) -> list[tuple[float, float]]:
     """By what each part is multiplied, and how far off that may be; nothing if no numbers give what was returned."""
+    sample, right = sketch.samples[argument], sketch.program.right[argument]
     if right is None or any(d is None or d.shape != sample.got.shape for d in deltas):
         return []
     if right.shape != sample.got.shape:
@@ -138,12 +148,10 @@ def _solved(sample: Sample, right: Tensor | None, deltas: Sequence[Tensor | None
     return [(1 + float(f), float(o)) for f, o in zip(factors, off, strict=True)]
 
 
-def names_of(
-    factor: float, off: float, traced: Traced, named: Sequence[tuple[str, Quantity]]
-) -> Iterator[tuple[float, str, Quantity]]:
+def names_of(factor: float, off: float, traced: Traced) -> Iterator[tuple[float, str, Quantity]]:
     """What a number may be, the likeliest first, with how seldom it is met; last the number itself."""
     found = 0
-    for i, (words, quantity) in enumerate(named):
+    for i, (words, quantity) in enumerate(traced.quantities):
         try:
             value = quantity(traced)
         except (ArithmeticError, ValueError, KeyError, TypeError):
@@ -159,12 +167,10 @@ def names_of(
         yield 0.6, beside_one(number), lambda _, number=number: number  # type: ignore[misc]
 
 
-def _single(
-    traced: Traced, spot: Spot, argument: str, factor: float, off: float, named: Sequence[tuple[str, Quantity]]
-) -> Iterator[Edit]:
+def _single(traced: Traced, spot: Spot, factor: float, off: float) -> Iterator[Edit]:
     site = traced.sites[spot.position]
     is_result = site.stage == "results"
-    for more, words, quantity in names_of(factor, off, traced, named):
+    for more, words, quantity in names_of(factor, off, traced):
         cost = (1.2 if is_result else 1.9 if spot.is_summand else 2.0) + more
         said = _of_result(words) if is_result else f"{PAGE}{_multiplied_words(traced, spot, words)}"
         yield Edit(
@@ -172,9 +178,7 @@ def _single(
         )
 
 
-def _added(
-    traced: Traced, argument: str, position: int, factor: float, off: float, named: Sequence[tuple[str, Quantity]]
-) -> Iterator[Edit]:
+def _added(traced: Traced, argument: str, position: int, factor: float, off: float) -> Iterator[Edit]:
     """A multiple of an input added to a result."""
     site, name = traced.sites[traced.results[argument]], traced.names[position]
     of = traced.sites[position]
@@ -183,7 +187,7 @@ def _added(
         (own,) = at.traced.positions[of]
         return at.result() + quantity(at.traced) * at.traced.values[own]
 
-    every = [*names_of(factor, off, traced, named)]
+    every = [*names_of(factor, off, traced)]
     if abs(factor - 1) <= off:
         every = [(0.0, "", lambda _: 1.0)]
     for more, words, quantity in every:
@@ -207,17 +211,12 @@ def _multiplied_words(traced: Traced, spot: Spot, factor: str) -> str:
     return f"{spot.name} multiplied by {factor}"
 
 
-def _pair(
-    traced: Traced,
-    spots: tuple[Spot, Spot],
-    solved: list[tuple[float, float]],
-    named: Sequence[tuple[str, Quantity]],
-) -> Iterator[Edit]:
+def _pair(traced: Traced, spots: tuple[Spot, Spot], solved: list[tuple[float, float]]) -> Iterator[Edit]:
     """Two summands, each multiplied by its number."""
     if any(abs(factor - 1) <= off for factor, off in solved):
         return  # one alone
     sites = [traced.sites[s.position] for s in spots]
-    each = [list(names_of(factor, off, traced, named))[:3] for factor, off in solved]
+    each = [list(names_of(factor, off, traced))[:3] for factor, off in solved]
     for (more, words, one), (more_too, words_too, two) in itertools.product(*each):
         changes: dict[Site, Change] = {}
         if sites[0] == sites[1]:
@@ -237,17 +236,3 @@ def _both(spots: tuple[Spot, Spot], factors: tuple[Quantity, Quantity], at: At) 
         assert spot.operand is not None
         args[spot.operand] = args[spot.operand] * factor(at.traced)
     return at.with_args(args)
-
-
-def times(edit: Edit, argument: str, words: str, factor: Quantity, more: float) -> Edit:
-    """An edit, and its result multiplied."""
-
-    def run(traced: Traced, needed: int) -> Values:
-        found = edit.results(traced, needed)
-        value = found.get(argument)
-        return {**found, argument: None if value is None else value * factor(traced)}
-
-    what = f"the page's with {edit.words.removeprefix(PAGE)}"
-    if "{} is " in edit.words:
-        what = edit.words.partition("{} is ")[2]
-    return Edit(max(edit.cost, 2) + 1.4 + more, f"is {words} times {what}", None, run, edit.position)

@@ -2,86 +2,43 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from heapq import heappop, heappush
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from manual_bp.oracle.case import Case
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.diagnosis.deadline import Deadline
 from manual_bp.oracle.diagnosis.edit import Edit
 from manual_bp.oracle.diagnosis.edits import edits_of
-from manual_bp.oracle.diagnosis.multiples import multiples, names_of, times
-from manual_bp.oracle.diagnosis.program import PAGE, TORCH, Traced, UntraceableError, Values, traced
+from manual_bp.oracle.diagnosis.multiples import multiples
+from manual_bp.oracle.diagnosis.pairs import multiplied, paired
+from manual_bp.oracle.diagnosis.points import Point, spread, worth
+from manual_bp.oracle.diagnosis.program import PAGE, TORCH, Traced, Values
 from manual_bp.oracle.diagnosis.records import Record, end_of
-from manual_bp.oracle.diagnosis.samples import Sample, samples_of, wide
+from manual_bp.oracle.diagnosis.samples import Sample, samples_of
+from manual_bp.oracle.diagnosis.sketch import Sketch
+from manual_bp.oracle.diagnosis.tracing import UntraceableError
 from manual_bp.oracle.diagnosis.values import misshapen
 from manual_bp.oracle.diagnosis.whole import whole_edits
-from manual_bp.oracle.diagnosis.words import PLAIN
 from manual_bp.oracle.evidence import OUR_CONVENTIONS
 from manual_bp.rule import Rule
-from manual_bp.signature import computing_dtype
 
-# A case of more elements takes long, and shows nothing that a smaller one does not, unless it is the only one.
-LARGE = 4096
-# So many cases with something wrong, and without, are looked at.
-WRONG, RIGHT = 60, 60
-# A claim about a part of the numbers rests on so many that are wrong, and one about a multiple.
+# A claim about a part of the numbers rests on so many that are wrong.
 EVIDENT = 3
-MULTIPLE = 6
 # What is computed may be off by so many times what one rounding of the inputs does to it.
 SHAKY = 16
-# An error of so many allowances is told from what other edits would do.
-VISIBLE = 64
+# Edits that are met so often are asked before torch's derivative is looked at.
+OFTEN = 2.5
 # An edit of torch's derivative is told where none of the page is as simple: by so much.
 ANOTHER = 0.3
 # How seldom a part of a registered mistake is met.
 PART = 2.6
-
-
-@dataclass(eq=False)
-class Point:
-    """A case, with what was returned for each argument there."""
-
-    record: Record
-    samples: dict[str, Sample]
-    rule: Rule
-    conventions: Conventions
-    _traced: dict[tuple[str, bool], Traced] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        return self.record.evidence.case.name
-
-    @property
-    def size(self) -> int:
-        return self.record.evidence.case.elements
-
-    def traced(self, by: str = PAGE, moved: bool = False) -> Traced:
-        """The program at this case; moved: with every number moved by a rounding."""
-        if (by, moved) not in self._traced:
-            case = self.record.evidence.case
-            case = replace(case, hyper=self.conventions.hyper(self.rule, case.hyper))
-            self._traced[by, moved] = traced(self.rule, _moved(case) if moved else case, by)
-        return self._traced[by, moved]
-
-
-def _moved(case: Case) -> Case:
-    """The case with every number moved by about a rounding of its dtype, at random, alike in every run."""
-    generator = torch.Generator().manual_seed(0)
-
-    def other(x: Tensor) -> Tensor:
-        if not x.is_floating_point():
-            return x
-        by = torch.finfo(computing_dtype(x.dtype)).eps * torch.randn(x.shape, generator=generator, dtype=torch.float64)
-        return wide(x) * (1 + by)
-
-    return case.with_tensors([other(x) for x in case.tensors])
+# Of so many edits it is asked which is the nearest.
+NEAREST = 300
 
 
 @dataclass
@@ -104,6 +61,16 @@ class Verdict:
     @property
     def is_exact(self) -> bool:
         return bool(self.agreeing) and not self.mixed and not self.contrary
+
+
+class Asked(NamedTuple):
+    """An edit that is to be asked at a case, and how seldom it is met.  is_part: of a registered mistake, of which
+    only one argument is as it makes it."""
+
+    cost: float
+    edit: Edit
+    sketch: Sketch
+    is_part: bool = False
 
 
 class Search:
@@ -138,7 +105,7 @@ class Search:
                 for several in (points, at_kinks):
                     there = [p for p in several if argument in p.samples]
                     if any(p.samples[argument].is_wrong for p in there):
-                        self.points[argument] = _spread(there, argument)
+                        self.points[argument] = spread(there, argument)
                         self.left_out |= {argument} if len(self.points[argument]) < len(there) else set()
                         break
 
@@ -159,75 +126,110 @@ class Search:
         """The case at which edits are asked first: small, with numbers that tell, and as many wrong as there are."""
         wrong = [p for p in self.points[argument] if p.samples[argument].is_wrong]
         telling = [p for p in wrong if p.samples[argument].is_telling] or wrong
-        return max(telling, key=lambda p: _worth(p, argument))
+        return max(telling, key=lambda p: worth(p, argument))
 
-    def _edits(self, program: Traced, samples: dict[str, Sample]) -> Iterator[tuple[float, Edit]]:
-        """All edits of a program that may give what was returned at a case, with how seldom they are met."""
-        needed = program.needed(list(samples))
-        edits = [*multiples(program, needed, samples), *edits_of(program, needed)]
-        edits += [*whole_edits(program)] if program.by == PAGE else []
+    def _edits(self, probe: Point, by: str, samples: dict[str, Sample]) -> list[Asked]:
+        """All edits of a program that may give what was returned at a case, those that are met most often first."""
+        try:
+            program = probe.traced(by)
+            sketch = Sketch(program, samples)
+            edits = [*multiples(sketch), *edits_of(program, program.needed(list(samples)))]
+        except (UntraceableError, RuntimeError, TypeError, ValueError, AttributeError):
+            return []  # there is no such program
+        edits += [*whole_edits(program)] if by == PAGE else []
         for argument, sample in samples.items():
             if sample.got.shape != sample.expected.shape and argument in program.results:
                 edits += misshapen(program, argument, tuple(sample.got.shape))
-        for edit in edits:
-            yield edit.cost + self._unlikely(program, edit) + (ANOTHER if program.by == TORCH else 0.0), edit
+        more = ANOTHER if by == TORCH else 0.0
+        every = [Asked(e.cost + self._unlikely(program, e) + more, e, sketch) for e in edits]
+        return sorted(every, key=lambda each: each.cost)
 
     def _search(self, probe: Point, arguments: list[str]) -> None:
+        """Ask the page's edits that are met most often, then its others and those of torch's derivative, then two at
+        once."""
         samples = {a: probe.samples[a] for a in arguments}
-        edits: list[tuple[float, Edit, str]] = []
-        for by in (PAGE, TORCH):
-            try:
-                edits += [(cost, edit, by) for cost, edit in self._edits(probe.traced(by), samples)]
-            except (UntraceableError, RuntimeError, TypeError, ValueError, AttributeError):
-                continue  # there is no such program
-        edits.sort(key=lambda each: each[0])
-        later: list[tuple[float, int, Edit, str, str]] = []
-        number = itertools.count()
-        for cost, edit, by in edits:
+        page = self._edits(probe, PAGE, samples)
+        parts = self._ask_all([each for each in page if each.cost <= OFTEN], probe, samples)
+        if all(a in self.exact for a in samples):
+            return
+        others = [*(each for each in page if each.cost > OFTEN), *parts, *self._edits(probe, TORCH, samples)]
+        self._ask_all(sorted(others, key=lambda each: each.cost), probe, samples)
+        for sketch in dict.fromkeys(each.sketch for each in others):
+            self._ask_two(sketch)
+            self._note_nearest(sketch)
+
+    def _ask_all(self, edits: Sequence[Asked], probe: Point, samples: dict[str, Sample]) -> list[Asked]:
+        """Ask one edit after another; what is returned is to be asked later: parts of mistakes, seldom made alone."""
+        parts: list[Asked] = []
+        for cost, edit, sketch, is_part in edits:
             self.deadline.check()
-            while later and later[0][0] <= cost:
-                _, _, multiple, argument, own = heappop(later)
-                if argument not in self.exact:
-                    self._confirm(multiple, argument, own, exactly=True)
-            if all(a in self.exact for a in arguments):
-                return
-            program = probe.traced(by)
-            needed, named = program.needed(arguments), program.quantities
+            if all(a in self.exact for a in samples):
+                break
+            program = sketch.program
+            if is_part:
+                for argument in self.open:
+                    self._confirm(edit, argument, program.by, exactly=True)
+                continue
             self.tried += 1
             try:
-                values = edit.results(program, needed)
+                if not edit.is_registered and len(sketch.samples) == len(samples):
+                    sketch.tried.append((cost, edit, sketch.change(edit)))
+                    if not sketch.fitting(sketch.tried[-1][2]):
+                        continue
+                values = edit.results(program, program.needed(list(samples)))
             except Exception:  # not defined for these shapes or kinds
                 continue
-            if edit.is_registered and self._is_contradicted(probe, values):  # a part of a mistake is seldom made alone
-                edit = replace(edit, cost=PART)
-                for argument in arguments:
-                    heappush(later, (edit.cost, next(number), edit, argument, by))
+            if edit.is_registered and self._is_contradicted(probe, values):
+                parts.append(Asked(PART, replace(edit, cost=PART), sketch, True))
+            else:
+                self._ask(edit, program.by, samples, values)
+        return parts
+
+    def _ask(self, edit: Edit, by: str, samples: dict[str, Sample], values: Values) -> None:
+        """Confirm an edit, if it gives what was returned at the case."""
+        for argument, sample in samples.items():
+            value = values.get(argument)
+            if not isinstance(value, Tensor) or value.is_complex():
                 continue
-            for argument in arguments:
-                value = values.get(argument)
-                if not isinstance(value, Tensor) or value.is_complex():
-                    continue
-                value, sample = value.double(), samples[argument]
-                if edit.is_registered and sample.breaks_as(value):
-                    self._confirm(edit, argument, by)
-                    continue
-                if not bool(sample.differs(value).any()):
-                    continue
-                if sample.agrees(value):
-                    self._confirm(edit, argument, by)
-                elif value.shape == sample.got.shape == sample.expected.shape and argument not in self.exact:
-                    share = float((sample.right_by(value) & sample.wrong).sum() / sample.wrong.sum().clamp(min=1))
-                    if share == 1 and int(sample.wrong.sum()) >= EVIDENT:
-                        self._confirm(edit, argument, by)
-                    elif share > self.nearest.get(argument, (0.0, edit))[0]:
-                        self.nearest[argument] = share, edit
-                    for factor, off in _multiple(sample, value) if not edit.is_registered else ():
-                        for more, words, quantity in names_of(factor, off, program, named):
-                            multiple = times(edit, argument, words, quantity, more)
-                            heappush(later, (multiple.cost, next(number), multiple, argument, by))
-        for _, _, multiple, argument, own in sorted(later):
-            if argument not in self.exact:
-                self._confirm(multiple, argument, own, exactly=True)
+            value = value.double()
+            gives = sample.agrees(value) or self._share(sample, value) == 1
+            if (gives and bool(sample.differs(value).any())) or (edit.is_registered and sample.breaks_as(value)):
+                self._confirm(edit, argument, by)
+
+    @staticmethod
+    def _share(sample: Sample, value: Tensor) -> float:
+        """What share of the wrong numbers a value explains, of which there are some."""
+        if not value.shape == sample.got.shape == sample.expected.shape or int(sample.wrong.sum()) < EVIDENT:
+            return 0.0
+        return float((sample.right_by(value) & sample.wrong).sum() / sample.wrong.sum())
+
+    def _ask_two(self, sketch: Sketch) -> None:
+        """Seek two causes at once of what no single edit gives."""
+        for argument in sketch.samples:
+            if argument in self.exact or argument in self.partial:
+                continue
+            edits = [*multiplied(sketch, argument), *paired(sketch, argument)]
+            for edit in sorted(edits, key=lambda e: e.cost):
+                self.deadline.check()
+                if argument in self.exact:
+                    break
+                with suppress(Exception):  # it is not defined here
+                    value = edit.results(sketch.program, sketch.needed).get(argument)
+                    if value is not None and sketch.samples[argument].agrees(value.double()):
+                        self._confirm(edit, argument, sketch.program.by, exactly=True)
+
+    def _note_nearest(self, sketch: Sketch) -> None:
+        """Which of the edits that are met most often gives most of what is wrong."""
+        for _, edit, _ in sketch.tried[:NEAREST]:
+            self.deadline.check()
+            if all(a in self.exact or a in self.partial for a in sketch.samples):
+                return
+            with suppress(Exception):  # it is not defined here
+                for argument, value in edit.results(sketch.program, sketch.needed).items():
+                    if value is not None and argument in sketch.samples and not value.is_complex():
+                        share = self._share(sketch.samples[argument], value.double())
+                        if share > self.nearest.get(argument, (0.0, edit))[0]:
+                            self.nearest[argument] = share, edit
 
     def _is_contradicted(self, probe: Point, values: Values) -> bool:
         """Whether an edit visibly changes what was returned otherwise."""
@@ -312,46 +314,3 @@ class Search:
 
 # A number that is fitted says something from the second case on.
 TOLD = 2
-# A factor so near to 0 or 1 is none that anybody writes: what is that much off is rounding of float32 (6e-8) added up.
-NO_FACTOR = 1e-6
-# How far off a fitted factor may be for a quantity to be recognised in it: n/(n - 1) for n up to 50 is told from 1.
-KNOWN_TO = 0.02
-
-
-def _multiple(sample: Sample, value: Tensor) -> list[tuple[float, float]]:
-    """By which number a value is multiplied, if what was returned is a multiple of it, and how far off that may be."""
-    judged = sample.judged & value.isfinite()
-    v, g = value[judged], sample.got[judged]
-    square = float(v @ v) if v.numel() >= MULTIPLE else 0.0
-    if not square or not torch.isfinite(g).all():
-        return []
-    factor = float(v @ g) / square
-    tolerance = sample.tolerance(value)[judged] * max(abs(factor), 1)
-    if min(abs(factor), abs(factor - 1)) < NO_FACTOR or bool(((g - factor * v).abs() > tolerance).any()):
-        return []
-    off = float(tolerance @ v.abs()) / square
-    return [(factor, off)] if off < KNOWN_TO * abs(factor) else []
-
-
-def _spread(points: list[Point], argument: str) -> list[Point]:
-    """So many of the cases at most, evenly spread; what is wrong and small comes first."""
-    several: tuple[list[Point], list[Point]] = [], []
-    for point in points:
-        several[not point.samples[argument].is_wrong].append(point)
-    kept = [p for part, most in zip(several, (WRONG, RIGHT), strict=True) for p in _some(part, most)]
-    return sorted(kept, key=lambda p: (not p.samples[argument].is_wrong, p.size > LARGE, -p.samples[argument].error))
-
-
-def _some(points: list[Point], most: int) -> list[Point]:
-    small = [p for p in points if p.size <= LARGE] or points[:2]
-    return small if len(small) <= most else [small[i * len(small) // most] for i in range(most)]
-
-
-def _worth(point: Point, argument: str) -> tuple[Any, ...]:
-    sample = point.samples[argument]
-    inputs = [x for x in point.record.evidence.case.inputs if x is not None]
-    spread = len({n for x in inputs for n in x.shape if n > 1})
-    given = point.record.evidence.case.hyper
-    options = len([n for n, h in given.items() if h not in PLAIN]) if given else 0
-    wrong = min(int(sample.wrong.sum()), 12)
-    return point.size <= LARGE, wrong, sample.error > VISIBLE, spread, options, -point.size

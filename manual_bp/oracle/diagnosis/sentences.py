@@ -9,9 +9,10 @@ import torch
 
 from manual_bp.oracle.diagnosis import conditions
 from manual_bp.oracle.diagnosis.edit import PAGE
+from manual_bp.oracle.diagnosis.points import Point
 from manual_bp.oracle.diagnosis.program import PAGE as PROGRAM
 from manual_bp.oracle.diagnosis.samples import Sample
-from manual_bp.oracle.diagnosis.search import EVIDENT, Point, Search, Verdict
+from manual_bp.oracle.diagnosis.search import EVIDENT, Search, Verdict
 from manual_bp.oracle.diagnosis.words import place_of
 from manual_bp.oracle.words import counted, listed, some, told_apart
 
@@ -61,7 +62,12 @@ def _subject(verdict: Verdict, arguments: Sequence[str], point: Point) -> str:
     """What is said, of whom, and where it stands."""
     edit = verdict.edit
     names = listed(arguments)
-    said = edit.words if verdict.by == PROGRAM else edit.words.replace(PAGE, "equals torch's derivative with ")
+    if verdict.by != PROGRAM:
+        said = edit.words.replace(PAGE, "equals torch's derivative with ")
+    elif hasattr(point.rule.page, "FUNCTION"):
+        said = edit.words.replace(PAGE, f"equals the derivative of {point.rule.name} with ")
+    else:
+        said = edit.words
     place = place_of(point.traced(verdict.by), edit.position, edit.operand) if edit.position is not None else ""
     if "{}" in edit.words:
         words = edit.words.replace("{} is", f"{{}} {'is' if len(arguments) == 1 else 'are'}")
@@ -160,7 +166,8 @@ def _ratios(sample: Sample) -> torch.Tensor:
 
 def silence(search: Search, argument: str) -> str:
     """What is said of an argument that no edit explains."""
-    said = [f"no single edit of the page gives this ({search.tried} tried)"]
+    whose = "the function's derivative" if hasattr(search.rule.page, "FUNCTION") else "the page"
+    said = [f"no single edit of {whose} gives this ({search.tried} tried)"]
     ratios = [_ratios(p.samples[argument]) for p in search.points[argument] if p.samples[argument].is_wrong]
     ratios = [r for r in ratios if r.numel() >= EVIDENT]
     if ratios:

@@ -63,16 +63,30 @@ def other_values(traced: Traced, position: int) -> Iterator[Edit]:
         yield at_site(traced, position, cost, words, partial(_instead, _finder(traced, position, other)))
 
 
+# In a program of more operations only values that have a name are taken in place of others.
+SHORT = 60
+NOTHING = frozenset(("scalar_tensor", "full", "zeros_like", "ones_like", "zeros", "ones"))
+"""What gives constants alone."""
+
+
+def _others(traced: Traced, position: int) -> Iterator[int]:
+    """Other values that are known before an operation, each once; of what a loop computes, that of the first round."""
+    own, seen = traced.alike[position], set[int]()
+    for other in range(position):
+        alike = traced.alike[other]
+        if alike == own or alike in seen or not isinstance(traced.values[other], Tensor):
+            continue
+        seen.add(alike)
+        is_told = other in traced.names or len(traced.sites) <= SHORT
+        if is_told and traced.positions[traced.sites[other]][0] == other and traced.nodes[other].name not in NOTHING:
+            yield other
+
+
 def _fitting(traced: Traced, position: int, value: Tensor) -> Iterator[int]:
-    """Other values of this shape and kind that are known before an operation; each once."""
-    seen = [value]
-    for other, x in enumerate(traced.values[:position]):
-        if not isinstance(x, Tensor) or x.shape != value.shape or x.dtype != value.dtype:
-            continue
-        if traced.nodes[other].name in ("scalar_tensor", "full", "zeros_like", "ones_like", "zeros", "ones"):
-            continue
-        if not any(torch.equal(x, known) for known in seen):
-            seen.append(x)
+    """Those of this shape and kind."""
+    for other in _others(traced, position):
+        x = traced.values[other]
+        if x.shape == value.shape and x.dtype == value.dtype:
             yield other
 
 
@@ -97,13 +111,10 @@ def scaled_by_others(traced: Traced, position: int) -> Iterator[Edit]:
     value, name = traced.values[position], name_of(traced, Ref(position))
     if not value.is_floating_point() or not value.numel():
         return
-    seen: list[Tensor] = []
-    for other, x in enumerate(traced.values[:position]):
-        if not isinstance(x, Tensor) or not x.is_floating_point() or not meets(x, value):
+    for other in _others(traced, position):
+        x = traced.values[other]
+        if not x.is_floating_point() or not meets(x, value):
             continue
-        if any(x.shape == known.shape and torch.equal(x, known) for known in seen):
-            continue
-        seen.append(x)
         cost = (3.0 if other in traced.names else 4.0) + (0.2 if traced.sites[position].stage == "results" else 0.4)
         find, of = _finder(traced, position, other), name_of(traced, Ref(other))
         words = f"{name} multiplied by {of} once more"
@@ -145,8 +156,7 @@ def operands(traced: Traced, position: int) -> Iterator[Edit]:
             words = f"the {kind} {name} left out"
             cost = 1.9 if neutral else 1.7
             yield at_site(traced, position, cost, words, partial(_filled_operand, i, neutral), operand=i)
-        users = sum(any(r.position == ref.position for r in n.refs) for n in traced.nodes)
-        if users < 2 and traced.nodes[ref.position].name not in MOVES:
+        if traced.users[ref.position] < 2 and traced.nodes[ref.position].name not in MOVES:
             continue  # the value itself is edited
         for table in (NUMBERS, ARRANGED) if value.is_floating_point() else (MASKS,):
             for words, (cost, function) in table.items():
@@ -161,7 +171,7 @@ def other_operands(traced: Traced, position: int) -> Iterator[Edit]:
     for i, ref in enumerate(traced.nodes[position].args):
         if not isinstance(ref, Ref) or not isinstance(traced.values[ref.position], Tensor):
             continue
-        if sum(any(r.position == ref.position for r in n.refs) for n in traced.nodes) < 2:
+        if traced.users[ref.position] < 2:
             continue
         for other in _fitting(traced, position, traced.values[ref.position]):
             if other != ref.position:

@@ -3,6 +3,7 @@ part is taken for constant."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -25,7 +26,7 @@ from manual_bp.rule import Rule
 
 def whole_edits(traced: Traced) -> Iterator[Edit]:
     """All of them."""
-    for family in (mistakes, hyperparameters, cotangents, formulas, constants_of_forward):
+    for family in (mistakes, hyperparameters, roles, cotangents, formulas, constants_of_forward):
         yield from family(traced)
 
 
@@ -143,6 +144,35 @@ def _at_kept(name: str, function: Callable[[Any], Any], traced: Traced, needed: 
     kept = traced.residuals
     changed = kept._replace(**{name: function(getattr(kept, name))})
     return _named(traced.rule, tuple([None] * len(traced.rule.outputs)), traced.rule.page.backward(changed, traced.dy))
+
+
+# ------------------------------------------------------------------------------------------------------------ roles
+
+
+def roles(traced: Traced) -> Iterator[Edit]:
+    """Two inputs of one shape taken for each other, and their cotangents too."""
+    rule, inputs = traced.rule, traced.case.inputs
+    for one, two in itertools.combinations(range(len(inputs)), 2):
+        x, other = inputs[one], inputs[two]
+        if (
+            rule.has_backward
+            and x is not None
+            and other is not None
+            and (x.shape, x.dtype) == (other.shape, other.dtype)
+        ):
+            a, b = list(rule.inputs)[one], list(rule.inputs)[two]
+            words = f"{PAGE}`{a}` and `{b}` taken for each other throughout backward"
+            yield Edit(2.2, words, run=partial(_in_each_others_role, one, two))
+
+
+def _in_each_others_role(one: int, two: int, traced: Traced, needed: int) -> Values:
+    def swapped(those: Any) -> Any:
+        found = list(those)
+        found[one], found[two] = found[two], found[one]
+        return tuple(found)
+
+    _, grads = traced.rule.vjp(swapped(_inputs(traced)), traced.dy, **traced.case.hyper)
+    return _named(traced.rule, tuple([None] * len(traced.rule.outputs)), swapped(grads))
 
 
 # ------------------------------------------------------------------------------------------------------- cotangents

@@ -28,7 +28,10 @@ LOOSE = ("add", "sub", "rsub", "gt", "ge", "lt", "le", "eq", "ne")
 def called(traced: Traced, what: Any, depth: int = DEEP) -> str:
     """What a value, or a constant, is called: by its variable, or as an expression."""
     if isinstance(what, Ref):
-        return _called(traced, what.position, depth)
+        key = what.position, depth
+        if key not in traced.called:
+            traced.called[key] = _called(traced, what.position, depth)
+        return traced.called[key]
     if isinstance(what, Tensor):
         return f"{float(what):g}" if what.numel() == 1 else "a constant"
     if isinstance(what, float | int) and not isinstance(what, bool):

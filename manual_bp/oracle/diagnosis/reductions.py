@@ -1,0 +1,229 @@
+"""Edits of sums, means and products of matrices: over other axes, by another count, without a part; and of windows that
+move along axes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manual_bp.oracle.diagnosis.edit import Edit, at_site
+from manual_bp.oracle.diagnosis.program import MOVES, At, Site, Traced
+from manual_bp.oracle.diagnosis.values import mapped_operand, meets
+from manual_bp.oracle.diagnosis.words import name_of
+from manual_bp.program import Ref
+
+aten = torch.ops.aten
+
+
+def reduced(traced: Traced, position: int) -> Iterator[Edit]:
+    """A sum or mean of something else: over other axes, by another count, without a part."""
+    node = traced.nodes[position]
+    x = traced.values[node.args[0].position] if isinstance(node.args[0], Ref) else node.args[0]
+    axes = _axes(node.args, x)
+    name, of = name_of(traced, Ref(position)), name_of(traced, node.args[0])
+    is_mean = node.name == "mean"
+    count = "the number of its elements"
+    if is_mean:
+        yield at_site(traced, position, 2, f"the sum of {of} in place of its mean", partial(_times, lambda n: n), "sum")
+        yield at_site(
+            traced, position, 2.6, f"n - 1 in place of n in {name}", partial(_times, lambda n: n / (n - 1)), "n - 1"
+        )
+        yield at_site(traced, position, 3.4, f"n + 1 in place of n in {name}", partial(_times, lambda n: n / (n + 1)))
+    else:
+        yield at_site(
+            traced, position, 2, f"the mean of {of} in place of its sum", partial(_times, lambda n: 1 / n), "mean"
+        )
+        yield at_site(traced, position, 2.9, f"{name} multiplied by {count}", partial(_times, lambda n: n))
+    root = f"the square root of the number of elements in {name}"
+    yield at_site(traced, position, 3.4, root, partial(_times, lambda n: n**0.5 if is_mean else n**-0.5))
+    names = "mean" if is_mean else "sum"
+    for others in itertools.combinations(range(x.ndim), len(axes)):
+        if set(others) != set(axes):
+            words = f"the {names} of {of} over {_said(others)} in place of {name}"
+            yield at_site(traced, position, 3.2, words, partial(_over_others, others), f"{names} over {others}")
+    yield from _elsewhere(traced, position, x, axes)
+    for words, function in SLICES.items():
+        yield at_site(traced, position, 3.3, f"{words} left out of {name}", partial(_sliced, function))
+    for other, op in (("largest", torch.amax), ("smallest", torch.amin)):
+        words = f"the {other} of {of} in place of {name}"
+        yield at_site(traced, position, 4, words, partial(_reduced_by, op))
+
+
+def unreduced(traced: Traced, position: int) -> Iterator[Edit]:
+    """What is summed in place of the sum, where both are broadcast to the same shape."""
+    node, right = traced.nodes[position], traced.values[position]
+    if isinstance(node.args[0], Ref) and right.ndim == traced.values[node.args[0].position].ndim:
+        words = f"{name_of(traced, node.args[0])} of each element alone in place of {name_of(traced, Ref(position))}"
+        yield at_site(traced, position, 2.5, words, lambda at: at.place(at.node.args[0]))
+
+
+SHAPED: Mapping[str, Callable[[list[int]], list[int]]] = {
+    "the first of {0} for all axes": lambda n: [n[0]] * len(n),
+    "the last of {0} for all axes": lambda n: [n[-1]] * len(n),
+    "{0} in reversed order": lambda n: n[::-1],
+    "1 in place of {0}": lambda n: [1] * len(n),
+    "0 in place of {0}": lambda n: [0] * len(n),
+    "{0} + 1 in place of {0}": lambda n: [i + 1 for i in n],
+    "{0} - 1 in place of {0}": lambda n: [i - 1 for i in n],
+}
+"""What a list of whole numbers, one of each axis, is changed to: strides, paddings, dilations."""
+
+
+def by_axis(traced: Traced, position: int) -> Iterator[Edit]:
+    """A convolution or a window with other strides, paddings or dilations."""
+    node = traced.nodes[position]
+    names = [argument.name for argument in node.op._schema.arguments]
+    for i, given in enumerate(node.args):
+        if isinstance(given, list | tuple) and given and all(type(n) is int for n in given):
+            for words, function in SHAPED.items():
+                said = words.format(f"its {names[i]} {tuple(given)}")
+                yield at_site(
+                    traced, position, 2.8, f"{said} in {name_of(traced, Ref(position))}", partial(_with, i, function)
+                )
+
+
+def _with(i: int, function: Callable[[list[int]], list[int]], at: At) -> Any:
+    args = at.place(list(at.node.args))
+    args[i] = function(list(args[i]))
+    found, right = at.with_args(args), at.result()
+    if found.shape == right.shape:
+        return found
+    # Of another size it is cut off, or filled up with zeros, as whoever writes into what is due would.
+    pads = [n for own, due in zip(reversed(found.shape), reversed(right.shape), strict=True) for n in (0, due - own)]
+    return aten.constant_pad_nd(found, pads)
+
+
+def _elsewhere(traced: Traced, position: int, x: Tensor, axes: list[int]) -> Iterator[Edit]:
+    """A sum or mean over other axes, where what it gives is broadcast to the shape of what was reduced."""
+    node, right = traced.nodes[position], traced.values[position]
+    met = [position] if right.ndim == x.ndim or (x.ndim and meets(right, x)) else []
+    for user, other in enumerate(traced.nodes):
+        value = traced.values[user]
+        if other.name in MOVES and any(ref.position == position for ref in other.refs) and isinstance(value, Tensor):
+            met += [user] if value.numel() == right.numel() and meets(value, x) else []
+    names = "mean" if node.name == "mean" else "sum"
+    for user in met:
+        for size in range(1, x.ndim + 1):
+            for over in itertools.combinations(range(x.ndim), size):
+                if set(over) != set(axes):
+                    words = f"the {names} over {_said(over)} in place of {name_of(traced, Ref(position))}"
+                    change = partial(_kept_axes, traced.sites[position], over)
+                    yield at_site(traced, user, 3.1, words, change, f"kept {names} over {over}")
+        if x.ndim > 1:
+            words = f"the {names} of each example in place of {name_of(traced, Ref(position))}"
+            change = partial(_kept_axes, traced.sites[position], None)
+            yield at_site(traced, user, 3.0, words, change, f"kept {names} of each example")
+            words = f"the {names} over all axes past the second in place of {name_of(traced, Ref(position))}"
+            change = partial(_kept_axes, traced.sites[position], ())
+            yield at_site(traced, user, 3.1, words, change, f"kept {names} of space")
+
+
+def _kept_axes(site: Site, over: tuple[int, ...] | None, at: At) -> Any:
+    """None: over all axes but the first; (): over all past the second, if there are any."""
+    others, own = at.traced.positions[site], at.traced.positions[at.traced.sites[at.position]]
+    node = at.traced.nodes[others[own.index(at.position)] if len(others) == len(own) else others[-1]]
+    x = at.place(node.args[0])
+    axes = tuple(range(1, x.ndim)) if over is None else over or tuple(range(2, x.ndim))
+    if not axes:
+        return at.result()
+    return (torch.mean if node.name == "mean" else torch.sum)(x, axes, keepdim=True)
+
+
+def _axes(args: Any, x: Tensor) -> list[int]:
+    given = args[1] if len(args) > 1 and isinstance(args[1], list | tuple) and args[1] else range(x.ndim)
+    return [axis % max(x.ndim, 1) for axis in given]
+
+
+def _times(factor: Callable[[float], float], at: At) -> Any:
+    result = at.result()
+    x = at.place(at.node.args[0])
+    n = x.numel() / max(result.numel(), 1)
+    return result * factor(n)
+
+
+def _said(axes: Sequence[int]) -> str:
+    return f"ax{'e' if len(axes) > 1 else 'i'}s {', '.join(map(str, axes))}"
+
+
+def _over_others(others: tuple[int, ...], at: At) -> Any:
+    x, right = at.place(at.node.args[0]), at.result()
+    found = (torch.mean if at.node.name == "mean" else torch.sum)(x, others, keepdim=right.ndim == x.ndim)
+    if right.ndim != x.ndim and found.shape != right.shape:
+        raise ValueError("of another shape here")
+    return found
+
+
+def _full_blocks(block: int, n: int) -> range:
+    return range(n // block * block)
+
+
+def _first(block: int, n: int) -> range:
+    return range(min(block, n))
+
+
+SLICES: dict[str, Callable[[int], range]] = {
+    "the last element": lambda n: range(n - 1),
+    "the first element": lambda n: range(1, n),
+    "all but the first element": lambda n: range(min(n, 1)),
+    "all but the last element": lambda n: range(max(n - 1, 0), n),
+    "the second half": lambda n: range(n // 2),
+    "every second element": lambda n: range(0, n, 2),
+    "what lies beyond the largest power of two": lambda n: range(1 << (max(n, 1).bit_length() - 1)),
+}
+"""What is left out of what is summed, and which are taken of so many."""
+for _block in (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024):
+    SLICES[f"the tail after the last full block of {_block} elements"] = partial(_full_blocks, _block)
+    SLICES[f"all after the first {_block} elements"] = partial(_first, _block)
+
+
+def _taken(keep: Callable[[int], range], x: Tensor, axis: int) -> Tensor:
+    return x.index_select(axis, torch.tensor(keep(x.shape[axis]), dtype=torch.long))
+
+
+def _sliced(keep: Callable[[int], range], at: At) -> Any:
+    """Of the last of the axes over which is summed a part; a mean is still divided by the whole count."""
+    args = at.place(list(at.node.args))
+    x = args[0]
+    axes = _axes(args, x)
+    if not axes:
+        raise IndexError("nothing is summed here")
+    length = x.shape[axes[-1]]
+    args[0] = _taken(keep, x, axes[-1])
+    found = at.with_args(args)
+    return found * (args[0].shape[axes[-1]] / length) if at.node.name == "mean" else found
+
+
+def _reduced_by(op: Callable[..., Tensor], at: At) -> Any:
+    x = at.place(at.node.args[0])
+    return op(x, _axes(at.node.args, x)).reshape(at.result().shape)
+
+
+def products(traced: Traced, position: int) -> Iterator[Edit]:
+    """Matrix products with an operand transposed, or without a part of what is summed."""
+    node, name = traced.nodes[position], name_of(traced, Ref(position))
+    for i in (0, 1):
+        operand = node.args[i]
+        x = traced.values[operand.position] if isinstance(operand, Ref) else operand
+        if x.ndim >= 2 and x.shape[-1] == x.shape[-2]:
+            words = f"{name_of(traced, operand)} transposed in {name}"
+            yield at_site(traced, position, 2.6, words, partial(mapped_operand, i, lambda x: x.mT))
+    for words, function in SLICES.items():
+        yield at_site(traced, position, 3.3, f"{words} left out of {name}", partial(_short_product, function))
+    inner = traced.values[node.args[0].position].shape[-1] if isinstance(node.args[0], Ref) else 0
+    if inner:
+        yield at_site(
+            traced, position, 2.4, f"{name} divided by the number of its summands",
+            lambda at: at.result() / at.place(at.node.args[0]).shape[-1],
+        )  # fmt: skip
+
+
+def _short_product(keep: Callable[[int], range], at: At) -> Any:
+    args = at.place(list(at.node.args))
+    args[0] = _taken(keep, args[0], args[0].ndim - 1)
+    args[1] = _taken(keep, args[1], max(args[1].ndim - 2, 0))
+    return at.with_args(args)

@@ -1,0 +1,183 @@
+"""How a page, or torch's derivative of it, becomes a program: it is run at a case while each operation is recorded."""
+
+from __future__ import annotations
+
+import linecache
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manual_bp.oracle.candidates import candidate
+from manual_bp.oracle.case import Case
+from manual_bp.oracle.diagnosis.program import PAGE, TORCH, Site, Traced
+from manual_bp.oracle.diagnosis.samples import wide
+from manual_bp.outputs import parts, whole
+from manual_bp.program import Line, Node, Program, Ref, UntraceableError
+from manual_bp.program.program import PLAYED
+from manual_bp.program.recording import OURS, Recording
+from manual_bp.rule import Rule
+
+__all__ = ["UntraceableError", "traced"]
+
+APART = tuple(str(Path(torch.__file__).parent / name) for name in ("_decomp", "_refs", "_prims_common"))
+"""Where torch takes operations apart."""
+_RUNNING = ("program/program.py", "oracle/functions", "arithmetic")
+INTERPRETED = tuple(str(Path(__file__).parents[2] / name) for name in _RUNNING)
+"""What runs programs that were recorded."""
+HERE = (*OURS, str(Path(__file__).parent))
+"""Folders of which no line is a page's."""
+
+
+class _Sited(Recording):
+    """A recording that notes the site of each operation, and by which variable of the page each tensor is known."""
+
+    def __init__(self, inputs: Sequence[Tensor], elementary: Callable[[Any], bool]) -> None:
+        self.sites: dict[int, Site] = {}
+        self.named: dict[int, str] = {}
+        self._calls: tuple[Any, ...] = ()
+        self._derived: dict[int, int] = {}
+        super().__init__(inputs, elementary)
+
+    def _append(self, node: Node, moving: bool) -> Ref:
+        ref = super()._append(node, moving)
+        self.sites[ref.position] = Site(self.stage, self._calls, node.name)
+        return ref
+
+    def _line(self) -> Line | None:
+        """The innermost line of the page's own file or, of a page made of a recorded program, the line recorded."""
+        frame: FrameType | None = sys._getframe(1)
+        calls: list[Any] = []
+        if (node := torch._C._current_autograd_node()) is not None:
+            number = self._derived.setdefault(node._sequence_nr(), len(self._derived))
+            calls.append((node.name(), number))
+            self.stage = "backward"
+        found: Line | None = None
+        while frame is not None:
+            code = frame.f_code
+            if code.co_filename.startswith(INTERPRETED):  # one line of these stands for every operation
+                calls.append(len(self.nodes))
+            elif not code.co_filename.startswith(HERE):
+                calls.append((code.co_name, frame.f_lasti))
+                if found is None or (found.file != self.page and code.co_filename == self.page):
+                    found = _line_of(frame)
+                self._note_names(frame)
+            elif code.co_filename.startswith(APART):
+                calls.append((code.co_name, frame.f_lasti))
+            elif code.co_filename == __file__ and code is traced.__code__:
+                break
+            frame = frame.f_back
+        self._calls = tuple(calls)
+        return PLAYED[-1] if PLAYED else found
+
+    page = ""
+    """The page's file."""
+
+    def _note_names(self, frame: FrameType) -> None:
+        """Variables of the page's own functions; what a helper calls its arguments says nothing of what they are."""
+        code = frame.f_code
+        if code.co_filename != self.page:
+            return
+        arguments = code.co_varnames[: code.co_argcount] if code.co_name not in ("forward", "backward") else ()
+        for name, x in frame.f_locals.items():
+            if name in arguments or not isinstance(x, Tensor):
+                continue
+            if (known := self._own.get(id(x))) is not None:
+                self.named.setdefault(known.ref.position, name)
+
+    def _refuse_what_no_program_tells(self, func: Any, args: Any, moving: bool, line: Line | None) -> None:
+        """A program is made for every case anew, so that what depends on numbers of one is as it should be there."""
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            super()._refuse_what_no_program_tells(func, args, moving, line)
+
+
+def _line_of(frame: FrameType) -> Line:
+    file = frame.f_code.co_filename
+    return Line(file, frame.f_lineno, linecache.getline(file, frame.f_lineno).strip())
+
+
+def traced(rule: Rule, case: Case, by: str = PAGE) -> Traced:
+    """The page at a case, in float64, or torch's derivative of the same function (by=TORCH).  Raises UntraceableError
+    where no program can be made of it."""
+    inputs = tuple(None if x is None else wide(x).clone() for x in case.inputs)
+    hyper = {**rule.defaults, **case.hyper}
+    y = rule.pure(*inputs, **hyper)[0] if rule.has_backward else None
+    dy = _complete(case.dy, y) if rule.has_backward else None
+    named = {n: x for n, x in zip(rule.inputs, inputs, strict=True) if x is not None}
+    cotangents = dict(zip(rule.cotangents, parts(dy), strict=True)) if dy is not None else {}
+    tensors = {**named, **{n: x for n, x in cotangents.items() if x is not None}}
+    twin = candidate("torch")(rule.name) if by == TORCH else None
+    if by == TORCH and (twin is None or not rule.has_backward):
+        raise UntraceableError("torch has no derivative of this")
+    with _Sited(list(tensors.values()), _is_elementary) as recording:
+        recording.page = str(getattr(rule.page, "__file__", ""))
+        if twin is not None:
+            residuals = None
+            y, grads = twin(inputs, dy, **hyper)
+        else:
+            y, residuals = rule.pure(*inputs, **hyper)
+            recording.stage = "residuals"
+            residuals = _copied(recording, residuals, "") if rule.has_backward else None
+            recording.stage = "backward"
+            grads = rule.page.backward(residuals, dy) if rule.has_backward else ()
+        recording.stage = "results"
+        outputs = dict(zip(rule.arguments, (*parts(y), *grads), strict=False))
+        copies = {name: _copy(recording, x, name) for name, x in outputs.items() if isinstance(x, Tensor)}
+    results = {name: recording.refs(x).position for name, x in copies.items()}
+    program = Program(tuple(recording.nodes), recording.inputs, ())
+    _, values = program.run(list(tensors.values()))
+    sites = [recording.sites.get(p, Site("inputs", (p,), "input")) for p in range(len(program.nodes))]
+    for position, name in enumerate(tensors):
+        sites[position] = Site("inputs", (name,), "input")
+    names = {**recording.named, **dict(enumerate(tensors)), **{p: name for name, p in results.items()}}
+    return Traced(rule, case, by, program.nodes, values, sites, names, results, residuals, dy)
+
+
+def _is_elementary(op: Any) -> bool:
+    """Torch's derivatives are taken apart where they can be."""
+    return "_backward" not in str(op._schema.name) or op not in _apart()
+
+
+@cache
+def _apart() -> Any:
+    from torch._decomp import decomposition_table
+
+    return decomposition_table
+
+
+def _complete(dy: Any, y: Any) -> Any:
+    """dy in float64, with 0 for what is absent."""
+    found = [
+        (torch.zeros_like(part) if part.is_floating_point() else None) if d is None else wide(d).clone()
+        for d, part in zip(parts(dy), parts(y), strict=True)
+    ]
+    return whole(found, like=y)
+
+
+def _copy(recording: _Sited, x: Tensor, name: str) -> Tensor:
+    copy = x.clone()
+    known = recording.refs(copy)
+    among = sum(site.stage == recording.stage for site in recording.sites.values())
+    recording.sites[known.position] = Site(recording.stage, (name, among), "clone")
+    if name:
+        recording.named.setdefault(known.position, name)
+    return copy
+
+
+def _copied(recording: _Sited, structure: Any, name: str) -> Any:
+    """Residuals with a copy of each tensor, known by the name of its field."""
+    if isinstance(structure, Tensor):
+        return _copy(recording, structure, name)
+    if isinstance(structure, Mapping):
+        return {key: _copied(recording, x, str(key)) for key, x in structure.items()}
+    if isinstance(structure, tuple) and hasattr(structure, "_fields"):
+        pairs = zip(structure._fields, structure, strict=True)
+        return type(structure)(*(_copied(recording, x, field) for field, x in pairs))
+    if isinstance(structure, tuple | list):
+        return type(structure)(_copied(recording, x, "") for x in structure)
+    return structure
