@@ -28,8 +28,8 @@ class Deadline:
 
     @property
     def left(self) -> float:
-        """Seconds."""
-        return max(self._end - time.monotonic(), 0.0)
+        """Seconds of computing."""
+        return max(self._end - time.thread_time(), 0.0)
 
     def check(self) -> None:
         """Raise TimeIsUp if it is."""
