@@ -339,7 +339,8 @@ UNNAMED = {
     "unequal shards": (unequal_shards, "square_loss", ""),
     "frozen batch": (FrozenBatch(), "square_loss", r"`4` in place of"),
     "off by what is kept": (by_what_is_kept, "dropout", "^dx is shape times that of p=0"),
-    "tree that drops odd ones": (tree_reduction, "linear", ""),
+    # What is left of a count that is halved, and odd ones dropped, is its largest power of two.
+    "tree that drops odd ones": (tree_reduction, "linear", "what lies beyond the largest power of two left out of"),
     "tree of a cost": (tree_of_cost, "l2_penalty", ""),
     "few digits by nature": (half_signs, "l1_penalty", "^dweight is 1/2 times the page's with the sign of `dweight`"),
 }
