@@ -8,7 +8,9 @@ their rounding error.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +27,8 @@ from torch_ref.taken_apart import formula_of
 Elementary = Callable[[Any], bool]
 
 
-class Derivative(NamedTuple):
+@dataclass(frozen=True)
+class Derivative:
     """A function's value and derivative, at inputs of some shapes.
 
     forward: inputs -> (y, saved).  backward: (*saved, *dy) -> one cotangent for each input, None where y does not
@@ -42,7 +45,7 @@ class Derivative(NamedTuple):
     largest: int
     is_its_own: bool
 
-    @property
+    @cached_property
     def value(self) -> Program:
         """inputs -> y, and nothing that only the derivative needs."""
         return Program(self.forward.nodes, self.forward.inputs, self.forward.results[0]).pruned()

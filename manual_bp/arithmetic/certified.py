@@ -29,7 +29,7 @@ from manual_bp.arithmetic.balls import UnknownFunction
 from manual_bp.arithmetic.enclosed import Balls, is_narrow, number
 from manual_bp.arithmetic.jets import ZERO, arb
 from manual_bp.arithmetic.point import ALLOWED_ULPS, Cotangents, Inputs, Point, PrecisionError, inner
-from manual_bp.arithmetic.subgradients import Subgradient, is_subgradient
+from manual_bp.arithmetic.subgradients import Subgradient, is_subgradient, passes_as_subgradient
 from manual_bp.rule import Grads, Rule
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "UnknownFunction",
     "adjoint_identity",
     "is_subgradient",
+    "passes_as_subgradient",
     "truth",
 ]
 

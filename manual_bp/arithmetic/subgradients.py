@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -25,11 +25,18 @@ from manual_bp.arithmetic.balls import Jets
 from manual_bp.arithmetic.enclosed import is_narrow, number
 from manual_bp.arithmetic.jets import NAN, ZERO, arb, leaves
 from manual_bp.arithmetic.point import Cotangents, Inputs, Point
+from manual_bp.arithmetic.selections import is_selection
 from manual_bp.rule import Grads, Rule
 
 ALL_SIGNS = 8
 """Up to so many coupled elements at a kink, every sign vector is tried; beyond, SOME_SIGNS random ones."""
 SOME_SIGNS = 256
+FEW_SIGNS = 32
+"""So many where the same program was asked for before, at other numbers."""
+
+
+Directions = Callable[[set[int]], list[dict[int, int]]]
+"""For keys that share an output, how each of them moves."""
 
 
 class Subgradient(NamedTuple):
@@ -68,24 +75,66 @@ def is_subgradient(
     problem = Point(rule, inputs, dy, hyper)
     candidate = problem.joined(grads, "grads", NAN)
     widths = problem.widths(grads, allowance)
-    judged = problem.enclosed(lambda _: _judge(problem, candidate, widths))
+    judged = problem.enclosed(lambda _: _judge(problem, candidate, widths, _directions))
     return Subgradient(*(problem.split([key in keys for key in problem.keys], _mask) for keys in judged))
+
+
+def passes_as_subgradient(
+    rule: Rule,
+    inputs: Inputs,
+    dy: Cotangents,
+    grads: Grads,
+    *,
+    allowance: Grads | None = None,
+    asked_before: int = 0,
+    **hyper: Any,
+) -> bool:
+    """Whether they are one that a program may choose (selections.py), and where that does not tell
+    `is_subgradient(...).passed`, at a fraction of the cost where it is False: the search ends with the first direction
+    that refutes it, and begins with those along which most are refuted, all tied elements together.
+
+    allowance: is added to the 5 ulp.  asked_before: how often the same program has passed at other numbers.  Then FEW_SIGNS random sign vectors are tried
+    where SOME_SIGNS would be, and others than before.
+    """
+    problem = Point(rule, inputs, dy, hyper)
+    candidate = problem.joined(grads, "grads", NAN)
+    widths = problem.widths(grads, None)
+    if allowance is not None:
+        widths = [a + b for a, b in zip(widths, problem.widths(grads, allowance), strict=True)]
+    chosen = problem.enclosed(lambda _: (is_selection(problem, candidate, widths),))[0]
+    if chosen is not None:
+        return chosen
+    signs = {key: -1 if candidate[key] < 0 else 1 for key in problem.keys}
+
+    def directions(keys: set[int]) -> list[dict[int, int]]:
+        first = [{key: signs[key] for key in sorted(keys)}, dict.fromkeys(sorted(keys), 1)]
+        return [*first, *_directions(keys, FEW_SIGNS if asked_before else SOME_SIGNS, asked_before)]
+
+    _, failing, unjudged = problem.enclosed(lambda _: _judge(problem, candidate, widths, directions, stops=True))
+    return not failing and not unjudged
 
 
 def _mask(shape: torch.Size, flat: tuple[bool, ...]) -> Tensor:
     return torch.tensor(flat, dtype=torch.bool).reshape(shape)
 
 
-def _judge(problem: Point, candidate: list[arb], widths: list[arb]) -> tuple[set[int], set[int], set[int]] | None:
-    """The keys at a kink, those that fail, those that cannot be judged; None if a one-sided derivative is too wide."""
+def _judge(
+    problem: Point, candidate: list[arb], widths: list[arb], directions_of: Directions, stops: bool = False
+) -> tuple[set[int], set[int], set[int]] | None:
+    """The keys at a kink, those that fail, those that cannot be judged; None if a one-sided derivative is too wide.
+
+    directions_of: which directions are tried for keys that share an output.  stops: at the first that fails.
+    """
     outputs = problem.outputs()
     kinks = {key for key, total in enumerate(problem.pulled_back(outputs)) if total.is_nan()}
     if not kinks:
         return set(), set(), set()
     failing = {key for key in kinks if not candidate[key].is_finite()}
     unjudged: set[int] = set()
-    groups = [(keys, js, _directions(keys)) for keys, js in _coupled(problem, outputs, kinks)]
+    groups = [(keys, js, directions_of(keys)) for keys, js in _coupled(problem, outputs, kinks)]
     for turn in itertools.zip_longest(*(directions for *_, directions in groups), fillvalue={}):
+        if stops and (failing or unjudged):
+            break
         # Groups share no output, so one pass serves all of them.
         together = {key: sign for signs in turn for key, sign in signs.items()}
         v = [arb(together.get(key, 0)) for key in problem.keys]
@@ -122,8 +171,11 @@ def _coupled(problem: Point, outputs: Sequence[Jets], kinks: set[int]) -> list[t
     return groups
 
 
-def _directions(keys: set[int]) -> list[dict[int, int]]:
-    """Each key alone, then vectors of signs; not their negatives, since both ends of a direction are judged at once."""
+def _directions(keys: set[int], most: int = SOME_SIGNS, turn: int = 0) -> list[dict[int, int]]:
+    """Each key alone, then vectors of signs; not their negatives, since both ends of a direction are judged at once.
+
+    most: how many random ones.  turn: others are drawn for another one.
+    """
     ordered = sorted(keys)
     alone = [{key: 1} for key in ordered]
     if len(ordered) == 1:
@@ -131,6 +183,6 @@ def _directions(keys: set[int]) -> list[dict[int, int]]:
     if len(ordered) <= ALL_SIGNS:
         signs = [(1, *rest) for rest in itertools.product((1, -1), repeat=len(ordered) - 1)]
     else:
-        dice = random.Random(len(ordered))
-        signs = [(1,) * len(ordered), *(tuple(dice.choices((1, -1), k=len(ordered))) for _ in range(SOME_SIGNS))]
+        dice = random.Random(len(ordered) + 2**32 * turn)
+        signs = [(1,) * len(ordered), *(tuple(dice.choices((1, -1), k=len(ordered))) for _ in range(most))]
     return alone + [dict(zip(ordered, some, strict=True)) for some in signs]

@@ -250,7 +250,7 @@ def _own_convention(rule: Rule, case: Case) -> Values | None:
     assert balls is not None
     inputs, dy = _wide_case(case)
     y, grads = rule.vjp(inputs, dy, **case.hyper)
-    return (*parts(y), *grads) if balls.is_subgradient(rule, inputs, dy, grads, **case.hyper).passed else None
+    return (*parts(y), *grads) if balls.passes_as_subgradient(rule, inputs, dy, grads, **case.hyper) else None
 
 
 def _with_own_convention(rule: Rule, case: Case, expected: Values, kinks: Values) -> Values:

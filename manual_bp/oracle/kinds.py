@@ -22,7 +22,7 @@ from manual_bp.oracle.case import Case
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.evidence import Evidence, Values, certified_module, wide
 from manual_bp.oracle.kept_evidence import numbers_of
-from manual_bp.oracle.kinks import is_subgradient, kinks_of
+from manual_bp.oracle.kinks import LARGER_WHOLE, MOST_WHOLE, is_subgradient, kinks_of, widths_nearby
 from manual_bp.oracle.lost_digits import PER_OPERATION, lost_digits, reach_of
 from manual_bp.oracle.results import is_dense
 from manual_bp.oracle.variation import in_precision
@@ -259,10 +259,11 @@ class Kinds:
 
     def as_declared(self, found: Evidence, position: int, grads: Sequence[Any], beyond: Tensor) -> bool:
         """Whether all that differs is a kink or tie, where any subgradient was declared and this is one."""
-        kinks = found.kinks[position]
-        if not self._is_grad(position) or kinks is None or not bool(beyond.any()) or not bool(kinks[beyond].all()):
+        if not self._is_grad(position) or not bool(beyond.any()) or not self.conventions.any_subgradient(self.rule):
             return False
-        return self.conventions.any_subgradient(self.rule) and self.is_subgradient(found, grads)
+        found = self._with_kinks(found)
+        kinks = found.kinks[position]
+        return kinks is not None and bool(kinks[beyond].all()) and self.is_subgradient(found, grads)
 
     def _with_kinks(self, found: Evidence) -> Evidence:
         """The evidence with its kinks: where nothing was declared, those of a case that was not certified are not known
@@ -271,8 +272,14 @@ class Kinds:
         certified = found.source.startswith("certified truth")
         if balls is None or certified or any(bool(mask.any()) for mask in found.kinks if mask is not None):
             return found
-        kinks = self._kept("kinks", found.case, lambda: kinks_of(self.rule, found.case, balls) or found.kinks)
+        most = LARGER_WHOLE if self._subgradients and all(self._subgradients.values()) else MOST_WHOLE
+        kinks = self._kept("kinks", found.case, lambda: kinks_of(self.rule, found.case, balls, most) or found.kinks)
         return replace(found, kinks=kinks)
+
+    def _nearby(self, found: Evidence) -> Values:
+        return self._kept(
+            "nearby", found.case, lambda: widths_nearby(self.rule, found.case, found.kinks, self.contract)
+        )
 
     def is_subgradient(self, found: Evidence, grads: Sequence[Any]) -> bool:
         """Whether the cotangents are a subgradient at the case, as far as that can be certified."""
@@ -282,7 +289,13 @@ class Kinds:
         given = tuple(None if g is None else wide(g).numpy().tobytes() for g in grads)
         asked = numbers_of(found.case), given  # many cases are the same numbers in another layout
         if asked not in self._subgradients:
-            self._subgradients[asked] = is_subgradient(self.rule, found.case, found.kinks, tuple(grads), balls)
+            before = sum(self._subgradients.values())
+
+            def passes(allowance: Values | None) -> bool:
+                return is_subgradient(self.rule, found.case, found.kinks, tuple(grads), balls, allowance, before)
+
+            # What is told by a few roundings of the cotangent itself need not be told by those of the way to it.
+            self._subgradients[asked] = passes(None) or (not self.rule.elementwise and passes(self._nearby(found)))
         return self._subgradients[asked]
 
 

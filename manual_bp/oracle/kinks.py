@@ -12,6 +12,7 @@ what no NaN reaches is as it was.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from manual_bp import axes
+from manual_bp.arithmetic.bounded import Contract, widths
 from manual_bp.oracle.case import Case
 from manual_bp.outputs import parts
 from manual_bp.rule import Rule
@@ -34,19 +36,26 @@ MOST = 20_000
 # a smooth function of moderate curvature changes its slope by about the step.
 STEP = 2.0**-26
 CHANGE = 2.0**-18
+# So many points nearby at most, at such a distance (of the largest number), tell how far off a cotangent may be at a
+# tie: of eight tied elements each is ahead of the others in one of them, but for two times in ten thousand.
+POINTS = 64
+NUDGE = 2.0**-10
 # A case of so many elements is certified whole, as in evidence.py; what stands for NaN there is no kink of anything.
 MOST_WHOLE = 2000
+# And of so many if nothing but that can tell whether a program is right that took other subgradients in small cases, and
+# was right in all of them.
+LARGER_WHOLE = 2**15
 MODERATE = 0.7297
 
 
-def kinks_of(rule: Rule, case: Case, certified: ModuleType) -> Values | None:
+def kinks_of(rule: Rule, case: Case, certified: ModuleType, most: int = MOST_WHOLE) -> Values | None:
     """Where no derivative exists, of y and each input; None if the rule does not work row by row and is not small, is
-    a function that ball arithmetic does not know, or has no derivative at all."""
+    a function that ball arithmetic does not know, or has no derivative at all.  most: elements that are small."""
     if not getattr(rule.page, "CERTIFIED", True) or not rule.has_backward:
         return None
     rows = _rows(rule, case)
     if rows is None:
-        return _kinks_of_whole(rule, case, certified)
+        return _kinks_of_whole(rule, case, certified, most)
     masks: list[Tensor | None] = [torch.zeros(case.dy.shape, dtype=torch.bool)]
     masks += [
         torch.zeros(x.shape, dtype=torch.bool) if spec.cotangent else None
@@ -66,31 +75,69 @@ def kinks_of(rule: Rule, case: Case, certified: ModuleType) -> Values | None:
     return tuple(masks)
 
 
-def is_subgradient(rule: Rule, case: Case, kinks: Values, grads: Values, certified: ModuleType) -> bool:
+def is_subgradient(
+    rule: Rule,
+    case: Case,
+    kinks: Values,
+    grads: Values,
+    certified: ModuleType,
+    allowance: Values | None = None,
+    asked_before: int = 0,
+) -> bool:
     """Whether the cotangents are a subgradient where there are kinks; False where there are too many to certify, or
-    ball arithmetic does not know the function."""
+    ball arithmetic does not know the function.
+
+    allowance: how far off each may be, beyond 5 ulp.  asked_before: at how many cases those of the same program were.
+    """
     if not getattr(rule.page, "CERTIFIED", True):
         return False
     rows = _rows(rule, case)
     if rows is None:
-        return _is_whole_subgradient(rule, case, grads, certified)
+        return _is_whole_subgradient(rule, case, grads, certified, allowance, asked_before)
     count = len(rows.dy)
     marked = [m.reshape(count, -1).any(1) for m in kinks[1:] if m is not None]
     chosen_rows = torch.stack(marked).any(0).nonzero().flatten()
     if len(chosen_rows) > MOST:
         return False
-    own = [None if g is None else g.detach().cpu().reshape(x.shape) for g, x in zip(grads, rows.inputs, strict=True)]
+    own, allowed = (
+        [None if g is None else g.detach().cpu().reshape(x.shape) for g, x in zip(values, rows.inputs, strict=True)]
+        for values in (grads, allowance or (None,) * len(grads))
+    )
     for chosen in torch.split(chosen_rows, _at_once(rows)):
         part = _part(rows, chosen)
-        few = tuple(None if g is None else g[chosen] for g in own)
-        if not certified.is_subgradient(rule, part.inputs, part.dy, few, **part.hyper).passed:
+        few, beyond = (tuple(None if g is None else g[chosen] for g in values) for values in (own, allowed))
+        asked = {"allowance": beyond if allowance else None, "asked_before": asked_before, **part.hyper}
+        if not certified.passes_as_subgradient(rule, part.inputs, part.dy, few, **asked):
             return False
     return True
 
 
-def _kinks_of_whole(rule: Rule, case: Case, certified: ModuleType) -> Values | None:
+def widths_nearby(rule: Rule, case: Case, kinks: Values, contract: Contract) -> Values:
+    """How far off each cotangent may be, whichever of tied elements a right program chooses: the most that it may be at
+    some points nearby, where nothing is tied.  One more of them makes it wider, never another number due."""
+    case, generator = _without_nan(case), torch.Generator().manual_seed(0)
+    step = max(NUDGE, 4 * torch.finfo(contract.storage).eps)
+    most: list[Tensor | None] = [None] * len(case.inputs)
+    inputs, dy = _on_cpu(case)
+    for _ in range(POINTS):
+        moved = tuple(
+            (x + step * x.abs().amax() * (torch.rand(x.shape, generator=generator) - 0.5)).to(x.dtype)
+            if x is not None and x.is_floating_point() and x.numel()
+            else x
+            for x in inputs
+        )
+        found = widths(rule, moved, dy, contract, **case.hyper).grads
+        finite = [None if w is None else w.where(w.isfinite(), 0.0) for w in found]
+        most = [b if a is None or b is None else torch.maximum(a, b) for a, b in zip(most, finite, strict=True)]
+        told = zip(kinks[len(rule.outputs) :], most, strict=True)
+        if not any(bool((w[k] == 0).any()) for k, w in told if k is not None and w is not None):
+            break
+    return tuple(most)
+
+
+def _kinks_of_whole(rule: Rule, case: Case, certified: ModuleType, most: int) -> Values | None:
     whole = _without_nan(case)
-    if case.elements > MOST_WHOLE or not all(bool(x.isfinite().all()) for x in whole.tensors if x.is_floating_point()):
+    if case.elements > most or not all(bool(x.isfinite().all()) for x in whole.tensors if x.is_floating_point()):
         return None
     inputs, dy = _on_cpu(whole)
     ones = tuple(map(torch.ones_like, parts(dy)))  # whether there is a kink does not depend on dy
@@ -102,18 +149,41 @@ def _kinks_of_whole(rule: Rule, case: Case, certified: ModuleType) -> Values | N
     return (*smooth, *(None if grad is None else grad.midpoint().isnan() for grad in found.grads))
 
 
-def _is_whole_subgradient(rule: Rule, case: Case, grads: Values, certified: ModuleType) -> bool:
+def _is_whole_subgradient(
+    rule: Rule, case: Case, grads: Values, certified: ModuleType, allowance: Values | None, asked_before: int
+) -> bool:
     whole = _without_nan(case)
     inputs, dy = _on_cpu(whole)
     given = [None if g is None else g.detach().cpu() for g in grads]
     if whole is not case:  # what a NaN reaches is due as it is without one
         _, reached = rule.vjp(*_on_cpu(case), **case.hyper)
         _, own = rule.vjp(inputs, dy, **case.hyper)
-        given = [
-            g if g is None or r is None or o is None else torch.where(r.isnan(), o, g)
-            for g, r, o in zip(given, reached, own, strict=True)
+        beside = _rows_with_nan(case)  # where programs differ, as in what they make of NaN > 0
+        free = [
+            None if g is None or r is None else r.isnan() | beside(g)
+            for g, r in zip(given, reached, strict=True)
         ]
-    return bool(certified.is_subgradient(rule, inputs, dy, tuple(given), **case.hyper).passed)
+        given = [g if f is None or o is None else torch.where(f, o, g) for g, f, o in zip(given, free, own, strict=True)]
+        widths = allowance or tuple(None if g is None else torch.zeros(g.shape, dtype=torch.float64) for g in given)
+        allowance = tuple(
+            w if w is None or f is None else w.masked_fill(f, torch.inf) for w, f in zip(widths, free, strict=True)
+        )
+    asked = {"allowance": allowance, "asked_before": asked_before, **case.hyper}
+    return bool(certified.passes_as_subgradient(rule, inputs, dy, tuple(given), **asked))
+
+
+def _rows_with_nan(case: Case) -> Callable[[Tensor], Tensor]:
+    """Which rows of a cotangent are those in which an input of as many rows has NaN."""
+    numbers = [x.detach().cpu() for x in case.inputs if x is not None and x.is_floating_point() and x.ndim]
+
+    def beside(g: Tensor) -> Tensor:
+        found = torch.zeros(g.shape, dtype=torch.bool)
+        for x in numbers:
+            if g.ndim and len(x) == len(g):
+                found |= x.isnan().reshape(len(x), -1).any(1).reshape(-1, *(1,) * (g.ndim - 1))
+        return found
+
+    return beside
 
 
 def _without_nan(case: Case) -> Case:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -170,12 +171,42 @@ def chosen(choice: Choice, pick: Callable[[Tensor], Jets]) -> Jets:
     return Jets(here.shape, list(map(_agreed, here.cells, branches, undecided)))
 
 
+class Cut(NamedTuple):
+    """A number at a kink: the leaf that stands for it, its derivatives by each branch that is possible nearby, and the
+    inputs that decide which one is taken."""
+
+    leaf: Leaf
+    branches: tuple[Tangent, ...]
+    undecided: frozenset[Leaf]
+
+    @property
+    def inputs(self) -> set[Leaf]:
+        return set().union(*self.branches)
+
+
+_CUTS: list[list[Cut]] = []
+
+
+@contextmanager
+def cutting() -> Iterator[list[Cut]]:
+    """Inside, a number whose branches have one value and several slopes is a new input, whatever is made of it."""
+    _CUTS.append([])
+    try:
+        yield _CUTS[-1]
+    finally:
+        _CUTS.pop()
+
+
 def _agreed(here: Cell, nearby: tuple[Cell, ...], undecided: frozenset[Leaf]) -> Cell:
     """The value at the point; for the inputs that can change the branch, the slope that all possible branches share."""
     if not undecided:
         return here
     continuous = all(_identical(cell.value, here.value) for cell in nearby)
     branches = [tangent(cell) for cell in nearby]
+    if _CUTS and continuous and any(branch != branches[0] for branch in branches):
+        cut = Cut(Leaf(here.value, -2 - len(_CUTS[-1])), tuple(branches), undecided)
+        _CUTS[-1].append(cut)
+        return cut.leaf
     moves: list[tuple[Cell, arb]] = [(leaf, s) for leaf, s in tangent(here).items() if leaf not in undecided]
     for leaf in undecided:
         slope, *others = (branch.get(leaf, ZERO) for branch in branches)
