@@ -93,17 +93,17 @@ def passes_as_subgradient(
     `is_subgradient(...).passed`, at a fraction of the cost where it is False: the search ends with the first direction
     that refutes it, and begins with those along which most are refuted, all tied elements together.
 
-    allowance: is added to the 5 ulp.  asked_before: how often the same program has passed at other numbers.  Then FEW_SIGNS random sign vectors are tried
-    where SOME_SIGNS would be, and others than before.
+    allowance: is added to the 5 ulp; infinite where nothing is judged.
+    asked_before: how often the same program has passed at other numbers.  Then FEW_SIGNS random sign vectors are tried
+        where SOME_SIGNS would be, and others than before.
     """
     problem = Point(rule, inputs, dy, hyper)
     candidate = problem.joined(grads, "grads", NAN)
     widths = problem.widths(grads, None)
     if allowance is not None:
         widths = [a + b for a, b in zip(widths, problem.widths(grads, allowance), strict=True)]
-    chosen = problem.enclosed(lambda _: (is_selection(problem, candidate, widths),))[0]
-    if chosen is not None:
-        return chosen
+    if problem.enclosed(lambda _: (is_selection(problem, candidate, widths),))[0]:
+        return True
     signs = {key: -1 if candidate[key] < 0 else 1 for key in problem.keys}
 
     def directions(keys: set[int]) -> list[dict[int, int]]:

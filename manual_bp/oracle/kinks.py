@@ -42,8 +42,8 @@ POINTS = 64
 NUDGE = 2.0**-10
 # A case of so many elements is certified whole, as in evidence.py; what stands for NaN there is no kink of anything.
 MOST_WHOLE = 2000
-# And of so many if nothing but that can tell whether a program is right that took other subgradients in small cases, and
-# was right in all of them.
+# And of so many if nothing else can tell whether a program is right that took other subgradients in small cases, all of
+# them valid.
 LARGER_WHOLE = 2**15
 MODERATE = 0.7297
 
@@ -159,11 +159,11 @@ def _is_whole_subgradient(
         _, reached = rule.vjp(*_on_cpu(case), **case.hyper)
         _, own = rule.vjp(inputs, dy, **case.hyper)
         beside = _rows_with_nan(case)  # where programs differ, as in what they make of NaN > 0
-        free = [
-            None if g is None or r is None else r.isnan() | beside(g)
-            for g, r in zip(given, reached, strict=True)
+        free = [None if g is None or r is None else r.isnan() | beside(g) for g, r in zip(given, reached, strict=True)]
+        given = [
+            g if g is None or f is None or o is None else torch.where(f, o, g)
+            for g, f, o in zip(given, free, own, strict=True)
         ]
-        given = [g if f is None or o is None else torch.where(f, o, g) for g, f, o in zip(given, free, own, strict=True)]
         widths = allowance or tuple(None if g is None else torch.zeros(g.shape, dtype=torch.float64) for g in given)
         allowance = tuple(
             w if w is None or f is None else w.masked_fill(f, torch.inf) for w, f in zip(widths, free, strict=True)

@@ -220,3 +220,57 @@ def normed_in_float32(x, weight):
 )
 def test_what_differs_by_rounding_or_is_not_defined_everywhere_is_no_reason_to_refuse(function, inputs) -> None:
     assert reference(function, inputs).outputs == ("y",)
+
+
+def hidden(x, weight, head):
+    """Zeros in front of a layer that mixes what comes from them with both signs."""
+    return torch.relu(x @ weight) @ head
+
+
+def pooled(x, weight):
+    return F.max_pool2d(x, 2).flatten(1) @ weight.mT
+
+
+def hidden_with(slope):
+    def vjp(inputs, dy):
+        x, weight, head = inputs
+        z = x @ weight
+        d = dy @ head.mT * torch.where(z == 0, slope, (z > 0).to(z.dtype))
+        return z.relu() @ head, (d @ weight.mT, x.mT @ d, z.relu().mT @ dy)
+
+    return vjp
+
+
+def pooled_with(share):
+    def vjp(inputs, dy):
+        x, weight = inputs
+        cells = x.unfold(2, 2, 2).unfold(3, 2, 2).flatten(-2)
+        best = cells.amax(-1)
+        d = (dy @ weight).view(best.shape)[..., None] * share((cells == best[..., None]).to(x.dtype))
+        d = d.unflatten(-1, (2, 2)).permute(0, 1, 2, 4, 3, 5).reshape(x.shape)
+        return best.flatten(1) @ weight.mT, (d, dy.mT @ best.flatten(1))
+
+    return vjp
+
+
+def few(*shape):
+    return lambda generator: torch.randint(-1, 2, shape, generator=generator).double()
+
+
+HIDDEN = {"x": few(4, 6), "weight": few(6, 5), "head": (5, 3)}
+POOLED = {"x": few(2, 1, 4, 4), "weight": (3, 4)}
+
+
+@pytest.mark.parametrize(
+    ("candidate", "function", "inputs", "passes"),
+    [
+        (hidden_with(1.0), hidden, HIDDEN, True),
+        (hidden_with(1.1), hidden, HIDDEN, False),
+        (pooled_with(lambda tied: tied / tied.sum(-1, keepdim=True)), pooled, POOLED, True),
+        (pooled_with(lambda tied: tied), pooled, POOLED, False),
+    ],
+    ids=["slope 1", "slope 1.1", "shared evenly", "to every maximum"],
+)
+def test_any_choice_at_kinks_is_right_in_front_of_a_layer_that_mixes_them(candidate, function, inputs, passes) -> None:
+    report = compare(candidate, function, inputs=inputs, diagnose=0)
+    assert report.passed is passes, str(report)
