@@ -38,8 +38,9 @@ def is_selection(problem: Point, candidate: Sequence[arb], widths: Sequence[arb]
     """Whether the candidate's numbers are such a gradient at the elements that kinks touch.
 
     widths: how far off each may be; infinite where it is not judged.
-    False too where that is not the whole question: no kink is seen, a branch jumps or has no slope, what is chosen is chosen
-    among again, the same inputs decide two choices (the first and the second of a sorting), or too many hang together.
+    False too where that is not the whole question: no kink is seen, a branch jumps or has no slope, what is chosen is
+    chosen among again, the same inputs decide two choices (the first and the second of a sorting), or too many hang
+    together.
     """
     with cutting() as cuts:
         outputs = problem.outputs()
@@ -58,6 +59,10 @@ def is_selection(problem: Point, candidate: Sequence[arb], widths: Sequence[arb]
     if any(sum(len(cut.branches) for cut in group) > MOST for group in groups):
         return False
     due = {leaf.key: total for leaf, total in weights.items() if leaf not in known}
+    touched, chosen = ({leaf for cut in some for leaf in cut.inputs} - known for some in (cuts, reached))
+    for key in (leaf.key for leaf in touched - chosen):  # what is chosen there has no cotangent
+        if not abs(candidate[key] - due.get(key, ZERO)) <= widths[key]:
+            return False
     return all(_is_met(group, weights, due, candidate, widths) for group in groups)
 
 
