@@ -294,8 +294,7 @@ class Kinds:
             def passes(allowance: Values | None) -> bool:
                 return is_subgradient(self.rule, found.case, found.kinks, tuple(grads), balls, allowance, before)
 
-            # What is told by a few roundings of the cotangent itself need not be told by those of the way to it.
-            self._subgradients[asked] = passes(None) or (not self.rule.elementwise and passes(self._nearby(found)))
+            self._subgradients[asked] = passes(None if self.rule.elementwise else self._nearby(found))
         return self._subgradients[asked]
 
 
