@@ -43,6 +43,22 @@ def _first_group(call: Call) -> None:
     call.hyper.update(call.first_group)
 
 
+def _last_group(call: Call) -> None:
+    call.hyper.update(call.last_group)
+
+
+def _defaults(call: Call) -> None:
+    call.hyper.update(call.defaults)
+
+
+def _default_lr(call: Call) -> None:
+    call.hyper["lr"] = call.defaults["lr"]
+
+
+def _begins(name: str, call: Call) -> None:
+    call.begins = (name,)
+
+
 def _of_first_group(name: str, call: Call) -> None:
     call.hyper[name] = call.first_group[name]
 
@@ -144,6 +160,9 @@ LOOPS: Mapping[str, Change] = {
     "lr is that of the next step": _lr("next"),
     "lr is that of the first step for ever": _lr("first"),
     "the hyperparameters of the first group are used for all": _first_group,
+    "the hyperparameters of the last group are used for all": _last_group,
+    "lr is that of the constructor for all groups and steps": _default_lr,
+    "the defaults of the constructor are used for all groups and steps": _defaults,
     "a parameter without a gradient is stepped as with a gradient of 0": _zero_for_none,
     "a gradient of 0 is taken for none": _none_for_zero,
     "gradients are not set to 0 between steps: those of all steps before are added": _added_up,
@@ -197,6 +216,7 @@ def loops(rule: Rule) -> Iterator[tuple[str, Change]]:
         yield f"gradients are clipped to {limit:g} by the norm of all tensors", partial(_clipped, "all", limit)
     state = [name for name in rule.inputs if name not in ("param", "grad")]
     for name in state:
+        yield f"{name} begins at 1, and not at 0", partial(_begins, name)
         yield f"{name} is lost when the state is saved and loaded", partial(_part_lost, name)
     for a, b in combinations(state, 2):
         yield f"{a} and {b} are exchanged when the state is saved and loaded", partial(_exchanged, (a, b))

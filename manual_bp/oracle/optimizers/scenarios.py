@@ -13,8 +13,8 @@ from manual_bp.oracle.optimizers.driven import Driven
 from manual_bp.rule import Rule
 
 STEPS = 6
-SHAPES = ((3, 4), (5,), (2,))
-"""Of the parameters; the last is in a group of its own where there are groups."""
+SHAPES = ((3, 4), (5,), (5,))
+"""Of the parameters, two alike; the last is in a group of its own where there are groups."""
 HUGE, TINY = 1e4, 1e-4
 # A parameter of 1 in 16 bits has places of 2^-7 or 2^-10: steps of a quarter of one are each lost, and are 10 in all.
 QUARTER, LOST_STEPS = 0.25, 40

@@ -50,9 +50,23 @@ def causes(judging: Judging, wrong: Sequence[Run], deadline: Deadline) -> list[s
             else:
                 numbers.append((number, words))
     except TimeIsUp:
-        return []
+        return _shared(runs)
     most, words = max(numbers, key=lambda each: each[0], default=(0, ""))
-    return [f"{words} (in {most} of {len(runs)} runs that are wrong)"] if most else []
+    return [f"{words} (in {most} of {len(runs)} runs that are wrong)"] if most else _shared(runs)
+
+
+def _shared(runs: Sequence[Run]) -> list[str]:
+    """What is said where parameters are wrong that have a shape in common, and all others are right."""
+    alike = {
+        position
+        for run in runs
+        for position, x in enumerate(run.scenario.params)
+        if sum(x.shape == other.shape for other in run.scenario.params) > 1
+    }
+    wrong = {position for run in runs for position, ratio in run.ratios.items() if ratio > 1}
+    if wrong <= alike:
+        return ["parameters of one shape are wrong, and the others right: their state is shared (kept by shape)"]
+    return []
 
 
 def _one(judging: Judging) -> Iterator[Program]:
@@ -101,9 +115,10 @@ def _is(judging: Judging, run: Run, formula: Formula | None, change: Change | No
 def _is_far(run: Run, position: int, wrong: Sequence[Tensor]) -> bool:
     """Whether the numbers that came are no nearer to those of a wrong program than to those that are due, by far: then
     nobody need know how far off that program may be."""
-    for got, due, x in zip(run.after(position), run.due[position], wrong, strict=True):
+    due_and_allowed = zip(run.due[position], run.allowed[position], strict=True)
+    for got, (due, allowed), x in zip(run.after(position), due_and_allowed, wrong, strict=True):
         to_due, to_wrong = (got.double() - due).abs(), (got.double() - x).abs()
-        told = to_due.isfinite() & to_wrong.isfinite() & (to_due > NEARER**2 * ulp(due, got.dtype))
+        told = to_due.isfinite() & to_wrong.isfinite() & (to_due > allowed) & (to_due > NEARER**2 * ulp(due, got.dtype))
         if bool((told & (to_wrong > to_due / NEARER)).any()):
             return True
     return False

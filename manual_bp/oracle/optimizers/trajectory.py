@@ -8,7 +8,7 @@ to step, stored in between as the contract says: the rounding errors of six step
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -31,7 +31,9 @@ class Call:
     index: of the tensor.  t: how many steps this tensor has made with this one.  t_moved: and how many of a gradient
     that is not 0.  steps: how many there were in all.  lr_before, lr_next, lr_first: rates of other steps.
     loaded: whether this is the first step after the state was loaded.  since_load: how many there were since.
-    forgets: whether the state is lost before it.  lost, exchanged: parts of the state that are.
+    last_group, defaults: hyperparameters of the last group, and those of the first group in the first step.
+    forgets: whether the state is lost before it.  begins: parts of the state that begin at 1.
+    lost, exchanged: parts of the state that are.
     axes: how many the tensor has.  grads: of all tensors.  total: the sum of this and all gradients before;
     grad_before: that of the step before, 0 in the first.
     enters: (param, grad) -> what the update is given in place of them.  is_lazy: whether rows (of one axis: numbers)
@@ -51,7 +53,10 @@ class Call:
     first_group: Mapping[str, Any]
     loaded: bool
     since_load: int
+    last_group: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
     forgets: bool = False
+    begins: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
     exchanged: tuple[str, ...] = ()
     axes: int = 1
@@ -103,6 +108,8 @@ def calls(scenario: Scenario, position: int) -> list[Call]:
                 lr_next=rates[min(k + 1, len(rates) - 1)][group],
                 lr_first=rates[0][group],
                 first_group={**scenario.hyper[0], "lr": rates[k][0]},
+                last_group={**scenario.hyper[-1], "lr": rates[k][-1]},
+                defaults={**scenario.hyper[0], "lr": rates[0][0]},
                 loaded=moment.loaded,
                 since_load=since,
                 axes=scenario.params[position].ndim,
@@ -184,11 +191,18 @@ def _found(state: dict[str, Tensor | None], first: dict[str, Tensor | None], cal
     """The state before a step, as a wrong loop may leave it."""
     if call.forgets:
         return first
+    if call.begins and call.t == 1:
+        state = {name: _ones(x) if x is not None and name in call.begins else x for name, x in state.items()}
     state = {name: first[name] if name in call.lost else x for name, x in state.items()}
     if call.exchanged and all(state.get(name) is not None for name in call.exchanged):
         a, b = call.exchanged
         state = {**state, a: state[b], b: state[a]}
     return state
+
+
+def _ones(x: Tensor) -> Tensor:
+    """A part of the state that begins at 1."""
+    return Bounded(x.value + 1, x.error, x.dtype) if isinstance(x, Bounded) else x + 1
 
 
 def _kept_all(
