@@ -161,7 +161,7 @@ LOOPS: Mapping[str, Change] = {
     "lr is that of the first step for ever": _lr("first"),
     "the hyperparameters of the first group are used for all": _first_group,
     "the hyperparameters of the last group are used for all": _last_group,
-    "lr is that of the constructor for all groups and steps": _default_lr,
+    "the lr of the constructor is used for all groups and steps": _default_lr,
     "the defaults of the constructor are used for all groups and steps": _defaults,
     "a parameter without a gradient is stepped as with a gradient of 0": _zero_for_none,
     "a gradient of 0 is taken for none": _none_for_zero,
