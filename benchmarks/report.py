@@ -206,6 +206,9 @@ def _tables(rows: Sequence[Row]) -> list[str]:
     rules = [row for row in rows if row["question"] == "rules"]
     if rules:
         parts.append(_markdown_rules(rules))
+    layers = [row for row in rows if row["question"] == "layers"]
+    if layers:
+        parts.append(_markdown_layers(layers))
     checker = [row for row in rows if row["question"] == "checker"]
     if checker:
         parts.append(_markdown_checker(checker))
@@ -268,6 +271,15 @@ def _markdown_rules(rows: Sequence[Row]) -> str:
     targets = [f"{at_most:.3g} of {NAMES[family]}" for family, at_most in asked.items()]
     notes = [f"Bold: above a target: {' or '.join(targets)}.", *(f"{text}." for text in inexact(rows))]
     return "\n\n".join([lines(head, body), *notes])
+
+
+def _markdown_layers(rows: Sequence[Row]) -> str:
+    def cells(row: Row) -> list[str]:
+        peers = [_ratio(row, name, interval=False) or "not measured" for name in ("torch, eager", "torch.compile")]
+        return [row["row"], ours(row), _ratio(row, row["best"].get("torch")), *peers, verdict(row)]
+
+    head = ["layer, forward and backward: ours /", "ours", "faster torch (95 %)", "eager", "compiled", "target"]
+    return lines(head, [cells(row) for row in rows])
 
 
 def _markdown_checker(rows: Sequence[Row]) -> str:

@@ -21,7 +21,7 @@ from manual_bp.cli.shared import Device, Json, check_device, check_writable, com
 from manual_bp.interruption import INTERRUPTED
 
 PYTEST_INTERRUPTED = 2
-GROUPS = ("steps", "transformers", "rules", "memory", "scaling", "checker")
+GROUPS = ("steps", "transformers", "rules", "layers", "memory", "scaling", "checker")
 
 
 def bench(

@@ -62,6 +62,12 @@ def test_a_lost_row_says_so():
     assert "MISSED" in markdown([document(lost)])
 
 
+def test_layers_have_a_table_of_their_own():
+    text = markdown([document(row(1.5, question="layers", missing={"torch.compile": "no compiler"}))])
+    assert "layer, forward and backward" in text
+    assert "MISSED" in text
+
+
 def test_the_matrix_products_leave_no_room():
     """Slower than the target, but within 1.15 of what nobody can beat."""
     found = row(1.5, products=1.5 / ROOM)
