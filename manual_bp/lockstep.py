@@ -143,6 +143,7 @@ def lockstep(
     clip_norm: float | None = None,
     seed: int = 0,
     free: bool = True,
+    trusted: bool = False,
     progress: Callable[[Iterator[int]], Iterator[int]] = iter,
 ) -> LockstepReport:
     """Train `model` on `data` by hand, and side by side with what `engine(name, loss=, optimizer=, l2=, l1=, max_norm=,
@@ -153,7 +154,8 @@ def lockstep(
     loss: the model's usual one by default. optimizer: by default sgd(lr=0.01), for a text adamw(lr=0.001); the others
         are arguments of `training_step`.  The engine is told loss_hyper only where there is one.
     batch_size: by default 64, for a text 4.
-    free: whether there is a free run.
+    free: whether there is a free run. trusted: whether the engine is the reference: what it shows is then judged alone
+        only in steps in which something disagrees, and else in steps 1, 2, 4, 8 and so on too.
     progress: wraps the step numbers, to show how far it is.
     Raises ValueError if the data's features or classes are not the model's, if the model refuses mini-batches of that
     size (batch norm has nothing to normalise in one example), and for an engine's record that cannot be judged.
@@ -188,7 +190,7 @@ def lockstep(
     batches = minibatches(data, batch_size, seed)
     check_batches(step, start, x_all, batches)
     other = build()
-    judge = Judge(step, other, dtype, device, against)
+    judge = Judge(step, other, dtype, device, against, trusted)
 
     def begun(state: TrainingState, index: Tensor) -> tuple[TrainingState, Tensor, Tensor]:
         """The state with the step's masks, x and target."""
@@ -225,8 +227,8 @@ def brief(
 ) -> LockstepReport:
     """What `verify` runs of a network of manual_bp.networks: three steps of a tiny one on made-up data.
 
-    Every kind of layer that the network has is judged in each step, alone and in the chain; `lockstep` with the whole
-    network and real data adds sizes and steps.
+    Every kind of layer that the network has is judged in each step, alone and in the chain; the engine is trusted.
+    `lockstep` with the whole network and real data adds sizes and steps.
     """
     generator = torch.Generator().manual_seed(0)
     shape = brief_shape(name)
@@ -238,7 +240,7 @@ def brief(
         data = Text("made-up tokens", tokens, BYTES[:CLASSES]).windows(FEATURES)
     model = tiny(name, shape, CLASSES)
     how: dict[str, Any] = {"steps": 3, "batch_size": len(data.x) // 3, "dtype": dtype, "device": device}
-    return lockstep(model, data, engine=engine, free=False, progress=progress, **how)
+    return lockstep(model, data, engine=engine, free=False, trusted=True, progress=progress, **how)
 
 
 def brief_shape(name: str) -> tuple[int, ...]:

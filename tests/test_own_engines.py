@@ -7,7 +7,7 @@ import torch
 from typer.testing import CliRunner
 
 from manual_bp.cli import app
-from manual_bp.lockstep import lockstep
+from manual_bp.lockstep import brief, lockstep
 from manual_bp.training.data import Dataset
 from manual_bp.training.text import BYTES, Text
 from tests.own_bank import engines
@@ -103,3 +103,12 @@ def test_what_a_bare_engine_does_not_show_is_said():
     assert report.verdict == (
         "what mine shows agrees in 1 step; it does not show, so not judged were: layers, the optimiser's state"
     )
+
+
+def test_a_trusted_engine_is_judged_alone_once_it_disagrees():
+    """As verify does: replaying every layer of torch's made its networks dearer by half."""
+    right, wrong = brief("mlp", engine=TorchEngine), brief("mlp", engine=engines.activation(0, torch.sigmoid))
+    assert right.passed
+    assert not [row for row in right.rows if row.quantity.endswith("torch alone")]
+    assert "at activation1: a is" in wrong.verdict or "activation1: sigmoid" in wrong.verdict, wrong.verdict
+    assert [row for row in wrong.rows if row.quantity.endswith("torch alone")]

@@ -31,18 +31,27 @@ LETTERS = {"weight": "W", "bias": "b"}
 class Judge:
     """The hand-derived step against another engine's, judged one step at a time.
 
-    Each of the hand-derived layers is judged alone; of the other engine what it shows is judged alone too, in the first
-    step, the second, the fourth and so on, and in every step in which something disagrees
+    Each of the hand-derived layers is judged alone; of the other engine what it shows is judged alone too, in every
+    step in which something disagrees, and, unless it is trusted, in the first, the second, the fourth and so on
     (`manual_bp.training.judging_alone`).
 
-    engine: what is judged against; `against` is its name in sentences.
+    engine: what is judged against; `against` is its name in sentences. trusted: whether it is the reference, so that
+        agreement with it is all that is asked.
     rows: the worst of each tensor so far. disagreements: in the order in which they arose.
     flips: units whose branch differed because z lay within a rounding of a kink.
     diverged: a sentence once both engines have left the numbers of the dtype, else "".
     unshown: what the other engine does not show, so that it is not judged, in words.
     """
 
-    def __init__(self, step: Step, engine: Engine, dtype: torch.dtype, device: str = "cpu", against: str = "") -> None:
+    def __init__(
+        self,
+        step: Step,
+        engine: Engine,
+        dtype: torch.dtype,
+        device: str = "cpu",
+        against: str = "",
+        trusted: bool = False,
+    ) -> None:
         if not callable(getattr(engine, "step", None)):
             raise ValueError(
                 f"{against}'s engine must have a method step(state, x, target) that returns a StepRecord; came "
@@ -50,7 +59,7 @@ class Judge:
             )
         self.training = step
         self.manual, self.engine = ManualEngine(step), engine
-        self.dtype, self.device, self.against = dtype, device, against
+        self.dtype, self.device, self.against, self.trusted = dtype, device, against, trusted
         self.leaves = leaves(step.model)
         self.order, self.takers = list(self.leaves), takers(step.model.layer)
         # What several layers share is judged at the first of them, where its gradient is complete.

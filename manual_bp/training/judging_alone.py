@@ -48,7 +48,7 @@ class OwnJudge:
         step, theirs, state = self.judge.training, judged.theirs, judged.state
         found: list[Disagreement] = []
         replay = None
-        if whole or _is_power_of_two(judged.number):
+        if whole or self._is_asked(judged.number):
             replay = replayed(step, state, judged.x, judged.target, theirs, self.judge.dtype, judged.number)
             found += self._layers(judged, replay)
         total = {} if self.before is None else dict(self.before.total)
@@ -61,6 +61,11 @@ class OwnJudge:
         found += self._evaluation(judged) if not found else []
         self.before = replace(now, total=summed(total, theirs.gradients))
         return found
+
+    def _is_asked(self, number: int) -> bool:
+        """Whether a step is judged alone in which nothing disagrees: 1, 2, 4, ..., as each costs as much as another
+        run of the random errors."""
+        return not self.judge.trusted and number & (number - 1) == 0
 
     # ------------------------------------------------------------------------------------------------------ layers
 
@@ -190,7 +195,7 @@ class OwnJudge:
         own = state if self.kept is None else replace(state, optimizer=dict(self.kept))
         gradients = {name: theirs.gradients[name].detach().to(p) for name, p in state.params.items()}
         self.kept = judge.training.update(own, gradients, {}).optimizer
-        if not (whole or _is_power_of_two(judged.number)):
+        if not (whole or self._is_asked(judged.number)):
             return []
         found: list[Disagreement] = []
         step, limit = judge.training, judge.training.clip_norm
@@ -244,7 +249,7 @@ class OwnJudge:
         """The network's output once training is over, of an engine that has it."""
         judge = self.judge
         evaluate = getattr(judge.engine, "evaluate", None)
-        if not callable(evaluate) or not _is_power_of_two(judged.number):
+        if not callable(evaluate) or not self._is_asked(judged.number):
             return []
         ratio, words = wrong_evaluation(judge.training, evaluate, copied(judged.state), judged.x, judge.against)
         judge.note(judged.number, "output", f"evaluation of {judge.against} alone", ratio, 0.0)
@@ -255,10 +260,6 @@ class OwnJudge:
 def _worst(shown: Tensor, due: Tensor, allowance: Tensor, dtype: torch.dtype) -> float:
     ratio, _ = errors(shown.detach().cpu(), due, allowance, dtype)
     return float(ratio.nan_to_num(torch.inf).max()) if ratio.numel() else 0.0
-
-
-def _is_power_of_two(number: int) -> bool:
-    return number & (number - 1) == 0
 
 
 def _wide(record: StepRecord) -> StepRecord:
