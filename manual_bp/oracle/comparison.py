@@ -41,6 +41,8 @@ REPEATED = range(1000, 2**15)
 FILLED = 2**12
 # So many cases that are there for their size alone are enough to explain what is wrong in them.
 EXPLAINED = 6
+# What pieces of a batch alone can do is sought first, where they were not declared, for such a part of the time.
+EARLY = 4
 
 
 class Comparison:
@@ -239,8 +241,10 @@ class Comparison:
             cases = [m.case for m in others]
             several, one = known(self.rule, self.records, cases, self.contract, self.dtype, deadline)
             several = several or between_steps(self.rule, self.candidate, self.records)
-            if pieces is not None and not several:
-                several = between_pieces(self.rule, self.records, pieces, deadline)
+            if not several:
+                is_known = pieces is not None
+                limit = deadline if is_known else Deadline(deadline.left / EARLY)
+                several = between_pieces(self.rule, self.records, pieces, limit, early=not is_known)
             report.diagnoses += several
             explained |= wrong if several else set()
             if not several:

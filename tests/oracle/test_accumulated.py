@@ -7,6 +7,8 @@ import torch
 
 import manual_bp as bp
 from manual_bp.oracle import accumulated, compare
+from manual_bp.oracle.cases import generated
+from tests.oracle.optimizers.bank import loops
 
 RIGHT = {
     "a sum over unequal pieces": (lambda: accumulated(bp.linear.vjp, [2, 1]), "linear"),
@@ -70,6 +72,28 @@ def test_what_goes_wrong_between_pieces_is_named(name):
     report = compare(make(), rule, diagnose=120.0)
     assert not report.passed
     assert words in report.diagnoses[0], str(report)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "words"),
+    [
+        (loops.mean_of_the_pieces_means, "it is the mean of the pieces' means"),
+        (loops.last_piece_dropped, "a last piece that is not full is left out of the gradient"),
+    ],
+)
+@pytest.mark.thinned(2)
+def test_pieces_that_nobody_declared_are_found_before_the_search_of_the_page(candidate, words):
+    report = compare(candidate, "fused_linear_cross_entropy", min_size=1)
+    assert report.diagnoses[0].startswith(words), str(report)
+    assert not report.search, report.search  # that of the page would have been cut short
+
+
+def test_a_batch_of_several_outputs_is_taken_apart():
+    vjp, rule = bp.gru.vjp, bp.RULES["gru"]
+    case = next(iter(generated(rule, torch.float64, "cpu")))
+    y, grads = vars(accumulated(vjp, 2))["of_rule"](rule)(case.inputs, case.dy, **case.hyper)
+    due_y, due_grads = vjp(case.inputs, case.dy, **case.hyper)
+    torch.testing.assert_close((*y, *grads), (*due_y, *due_grads))
 
 
 def test_what_is_no_way_to_take_a_batch_apart_is_refused():

@@ -70,8 +70,8 @@ class Apart:
             for name, of_input, x in zip(rule.inputs, tokens, inputs, strict=True)
         )
         outputs = tuple(
-            None if d is None else _position(axis, str(rule.annotation(name).dim_str).split(), d)
-            for name, d in zip(rule.outputs, parts(dy), strict=True)
+            None if d is None else _position(axis, str(annotation.dim_str).split(), d)
+            for annotation, d in zip(rule.output_annotations.values(), parts(dy), strict=True)
         )
         return cls(own, outputs)
 
