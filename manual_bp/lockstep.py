@@ -39,6 +39,7 @@ from manual_bp.training.fit import check_batches
 from manual_bp.training.judging import Judge
 from manual_bp.training.minibatches import MiniBatches
 from manual_bp.training.optimizers import Optimizer, adamw, sgd
+from manual_bp.training.schedules import Schedule, ScheduleOf
 from manual_bp.training.step import Step, TrainingState
 from manual_bp.training.text import BYTES, Text
 from manual_bp.training.visits import branches_differ, copied, visit_case
@@ -141,6 +142,7 @@ def lockstep(
     l1: float = 0.0,
     max_norm: float | None = None,
     clip_norm: float | None = None,
+    schedule: Schedule | Callable[[int], float] | None = None,
     seed: int = 0,
     free: bool = True,
     trusted: bool = False,
@@ -152,7 +154,8 @@ def lockstep(
     An engine is judged on what it shows: of one that shows loss, gradients and parameters alone, these.
 
     loss: the model's usual one by default. optimizer: by default sgd(lr=0.01), for a text adamw(lr=0.001); the others
-        are arguments of `training_step`.  The engine is told loss_hyper only where there is one.
+        are arguments of `training_step`.  The engine is told loss_hyper and schedule only where there is one.
+    schedule: of the learning rate; or a function of the number of steps made, which returns what it is multiplied by.
     batch_size: by default 64, for a text 4.
     free: whether there is a free run. trusted: whether the engine is the reference: what it shows is then judged alone
         only in steps in which something disagrees, and else in steps 1, 2, 4, 8 and so on too.
@@ -175,6 +178,8 @@ def lockstep(
         "max_norm": max_norm,
         "clip_norm": clip_norm,
     }
+    if schedule is not None:
+        training["schedule"] = ScheduleOf(function=schedule) if callable(schedule) else schedule
     step = training_step(model, **training)
 
     def build() -> Engine:
@@ -184,6 +189,8 @@ def lockstep(
         model.name, model.config, data.name, str(dtype).removeprefix("torch."), device, against, steps=0
     )
     report.training = {**training, "optimizer": {"name": step.optimizer.name, **step.optimizer.config}}
+    if callable(schedule):  # JSON knows no functions
+        report.training["schedule"] = getattr(schedule, "__qualname__", type(schedule).__name__)
     start = step.init(torch.Generator().manual_seed(seed), dtype=dtype, device=device)
     x_all = data.examples(dtype).to(device)
     targets = step.loss.targets(data.labels, data.classes, dtype).to(device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.optim.lr_scheduler import LambdaLR
 from typer.testing import CliRunner
 
 from manual_bp.cli import app
@@ -12,6 +13,7 @@ from manual_bp.training.data import Dataset
 from manual_bp.training.text import BYTES, Text
 from tests.own_bank import engines
 from torch_ref.training.engine import TorchEngine
+from torch_ref.training.modules import engine_of
 
 
 def data():
@@ -112,3 +114,20 @@ def test_a_trusted_engine_is_judged_alone_once_it_disagrees():
     assert not [row for row in right.rows if row.quantity.endswith("torch alone")]
     assert "at activation1: a is" in wrong.verdict or "activation1: sigmoid" in wrong.verdict, wrong.verdict
     assert [row for row in wrong.rows if row.quantity.endswith("torch alone")]
+
+
+@pytest.mark.parametrize(("late", "words"), [(0, ""), (1, "the learning rate is that of the next step")])
+def test_a_module_is_clipped_limited_and_scheduled(late, words):
+    """late: how much further than the schedule the module's own scheduler is."""
+
+    def halved(made):
+        return 0.5**made
+
+    net = torch.nn.Sequential(
+        torch.nn.Linear(5, 6), torch.nn.Tanh(), torch.nn.Linear(6, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3)
+    )
+    options = {**engines.CLIPPED, "schedule": halved, "max_norm": 0.5}
+    own = {"scheduler": lambda made: LambdaLR(made, lambda step: halved(step + late))} if late else {}
+    report = run(engines.Engine(engine_of(net, **own), options=options))
+    assert report.passed == (not words), report.verdict
+    assert words in report.verdict

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from manual_bp.inputs import require
-from manual_bp.training.arguments import is_whole
+from manual_bp.training.arguments import is_finite, is_whole
 from manual_bp.training.optimizers import MAKERS, Optimizer
 
 FLOOR = 0.1
@@ -57,3 +58,27 @@ class Schedule:
         """The optimiser of the step that comes after so many: another learning rate, the same state."""
         config = {**optimizer.config, "lr": optimizer.config["lr"] * self.factor(made)}  # type: ignore[operator]
         return MAKERS[optimizer.name](**config)
+
+
+@dataclass(frozen=True)
+class ScheduleOf(Schedule):
+    """A function of the number of steps made, 0 in the first, that returns what the learning rate is multiplied by: as
+    torch.optim.lr_scheduler.LambdaLR takes it.
+
+    >>> ScheduleOf(function=lambda made: 0.5**made).factor(2)
+    0.25
+
+    `factor` raises ValueError where the function does not return a finite number.
+    """
+
+    function: Callable[[int], float] = lambda made: 1.0
+
+    def factor(self, made: int) -> float:
+        found = self.function(made)
+        require(
+            is_finite(found),
+            "schedule must return a finite number",
+            f"{found!r} after {made} steps",
+            "1 leaves the learning rate.",
+        )
+        return found

@@ -92,7 +92,10 @@ def _of_clipping(of: Updating) -> Iterator[WrongUpdate]:
     if limit is None:
         return
     plain = replace(step, clip_norm=None)
-    yield "clipping is left out: the gradients go into the update as they are", lambda: of.after(plain)
+    yield (
+        "clipping is left out, or comes after the update: the gradients go into it as they are",
+        lambda: of.after(plain),
+    )
 
     def each() -> After:
         page = RULES["clip_by_norm"].page

@@ -284,6 +284,12 @@ def next_lr(record, state, engine):
     return replace(record, params=params, optimizer=moments)
 
 
+def former_lr(record, state, engine):
+    made = engine.options["schedule"].at(engine.options["optimizer"], max(state.steps - 1, 0))
+    params, moments = update(made, record.gradients, state.optimizer, state.params)
+    return replace(record, params=params, optimizer=moments)
+
+
 def penalised_biases(record, state, engine):
     l2 = engine.options["l2"]
     gradients = {n: g + l2 * state.params[n] if n.startswith("b") else g for n, g in record.gradients.items()}
@@ -447,8 +453,14 @@ WRONG = {
     "parameter left out of the update": Engine(
         after(frozen), ("update", "linear2", "not moved|stays|left"), options=ONE
     ),
-    "clipping forgotten": Engine(after(clip_forgotten), ("update", "clip"), options=CLIPPED),
+    "clipping forgotten": Engine(
+        after(clip_forgotten), ("update", "clip", "left out, or comes after"), options=CLIPPED
+    ),
     "clipping of each tensor": Engine(after(clip_each), ("update", "clip", "each|tensor"), options=CLIPPED),
+    "learning rate of the next step": Engine(after(next_lr), ("update", "learning rate", "next"), options=SCHEDULED),
+    "learning rate of the step before": Engine(
+        after(former_lr), ("update", "learning rate", "step before"), options=SCHEDULED
+    ),
     "two updates": Engine(after(stepped_twice), ("update", "twice|two"), options=MOMENTUM),
     "uphill": Engine(after(uphill), ("update", "sign|uphill|-1|−1"), options=ONE),
     "nesterov for momentum": Engine(

@@ -19,12 +19,14 @@ from torch import Tensor, nn
 from manual_bp import models
 from manual_bp.chain import WEIGHTED, Activation, Leaf, leaves
 from manual_bp.training.engine import StepRecord
+from manual_bp.training.schedules import Schedule
 from manual_bp.training.step import TrainingState
 from torch_ref.functions import function
 from torch_ref.training.optimizers import CLASSES
 
 LETTERS = {"z": "delta", "a": "da", "y": "dy"}
 MADE = Callable[..., torch.optim.Optimizer]
+SCHEDULER = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
 TRAINING = ("loss", "loss_hyper", "optimizer", "l2", "l1", "max_norm", "clip_norm", "schedule")
 """What lockstep tells an engine beside the model's configuration."""
 
@@ -37,6 +39,7 @@ def engine_of(
     parameters: Mapping[str, str] = MappingProxyType({}),
     transposed: tuple[str, ...] = (),
     loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+    scheduler: SCHEDULER | None = None,
 ) -> Callable[..., ModuleEngine]:
     """A factory of engines for `manual_bp.lockstep.lockstep(model, data, engine=engine_of(module))`.
 
@@ -47,6 +50,9 @@ def engine_of(
     parameters: the module's name for each of the model's that is not found: by the same name, or by order where the
         shapes agree one by one.  transposed: names, of the model, of weights that the module holds as (in, out).
     loss: of the module's output and the target; by default torch's function of the lockstep's loss.
+    scheduler: makes one of the optimiser, such as `lambda o: LambdaLR(o, warm_up)`; its step follows the optimiser's.
+        By default each group's learning rate is multiplied as the lockstep's schedule says.
+    Gradients are clipped by torch.nn.utils.clip_grad_norm_, and weights limited, where the lockstep says so.
     The engine raises ValueError for parameters that are missing or left over, with what there is.
     """
 
@@ -55,7 +61,7 @@ def engine_of(
         given = {key: value for key, value in options.items() if key in TRAINING}
         due = model if model is not None else getattr(models, name)(**config)
         names = bound(module, due, parameters, transposed)
-        return ModuleEngine(copy.deepcopy(module), due, names, frozenset(transposed), optimizer, loss, given)
+        return ModuleEngine(copy.deepcopy(module), due, names, frozenset(transposed), optimizer, loss, scheduler, given)
 
     return build
 
@@ -135,23 +141,24 @@ class ModuleEngine:
         transposed: frozenset[str],
         make: MADE | None,
         own_loss: Callable[[Tensor, Tensor], Tensor] | None,
+        make_scheduler: SCHEDULER | None,
         training: Mapping[str, Any],
     ) -> None:
-        if refused := [name for name in ("max_norm", "schedule") if training.get(name) is not None]:
-            raise ValueError(
-                f"engine_of: {refused[0]} is part of the optimizer= of one's own; came {refused[0]} beside."
-            )
         self.module, self.names, self.transposed = module, names, transposed
         self.leaves: dict[str, Leaf] = leaves(model.layer)
         self.l2, self.l1 = training.get("l2", 0.0), training.get("l1", 0.0)
-        self.clip_norm = training.get("clip_norm")
+        self.clip_norm, self.max_norm = training.get("clip_norm"), training.get("max_norm")
+        self.schedule: Schedule | None = training.get("schedule")
         found, optimizer = function(training["loss"]), training["optimizer"]
         if found is None and own_loss is None:
             raise ValueError(f"torch has no function for the loss {training['loss']!r}; give loss=.")
         hyper = training.get("loss_hyper", {})
         self.loss: Callable[..., Tensor] = own_loss or partial(found or torch.sum, **hyper)
         self.make = make or (lambda params: CLASSES[optimizer.name](params, **optimizer.config))
+        self.make_scheduler = make_scheduler
         self.optimizer: torch.optim.Optimizer | None = None
+        self.scheduler: torch.optim.lr_scheduler.LRScheduler | None = None
+        self.rates: list[float] = []
 
     def step(self, state: TrainingState, x: Tensor, target: Tensor) -> StepRecord:
         if self.optimizer is None:
@@ -160,6 +167,8 @@ class ModuleEngine:
             if next(iter(own.values())).dtype == torch.float32:
                 self.module.to(state.dtype)
             self.optimizer = self.make(list(self.module.parameters()))
+            self.rates = [group["lr"] for group in self.optimizer.param_groups]
+            self.scheduler = self.make_scheduler(self.optimizer) if self.make_scheduler else None
         tensors = {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
         with torch.no_grad():
             for name, theirs in self.names.items():
@@ -178,7 +187,7 @@ class ModuleEngine:
         gradients = {name: self._turned(name, p.grad) for name, p in params.items() if p.grad is not None}
         if self.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.clip_norm)
-        self.optimizer.step()
+        self._updated(state.steps, params)
         return StepRecord(
             cost.detach(),
             {name: found for name, found in shown.items() if found},
@@ -187,6 +196,24 @@ class ModuleEngine:
             {n: tensors[theirs].detach().clone() for n, theirs in self.names.items() if n in state.buffers},
             {},
         )
+
+    def _updated(self, made: int, params: Mapping[str, Tensor]) -> None:
+        assert self.optimizer is not None
+        if self.schedule is not None and self.scheduler is None:
+            for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+                group["lr"] = rate * self.schedule.factor(made)
+        self.optimizer.step()
+        if self.scheduler is not None:
+            self.scheduler.step()
+        if self.max_norm is not None:
+            limited = function("max_norm")
+            assert limited is not None
+            with torch.no_grad():
+                for name, p in params.items():
+                    if p.ndim > 1:
+                        rows = self._turned(name, p)
+                        new = limited(rows.flatten(1), limit=self.max_norm).view_as(rows)
+                        p.copy_(new.T if name in self.transposed else new)
 
     def _turned(self, name: str, t: Tensor) -> Tensor:
         copied = t.detach().clone()
