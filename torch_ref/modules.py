@@ -33,7 +33,7 @@ class Bound:
     def __init__(self, module: nn.Module, names: tuple[str, ...]) -> None:
         self.module = module
         tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-        self.targets = {name: _target(module, name, list(tensors)) for name in names}
+        self.targets = {name: target_of(module, name, list(tensors)) for name in names}
         parameters = _parameters(module)
         positional = [n for n, target in self.targets.items() if target is None]
         takes = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
@@ -97,7 +97,7 @@ def _parameters(module: nn.Module) -> list[inspect.Parameter]:
     return list(inspect.signature(module.forward).parameters.values())
 
 
-def _target(module: nn.Module, name: str, tensors: list[str]) -> str | None:
+def target_of(module: nn.Module, name: str, tensors: list[str]) -> str | None:
     """The parameter or buffer that a name means; None if it is an argument of forward."""
     if name in tensors:
         return name

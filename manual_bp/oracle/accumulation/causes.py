@@ -197,7 +197,9 @@ def _tells(record: Record, results: Results | None) -> bool | None:
         largest = float(value.abs().nan_to_num(0, 0).max()) if value.numel() else 0.0
         tolerance = 4 * width + max(float(apart.max()) / NEARER if apart.numel() else 0.0, 1e-6 * largest)
         if bool((off > tolerance).any()):
-            return None
+            if bool((apart > width).any()):
+                return None
+            continue  # right: of a step that puts the pieces together itself not everything need be wrong
         is_another |= bool(((value - due).abs() > 2 * tolerance).any())
     return is_another
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -142,22 +143,40 @@ def _with_whole_y(found: Found, results: Results) -> Results:
     return (*outputs, *results[len(outputs) :])
 
 
-def _clipped_each(limit: float) -> Program:
-    def program(found: Found) -> Results:
-        weights = found.weights_of_whole
-        every = []
-        for (_, grads), weight in zip(found.pieces, weights, strict=True):
+def _clipped_each(limit: float, running: bool = False, of_step: bool = False) -> Program:
+    """running: what has been added up so far is clipped after each piece.  of_step: see `_limit`."""
+
+    def program(found: Found) -> Results | None:
+        limited = _limit(found, limit, of_step)
+        if limited is None:
+            return None
+        total: list[Tensor | None] | None = None
+        for (_, grads), weight in zip(found.pieces, found.weights_of_whole, strict=True):
             shared = [g if axis is None else None for g, axis in zip(grads, found.apart.inputs, strict=True)]
-            every.append(_clip([None if g is None else weight * g for g in shared], limit))
-        return found.grads(
-            lambda _: [None if any(g is None for g in of) else sum(of[1:], of[0]) for of in zip(*every, strict=True)]
-        )
+            own = [None if g is None else weight * g for g in shared]
+            own = own if running else _clip(own, limited)
+            if total is not None:
+                own = [None if a is None or b is None else a + b for a, b in zip(total, own, strict=True)]
+            total = _clip(own, limited) if running else own
+        return found.grads(lambda grads: grads if total is None else total)
 
     return program
 
 
-def _clipped_whole(limit: float) -> Program:
-    return lambda found: found.grads(lambda grads: _clip(grads, limit))
+def _clipped_whole(limit: float, of_step: bool = False) -> Program:
+    def program(found: Found) -> Results | None:
+        limited = _limit(found, limit, of_step)
+        return None if limited is None else found.grads(lambda grads: _clip(grads, limited))
+
+    return program
+
+
+def _limit(found: Found, limit: float, of_step: bool) -> float | None:
+    """of_step: of gradients of the cost itself, by which the cotangent is multiplied after it; None if y is no
+    cost."""
+    if not of_step:
+        return limit
+    return limit * abs(float(parts(found.case.dy)[0])) if found.apart.is_sum else None
 
 
 def _clip(grads: Sequence[Tensor | None], limit: float) -> list[Tensor | None]:
@@ -193,9 +212,16 @@ def programs() -> Iterator[tuple[str, Program]]:
         "(double division by the number of pieces, or workers)",
         _shared_divided,
     )
-    for limit in LIMITS:
-        yield f"{{pieces}} are clipped to {limit:g} one by one, before they are added up", _clipped_each(limit)
-        yield f"the gradient is clipped to {limit:g}, and no clipping is due", _clipped_whole(limit)
+    for limit, of_step in product(LIMITS, (False, True)):
+        yield (
+            f"{{pieces}} are clipped to {limit:g} one by one, before they are added up",
+            _clipped_each(limit, of_step=of_step),
+        )
+        yield (
+            f"what is added up so far is clipped to {limit:g} after each of {{pieces}}: clip once, after the last",
+            _clipped_each(limit, running=True, of_step=of_step),
+        )
+        yield f"the gradient is clipped to {limit:g}, and no clipping is due", _clipped_whole(limit, of_step)
 
 
 OF_PIECES_ALONE = (_mean, _rows, _remainder_dropped)
