@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import pkgutil
 from importlib import import_module
 
@@ -124,3 +125,65 @@ def test_fused_cross_entropy_passes_the_oracle(monkeypatch):
     monkeypatch.setattr(torch.ops.manual_bp, "linear_cross_entropy", cost)
     assert_right("fused_linear_cross_entropy", sizes={"features": 16})
     assert called
+
+
+# Max pooling in C++, likewise.
+
+POOL = """
+max_pool::Axis axis(const int64_t* n) { return {n[0], n[1], n[2], n[3], n[4], n[5]}; }
+extern "C" void forward(int64_t planes, const int64_t* n, float* y, int32_t* winner, const float* x) {
+  max_pool::forward<2>(planes, axis(n), axis(n + 6), {y}, {winner}, {x});
+}
+extern "C" void backward(int64_t planes, int64_t from, int64_t to, float* dx, const int32_t* winner, const float* dy) {
+  max_pool::backward<2>(planes, from, to, {dx}, {winner}, {dy});
+}
+"""
+
+
+@pytest.mark.exhaustive  # 20 CPU seconds
+def test_max_pool_passes_the_oracle_and_is_the_page(monkeypatch):
+    from torch._inductor.codecache import CppCodeCache
+
+    library = CppCodeCache.load(f"#include <torch/csrc/inductor/cpp_prefix.h>\n{text('max_pool.h')}\n{POOL}")
+
+    def call(function, *given):
+        function(*(ctypes.c_void_p(t.data_ptr()) if isinstance(t, torch.Tensor) else t for t in given))
+
+    def forward(x, axes):
+        x, both = x.contiguous(), [1, 1, 1, 1, 0, 1, *axes][-12:]
+        y = x.new_empty(*x.shape[:2], *axes[1::6])
+        winner = torch.empty_like(y, dtype=torch.int32)
+        planes = ctypes.c_int64(x.shape[0] * x.shape[1])
+        call(library.forward, planes, (ctypes.c_int64 * 12)(*both), y, winner, x)
+        return y, winner
+
+    def backward(winner, dy, space):
+        dx = dy.new_empty(*dy.shape[:2], *space)
+        sizes = [winner.shape[:2].numel(), math.prod(space), winner.shape[2:].numel()]
+        call(library.backward, *map(ctypes.c_int64, sizes), dx, winner, dy.contiguous())
+        return dx
+
+    import_module(f"{stand_ins.__name__}.max_pool")  # which defines the operations
+    monkeypatch.setattr(torch.ops.manual_bp, "max_pool_forward", forward)
+    monkeypatch.setattr(torch.ops.manual_bp, "max_pool_backward", backward)
+    assert_right("max_pool")
+
+    page, generator = bp.RULES["max_pool"].page, torch.Generator().manual_seed(0)
+    few = torch.tensor([0.0, -0.0, 1.0, 2.0, -math.inf, math.inf, math.nan])  # ties of all kinds; rows beyond a vector
+    for how in (
+        {"kernel": 2},
+        {"kernel": 3, "stride": 2, "padding": 1},
+        {"kernel": (2, 3), "stride": 1, "padding": (1, 0)},
+        {"kernel": (3, 2), "stride": (1, 3), "dilation": (2, 5), "ceil_mode": True},
+        {"kernel": 5, "stride": 4, "padding": 2, "dilation": (1, 3), "ceil_mode": True},
+    ):
+        x = few[torch.randint(len(few), (2, 3, 21, 77), generator=generator)]
+        x[0] = -math.inf
+        y, kept = page.forward(x, **how)
+        dy = torch.randn(y.shape, generator=generator)
+        with standing_in():
+            got, ours = bp.RULES["max_pool"].forward(x, **how)
+            (dx,) = bp.RULES["max_pool"].backward(ours, dy)
+        assert torch.equal(ours.winner.long(), kept.winner), how
+        torch.testing.assert_close(got, y, rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(dx, page.backward(kept, dy)[0])

@@ -30,7 +30,7 @@ Recognition" (ICANN 2010), section 3.3.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -38,7 +38,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from manual_bp.inputs import Convention, Edge, Input, Mistake, normal, require
-from manual_bp.rules.convolution._pooling import read, steps, window
+from manual_bp.rules.convolution._pooling import Window, read, steps, window
 
 
 class Residuals(NamedTuple):
@@ -63,15 +63,18 @@ def forward(
     ceil_mode: bool = False,
 ) -> tuple[Float[Tensor, "batch channels *steps"], Residuals]:
     space = tuple(x.shape[2:])
-    moved = window("max_pool", space, kernel, stride, padding, dilation, ceil_mode)
-    windows = steps(space, *moved, ceil_mode)
-    for length, count, axis in zip(space, windows, zip(*moved, strict=True), strict=True):
-        must = "max_pool: every window must have a tap in x"
-        require(_meets(length, count, *axis), must, f"{length} places, dilation {axis[3]}", "Use a smaller dilation.")
-    y, winner = x, torch.arange(math.prod(space), device=x.device).reshape(space).expand(x.shape)
-    for axis, count, *numbers in reversed(list(zip(range(2, x.ndim), windows, *moved, strict=True))):
-        y, winner = _along(y, winner, axis, count, *numbers)
+    moved, windows = windows_of(space, kernel, stride, padding, dilation, ceil_mode)
+    y, winner = largest(x, list(zip(space, windows, *moved, strict=True)))
     return y, Residuals(winner, space, *moved, ceil_mode)
+
+
+def largest(x: Tensor, axes: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
+    """The largest of every window, and its place.  axes: of each its length, how many windows, and their numbers."""
+    space = tuple(x.shape[2:])
+    y, winner = x, torch.arange(math.prod(space), device=x.device).reshape(space).expand(x.shape)
+    for axis, (_, count, *numbers) in reversed(list(enumerate(axes, start=2))):
+        y, winner = _along(y, winner, axis, count, *numbers)
+    return y, winner
 
 
 def _along(
@@ -98,9 +101,31 @@ def backward(
     residuals: Residuals, dy: Float[Tensor, "batch channels *steps"]
 ) -> tuple[Float[Tensor, "batch channels *space"]]:
     winner, space, *_ = residuals
+    return (to_winners(winner, dy, space),)
+
+
+def to_winners(winner: Tensor, dy: Tensor, space: Sequence[int]) -> Tensor:
+    """Each number of dy added where its window's winner stood."""
     dx = torch.zeros(*dy.shape[:2], math.prod(space), dtype=dy.dtype, device=dy.device)
     dx = dx.scatter_add(-1, winner.flatten(2), dy.flatten(2))
-    return (dx.reshape(*dy.shape[:2], *space),)
+    return dx.reshape(*dy.shape[:2], *space)
+
+
+def windows_of(
+    space: tuple[int, ...],
+    kernel: int | tuple[int, ...],
+    stride: int | tuple[int, ...] | None,
+    padding: int | tuple[int, ...],
+    dilation: int | tuple[int, ...],
+    ceil_mode: bool,
+) -> tuple[Window, tuple[int, ...]]:
+    """The window, and how many there are on each axis.  Raises ValueError if one of them has no tap in x."""
+    moved = window("max_pool", space, kernel, stride, padding, dilation, ceil_mode)
+    windows = steps(space, *moved, ceil_mode)
+    for length, count, axis in zip(space, windows, zip(*moved, strict=True), strict=True):
+        must = "max_pool: every window must have a tap in x"
+        require(_meets(length, count, *axis), must, f"{length} places, dilation {axis[3]}", "Use a smaller dilation.")
+    return moved, windows
 
 
 def _meets(length: int, count: int, taps: int, step: int, pad: int, gap: int) -> bool:

@@ -1,0 +1,106 @@
+// Max pooling on two axes of space, as the page max_pool derives it: as many windows of a row at once as a vector has
+// floats, and dy added where the winners stood.
+// Behind blocks.h; a program may contain this text several times.
+#ifndef MANUAL_BP_MAX_POOL
+#define MANUAL_BP_MAX_POOL
+#include <vector>
+
+namespace max_pool {
+
+using namespace blocks;
+
+// One axis of space: its length, how many windows it has, and their numbers.
+struct Axis {
+  int64_t length, windows, taps, step, pad, gap;
+};
+
+// The first place in x that a window reads.
+inline int64_t first(const Axis& a, int64_t window) {
+  int64_t start = a.step * window - a.pad;
+  return start >= 0 ? start : start + (a.gap - 1 - start) / a.gap * a.gap;
+}
+
+// n numbers that are `step` apart.  STEP: as a compiler knows it, or 0.  Of 1 and 2 it reads whole vectors.
+template <int64_t STEP>
+inline Vec apart(const float* x, int64_t step, int64_t n) {
+  if constexpr (STEP == 1) return Vec::loadu(x);
+  if constexpr (STEP == 2) return at::vec::deinterleave2(Vec::loadu(x), Vec::loadu(x + LANES)).first;
+  float found[LANES] = {};
+  for (int64_t i = 0; i < n; i++) found[i] = x[step * i];
+  return Vec::loadu(found);
+}
+
+// The rows of x that a row of windows reads, with -inf on both sides, and the first place that each window reads.
+// Places are whole numbers in float: below 2^24 they are exact.
+struct Rows {
+  int64_t width;
+  std::vector<float> rows, starts;
+
+  Rows(const Axis& down, const Axis& along)
+      : width(std::max(along.step * (along.windows - 1) + along.gap * (along.taps - 1) + 2 * LANES,
+                       along.pad + along.length)),
+        rows(down.taps * width, NEVER),
+        starts(up(along.windows, LANES)) {
+    for (int64_t i = 0; i < along.windows; i++) starts[i] = first(along, i);
+  }
+};
+
+template <int64_t STEP>
+inline void plane(const Axis& down, const Axis& along, Rows& kept, float* y, int32_t* winner, const float* x) {
+  for (int64_t row = 0; row < down.windows; row++, y += along.windows, winner += along.windows) {
+    int64_t top = down.step * row - down.pad;
+    auto outside = [&](int64_t k) { return top + down.gap * k < 0 || top + down.gap * k >= down.length; };
+    for (int64_t k = 0; k < down.taps; k++) {
+      if (outside(k)) continue;
+      const float* from = x + (top + down.gap * k) * along.length;
+      std::copy(from, from + along.length, kept.rows.data() + k * kept.width + along.pad);
+    }
+    Vec start(first(down, row) * along.length);
+    for (int64_t i = 0; i < along.windows; i += LANES) {
+      int64_t n = std::min(LANES, along.windows - i);
+      Vec most(NEVER), won = start + Vec::loadu(kept.starts.data() + i);
+      Vec each = Vec::arange<float>(along.step * i - along.pad, along.step);
+      for (int64_t k = 0; k < down.taps; k++) {
+        if (outside(k)) continue;
+        const float* numbers = kept.rows.data() + k * kept.width + along.step * i;
+        float place = (top + down.gap * k) * along.length;
+        for (int64_t l = 0; l < along.taps; l++) {
+          Vec number = apart<STEP>(numbers + along.gap * l, along.step, n);
+          Vec takes = (number > most) | (number != number);  // only what is larger than all before it, and a NaN
+          most = Vec::blendv(most, number, takes);
+          won = Vec::blendv(won, each + Vec(place + along.gap * l), takes);
+        }
+      }
+      most.store(y + i, n);
+      at::vec::convert_to_int_of_same_size(won).store(winner + i, n);
+    }
+  }
+}
+
+template <int threads>
+inline void forward(int64_t planes, Axis down, Axis along, Tensor<float> y, Tensor<int32_t> winner,
+                    Tensor<const float> x) {
+  int64_t from = down.length * along.length, to = down.windows * along.windows;
+  auto run = along.step == 1 ? plane<1> : along.step == 2 ? plane<2> : plane<0>;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+  {
+    Rows kept(down, along);
+#pragma omp for
+    for (int64_t i = 0; i < planes; i++)
+      run(down, along, kept, y.data + i * to, winner.data + i * to, x.data + i * from);
+  }
+}
+
+template <int threads>
+inline void backward(int64_t planes, int64_t from, int64_t to, Tensor<float> dx, Tensor<const int32_t> winner,
+                     Tensor<const float> dy) {
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+  for (int64_t i = 0; i < planes; i++) {
+    float* sums = dx.data + i * from;
+    std::fill(sums, sums + from, 0.f);
+    for (int64_t l = i * to; l < (i + 1) * to; l++) sums[winner.data[l]] += dy.data[l];
+  }
+}
+
+}  // namespace max_pool
+#endif
