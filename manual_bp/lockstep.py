@@ -18,7 +18,7 @@ disagreement.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -143,6 +143,7 @@ def lockstep(
     max_norm: float | None = None,
     clip_norm: float | None = None,
     schedule: Schedule | Callable[[int], float] | None = None,
+    frozen: Collection[str] = (),
     seed: int = 0,
     free: bool = True,
     trusted: bool = False,
@@ -154,8 +155,9 @@ def lockstep(
     An engine is judged on what it shows: of one that shows loss, gradients and parameters alone, these.
 
     loss: the model's usual one by default. optimizer: by default sgd(lr=0.01), for a text adamw(lr=0.001); the others
-        are arguments of `training_step`.  The engine is told loss_hyper and schedule only where there is one.
+        are arguments of `training_step`.  The engine is told loss_hyper, schedule and frozen only where there is one.
     schedule: of the learning rate; or a function of the number of steps made, which returns what it is multiplied by.
+    frozen: names of parameters that are not to move, nor to count where gradients are clipped.
     batch_size: by default 64, for a text 4.
     free: whether there is a free run. trusted: whether the engine is the reference: what it shows is then judged alone
         only in steps in which something disagrees, and else in steps 1, 2, 4, 8 and so on too.
@@ -180,7 +182,9 @@ def lockstep(
     }
     if schedule is not None:
         training["schedule"] = ScheduleOf(function=schedule) if callable(schedule) else schedule
-    step = training_step(model, **training)
+    step = replace(training_step(model, **training), frozen=frozenset(frozen))
+    if frozen:
+        training["frozen"] = sorted(frozen)
 
     def build() -> Engine:
         return engine(model.name, **training, **model.config)
@@ -196,6 +200,8 @@ def lockstep(
     targets = step.loss.targets(data.labels, data.classes, dtype).to(device)
     batches = minibatches(data, batch_size, seed)
     check_batches(step, start, x_all, batches)
+    if unknown := sorted(step.frozen - start.params.keys()):
+        raise ValueError(f"lockstep: frozen must be names of {sorted(start.params)}; came {unknown}.")
     other = build()
     judge = Judge(step, other, dtype, device, against, trusted)
 

@@ -131,3 +131,32 @@ def test_a_module_is_clipped_limited_and_scheduled(late, words):
     report = run(engines.Engine(engine_of(net, **own), options=options))
     assert report.passed == (not words), report.verdict
     assert words in report.verdict
+
+
+def frozen(how):
+    net = torch.nn.Sequential(
+        torch.nn.Linear(5, 6), torch.nn.Tanh(), torch.nn.Linear(6, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3)
+    )
+    net[0].requires_grad_(how != "requires_grad")
+    first = 2 if how == "left out" else 0
+    return engine_of(net, optimizer=lambda params: torch.optim.Adam(params[first:], lr=0.01))
+
+
+@pytest.mark.parametrize(
+    ("how", "declared", "words"),
+    [
+        ("requires_grad", True, ""),
+        ("left out", True, ""),
+        ("trained", True, "what is frozen (W1 and b1) is trained"),
+        ("requires_grad", False, "W1 and b1 are left out of the update and not moved"),
+    ],
+)
+def test_frozen_parameters_are_judged(how, declared, words):
+    names = {"frozen": ("W1", "b1")} if declared else {}
+    report = run(engines.Engine(frozen(how), options={**engines.ADAM, "clip_norm": 0.05, **names}))
+    assert report.passed == (not words), report.verdict
+    assert words in report.verdict
+
+
+def test_a_twin_with_frozen_parameters_passes():
+    assert run(engines.Engine(TorchEngine, options={**engines.ADAM, "clip_norm": 0.05, "frozen": ("W1",)})).passed

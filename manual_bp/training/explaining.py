@@ -48,6 +48,8 @@ def cause_of_update(
     former: Tensors | None,
 ) -> str:
     """The wrong update that an engine's is, in words; "" if none of those that are known."""
+    if moved := frozen_moved(step, state, shown):
+        return moved
     of = Updating.of(step, state, shown.gradients, former)
     due_, shown_, allowed = ({**r.params, **_named(r.optimizer)} for r in (due, shown, width))
     for words, made in wrong_updates(of):
@@ -59,11 +61,23 @@ def cause_of_update(
             # An engine that shows its state of the right update, and has updated the parameters otherwise.
             if _is(params, due.params, shown.params, width.params):
                 return words
+    return not_moved(state, due, shown) or _factor(state, shown, due)
+
+
+def frozen_moved(step: Step, state: TrainingState, shown: StepRecord) -> str:
+    """Which parameters move that are frozen, in words; "" if none does."""
+    frozen = [n for n in shown.params if n in step.frozen]
+    moved = [n for n in frozen if not torch.equal(shown.params[n].to(state.params[n]), state.params[n])]
+    return f"what is frozen ({' and '.join(moved[:4])}) is trained" if moved else ""
+
+
+def not_moved(state: TrainingState, due: StepRecord, shown: StepRecord) -> str:
+    """Which parameters stay where they were, in words; "" if all that are to move do."""
     still = [n for n, p in due.params.items() if n in shown.params and torch.equal(shown.params[n], state.params[n])]
     moved = [n for n in still if not torch.equal(due.params[n].to(state.params[n].dtype), state.params[n].cpu())]
     if moved:
         return f"{' and '.join(moved[:4])} {'is' if len(moved) == 1 else 'are'} left out of the update and not moved"
-    return _factor(state, shown, due)
+    return ""
 
 
 def _factor(state: TrainingState, shown: StepRecord, due: StepRecord) -> str:

@@ -96,7 +96,7 @@ class Judge:
         ours, visits = self.manual.step(state, x, target), dict(self.manual.visits)
         lacking = check_record(theirs, ours, self.against)
         self.unshown += [words for words in lacking if words not in self.unshown]
-        self.shows_gradients = theirs.gradients.keys() >= ours.gradients.keys()
+        self.shows_gradients = theirs.gradients.keys() >= ours.gradients.keys() - self.training.frozen
         self.diverged = diverged(number, ours, theirs, self.dtype)
         if not self.diverged:
             width = allowance_of(self.training, state, x, target, self.dtype, seed)

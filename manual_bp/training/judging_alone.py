@@ -18,7 +18,7 @@ from manual_bp.oracle.errors import errors
 from manual_bp.training.disagreement import UPDATE, Disagreement, Judged
 from manual_bp.training.engine import COTANGENTS, VALUES, StepRecord
 from manual_bp.training.evaluating import wrong_evaluation
-from manual_bp.training.explaining import cause_of_layer, cause_of_step, cause_of_update
+from manual_bp.training.explaining import cause_of_layer, cause_of_step, cause_of_update, frozen_moved, not_moved
 from manual_bp.training.moment import Moment
 from manual_bp.training.replaying import Replay, replayed, replayed_update
 from manual_bp.training.step import TrainingState
@@ -54,7 +54,7 @@ class OwnJudge:
         total = {} if self.before is None else dict(self.before.total)
         now = Moment(state, judged.x, judged.target, _wide(judged.ours), theirs, total)
         if (found or whole) and replay is not None:
-            shows_gradients = theirs.gradients.keys() >= state.params.keys()
+            shows_gradients = self.judge.shows_gradients
             whole = [d for d in whole if not (shows_gradients and UPDATE in d.sentence)]
             found = self._explained(judged, replay, now, found, whole)
         found += self._update(judged, whole)
@@ -128,6 +128,10 @@ class OwnJudge:
             suspects = {*wrong[:4], *below[:4]} if shows and found else set(judge.order[:MOST_SUSPECTS])
             cause = cause_of_step(judge.training, now, self.before, judged.width, suspects)
             cause = cause or (self._cause_of_layer(replay, judged, found[0]) if found else "")
+            if not cause and not judge.shows_gradients:
+                cause = frozen_moved(judge.training, judged.state, theirs) or not_moved(
+                    judged.state, judged.ours, theirs
+                )
         said = self._said(theirs, found)
         result = [replace(d, sentence=f"{d.sentence}; {said}") for d in (found or whole)]
         if cause:
@@ -189,11 +193,15 @@ class OwnJudge:
     def _update(self, judged: Judged, whole: list[Disagreement]) -> list[Disagreement]:
         """The update by its page, alone, on the engine's own gradients."""
         judge, theirs, state = self.judge, judged.theirs, judged.state
-        if not theirs.gradients.keys() >= state.params.keys() or not theirs.params:
+        if not judge.shows_gradients or not theirs.params:
             return []
         # An engine whose optimiser keeps its moments has those of its own gradients.
         own = state if self.kept is None else replace(state, optimizer=dict(self.kept))
-        gradients = {name: theirs.gradients[name].detach().to(p) for name, p in state.params.items()}
+        gradients = {
+            name: theirs.gradients[name].detach().to(p)
+            for name, p in state.params.items()
+            if name not in judge.training.frozen
+        }
         self.kept = judge.training.update(own, gradients, {}).optimizer
         if not (whole or self._is_asked(judged.number)):
             return []

@@ -53,6 +53,7 @@ class Step:
     max_norm: float | None = None
     clip_norm: float | None = None
     schedule: Schedule | None = None
+    frozen: frozenset[str] = frozenset()
 
     def init(
         self,
@@ -144,16 +145,29 @@ class Step:
         lr: in place of the learning rate that this step has.
         The masks of this step are not part of it.
         """
+        gradients, state, whole = self._trained(gradients), self._of_trained(state), state
         if self.clip_norm is not None:
             gradients, _ = clip_by_norm(gradients, self.clip_norm)
         scheduled = self.schedule.at(self.optimizer, state.steps) if self.schedule else self.optimizer
         rate = () if lr is None else (lr,)
         params, optimizer = scheduled.update(gradients, state.optimizer, state.params, *rate)
         if self.max_norm is not None:
-            limited = {n: self._limited(params[n], self.max_norm) for n in self.weights}
+            limited = {n: self._limited(params[n], self.max_norm) for n in self.weights if n in params}
             params = {**params, **limited}
         kept = {name: value for name, value in buffers.items() if name not in self.model.masks}
+        if self.frozen:
+            params, optimizer = {**whole.params, **params}, {**whole.optimizer, **optimizer}
         return TrainingState(params, kept, optimizer, state.seed, state.steps + 1)
+
+    def _trained(self, named: Tensors) -> Tensors:
+        """Those by the names of parameters, or of their moments, that are not frozen."""
+        return {n: t for n, t in named.items() if not {n, n.partition(".")[2]} & self.frozen} if self.frozen else named
+
+    def _of_trained(self, state: TrainingState) -> TrainingState:
+        if not self.frozen:
+            return state
+        params, optimizer = self._trained(state.params), self._trained(state.optimizer)
+        return replace(state, params=dict(params), optimizer=dict(optimizer))
 
     @staticmethod
     def _limited(weight: Tensor, limit: float) -> Tensor:

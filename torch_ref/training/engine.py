@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -41,6 +41,7 @@ class TorchEngine:
         max_norm: float | None = None,
         clip_norm: float | None = None,
         schedule: Schedule | None = None,
+        frozen: Collection[str] = (),
         **config: Any,
     ) -> None:
         if name not in MODELS:
@@ -51,7 +52,7 @@ class TorchEngine:
             raise ValueError(f"torch has no twin for the loss {loss!r}; write torch_ref/twins/{loss}.py.")
         self._loss, self._optimizer = partial(found, **loss_hyper), optimizer
         self._l2, self._l1, self._max_norm, self._clip_norm = l2, l1, max_norm, clip_norm
-        self._schedule = schedule
+        self._schedule, self._frozen = schedule, frozenset(frozen)
 
     def step(self, state: TrainingState, x: Tensor, target: Tensor) -> StepRecord:
         with torch.random.fork_rng():  # the modules draw initial values, which are overwritten
@@ -66,10 +67,15 @@ class TorchEngine:
         layers = {name: self._quantities(found) for name, found in tape.tensors.items()}
         gradients = {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
         if self._clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(module.parameters(), self._clip_norm)
+            trained = (p for name, p in module.named_parameters() if name not in self._frozen)
+            torch.nn.utils.clip_grad_norm_(trained, self._clip_norm)
         clipped = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
         made = self._schedule.at(self._optimizer, state.steps) if self._schedule else self._optimizer
-        params, optimizer = update(made, clipped, state.optimizer, state.params)
+        kept = {n: t for n, t in state.optimizer.items() if n.partition(".")[2] not in self._frozen}
+        params, optimizer = update(
+            made, clipped, kept, {n: p for n, p in state.params.items() if n not in self._frozen}
+        )
+        params, optimizer = {**state.params, **params}, {**state.optimizer, **optimizer}
         if self._max_norm is not None:
             params = self._limited(module, params, self._max_norm)
         return StepRecord(

@@ -27,7 +27,7 @@ from torch_ref.training.optimizers import CLASSES
 LETTERS = {"z": "delta", "a": "da", "y": "dy"}
 MADE = Callable[..., torch.optim.Optimizer]
 SCHEDULER = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
-TRAINING = ("loss", "loss_hyper", "optimizer", "l2", "l1", "max_norm", "clip_norm", "schedule")
+TRAINING = ("loss", "loss_hyper", "optimizer", "l2", "l1", "max_norm", "clip_norm", "schedule", "frozen")
 """What lockstep tells an engine beside the model's configuration."""
 
 
@@ -52,7 +52,8 @@ def engine_of(
     loss: of the module's output and the target; by default torch's function of the lockstep's loss.
     scheduler: makes one of the optimiser, such as `lambda o: LambdaLR(o, warm_up)`; its step follows the optimiser's.
         By default each group's learning rate is multiplied as the lockstep's schedule says.
-    Gradients are clipped by torch.nn.utils.clip_grad_norm_, and weights limited, where the lockstep says so.
+    Gradients of what the optimiser has are clipped by torch.nn.utils.clip_grad_norm_, and weights limited, where the
+    lockstep says so.
     The engine raises ValueError for parameters that are missing or left over, with what there is.
     """
 
@@ -175,7 +176,7 @@ class ModuleEngine:
                 value = state.params[name] if name in state.params else state.buffers[name]
                 tensors[theirs].copy_(value.T if name in self.transposed else value)
         params = {name: tensors[theirs] for name, theirs in self.names.items() if name in state.params}
-        self.optimizer.zero_grad()
+        self.module.zero_grad()  # the optimiser need not have all parameters
         dtype = next(iter(params.values())).dtype
         inputs = x.to(dtype) if x.is_floating_point() else x
         inputs = inputs.detach().requires_grad_() if inputs.is_floating_point() else inputs
@@ -186,7 +187,8 @@ class ModuleEngine:
             torch.autograd.backward(cost)
         gradients = {name: self._turned(name, p.grad) for name, p in params.items() if p.grad is not None}
         if self.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.clip_norm)
+            trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grad_norm_(trained, self.clip_norm)
         self._updated(state.steps, params)
         return StepRecord(
             cost.detach(),
