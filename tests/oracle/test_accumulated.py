@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import manual_bp as bp
+import torch_ref
 from manual_bp.oracle import accumulated, compare
 from manual_bp.oracle.cases import generated
 from tests.oracle.optimizers.bank import loops
@@ -72,6 +73,15 @@ def test_what_goes_wrong_between_pieces_is_named(name):
     report = compare(make(), rule, diagnose=120.0)
     assert not report.passed
     assert words in report.diagnoses[0], str(report)
+
+
+def test_pieces_of_a_function_whose_batch_has_a_fixed_length_are_named():
+    def head(x, w, target):
+        return torch.nn.functional.cross_entropy(x @ w.T, target)
+
+    inputs = {"x": (6, 3), "w": (4, 3), "target": lambda g: torch.randint(4, (6,), generator=g)}
+    report = compare(accumulated(torch_ref.vjp(head), [2, 4], by="mean"), head, inputs=inputs)
+    assert report.diagnoses[0].startswith("it is the mean of the pieces' means"), str(report)
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,18 @@ def test_a_right_page_gets_none_even_if_everything_were_called_wrong(name):
 # ------------------------------------------------------------------------------------------- what has no cause, or few
 
 
+def test_what_is_off_by_more_in_another_argument_is_no_arithmetic_in_16_bits():
+    def candidate(inputs, dy, **hyper):
+        y, (dx,) = RULES["elu"].vjp(inputs, dy, **hyper)
+        noise = torch.sin(1e6 * inputs[0])
+        return y * (1 + 0.004 * noise), (dx * (1 + 0.2 * noise),)
+
+    rule = RULES["elu"]
+    records, wrong = few_records(rule, candidate)
+    found = diagnose(rule, candidate, records, wrong).sentences
+    assert not any("16 bits" in sentence for sentence in found), found
+
+
 def test_one_wrong_element_has_no_system():
     def off(g, **_):
         return torch.where(torch.arange(g.numel()).reshape(g.shape) == 2, g + 0.01, g) if g.numel() > 4 else g

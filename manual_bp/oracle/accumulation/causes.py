@@ -151,14 +151,22 @@ def _found(rule: Rule, record: Record, way: Lengths, known: dict[tuple[int, ...]
     if key not in known:
         try:
             whole = rule.vjp(wide.inputs, wide.dy, **wide.hyper)
-            every = [
-                rule.vjp(tuple(inputs), dy, **wide.hyper) for inputs, dy in apart.pieces(wide.inputs, wide.dy, lengths)
-            ]
-        except (ValueError, RuntimeError, ArithmeticError):
+            pieces = apart.pieces(wide.inputs, wide.dy, lengths)
+            every = [_of_piece(rule, tuple(inputs), dy, wide.hyper) for inputs, dy in pieces]
+        except (ValueError, RuntimeError, ArithmeticError, LookupError, TypeError):  # functions are anybody's
             known[key] = None
         else:
             known[key] = Found(rule, wide, apart, lengths, whole, every)
     return known[key]
+
+
+def _of_piece(rule: Rule, inputs: tuple[Tensor | None, ...], dy: Any, hyper: Mapping[str, Any]) -> Any:
+    """What the page gives for a piece.  Of a function of which an input has fixed lengths (labels that are drawn) only
+    the whole batch fits what its page says: the function itself is asked."""
+    if not hasattr(rule.page, "FUNCTION"):
+        return rule.vjp(inputs, dy, **hyper)
+    y, residuals = rule.pure(*inputs, **{**rule.defaults, **hyper})
+    return y, rule.pure_backward(residuals, dy)
 
 
 def _wide(case: Case) -> Case:

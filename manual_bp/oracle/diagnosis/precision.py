@@ -31,12 +31,30 @@ def sixteen_bits(search: Search, candidate: Vjp | None, argument: str) -> str:
     samples = [p.samples[argument] for p in search.points[argument] if p.samples[argument].is_telling]
     samples = [s for s in samples if s.got.shape == s.expected.shape]
     fitting = [half for half in (torch.float16, torch.bfloat16) if _is_off_by(samples, half)]
+    fitting = [half for half in fitting if all(_is_within(s, half) for s in _unexplained(search))]
     if not fitting or candidate is None or _is_systematic(search, candidate, argument):
         return ""
     names = " or ".join(str(half).removeprefix("torch.") for half in fitting)
     share = float(torch.cat([s.wrong[s.judged] for s in samples]).double().mean())
     words = f"off as after arithmetic in 16 bits ({names}): {share:.0%} of its numbers are wrong"
     return f"{argument} is {words}, none by more than {ROUNDINGS} roundings, and as often up as down"
+
+
+def _unexplained(search: Search) -> list[Sample]:
+    """What is wrong with no edit that says why, in every argument: a program that computes in 16 bits is off by no more
+    in any of them, and what is off by more has a cause that may well be that of the others."""
+    open_ = [a for a in search.open if a not in search.partial]
+    every = [p.samples[a] for a in open_ for p in search.points[a]]
+    return [s for s in every if s.is_wrong and s.is_telling]
+
+
+def _is_within(sample: Sample, half: torch.dtype) -> bool:
+    """Whether no number is off by more than a few roundings of a format, relative to the largest."""
+    if sample.got.shape != sample.expected.shape:
+        return False
+    error = (sample.got - sample.expected)[sample.judged].abs()
+    largest = sample.expected[sample.judged].abs()
+    return not error.numel() or float(error.max()) <= ROUNDINGS * torch.finfo(half).eps * float(largest.max())
 
 
 def _is_off_by(samples: Sequence[Sample], half: torch.dtype) -> bool:
@@ -46,7 +64,7 @@ def _is_off_by(samples: Sequence[Sample], half: torch.dtype) -> bool:
         error = (s.got - s.expected)[s.judged]
         if not error.numel():
             continue
-        if float(error.abs().max()) > ROUNDINGS * torch.finfo(half).eps * float(s.expected[s.judged].abs().max()):
+        if not _is_within(s, half):
             return False
         off.append(s.wrong[s.judged])
         up.append((s.got.abs() > s.expected.abs())[s.wrong])
