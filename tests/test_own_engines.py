@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.optim.lr_scheduler import LambdaLR
@@ -156,6 +158,33 @@ def test_frozen_parameters_are_judged(how, declared, words):
     report = run(engines.Engine(frozen(how), options={**engines.ADAM, "clip_norm": 0.05, **names}))
     assert report.passed == (not words), report.verdict
     assert words in report.verdict
+
+
+def test_frozen_parameters_shown_with_gradients_of_0_are_told():
+    """Not as a layer that passes nothing back."""
+
+    def make(name, **options):
+        engine = frozen("requires_grad")(name, **options)
+        bare = engine.step
+
+        def step(state, x, target):
+            record = bare(state, x, target)
+            zeros = {n: torch.zeros_like(p) for n, p in record.params.items()}
+            return replace(record, layers={}, gradients={**zeros, **record.gradients})
+
+        engine.step = step
+        return engine
+
+    report = run(engines.Engine(make, options=engines.ADAM), steps=1)
+    assert "declare it: frozen=('W1', 'b1')" in report.verdict
+
+
+def test_causes_that_one_update_does_not_tell_apart_are_all_said(monkeypatch):
+    """Adam's first step is the gradients' signs, whether they are clipped by value or not at all."""
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", torch.nn.utils.clip_grad_value_)
+    report = run(engines.Engine(frozen("trained"), options={**engines.ADAM, "clip_norm": 1e-3}), steps=1)
+    assert "clipping is by value" in report.verdict
+    assert "this step does not tell which" in report.verdict
 
 
 def test_a_twin_with_frozen_parameters_passes():

@@ -26,6 +26,8 @@ IMPOSSIBLE = (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError)
 WIDER = 4
 # It explains what came only if it is nearer by this factor than what is due, where that is furthest off.
 NEARER = 8
+# Of causes that one update does not tell apart, so many are said.
+MOST_CAUSES = 3
 
 
 def cause_of_step(step: Step, now: Moment, before: Moment | None, width: StepRecord, suspects: Collection[str]) -> str:
@@ -47,21 +49,25 @@ def cause_of_update(
     width: StepRecord,
     former: Tensors | None,
 ) -> str:
-    """The wrong update that an engine's is, in words; "" if none of those that are known."""
+    """The wrong updates that an engine's can be, in words; "" if none of those that are known."""
     if moved := frozen_moved(step, state, shown):
         return moved
     of = Updating.of(step, state, shown.gradients, former)
     due_, shown_, allowed = ({**r.params, **_named(r.optimizer)} for r in (due, shown, width))
+    found: dict[str, Tensors] = {}
     for words, made in wrong_updates(of):
         with suppress(*IMPOSSIBLE):
             params, optimizer = made()
             whole = {**params, **_named(optimizer)}
-            if _is(whole, due_, shown_, allowed):
-                return words
-            # An engine that shows its state of the right update, and has updated the parameters otherwise.
-            if _is(params, due.params, shown.params, width.params):
-                return words
-    return not_moved(state, due, shown) or _factor(state, shown, due)
+            # Or an engine that shows its state of the right update, and has updated the parameters otherwise.
+            if _is(whole, due_, shown_, allowed) or _is(params, due.params, shown.params, width.params):
+                same = (all(torch.equal(params[n], other[n]) for n in params) for other in found.values())
+                if not any(same):  # the same in other words
+                    found[words] = params
+    # Adam's first step hardly shows the size of a gradient, and so not how it was clipped.
+    told = "; or ".join(list(found)[:MOST_CAUSES]) + ("; or others" if len(found) > MOST_CAUSES else "")
+    several = " (this step does not tell which)" if len(found) > 1 else ""
+    return f"{told}{several}" or not_moved(state, due, shown) or _factor(state, shown, due, width)
 
 
 def frozen_moved(step: Step, state: TrainingState, shown: StepRecord) -> str:
@@ -80,20 +86,24 @@ def not_moved(state: TrainingState, due: StepRecord, shown: StepRecord) -> str:
     return ""
 
 
-def _factor(state: TrainingState, shown: StepRecord, due: StepRecord) -> str:
+def _factor(state: TrainingState, shown: StepRecord, due: StepRecord, width: StepRecord) -> str:
     """Whether every parameter moved by the same multiple of what is due."""
     names = [n for n in due.params if n in shown.params]
     if not names:
         return ""
-    start = torch.cat([state.params[n].double().cpu().flatten() for n in names])
-    wanted = torch.cat([due.params[n].double().flatten() for n in names]) - start
-    came = torch.cat([shown.params[n].double().cpu().flatten() for n in names]) - start
-    if not float(wanted.norm()):
+    start = {n: state.params[n].double().cpu() for n in names}
+    wanted = {n: due.params[n].double().cpu() - start[n] for n in names}
+    came = {n: shown.params[n].double().cpu() - start[n] for n in names}
+    flat, due_ = (torch.cat([t[n].flatten() for n in names]) for t in (came, wanted))
+    if not float(due_.norm()):
         return ""
-    c = float(came @ wanted / (wanted @ wanted))
-    # Differences of parameters have the parameters' rounding errors.
-    noise = 4 * torch.finfo(state.dtype).eps * float(start.abs().max()) * len(start) ** 0.5
-    if float((came - c * wanted).norm()) > max(noise, 1e-6 * float(came.norm())):
+    c = float(flat @ due_ / (due_ @ due_))
+    made = {n: start[n] + c * wanted[n] for n in names}
+    # One factor among many wrong numbers is no cause: it must account for what came in each element, and for nearly
+    # all that it is away from what is due.
+    if not _is(made, due.params, shown.params, width.params):
+        return ""
+    if float((flat - c * due_).norm()) * NEARER > float((flat - due_).norm()):
         return ""
     return f"the parameters move by {c:.6g} times what is due: another learning rate, or a factor of the gradients"
 

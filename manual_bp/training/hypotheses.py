@@ -31,6 +31,7 @@ def hypotheses(step: Step, now: Moment, before: Moment | None, suspects: Collect
     ) -> StepRecord:
         return in_float64(own, state, x, target)
 
+    yield from _of_frozen(step, now)
     yield from _of_data(step, now, before, run)
     yield from wrong_losses(step, now, run)
     if before is not None:
@@ -53,6 +54,28 @@ def in_float64(step: Step, state: TrainingState, x: Tensor, target: Tensor) -> S
     """The hand-derived step there."""
     state = replace(state, params=wide(state.params), buffers=wide(state.buffers), optimizer=wide(state.optimizer))
     return ManualEngine(step).step(state, *wide({"x": x, "target": target}).values())
+
+
+def _of_frozen(step: Step, now: Moment) -> Iterator[Hypothesis]:
+    """Gradients that are shown as 0, of parameters that stay where they are; which nothing tells from a layer that
+    passes nothing back to them but what the engine shows of layers."""
+    shown, due, state = now.shown, now.due, now.state
+    names = [
+        n
+        for n, g in due.gradients.items()
+        if n in shown.gradients and n in shown.params and n not in step.frozen
+        if not shown.gradients[n].any() and g.any()
+        if torch.equal(shown.params[n].to(state.params[n]), state.params[n])
+    ]
+    if names:
+        many, listed = len(names) > 1, " and ".join(names[:4]) + (" and others" if len(names) > 4 else "")
+        yield (
+            f"the gradient{'s' * many} of {listed} {'are' if many else 'is'} 0, and {'they do' if many else 'it does'} "
+            f"not move; if that is meant, declare it: frozen={tuple(names[:4])}",
+            lambda: replace(
+                due, gradients={n: torch.zeros_like(g) if n in names else g for n, g in due.gradients.items()}
+            ),
+        )
 
 
 def _of_data(step: Step, now: Moment, before: Moment | None, run: Callable[..., StepRecord]) -> Iterator[Hypothesis]:

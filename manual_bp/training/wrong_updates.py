@@ -93,7 +93,7 @@ def _of_clipping(of: Updating) -> Iterator[WrongUpdate]:
         return
     plain = replace(step, clip_norm=None)
     yield (
-        "clipping is left out, or comes after the update: the gradients go into it as they are",
+        "clipping is left out or comes after the update: the gradients go into it as they are",
         lambda: of.after(plain),
     )
 
