@@ -195,7 +195,7 @@ _MODES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("linear", {"mode": "linear"}),
     ("linear, corners aligned", {"mode": "linear", "align_corners": True}),
 )
-_SHAPES: tuple[tuple[str, int | tuple[int, ...], dict[str, int | tuple[int, ...]]], ...] = (
+_SHAPES: tuple[tuple[str, float | tuple[int, ...], dict[str, int | tuple[int, ...]]], ...] = (
     ("one axis of space", 3, {"space": (5,)}),
     ("three axes of space", (2, 1, 3), {"batch": 2, "channels": 1, "space": (2, 3, 2)}),
     ("each axis by itself", (3, 2), {}),
@@ -206,6 +206,10 @@ _SHAPES: tuple[tuple[str, int | tuple[int, ...], dict[str, int | tuple[int, ...]
     ("a scale of 7", (7, 5), {"batch": 1, "channels": 1}),
     ("far from the first place", 3, {"batch": 1, "channels": 1, "space": (400,)}),
     ("empty batch", 2, {"batch": 0}),
+    ("7 places of 5", 1.4, {"batch": 1, "space": (5,)}),
+    ("half as many again", 1.5, {"space": (4, 6)}),
+    ("fewer places", 0.8, {"batch": 1, "space": (5, 10)}),
+    ("half as many again of three axes", 1.5, {"batch": 1, "channels": 1, "space": (4, 2, 6)}),
 )
 
 EDGES = (
@@ -373,6 +377,12 @@ MISTAKES = (
         _of(lambda r: r.dx(lambda axis: _half_a_block_early(r, axis) if r.mode == "nearest" else r.matrix(axis))),
         forgets="that nearest rounds down: ⌊l / scale⌋",
         shows="for mode nearest and scale > 1",
+    ),
+    Mistake(
+        "the place of the centre",
+        _of(lambda r: r.dx(lambda axis: r.nearest(axis, 2, 1) if r.mode == "nearest" else r.matrix(axis))),
+        forgets="that nearest counts from the edge of a place, ⌊l / scale⌋, and not from its centre, ⌊(l + ½) / scale⌋",
+        shows="for mode nearest and a fraction as scale",
     ),
     Mistake(
         "q as a floating-point number",
