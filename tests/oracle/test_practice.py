@@ -83,3 +83,16 @@ def test_the_command_judges_a_practice(tmp_path):
     assert "FAILS in" in result.output
     assert "early_stopping" in page.read_text()
     assert json.loads(document.read_text())["report"]["failed"] > 0
+
+
+def test_no_cause_is_said_that_right_answers_contradict():
+    """It says yes in 4 of 12 runs, so that it does not find some in every one."""
+
+    def tenth(training, validation):
+        best = min(range(len(validation)), key=validation.__getitem__)
+        risen = len(validation) - best > 3 and validation[-1] > 1.1 * validation[best]
+        return risen and training[-1] < training[best], best + 1
+
+    report = compare(tenth, "overfitting")
+    assert report.failed == 2
+    assert not any("every run" in words for words in report.diagnoses), str(report)

@@ -92,11 +92,15 @@ def _cause(
         made = zip(answer, program(**situation.arguments), strict=True)
         return all(k in situation.either or a == b for k, (a, b) in enumerate(made))
 
-    failed = [(situation, answer) for situation, answer in answers if not agrees(situation, answer, right)]
+    is_right = [agrees(situation, answer, right) for situation, answer in answers]
+    failed = [given for given, holds in zip(answers, is_right, strict=True) if not holds]
+    held = [given for given, holds in zip(answers, is_right, strict=True) if holds]
     best, most = "", 0
     for words, program in wrong:
         if all(agrees(situation, answer, program) for situation, answer in answers):
             return [words]
+        if not all(agrees(situation, answer, program) for situation, answer in held):
+            continue  # where the candidate is right this one is not: the words would be false of it
         told = sum(agrees(situation, answer, program) for situation, answer in failed)
         best, most = (words, told) if told > most else (best, most)
     return [f"{best} (so in {most} of {len(failed)} that are wrong)"] if most >= SHARE * len(failed) else []
