@@ -91,8 +91,11 @@ ARRANGED: Mapping[str, tuple[float, Callable[[Tensor], Tensor]]] = {
     "the last row of {0} in every row": (4.2, lambda x: x[-1:].expand_as(x)),
     "the first column of {0} in every column": (3.9, lambda x: x[..., :1].expand_as(x)),
     "the last column of {0} in every column": (4.2, lambda x: x[..., -1:].expand_as(x)),
-    "{0} transposed and read in its own shape": (3.3, lambda x: x.mT.reshape(x.shape)),
-    "{0} read in the shape of its transpose": (3.5, lambda x: x.reshape(x.mT.shape).mT),
+    "{0} transposed and read in its own shape": (3.3, lambda x: x.transpose(-2, -1).reshape(x.shape)),
+    "{0} read in the shape of its transpose": (
+        3.5,
+        lambda x: x.reshape(x.transpose(-2, -1).shape).transpose(-2, -1),
+    ),
     "{0} with its first two axes exchanged and read in its own shape": (
         3.7,
         lambda x: x.transpose(0, 1).reshape(x.shape),

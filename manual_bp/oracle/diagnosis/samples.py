@@ -104,6 +104,13 @@ class Sample:
         same = torch.where(broken, ~self.got.isfinite(), self.right_by(value))
         return bool(broken.any()) and bool(same[self.judged].all())
 
+    def reproduced(self, value: Tensor) -> int:
+        """How many of the wrong numbers a value gives within the allowance: one that is huge elsewhere widens nothing,
+        and what is due never counts."""
+        if not value.shape == self.got.shape == self.expected.shape or value.is_complex():
+            return 0
+        return int((((value.double() - self.got).abs() <= self.allowance) & self.wrong).sum())
+
     def right_by(self, value: Tensor) -> Tensor:
         """Where the candidate returned this."""
         return (value - self.got).abs() <= self.tolerance(value)

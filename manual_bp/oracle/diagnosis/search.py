@@ -78,7 +78,7 @@ class Search:
 
     left_out: arguments of which not every case is looked at.  exact, partial: by argument what was found: edits that
     hold in every case, and those that give all that is wrong.
-    nearest: by argument the edit that gives most of what was returned at the case that was asked first, and what share.
+    nearest: by argument the edit that gives most of what is wrong at the case that was asked first, and its program's.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Search:
         self.left_out: set[str] = set()
         self.exact: dict[str, list[Verdict]] = {}
         self.partial: dict[str, list[Verdict]] = {}
-        self.nearest: dict[str, tuple[float, Edit]] = {}
+        self.nearest: dict[str, tuple[Edit, str]] = {}
         every = [(end_of(r) if r.evidence.row is not None else r) or r for r in records]
         points = [Point(r, samples_of(rule.arguments, r, False, dtype), rule, conventions) for r in every]
         at_kinks = [Point(r, samples_of(rule.arguments, r, True, dtype), rule, conventions) for r in every]
@@ -220,16 +220,18 @@ class Search:
 
     def _note_nearest(self, sketch: Sketch) -> None:
         """Which of the edits that are met most often gives most of what is wrong."""
+        most = 0
         for _, edit, _ in sketch.tried[:NEAREST]:
             self.deadline.check()
-            if all(a in self.exact or a in self.partial for a in sketch.samples):
+            left = {a: s for a, s in sketch.samples.items() if a not in self.exact and a not in self.partial}
+            if not left:
                 return
             with suppress(Exception):  # it is not defined here
-                for argument, value in edit.results(sketch.program, sketch.needed).items():
-                    if value is not None and argument in sketch.samples and not value.is_complex():
-                        share = self._share(sketch.samples[argument], value.double())
-                        if share > self.nearest.get(argument, (0.0, edit))[0]:
-                            self.nearest[argument] = share, edit
+                values = edit.results(sketch.program, sketch.needed)
+                count = sum(s.reproduced(value) for a, s in left.items() if (value := values.get(a)) is not None)
+                if count > most:
+                    most = count
+                    self.nearest |= dict.fromkeys(left, (edit, sketch.program.by))
 
     def _is_contradicted(self, probe: Point, values: Values) -> bool:
         """Whether an edit visibly changes what was returned otherwise."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import torch
 
 from manual_bp.oracle.diagnosis import conditions
-from manual_bp.oracle.diagnosis.edit import PAGE
+from manual_bp.oracle.diagnosis.edit import PAGE, Edit
 from manual_bp.oracle.diagnosis.points import Point
 from manual_bp.oracle.diagnosis.program import PAGE as PROGRAM
 from manual_bp.oracle.diagnosis.samples import Sample
@@ -24,6 +25,8 @@ ASKED = 8
 MANY = 12
 # Ratios that differ by less are one factor.
 ALIKE = 1e-3
+# An edit that gives less than this share of what is wrong is not near.
+NEAR = 0.5
 
 
 class Said(NamedTuple):
@@ -171,13 +174,47 @@ def silence(search: Search, argument: str) -> str:
     ratios = [_ratios(p.samples[argument]) for p in search.points[argument] if p.samples[argument].is_wrong]
     ratios = [r for r in ratios if r.numel() >= EVIDENT]
     if ratios:
-        low, high = told_apart(min(float(r.min()) for r in ratios), max(float(r.max()) for r in ratios), 3)
-        if all(float(r.max() - r.min()) <= ALIKE * float(r.abs().max()) for r in ratios) and len(ratios) > 1:
-            said.append(f"off by one factor that differs from case to case, from {low} to {high}")
-        else:
-            said.append(f"what is wrong is {low} to {high} times what is due")
+        said.append(_of_ratios(ratios))
     if argument in search.nearest:
-        share, edit = search.nearest[argument]
-        words = edit.words.removeprefix(PAGE).replace("{} is that", "that")
-        said.append(f"closest: {words}, which explains {share:.0%} of the wrong numbers there")
+        edit, by = search.nearest[argument]
+        arguments, share = reproduced(search, edit, by)
+        if argument in arguments and share >= NEAR:
+            words = edit.words.removeprefix(PAGE).replace("{} is that", "that")
+            looked_at = " in the cases looked at" if search.left_out & set(arguments) else ""
+            of = f"the numbers that are wrong in {listed(arguments)}{looked_at}"
+            said.append(f"closest: {words}, which gives {int(100 * share)}% of {of}")
     return "; ".join(said)
+
+
+def _of_ratios(ratios: Sequence[torch.Tensor]) -> str:
+    """By what the wrong numbers of each case are too large."""
+    least, most = min(float(r.min()) for r in ratios), max(float(r.max()) for r in ratios)
+    low, high = told_apart(least + 0.0, most + 0.0, 3)  # -0 is 0
+    if least == most or low == high:
+        return f"what is wrong is {low} times what is due"
+    are_factors = all(bool(r.isfinite().all() and (r != 0).all()) for r in ratios)
+    if (
+        are_factors
+        and len(ratios) > 1
+        and all(float(r.max() - r.min()) <= ALIKE * float(r.abs().max()) for r in ratios)
+    ):
+        return f"off by one factor that differs from case to case, from {low} to {high}"
+    return f"what is wrong is {low} to {high} times what is due"
+
+
+def reproduced(search: Search, edit: Edit, by: str) -> tuple[list[str], float]:
+    """Of all numbers that are wrong, with no edit that says why, the share that an edit gives within the allowance, and
+    the arguments in which they stand."""
+    arguments = [a for a in search.open if a not in search.partial]
+    count = wrong = 0
+    for argument in arguments:
+        for point in search.points[argument]:
+            sample = point.samples[argument]
+            if not sample.is_wrong:
+                continue
+            wrong += int(sample.wrong.sum()) or sample.got.numel()  # all of another shape
+            with suppress(Exception):  # it is not defined there
+                program = point.traced(by)
+                value = edit.results(program, program.needed([argument])).get(argument, program.right.get(argument))
+                count += sample.reproduced(value) if value is not None else 0
+    return arguments, count / wrong if wrong else 0.0
