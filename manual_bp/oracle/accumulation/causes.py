@@ -132,7 +132,7 @@ def cause_of_pieces(
                 told = _tells(record, program(taken)) if taken is not None else None
                 if taken is None or (told is None and (missed := missed + 1) > most):
                     break
-                telling += bool(told)
+                telling += bool(told) and len(taken.pieces) > 1  # one alone is no piece
             else:
                 if telling >= min(TELLING, len(some)):
                     return program_words.replace("{pieces}", words)
