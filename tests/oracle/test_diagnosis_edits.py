@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -11,11 +12,13 @@ from torch import Tensor
 
 from manual_bp.oracle.case import Case
 from manual_bp.oracle.diagnosis import diagnose
+from manual_bp.oracle.diagnosis.changes import ARRANGED
 from manual_bp.oracle.diagnosis.conditions import between, condition
 from manual_bp.oracle.diagnosis.edit import Edit
 from manual_bp.oracle.diagnosis.edits import edits_of
 from manual_bp.oracle.diagnosis.program import PAGE, TORCH
-from manual_bp.oracle.diagnosis.samples import samples_of
+from manual_bp.oracle.diagnosis.samples import Sample, samples_of
+from manual_bp.oracle.diagnosis.sentences import of_ratios
 from manual_bp.oracle.diagnosis.sketch import Sketch
 from manual_bp.oracle.diagnosis.tracing import UntraceableError, traced
 from manual_bp.outputs import parts
@@ -134,6 +137,34 @@ def test_what_no_edit_gives_is_said_with_the_nearest():
     found = diagnose(page, candidate, *few_records(page, candidate))
     assert not found.sentences
     assert "no single edit of the page gives this" in found.shared["dx"]
+
+
+def test_what_an_edit_gives_is_counted_number_by_number():
+    """One that is huge in one place gives no other number for that."""
+    got, due, edited = (torch.tensor(x, dtype=torch.float64) for x in ([1.0, 2, 3], [0.0, 1, 3], [1e20, 2, 3]))
+    sample = Sample(
+        Case((), None, {}), got, due, torch.full((3,), 1e-6).double(), torch.ones(3, dtype=torch.bool), 1e-5
+    )
+    assert sample.reproduced(edited) == 1  # the third is right
+
+
+@pytest.mark.parametrize(
+    ("ratios", "words"),
+    [
+        ([[-0.0, -0.0], [-0.0]], "what is wrong is 0 times what is due"),
+        ([[torch.inf], [2.0]], "what is wrong is 2 to inf times what is due"),
+        ([[2.0, 2.0], [3.0]], "off by one factor that differs from case to case, from 2 to 3"),
+    ],
+)
+def test_a_factor_that_differs_from_case_to_case_is_one(ratios, words):
+    assert of_ratios([torch.tensor(r) for r in ratios]) == words
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("words", ARRANGED)
+def test_numbers_that_stand_alone_are_arranged_without_a_warning(words):
+    with suppress(RuntimeError, IndexError):  # not defined here
+        ARRANGED[words][1](torch.tensor(2.0))
 
 
 @pytest.mark.parametrize(

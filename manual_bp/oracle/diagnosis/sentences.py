@@ -174,7 +174,7 @@ def silence(search: Search, argument: str) -> str:
     ratios = [_ratios(p.samples[argument]) for p in search.points[argument] if p.samples[argument].is_wrong]
     ratios = [r for r in ratios if r.numel() >= EVIDENT]
     if ratios:
-        said.append(_of_ratios(ratios))
+        said.append(of_ratios(ratios))
     if argument in search.nearest:
         edit, by = search.nearest[argument]
         arguments, share = reproduced(search, edit, by)
@@ -186,7 +186,7 @@ def silence(search: Search, argument: str) -> str:
     return "; ".join(said)
 
 
-def _of_ratios(ratios: Sequence[torch.Tensor]) -> str:
+def of_ratios(ratios: Sequence[torch.Tensor]) -> str:
     """By what the wrong numbers of each case are too large."""
     least, most = min(float(r.min()) for r in ratios), max(float(r.max()) for r in ratios)
     low, high = told_apart(least + 0.0, most + 0.0, 3)  # -0 is 0
