@@ -112,7 +112,7 @@ def check(
         from manual_bp.oracle.foreign import quoted, readable
         from manual_bp.oracle.isolation import CandidateEnded, Isolated, isolated
         from manual_bp.oracle.loading import load
-        from manual_bp.oracle.practice import PRACTICES
+        from manual_bp.oracle.practice import is_practice
         from manual_bp.oracle.report import Report
 
         check_device(device)
@@ -141,7 +141,7 @@ def check(
         if mask:
             declared["mask"] = mask
         forget(json_file, html_file)
-        rule = against if against in PRACTICES else reference_of(against, inputs, declared["hyper"])
+        rule = against if is_practice(against) else reference_of(against, inputs, declared["hyper"])
         if isolate and ":" in against and against.rpartition(":")[0] == target.rpartition(":")[0]:
             notices.print(
                 f"{against} stands in the candidate's module, which this process has therefore imported too; put it "

@@ -51,6 +51,7 @@ DUE = "a candidate is vjp(inputs, dy, **hyper) -> (y, grads)"
 WRAP = {
     "torch.nn.modules.module.Module": "Wrap it: torch_ref.vjp({}) is a candidate.",
     "torch.autograd.function.Function": "Wrap it: torch_ref.vjp({}.apply) is a candidate.",
+    "torch.optim.optimizer.Optimizer": "manual_bp.oracle.compare_optimizer({}, rule) judges it.",
 }
 
 

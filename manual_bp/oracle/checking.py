@@ -20,7 +20,7 @@ from manual_bp.oracle.functions import rule_of
 from manual_bp.oracle.kept_evidence import Generated, generated_evidence, said
 from manual_bp.oracle.own_masks import compare_own_mask
 from manual_bp.oracle.own_sizes import judge_own_sizes, lengths_of
-from manual_bp.oracle.practice import PRACTICES, compare_practice
+from manual_bp.oracle.practice import compare_practice, is_practice
 from manual_bp.oracle.report import Report
 from manual_bp.oracle.supplied import supplied
 from manual_bp.oracle.surroundings import plain
@@ -94,7 +94,7 @@ def compare(
     Raises ValueError for an unknown rule, dtype or convention, a case that does not fit the rule, or a
     declaration that no case can fit.
     """
-    if isinstance(rule, str) and rule in PRACTICES:
+    if isinstance(rule, str) and is_practice(rule):
         if candidate is None:
             raise ValueError(f"{rule} is judged by calling a candidate; came None.")
         report = compare_practice(candidate, rule, hyper, conventions)

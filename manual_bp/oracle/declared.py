@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 
 # The shortest axis of an ordinary case (cases.SMALL).
 SHORTEST = 2
+# Many of torch's functions refuse more than 64, and an allowance puts a few axes of its own in front.
+MOST_AXES = 60
+# Numbers of the smallest case that is declared, which is made dozens of times: 128 MiB in float64.
+MOST_NUMBERS = 2**24
 
 
 @dataclass(frozen=True)
@@ -72,11 +76,15 @@ class Declared:
         checked = rule.check_hyper({**rule.ordinary, **values})
         if isinstance(min_size, bool) or not isinstance(min_size, int) or min_size < 0:
             raise ValueError(f"min_size must be an integer of 0 or more; came {min_size!r}.")
+        ranks = _ranks(rule, ndim)
+        if min_size ** max(ranks or (0,)) > MOST_NUMBERS:
+            must = f"ndim and min_size: the smallest case must have at most {MOST_NUMBERS} numbers"
+            raise ValueError(f"{must}; came {min_size} on each of {max(ranks or (0,))} axes.")
         names = (given,) if isinstance(given, str) else tuple(dict.fromkeys(given))
         if unknown := [name for name in names if name not in rule.inputs]:
             raise ValueError(f"given: {rule.name} takes {list(rule.inputs)}; came {unknown[0]!r}.")
         always = tuple(name for name in names if name in rule.absentable)  # the others are anyway
-        return cls(tuple((name, checked[name]) for name in values), _ranks(rule, ndim), min_size, given=always)
+        return cls(tuple((name, checked[name]) for name in values), ranks, min_size, given=always)
 
     @classmethod
     def from_options(cls, rule: Rule, options: Mapping[str, Any]) -> Declared:
@@ -231,6 +239,9 @@ def _ranks(rule: Rule, ndim: Any) -> tuple[int, ...] | None:
     wanted = (ndim,) if isinstance(ndim, int) else tuple(ndim)
     if not wanted or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in wanted):
         raise ValueError(f"ndim must be numbers of axes, such as (2,) or (2, 4); came {ndim!r}.")
+    if max(wanted) > MOST_AXES:
+        must = f"ndim: there must be at most {MOST_AXES} axes (of torch's 64 some are needed to judge)"
+        raise ValueError(f"{must}; came {max(wanted)}.")
     name = next(iter(rule.inputs))
     variadic, before, after = _variadic(rule.annotations[name])
     least = before + after

@@ -258,6 +258,8 @@ def test_bad_calls(options, message):
 def test_unknown_rule_and_no_candidate():
     with pytest.raises(ValueError, match="Did you mean elu"):
         compare(elu, "elo")
+    with pytest.raises(ValueError, match="Did you mean early_stopping"):
+        compare(elu, "early_stoping")
     with pytest.raises(ValueError, match="nothing to judge"):
         compare(None, "elu")
 

@@ -89,6 +89,8 @@ def test_what_can_never_be_is_refused():
     for options, words in (
         ({"ndim": 1}, "x of batch_norm has at least 2 axes .batch channels .space.; came 1"),
         ({"ndim": ()}, "numbers of axes"),
+        ({"ndim": 99}, "at most 60 axes .*; came 99"),
+        ({"ndim": 40, "min_size": 2}, "at most 16777216 numbers; came 2 on each of 40 axes"),
         ({"ndim": "2"}, "numbers of axes"),
         ({"min_size": -1}, "min_size must be an integer of 0 or more"),
         ({"hyper": {"epsilon": 1}}, "Check the spelling"),

@@ -319,10 +319,11 @@ class Function(torch.autograd.Function):
     [
         (torch.nn.Tanh(), r"came the Module Tanh. Wrap it: torch_ref.vjp\(Tanh\(\)\) is a candidate"),
         (torch.nn.Tanh, r"came the Module Tanh. Wrap it: torch_ref.vjp\(Tanh\(\)\) is a candidate"),
+        (torch.optim.SGD, r"came the Optimizer SGD. manual_bp.oracle.compare_optimizer\(SGD, rule\) judges it"),
         (Function, r"came the Function Function. Wrap it: torch_ref.vjp\(Function.apply\) is a candidate"),
         (3, "came a int. Pass a function, or None and recorded cases="),
     ],
-    ids=["module", "module class", "autograd function", "number"],
+    ids=["module", "module class", "an optimizer", "autograd function", "number"],
 )
 def test_what_must_be_wrapped(candidate, message):
     with pytest.raises(ValueError, match=message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,9 +10,20 @@ from manual_bp.oracle.invocation import parameters_of
 from manual_bp.oracle.practice import augmenting, fitting, stopping
 from manual_bp.oracle.practice.judged import judged
 from manual_bp.oracle.report import Report
+from manual_bp.registry import RULES
 
 PRACTICES = ("early_stopping", "overfitting", "augmentation")
 """What `compare` takes in place of a rule."""
+
+
+def is_practice(name: object) -> bool:
+    """Whether that is a practice.  Raises ValueError for what is neither a rule nor a practice, but nearly one."""
+    if isinstance(name, str) and name not in PRACTICES and name not in RULES:
+        # Nearer than difflib's own 0.6: a rule that is meant shall be found among the rules.
+        close = difflib.get_close_matches(name.lower(), PRACTICES, 1, cutoff=0.8)
+        if close:
+            raise ValueError(f"there is no rule or practice {name!r}. Did you mean {close[0]}?")
+    return name in PRACTICES
 
 
 def compare_practice(
