@@ -628,7 +628,7 @@ def test_two_processes_in_one_folder(tmp_path):
         (("--optimizer", "lion"), "--optimizer must be one of"),
         (("--dtype", "bfloat16"), "--dtype must be float32 or float64"),
         (("--loss", "relu"), "loss must be a rule of the chapter loss that takes x and a target"),
-        (("--loss", "square"), "there is no rule 'square'. Did you mean square_loss"),
+        (("--loss", "sqare_loss"), "there is no rule 'sqare_loss'. Did you mean square_loss"),
         (("--loss", "square_loss", "--loss-hyper", "beta=1"), "square_loss: hyperparameters are []; came ['beta']"),
         (("--loss-hyper", "beta"), "--loss-hyper must be NAME=VALUE"),
         (("--lr", -1), "lr must be a finite number and not negative"),

@@ -7,7 +7,7 @@ import torch
 
 import manual_bp as bp
 import torch_ref
-from manual_bp.oracle import accumulated, compare
+from manual_bp.oracle import Case, accumulated, compare
 from manual_bp.oracle.cases import generated
 from tests.oracle.optimizers.bank import loops
 
@@ -127,3 +127,14 @@ def test_pieces_of_somebody_s_function():
 
     report = compare(accumulated(piece, [2, 1]), cost, inputs={"x": (6, 5), "weight": (3, 5)})
     assert report.passed, str(report)
+
+
+def test_a_case_without_a_batch_has_no_pieces():
+    def wrong(inputs, dy):
+        y, (dx,) = bp.softmax.vjp(inputs, dy)
+        return y, (dx * torch.tensor([1.0, 1.1, 0.7, 1.3]),)
+
+    case = Case(inputs=(torch.tensor([1.0, 2.0, 0.5, -1.0]),), dy=torch.tensor([1.0, -1.0, 0.5, 2.0]))
+    report = compare(wrong, "softmax", cases=[case], diagnose=0.5)
+    assert not report.passed
+    assert not any("piece" in diagnosis for diagnosis in report.diagnoses), str(report)

@@ -78,7 +78,7 @@ def between_pieces(
 
 def _is_listed(rule: Rule, records: Sequence[Record], check: Callable[[], None]) -> bool:
     """Whether a mistake that the page lists gives what came: it has a name of its own."""
-    some = _asked(records)
+    some = _asked(rule, records)
     for mistake in rule.mistakes:
         check()
         missed = 0
@@ -97,10 +97,16 @@ def _is_listed(rule: Rule, records: Sequence[Record], check: Callable[[], None])
     return False
 
 
-def _asked(records: Sequence[Record]) -> list[Record]:
+def _asked(rule: Rule, records: Sequence[Record]) -> list[Record]:
     """The records in which most is wrong, of those that are small enough."""
     some = [r for r in records if r.evidence.case.elements <= LARGEST and r.evidence.row is None]
+    some = [r for r in some if _has_batch(rule, r.evidence.case)]
     return sorted(some, key=lambda r: -_wrong(r))[:CASES]
+
+
+def _has_batch(rule: Rule, case: Case) -> bool:
+    """Whether there is anything to take apart."""
+    return bool(Apart.of(rule, case.inputs, case.dy).length(case.inputs))
 
 
 def cause_of_pieces(
@@ -111,7 +117,7 @@ def cause_of_pieces(
     pieces: how the batch is taken apart, if it is known.  check: raises when the time is up.  early: see
     `between_pieces`.
     """
-    some = _asked(records)
+    some = _asked(rule, records)
     if not some or not rule.has_backward:
         return ""
     asked = [(words, program) for words, program in programs() if not early or program in OF_PIECES_ALONE]
