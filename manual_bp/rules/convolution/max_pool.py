@@ -275,7 +275,7 @@ def _assigned(t: _Taps) -> tuple[Tensor]:
     found = torch.zeros_like(t.x).flatten(2)
     for at in range(len(t.place)):
         won = torch.zeros_like(found).scatter_add(
-            -1, t.place[at].expand(t.taps[:, :, at].shape), t.first[:, :, at] * 1.0
+            -1, t.place[at].expand(t.taps[:, :, at].shape), t.first[:, :, at].to(t.x)
         )
         found = torch.where(won > 0, t.dy[:, :, at], found)
     return (found.reshape(t.x.shape),)
