@@ -248,7 +248,7 @@ class Comparison:
             report.diagnoses += several
             explained |= wrong if several else set()
             if not several:
-                shared = self._sought(wrong, explained, deadline.left, one)
+                shared = self._sought(wrong, explained, deadline, one)
             if not report.diagnoses:
                 late = Deadline(max(deadline.left, seconds / 4))
                 report.diagnoses += between_pieces(self.rule, self.records, None, late)
@@ -260,12 +260,12 @@ class Comparison:
         report.patterns = list(patterns(others, explained, shared, report.cases))
         report.clean()
 
-    def _sought(self, wrong: set[str], explained: set[str], seconds: float, otherwise: list[str]) -> dict[str, str]:
+    def _sought(self, wrong: set[str], explained: set[str], deadline: Deadline, otherwise: list[str]) -> dict[str, str]:
         """Seek a cause of what is wrong in these arguments, and add to those that are explained; otherwise: what is
         said if none is found.  What the wrong values of each share."""
         report = self.report
         try:
-            found = diagnose(self.rule, self.candidate, self.records, wrong, self.conventions, seconds)
+            found = diagnose(self.rule, self.candidate, self.records, wrong, self.conventions, deadline)
         except Exception as error:  # the verdict stands without it, and the failure is said
             report.notes.append(f"no diagnosis: it raised {type(error).__name__}: {error}")
             report.diagnoses += otherwise

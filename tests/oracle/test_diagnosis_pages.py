@@ -27,7 +27,7 @@ def diagnosed(rule: Rule, candidate: Vjp) -> Diagnosis:
     records, wrong = few_records(rule, candidate)
     assert wrong
     start = time.thread_time()
-    found = diagnose(rule, candidate, records, wrong, seconds=SECONDS)
+    found = diagnose(rule, candidate, records, wrong, deadline=Deadline(SECONDS))
     assert time.thread_time() - start < SECONDS + BEYOND
     assert "failed" not in found.search
     return found

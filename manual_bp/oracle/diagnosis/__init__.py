@@ -12,7 +12,6 @@ a right candidate gets no diagnosis, and neither does one that is wrong without 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
@@ -109,15 +108,15 @@ def diagnose(
     records: Sequence[Record],
     wrong: Collection[str],
     conventions: Conventions = OUR_CONVENTIONS,
-    seconds: float = math.inf,
+    deadline: Deadline | None = None,
 ) -> Diagnosis:
     """Why a candidate is wrong.
 
     candidate: None for results that were recorded. wrong: the arguments ("y", "dx", ...) with a value that is wrong.
-    conventions: those of the records' evidence. seconds: after which the search ends with what it has found so far; one
-        call of the candidate, or one case of an edit, may take it beyond.
+    conventions: those of the records' evidence. deadline: when the search ends with what it has found so far; one call
+        of the candidate, or one case of an edit, may take it beyond.
     """
-    deadline = Deadline(seconds)
+    deadline = deadline or Deadline()
     found = _Examination(rule, candidate, wrong, conventions, deadline)
     every, ended = [r for r in records if len(r.results) == len(rule.arguments)], ""
     if not every or not found.left:
@@ -133,7 +132,7 @@ def diagnose(
             if found.left:
                 found.examine(every)
         except TimeIsUp:
-            more = f"more may be found with diagnose={MORE_TIME * seconds:g}"
-            ended = f"the search for the cause ended after {seconds:g} s: {more}"
+            more = f"more may be found with diagnose={MORE_TIME * deadline.seconds:g}"
+            ended = f"the search for the cause ended after {deadline.seconds:g} s: {more}"
     shared = {a: text for a, text in found.shared.items() if a in found.left}
     return Diagnosis(found.sentences, found.explained, shared, "; ".join(filter(None, [ended, *found.failed])))
