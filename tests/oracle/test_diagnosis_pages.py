@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.oracle.diagnosis import Diagnosis, diagnose
+from manual_bp.oracle.diagnosis.deadline import Deadline
 from manual_bp.outputs import parts, whole
 from manual_bp.rule import Rule, Vjp
 from tests.oracle.few import few_records
