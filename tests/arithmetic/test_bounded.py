@@ -33,6 +33,7 @@ from manual_bp.signature import DTYPES
 from tests.pages import PAGES
 
 SEEDS = range(3)
+MORE_SEEDS = range(8)  # where three draws come near nowhere: from draw to draw errors of sums differ by a factor of 2
 every_rule = pytest.mark.parametrize("name", [*bp.RULES, *(f"pages/{name}" for name in PAGES)])
 
 
@@ -99,7 +100,9 @@ def test_the_page_is_within_its_width_which_is_not_loose(name: str) -> None:
     rule = rule_of(name)
     for dtype in DTYPES:
         seen: dict[int, float] = {}
-        for seed in SEEDS:
+        for seed in MORE_SEEDS:
+            if seed not in SEEDS and all(not largest or largest >= 1 / LOOSEST for largest in seen.values()):
+                break
             case = drawn(rule, dtype, seed)
             truth = certified.truth(rule, case.inputs, case.dy, **case.hyper)
             balls = [ball for ball in (*truth.outputs, *truth.grads) if ball is not None]
