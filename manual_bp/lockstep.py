@@ -33,7 +33,7 @@ from manual_bp.networks import learns_images, learns_text, tiny
 from manual_bp.training.arguments import is_whole
 from manual_bp.training.data import Dataset
 from manual_bp.training.disagreement import Disagreement, Row
-from manual_bp.training.engine import FIELDS, Engine, ManualEngine, StepRecord, check_record
+from manual_bp.training.engine import FIELDS, Engine, ManualEngine, StepRecord, built, check_record
 from manual_bp.training.factory import training_step
 from manual_bp.training.fit import check_batches
 from manual_bp.training.judging import Judge
@@ -116,6 +116,14 @@ class LockstepReport:
         """What a next step would begin with and is not shown; "" if all of it is."""
         return next((w for w in self.unshown if w.startswith(STATE)), "")
 
+    def __str__(self) -> str:
+        judged = f"{counted(self.steps, 'step')} in {self.dtype} on {self.device}"
+        worst = max((row.error_over_allowance for row in self.rows), default=0.0)
+        return (
+            f"{self.model} on {self.data}, {judged}, by hand against {self.against}: "
+            f"{'agrees' if self.passed else 'DISAGREES'}, worst error / allowance {worst:.2g}\n{self.verdict}"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         return {"passed": self.passed, "verdict": self.verdict, **asdict(self)}
 
@@ -187,7 +195,8 @@ def lockstep(
         training["frozen"] = sorted(frozen)
 
     def build() -> Engine:
-        return engine(model.name, **training, **model.config)
+        made: Engine = built(engine, against, model.name, {**training, **model.config})
+        return made
 
     report = LockstepReport(
         model.name, model.config, data.name, str(dtype).removeprefix("torch."), device, against, steps=0

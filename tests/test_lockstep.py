@@ -326,7 +326,7 @@ def test_what_is_no_record_is_said(change, message, untyped):
 
 
 def test_what_is_no_engine_is_said(untyped):
-    with pytest.raises(ValueError, match=r"mine's engine must have a method step.*; came a dict without one"):
+    with pytest.raises(ValueError, match=r"mine: an engine must have a method step.*; came a dict without one"):
         lockstep(mlp([5, 6, 3]), data(), engine=lambda *_, **__: {}, against="mine", steps=1)
 
 

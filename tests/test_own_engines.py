@@ -102,6 +102,42 @@ def test_the_command_takes_an_engine(tmp_path):
     assert "at activation1: tanh stands in place of relu" in " ".join(result.output.split())
 
 
+@pytest.mark.parametrize(
+    ("factory", "words"),
+    [
+        ("net", "wrap it: torch_ref.engine_of(module)"),
+        ("lambda name, **options: net", "wrap it: torch_ref.engine_of(module)"),
+        ("lambda name, **options: None", "an engine must have a method step(state, x, target)"),
+        ("lambda: None", "a factory of engines is due, factory(name, **options)"),
+        ("torch_ref.engine_of(net)", "the module's parameters must be the model's"),
+    ],
+)
+def test_the_command_says_in_one_line_what_is_no_engine(tmp_path, factory, words):
+    file = tmp_path / "mine.py"
+    file.write_text(f"import torch, torch_ref\nnet = torch.nn.Linear(3, 2)\nfactory = {factory}\n")
+    result = CliRunner().invoke(app, ["lockstep", "--model", "mlp", "--steps", "1", "--engine", f"{file}:factory"])
+    assert result.exit_code == 2, result.output
+    assert words in result.output
+    assert len(result.output.splitlines()) == 1, result.output
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"loss": lambda y, target: None}, "the loss of .* must be a tensor of one number.*; came None"),
+        ({"loss": lambda y, target: y}, "the loss of .* came a tensor of shape"),
+        ({"optimizer": lambda params: None}, "optimizer must return a torch.optim.Optimizer; came None"),
+        ({"optimizer": torch.optim.SGD([torch.ones(1)])}, "optimizer must be a function.* came an object of SGD"),
+    ],
+)
+def test_a_module_with_no_loss_or_optimizer_is_refused(given, words):
+    net = torch.nn.Sequential(
+        torch.nn.Linear(5, 6), torch.nn.Tanh(), torch.nn.Linear(6, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3)
+    )
+    with pytest.raises(ValueError, match=words):
+        run(engines.Engine(engine_of(net, **given), options={}), steps=1)
+
+
 def test_what_a_bare_engine_does_not_show_is_said():
     report = run(engines.RIGHT["bare Adam"], steps=1)
     assert report.verdict == (

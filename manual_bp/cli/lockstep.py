@@ -94,10 +94,12 @@ def lockstep_of(
 ) -> LockstepReport:
     """The report on one network; what it raises is said in it, so that the others are still run.
 
-    engine: a factory of one's own, in place of torch's. loss: `loss` and `loss_hyper` of manual_bp.lockstep.lockstep.
+    engine: a factory of one's own, in place of torch's.  loss: `loss` and `loss_hyper` of manual_bp.lockstep.lockstep.
+    Raises EngineError if the factory is none, or makes no engine of this network.
     """
     from manual_bp.lockstep import failed, lockstep
     from manual_bp.oracle.candidates import engine_factory
+    from manual_bp.training.engine import EngineError
 
     ((_, model, dataset),) = prepared([name], data)
     options = {"steps": steps, "dtype": chosen_dtypes(dtype)[0], "device": device, "progress": progress, **loss}
@@ -105,12 +107,17 @@ def lockstep_of(
         options["against"] = "your engine"
     try:
         return lockstep(model, dataset, engine=engine or engine_factory("torch"), **options)
+    except EngineError:
+        raise
     except Exception as error:
         notices.print_exception()
         return failed(model, dataset.name, f"raised {type(error).__name__}: {error}")
 
 
 def print_lockstep(name: str, report: LockstepReport) -> None:
+    if not report.rows:  # it did not begin
+        out.print(report.verdict, style="bold red", markup=False, highlight=False)
+        return
     table = Table(
         title=f"{name} on {report.data}, {counted(report.steps, 'step')} in {report.dtype} on {report.device}: manual "
         f"against {report.against}, every step from the same state, loss {report.training.get('loss', 'unknown')}",
@@ -203,7 +210,8 @@ def lockstep(
 
         given = None if learns_text(name) and len(names) > 1 else data
         how: dict[str, Any] = {"loss": loss, "loss_hyper": hyper, "engine": factory}
-        reports.append(lockstep_of(name, given, steps, dtype, device, progress, **how))
+        with usage():
+            reports.append(lockstep_of(name, given, steps, dtype, device, progress, **how))
         print_lockstep(name, reports[-1])
     passed = all(report.passed for report in reports)
     print_verdict(passed, "")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Protocol, runtime_checkable
+from inspect import signature
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -67,6 +68,43 @@ class Engine(Protocol):
     """
 
     def step(self, state: TrainingState, x: Tensor, target: Tensor) -> StepRecord: ...
+
+
+class EngineError(ValueError):
+    """What is given for an engine is none, or cannot be made for this network."""
+
+
+def built(factory: Callable[..., Engine], against: str, name: str, options: Mapping[str, object]) -> Any:
+    """factory(name, **options).  Raises EngineError for what is none, refuses the options, or makes no engine."""
+    due = f"{against}: a factory of engines is due, factory(name, **options), which returns an engine"
+    if _is_module(factory):
+        raise EngineError(f"{due}; came a torch module, {type(factory).__name__}: {WRAP}")
+    if not callable(factory):
+        raise EngineError(f"{due}; came an object of {type(factory).__name__}.")
+    try:
+        signature(factory).bind(name, **options)
+    except TypeError as error:
+        raise EngineError(f"{due}; it is called with name={name!r} and {', '.join(options)}: {error}.") from error
+    except ValueError:  # one in C, which does not tell what it takes
+        pass
+    try:
+        engine = factory(name, **options)
+    except ValueError as error:
+        raise EngineError(str(error)) from error
+    if not callable(getattr(engine, "step", None)):
+        raise EngineError(
+            f"{against}: an engine must have a method step(state, x, target) that returns a StepRecord; came "
+            f"a {type(engine).__name__} without one.{f' As a torch module, {WRAP}' if _is_module(engine) else ''}"
+        )
+    return engine
+
+
+WRAP = "wrap it: torch_ref.engine_of(module)."
+
+
+def _is_module(x: object) -> bool:
+    """Told by what it has, as torch.nn is not imported here."""
+    return hasattr(x, "named_parameters") and hasattr(x, "forward")
 
 
 def check_record(record: object, due: StepRecord, against: str) -> list[str]:

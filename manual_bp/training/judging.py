@@ -52,11 +52,6 @@ class Judge:
         against: str = "",
         trusted: bool = False,
     ) -> None:
-        if not callable(getattr(engine, "step", None)):
-            raise ValueError(
-                f"{against}'s engine must have a method step(state, x, target) that returns a StepRecord; came "
-                f"a {type(engine).__name__} without one."
-            )
         self.training = step
         self.manual, self.engine = ManualEngine(step), engine
         self.dtype, self.device, self.against, self.trusted = dtype, device, against, trusted

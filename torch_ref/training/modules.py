@@ -54,8 +54,21 @@ def engine_of(
         By default each group's learning rate is multiplied as the lockstep's schedule says.
     Gradients of what the optimiser has are clipped by torch.nn.utils.clip_grad_norm_, and weights limited, where the
     lockstep says so.
-    The engine raises ValueError for parameters that are missing or left over, with what there is.
+    Raises ValueError for what is no module and what is not called; the engine does for parameters that are missing or
+    left over, with what there is, and for a loss that is no scalar of the output.
     """
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"engine_of: module must be a torch.nn.Module; came {_kind(module)}.")
+    for what, given, example in (
+        ("optimizer", optimizer, "lambda p: torch.optim.SGD(p, lr=0.01)"),
+        ("loss", loss, "lambda y, target: torch.nn.functional.cross_entropy(y, target)"),
+        ("scheduler", scheduler, "lambda o: LambdaLR(o, warm_up)"),
+    ):
+        if given is not None and not callable(given):
+            raise ValueError(
+                f"engine_of: {what} must be a function, such as {example}, as each engine has a copy of the module; "
+                f"came {_kind(given)}."
+            )
 
     def build(name: str, **options: Any) -> ModuleEngine:
         config = {key: value for key, value in options.items() if key not in TRAINING}
@@ -65,6 +78,10 @@ def engine_of(
         return ModuleEngine(copy.deepcopy(module), due, names, frozenset(transposed), optimizer, loss, scheduler, given)
 
     return build
+
+
+def _kind(x: object) -> str:
+    return "None" if x is None else f"an object of {type(x).__name__}"
 
 
 def bound(
@@ -164,10 +181,13 @@ class ModuleEngine:
     def step(self, state: TrainingState, x: Tensor, target: Tensor) -> StepRecord:
         if self.optimizer is None:
             self.module.to(x.device)
-            own = dict(self.module.named_parameters())
-            if next(iter(own.values())).dtype == torch.float32:
+            weights = dict(self.module.named_parameters())
+            if next(iter(weights.values())).dtype == torch.float32:
                 self.module.to(state.dtype)
-            self.optimizer = self.make(list(self.module.parameters()))
+            made = self.make(list(self.module.parameters()))
+            if not isinstance(made, torch.optim.Optimizer):
+                raise ValueError(f"engine_of: optimizer must return a torch.optim.Optimizer; came {_kind(made)}.")
+            self.optimizer = made
             self.rates = [group["lr"] for group in self.optimizer.param_groups]
             self.scheduler = self.make_scheduler(self.optimizer) if self.make_scheduler else None
         tensors = {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
@@ -183,7 +203,15 @@ class ModuleEngine:
         with torch.enable_grad(), self._shown(state) as shown:
             y = self.module(inputs)
             target = target.to(y.dtype) if target.is_floating_point() else target
-            cost = self._penalised(self.loss(y, target), params)
+            own = self.loss(y, target)
+            if not isinstance(own, Tensor) or own.ndim or not own.requires_grad:
+                came = f"a tensor of shape {tuple(own.shape)}" if isinstance(own, Tensor) else _kind(own)
+                raise ValueError(
+                    "engine_of: the loss of (y, target) must be a tensor of one number, shape (), that autograd "
+                    f"follows to the module's parameters; came {came}"
+                    f"{' that it does not' if isinstance(own, Tensor) and not own.ndim else ''}."
+                )
+            cost = self._penalised(own, params)
             torch.autograd.backward(cost)
         gradients = {name: self._turned(name, p.grad) for name, p in params.items() if p.grad is not None}
         if self.clip_norm is not None:
