@@ -18,7 +18,7 @@ from manual_bp.oracle.declared import Declared
 from manual_bp.oracle.evidence import Evidence, evidence
 from manual_bp.oracle.functions import rule_of
 from manual_bp.oracle.kept_evidence import Generated, generated_evidence, said
-from manual_bp.oracle.own_masks import compare_own_mask
+from manual_bp.oracle.own_masks import compare_own_mask, with_the_other
 from manual_bp.oracle.own_sizes import judge_own_sizes, lengths_of
 from manual_bp.oracle.practice import compare_practice, is_practice
 from manual_bp.oracle.report import Report
@@ -183,6 +183,8 @@ def compare(
     if on_verdict is not None:
         on_verdict(report)
     comparison.explain(diagnose, pieces)
+    if is_generated and candidate is not None and report.raised and not report.cases:
+        report.diagnoses += with_the_other(candidate, rule, dtype, own=False)
     return report
 
 

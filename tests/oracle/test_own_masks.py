@@ -12,7 +12,9 @@ import torch
 
 import torch_ref
 from manual_bp.oracle import compare
+from manual_bp.oracle.own_masks import with_the_other
 from manual_bp.oracle.own_masks.chance import binomial, fisher
+from manual_bp.registry import RULES
 from tests.own_bank import masks
 
 
@@ -115,3 +117,26 @@ def test_the_command_takes_a_mask(tmp_path):
     ran = subprocess.run([*command, "--hyper", "p=0.5"], capture_output=True, text=True, check=False)
     assert ran.returncode == 1, ran.stderr
     assert "diagnosis: mask forgotten: dx is not masked" in ran.stdout
+
+
+def test_the_other_way_to_be_called_is_told():
+    """Whoever raises in every case, and answers with the mask, or without it."""
+
+    def given(inputs, dy, p):
+        x, mask = inputs
+        return torch.where(mask, x / (1 - p), 0), (torch.where(mask, dy / (1 - p), 0), None)
+
+    def drawing(inputs, dy, p):
+        (x,) = inputs
+        return given((x, torch.rand(x.shape) >= p), dy, p)[0], (dy,)
+
+    report = compare(given, "dropout", mask="own", diagnose=0)
+    assert "leave mask='own' (on a command line: --mask own) out" in report.diagnoses[0], str(report)
+    report = compare(drawing, "dropout", diagnose=0)
+    assert "declare mask='own' (on a command line: --mask own)" in report.diagnoses[-1], str(report)
+
+
+def test_no_mask_is_asked_for_that_cannot_be_read():
+    """Of attention, whatever a candidate answers without one."""
+    rule = RULES["scaled_dot_product_attention"]
+    assert with_the_other(lambda inputs, dy: (dy, inputs), rule, torch.float32, own=False) == []

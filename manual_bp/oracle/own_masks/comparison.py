@@ -16,6 +16,7 @@ from torch import Tensor
 
 from manual_bp.oracle.case import NOT_RECORDED, Case
 from manual_bp.oracle.declared import untaken
+from manual_bp.oracle.invocation import call_with
 from manual_bp.oracle.own_masks.drawing import Came, Drawing, drawn, generators_kept
 from manual_bp.oracle.own_masks.masks import judged_masks
 from manual_bp.oracle.own_masks.reading import MASK, Reader, refusal
@@ -87,6 +88,8 @@ def compare_own_mask(
         if lacking:
             report.untested_hyper.append(name)
             report.not_tested.append(lacking)
+        if numbers.faults and not numbers.cases:
+            report.diagnoses = with_the_other(candidate, rule, dtype, own=True) + report.diagnoses
         if numbers.due > 20 and not numbers.dropped:  # so many happen by chance with e^-20 = 2e-9
             report.diagnoses.insert(0, f"nothing is dropped, though {numbers.due:.0f} elements are due to be")
             _wrong(report, "mask", "all", "nothing is dropped")
@@ -96,6 +99,31 @@ def compare_own_mask(
     if on_verdict is not None:
         on_verdict(report)
     return report
+
+
+def with_the_other(candidate: Callable[..., Any], rule: Rule, dtype: torch.dtype, own: bool) -> list[str]:
+    """What to declare, where a candidate that raises in every case answers if it is called the other way.
+
+    own: whether it was judged as one that draws its own mask.
+    """
+    if refusal(rule):
+        return []
+    inputs, dy = drawn(rule, LENGTHS[0], rule.ordinary, dtype)
+    try:
+        reader = Reader(rule, inputs, rule.ordinary, dy.shape)
+    except ValueError:  # of attention, say, whose mask no y tells
+        return []
+    with generators_kept():
+        if not own:
+            came = Drawing(candidate, rule)(list(inputs.values()), dy, rule.ordinary, seed=0)
+            words = "it answers without a mask: if it draws its own, declare mask='own' (on a command line: --mask own)"
+            return [] if came.fault else [words]
+        mask = reader.as_due(torch.ones(dy.shape, dtype=torch.bool))
+        try:
+            call_with(candidate, (tuple(mask if n == MASK else inputs[n] for n in rule.inputs), dy), rule.ordinary)
+        except Exception:
+            return []
+    return ["it answers where the mask is one of its inputs: leave mask='own' (on a command line: --mask own) out"]
 
 
 def _call(
