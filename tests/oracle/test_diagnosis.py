@@ -18,6 +18,7 @@ from torch import Tensor
 from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.oracle import compare
 from manual_bp.oracle.diagnosis import diagnose
+from manual_bp.oracle.diagnosis.deadline import Deadline
 from manual_bp.oracle.evidence import Evidence
 from manual_bp.oracle.kept_evidence import generated_evidence
 from manual_bp.registry import RULES
@@ -211,6 +212,13 @@ def test_few_cases_are_completed_by_calls():
     records, wrong = few_records(PAGES["mean_square"], candidate)
     found = diagnose(PAGES["mean_square"], candidate, records[:1], wrong)
     assert "off by one factor that differs" in found.shared["dx"]
+
+
+def test_mistakes_that_the_page_lists_are_asked_whatever_the_time_is():
+    rule, candidate = PAGES["masked_row"], mistaken("masked_row")
+    records, wrong = few_records(rule, candidate)
+    found = diagnose(rule, candidate, records, wrong, deadline=Deadline(1e-9))
+    assert "known mistake" in found.sentences[0], found
 
 
 def test_nothing_is_explained_twice():

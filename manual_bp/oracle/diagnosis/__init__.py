@@ -89,10 +89,13 @@ class _Examination:
     def examine(self, records: Sequence[Record], seen: str = "") -> None:
         """Seek why it is wrong in these records."""
         search = Search(self.rule, records, self.left, dtype_of(records), self.deadline, self.conventions)
-        for detector in BEFORE if self.candidate is not None else ():
-            self.ask(search, detector, seen)
-        search.points = {a: points for a, points in search.points.items() if a in self.left}
         try:
+            try:
+                for detector in BEFORE if self.candidate is not None else ():
+                    self.ask(search, detector, seen)
+            finally:
+                search.points = {a: points for a, points in search.points.items() if a in self.left}
+                search.run_listed()
             search.run()
         finally:
             for arguments, sentence in told(search):

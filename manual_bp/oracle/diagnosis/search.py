@@ -23,7 +23,7 @@ from manual_bp.oracle.diagnosis.samples import Sample, samples_of
 from manual_bp.oracle.diagnosis.sketch import Sketch
 from manual_bp.oracle.diagnosis.tracing import UntraceableError
 from manual_bp.oracle.diagnosis.values import misshapen
-from manual_bp.oracle.diagnosis.whole import whole_edits
+from manual_bp.oracle.diagnosis.whole import mistakes, whole_edits
 from manual_bp.oracle.evidence import OUR_CONVENTIONS
 from manual_bp.rule import Rule
 
@@ -92,6 +92,7 @@ class Search:
     ) -> None:
         self.rule, self.deadline, self.dtype = rule, deadline, dtype
         self.tried = 0
+        self._parts: dict[int, list[Asked]] = {}  # by the case asked first
         self.points: dict[str, list[Point]] = {}
         self.left_out: set[str] = set()
         self.exact: dict[str, list[Verdict]] = {}
@@ -113,14 +114,33 @@ class Search:
     def open(self) -> list[str]:
         return [a for a in self.points if a not in self.exact]
 
+    def run_listed(self) -> None:
+        """Ask the mistakes that the page lists, each at one case, and in all others where it fits: they are few, and
+        are asked whatever the time is."""
+        deadline, self.deadline = self.deadline, Deadline()
+        try:
+            for probe, arguments in self._by_probe():
+                samples = {a: probe.samples[a] for a in arguments}
+                with suppress(UntraceableError, RuntimeError, TypeError, ValueError, AttributeError):
+                    program = probe.traced(PAGE)
+                    sketch = Sketch(program, {})
+                    listed = [Asked(e.cost, e, sketch) for e in mistakes(program)]
+                    self._parts[id(probe)] = self._ask_all(listed, probe, samples)
+        finally:
+            self.deadline = deadline
+
     def run(self) -> None:
         """Fill `exact` and `partial`; TimeIsUp leaves what was found so far."""
-        by_probe: dict[int, tuple[Point, list[str]]] = {}
+        for probe, arguments in self._by_probe():
+            self._search(probe, arguments)
+
+    def _by_probe(self) -> list[tuple[Point, list[str]]]:
+        """The cases at which edits are asked first, and of which arguments."""
+        found: dict[int, tuple[Point, list[str]]] = {}
         for argument in self.open:
             probe = self.probe(argument)
-            by_probe.setdefault(id(probe), (probe, []))[1].append(argument)
-        for probe, arguments in by_probe.values():
-            self._search(probe, arguments)
+            found.setdefault(id(probe), (probe, []))[1].append(argument)
+        return list(found.values())
 
     def probe(self, argument: str) -> Point:
         """The case at which edits are asked first: small, with numbers that tell, and as many wrong as there are."""
@@ -136,7 +156,7 @@ class Search:
             edits = [*multiples(sketch), *edits_of(program, program.needed(list(samples)))]
         except (UntraceableError, RuntimeError, TypeError, ValueError, AttributeError):
             return []  # there is no such program
-        edits += [*whole_edits(program)] if by == PAGE else []
+        edits += [e for e in whole_edits(program) if not e.is_registered] if by == PAGE else []  # those were asked
         for argument, sample in samples.items():
             if sample.got.shape != sample.expected.shape and argument in program.results:
                 edits += misshapen(program, argument, tuple(sample.got.shape))
@@ -145,13 +165,14 @@ class Search:
         return sorted(every, key=lambda each: each.cost)
 
     def _search(self, probe: Point, arguments: list[str]) -> None:
-        """Ask the page's edits that are met most often, then its others and those of torch's derivative, then two at
-        once."""
+        """Beside its mistakes ask the page's edits that are met most often, then its others and those of torch's
+        derivative, then two at once."""
         samples = {a: probe.samples[a] for a in arguments}
         page = self._edits(probe, PAGE, samples)
-        parts = self._ask_all([each for each in page if each.cost <= OFTEN], probe, samples)
+        self._ask_all([each for each in page if each.cost <= OFTEN], probe, samples)
         if all(a in self.exact for a in samples):
             return
+        parts = self._parts.get(id(probe), [])
         others = [*(each for each in page if each.cost > OFTEN), *parts, *self._edits(probe, TORCH, samples)]
         self._ask_all(sorted(others, key=lambda each: each.cost), probe, samples)
         for sketch in dict.fromkeys(each.sketch for each in others):
