@@ -67,7 +67,7 @@ class Found(NamedTuple):
     @property
     def is_mean(self) -> bool:
         """Whether a cost is a mean of its rows: the pieces' do not add up to the whole's."""
-        if not self.apart.is_sum:
+        if not self.apart.is_sum or parts(self.whole[0])[0].numel() != 1:  # no cost has more numbers
             return False
         total = sum(float(parts(y)[0].nan_to_num()) for y, _ in self.pieces)  # nothing counts in a piece: NaN
         return abs(total - float(parts(self.whole[0])[0])) > 1e-6 * abs(total)
@@ -176,7 +176,8 @@ def _limit(found: Found, limit: float, of_step: bool) -> float | None:
     cost."""
     if not of_step:
         return limit
-    return limit * abs(float(parts(found.case.dy)[0])) if found.apart.is_sum else None
+    dy = parts(found.case.dy)[0]
+    return limit * abs(float(dy)) if found.apart.is_sum and dy is not None and dy.numel() == 1 else None
 
 
 def _clip(grads: Sequence[Tensor | None], limit: float) -> list[Tensor | None]:
