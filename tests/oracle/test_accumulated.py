@@ -138,3 +138,16 @@ def test_a_case_without_a_batch_has_no_pieces():
     report = compare(wrong, "softmax", cases=[case], diagnose=0.5)
     assert not report.passed
     assert not any("piece" in diagnosis for diagnosis in report.diagnoses), str(report)
+
+
+def test_an_output_that_grows_with_the_batch_unsaid_has_no_pieces():
+    def running_sum(x, decay):
+        return torch.stack([decay * x[: t + 1].sum(0) for t in range(len(x))])
+
+    def wrong(inputs, dy):
+        x, decay = inputs
+        return running_sum(x, decay), (dy * decay + x.roll(1, 0), (dy * x).sum(0))
+
+    report = compare(wrong, running_sum, inputs={"x": (7, 3, 5), "decay": (5,)}, diagnose=0.5)
+    assert not report.passed
+    assert not any("piece" in diagnosis for diagnosis in report.diagnoses), str(report)

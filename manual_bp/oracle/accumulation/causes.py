@@ -162,8 +162,21 @@ def _found(rule: Rule, record: Record, way: Lengths, known: dict[tuple[int, ...]
         except (ValueError, RuntimeError, ArithmeticError, LookupError, TypeError):  # functions are anybody's
             known[key] = None
         else:
-            known[key] = Found(rule, wide, apart, lengths, whole, every)
+            fits = _have_its_shapes(apart, whole, every)
+            known[key] = Found(rule, wide, apart, lengths, whole, every) if fits else None
     return known[key]
+
+
+def _have_its_shapes(apart: Apart, whole: Any, every: Sequence[Any]) -> bool:
+    """Whether in every piece what is not taken apart has the shape that it has in the whole; an output that grows with
+    the batch though nothing says so has not."""
+
+    def shapes(results: Any) -> list[Any]:
+        y, grads = results
+        axes = (*apart.outputs, *apart.inputs)
+        return [x is not None and axis is None and x.shape for x, axis in zip((*parts(y), *grads), axes, strict=True)]
+
+    return all(shapes(piece) == shapes(whole) for piece in every)
 
 
 def _of_piece(rule: Rule, inputs: tuple[Tensor | None, ...], dy: Any, hyper: Mapping[str, Any]) -> Any:
