@@ -244,14 +244,14 @@ class Comparison:
             if not several:
                 is_known = pieces is not None
                 limit = deadline if is_known else Deadline(deadline.left / EARLY)
-                several = between_pieces(self.rule, self.records, pieces, limit, early=not is_known)
+                several = self._between_pieces(pieces, limit, early=not is_known)
             report.diagnoses += several
             explained |= wrong if several else set()
             if not several:
                 shared = self._sought(wrong, explained, deadline, one)
             if not report.diagnoses:
                 late = Deadline(max(deadline.left, seconds / 4))
-                report.diagnoses += between_pieces(self.rule, self.records, None, late)
+                report.diagnoses += self._between_pieces(None, late)
                 explained |= wrong if report.diagnoses else set()
         where = where_raised(self.raised, self.answered, self.rule)
         # Why its numbers are wrong says more than where it gives none.
@@ -259,6 +259,14 @@ class Comparison:
         report.diagnoses += named([m for m in others if not m.detail.startswith("raised ")], explained)
         report.patterns = list(patterns(others, explained, shared, report.cases))
         report.clean()
+
+    def _between_pieces(self, pieces: Lengths | None, deadline: Deadline, early: bool = False) -> list[str]:
+        """What is wrong between pieces of the batch, in words."""
+        try:
+            return between_pieces(self.rule, self.records, pieces, deadline, early=early)
+        except Exception as error:  # the verdict stands without it, and the failure is said
+            self.report.notes.append(f"no cause between pieces was sought: it raised {type(error).__name__}: {error}")
+            return []
 
     def _sought(self, wrong: set[str], explained: set[str], deadline: Deadline, otherwise: list[str]) -> dict[str, str]:
         """Seek a cause of what is wrong in these arguments, and add to those that are explained; otherwise: what is
