@@ -24,6 +24,12 @@ CASES, TELLING = 10, 2
 MISSED = 4
 # What is nearer to what came than what is due by a factor of this gives it: pieces have roundings of their own.
 NEARER = 1000
+# A program runs in float64 and what came in float32 or less: pieces added in another order differ by so many roundings
+# of float32 (6e-8) of the largest number.
+ADDED = 16 * 2**-24
+# What a candidate gives in three calls has its own roundings three times: so many of float32, of numbers that grow from
+# call to call. What is sought is a whole gradient too much.
+GROWN = 160 * 2**-24
 # No case that is larger is taken apart.
 LARGEST = 4096
 ONE_ROW = "pieces of one row"
@@ -222,7 +228,7 @@ def _tells(record: Record, results: Results | None) -> bool | None:
         came = got.cpu().double()
         off, apart = (came - value).abs().nan_to_num(), (came - due).abs().nan_to_num()
         largest = float(value.abs().nan_to_num(0, 0).max()) if value.numel() else 0.0
-        tolerance = 4 * width + max(float(apart.max()) / NEARER if apart.numel() else 0.0, 1e-6 * largest)
+        tolerance = 4 * width + max(float(apart.max()) / NEARER if apart.numel() else 0.0, ADDED * largest)
         if bool((off > tolerance).any()):
             if bool((apart > width).any()):
                 return None
@@ -255,7 +261,7 @@ def is_never_zeroed(rule: Rule, candidate: Vjp, record: Record) -> bool:
             or bool((a == b).all())
         ):
             continue
-        near = 16 * w + 1e-5 * (c.abs() + x.abs())
+        near = 16 * w + GROWN * (c.abs() + x.abs())
         if bool(((b - a - x).abs() > near).any() or ((c - b - x).abs() > near).any()):
             return False
         added = True

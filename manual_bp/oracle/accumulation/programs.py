@@ -13,6 +13,10 @@ from manual_bp.oracle.case import Case
 from manual_bp.outputs import parts
 from manual_bp.rule import Rule
 
+# What pieces in float64 may differ by is 1e-16 of each term; where less than this share is left the cost itself is 0.
+SAME = 1e-6
+# torch.nn.utils.clip_grad_norm_ adds this to the norm.
+CLIP_EPS = 1e-6
 LIMITS = (1.0, 0.1, 0.5, 5.0)
 """To which gradients are usually clipped."""
 
@@ -70,7 +74,7 @@ class Found(NamedTuple):
         if not self.apart.is_sum or parts(self.whole[0])[0].numel() != 1:  # no cost has more numbers
             return False
         total = sum(float(parts(y)[0].nan_to_num()) for y, _ in self.pieces)  # nothing counts in a piece: NaN
-        return abs(total - float(parts(self.whole[0])[0])) > 1e-6 * abs(total)
+        return abs(total - float(parts(self.whole[0])[0])) > SAME * abs(total)
 
     def grads(self, change: Callable[[list[Tensor | None]], list[Tensor | None]]) -> Results:
         """The whole's, with other gradients of what every piece has whole."""
@@ -182,7 +186,7 @@ def _limit(found: Found, limit: float, of_step: bool) -> float | None:
 
 def _clip(grads: Sequence[Tensor | None], limit: float) -> list[Tensor | None]:
     square = sum(float(g.square().sum()) for g in grads if g is not None)
-    factor = min(1.0, limit / (square**0.5 + 1e-6))
+    factor = min(1.0, limit / (square**0.5 + CLIP_EPS))
     return [None if g is None else factor * g for g in grads]
 
 
