@@ -127,9 +127,11 @@ def _in_lockstep(runs: list[tuple[str, Any]], device: str) -> list[LockstepRepor
 
 def _judged(name: str, dtype: Any, device: str) -> RuleVerdict:
     """The verdict on one rule in one dtype."""
+    from manual_bp.oracle.kept_evidence import forget_evidence
     from manual_bp.verification import verify_rules
 
     (verdict,) = verify_rules([name], [dtype], device, progress=advance)
+    forget_evidence()
     return verdict
 
 

@@ -123,6 +123,11 @@ def _generated(
     return Generated(rule, dtype, device, contract, conventions, declared)
 
 
+def forget_evidence() -> None:
+    """Let go of what is kept: some 40 MB for a rule in a dtype, of no use to whoever judges each but once."""
+    _generated.cache_clear()
+
+
 def _in_blocks(found: Evidence, case: Case) -> Evidence:
     """What holds for one block of an element-wise rule holds for every block that is like it."""
     expected, allowance, kinks = (
