@@ -144,7 +144,8 @@ def repeated(
         some = [
             repeated(function, tensors, enter, how, min(most, count - done), at_once) for done in range(0, count, most)
         ]
-        return [None if any(x is None for x in each) else torch.cat(each) for each in zip(*some, strict=True)]
+        with Paging(how):
+            return [None if any(x is None for x in each) else torch.cat(each) for each in zip(*some, strict=True)]
     are_numbers = [x is not None and x.is_floating_point() for x in tensors]
     there: list[bool] = []
 
