@@ -9,11 +9,13 @@ of them with `--exhaustive`.
 from __future__ import annotations
 
 import os
+from functools import cache
 
 import pytest
 import torch
 from torch._inductor import config
 from torch._inductor.pattern_matcher import stable_topological_sort
+from torch.export import exported_program
 
 from manual_bp.compilation import kernels, passes, program
 from manual_bp.compilation.choice import Choice
@@ -31,16 +33,35 @@ FOR_MANY = {
 }
 
 
+# Of each graph anew torch.export collects the functions that it does not take apart, and overrides each of them for all
+# kinds of device, which takes longer than to trace a page.
+COLLECTING = "_collect_all_valid_cia_ops"
+FOR_DEVICES = ("_AUTOGRAD_ALIAS_BACKEND_KEYS_TO_OVERRIDE", "_BACKEND_KEYS_TO_OVERRIDE")
+
+
+def export_for_the_cpu(patch: pytest.MonkeyPatch) -> None:
+    """From now on they are collected once, and overridden where these tests call them."""
+    if torch.cuda.is_available() or not all(hasattr(exported_program, name) for name in (COLLECTING, *FOR_DEVICES)):
+        return
+    collected = cache(getattr(exported_program, COLLECTING))
+    patch.setattr(exported_program, COLLECTING, lambda: set(collected()))
+    for name in FOR_DEVICES:
+        keys = [key for key in getattr(exported_program, name) if key.name.endswith(("CPU", "Meta"))]
+        patch.setattr(exported_program, name, keys)
+
+
 @pytest.fixture(autouse=True, scope="package")
 def programs_of_these_tests(tmp_path_factory, request):
     """A user's cache of this run, so that nothing built earlier is judged.  pytest-xdist's processes share it.
 
     Inductor's variable is not set, as for most users.
     """
-    options = {} if request.config.getoption("--exhaustive") else FOR_MANY
+    by_default = not request.config.getoption("--exhaustive")
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "programs"
-    with pytest.MonkeyPatch.context() as patch, config.patch(options):
+    with pytest.MonkeyPatch.context() as patch, config.patch(FOR_MANY if by_default else {}):
+        if by_default:
+            export_for_the_cpu(patch)
         patch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
         patch.setenv("XDG_CACHE_HOME", str(folder))
         yield folder
