@@ -11,6 +11,10 @@ ignored rows, strided cotangents), to roundings; a wrong one is off by far more 
 words that an honest first sentence could have; they were guessed. Programs are meant for float32 and float64, on the
 CPU. The bank says what ought to come out, and is not to be changed to what does, unless an entry is shown to be
 mistaken.
+
+Corrected once judged, and nothing else: the two of `upsample` did not know that a scale may be a fraction, and some
+twenty raised, or gave NaN for a value, apart from what they are about (an axis of length 0, classes of probability 0,
+p = 1).
 """
 
 from tests.oracle.fifth_bank import classic, functions, sequences_and_images, transformers

@@ -11,6 +11,11 @@ ENTRIES: list[Entry] = []
 bank = Bank(ENTRIES)
 
 
+def _rows(t):
+    """All axes but the last as one; said in numbers, since −1 is ambiguous where an axis is empty."""
+    return t.reshape(math.prod(t.shape[:-1]), t.shape[-1])
+
+
 @bank.wrong(
     "linear",
     "dweight is added up in blocks of 64 rows, and the last, incomplete block is never reached",
@@ -18,7 +23,7 @@ bank = Bank(ENTRIES)
 )  # fmt: skip
 def linear_dweight_without_the_last_rows(inputs, dy):
     x, weight, bias = inputs
-    rows, drows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+    rows, drows = _rows(x), _rows(dy)
     n = len(rows)
     dweight = torch.zeros_like(weight)
     for start in range(0, n if n <= 64 else n // 64 * 64, 64):
@@ -34,8 +39,8 @@ def linear_dweight_without_the_last_rows(inputs, dy):
 def linear_time_first_in_dweight(inputs, dy):
     x, weight, bias = inputs
     timed = dy.transpose(0, 1) if dy.ndim > 2 else dy
-    dweight = timed.reshape(-1, dy.shape[-1]).T @ x.reshape(-1, x.shape[-1])
-    dbias = timed.reshape(-1, dy.shape[-1]).sum(0)
+    dweight = _rows(timed).T @ _rows(x)
+    dbias = _rows(timed).sum(0)
     return F.linear(x, weight, bias), (torch.einsum("...o,oi->...i", dy, weight), dweight, dbias)
 
 
@@ -84,7 +89,7 @@ def tanh_in_the_buffer_of_dy(inputs, dy):
 )  # fmt: skip
 def softmax_dot_of_the_last_block(inputs, dy, dim=-1):
     x, g = inputs[0].movedim(dim, -1), dy.movedim(dim, -1)
-    e = torch.exp(x - x.amax(-1, keepdim=True))
+    e = torch.exp(x - torch.logsumexp(x, -1, keepdim=True))
     y = e / e.sum(-1, keepdim=True)
     dot = torch.zeros_like(y[..., :1])
     for start in range(0, y.shape[-1], 1024):
@@ -143,7 +148,9 @@ def cross_entropy_smoothing_with_the_labels_weight(
     total = w_c.sum() if reduction == "mean" else 1
     hard = -w_c * z.gather(-1, label[..., None])[..., 0]
     soft = -(w * z).sum(-1) * counts
-    y = ((1 - label_smoothing) * hard + label_smoothing / classes * soft).sum() / total
+    y = (1 - label_smoothing) * hard.sum() / total
+    if label_smoothing:  # 0 · ∞ where a class is impossible
+        y = y + label_smoothing / classes * soft.sum() / total
     q = (1 - label_smoothing) * F.one_hot(label, classes).to(x.dtype) + label_smoothing / classes
     dx = torch.where(counts[..., None], dy / total * w_c[..., None] * (z.exp() - q), 0)
     return y, (dx.movedim(-1, 1), None, None)
@@ -202,13 +209,14 @@ def l2_penalty_spares_vectors(inputs, dy, lam, n=1):
 def dropout_mask_in_whole_bytes(inputs, dy, p):
     x, mask = inputs
     keep = mask != 0
-    y = torch.where(keep, x / (1 - p), 0)
+    scale = 1 / (1 - p) if p < 1 else 0.0
+    y = torch.where(keep, x * scale, 0)
     powers = 2 ** torch.arange(8)
     full = keep.numel() // 8 * 8
     packed = (keep.reshape(-1)[:full].reshape(-1, 8) * powers).sum(-1)
     unpacked = torch.zeros(keep.numel(), dtype=torch.bool)
     unpacked[:full] = ((packed[:, None] & powers) != 0).reshape(-1)
-    return y, (torch.where(unpacked.reshape(x.shape), dy / (1 - p), 0), None)
+    return y, (torch.where(unpacked.reshape(x.shape), dy * scale, 0), None)
 
 
 @bank.wrong(
@@ -243,7 +251,7 @@ def sigmoid_slope_at_a_clamped_x(inputs, dy):
 @bank.right("linear", "products of single rows of features, dweight added up from blocks of 7 rows by addmm_")
 def linear_in_blocks_of_seven(inputs, dy):
     x, weight, bias = inputs
-    rows, drows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+    rows, drows = _rows(x), _rows(dy)
     dweight_t = rows.new_zeros(x.shape[-1], dy.shape[-1])
     for a, g in zip(rows.split(7), drows.split(7), strict=True):
         dweight_t.addmm_(a.T, g)
@@ -259,6 +267,8 @@ def softmax_by_batches_of_matrices(inputs, dy, dim=-1):
     axis = dim % x.ndim
     before, behind = math.prod(x.shape[:axis]), math.prod(x.shape[axis + 1 :])
     z, g = (t.reshape(before, x.shape[axis], behind) for t in (x, dy))
+    if not x.numel():
+        return x.clone(), (dy.clone(),)
     e = (z - z.max(1, keepdim=True).values).exp()
     y = e / e.sum(1, keepdim=True)
     product = y * g

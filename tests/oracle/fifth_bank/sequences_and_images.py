@@ -1,6 +1,8 @@
 """Convolution, pooling, upsampling, PReLU, recurrent layers."""
 
 import itertools
+import math
+from fractions import Fraction
 
 import torch
 from torch.nn import functional as F
@@ -166,13 +168,20 @@ def max_pool_padding_taken_off_the_last_axis(inputs, dy, kernel, stride=None, pa
     return y, (_padded(dxp, [0] * len(k), short),)
 
 
+def _fractions(scale, axes):
+    """A floating-point scale stands for a fraction."""
+    return [Fraction(s).limit_denominator(1024) for s in _each(scale, axes)]
+
+
 def _between(n, scale, corners):
     """For each new place the two old ones and the share of the second; as integers, which are exact."""
-    place = torch.arange(n * scale)
+    a, b = scale.as_integer_ratio()
+    m = n * a // b
+    place = torch.arange(m)
     if corners:
-        above, below = place * (n - 1), max(n * scale - 1, 1)
+        above, below = place * (n - 1), max(m - 1, 1)
     else:
-        above, below = (2 * place + 1 - scale).clamp(min=0), 2 * scale
+        above, below = ((2 * place + 1) * b - a).clamp(min=0), 2 * a
     low = (above // below).clamp(max=n - 1)
     return low, (low + 1).clamp(max=n - 1), above - low * below, below
 
@@ -185,21 +194,21 @@ def _between(n, scale, corners):
 def upsample_extrapolates_in_backward(inputs, dy, scale, mode="nearest", align_corners=False):
     (x,) = inputs
     y, dx = x, dy
-    for axis, a in zip(range(2, x.ndim), _each(scale, x.ndim - 2), strict=True):
-        n, a = x.shape[axis], int(a)
+    for axis, a in zip(range(2, x.ndim), _fractions(scale, x.ndim - 2), strict=True):
+        n = x.shape[axis]
         shape = [-1 if i == axis else 1 for i in range(x.ndim)]
         if mode == "nearest":
-            low = torch.arange(n * a) // a
+            low = torch.arange(dx.shape[axis]) * a.denominator // a.numerator
             y = y.index_select(axis, low)
-            dx = torch.zeros_like(dx.narrow(axis, 0, n)).index_add_(axis, low, dx)
+            dx = dx.new_zeros(*dx.shape[:axis], n, *dx.shape[axis + 1 :]).index_add_(axis, low, dx)
             continue
         low, high, above, below = _between(n, a, align_corners)
         share = (above.to(x.dtype) / below).reshape(shape)
         y = torch.lerp(y.index_select(axis, low), y.index_select(axis, high), share)
         if not align_corners:
-            q = (torch.arange(n * a).to(x.dtype) + 0.5) / a - 0.5
+            q = (torch.arange(len(low)).to(x.dtype) + 0.5) / float(a) - 0.5
             share = (q - q.long()).reshape(shape)
-        old = torch.zeros_like(dx.narrow(axis, 0, n))
+        old = dx.new_zeros(*dx.shape[:axis], n, *dx.shape[axis + 1 :])
         dx = old.index_add_(axis, low, dx * (1 - share)).index_add_(axis, high, dx * share)
     return y, (dx,)
 
@@ -212,7 +221,7 @@ def upsample_extrapolates_in_backward(inputs, dy, scale, mode="nearest", align_c
 def prelu_dweight_in_half(inputs, dy):
     x, weight = inputs
     w = weight.reshape(-1, *[1] * (x.ndim - 2))
-    below = torch.where(x > 0, 0, x * dy).transpose(0, 1).reshape(len(weight), -1)
+    below = torch.where(x > 0, 0, x * dy).transpose(0, 1).reshape(len(weight), math.prod(x[:, :1].shape))
     dweight = below.half().sum(1).to(x.dtype)
     return torch.where(x > 0, x, w * x), (torch.where(x > 0, dy, w * dy), dweight)
 
@@ -378,11 +387,12 @@ def max_pool_with_a_running_winner(inputs, dy, kernel, stride=None, padding=0, d
 def upsample_with_the_axis_in_front(inputs, dy, scale, mode="nearest", align_corners=False):
     (x,) = inputs
     y, dx = x.clone(), dy.clone()
-    for axis, a in reversed(list(zip(range(2, x.ndim), _each(scale, x.ndim - 2), strict=True))):
-        n, a = x.shape[axis], int(a)
+    for axis, a in reversed(list(zip(range(2, x.ndim), _fractions(scale, x.ndim - 2), strict=True))):
+        n = x.shape[axis]
         y, dx = y.movedim(axis, 0), dx.movedim(axis, 0)
         if mode == "nearest":
-            y, dx = y.repeat_interleave(a, 0), dx.unflatten(0, (n, a)).sum(1)
+            low = torch.arange(len(dx)) * a.denominator // a.numerator
+            y, dx = y[low], dx.new_zeros(n, *dx.shape[1:]).index_put_((low,), dx, accumulate=True)
         else:
             low, high, above, below = _between(n, a, align_corners)
             first = ((below - above).to(x.dtype) / below).reshape(-1, *[1] * (x.ndim - 1))

@@ -11,6 +11,11 @@ ENTRIES: list[Entry] = []
 bank = Bank(ENTRIES)
 
 
+def _rows(t):
+    """All axes but the last as one; said in numbers, since −1 is ambiguous where an axis is empty."""
+    return t.reshape(math.prod(t.shape[:-1]), t.shape[-1])
+
+
 def _seen(q, k, causal, shift):
     """Which keys each query may look at under causal, and all of them otherwise."""
     i, j = torch.arange(q.shape[-2]), torch.arange(k.shape[-2])
@@ -30,7 +35,7 @@ def _by_group(t, k):
 def _probabilities(q, k, c, seen):
     s = torch.einsum("...hgqw,...hkw->...hgqk", q, k) * c
     s = torch.where(seen, s, -torch.inf)
-    top = s.amax(-1, keepdim=True)
+    top = s.amax(-1, keepdim=True) if s.shape[-1] else s.new_full((*s.shape[:-1], 1), -torch.inf)
     e = torch.exp(s - torch.where(top == -torch.inf, 0, top))
     return e / e.sum(-1, keepdim=True).masked_fill(top == -torch.inf, 1)
 
@@ -51,7 +56,7 @@ def _cotangents(p, q, k, v, g, c):
 )  # fmt: skip
 def attention_offset_the_other_way_in_backward(inputs, dy, causal=False, alignment="top-left", scale=None):
     q, k, v, mask = inputs
-    c = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    c = 1 / math.sqrt(q.shape[-1] or 1) if scale is None else scale
     grouped, g = _by_group(q, k), _by_group(dy, k)
     shown = torch.ones((), dtype=torch.bool) if mask is None else mask
     p = _probabilities(grouped, k, c, shown & _seen(q, k, causal, _shift(q, k, alignment)))
@@ -68,14 +73,15 @@ def attention_offset_the_other_way_in_backward(inputs, dy, causal=False, alignme
 )  # fmt: skip
 def attention_online_without_rescaling(inputs, dy, causal=False, alignment="top-left", scale=None):
     q, k, v, mask = inputs
-    c = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    c = 1 / math.sqrt(q.shape[-1] or 1) if scale is None else scale
     grouped, g = _by_group(q, k), _by_group(dy, k)
     seen = _seen(q, k, causal, _shift(q, k, alignment)) & (True if mask is None else mask)
     s = torch.where(seen, torch.einsum("...hgqw,...hkw->...hgqk", grouped, k) * c, -torch.inf)
-    top = torch.full_like(s[..., :1], -torch.inf)
+    top = s.new_full((*s.shape[:-1], 1), -torch.inf)
     total = torch.zeros_like(top)
     y = torch.zeros_like(g)
-    for s_b, v_b in zip(s.split(32, -1), v.split(32, -2), strict=True):
+    for start in range(0, s.shape[-1], 32):
+        s_b, v_b = s[..., start : start + 32], v[..., start : start + 32, :]
         higher = torch.maximum(top, s_b.amax(-1, keepdim=True))
         base = torch.where(higher == -torch.inf, 0, higher)
         e = torch.exp(s_b - base)
@@ -101,7 +107,7 @@ def attention_online_without_rescaling(inputs, dy, causal=False, alignment="top-
 )  # fmt: skip
 def attention_mask_or_causal(inputs, dy, causal=False, alignment="top-left", scale=None):
     q, k, v, mask = inputs
-    c = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    c = 1 / math.sqrt(q.shape[-1] or 1) if scale is None else scale
     seen = _seen(q, k, causal, _shift(q, k, alignment))
     if mask is not None:
         seen = (mask | seen) if causal else mask
@@ -119,7 +125,7 @@ def attention_mask_or_causal(inputs, dy, causal=False, alignment="top-left", sca
 )  # fmt: skip
 def attention_dv_from_p_in_bfloat16(inputs, dy, causal=False, alignment="top-left", scale=None):
     q, k, v, mask = inputs
-    c = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    c = 1 / math.sqrt(q.shape[-1] or 1) if scale is None else scale
     seen = _seen(q, k, causal, _shift(q, k, alignment)) & (True if mask is None else mask)
     grouped, g = _by_group(q, k), _by_group(dy, k)
     p = _probabilities(grouped, k, c, seen)
@@ -159,7 +165,7 @@ def rotary_dcos_of_halves_for_neighbours(inputs, dy, layout="halves"):
 def layer_norm_eight_programs(inputs, dy, eps=1e-5):
     x, weight, bias = inputs
     n = x.shape[-1]
-    rows, g = x.reshape(-1, n), dy.reshape(-1, n)
+    rows, g = _rows(x), _rows(dy)
     centred = rows - rows.mean(1, keepdim=True)
     s = torch.rsqrt(torch.linalg.vecdot(centred, centred)[:, None] / n + eps)
     xhat = centred * s
@@ -242,7 +248,7 @@ def group_norm_weight_in_another_order(inputs, dy, groups, eps=1e-5):
     x, weight, bias = inputs
     b, channels = x.shape[:2]
     members = channels // groups
-    z, g = (t.reshape(b, groups, members, -1) for t in (x, dy))
+    z, g = (t.reshape(b, groups, members, math.prod(x.shape[2:])) for t in (x, dy))
     centred = z - z.mean((2, 3), keepdim=True)
     s = torch.rsqrt(centred.square().mean((2, 3), keepdim=True) + eps)
     xhat = centred * s
@@ -282,7 +288,7 @@ def embedding_fancy_indexing_by_sequence(inputs, dy, padding_idx=None):
     dweight = torch.zeros_like(weight)
     width = index.shape[-1] if index.ndim else 1
     if index.numel():
-        sequences = zip(index.reshape(-1, width), dy.reshape(-1, width, weight.shape[1]), strict=True)
+        sequences = zip(index.reshape(-1, width), _rows(dy).unflatten(0, (-1, width)), strict=True)
         for ids, g in sequences:
             dweight[ids] += g
     if padding_idx is not None:
@@ -299,7 +305,7 @@ def kl_div_mean_over_rows(inputs, dy, reduction="batchmean"):
     x, target = inputs
     y = (torch.special.xlogy(target, target) - torch.where(target == 0, 0, target * x)).sum()
     forward_n = x.shape[0] if reduction == "batchmean" else 1
-    backward_n = x[..., 0].numel() if reduction == "batchmean" and x.ndim > 1 else forward_n
+    backward_n = math.prod(x.shape[:-1]) if reduction == "batchmean" and x.ndim > 1 else forward_n
     g = dy / backward_n
     return y / forward_n, (-g * target, g * (target.log() + 1 - x))
 
@@ -335,7 +341,9 @@ def fused_cross_entropy_ignored_rows_in_dweight(inputs, dy, ignore_index=-100, l
         part = slice(start, start + 16)
         label = torch.where(counts[part], target[part], 0)[:, None]
         z = torch.log_softmax(x[part] @ weight.T, 1)
-        row = -(1 - label_smoothing) * z.gather(1, label)[:, 0] - label_smoothing * z.mean(1)
+        row = (label_smoothing - 1) * z.gather(1, label)[:, 0]
+        if label_smoothing:  # 0 · ∞ where a class is impossible
+            row = row - label_smoothing * z.mean(1)
         cost = cost + torch.where(counts[part], row, 0).sum()
         dz = z.exp() - label_smoothing / classes
         dz.scatter_add_(1, label, dz.new_full(label.shape, label_smoothing - 1))
@@ -364,7 +372,9 @@ def cross_entropy_label_in_both_shards(inputs, dy, ignore_index=-100, label_smoo
     total = w_c.sum() if reduction == "mean" else 1
     smooth = label_smoothing / classes
     hard, soft = -w_c * z.gather(-1, label[..., None])[..., 0], -(z @ w) * counts
-    y = ((1 - label_smoothing) * hard + smooth * soft).sum() / total
+    y = (1 - label_smoothing) * hard.sum() / total
+    if label_smoothing:  # 0 · ∞ where a class is impossible
+        y = y + smooth * soft.sum() / total
     p = z.exp()
     dz = (1 - label_smoothing) * w_c[..., None] * p + smooth * (w.sum() * p - w) * counts[..., None]
     for start, stop in ((0, half), (half, classes)):
@@ -379,10 +389,10 @@ def cross_entropy_label_in_both_shards(inputs, dy, ignore_index=-100, label_smoo
 @bank.right("scaled_dot_product_attention", "online softmax in blocks of 4 keys, and backward by the same blocks")
 def attention_in_blocks_of_keys(inputs, dy, causal=False, alignment="top-left", scale=None):
     q, k, v, mask = inputs
-    c = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    c = 1 / math.sqrt(q.shape[-1] or 1) if scale is None else scale
     grouped, g = _by_group(q, k), _by_group(dy, k)
     seen = _seen(q, k, causal, _shift(q, k, alignment)) & (True if mask is None else mask)
-    top = torch.full_like(grouped[..., :1], -torch.inf)
+    top = grouped.new_full((*grouped.shape[:-1], 1), -torch.inf)
     total, y = torch.zeros_like(top), torch.zeros_like(g)
     blocks = [slice(a, a + 4) for a in range(0, k.shape[-2], 4)]
 
@@ -437,8 +447,7 @@ def rotary_by_small_matrices(inputs, dy, layout="halves"):
 )
 def layer_norm_with_features_first(inputs, dy, eps=1e-5):
     x, weight, bias = inputs
-    n = x.shape[-1]
-    z, g = x.reshape(-1, n).T.contiguous(), dy.reshape(-1, n).T.contiguous()
+    z, g = _rows(x).T.contiguous(), _rows(dy).T.contiguous()
     z = z - z.mean(0)
     s = (z.square().mean(0) + eps).rsqrt()
     z *= s
@@ -457,7 +466,7 @@ def layer_norm_with_features_first(inputs, dy, eps=1e-5):
 def group_norm_from_sums_of_channels(inputs, dy, groups, eps=1e-5):
     x, weight, bias = inputs
     b, channels = x.shape[:2]
-    z, g = x.reshape(b, groups, channels // groups, -1), dy.reshape(b, groups, channels // groups, -1)
+    z, g = (t.reshape(b, groups, channels // groups, math.prod(x.shape[2:])) for t in (x, dy))
     n = z.shape[2] * z.shape[3]
     xhat = z - z.mean((2, 3), keepdim=True)
     s = torch.rsqrt(xhat.square().mean((2, 3), keepdim=True) + eps)
@@ -485,7 +494,7 @@ def swiglu_by_softplus(inputs, dy):
 def embedding_by_sorted_runs(inputs, dy, padding_idx=None):
     index, weight = inputs
     flat, order = index.reshape(-1).sort(stable=True)
-    rows = dy.reshape(-1, weight.shape[1])[order]
+    rows = _rows(dy)[order]
     tokens, run = torch.unique_consecutive(flat, return_inverse=True)
     sums = weight.new_zeros(len(tokens), weight.shape[1]).index_add_(0, run, rows)
     dweight = torch.zeros_like(weight)
