@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import active_children, forkserver, get_all_start_methods, get_context
+from multiprocessing import active_children, connection, forkserver, get_all_start_methods, get_context, parent_process
 from typing import Any
 
 import typer
@@ -106,6 +107,15 @@ def _enter(ticks: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     one_thread()
     _advanced = lambda: ticks.put(None)  # noqa: E731
+    threading.Thread(target=_end_with_the_command, daemon=True).start()
+
+
+def _end_with_the_command() -> None:
+    """A command that is killed tells its processes nothing: they would wait for work for ever."""
+    command = parent_process()
+    assert command is not None
+    connection.wait([command.sentinel])
+    os._exit(1)
 
 
 def _forks() -> bool:
