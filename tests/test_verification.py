@@ -6,18 +6,23 @@ import types
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import manual_bp as bp
+from manual_bp.cli import app
 from manual_bp.inputs import Edge, Mistake
+from manual_bp.oracle.case import Sized
 from manual_bp.oracle.cases import generated
+from manual_bp.oracle.checking import compare_page
 from manual_bp.rule import Rule
-from manual_bp.verification import parts_of, verify_rule, verify_rules
+from manual_bp.verification import RuleVerdict, parts_of, verify_rule, verify_rules
 from tests.judging import torch_loses_digits
 from tests.pages import PAGES
 from torch_ref import vjp
 
 LOSING = next(rule for rule in bp.RULES.values() if torch_loses_digits(rule))
 """An element-wise rule of which a formula is known that loses digits; torch's is one."""
+COUPLED = next(r for r in bp.RULES.values() if not r.elementwise and [*r.inputs] == ["x"] and r.has_backward)
 
 
 @pytest.fixture
@@ -126,6 +131,36 @@ def test_a_page_that_crashes_is_named(monkeypatch):
     found = list(verify_rules([broken, right], [torch.float64], mistakes=False))
     assert [v.passed for v in found] == [False, True]
     assert "RuntimeError: no such kernel" in found[0].report
+
+
+def test_sizes_are_left_to_float32_where_that_is_verified(monkeypatch):
+    """In 16 bits a page computes in float32, on the same shapes; alone, they are judged at all of them."""
+    asked = {}
+
+    def verdict(rule, twin, dtype, device, mistakes, progress, sizes):
+        asked[dtype] = sizes
+        return RuleVerdict(rule.name, str(dtype).removeprefix("torch."), passed=True)
+
+    monkeypatch.setattr("manual_bp.verification.verify_rule", verdict)
+    assert CliRunner().invoke(app, ["verify", COUPLED.name]).exit_code == 0
+    assert asked == {torch.float64: True, torch.float32: True, torch.bfloat16: False, torch.float16: False}
+    assert CliRunner().invoke(app, ["verify", COUPLED.name, "--dtype", "bfloat16"]).exit_code == 0
+    assert asked[torch.bfloat16]
+
+
+@pytest.mark.parametrize(("dtype", "sizes"), [(torch.float32, True), (torch.bfloat16, True), (torch.bfloat16, False)])
+def test_what_is_wrong_on_long_axes_alone(dtype, sizes, monkeypatch):
+    right = COUPLED.page.backward
+
+    def backward(residuals, dy):
+        (dx,) = right(residuals, dy)
+        return (torch.where(torch.arange(dx.shape[-1]) < 1100, dx, 0) if dx.ndim else dx,)
+
+    monkeypatch.setattr(COUPLED.page, "backward", backward)
+    chosen = (lambda case: True) if sizes else (lambda case: not isinstance(case, Sized))
+    report = compare_page(COUPLED, dtype, "cpu", chosen, diagnose=0)
+    assert report.passed is not sizes
+    assert report.failed == sizes  # the first of them is enough
 
 
 def test_no_twin():

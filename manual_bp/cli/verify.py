@@ -69,7 +69,7 @@ def verify(
         if processes > 1:
             prepare()
         from manual_bp.registry import RULES
-        from manual_bp.verification import WIDE, parts_of, summary
+        from manual_bp.verification import WIDE, parts_of, summary, tells_of_sizes
 
         names = list(dict.fromkeys(rules)) if rules else list(RULES)
         for name in names:
@@ -83,7 +83,7 @@ def verify(
     # torch's compiler when it is first used, which takes longer than they do.
     runs = [(name, each) for name in models for each in wide]
     tasks: list[Task] = [(_in_lockstep, (runs, device))] if runs else []
-    tasks += [(_judged, (name, each, device)) for name in names for each in dtypes]
+    tasks += [(_judged, (name, each, device, tells_of_sizes(each, dtypes))) for name in names for each in dtypes]
     in_parts = len(runs) + sum(parts_of(RULES[name], each) for name in names for each in dtypes)
     results = done(tasks, in_parts, min(processes, len(tasks)))
     reports = results[0] if runs else []
@@ -125,12 +125,12 @@ def _in_lockstep(runs: list[tuple[str, Any]], device: str) -> list[LockstepRepor
     return reports
 
 
-def _judged(name: str, dtype: Any, device: str) -> RuleVerdict:
+def _judged(name: str, dtype: Any, device: str, sizes: bool) -> RuleVerdict:
     """The verdict on one rule in one dtype."""
     from manual_bp.oracle.kept_evidence import forget_evidence
     from manual_bp.verification import verify_rules
 
-    (verdict,) = verify_rules([name], [dtype], device, progress=advance)
+    (verdict,) = verify_rules([name], [dtype], device, progress=advance, sizes=sizes)
     forget_evidence()
     return verdict
 

@@ -84,6 +84,10 @@ class Further(WellConditioned):
     """
 
 
+class Sized(Further):
+    """A case that is there for its size alone."""
+
+
 def in_dtype(case: AnyCase, dtype: torch.dtype, device: str) -> AnyCase:
     """On the device, and numbers in `dtype`; masks and indices stay what they are."""
     return case.with_tensors(x.to(device, dtype if x.is_floating_point() else x.dtype) for x in case.tensors)

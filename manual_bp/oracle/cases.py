@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.inputs import Edge, Index
-from manual_bp.oracle.case import AnyCase, Case, Further, WellConditioned, in_dtype
+from manual_bp.oracle.case import AnyCase, Case, Further, Sized, WellConditioned, in_dtype
 from manual_bp.oracle.declared import NOTHING, Declared
 from manual_bp.oracle.drawing import draw, sizes_of
 from manual_bp.oracle.images import images
@@ -124,7 +124,7 @@ def _of_row(row: Case, edges: Iterable[Edge]) -> Iterator[Case]:
 
 def _sized(
     rule: Rule, declared: Declared, dtype: torch.dtype, device: str, generator: torch.Generator
-) -> Iterator[Further]:
+) -> Iterator[Sized]:
     """Cases of every length."""
     usual = sizes_of(rule)
     signs = SIGNS[::-1] if not rule.elementwise and _acts_on_negative(rule) else SIGNS
@@ -138,10 +138,10 @@ def _sized(
             else:
                 yield x
 
-    def heavy_at_the_end(edges: Iterable[Edge]) -> Iterator[Further]:
+    def heavy_at_the_end(edges: Iterable[Edge]) -> Iterator[Sized]:
         for edge in edges:
             try:
-                case = Further(*draw(rule, edge, generator), edge.name)
+                case = Sized(*draw(rule, edge, generator), edge.name)
             except ValueError:  # of such sizes there is no y
                 continue
             case = in_dtype(case.with_tensors(heavy(case)), dtype, device)
@@ -158,7 +158,7 @@ def _sized(
     for edge in declared.sizes(rule, (edge for (edge,) in sized(rule)), usual):
         (shape,) = edge.sizes.values()
         assert isinstance(shape, tuple)
-        block = Further(inputs, dy, hyper, edge.name)
+        block = Sized(inputs, dy, hyper, edge.name)
         case = in_dtype(block.with_tensors(repeated(x, shape) for x in block.tensors), dtype, device)
         yield case
         length = math.prod(shape)

@@ -30,6 +30,9 @@ from manual_bp.registry import RULES
 from manual_bp.rule import Rule, Vjp, as_vjp
 from manual_bp.signature import DTYPES
 
+# For so long the cause of what is wrong is sought, unless it is said otherwise.
+SECONDS = 3.0
+
 
 class GradientMismatch(AssertionError):
     """A candidate's gradient is wrong; the message is the whole report."""
@@ -58,7 +61,7 @@ def compare(
     contract: Contract | None = None,
     conventions: Mapping[str, Any] | None = None,
     strict: bool = False,
-    diagnose: float = 3.0,
+    diagnose: float = SECONDS,
     on_verdict: Callable[[Report], None] | None = None,
     hyper: Mapping[str, Any] | None = None,
     ndim: int | Sequence[int] | None = None,
@@ -147,7 +150,7 @@ def compare(
     if cases is None:
         made = generated_evidence if is_kept else Generated
         found = made(rule, dtype, device, contract, chosen_conventions, declared)
-        cases, is_generated = found.cases, True
+        is_generated = True
     else:
         completed = (declared.completed(supplied(rule, case, dtype, device)) for case in cases)
         cases = [case for case in completed if declared.fits(rule, case.inputs, case.hyper)]
@@ -159,20 +162,11 @@ def compare(
         )
         is_generated = False
     comparison = Comparison(candidate, rule, dtype, device, contract, chosen_conventions, strict, declared=declared)
-    first: Evidence | str = ""
-    evident = iter(found)
-    for case in cases:
-        if is_generated and isinstance(case, Further) and comparison.report.mismatches:
-            break  # they come last, and would say nothing new
-        item = next(evident)
-        first = first or item
-        comparison.judge_case(item)
-    if is_generated and isinstance(first, Evidence):
-        for name, variant in variants(candidate).items():
-            comparison.judge_case(replace(first, case=replace(first.case, name=name)), variant)
-        comparison.judge_defaults(first)
-        comparison.repeat()
-        comparison.try_beside()
+    if isinstance(found, Generated):
+        _judge_generated(comparison, found)
+    else:
+        for item in found:
+            comparison.judge_case(item)
     if sizes and candidate is not None and not comparison.report.mismatches:
         judge_own_sizes(comparison, sizes, getattr(rule.page, "OWN", {}))
     if without:
@@ -185,6 +179,37 @@ def compare(
     comparison.explain(diagnose, pieces)
     if is_generated and candidate is not None and report.raised and not report.cases:
         report.diagnoses += with_the_other(candidate, rule, dtype, own=False)
+    return report
+
+
+def _judge_generated(comparison: Comparison, found: Generated, chosen: Callable[[Case], bool] = lambda _: True) -> None:
+    """Judge a candidate at the generated cases that are chosen, and by what is tried beside them."""
+    first: Evidence | str = ""
+    for position, case in enumerate(found.cases):
+        if isinstance(case, Further) and comparison.report.mismatches:
+            break  # they come last, and would say nothing new
+        if chosen(case):
+            item = found.at(position)
+            first = first or item
+            comparison.judge_case(item)
+    if isinstance(first, Evidence):
+        for name, variant in variants(comparison.candidate).items():
+            comparison.judge_case(replace(first, case=replace(first.case, name=name)), variant)
+        comparison.judge_defaults(first)
+        comparison.repeat()
+        comparison.try_beside()
+
+
+@plain()
+def compare_page(
+    rule: Rule, dtype: torch.dtype, device: str, chosen: Callable[[Case], bool], diagnose: float = SECONDS
+) -> Report:
+    """`compare` of a registered rule itself, strictly, at those of the generated cases that are chosen."""
+    contract = contract_of(dtype)
+    comparison = Comparison(rule.candidate, rule, dtype, device, contract, Conventions(), strict=True)
+    _judge_generated(comparison, generated_evidence(rule, dtype, device, contract), chosen)
+    report = comparison.finish(generated=True)
+    comparison.explain(diagnose)
     return report
 
 
