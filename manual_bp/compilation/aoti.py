@@ -56,7 +56,11 @@ def _compile(exported: Any, choice: Choice, path: Path) -> Path:
     """The program in `path`, whole or not at all.  Raises NotCompiled, and what inductor raises."""
     from torch._inductor import aoti_compile_and_package
 
-    options = {**OPTIONS, "cpp.threads": choice.threads, "post_grad_custom_post_pass": passes(choice.onednn)}
+    options = {
+        **OPTIONS,
+        "cpp.threads": choice.threads,
+        "post_grad_custom_post_pass": passes(choice.onednn, choice.keeps),
+    }
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         unfinished = Path(scratch) / path.name
         with warnings.catch_warnings():

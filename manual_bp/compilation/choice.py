@@ -20,12 +20,14 @@ class Choice:
         replayed as one graph).
     threads: with how many it runs on the CPU.
     onednn: the matrix products that go to oneDNN in place of torch's own choice (MKL).
+    keeps: whether a program for the CPU keeps the memory of its tensors from call to call.
     split: whether a sum on a GPU may be two kernels, so that more of it is done at the same time.
     """
 
     kind: str
     threads: int
     onednn: tuple[Product, ...] = ()
+    keeps: bool = False
     split: bool = True
 
 
@@ -56,6 +58,8 @@ def choose(
     oneDNN or MKL: whichever is faster for a product on this processor (measured.py).  Small products stay with MKL: at
     32 x 64 x 64 it was three to ten times as fast, for oneDNN packs its operands on every call.
 
+    Memory: a step is called again and again, and keeps what it needs (kept.py); a rule gives it back.
+
     CUDA: inductor's kernels of Triton, and torch's own matrix products.  A step is captured in one CUDA graph, so that
     it is one launch; a rule is not, for it is a kernel or a few, and its inputs would have to be copied to where the
     graph reads them.  A rule of few elements takes as long as its launches: batch norm of 2^18 was 10 of them and
@@ -69,7 +73,8 @@ def choose(
     largest = max((product.multiply_adds for product in products), default=0)
     small = largest <= ONE_THREAD_PRODUCT if products else elements <= ONE_THREAD_ELEMENTS
     threads = 1 if small else torch.get_num_threads()
-    return Choice("aoti", threads, _by_onednn(products, threads) if dtype is torch.float32 else ())
+    onednn = _by_onednn(products, threads) if dtype is torch.float32 else ()
+    return Choice("aoti", threads, onednn, keeps=step)
 
 
 def _by_onednn(products: Collection[Product], threads: int) -> tuple[Product, ...]:

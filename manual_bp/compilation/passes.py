@@ -8,6 +8,8 @@ from typing import Any
 import torch
 
 from manual_bp.compilation.cache import text
+from manual_bp.compilation.kept import can_keep, keep
+from manual_bp.compilation.numbers import store_numbers
 from manual_bp.compilation.products import Product, by_onednn, by_tensor_cores, product_of, separate_biases
 from manual_bp.compilation.recomputation import recompute
 from manual_bp.compilation.residuals import ask_outputs
@@ -24,10 +26,11 @@ OPTIONS: dict[str, Any] = {"realize_reads_threshold": READS}
 """Of inductor, on every device."""
 
 
-def passes(onednn: Collection[Product]) -> Any:
+def passes(onednn: Collection[Product], keeps: bool = False) -> Any:
     """What inductor calls with a graph, which is rewritten in place.
 
     onednn: the products that go to oneDNN.
+    keeps: whether the program keeps its memory, if it can.
     """
     from torch._inductor.custom_graph_pass import CustomGraphPass  # which takes seconds, so only who compiles waits
 
@@ -44,9 +47,12 @@ def passes(onednn: Collection[Product]) -> Any:
             in_parts(graph)
             ask_outputs(graph)
             recompute(graph)
+            store_numbers(graph)
+            if keeps and can_keep(graph):
+                keep(graph)
 
         def uuid(self) -> str:
             """What inductor's own cache of programs depends on."""
-            return f"{onednn!r}{text()}"
+            return f"{onednn!r}{keeps}{text()}"
 
     return Passes()

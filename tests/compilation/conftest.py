@@ -19,6 +19,7 @@ from torch.export import exported_program
 
 from manual_bp.compilation import kernels, passes, program
 from manual_bp.compilation.choice import Choice
+from manual_bp.compilation.numbers import stored
 from manual_bp.compilation.products import onednn_linear
 from manual_bp.compilation.recomputation import again
 from manual_bp.compilation.rows import sum_of_rows
@@ -89,12 +90,25 @@ class Interpreted(torch.fx.Interpreter):
             return weight.copy_(torch.addmm(weight, left, right, beta=of_weight, alpha=of_product))
         if target is again:
             return args[0].clone()
+        if target is stored:
+            return args[0]
         if target is sum_of_rows:
             x, shape, share = args
             return (share * x.sum(0)).view(shape)
         if target is onednn_linear:
             return torch.nn.functional.linear(*args)
         return super().call_function(target, args, kwargs)
+
+
+def rewritten(function, example, dynamic=None):
+    """The graph that inductor would be given, with everything that this package does to it."""
+    graph = kernels.prepared(program._exported(function, example, dynamic))
+    for node in list(graph.graph.nodes):
+        if node.target is torch.ops.aten._assert_tensor_metadata.default:  # inductor drops them before our passes
+            graph.graph.erase_node(node)
+    passes.passes(())(graph.graph)
+    stable_topological_sort(graph.graph)  # as inductor does behind them
+    return graph
 
 
 def interpret(patch: pytest.MonkeyPatch) -> set[object]:
@@ -105,12 +119,7 @@ def interpret(patch: pytest.MonkeyPatch) -> set[object]:
     seen: set[object] = set()
 
     def interpreted(function, example, step, written, dynamic):
-        graph = kernels.prepared(program._exported(function, example, dynamic))
-        for node in list(graph.graph.nodes):
-            if node.target is torch.ops.aten._assert_tensor_metadata.default:  # inductor drops them before our passes
-                graph.graph.erase_node(node)
-        passes.passes(())(graph.graph)
-        stable_topological_sort(graph.graph)  # as inductor does behind them
+        graph = rewritten(function, example, dynamic)
         return program.Program(
             lambda flat: Interpreted(graph, seen).run(*flat), "interpreted", "operation by operation"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import weakref
@@ -10,7 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from manual_bp.compilation import aoti, kernels, program, recomputation
+from manual_bp.compilation import aoti, kept, kernels, program, recomputation
 from manual_bp.losses import Loss, names
 from manual_bp.models import gpt, mlp, residual_mlp
 from manual_bp.oracle.layouts import lay_out
@@ -121,6 +122,16 @@ def agreeing_for_three(step, state, x, target):
     return built
 
 
+def allocated(call, folder):
+    """The bytes of each tensor for which the call asked torch's allocator."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiled:
+        call()
+    profiled.export_chrome_trace(str(folder / "trace.json"))
+    events = json.loads((folder / "trace.json").read_text())["traceEvents"]
+    changes = [event["args"]["Bytes"] for event in events if event.get("name") == "[memory]"]
+    return [change for change in changes if change > 0]
+
+
 OF_EACH = [*((name, torch.float32) for name in STEPS), ("residual", torch.float64), ("mlp", torch.bfloat16)]
 
 
@@ -138,10 +149,11 @@ def test_a_compiled_step_agrees_with_the_uncompiled(name, dtype, device):
     assert built.kind in KINDS[device], built.why
 
 
-def test_a_compiled_step_with_everything(device, monkeypatch, programs_of_these_tests):
+def test_a_compiled_step_with_everything(device, monkeypatch, programs_of_these_tests, tmp_path):
     """One program, as users have it, that everything is in: donated, penalised, with batch norm and dropout, with
-    updates folded into products and layers' inputs made again."""
+    updates folded into products, layers' inputs made again, and memory that is kept."""
     monkeypatch.setattr(recomputation, "DEEP", 2)
+    monkeypatch.setattr(kept, "LARGE", 32)  # bytes; all but biases
     step, state, x, target = problem("residual", torch.float32, device, donate=True)
     begin = copied(state)
     memory = {n: t.data_ptr() for n, t in everything(state).items()}
@@ -155,12 +167,14 @@ def test_a_compiled_step_with_everything(device, monkeypatch, programs_of_these_
     (built,) = step.programs
     assert built.kind in KINDS[device], built.why
     if device == "cpu":
+        masked = replace(state, buffers={**state.buffers, **step.masks(state, len(x))})
+        assert max(allocated(lambda: step(masked, x, target), tmp_path)) < kept.LARGE
         again, *_ = problem("residual", torch.float32, donate=True)
         again(begin, x, target)
         assert again.programs[0].from_cache
-        kept = programs_of_these_tests / "manual_bp"
-        assert list(kept.glob("*.pt2"))
-        assert list((kept / "inductor").iterdir())  # and so are the files that inductor runs
+        folder = programs_of_these_tests / "manual_bp"
+        assert list(folder.glob("*.pt2"))
+        assert list((folder / "inductor").iterdir())  # and so are the files that inductor runs
 
 
 @pytest.mark.exhaustive
