@@ -13,11 +13,11 @@ def text(*headers: str) -> str:
     return "\n".join((HEADERS / name).read_text() for name in ("blocks.h", *headers))
 
 
-def call_cpp(text: str, function: str, leading: list[str], read: list[Any], written: list[Any]) -> None:
+def call_cpp(text: str, function: str, leading: list[Any], read: list[Any], written: list[Any]) -> None:
     """Has the program call `function(*leading, *written, *read)`.
 
     text: what declares it, ASCII; a program contains it once.
-    leading: arguments in C++.
+    leading: arguments in C++, or numbers, which may be sizes that are not known yet.
     read: inductor's tensors, whose last axis is made contiguous if it is not; written: buffers, which the function
         fills.  Each is given as `{address, {stride of each axis}}`.
     """
@@ -39,11 +39,13 @@ def _with_rows(t: Any) -> Any:
 def _node() -> Any:
     """The class of inductor's node, made when inductor is there."""
     from torch._inductor.codegen.common import KernelArgs
+    from torch._inductor.codegen.cpp_utils import cexpr
     from torch._inductor.ir import ExternKernel, MutationOutput, NoneLayout
+    from torch._inductor.utils import sympy_index_symbol
     from torch._inductor.virtualized import V
 
     class CallCpp(ExternKernel):
-        def __init__(self, text: str, function: str, leading: list[str], read: list[Any], written: list[Any]) -> None:
+        def __init__(self, text: str, function: str, leading: list[Any], read: list[Any], written: list[Any]) -> None:
             self._text, self._function, self._leading, self._reads = text, function, leading, len(read)
             device = written[0].get_device()
             super().__init__(None, NoneLayout(device=device), self.unwrap_storage([*read, *written]))
@@ -54,7 +56,8 @@ def _node() -> Any:
             arguments = KernelArgs()
             given = [self._given(arguments, t, i < self._reads) for i, t in enumerate(self.inputs)]
             read, written = given[: self._reads], given[self._reads :]
-            call = f"{self._function}({', '.join([*self._leading, *written, *read])});"
+            leading = [self._number(arguments, number) for number in self._leading]
+            call = f"{self._function}({', '.join([*leading, *written, *read])});"
             definitions, values, types = arguments.cpp_argdefs()
             signature = f'extern "C" void NAME({", ".join(definitions)})'
             source = f"#include <torch/csrc/inductor/cpp_prefix.h>\n{self._text}\n{signature}\n{{\n    {call}\n}}\n"
@@ -63,10 +66,18 @@ def _node() -> Any:
             )
 
         @staticmethod
+        def _number(arguments: Any, number: Any) -> str:
+            known = {
+                symbol: sympy_index_symbol(arguments.size(symbol)) for symbol in getattr(number, "free_symbols", ())
+            }
+            return cexpr(number.subs(known)) if known else str(number)
+
+        @staticmethod
         def _given(arguments: Any, t: Any, is_read: bool) -> str:
             layout = t.get_layout()
             name = (arguments.input if is_read else arguments.output)(t.get_name())
-            return f"{{{name} + {layout.offset}, {{{', '.join(map(str, layout.stride))}}}}}"
+            strides = (CallCpp._number(arguments, stride) for stride in layout.stride)
+            return f"{{{name} + {layout.offset}, {{{', '.join(strides)}}}}}"
 
         def should_allocate(self) -> bool:
             return False

@@ -14,7 +14,7 @@ from manual_bp.compilation.products import Product, by_onednn, by_tensor_cores, 
 from manual_bp.compilation.recomputation import recompute
 from manual_bp.compilation.residuals import ask_outputs
 from manual_bp.compilation.rows import images_first, in_parts
-from manual_bp.compilation.stand_ins import lower
+from manual_bp.compilation.stand_ins import lower, rewrite
 from manual_bp.compilation.updates import fold
 
 # Up to so many tensors are read again, for the sake of a value, rather than the value stored.  The output of batch
@@ -42,6 +42,7 @@ def passes(onednn: Collection[Product], keeps: bool = False) -> Any:
             fold(graph, elsewhere=lambda product: product_of(product) in onednn)
             by_onednn(graph, onednn)
             separate_biases(graph)
+            rewrite(graph)
             by_tensor_cores(graph)
             images_first(graph)
             in_parts(graph)

@@ -127,6 +127,40 @@ def test_fused_cross_entropy_passes_the_oracle(monkeypatch):
     assert called
 
 
+# GELU in C++, likewise.
+
+GELU = """
+extern "C" void forward(int64_t n, int64_t columns, float* y, const float* x, const float* bias) {
+  gelu::forward<2>(n, columns, {y}, {x}, {bias});
+}
+extern "C" void backward(int64_t n, int64_t columns, float* dx, const float* x, const float* dy, const float* bias) {
+  gelu::backward<2>(n, columns, {dx}, {x}, {dy}, {bias});
+}
+"""
+
+
+@pytest.mark.exhaustive  # 20 CPU seconds
+def test_gelu_passes_the_oracle(monkeypatch):
+    from torch._inductor.codecache import CppCodeCache
+
+    library = CppCodeCache.load(f"#include <torch/csrc/inductor/cpp_prefix.h>\n{text('gelu.h')}\n{GELU}")
+
+    def call(function, bias, *read):
+        read, written = [t.contiguous() for t in read], torch.empty(read[0].shape)
+        columns = 0 if bias is None else len(bias)
+        addresses = [0 if t is None else t.data_ptr() for t in (written, *read, bias)]
+        function(ctypes.c_int64(written.numel()), ctypes.c_int64(columns), *map(ctypes.c_void_p, addresses))
+        return written
+
+    import_module(f"{stand_ins.__name__}.gelu")  # which defines the operations
+    monkeypatch.setattr(torch.ops.manual_bp, "gelu", lambda x, bias: call(library.forward, bias, x))
+    monkeypatch.setattr(torch.ops.manual_bp, "gelu_backward", lambda x, dy, bias: call(library.backward, bias, x, dy))
+    assert_right("gelu")
+    x, dy, bias = torch.randn(3, 70, generator=torch.Generator().manual_seed(0)), torch.ones(3, 70), torch.ones(70)
+    assert torch.equal(call(library.forward, bias, x), call(library.forward, None, x + 1))
+    assert torch.equal(call(library.backward, bias, x, dy), call(library.backward, None, x + 1, dy))
+
+
 # Max pooling in C++, likewise.
 
 POOL = """

@@ -1,8 +1,9 @@
 """What computes in place of a page while a program is traced: a module `<rule>.py` here, found by the rule's name.
 
 It has the page's `forward` and `backward`, of the same arguments and results, in operations that a compiler makes
-better code of than of the page's text; and `lower()`, which tells inductor how.  What it does not take it leaves to the
-page.  A compiled rule is judged as the page is, and with it what stands in.
+better code of than of the page's text; `lower()`, which tells inductor how; and some `rewrite(graph)`, to take over
+what is done around them.  What it does not take it leaves to the page.  A compiled rule is judged as the page is, and
+with it what stands in.
 """
 
 from __future__ import annotations
@@ -36,6 +37,13 @@ def lower() -> None:
     """Tells inductor about the operations of what has stood in so far."""
     for module in _found:
         module.lower()
+
+
+def rewrite(graph: Any) -> None:
+    """Lets what has stood in so far take over what is done around it."""
+    for module in _found:
+        if hasattr(module, "rewrite"):
+            module.rewrite(graph)
 
 
 _found: list[Any] = []

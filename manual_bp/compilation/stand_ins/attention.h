@@ -81,16 +81,17 @@ inline void forward_head(const Sizes& s, Rows<const bool> mask, Rows<const float
       float* row = score + i * line;
       forbid(s, mask, start + i, row, 0, columns);
       Vec top(NEVER), total(0.f);
-      for (int64_t j = 0; j < columns; j += LANES) top = at::vec::maximum(top, Vec::loadu(row + j));
+      for (int64_t j = 0; j < columns; j += LANES) top = larger(top, Vec::loadu(row + j));
       float most = largest(top);
-      bool looks = most != NEVER;
+      if (most == NEVER) most = 0.f;  // it may look nowhere, or what it sees is NaN: then the total says so
       for (int64_t j = 0; j < columns; j += LANES) {
-        Vec e = looks ? (Vec::loadu(row + j) - Vec(most)).exp() : Vec(0.f);
+        Vec e = exponential_of_any(Vec::loadu(row + j) - Vec(most));
         e.store(row + j);
         total = total + e;
       }
-      *m[start + i] = looks ? most : 0.f;
-      *w[start + i] = looks ? 1 / sum(total) : 0.f;
+      float together = sum(total);
+      *m[start + i] = most;
+      *w[start + i] = together == 0.f ? 0.f : 1 / together;
     }
     product(count, whole / LANES, score, line, 1, values, whole, mean, whole, seen, false);
     for (int64_t i = 0; i < count; i++)
@@ -139,7 +140,7 @@ inline void backward_head(const Sizes& s, Rows<const bool> mask, Rows<const floa
         forbid(s, mask, start + i, p_row, from, from + columns);
         Vec most(*m[start + i]), weight(*w[start + i]), projection(along[i]);
         for (int64_t j = 0; j < columns; j += LANES) {
-          Vec share = weight * (Vec::loadu(p_row + j) - most).exp();
+          Vec share = weight * exponential_of_any(Vec::loadu(p_row + j) - most);
           share.store(p_row + j);
           (share * (Vec::loadu(ds_row + j) - projection)).store(ds_row + j);
         }

@@ -33,7 +33,7 @@ inline void multiply(const Sizes& s, const float* weight, const float* x, float*
   product(last - first, ROWS / LANES, weight + first * s.features, s.features, 1, x, ROWS, logits + first * ROWS, ROWS,
           s.features, false);
   for (int64_t k = first; k < last; k++)
-    for (int64_t i = 0; i < ROWS; i += LANES) at::vec::maximum(at(most, i), at(logits + k * ROWS, i)).store(most + i);
+    for (int64_t i = 0; i < ROWS; i += LANES) larger(at(most, i), at(logits + k * ROWS, i)).store(most + i);
 }
 
 // Logits become distances from the largest, and are summed.
@@ -44,7 +44,7 @@ inline void add_up(const Sizes& s, const float* most, float* logits, int64_t fir
     for (int64_t k = first; k < last; k++) {
       Vec d = at(logits + k * ROWS, i) - at(most, i), is_largest = d == zero;
       d.store(logits + k * ROWS + i);
-      exponentials = exponentials + Vec::blendv(d.exp(), zero, is_largest);
+      exponentials = exponentials + Vec::blendv(exponential_of_any(d), zero, is_largest);
       largest = largest + Vec::blendv(zero, Vec(1.f), is_largest);
       distances = distances + d;
     }
@@ -59,7 +59,7 @@ inline void slopes(const Sizes& s, const Known& known, float* logits, int64_t fi
   for (int64_t i = 0; i < ROWS; i += LANES) {
     Vec rest = at(known.rest, i), scale = at(known.scale, i), left_out = scale == zero;
     for (int64_t k = first; k < last; k++) {
-      Vec p = (at(logits + k * ROWS, i) - rest).exp();
+      Vec p = exponential_of_any(at(logits + k * ROWS, i) - rest);
       Vec::blendv(scale * (p - each), zero, left_out).store(logits + k * ROWS + i);
     }
   }
