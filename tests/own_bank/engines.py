@@ -453,9 +453,7 @@ WRONG = {
     "parameter left out of the update": Engine(
         after(frozen), ("update", "linear2", "not moved|stays|left"), options=ONE
     ),
-    "clipping forgotten": Engine(
-        after(clip_forgotten), ("update", "clip", "left out, or comes after"), options=CLIPPED
-    ),
+    "clipping forgotten": Engine(after(clip_forgotten), ("update", "clip", "left out"), options=CLIPPED),
     "clipping of each tensor": Engine(after(clip_each), ("update", "clip", "each|tensor"), options=CLIPPED),
     "learning rate of the next step": Engine(after(next_lr), ("update", "learning rate", "next"), options=SCHEDULED),
     "learning rate of the step before": Engine(
