@@ -190,9 +190,9 @@ def lockstep(
     }
     if schedule is not None:
         training["schedule"] = ScheduleOf(function=schedule) if callable(schedule) else schedule
-    step = replace(training_step(model, **training), frozen=frozenset(frozen))
     if frozen:
         training["frozen"] = sorted(frozen)
+    step = training_step(model, **training)
 
     def build() -> Engine:
         made: Engine = built(engine, against, model.name, {**training, **model.config})
@@ -209,8 +209,6 @@ def lockstep(
     targets = step.loss.targets(data.labels, data.classes, dtype).to(device)
     batches = minibatches(data, batch_size, seed)
     check_batches(step, start, x_all, batches)
-    if unknown := sorted(step.frozen - start.params.keys()):
-        raise ValueError(f"lockstep: frozen must be names of {sorted(start.params)}; came {unknown}.")
     other = build()
     judge = Judge(step, other, dtype, device, against, trusted)
 

@@ -13,7 +13,7 @@ from manual_bp.cli import app
 from manual_bp.lockstep import brief, lockstep
 from manual_bp.training.data import Dataset
 from manual_bp.training.text import BYTES, Text
-from tests.own_bank import engines
+from tests.own_bank import engines, strangers
 from torch_ref.training.engine import TorchEngine
 from torch_ref.training.modules import engine_of
 
@@ -50,6 +50,23 @@ def test_a_wrong_engine_is_named(name):
     assert not report.passed
     for words in engines.WRONG[name].words:
         assert any(word in report.verdict for word in words.split("|")), (words, report.verdict)
+
+
+@pytest.mark.thinned(4)
+@pytest.mark.parametrize("name", strangers.WRONG)
+def test_a_strangers_wrong_loop_is_named(name):
+    """By what it does in three steps: one leaves several causes."""
+    report = run(strangers.WRONG[name], steps=3)
+    assert not report.passed
+    for words in strangers.WRONG[name].words:
+        assert any(word in report.verdict for word in words.split("|")), (words, report.verdict)
+
+
+@pytest.mark.thinned(4)
+@pytest.mark.parametrize("name", strangers.RIGHT)
+def test_a_strangers_right_loop_passes(name):
+    report = run(strangers.RIGHT[name], steps=3)
+    assert report.passed, report.verdict
 
 
 @pytest.mark.thinned(3)
@@ -100,6 +117,40 @@ def test_the_command_takes_an_engine(tmp_path):
     result = CliRunner().invoke(app, ["lockstep", "--model", "mlp", "--steps", "1", "--engine", f"{file}:factory"])
     assert result.exit_code == 1, result.output
     assert "at activation1: tanh stands in place of relu" in " ".join(result.output.split())
+
+
+def test_the_command_declares_what_is_frozen_and_scheduled(tmp_path):
+    """Of a module whose first layer is frozen, and whose scheduler warms up."""
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import torch_ref\n"
+        "from torch.nn import Linear, ReLU, Sequential\n"
+        "from torch.optim.lr_scheduler import LambdaLR\n"
+        "net = Sequential(Linear(64, 64), ReLU(), Linear(64, 32), ReLU(), Linear(32, 10))\n"
+        "net[0].requires_grad_(False)\n"
+        "factory = torch_ref.engine_of(net, scheduler=lambda o: LambdaLR(o, lambda made: min((made + 1) / 3, 1)))\n"
+    )
+    declared = ("--optimizer", "adamw", "--lr", "0.01", "--warmup", "3", "--frozen", "W1", "--frozen", "b1")
+    run = ("lockstep", "--model", "mlp", "--steps", "2", "--engine", f"{file}:factory")
+    assert CliRunner().invoke(app, [*run, *declared]).exit_code == 0
+    undeclared = CliRunner().invoke(app, [*run, *declared[:-2]])
+    assert undeclared.exit_code == 1
+    assert "b1 is left out of the update and not moved" in " ".join(undeclared.output.split())
+
+
+def test_a_dropout_that_the_model_does_not_have_is_named():
+    """And not the layer behind it."""
+    net = torch.nn.Sequential(
+        torch.nn.Linear(5, 6),
+        torch.nn.Tanh(),
+        torch.nn.Dropout(0.5),
+        torch.nn.Linear(6, 4),
+        torch.nn.Tanh(),
+        torch.nn.Linear(4, 3),
+    )
+    report = run(engines.Engine(engine_of(net), options=engines.ONE), steps=1)
+    assert "the module drops by chance where the model does not: Dropout(p=0.5) at '2' (" in report.verdict
+    assert run(engines.Engine(engine_of(net.eval()), options=engines.ONE), steps=1).passed
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from manual_bp.wording import counted
 
 if TYPE_CHECKING:
     from manual_bp.lockstep import LockstepReport
+    from manual_bp.training.optimizers import Optimizer
 
 LossName = Annotated[
     str | None,
@@ -50,6 +51,14 @@ LossHyper = Annotated[
 ]
 
 
+Frozen = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME", help="A parameter that is not to move, such as W1; once for each.", show_default="none"
+    ),
+]
+
+
 def hyper_of(given: Sequence[str], label_smoothing: float | None = None) -> dict[str, Any]:
     """Hyperparameters as they are typed, name=value each.  Raises ValueError for anything else."""
     found: dict[str, Any] = {} if label_smoothing is None else {"label_smoothing": label_smoothing}
@@ -62,6 +71,18 @@ def hyper_of(given: Sequence[str], label_smoothing: float | None = None) -> dict
         except ValueError:
             found[name] = value
     return found
+
+
+def made_of(name: str | None, lr: float | None, is_text: bool) -> Optimizer | None:
+    """The optimiser that is typed; None for the usual one of lockstep.  Raises ValueError for an unknown one."""
+    from manual_bp.training.run import OPTIMIZERS
+
+    if name is None and lr is None:
+        return None
+    kind = name or ("adamw" if is_text else "sgd")
+    if kind not in OPTIMIZERS:
+        raise ValueError(f"--optimizer must be one of {list(OPTIMIZERS)}; came {kind!r}.")
+    return OPTIMIZERS[kind](lr if lr is not None else 0.001 if is_text else 0.01)
 
 
 def prepared(names: list[str], data: str | None) -> list[tuple[str, Any, Any]]:
@@ -94,7 +115,8 @@ def lockstep_of(
 ) -> LockstepReport:
     """The report on one network; what it raises is said in it, so that the others are still run.
 
-    engine: a factory of one's own, in place of torch's.  loss: `loss` and `loss_hyper` of manual_bp.lockstep.lockstep.
+    engine: a factory of one's own, in place of torch's.  loss: `loss`, `loss_hyper` and more of
+        manual_bp.lockstep.lockstep.
     Raises EngineError if the factory is none, or makes no engine of this network.
     """
     from manual_bp.lockstep import failed, lockstep
@@ -178,12 +200,29 @@ def lockstep(
             help="An engine of yours in place of torch's: factory(name, **options), as torch_ref.engine_of(module).",
         ),
     ] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(help="sgd, momentum (sgd with 0.9), adam or adamw.", show_default="sgd; text: adamw")
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate.", show_default="0.01; text: 0.001")] = None,
+    l2: Annotated[float, typer.Option(help="Adds L2/2 Σ W² to the cost.")] = 1e-4,
+    clip_norm: Annotated[
+        float | None, typer.Option(help="Gradients of a longer common norm are shortened to it.", show_default="none")
+    ] = None,
+    warmup: Annotated[int, typer.Option(min=0, help="Steps in which the learning rate grows from 0.")] = 0,
+    cosine: Annotated[
+        bool, typer.Option("--cosine", help="The learning rate falls along a cosine to a tenth in the last step.")
+    ] = False,
+    frozen: Frozen = None,
     json_file: Json = None,
 ) -> None:
     """A network by hand and by torch side by side, layer by layer.
     For example: manual-bp lockstep --model residual_mlp --data digits
     """
-    from manual_bp.losses import Loss
+    import torch
+
+    from manual_bp.training.factory import training_step
+    from manual_bp.training.optimizers import sgd
+    from manual_bp.training.schedules import Schedule
 
     with usage():
         check_device(device)
@@ -199,8 +238,14 @@ def lockstep(
             if len(names) > 1:
                 raise ValueError("--engine is an engine of one network; say which: --model mlp.")
             factory = load(engine, "a factory of engines")
-        for _, network_, _ in prepared(names, data):
-            Loss(loss or network_.usual_loss, hyper)
+        how: dict[str, Any] = {"l2": l2, "clip_norm": clip_norm, "frozen": tuple(frozen or ())}
+        if warmup or cosine:
+            how["schedule"] = Schedule(warmup, steps if cosine else None)
+        ready = prepared(names, data)
+        made = {name: made_of(optimizer, lr, learns_text(name)) for name in names}
+        for name, network_, _ in ready:
+            options = {**how, "optimizer": made[name] or sgd(0.01)}
+            training_step(network_, loss or network_.usual_loss, loss_hyper=hyper, **options).init(torch.Generator())
     one_thread()
     reports = []
     for name in names:
@@ -209,9 +254,9 @@ def lockstep(
             return iter(shown(numbers, f"{name} in lockstep with torch", steps))
 
         given = None if learns_text(name) and len(names) > 1 else data
-        how: dict[str, Any] = {"loss": loss, "loss_hyper": hyper, "engine": factory}
+        all_of = {**how, "loss": loss, "loss_hyper": hyper, "engine": factory, "optimizer": made[name]}
         with usage():
-            reports.append(lockstep_of(name, given, steps, dtype, device, progress, **how))
+            reports.append(lockstep_of(name, given, steps, dtype, device, progress, **all_of))
         print_lockstep(name, reports[-1])
     passed = all(report.passed for report in reports)
     print_verdict(passed, "")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from manual_bp.cli.lockstep import LabelSmoothing, LossHyper, LossName, hyper_of
+from manual_bp.cli.lockstep import Frozen, LabelSmoothing, LossHyper, LossName, hyper_of
 from manual_bp.cli.session import Session
 from manual_bp.cli.shared import one_thread, usage
 from manual_bp.cli.text_session import TextSession
@@ -80,6 +80,7 @@ def train(
     max_norm: Annotated[
         float | None, typer.Option(help="Longest weight vector of a unit.", show_default="no limit")
     ] = None,
+    frozen: Frozen = None,
     augment: Annotated[
         bool | None,
         typer.Option(
@@ -118,7 +119,8 @@ def train(
     """
     options = (model, data, epochs, batch_size, loss, optimizer, lr, l2, l1, dropout, clip_norm, max_norm, augment)
     names = "model data epochs batch_size loss optimizer lr l2 l1 dropout clip_norm max_norm augment"
-    others = {"patience": patience, "seed": seed, "dtype": dtype, "warmup": warmup, "cosine": cosine}
+    others: dict[str, Any] = {"patience": patience, "seed": seed, "dtype": dtype, "warmup": warmup, "cosine": cosine}
+    others["frozen"] = frozen or None
     named = zip([*names.split(), *others], [*options, *others.values()], strict=True)
     given: dict[str, Any] = {name: value for name, value in named if value is not None}
     one_thread()  # bit for bit holds for one number of threads

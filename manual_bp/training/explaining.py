@@ -1,4 +1,4 @@
-"""Why an engine's step is wrong: the wrong step, or the wrong update, that makes what the engine shows."""
+"""Why an engine's step is wrong: the wrong step that makes what the engine shows; of wrong updates see seeking.py."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from manual_bp.training.hypotheses import hypotheses
 from manual_bp.training.moment import Moment
 from manual_bp.training.step import Step, TrainingState
 from manual_bp.training.visits import visit_case
-from manual_bp.training.wrong_updates import Updating, wrong_updates
 
 SECONDS = 3.0
 """For the oracle's search, as it takes by default."""
@@ -26,48 +25,19 @@ IMPOSSIBLE = (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError)
 WIDER = 4
 # It explains what came only if it is nearer by this factor than what is due, where that is furthest off.
 NEARER = 8
-# Of causes that one update does not tell apart, so many are said.
-MOST_CAUSES = 3
 
 
 def cause_of_step(step: Step, now: Moment, before: Moment | None, width: StepRecord, suspects: Collection[str]) -> str:
     """The wrong step that an engine's step is, in words; "" if none of those that are known."""
     with_params = not now.shown.gradients.keys() >= now.due.gradients.keys()
     due, shown, allowed = (_flat(record, with_params) for record in (now.due, now.shown, width))
-    for words, made in hypotheses(step, now, before, suspects):
-        with suppress(*IMPOSSIBLE):
-            if _is(_flat(made(), with_params), due, shown, allowed):
-                return words
+    # What an engine shows may be of no size that a hypothesis thinks of: the verdict stands without a cause.
+    with suppress(*IMPOSSIBLE):
+        for words, made in hypotheses(step, now, before, suspects):
+            with suppress(*IMPOSSIBLE):
+                if _is(_flat(made(), with_params), due, shown, allowed):
+                    return words
     return ""
-
-
-def cause_of_update(
-    step: Step,
-    state: TrainingState,
-    shown: StepRecord,
-    due: StepRecord,
-    width: StepRecord,
-    former: Tensors | None,
-) -> str:
-    """The wrong updates that an engine's can be, in words; "" if none of those that are known."""
-    if moved := frozen_moved(step, state, shown):
-        return moved
-    of = Updating.of(step, state, shown.gradients, former)
-    due_, shown_, allowed = ({**r.params, **_named(r.optimizer)} for r in (due, shown, width))
-    found: dict[str, Tensors] = {}
-    for words, made in wrong_updates(of):
-        with suppress(*IMPOSSIBLE):
-            params, optimizer = made()
-            whole = {**params, **_named(optimizer)}
-            # Or an engine that shows its state of the right update, and has updated the parameters otherwise.
-            if _is(whole, due_, shown_, allowed) or _is(params, due.params, shown.params, width.params):
-                same = (all(torch.equal(params[n], other[n]) for n in params) for other in found.values())
-                if not any(same):  # the same in other words
-                    found[words] = params
-    # Adam's first step hardly shows the size of a gradient, and so not how it was clipped.
-    told = "; or ".join(list(found)[:MOST_CAUSES]) + ("; or others" if len(found) > MOST_CAUSES else "")
-    several = " (this step does not tell which)" if len(found) > 1 else ""
-    return f"{told}{several}" or not_moved(state, due, shown) or _factor(state, shown, due, width)
 
 
 def frozen_moved(step: Step, state: TrainingState, shown: StepRecord) -> str:
@@ -84,28 +54,6 @@ def not_moved(state: TrainingState, due: StepRecord, shown: StepRecord) -> str:
     if moved:
         return f"{' and '.join(moved[:4])} {'is' if len(moved) == 1 else 'are'} left out of the update and not moved"
     return ""
-
-
-def _factor(state: TrainingState, shown: StepRecord, due: StepRecord, width: StepRecord) -> str:
-    """Whether every parameter moved by the same multiple of what is due."""
-    names = [n for n in due.params if n in shown.params]
-    if not names:
-        return ""
-    start = {n: state.params[n].double().cpu() for n in names}
-    wanted = {n: due.params[n].double().cpu() - start[n] for n in names}
-    came = {n: shown.params[n].double().cpu() - start[n] for n in names}
-    flat, due_ = (torch.cat([t[n].flatten() for n in names]) for t in (came, wanted))
-    if not float(due_.norm()):
-        return ""
-    c = float(flat @ due_ / (due_ @ due_))
-    made = {n: start[n] + c * wanted[n] for n in names}
-    # One factor among many wrong numbers is no cause: it must account for what came in each element, and for nearly
-    # all that it is away from what is due.
-    if not _is(made, due.params, shown.params, width.params):
-        return ""
-    if float((flat - c * due_).norm()) * NEARER > float((flat - due_).norm()):
-        return ""
-    return f"the parameters move by {c:.6g} times what is due: another learning rate, or a factor of the gradients"
 
 
 def cause_of_layer(visit: Visit, dtype: torch.dtype) -> str:
@@ -128,23 +76,28 @@ def cause_of_layer(visit: Visit, dtype: torch.dtype) -> str:
 
 def _is(made: Tensors, due: Tensors, shown: Tensors, allowed: Tensors) -> bool:
     """Whether what is shown is what a wrong program makes, and not what is due."""
+    return all(fitting(made, due, shown, allowed))
+
+
+def fitting(made: Tensors, due: Tensors, shown: Tensors, allowed: Tensors) -> tuple[bool, bool]:
+    """Whether what is shown is what a wrong program makes; and whether it is visibly not what is due."""
     furthest, there = 0.0, 0.0
     for name, width in allowed.items():
         if name not in shown or name not in made:
             continue
         came, wrong, right = (x[name].detach().cpu().double() for x in (shown, made, due))
         if came.shape != wrong.shape:
-            return False
+            return False, False
         # A wrong program with larger numbers has larger errors.
         grown = max(1.0, _size(wrong) / _size(right) if _size(right) else 1.0)
         error, limit = (came - wrong).abs(), WIDER * grown * width
         if not bool((error <= limit).all()):
-            return False
+            return False, False
         off = ((came - right).abs() / width.clamp(min=torch.finfo(torch.float64).tiny)).flatten()
         if off.numel() and float(off.max()) > furthest:
             furthest = float(off.max())
             there = float(error.flatten()[off.argmax()] / (came - right).abs().flatten()[off.argmax()])
-    return furthest > 1 and there < 1 / NEARER
+    return True, furthest > 1 and there < 1 / NEARER
 
 
 def _size(x: Tensor) -> float:
@@ -166,5 +119,5 @@ def _flat(record: StepRecord, with_params: bool) -> dict[str, Tensor]:
     return dict(items())
 
 
-def _named(optimizer: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def named_state(optimizer: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"optimizer {name}": t for name, t in optimizer.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -27,6 +27,7 @@ def training_step(
     donate: bool = False,
     loss_hyper: Mapping[str, Any] = MappingProxyType({}),
     schedule: Schedule | None = None,
+    frozen: Collection[str] = (),
 ) -> Step:
     """A step that trains `model` by hand-derived gradients.
 
@@ -37,6 +38,8 @@ def training_step(
     max_norm: after each update, the incoming weights of a unit that are longer than this are shortened to it.
     clip_norm: gradients (penalties included) whose common norm exceeds this are shortened to it before the update.
     schedule: by which the optimiser's learning rate is multiplied in each step (training.schedules).
+    frozen: names of parameters that are not to move, nor to count where gradients are clipped (`step.init` refuses
+        others than the model's).
     compiled: the step is one compiled program for each shape of batch (training.compiled_step).
     donate: a compiled step updates the state in place, and the old state is emptied.
     Raises ValueError for an unknown loss, a negative penalty, a limit that is not positive, an argument of another
@@ -62,10 +65,10 @@ def training_step(
         if optimizer.name not in MAKERS:
             raise ValueError(f"a schedule is for {list(MAKERS)}; came the optimiser {optimizer.name!r}. Leave it out.")
     if not compiled:
-        return Step(model, cost, optimizer, l2, l1, max_norm, clip_norm, schedule)
+        return Step(model, cost, optimizer, l2, l1, max_norm, clip_norm, schedule, frozenset(frozen))
     from manual_bp.training.compiled_step import CompiledStep  # whoever compiles nothing need not wait for it
 
-    return CompiledStep(model, cost, optimizer, l2, l1, max_norm, clip_norm, schedule, donate=donate)
+    return CompiledStep(model, cost, optimizer, l2, l1, max_norm, clip_norm, schedule, frozenset(frozen), donate=donate)
 
 
 def _kind(value: object) -> str:

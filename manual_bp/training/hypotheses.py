@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from manual_bp.arithmetic.perturbed import wide
-from manual_bp.chain import Dropout, Layer, Leaf, Tensors, Visit, leaves, probe
+from manual_bp.chain import Layer, Leaf, Tensors, Visit, leaves, probe
 from manual_bp.training.clipping import clip_by_norm
 from manual_bp.training.engine import COTANGENTS, ManualEngine, StepRecord
 from manual_bp.training.moment import Hypothesis, Moment
 from manual_bp.training.step import Step, TrainingState
 from manual_bp.training.variants import variants
 from manual_bp.training.wrong_losses import outputs_of, wrong_losses
+from manual_bp.training.wrong_masks import normalised_by_pieces, with_buffers, wrong_masks, wrong_modes
 
 
 def hypotheses(step: Step, now: Moment, before: Moment | None, suspects: Collection[str]) -> Iterator[Hypothesis]:
@@ -33,6 +34,8 @@ def hypotheses(step: Step, now: Moment, before: Moment | None, suspects: Collect
 
     yield from _of_frozen(step, now)
     yield from _of_data(step, now, before, run)
+    yield from wrong_masks(step, now, before, run)
+    yield from wrong_modes(step, run)
     yield from wrong_losses(step, now, run)
     if before is not None:
         yield from _of_gradients(now, before)
@@ -41,6 +44,7 @@ def hypotheses(step: Step, now: Moment, before: Moment | None, suspects: Collect
             for words, layer in variants(leaf):
                 yield f"{name}: {words}", lambda layer=layer, name=name: run(_with(step, {name: layer}))  # type: ignore[misc]
     yield from _everywhere(step, run)
+    yield from normalised_by_pieces(step, now, run)
     yield from _of_penalties(step, now, run)
     yield from _of_sharing(step, now)
     yield from _of_shown_gradients(step, now)
@@ -83,20 +87,6 @@ def _of_data(step: Step, now: Moment, before: Moment | None, run: Callable[..., 
         yield "it trains on the batch of the step before", lambda: run(x=before.x, target=before.target)
         yield "its targets are those of the step before", lambda: run(target=before.target)
         yield "its inputs are those of the step before", lambda: run(x=before.x)
-    if before is not None and step.model.masks:
-        former = {n: before.state.buffers[n] for n in step.model.masks if n in before.state.buffers}
-        yield "dropout uses the masks of the step before", lambda: run(state=_with_buffers(now.state, former))
-    own = {}
-    for name, leaf in leaves(step.model).items():
-        y = now.shown.layers.get(name, {}).get("y")
-        if isinstance(leaf, Dropout) and y is not None:
-            (mask,) = leaf.names.values()
-            own[mask] = (y != 0).cpu()
-    if own:
-        yield (
-            "dropout draws masks of its own, and not those of the state; shown in buffers they would be the step's",
-            lambda: run(state=_with_buffers(now.state, own)),
-        )
     n = len(now.x)
     for words, rows in (
         ("the first half of the batch alone is used", slice(0, n // 2)),
@@ -137,13 +127,9 @@ def _of_data(step: Step, now: Moment, before: Moment | None, run: Callable[..., 
 MOST_ROWS = 32
 
 
-def _with_buffers(state: TrainingState, buffers: Tensors) -> TrainingState:
-    return replace(state, buffers={**state.buffers, **buffers})
-
-
 def _of_rows(step: Step, now: Moment, rows: slice, run: Callable[..., StepRecord]) -> StepRecord:
     masks = {n: now.state.buffers[n][rows] for n in step.model.masks if n in now.state.buffers}
-    record = run(state=_with_buffers(now.state, masks), x=now.x[rows], target=now.target[rows])
+    record = run(state=with_buffers(now.state, masks), x=now.x[rows], target=now.target[rows])
     return replace(record, layers={})  # of as many rows as there are
 
 

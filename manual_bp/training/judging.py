@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -26,6 +26,8 @@ from manual_bp.training.step import Step, TrainingState
 from manual_bp.training.visits import branches_differ, copied, diverged, visit_case
 
 LETTERS = {"weight": "W", "bias": "b"}
+# Layers in one sentence.
+MOST_NAMED = 5
 
 
 class Judge:
@@ -61,17 +63,22 @@ class Judge:
         self.owner: dict[str, str] = {}
         for layer, leaf in self.leaves.items():
             self.owner = {**dict.fromkeys((*leaf.names.values(), *leaf.shapes), layer), **self.owner}
-        self.disagreements: list[Disagreement] = []
+        self._found: list[Disagreement] = []
         self.flips = 0
         self.diverged = ""
         self.unshown: list[str] = []
         self.shows_gradients = True
+        self._shown: Mapping[str, Tensors] = {}
         self._rows: dict[tuple[str, str], Row] = {}
         self._own = OwnJudge(self)
 
     @property
     def rows(self) -> list[Row]:
         return list(self._rows.values())
+
+    @property
+    def disagreements(self) -> list[Disagreement]:
+        return self._own.told(self._found)
 
     def step(
         self, number: int, state: TrainingState, x: Tensor, target: Tensor, seed: int = 0
@@ -90,6 +97,7 @@ class Judge:
         state = replace(state, buffers={**state.buffers, **drawn})
         ours, visits = self.manual.step(state, x, target), dict(self.manual.visits)
         lacking = check_record(theirs, ours, self.against)
+        self._shown = theirs.layers
         self.unshown += [words for words in lacking if words not in self.unshown]
         self.shows_gradients = theirs.gradients.keys() >= ours.gradients.keys() - self.training.frozen
         self.diverged = diverged(number, ours, theirs, self.dtype)
@@ -99,10 +107,8 @@ class Judge:
             # A layer that is wrong by itself is the cause of what is wrong behind it, so it is named first.
             alone = self._alone(number, visits)
             whole = list(self._whole(number, ours, theirs, width, flipped))
-            self.disagreements += alone or self._own.judged(
-                Judged(number, state, x, target, ours, theirs, width), whole
-            )
-            self.disagreements += whole if alone else []
+            self._found += alone or self._own.judged(Judged(number, state, x, target, ours, theirs, width), whole)
+            self._found += whole if alone else []
         return ours, theirs
 
     def _whole(
@@ -175,7 +181,7 @@ class Judge:
     def origin(self, layer: str, letter: str) -> str:
         """Which piece of the text computed a tensor."""
         if layer == "loss":
-            return f"it is the forward of the loss{self._or_penalty}"
+            return f"it is the forward of the loss{self._or_penalty}{self._or_layers}"
         if layer == "optimizer":
             return self._update
         rule = self.leaves[layer].rule.name
@@ -192,7 +198,32 @@ class Judge:
         name = next(name for name, prefixed in self.named(layer, "d") if prefixed == letter)
         sharing = [other for other, each in self.leaves.items() if name in each.names.values()]
         shared = f", added up over {' and '.join(sharing)}, which share {name}" if len(sharing) > 1 else ""
-        return f"it comes from the backward of {leaf.rule.name}{shared}{self._or_penalty}"
+        return f"it comes from the backward of {leaf.rule.name}{shared}{self._or_above(layer)}{self._or_penalty}"
+
+    def _or_above(self, layer: str) -> str:
+        """What an engine that does not show a layer's cotangent may have wrong in place of its backward: what passes it
+        back, up to the next layer of which something is shown."""
+        found: list[str] = []
+        above, ends = [layer], False
+        while above:
+            unshown = [each for each in above if not any(k in COTANGENTS for k in self._shown.get(each, ()))]
+            ends |= any(not self.takers[each] for each in unshown)
+            above = [t for t in dict.fromkeys(t for each in unshown for t in self.takers[each]) if t not in found]
+            found += above
+        names = [f"{self.leaves[name].rule.name} ({name})" for name in found]
+        if len(names) > MOST_NAMED:
+            names = [*names[:MOST_NAMED], f"{len(names) - MOST_NAMED} more"]
+        names += ["the loss"] if ends else []
+        return f", or of what passes back to it and is not shown: {', '.join(names)}" if names else ""
+
+    @property
+    def _or_layers(self) -> str:
+        """What an engine that shows no layers may have wrong in place of its loss."""
+        if any(self._shown.get(layer) for layer in self.order):
+            return ""
+        drawn = self.training.model.masks
+        own = "; masks of dropout that it draws itself are to be shown in buffers" if drawn else ""
+        return f", or of any layer, as none is shown{own}"
 
     @property
     def _or_penalty(self) -> str:

@@ -18,9 +18,10 @@ from manual_bp.oracle.errors import errors
 from manual_bp.training.disagreement import UPDATE, Disagreement, Judged
 from manual_bp.training.engine import COTANGENTS, VALUES, StepRecord
 from manual_bp.training.evaluating import wrong_evaluation
-from manual_bp.training.explaining import cause_of_layer, cause_of_step, cause_of_update, frozen_moved, not_moved
+from manual_bp.training.explaining import cause_of_layer, cause_of_step, frozen_moved, not_moved
 from manual_bp.training.moment import Moment
 from manual_bp.training.replaying import Replay, replayed, replayed_update
+from manual_bp.training.seeking import Seen, UpdatesSeen
 from manual_bp.training.step import TrainingState
 from manual_bp.training.visits import copied
 
@@ -38,7 +39,10 @@ class OwnJudge:
         self.judge = judge
         self.before: Moment | None = None
         self.kept: Tensors | None = None
-        self.explained = self.explained_update = False
+        self.explained = False
+        self.updates = UpdatesSeen(judge.training, judge.dtype)
+        self.update_found: Disagreement | None = None
+        self._told: tuple[int, str] = (0, "")
 
     def judged(self, judged: Judged, whole: list[Disagreement]) -> list[Disagreement]:
         """What is wrong with a step, first what is wrong by itself.
@@ -126,7 +130,8 @@ class OwnJudge:
             wrong = list(dict.fromkeys(d.layer for d in found if d.layer in judge.leaves)) or [first[0].layer]
             below = [t for layer in wrong for t in judge.takers.get(layer, [])]
             suspects = {*wrong[:4], *below[:4]} if shows and found else set(judge.order[:MOST_SUSPECTS])
-            cause = cause_of_step(judge.training, now, self.before, judged.width, suspects)
+            cause = getattr(judge.engine, "beside", "")
+            cause = cause or cause_of_step(judge.training, now, self.before, judged.width, suspects)
             cause = cause or (self._cause_of_layer(replay, judged, found[0]) if found else "")
             if not cause and not judge.shows_gradients:
                 cause = frozen_moved(judge.training, judged.state, theirs) or not_moved(
@@ -203,9 +208,10 @@ class OwnJudge:
             if name not in judge.training.frozen
         }
         self.kept = judge.training.update(own, gradients, {}).optimizer
-        if not (whole or self._is_asked(judged.number)):
-            return []
         found: list[Disagreement] = []
+        if not (whole or self._is_asked(judged.number)):
+            self.updates.note(Seen(judged.number, state, dict(own.optimizer), gradients, theirs), False)
+            return []
         step, limit = judge.training, judge.training.clip_norm
         ways = [(step, state)] + ([(step, own)] if own is not state else [])
         if limit is not None and float(torch.stack([g.norm() for g in gradients.values()]).norm()) <= limit:
@@ -217,16 +223,22 @@ class OwnJudge:
             found = wrong if not wrong or not found else found
             if not wrong:
                 break
-        if found and not self.explained_update:
-            self.explained_update = True
-            former = None if self.before is None else self.before.shown.gradients
-            cause = cause_of_update(judge.training, state, theirs, *self._due_of(judged, gradients), former)
-            if cause:
-                found[0] = replace(found[0], sentence=f"the update is wrong: {cause} ({found[0].sentence})")
+        self.updates.note(Seen(judged.number, state, dict(own.optimizer), gradients, theirs), bool(found))
+        if found and self.update_found is None:
+            self.update_found = found[0]
         return found
 
-    def _due_of(self, judged: Judged, gradients: Tensors) -> tuple[StepRecord, StepRecord]:
-        return replayed_update(self.judge.training, judged.state, gradients, self.judge.dtype, judged.number)
+    def told(self, disagreements: list[Disagreement]) -> list[Disagreement]:
+        """With the cause in the sentence of the first wrong update, as all steps so far tell it."""
+        if self.update_found is None or not any(d is self.update_found for d in disagreements):
+            return disagreements
+        if self._told[0] != len(self.updates.steps):
+            self._told = len(self.updates.steps), self.updates.cause()
+        _, cause = self._told
+        if not cause:
+            return disagreements
+        sentence = f"the update is wrong: {cause} ({self.update_found.sentence})"
+        return [replace(d, sentence=sentence) if d is self.update_found else d for d in disagreements]
 
     def _compared_update(self, judged: Judged, due: StepRecord, width: StepRecord) -> list[Disagreement]:
         judge, theirs = self.judge, judged.theirs

@@ -62,6 +62,7 @@ class Configuration:
     lr: None is the optimiser's usual one, LEARNING_RATES.
     patience: epochs without a better validation loss after which training stops; 0 never stops, and keeps the last
         parameters instead of the best.
+    frozen: names of parameters that do not move.
     warmup, cosine: the schedule of the learning rate (training.schedules), whose cosine ends with the last epoch.
     """
 
@@ -84,6 +85,7 @@ class Configuration:
     dtype: str = "float32"
     warmup: int = 0
     cosine: bool = False
+    frozen: list[str] = field(default_factory=list)
 
 
 TEXT: dict[str, Any] = {
@@ -149,7 +151,9 @@ class Run:
         self.batches = MiniBatches(len(self.training.x), c.batch_size, c.seed)
         if c.warmup or c.cosine:
             limits["schedule"] = Schedule(c.warmup, c.epochs * len(self.batches) if c.cosine else None)
-        self.step: Step = training_step(model, loss, loss_hyper=c.loss_hyper, optimizer=self.optimizer, **limits)
+        self.step: Step = training_step(
+            model, loss, loss_hyper=c.loss_hyper, optimizer=self.optimizer, frozen=c.frozen, **limits
+        )
         changes = {**AUGMENTATION, "shift": min(data.image) // LENGTH_PER_SHIFT}
         self.augment: Augment | None = partial(augment, image=data.image, **changes) if c.augment else None
         self.early = EarlyStopping(c.patience) if c.patience else None

@@ -76,6 +76,8 @@ class Step:
                 wanted, came = tuple(drawn[wrong[0]].shape), tuple(params[wrong[0]].shape)
                 raise ValueError(f"params[{wrong[0]!r}] must have shape {wanted}; came {came}.")
             drawn = {name: params[name].detach().to(device, dtype) for name in drawn}
+        if unknown := sorted(self.frozen - drawn.keys()):
+            raise ValueError(f"frozen must be names of {sorted(drawn)}; came {unknown}.")
         seed = int(torch.randint(2**62, (), generator=generator))
         return TrainingState(drawn, buffers, self.optimizer.init(drawn), seed)
 

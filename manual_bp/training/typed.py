@@ -42,6 +42,9 @@ def fits(value: object, hint: Any) -> bool:
     if get_origin(hint) is dict:
         key, inner = get_args(hint)
         return isinstance(value, dict) and all(fits(k, key) and fits(v, inner) for k, v in value.items())
+    if get_origin(hint) is list:
+        (inner,) = get_args(hint)
+        return isinstance(value, list) and all(fits(each, inner) for each in value)
     if hint in (int, float):
         number = isinstance(value, int | float if hint is float else int) and not isinstance(value, bool)
         return number and -sys.float_info.max <= value <= sys.float_info.max  # type: ignore[operator]
@@ -52,6 +55,8 @@ def said(hint: Any) -> str:
     """A type in words."""
     if isinstance(hint, UnionType):
         return " or ".join(said(each) for each in get_args(hint))
+    if get_origin(hint) is list:
+        return "a list"
     words = {int: "a whole number", float: "a finite number", str: "a text", bool: "true or false", NoneType: "null"}
     return words.get(hint, "an object of numbers by name")
 

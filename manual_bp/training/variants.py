@@ -75,6 +75,11 @@ def _batch_norms(leaf: BatchNorm) -> Iterator[Variant]:
     yield "the biased variance (with n) goes into the running one, where that with n − 1 is due", _Biased(leaf)
 
 
+def evaluating(leaf: Leaf) -> Layer:
+    """A layer as in evaluation; its running statistics stay."""
+    return Identity() if isinstance(leaf, Dropout) else _Evaluating(leaf)
+
+
 def _sums() -> Iterator[Variant]:
     for keeps, words in ((1, "x is forgotten: y is f(x) alone"), (0, "f(x) is forgotten: y is x alone")):
         yield f"the residual sum is wrong, {words}", _Sum(value=keeps, back=keeps)
@@ -100,7 +105,9 @@ def _options(leaf: Leaf) -> Iterator[Variant]:
 
 
 @dataclass(frozen=True)
-class _Wrapped:
+class Wrapped:
+    """A layer of which something is changed."""
+
     leaf: Leaf
 
     def forward(self, params: Tensors, state: Tensors, x: Any) -> tuple[Any, Any, Tensors]:
@@ -114,7 +121,7 @@ class _Wrapped:
 
 
 @dataclass(frozen=True)
-class _Changed(_Wrapped):
+class _Changed(Wrapped):
     """With other hyperparameters, or another state."""
 
     hyper: Callable[[dict[str, Any]], dict[str, Any]] = lambda hyper: hyper
@@ -127,7 +134,7 @@ class _Changed(_Wrapped):
 
 
 @dataclass(frozen=True)
-class _Unbiasing(_Wrapped):
+class _Unbiasing(Wrapped):
     """Without its bias, which nobody moves either."""
 
     def forward(self, params: Tensors, state: Tensors, x: Any) -> tuple[Any, Any, Tensors]:
@@ -140,7 +147,7 @@ class _Unbiasing(_Wrapped):
 
 
 @dataclass(frozen=True)
-class _Mistaken(_Wrapped):
+class _Mistaken(Wrapped):
     """With one of the page's mistakes for its backward."""
 
     mistake: Mistake
@@ -166,7 +173,7 @@ class _Mistaken(_Wrapped):
 
 
 @dataclass(frozen=True)
-class _Evaluating(_Wrapped):
+class _Evaluating(Wrapped):
     def forward(self, params: Tensors, state: Tensors, x: Any) -> tuple[Any, Any, Tensors]:
         evaluating = self.leaf.inference()
         y, residuals, _ = evaluating.forward(params, state, x)
@@ -179,7 +186,7 @@ class _Evaluating(_Wrapped):
 
 
 @dataclass(frozen=True)
-class _Updated(_Wrapped):
+class _Updated(Wrapped):
     """The running statistics take in the batch so many times."""
 
     times: int
@@ -192,7 +199,7 @@ class _Updated(_Wrapped):
 
 
 @dataclass(frozen=True)
-class _Unbiased(_Wrapped):
+class _Unbiased(Wrapped):
     """(x − mean) / √(c var + eps) with c = n/(n − 1): the layer with eps/c, and its weight over √c."""
 
     def forward(self, params: Tensors, state: Tensors, x: Any) -> tuple[Any, Any, Tensors]:
@@ -210,7 +217,7 @@ class _Unbiased(_Wrapped):
 
 
 @dataclass(frozen=True)
-class _Biased(_Wrapped):
+class _Biased(Wrapped):
     def forward(self, params: Tensors, state: Tensors, x: Any) -> tuple[Any, Any, Tensors]:
         assert isinstance(self.leaf, BatchNorm)
         y, residuals, after = self.leaf.forward(params, state, x)

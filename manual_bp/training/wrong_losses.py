@@ -44,12 +44,24 @@ def wrong_losses(step: Step, now: Moment, run: Callable[..., StepRecord]) -> Ite
         yield words, lambda own=scaled: run(own)  # type: ignore[misc]
         hidden = replace(step, loss=_Scaled(step.loss.name, step.loss.hyper, factor, value=False))
         words = words.replace("the loss is", "the loss that is shown is right, and its gradient is that of", 1)
+        words = words.replace("½ forgotten", "½ forgotten, or the means of two pieces, or workers, are added up")
         yield words, lambda own=hidden: run(own)  # type: ignore[misc]
     if now.shown.params.keys() >= now.state.params.keys():
         after = replace(now.state, params={n: now.shown.params[n].detach() for n in now.state.params})
         yield (
             "the loss that is shown is that after the update, where that before it is due",
             lambda: replace(now.due, loss=run(state=after).loss),
+        )
+    due, came = float(now.due.loss), float(now.shown.loss)
+    if (step.l2 or step.l1) and due and came:
+        c = came / due
+        both = replace(step, loss=_Scaled(step.loss.name, step.loss.hyper, c), l2=c * step.l2, l1=c * step.l1)
+        yield f"cost and penalty together are {c:.6g} times what is due: the sum is scaled", lambda: run(both)
+    if step.loss.takes_classes:
+        bare = replace(step, loss=_Unnormalised(step.loss.name, step.loss.hyper))
+        yield (
+            "log_softmax is left out: the loss is −x of the right class, as nll_loss makes it of logits",
+            lambda: run(bare),
         )
     for words, loss in _others(step.loss):
         other = replace(step, loss=loss)
@@ -110,6 +122,17 @@ class _Behind(Loss):
         _, (dy,) = rule.vjp((y,), da)
         assert dy is not None
         return cost, dy
+
+
+@dataclass(frozen=True)
+class _Unnormalised(Loss):
+    """The mean of −x of the right class, over what is not ignored."""
+
+    def vjp(self, y: Tensor, target: Tensor, vjp: RuleVjp = Rule.vjp) -> tuple[Tensor, Tensor]:
+        counts = target.ne({**self.rule.defaults, **self.hyper}.get("ignore_index", -1))
+        dy = torch.zeros_like(y).scatter_(1, torch.where(counts, target, 0)[:, None].long(), -1.0)
+        dy = torch.where(counts[:, None], dy, 0) / counts.sum()
+        return (dy * y).sum(), dy
 
 
 @dataclass(frozen=True)

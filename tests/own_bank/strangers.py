@@ -266,18 +266,19 @@ class SharedMomentum(torch.optim.Optimizer):
             p.sub_(0.05 * buffer)
 
 
-@wrong("steps every second time", "update|zero", "second|every|not moved|2", **MOMENTUM)
+@wrong("steps every second time", "update", "every 2nd|every second", **MOMENTUM)
 class EverySecond(Loop):
     def train(self, x, target):
         loss = self.cost(x, target)
         loss.backward()
+        self.keep()
         if self.made % 2:
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=False)
         return loss
 
 
-@wrong("the average of the weights is handed on", "update", "average|EMA|ema", **MOMENTUM)
+@wrong("the average of the weights is handed on", "update", "average|EMA|mean of parameters", **MOMENTUM)
 class HandsOnTheAverage(Loop):
     def train(self, x, target):
         before = [p.detach().clone() for p in self.module.parameters()]

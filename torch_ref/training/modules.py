@@ -27,6 +27,7 @@ from torch_ref.training.optimizers import CLASSES
 LETTERS = {"z": "delta", "a": "da", "y": "dy"}
 MADE = Callable[..., torch.optim.Optimizer]
 SCHEDULER = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 TRAINING = ("loss", "loss_hyper", "optimizer", "l2", "l1", "max_norm", "clip_norm", "schedule", "frozen")
 """What lockstep tells an engine beside the model's configuration."""
 
@@ -291,6 +292,19 @@ class ModuleEngine:
 
         return hook
 
+    @property
+    def beside(self) -> str:
+        """What the module does by chance that the model does not, in words; "" if nothing."""
+        known = set(map(id, self._parts().values()))
+        found = [
+            f"{type(part).__name__}(p={part.p}) at {path!r}"
+            for path, part in self.module.named_modules()
+            if isinstance(part, DROPOUTS) and part.training and part.p and id(part) not in known
+        ]
+        if any(leaf.rule.name == "dropout" for leaf in self.leaves.values()):
+            return ""  # which of them is which cannot be told
+        return f"the module drops by chance where the model does not: {', '.join(found)}" if found else ""
+
     def _parts(self) -> dict[str, nn.Module]:
         """The part that each layer is, where that can be told: of layers with parameters by these, of the others by
         their place between them."""
@@ -307,6 +321,8 @@ class ModuleEngine:
         paths = [path for path, part in parts if known[path] or not isinstance(part, nn.Identity | nn.Flatten)]
         ours, theirs = _gaps(order, found), _gaps(paths, others.values())
         for gap, there in zip(ours, theirs, strict=True):
+            if len(gap) != len(there) and not any(self.leaves[layer].rule.name == "dropout" for layer in gap):
+                there = [path for path in there if not isinstance(dict(parts)[path], DROPOUTS)]
             if len(gap) == len(there):
                 found |= {layer: dict(parts)[path] for layer, path in zip(gap, there, strict=True)}
         return found

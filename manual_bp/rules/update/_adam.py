@@ -1,5 +1,6 @@
 """What Adam has, with coupled decay of weights or with decoupled: two moments, and a step made of them."""
 
+import math
 from collections.abc import Callable, Set
 from functools import partial
 from typing import Any
@@ -138,6 +139,8 @@ def varied_step(
     if "1 − β₁ in both moments" in names:
         fresh2 = one - b1
     m = b1 * exp_avg + fresh1 * (-grad if "sign of the first moment" in names else grad)
+    if "first moment begun with the gradient" in names and step == 1:
+        m = grad
     if INTERPOLATED in names:
         m = exp_avg + fresh1 * (grad - exp_avg)
     square = grad.abs() if "the gradient unsquared" in names else grad**2
@@ -152,6 +155,10 @@ def varied_step(
         correction1, correction2 = one - b1 * t, one - b2 * t
     ahead = b1 * m + (one - b1) * grad if "Nesterov's moment" in names else m
     m_hat = ahead / _tensor(correction1, m)
+    if "NAdam's moments" in names:
+        now, ahead_ = (beta1 * (1 - 0.5 * 0.96 ** (0.004 * k)) for k in (step, step + 1))
+        so_far = math.prod(beta1 * (1 - 0.5 * 0.96 ** (0.004 * k)) for k in range(1, step + 1))
+        m_hat = ahead_ * m / (1 - so_far * ahead_) + (1 - now) * grad / (1 - so_far)
     largest = None if max_exp_avg_sq is None else torch.maximum(max_exp_avg_sq, v)
     if largest is not None and "largest of what came before" in names:
         largest = max_exp_avg_sq
@@ -312,6 +319,16 @@ def adam_mistakes(varied: Varied) -> tuple[Mistake, ...]:
             "at once in exp_avg",
         ),
         mistake("Nesterov's moment", "that Adam's step is along m; this is NAdam's", "wherever grad is not m"),
+        mistake(
+            "NAdam's moments",
+            "that Adam's step is along m̂, and its β₁ the same in every step; this is torch.optim.NAdam",
+            "wherever grad is not m",
+        ),
+        mistake(
+            "first moment begun with the gradient",
+            "that m begins at 0, which is what its correction makes up for",
+            "in the first steps",
+        ),
         mistake("largest forgotten", "amsgrad: the largest v so far makes the step", "with max_exp_avg_sq"),
         mistake("largest of what came before", "that the newest v may be the largest", "where it is"),
         mistake(
