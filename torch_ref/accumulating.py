@@ -19,7 +19,7 @@ Step = Callable[..., Any]
 """(module, *batch) -> the cost of the whole batch; it leaves the gradients in .grad."""
 
 
-def accumulated(step: Step, module: nn.Module, pieces: Lengths = 2) -> Vjp:
+def accumulated(step: Step, module: nn.Module, pieces: Lengths = 2, constant: tuple[str, ...] = ()) -> Vjp:
     """The Vjp of a training step, for `compare` against the module that gives the cost of the whole batch.
 
     step: `step(module, *batch)` takes the batch apart as it does in training, calls backward for each piece, with
@@ -28,10 +28,13 @@ def accumulated(step: Step, module: nn.Module, pieces: Lengths = 2) -> Vjp:
         is floating-point, is judged; where nothing is, None came.
     module: forward takes the batch and returns the cost, or is whatever `step` calls.  Every call is on a copy, whose
         parameters get the inputs of their names ("weight", "0.weight" or "net_weight" for "net.weight").
+    constant: inputs by name that the step is given as they are, and asks no gradient of, such as targets that are
+        numbers; `compare` is told the same: inputs={"target": ((5, 2), Input(normal(), cotangent=False))}.
     pieces: how the step takes the batch apart, for the words (see `manual_bp.oracle.accumulated`).
 
     Raises ValueError for a module that normalises over the batch in training (the statistics of a piece are rightly
-    not those of the whole, so no sum of pieces is the whole's gradient), and for a step that returns no cost.
+    not those of the whole, so no sum of pieces is the whole's gradient), for a constant that is no input, and for a
+    step that returns no cost.
     """
     normalising = [
         name for name, part in module.named_modules() if isinstance(part, _BatchNorm) and (part.training or _own(part))
@@ -46,10 +49,13 @@ def accumulated(step: Step, module: nn.Module, pieces: Lengths = 2) -> Vjp:
     def named(names: tuple[str, ...]) -> Vjp:
         tensors = [name for name, _ in (*module.named_parameters(), *module.named_buffers())]
         targets = [target_of(module, name, tensors) for name in names]
+        if unknown := [name for name in constant if name not in names]:
+            raise ValueError(f"accumulated: constant must name inputs of {list(names)}; came {unknown[0]!r}.")
+        fixed = [name in constant for name in names]
 
         def stepped(inputs: tuple[Tensor | None, ...], dy: Any) -> tuple[Any, tuple[Tensor | None, ...]]:
             with torch.inference_mode(False), torch.enable_grad():
-                return _run(step, copy.deepcopy(module), targets, inputs, dy)
+                return _run(step, copy.deepcopy(module), targets, fixed, inputs, dy)
 
         return of_pieces(stepped, pieces, whole=True)  # type: ignore[arg-type]  # a step has no hyperparameters
 
@@ -67,16 +73,22 @@ def _own(part: _BatchNorm) -> bool:
 
 
 def _run(
-    step: Step, module: nn.Module, targets: list[str | None], inputs: tuple[Tensor | None, ...], dy: Tensor
+    step: Step,
+    module: nn.Module,
+    targets: list[str | None],
+    fixed: list[bool],
+    inputs: tuple[Tensor | None, ...],
+    dy: Tensor,
 ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
     leaves: list[Tensor | None] = []
     like = next((x for x in inputs if x is not None and x.is_floating_point()), dy)
     module.to(like.device, like.dtype)
     own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     batch = []
-    for x, target in zip(inputs, targets, strict=True):
+    for x, target, is_constant in zip(inputs, targets, fixed, strict=True):
         if target is None:
-            leaf = None if x is None else x.detach().clone().requires_grad_(x.is_floating_point())
+            follows = x is not None and x.is_floating_point() and not is_constant
+            leaf = None if x is None else x.detach().clone().requires_grad_(follows)
             batch.append(leaf)
         elif x is not None:
             leaf = own[target]

@@ -7,6 +7,7 @@ import torch
 
 import manual_bp as bp
 import torch_ref
+from manual_bp.inputs import Input, normal
 from manual_bp.oracle import Case, accumulated, compare
 from manual_bp.oracle.cases import generated
 from tests.oracle.optimizers.bank import loops
@@ -151,3 +152,52 @@ def test_an_output_that_grows_with_the_batch_unsaid_has_no_pieces():
     report = compare(wrong, running_sum, inputs={"x": (7, 3, 5), "decay": (5,)}, diagnose=0.5)
     assert not report.passed
     assert not any("piece" in diagnosis for diagnosis in report.diagnoses), str(report)
+
+
+def costly(x, mask, weight, target, p: float = 0.5):
+    h = torch.where(mask, torch.tanh(x @ weight.T) / (1 - p), 0)
+    return (h - target).square().mean()
+
+
+def test_a_checkpoint_that_draws_another_mask_is_named():
+    """Of a cost, off which no mask can be read."""
+
+    def vjp(inputs, dy, p=0.5):
+        x, mask, weight, target = inputs
+        a = torch.tanh(x @ weight.T)
+        drawn = torch.rand(mask.shape) >= p
+        dh = 2 * dy * (torch.where(drawn, a / (1 - p), 0) - target) / a.numel()
+        dz = torch.where(drawn, dh / (1 - p), 0) * (1 - a * a)
+        return costly(*inputs, p=p), (dz @ weight, None, dz.T @ x, -dh)
+
+    inputs = {"x": (6, 5), "mask": torch.rand(6, 4) > 0.5, "weight": (4, 5), "target": (6, 4)}
+    report = compare(vjp, costly, inputs=inputs, diagnose=60)
+    words = "where y is right and draws none: backward draws anew, as where it computes forward again (a checkpoint)"
+    assert words in report.diagnoses[0], str(report)
+
+
+class Odds(torch.nn.Linear):
+    """torch knows no derivative of this cost by its target."""
+
+    def forward(self, x, target):
+        return torch.nn.functional.binary_cross_entropy(super().forward(x).sigmoid(), target.sigmoid().detach())
+
+
+@pytest.mark.parametrize("declared", [("target",), ()])
+def test_what_asks_for_no_gradient_is_declared(declared):
+    def step(module, x, target):
+        target.numpy()  # which torch refuses where it follows a gradient
+        for own, labels in zip(x.split(2), target.split(2), strict=True):
+            (module(own, labels) * len(own) / len(x)).backward()
+        return module(x, target).detach()
+
+    cost = Odds(3, 2)
+    inputs = {"x": (5, 3), "target": ((5, 2), Input(normal(), cotangent=False)), "weight": (2, 3), "bias": (2,)}
+    case = Case(tuple(map(torch.randn, ((5, 3), (5, 2), (2, 3), (2,)))), torch.ones(()))
+    candidate = torch_ref.accumulated(step, cost, [2], constant=declared)
+    assert compare(candidate, cost, inputs=inputs, cases=[case], diagnose=0).passed == bool(declared)
+
+
+def test_a_constant_is_an_input():
+    with pytest.raises(ValueError, match="constant must name inputs"):
+        compare(torch_ref.accumulated(lambda module, x: x.sum(), Odds(3, 2), constant=("y",)), "tanh")

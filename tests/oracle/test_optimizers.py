@@ -259,6 +259,14 @@ def test_a_candidate_that_raises_is_wrong():
     assert "raised ArithmeticError: no" in report.mismatches[0].detail
 
 
+@pytest.mark.parametrize(
+    ("candidate", "given"), [(torch.optim.Adam, {"declared": "8 bits"}), (of_optimizer(torch.optim.Adam), {"eps": 1.0})]
+)
+def test_an_unknown_argument_is_told_what_there_is(candidate, given):
+    with pytest.raises(ValueError, match="state_error=1/127"):
+        compare_optimizer(candidate, "adam_update", **given)
+
+
 def test_only_updates_are_judged():
     other = next(name for name, rule in bp.RULES.items() if rule.has_backward)
     with pytest.raises(ValueError, match="rule must be the update of a parameter"):

@@ -69,8 +69,31 @@ def _again(search: Search, candidate: Vjp, point: Point, argument: str) -> str:
         return "another value came when it was called again, so it uses what an earlier call left behind"
     three = result(2)
     if three is not None and _is_same(two, three, sample):
-        return "it draws random numbers, and differs when these do"
+        drawn = "it draws random numbers, and differs when these do"
+        return f"{drawn}{_drawn_behind(search, candidate, point, argument)}"
     return "no two calls gave the same"
+
+
+def _drawn_behind(search: Search, candidate: Vjp, point: Point, argument: str) -> str:
+    """Whether backward alone draws, and forward does not, in words."""
+    outputs = [name for name in search.rule.arguments if not name.startswith("d") and name in point.samples]
+    if argument in outputs or not outputs:
+        return ""
+    case = point.record.evidence.case
+    for output in outputs:
+        with seeded(1):
+            one = _result(search, candidate, case, output)
+        with seeded(2):
+            two = _result(search, candidate, case, output)
+        sample = point.samples[output]
+        if one is None or two is None or not (_is_same(one, two, sample) and _is_same(one, sample.expected, sample)):
+            return ""
+    masks = [name for name in search.rule.inputs if search.rule.kind(name) is torch.bool]
+    again = f" with another {' or '.join(masks)} than the given one" if masks else ""
+    return (
+        f", where {' and '.join(outputs)} is right and draws none: backward draws anew, as where it computes forward "
+        f"again (a checkpoint){again}"
+    )
 
 
 def _result(search: Search, candidate: Vjp, case: Case, argument: str) -> Tensor | None:

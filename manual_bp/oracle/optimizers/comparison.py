@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -61,6 +62,7 @@ def compare_optimizer(
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device must be one that torch can use here; came {device!r}: {error}") from None
+    _refuse_unknown(candidate, fixed)
     driven = of_optimizer(candidate, **fixed) if isinstance(candidate, type) else candidate
     report = Report(declared.name, str(dtype).removeprefix("torch."), device, worst={"param": Worst()})
     judging = Judging(declared, contract_of(dtype), dtype, loop, state_error)
@@ -88,6 +90,25 @@ def compare_optimizer(
         report.search = NOT_SOUGHT
     report.clean()
     return report
+
+
+def _refuse_unknown(candidate: object, fixed: Mapping[str, Any]) -> None:
+    """Raises ValueError for arguments that neither the class nor `compare_optimizer` has."""
+    if not isinstance(candidate, type):
+        unknown = list(fixed)
+        what = "the candidate is no class, and its arguments are given where it is made: of_optimizer(make, ...)"
+    else:
+        taken = inspect.signature(candidate).parameters
+        takes_any = any(p.kind is p.VAR_KEYWORD for p in taken.values())
+        unknown = [] if takes_any else [name for name in fixed if name not in taken]
+        what = f"{candidate.__name__} takes {', '.join(taken)}"
+    if unknown:
+        own = [name for name, p in inspect.signature(compare_optimizer).parameters.items() if p.kind is p.KEYWORD_ONLY]
+        raise ValueError(
+            f"compare_optimizer: came {unknown[0]!r}, which is unknown: {what}; compare_optimizer itself takes "
+            f"{', '.join(own)}. A state that is kept in few bits is declared by state_error=1/127, or a dtype; what is "
+            "done otherwise by conventions=."
+        )
 
 
 def _declared(page: Rule, conventions: Mapping[str, str]) -> tuple[Rule, Change | None]:
