@@ -120,8 +120,9 @@ class Isolated(Elsewhere):
         came = self._ask("plain", case)
         with self._talk.reading():
             results = self._results(came["results"], case)
+            raised = readable(shortened(str(came["raised"])))
         if results is None:
-            raise RuntimeError("the candidate returned no results")
+            raise RuntimeError(f"the candidate raised {raised}" if raised else "the candidate returned no results")
         outputs = len(results) - len(inputs)
         return results[0] if outputs == 1 else results[:outputs], results[outputs:]
 

@@ -13,7 +13,7 @@ from manual_bp.oracle import calling
 from manual_bp.oracle.calling import for_inputs, require_candidate, variants
 from manual_bp.oracle.case import Case
 from manual_bp.oracle.foreign import shortened
-from manual_bp.oracle.invocation import Call, call_with, parameters_of
+from manual_bp.oracle.invocation import Call, call_with, described_error, parameters_of
 from manual_bp.oracle.loading import load
 from manual_bp.oracle.messages import MOST_TEXTS, Form, receive_question, send_answer
 from manual_bp.oracle.results import all_kept, plain
@@ -89,8 +89,8 @@ def _called(candidate: Vjp, question: Mapping[str, Any], case: Case, first: tupl
             return Call(
                 all_kept([plain(x) for x in (*(parts(y) if isinstance(case.dy, tuple) else (y,)), *grads)], case)
             )
-        except (Exception, SystemExit):
-            return Call()
+        except (Exception, SystemExit) as error:
+            return Call(raised=described_error(error))
     rule: Any = Form(**question["rule"])
     if how == "call_filled":
         return Call(traps=list(calling.call_filled(candidate, rule, case, first).items()))

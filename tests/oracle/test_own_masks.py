@@ -9,8 +9,10 @@ import sys
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import torch_ref
+from manual_bp.cli import app
 from manual_bp.oracle import compare
 from manual_bp.oracle.own_masks import with_the_other
 from manual_bp.oracle.own_masks.chance import binomial, fisher
@@ -117,6 +119,14 @@ def test_the_command_takes_a_mask(tmp_path):
     ran = subprocess.run([*command, "--hyper", "p=0.5"], capture_output=True, text=True, check=False)
     assert ran.returncode == 1, ran.stderr
     assert "diagnosis: mask forgotten: dx is not masked" in ran.stdout
+
+
+def test_what_it_raises_in_another_process_is_told(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("def vjp(inputs, dy, p=0.5):\n    raise KeyError('words of its own')\n")
+    result = CliRunner().invoke(app, ["check", f"{file}:vjp", "--against", "dropout", "--mask", "own", "--isolate"])
+    assert result.exit_code == 1
+    assert "the candidate raised KeyError: 'words of its own'" in " ".join(result.output.split())
 
 
 def test_the_other_way_to_be_called_is_told():
