@@ -8,6 +8,7 @@ from itertools import combinations
 
 import torch
 
+from manual_bp.oracle.optimizers.driven import PAIRS
 from manual_bp.oracle.optimizers.trajectory import Call, Change
 from manual_bp.rule import Rule
 
@@ -57,6 +58,10 @@ def _default_lr(call: Call) -> None:
 
 def _begins(name: str, call: Call) -> None:
     call.begins = (name,)
+
+
+def _ignored(values: Mapping[str, float], call: Call) -> None:
+    call.hyper.update(values)
 
 
 def _of_first_group(name: str, call: Call) -> None:
@@ -208,6 +213,14 @@ def loops(rule: Rule) -> Iterator[tuple[str, Change]]:
             yield f"decay is {words} times what is due", partial(_decayed, factor)
     for name in ("lr", *(name for name in rule.hyper if name not in ("step", "lr"))):
         yield f"{name} of the first group is used for all", partial(_of_first_group, name)
+    for name, value in rule.ordinary.items():
+        if name not in ("step", "lr") and isinstance(value, float):
+            yield f"{name} is ignored: it is {value:g}, whatever is given", partial(_ignored, {name: value})
+    for name, parts in PAIRS.items():
+        if all(part in rule.ordinary for part in parts):
+            values = {part: rule.ordinary[part] for part in parts}
+            said = ", ".join(f"{value:g}" for value in values.values())
+            yield f"{name} is ignored: it is ({said}), whatever is given", partial(_ignored, values)
     for words, factor in {**FACTORS, **SCALES}.items():
         yield f"the gradient is {words} times what is due", partial(_scaled, factor)
     for limit in LIMITS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from manual_bp.oracle.errors import ulp
 from manual_bp.oracle.optimizers.causes import hinted, loops
 from manual_bp.oracle.optimizers.judgement import Judging, Run
 from manual_bp.oracle.optimizers.trajectory import Change, Formula
+from manual_bp.registry import RULES
 
 # A wrong program that explains what came is nearer to it than what is due by a factor of this, where that is far off.
 NEARER = 16
@@ -39,6 +41,15 @@ def causes(judging: Judging, wrong: Sequence[Run], deadline: Deadline) -> list[s
             else:
                 if is_another:
                     return [words]
+        for words, other in _others(judging):
+            found = None
+            for run in runs:
+                deadline.check()
+                found = _is(other, run, None, None)
+                if found is None:
+                    break
+            if found is not None:
+                return [words]
         numbers = []
         for words, formula, change in one:
             number = 0
@@ -76,6 +87,15 @@ def _one(judging: Judging) -> Iterator[Program]:
         yield told(rule, f"it is the known mistake '{m.name}': it forgets {m.forgets}"), _formula(m.backward), None
     for words, change in loops(rule):
         yield hinted(words), None, change
+
+
+def _others(judging: Judging) -> Iterator[tuple[str, Judging]]:
+    """The updates of other pages."""
+    for name, rule in RULES.items():
+        is_update = list(rule.inputs)[:2] == ["param", "grad"] and rule.outputs[:1] == ("param",)
+        if is_update and name != judging.rule.name and "lr" in rule.hyper:
+            kind, due = name.removesuffix("_update"), judging.rule.name.removesuffix("_update")
+            yield f"it is {kind}, where {due} is due", replace(judging, rule=rule)
 
 
 def _two(judging: Judging) -> Iterator[Program]:

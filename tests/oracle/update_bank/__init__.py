@@ -2,5 +2,6 @@
 
 from tests.oracle.update_bank.functions import PROGRAMS as FUNCTIONS
 from tests.oracle.update_bank.optimizers import PROGRAMS as OPTIMIZERS
+from tests.oracle.update_bank.strangers import PROGRAMS as STRANGERS
 
-PROGRAMS = [*FUNCTIONS, *OPTIMIZERS]
+PROGRAMS = [*FUNCTIONS, *OPTIMIZERS, *STRANGERS]
