@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,26 @@ def call_cpp(text: str, function: str, leading: list[Any], read: list[Any], writ
     """
     from torch._inductor.ir import ExternKernel
 
+    _keep_order()
     _node()(text, function, leading, [_with_rows(ExternKernel.realize_input(t)) for t in read], written)
+
+
+@cache
+def _keep_order() -> None:
+    """Whoever reads what a function has filled comes after it.
+
+    Inductor knows what a buffer holds after the call by another name, and forgets that name where it makes the loops
+    of a node anew to fuse it with another (torch 2.13): an update then read the gradient before it was there.
+    """
+    from torch._inductor.scheduler import SchedulerNode
+
+    forgetting = SchedulerNode.recompute_size_and_body
+
+    def remembering(self: Any, *args: Any, **kwargs: Any) -> None:
+        forgetting(self, *args, **kwargs)
+        self.set_read_writes(self.read_writes.rename(self.mutation_renames))
+
+    SchedulerNode.recompute_size_and_body = remembering  # type: ignore[method-assign]
 
 
 def _with_rows(t: Any) -> Any:
