@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from manual_bp.compilation.cache import text
+from manual_bp.compilation.channels import once
 from manual_bp.compilation.kept import can_keep, keep
 from manual_bp.compilation.numbers import store_numbers
 from manual_bp.compilation.products import Product, by_onednn, by_tensor_cores, product_of, separate_biases
@@ -49,6 +50,7 @@ def passes(onednn: Collection[Product], keeps: bool = False) -> Any:
             ask_outputs(graph)
             recompute(graph)
             store_numbers(graph)
+            once(graph)
             if keeps and can_keep(graph):
                 keep(graph)
 

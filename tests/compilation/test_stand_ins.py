@@ -11,12 +11,13 @@ import pytest
 import torch
 
 import manual_bp as bp
-from manual_bp.compilation import stand_ins
+from manual_bp.compilation import stand_ins, taps
 from manual_bp.compilation.cpp import text
 from manual_bp.compilation.stand_ins import scaled_dot_product_attention as stand_in
 from manual_bp.compilation.stand_ins import standing_in
 from manual_bp.oracle import compare
 from manual_bp.rule import text_of
+from manual_bp.rules.convolution import _correlation as pages
 
 NAMES = [module.name for module in pkgutil.iter_modules(stand_ins.__path__)]
 
@@ -165,36 +166,44 @@ def test_gelu_passes_the_oracle(monkeypatch):
 
 POOL = """
 max_pool::Axis axis(const int64_t* n) { return {n[0], n[1], n[2], n[3], n[4], n[5]}; }
-extern "C" void forward(int64_t planes, const int64_t* n, float* y, int32_t* winner, const float* x) {
-  max_pool::forward<2>(planes, axis(n), axis(n + 6), {y}, {winner}, {x});
+max_pool::Images images(const int64_t* n) { return {n[0], n[1], axis(n + 2), axis(n + 8)}; }
+extern "C" void forward(const int64_t* n, float* y, int32_t* winner, const float* x) {
+  max_pool::forward<2>(n[0] * n[1], axis(n + 2), axis(n + 8), {y}, {winner}, {x});
 }
-extern "C" void backward(int64_t planes, int64_t from, int64_t to, float* dx, const int32_t* winner, const float* dy) {
-  max_pool::backward<2>(planes, from, to, {dx}, {winner}, {dy});
+extern "C" void backward(const int64_t* n, float* dx, const int32_t* winner, const float* dy) {
+  max_pool::backward<2>(n[0] * n[1], n[2] * n[8], n[3] * n[9], {dx}, {winner}, {dy});
+}
+extern "C" void forward_side_by_side(const int64_t* n, float* y, int32_t* winner, const float* x) {
+  max_pool::forward_side_by_side<2>(images(n), {y}, {winner}, {x});
+}
+extern "C" void backward_side_by_side(const int64_t* n, float* dx, const int32_t* winner, const float* dy) {
+  max_pool::backward_side_by_side<2>(images(n), {dx}, {winner}, {dy});
 }
 """
 
 
-@pytest.mark.exhaustive  # 20 CPU seconds
-def test_max_pool_passes_the_oracle_and_is_the_page(monkeypatch):
+@pytest.mark.exhaustive  # 20 CPU seconds each
+@pytest.mark.parametrize("side_by_side", [False, True])
+def test_max_pool_passes_the_oracle_and_is_the_page(side_by_side, monkeypatch):
     from torch._inductor.codecache import CppCodeCache
 
     library = CppCodeCache.load(f"#include <torch/csrc/inductor/cpp_prefix.h>\n{text('max_pool.h')}\n{POOL}")
 
-    def call(function, *given):
-        function(*(ctypes.c_void_p(t.data_ptr()) if isinstance(t, torch.Tensor) else t for t in given))
+    def call(name, shape, axes, read, written):
+        sizes = [*shape[:2], *[1, 1, 1, 1, 0, 1, *axes][-12:]]
+        if side_by_side:
+            name += "_side_by_side"
+            read, written = [t.movedim(1, -1).contiguous() for t in read], [t.movedim(1, -1) for t in written]
+        inner = [t.contiguous() for t in (*written, *read)]
+        getattr(library, name)((ctypes.c_int64 * 14)(*sizes), *(ctypes.c_void_p(t.data_ptr()) for t in inner))
+        return [t.movedim(-1, 1) if side_by_side else t for t in inner[: len(written)]]
 
     def forward(x, axes):
-        x, both = x.contiguous(), [1, 1, 1, 1, 0, 1, *axes][-12:]
         y = x.new_empty(*x.shape[:2], *axes[1::6])
-        winner = torch.empty_like(y, dtype=torch.int32)
-        planes = ctypes.c_int64(x.shape[0] * x.shape[1])
-        call(library.forward, planes, (ctypes.c_int64 * 12)(*both), y, winner, x)
-        return y, winner
+        return tuple(call("forward", x.shape, axes, [x], [y, torch.empty_like(y, dtype=torch.int32)]))
 
-    def backward(winner, dy, space):
-        dx = dy.new_empty(*dy.shape[:2], *space)
-        sizes = [winner.shape[:2].numel(), math.prod(space), winner.shape[2:].numel()]
-        call(library.backward, *map(ctypes.c_int64, sizes), dx, winner, dy.contiguous())
+    def backward(winner, dy, axes):
+        (dx,) = call("backward", dy.shape, axes, [winner, dy], [dy.new_empty(*dy.shape[:2], *axes[::6])])
         return dx
 
     import_module(f"{stand_ins.__name__}.max_pool")  # which defines the operations
@@ -211,7 +220,7 @@ def test_max_pool_passes_the_oracle_and_is_the_page(monkeypatch):
         {"kernel": (3, 2), "stride": (1, 3), "dilation": (2, 5), "ceil_mode": True},
         {"kernel": 5, "stride": 4, "padding": 2, "dilation": (1, 3), "ceil_mode": True},
     ):
-        x = few[torch.randint(len(few), (2, 3, 21, 77), generator=generator)]
+        x = few[torch.randint(len(few), (2, 19, 21, 37), generator=generator)]
         x[0] = -math.inf
         y, kept = page.forward(x, **how)
         dy = torch.randn(y.shape, generator=generator)
@@ -221,3 +230,62 @@ def test_max_pool_passes_the_oracle_and_is_the_page(monkeypatch):
         assert torch.equal(ours.winner.long(), kept.winner), how
         torch.testing.assert_close(got, y, rtol=0, atol=0, equal_nan=True)
         torch.testing.assert_close(dx, page.backward(kept, dy)[0])
+
+
+# The cotangent of a convolution's weight in C++, likewise.
+
+TAPS = """
+taps::Axis axis(const int64_t* n) { return {n[0], n[1], n[2], n[3], n[4], n[5]}; }
+extern "C" void weight(const int64_t* n, float* weight, const float* l, const float* s) {
+  taps::weight<2>(taps::Sizes{n[0], n[1], n[2], axis(n + 3), axis(n + 9)}, {weight}, {l}, {s});
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def compared_in_cpp():
+    from torch._inductor.codecache import CppCodeCache
+
+    library = CppCodeCache.load(f"#include <torch/csrc/inductor/cpp_prefix.h>\n{text('taps.h')}\n{TAPS}")
+
+    def compared(long, short, kernel, *window):
+        (batch, channels, *space), (_, filters, *steps) = long.shape, short.shape
+        axes = zip(space, steps, kernel, *window, strict=True)
+        sizes = [batch, channels, filters, *(number for axis in axes for number in axis)]
+        read = [t.permute(0, 2, 3, 1).contiguous() for t in (long, short)]
+        weight = long.new_empty(filters, channels, *kernel)
+        library.weight((ctypes.c_int64 * 15)(*sizes), *(ctypes.c_void_p(t.data_ptr()) for t in (weight, *read)))
+        return weight
+
+    return compared
+
+
+@pytest.mark.exhaustive  # 40 CPU seconds
+@pytest.mark.parametrize("name", ["convolution", "convolution_transpose"])
+def test_the_cotangent_of_a_convolution_s_weight_passes_the_oracle(name, compared_in_cpp, monkeypatch):
+    called = []
+    monkeypatch.setattr(taps, "compared", lambda *given: called.append(given) or compared_in_cpp(*given))
+    assert_right(name)
+    assert called
+
+
+@pytest.mark.exhaustive
+def test_the_cotangent_of_a_convolution_s_weight_at_sizes_of_every_kind(compared_in_cpp):
+    """Fewer channels than a vector has floats, whole vectors and rests; rows of taps side by side and apart."""
+    generator = torch.Generator().manual_seed(0)
+    any_of = lambda *few: few[int(torch.randint(len(few), (), generator=generator))]  # noqa: E731
+    for _ in range(300):
+        kernel, stride, padding, dilation = [
+            [any_of(*few) for _ in range(2)] for few in ((1, 2, 3), (1, 2, 3), (0, 1), (1, 1, 2))
+        ]
+        space = [any_of(5, 6, 9, 33) for _ in range(2)]
+        long = torch.randn(any_of(1, 2, 5), any_of(1, 3, 5, 16, 20), *space, generator=generator)
+        numbers = zip(space, kernel, stride, padding, dilation, strict=True)
+        steps = [(n + 2 * pad - gap * (taps - 1) - 1) // step + 1 for n, taps, step, pad, gap in numbers]
+        short = torch.randn(len(long), any_of(1, 7, 16, 32, 50), *steps, generator=generator)
+        window = (kernel, stride, padding, dilation)
+        due = pages.compared(long.double(), short.double(), *window, 1)
+        farthest = pages.compared(long.double().abs(), short.double().abs(), *window, 1)
+        off = (compared_in_cpp(long, short, *window).double() - due).abs()
+        # A rounding for each product and sum of a random walk, and never as many as there are terms.
+        assert (off <= 8 * torch.finfo(torch.float32).eps * farthest).all(), (long.shape, short.shape, window)

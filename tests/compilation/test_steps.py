@@ -13,7 +13,7 @@ import torch
 
 from manual_bp.compilation import aoti, kept, kernels, program, recomputation
 from manual_bp.losses import Loss, names
-from manual_bp.models import gpt, mlp, residual_mlp
+from manual_bp.models import cnn, gpt, mlp, residual_mlp, resnet
 from manual_bp.oracle.layouts import lay_out
 from manual_bp.training import Schedule, Step, adam, adamw, sgd, training_step
 from manual_bp.training.engine import allowance_of
@@ -66,6 +66,21 @@ def test_a_transformer_is_one_program(built, donate):
     assert len(step.programs) == 1
     with pytest.raises(ValueError, match="index must be positions on entries, which has 5: 0 to 4; came 7"):
         step(state, torch.full((3, 4), 7), target)
+
+
+@pytest.mark.exhaustive  # compiled for half a minute of CPU time each
+@pytest.mark.parametrize(
+    "model", [cnn((1, 9, 8), 3, (20, "max", 5, "avg")), resnet((2, 7, 6), 3, (4, 18))], ids=lambda m: m.name
+)
+def test_a_network_of_images_is_one_program(model, built):
+    """What stands in for its pages works with channels side by side."""
+    step = training_step(model, "softmax_cross_entropy", optimizer=sgd(0.1), compiled=True)
+    generator = torch.Generator().manual_seed(0)
+    state = step.init(generator)
+    for number in range(2):
+        x, target = torch.randn(5, *model.config["image"], generator=generator), torch.tensor([0, 1, 2, 2, 1])
+        state = agreeing(step, state, x, target, number)
+    assert len(step.programs) == 1
 
 
 @pytest.mark.parametrize("optimizer", [sgd(0.1, momentum=0.9), adamw(0.1, weight_decay=0.5)], ids=lambda o: o.name)

@@ -83,28 +83,36 @@ inline Vec exponential_of_any(const Vec& z) { return exponential(at::vec::clamp_
 
 // Products.  c = a b, or c += a b: a(m, k) lies at m * am + k * ak, and rows of b and c have the strides bk and cm.
 
+// Over what a product is summed: so many k, or several such stretches, from one to the next so far apart in a and in b.
+struct Depth {
+  int64_t length, stretches, apart_in_a, apart_in_b;
+  Depth(int64_t length, int64_t stretches = 1, int64_t apart_in_a = 0, int64_t apart_in_b = 0)
+      : length(length), stretches(stretches), apart_in_a(apart_in_a), apart_in_b(apart_in_b) {}
+};
+
 // M rows of c by N vectors, all of them in registers.
 template <int M, int N>
 inline void tile(const float* a, int64_t am, int64_t ak, const float* b, int64_t bk, float* c, int64_t cm,
-                 int64_t depth, bool add) {
+                 const Depth& depth, bool add) {
   Vec total[M][N];
   for (int m = 0; m < M; m++)
     for (int n = 0; n < N; n++) total[m][n] = add ? Vec::loadu(c + m * cm + n * LANES) : Vec(0.f);
-  for (int64_t k = 0; k < depth; k++) {
-    Vec row[N];
-    for (int n = 0; n < N; n++) row[n] = Vec::loadu(b + k * bk + n * LANES);
-    for (int m = 0; m < M; m++) {
-      Vec factor(a[m * am + k * ak]);
-      for (int n = 0; n < N; n++) total[m][n] = at::vec::fmadd(factor, row[n], total[m][n]);
+  for (int64_t i = 0; i < depth.stretches; i++, a += depth.apart_in_a, b += depth.apart_in_b)
+    for (int64_t k = 0; k < depth.length; k++) {
+      Vec row[N];
+      for (int n = 0; n < N; n++) row[n] = Vec::loadu(b + k * bk + n * LANES);
+      for (int m = 0; m < M; m++) {
+        Vec factor(a[m * am + k * ak]);
+        for (int n = 0; n < N; n++) total[m][n] = at::vec::fmadd(factor, row[n], total[m][n]);
+      }
     }
-  }
   for (int m = 0; m < M; m++)
     for (int n = 0; n < N; n++) total[m][n].store(c + m * cm + n * LANES);
 }
 
 template <int N>
 inline void of_vectors(int64_t rows, const float* a, int64_t am, int64_t ak, const float* b, int64_t bk, float* c,
-                       int64_t cm, int64_t depth, bool add) {
+                       int64_t cm, const Depth& depth, bool add) {
   constexpr int M = std::min(SUMS / N, 12), HALF = std::max(M / 2, 1);
   int64_t m = 0;
   for (; m + M <= rows; m += M) tile<M, N>(a + m * am, am, ak, b, bk, c + m * cm, cm, depth, add);
@@ -114,7 +122,7 @@ inline void of_vectors(int64_t rows, const float* a, int64_t am, int64_t ak, con
 
 // For so many vectors of columns.
 inline void product(int64_t rows, int64_t vectors, const float* a, int64_t am, int64_t ak, const float* b, int64_t bk,
-                    float* c, int64_t cm, int64_t depth, bool add) {
+                    float* c, int64_t cm, const Depth& depth, bool add) {
   for (; vectors >= 4; vectors -= 4, b += 4 * LANES, c += 4 * LANES)
     of_vectors<4>(rows, a, am, ak, b, bk, c, cm, depth, add);
   if (vectors == 3) of_vectors<3>(rows, a, am, ak, b, bk, c, cm, depth, add);

@@ -1,5 +1,5 @@
 // Max pooling on two axes of space, as the page max_pool derives it: as many windows of a row at once as a vector has
-// floats, and dy added where the winners stood.
+// floats, and dy added where the winners stood.  Where channels lie side by side, a vector is of channels.
 // Behind blocks.h; a program may contain this text several times.
 #ifndef MANUAL_BP_MAX_POOL
 #define MANUAL_BP_MAX_POOL
@@ -99,6 +99,73 @@ inline void backward(int64_t planes, int64_t from, int64_t to, Tensor<float> dx,
     float* sums = dx.data + i * from;
     std::fill(sums, sums + from, 0.f);
     for (int64_t l = i * to; l < (i + 1) * to; l++) sums[winner.data[l]] += dy.data[l];
+  }
+}
+
+// Channels side by side: one window at a time, all its channels.
+
+struct Images {
+  int64_t batch, channels;
+  Axis down, along;
+  int64_t places() const { return down.length * along.length; }
+  int64_t windows() const { return down.windows * along.windows; }
+};
+
+// act(place) for each tap of a window that stands in x.
+template <typename Act>
+inline void at_taps(const Images& s, int64_t row, int64_t column, Act act) {
+  for (int64_t k = 0; k < s.down.taps; k++) {
+    int64_t i = s.down.step * row - s.down.pad + s.down.gap * k;
+    if (i < 0 || i >= s.down.length) continue;
+    for (int64_t l = 0; l < s.along.taps; l++) {
+      int64_t j = s.along.step * column - s.along.pad + s.along.gap * l;
+      if (j >= 0 && j < s.along.length) act(i * s.along.length + j);
+    }
+  }
+}
+
+// act(row, column, address of the window's first channel among the windows, channel, how many), vector by vector.
+template <typename Act>
+inline void at_windows(const Images& s, int64_t image, Act act) {
+  int64_t window = image * s.windows();
+  for (int64_t row = 0; row < s.down.windows; row++)
+    for (int64_t column = 0; column < s.along.windows; column++, window++)
+      for (int64_t c = 0; c < s.channels; c += LANES)
+        act(row, column, window * s.channels + c, c, std::min(LANES, s.channels - c));
+}
+
+template <int threads>
+inline void forward_side_by_side(Images s, Tensor<float> y, Tensor<int32_t> winner, Tensor<const float> x) {
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+  for (int64_t image = 0; image < s.batch; image++)
+    at_windows(s, image, [&](int64_t row, int64_t column, int64_t to, int64_t c, int64_t n) {
+      const float* from = x.data + image * s.places() * s.channels + c;
+      Vec most(NEVER), won(float(first(s.down, row) * s.along.length + first(s.along, column)));
+      at_taps(s, row, column, [&](int64_t place) {
+        Vec number = Vec::loadu(from + place * s.channels, n);
+        Vec takes = (number > most) | (number != number);
+        most = Vec::blendv(most, number, takes);
+        won = Vec::blendv(won, Vec(float(place)), takes);
+      });
+      most.store(y.data + to, n);
+      at::vec::convert_to_int_of_same_size(won).store(winner.data + to, n);
+    });
+}
+
+template <int threads>
+inline void backward_side_by_side(Images s, Tensor<float> dx, Tensor<const int32_t> winner, Tensor<const float> dy) {
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+  for (int64_t image = 0; image < s.batch; image++) {
+    float* sums = dx.data + image * s.places() * s.channels;
+    std::fill(sums, sums + s.places() * s.channels, 0.f);
+    at_windows(s, image, [&](int64_t row, int64_t column, int64_t from, int64_t c, int64_t n) {
+      Vec won = at::vec::convert_to_fp_of_same_size<float>(at::vec::Vectorized<int32_t>::loadu(winner.data + from, n));
+      Vec d = Vec::loadu(dy.data + from, n);
+      at_taps(s, row, column, [&](int64_t place) {
+        float* sum = sums + place * s.channels + c;
+        (Vec::loadu(sum, n) + Vec::blendv(Vec(0.f), d, won == Vec(float(place)))).store(sum, n);
+      });
+    });
   }
 }
 

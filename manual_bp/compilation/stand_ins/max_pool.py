@@ -44,7 +44,9 @@ def forward(
 def backward(residuals: page.Residuals, dy: Tensor) -> tuple[Tensor]:
     if residuals.winner.dtype is not torch.int32:
         return page.backward(residuals, dy)
-    return (torch.ops.manual_bp.max_pool_backward(residuals.winner, dy, list(residuals.space)),)
+    winner, space, *moved, _ = residuals
+    axes = zip(space, dy.shape[2:], *moved, strict=True)
+    return (torch.ops.manual_bp.max_pool_backward(winner, dy, [number for axis in axes for number in axis]),)
 
 
 @torch.library.custom_op("manual_bp::max_pool_forward", mutates_args=())
@@ -61,14 +63,14 @@ def _(x: Tensor, axes: list[int]) -> tuple[Tensor, Tensor]:
 
 
 @torch.library.custom_op("manual_bp::max_pool_backward", mutates_args=())
-def _backward(winner: Tensor, dy: Tensor, space: list[int]) -> Tensor:
+def _backward(winner: Tensor, dy: Tensor, axes: list[int]) -> Tensor:
     """As the page where nothing is compiled."""
-    return page.to_winners(winner.long(), dy, space)
+    return page.to_winners(winner.long(), dy, axes[::6])
 
 
 @_backward.register_fake
-def _(winner: Tensor, dy: Tensor, space: list[int]) -> Tensor:
-    return dy.new_empty((*dy.shape[:2], *space))
+def _(winner: Tensor, dy: Tensor, axes: list[int]) -> Tensor:
+    return dy.new_empty((*dy.shape[:2], *axes[::6]))
 
 
 @cache
@@ -81,39 +83,55 @@ def lower() -> None:
 
 
 def _lowered_forward(x: Any, axes: list[int]) -> Any:
-    planes, (batch, channels, *_) = _planes(x)
-    of_axes = [axes[i : i + 6] for i in range(0, len(axes), 6)]
-    both = [f"{{{', '.join(map(str, axis))}}}" for axis in [[1, 1, 1, 1, 0, 1], *of_axes][-2:]]
-    leading = [str(batch * channels), *(f"max_pool::Axis{axis}" for axis in both)]
-    written = [_empty(x, [batch, channels, *axes[1::6]], dtype) for dtype in (torch.float32, torch.int32)]
-    _call("forward", leading, [planes], written)
+    shape = [int(n) for n in x.get_size()]
+    side_by_side, x = _laid_out(x)
+    written = [_empty(x, [*shape[:2], *axes[1::6]], dtype, side_by_side) for dtype in (torch.float32, torch.int32)]
+    _call("forward", _sizes(side_by_side, shape, axes), [x], written, side_by_side)
     return tuple(written)
 
 
-def _lowered_backward(winner: Any, dy: Any, space: list[int]) -> Any:
-    (winner, _), (dy, (batch, channels, *windows)) = _planes(winner), _planes(dy)
-    dx = _empty(dy, [batch, channels, *space], torch.float32)
-    leading = [str(n) for n in (batch * channels, math.prod(space), math.prod(windows))]
-    _call("backward", leading, [winner, dy], [dx])
+def _lowered_backward(winner: Any, dy: Any, axes: list[int]) -> Any:
+    shape = [*(int(n) for n in dy.get_size()[:2]), *axes[::6]]
+    (side_by_side, dy), (_, winner) = _laid_out(dy), _laid_out(winner)
+    dx = _empty(dy, shape, torch.float32, side_by_side)
+    sizes = _sizes(side_by_side, shape, axes)
+    if not side_by_side:
+        sizes = [sizes[0], *(str(math.prod(axes[i::6])) for i in (0, 1))]
+    _call("backward", sizes, [winner, dy], [dx], side_by_side)
     return dx
 
 
-def _planes(t: Any) -> tuple[Any, list[int]]:
-    """The tensor, or a copy, row by row; and its lengths."""
+def _laid_out(t: Any) -> tuple[bool, Any]:
+    """Whether channels lie side by side, as where images are convolved; and the tensor laid out so, or a copy."""
     from torch._inductor.ir import ExternKernel
+    from torch._inductor.virtualized import V
 
-    return ExternKernel.require_contiguous(t), [int(n) for n in t.get_size()]
+    side_by_side = V.graph.layout_opt and len(t.get_size()) == 4
+    return side_by_side, (ExternKernel.require_channels_last if side_by_side else ExternKernel.require_contiguous)(t)
 
 
-def _empty(like: Any, shape: list[int], dtype: torch.dtype) -> Any:
+def _sizes(side_by_side: bool, shape: list[int], axes: list[int]) -> list[str]:
+    """The leading arguments in C++; one axis of space is the second of two."""
+    of_axes = [axes[i : i + 6] for i in range(0, len(axes), 6)]
+    both = [f"max_pool::Axis{{{', '.join(map(str, axis))}}}" for axis in [[1, 1, 1, 1, 0, 1], *of_axes][-2:]]
+    if side_by_side:
+        return [f"max_pool::Images{{{', '.join([*map(str, shape[:2]), *both])}}}"]
+    return [str(math.prod(shape[:2])), *both]
+
+
+def _empty(like: Any, shape: list[int], dtype: torch.dtype, side_by_side: bool) -> Any:
     from torch._inductor.lowering import empty_strided
 
-    return empty_strided(shape, None, dtype=dtype, device=like.get_device())
+    strides = torch.empty(shape, device="meta").to(memory_format=torch.channels_last).stride() if side_by_side else None
+    return empty_strided(shape, strides, dtype=dtype, device=like.get_device())
 
 
-def _call(name: str, leading: list[str], read: list[Any], written: list[Any]) -> None:
+def _call(name: str, leading: list[str], read: list[Any], written: list[Any], side_by_side: bool) -> None:
     from torch._inductor import config
+    from torch._inductor.lowering import permute
 
     from manual_bp.compilation.cpp import call_cpp, text
 
+    if side_by_side:
+        name, read = f"{name}_side_by_side", [permute(t, [0, 2, 3, 1]) for t in read]
     call_cpp(text("max_pool.h"), f"max_pool::{name}<{config.cpp.threads}>", leading, read, written)
