@@ -76,11 +76,13 @@ def _convolution(channels: int, filters: int, length: int) -> Layer:
     return Layer(row, "convolution", {**sizes, "kernel": (3, 3)}, 1.05, {"padding": 1})
 
 
-def _max_pool(batch: int, channels: int, length: int, kernel: int, **hyper: int) -> Layer:
-    row = f"max_pool {kernel} × {kernel}, {channels} channels, {length} × {length}, batch {batch}"
+def _pool(name: str, batch: int, channels: int, length: int, kernel: int, **hyper: int) -> Layer:
+    row = f"{name} {kernel} × {kernel}, {channels} channels, {length} × {length}, batch {batch}"
     sizes = {"batch": batch, "channels": channels, "space": (length, length)}
-    return Layer(row, "max_pool", sizes, 1.05, {"kernel": kernel, **hyper})
+    return Layer(row, name, sizes, 1.05, {"kernel": kernel, **hyper})
 
+
+POOLS = ("max_pool", "avg_pool")
 
 LAYERS = (
     _recurrent("lstm", 0.7),
@@ -89,8 +91,8 @@ LAYERS = (
     _convolution(1, 32, 8),
     _convolution(32, 64, 14),
     _convolution(16, 16, 28),
-    _max_pool(128, 32, 8, 2),
-    _max_pool(128, 32, 28, 2),
-    _max_pool(32, 64, 56, 3, stride=2, padding=1),
+    *(_pool(name, 128, 32, 8, 2) for name in POOLS),
+    *(_pool(name, 128, 32, 28, 2) for name in POOLS),
+    *(_pool(name, 32, 64, 56, 3, stride=2, padding=1) for name in POOLS),
 )
 """The rows of the table."""
