@@ -7,6 +7,7 @@ their rounding error.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +27,9 @@ from torch_ref.taken_apart import formula_of
 
 Elementary = Callable[[Any], bool]
 
+CHECKS = (torch.ops.aten._linalg_check_errors.default,)
+"""Operations that raise, or do nothing."""
+
 
 @dataclass(frozen=True)
 class Derivative:
@@ -35,7 +39,8 @@ class Derivative:
     depend on it or it is no number.  changed: whether formulas that keep their digits stand in place of torch's own.
     unknown: operations that are neither elementary nor can be taken apart.  largest: how many elements
     the largest result on the way has.  is_its_own: whether the derivative is declared and not that of the operations
-    forward (an autograd.Function, a result made under no_grad).
+    forward (an autograd.Function, a result made under no_grad).  raises: whether the function looks whether its numbers
+    are fit for it, and may raise.
     """
 
     forward: Program
@@ -44,6 +49,7 @@ class Derivative:
     unknown: tuple[Node, ...]
     largest: int
     is_its_own: bool
+    raises: bool
 
     @cached_property
     def value(self) -> Program:
@@ -67,7 +73,7 @@ def derivative(
     leaves = [None if x is None else _leaf(x) for x in inputs]
     present = [x for x in leaves if x is not None]
     wanted = [x for x in present if x.requires_grad]
-    with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), _WithoutLooking():
+    with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), _WithoutLooking() as looking:
         with torch.no_grad(), Recording(present, lambda op: True, formula_of):  # which refuses what no program tells
             like = parts(function(*leaves, **hyper))
         cotangents = [torch.ones_like(y) for y in like]
@@ -89,19 +95,45 @@ def derivative(
     is_its_own = _is_declared(parts(y)) or bool(recording.unseen)
     forward, backward = _parted(kept, len(present))
     unknown = tuple(recording.unknown)
-    return Derivative(forward, backward, kept != whole, unknown, recording.largest, is_its_own)
+    raises = looking.skipped or any(node.op in CHECKS for node in recording.nodes)
+    return Derivative(forward, backward, kept != whole, unknown, recording.largest, is_its_own, raises)
 
 
 class _WithoutLooking(TorchFunctionMode):
-    """What torch looks at numbers for before it does something that depends on none of them."""
+    """What torch looks at numbers for before it does something that depends on none of them.
+
+    skipped: whether it would raise for some.
+    """
+
+    skipped = False
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
+        if func is torch.nn.functional.gaussian_nll_loss:  # whether a variance is negative
+            self.skipped = True
+            return _gaussian_nll(*args, **(kwargs or {}))
         if func is torch.nn.functional.one_hot and _classes(*args, **(kwargs or {})) > 0:  # whether an index is large
             index, number = args[0] if args else (kwargs or {})["tensor"], _classes(*args, **(kwargs or {}))
             return (index.unsqueeze(-1) == torch.arange(number)).to(torch.int64)
         return func(*args, **(kwargs or {}))
+
+
+def _gaussian_nll(
+    input: Tensor,
+    target: Tensor,
+    var: Tensor | float,
+    full: bool = False,
+    eps: float = 1e-6,
+    reduction: str = "mean",
+) -> Tensor:
+    """½ (log v + (x − target)² / v), with v = max(var, ε) of which the ε has no derivative."""
+    var = var if isinstance(var, Tensor) else torch.full_like(input, var)
+    if var.shape != input.shape and var.shape == input.shape[:-1]:
+        var = var.unsqueeze(-1)
+    held = torch.where(var < eps, var - var.detach() + eps, var)
+    each = 0.5 * (torch.log(held) + (input - target) ** 2 / held) + full * (0.5 * math.log(2 * math.pi))
+    return {"none": each, "mean": each.mean(), "sum": each.sum()}[reduction]
 
 
 def _classes(tensor: Tensor, num_classes: int = -1) -> int:

@@ -52,6 +52,10 @@ class UnknownFunction(NotImplementedError):
         self.page = page
 
 
+class UnknownHere(UnknownFunction):
+    """A function has no meaning at these numbers, or of this size, though it has at others: what a tie leaves open."""
+
+
 class Option(NamedTuple):
     """One element of a mask or of an index."""
 
@@ -218,6 +222,8 @@ def rearranged(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
     The numbers begin with 1, so that 0 stands for the zeros with which some functions fill up (tril, padding).
     """
+    if function.__name__ in INDEXING and any(isinstance(x, Jets) for x in args[1:]):
+        raise UnknownHere("an index computed of a mask that a tie leaves open")
     pool: list[Any] = []
     kinds: set[type[Grid]] = set()
     if function.__name__ in JOINING:  # whatever is joined with numbers is a number, and with masks a mask
@@ -237,7 +243,7 @@ def rearranged(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
     new_args, new_kwargs = numbered(args), {key: numbered(value) for key, value in kwargs.items()}
     if len(kinds) != 1:
-        raise UnknownFunction(f"{function.__name__} with an index that a tie leaves open")
+        raise UnknownHere(f"{function.__name__} with an index that a tie leaves open")
     (kind,) = kinds
     pool.insert(0, Cell(ZERO) if kind is Jets else certain(0))
 
@@ -305,6 +311,7 @@ def along(x: Grid, dim: int, lines: list[list[Any]]) -> list[Any]:
     return [flat[i] for i in order.flatten().tolist()]
 
 
+INDEXING = ("getitem", "index_select", "take", "masked_select", "__getitem__")
 JOINING = ("cat", "concat", "concatenate", "stack", "hstack", "vstack")
 
 SHAPING = frozenset(

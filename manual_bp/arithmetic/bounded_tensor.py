@@ -82,9 +82,13 @@ class Bounded(Tensor):
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if Paging.running and Paging.running[-1].notes:
-            _note(func, args, kwargs or {})
-        return _done_by(func)(func, args, kwargs or {})
+        if not Paging.running or not Paging.running[-1].notes:
+            return _done_by(func)(func, args, kwargs or {})
+        _note(func, args, kwargs or {})
+        result = _done_by(func)(func, args, kwargs or {})
+        if func in bounded_table.OF_REGULAR:
+            _note_singular(args[0], result[0] if isinstance(result, tuple) else result)
+        return result
 
 
 def done_so(x: Tensor, how: How | None) -> Tensor:
@@ -166,6 +170,7 @@ def _done_by(func: Any) -> Done:
         (bounded_table.DECISIONS, _decided),
         (bounded_table.SHAPES, _alike),
         (bounded_table.EXTREMES, _ordered),
+        (bounded_table.SOLVED, _solved),
         (bounded_table.FILLED, _filled),
         (bounded_table.CONSTANTS, _constant),
         ((aten._to_copy.default,), lambda _, args, kwargs: converted(*args, **kwargs)),
@@ -240,6 +245,15 @@ def _ordered(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tup
     return result, indices
 
 
+def _solved(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    """What a matrix is solved for, and what comes beside it."""
+    operands, meaning = bounded_table.SOLVED[func]
+    dtype, how = _promoted(args[:operands]), _how(args)
+    pairs = [pair_of(x, dtype) for x in args[:operands]]
+    found = meaning(_precision(dtype, how), *pairs, *args[operands:], **kwargs)
+    return tuple(x if isinstance(x, Tensor) else done_so(Bounded(x[0], x[1], dtype), how) for x in found)
+
+
 def _dimension(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
     """Along which an order is decided."""
     names = [argument.name for argument in func._schema.arguments]
@@ -271,6 +285,12 @@ def _note_branch(x: Any, *limits: Any) -> None:
         value, error = pair_of(limit, x.dtype)
         gap = (x.value - value).abs()
         Paging.running[-1].is_close |= bool(((gap > 0) & (gap <= x.error + error)).any())
+
+
+def _note_singular(x: Bounded, result: Bounded) -> None:
+    """Note where a matrix may be singular, so that programs have there what their roundings make of it."""
+    if bool(x.value.isfinite().all()):
+        Paging.running[-1].is_undecided |= bool(result.error.isinf().any())
 
 
 def _how(args: Iterable[Any]) -> How | None:

@@ -25,7 +25,7 @@ from __future__ import annotations
 import itertools
 from typing import Any, NamedTuple
 
-from manual_bp.arithmetic.balls import UnknownFunction
+from manual_bp.arithmetic.balls import UnknownFunction, UnknownHere
 from manual_bp.arithmetic.enclosed import Balls, is_narrow, number
 from manual_bp.arithmetic.jets import ZERO, arb
 from manual_bp.arithmetic.point import ALLOWED_ULPS, Cotangents, Inputs, Point, PrecisionError, inner
@@ -40,6 +40,7 @@ __all__ = [
     "Subgradient",
     "Truth",
     "UnknownFunction",
+    "UnknownHere",
     "adjoint_identity",
     "is_subgradient",
     "passes_as_subgradient",

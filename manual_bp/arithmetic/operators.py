@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.arithmetic import bounded_table
-from manual_bp.arithmetic.bounded_tensor import Bounded, pair_of
+from manual_bp.arithmetic.bounded_tensor import Bounded, done_so, pair_of
 from manual_bp.program.program import Program, tensors_in
 
 aten = torch.ops.aten
@@ -39,8 +39,8 @@ VIEWS = (aten.view.default, aten._unsafe_view.default)
 def is_bounded(op: Any) -> bool:
     """Whether running error analysis knows what an operator does to a bound, or needs not."""
     table = bounded_table
-    known = (table.ARITHMETIC, table.DECISIONS, table.SHAPES, table.EXTREMES, table.FILLED, table.CONSTANTS)
-    return any(op in each for each in known) or op in MADE or op in CASTS or op in ALWAYS
+    known = (table.ARITHMETIC, table.DECISIONS, table.SHAPES, table.EXTREMES, table.SOLVED, table.FILLED)
+    return any(op in each for each in (*known, table.CONSTANTS)) or op in MADE or op in CASTS or op in ALWAYS
 
 
 def narrowest(program: Program) -> torch.dtype:
@@ -103,8 +103,8 @@ def _entered(x: Any) -> Any:
 
 def rounded_on_entering(made: Tensor, dtype: torch.dtype) -> Tensor:
     """Numbers as bounded ones: each as `bounded_table.number` has a Python number."""
-    if isinstance(made, Bounded):
-        return made
+    if isinstance(made, Bounded):  # zeros, which a page may write into
+        return done_so(Bounded(made.value, made.error, dtype), made.how)
     value = made.double()
     is_exact = value.float().double() == value
     return Bounded(value, torch.where(is_exact, 0.0, 2 * bounded_table.precision(dtype).u * value.abs()), dtype)

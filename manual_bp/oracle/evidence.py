@@ -250,7 +250,11 @@ def _own_convention(rule: Rule, case: Case) -> Values | None:
     assert balls is not None
     inputs, dy = _wide_case(case)
     y, grads = rule.vjp(inputs, dy, **case.hyper)
-    return (*parts(y), *grads) if balls.passes_as_subgradient(rule, inputs, dy, grads, **case.hyper) else None
+    try:
+        passes = balls.passes_as_subgradient(rule, inputs, dy, grads, **case.hyper)
+    except balls.UnknownHere:
+        return None
+    return (*parts(y), *grads) if passes else None
 
 
 def _with_own_convention(rule: Rule, case: Case, expected: Values, kinks: Values) -> Values:
@@ -335,7 +339,8 @@ def _certified(rule: Rule, case: Case) -> list[_Part] | None:
     except balls.UnknownFunction as unknown:
         if not hasattr(rule.page, "FUNCTION"):
             raise
-        vars(rule.page).update(CERTIFIED=False, UNCERTIFIED=unknown.function)  # nor is it at any other case
+        if not isinstance(unknown, balls.UnknownHere):
+            vars(rule.page).update(CERTIFIED=False, UNCERTIFIED=unknown.function)  # nor is it at any other case
         return None
     u = torch.finfo(torch.float64).eps / 2
     smallest = torch.finfo(torch.float64).smallest_normal * 2 * u

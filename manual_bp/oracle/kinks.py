@@ -53,9 +53,20 @@ def kinks_of(rule: Rule, case: Case, certified: ModuleType, most: int = MOST_WHO
     a function that ball arithmetic does not know, or has no derivative at all.  most: elements that are small."""
     if not getattr(rule.page, "CERTIFIED", True) or not rule.has_backward:
         return None
-    rows = _rows(rule, case)
-    if rows is None:
-        return _kinks_of_whole(rule, case, certified, most)
+    try:
+        rows = _rows(rule, case)
+        return (
+            _kinks_of_whole(rule, case, certified, most)
+            if rows is None
+            else _kinks_of_rows(rule, rows, case, certified)
+        )
+    except certified.UnknownFunction:
+        if not hasattr(rule.page, "FUNCTION"):
+            raise
+        return None
+
+
+def _kinks_of_rows(rule: Rule, rows: Case, case: Case, certified: ModuleType) -> Values:
     masks: list[Tensor | None] = [torch.zeros(case.dy.shape, dtype=torch.bool)]
     masks += [
         torch.zeros(x.shape, dtype=torch.bool) if spec.cotangent else None
@@ -91,9 +102,26 @@ def is_subgradient(
     """
     if not getattr(rule.page, "CERTIFIED", True):
         return False
-    rows = _rows(rule, case)
-    if rows is None:
-        return _is_whole_subgradient(rule, case, grads, certified, allowance, asked_before)
+    try:
+        rows = _rows(rule, case)
+        if rows is None:
+            return _is_whole_subgradient(rule, case, grads, certified, allowance, asked_before)
+        return _is_subgradient_of_rows(rule, rows, kinks, grads, certified, allowance, asked_before)
+    except certified.UnknownFunction:
+        if not hasattr(rule.page, "FUNCTION"):
+            raise
+        return False
+
+
+def _is_subgradient_of_rows(
+    rule: Rule,
+    rows: Case,
+    kinks: Values,
+    grads: Values,
+    certified: ModuleType,
+    allowance: Values | None,
+    asked_before: int,
+) -> bool:
     count = len(rows.dy)
     marked = [m.reshape(count, -1).any(1) for m in kinks[1:] if m is not None]
     chosen_rows = torch.stack(marked).any(0).nonzero().flatten()

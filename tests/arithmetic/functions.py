@@ -54,6 +54,7 @@ class Function:
 
 
 SQUARE = normal(3, 3)
+REGULAR: Draw = lambda generator: 2 * torch.eye(3, dtype=torch.float64) + SQUARE(generator)  # noqa: E731
 POSITIVE_ROW = between(0.6, 2.0, 4)
 POSITIVE = between(0.6, 2.0, 3, 3)
 NUMBERS = [0.0, -0.0, 1.0, -1.0, 1e-30, -1e-30, 1e-300, 3e-42, 1e30, -1e30, 40.0, -40.0, 100.0, -100.0]
@@ -221,6 +222,21 @@ PRODUCTS = {
     "bmm": two(torch.bmm, normal(2, 2, 3), normal(2, 3, 2)),
     "mm": two(torch.mm),
     "mv": two(torch.mv, SQUARE, normal(3)),
+    "inv": Function(torch.linalg.inv, (REGULAR,)),
+    "inv_ex": Function(lambda a: torch.linalg.inv_ex(a)[0], (REGULAR,)),
+    "det, alone": Function(lambda a: torch.ops.manual_bp.det(a), (REGULAR,)),
+    "slogdet, alone": Function(lambda a: torch.ops.manual_bp.slogdet(a)[1], (REGULAR,)),
+    "pinv": Function(torch.linalg.pinv, (REGULAR,), loose=30),  # by norms
+    "solve_triangular": Function(
+        lambda a, b: torch.linalg.solve_triangular(a, b, upper=True, unitriangular=True),
+        (REGULAR, normal(3, 2)),
+        loose=1.2,
+    ),
+    "cholesky": Function(lambda a: torch.linalg.cholesky(a @ a.mT), (REGULAR,), loose=3),  # of a product with itself
+    "cholesky_ex": Function(
+        lambda a: torch.linalg.cholesky_ex(a @ a.mT)[0], (REGULAR,), loose=3
+    ),  # of a product with itself
+    "matrix_exp": Function(torch.linalg.matrix_exp, (SQUARE,), loose=5),  # by the series of the absolute values
     "addmm": Function(lambda c, a, b: torch.addmm(c, a, b, beta=2, alpha=0.3), (normal(3), SQUARE, SQUARE)),
     "addmm, beta 0": Function(lambda c, a, b: torch.addmm(c, a, b, beta=0), (normal(3), SQUARE, SQUARE)),
     "addmv": Function(torch.addmv, (normal(3), SQUARE, normal(3))),
@@ -415,6 +431,7 @@ COMPARED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     **{f"{name} a number": lambda a, _, name=name: getattr(torch, name)(a, 1.0) for name in COMPARISONS},
     **{name: lambda a, _, name=name: getattr(torch, name)(a) for name in ("isnan", "isinf", "isfinite", "isneginf")},
     "isposinf": lambda a, _: torch.isposinf(a),
+    "signbit": lambda a, _: torch.signbit(a),
     "argmax": lambda a, _: torch.argmax(a),
     "argmax along an axis": lambda a, _: a[None].argmax(0, keepdim=True),
 }

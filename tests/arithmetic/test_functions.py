@@ -278,7 +278,13 @@ def test_every_entry_of_the_bounds_is_tested(monkeypatch: pytest.MonkeyPatch) ->
         x = Bounded(torch.ones(3).double(), torch.zeros(3).double(), torch.float32)
         with torch.no_grad(), Running():
             _ = of_one and of_one(x), of_two and of_two(x, x)
-    tables = [bounded_table.ARITHMETIC, bounded_table.EXTREMES, bounded_table.SHAPES, bounded_table.FILLED]
+    tables = [
+        bounded_table.ARITHMETIC,
+        bounded_table.EXTREMES,
+        bounded_table.SOLVED,
+        bounded_table.SHAPES,
+        bounded_table.FILLED,
+    ]
     tables += [bounded_table.CONSTANTS, dict.fromkeys(bounded_table.DECISIONS)]
     untested = sorted(str(func) for func in set().union(*tables) - seen)
     assert not untested, f"no entry of functions.py reaches {', '.join(untested)}"

@@ -10,6 +10,8 @@ images          padding and sampling of images
 bags            bags of embeddings
 numbers         distances, margins, and functions of each element
 places          what runs along an axis, stands in order, or goes to places
+matrices        factors and inverses of matrices that are made of others
+alignments      sequences that are aligned with shorter ones
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import Any
 
 import torch
 
-from torch_ref.taken_apart import bags, convolutions, images, numbers, places, pooling
+from torch_ref.taken_apart import alignments, bags, convolutions, images, matrices, numbers, places, pooling
 from torch_ref.taken_apart.derivatives import Formula, derivative_of
 
 aten = torch.ops.aten
@@ -87,5 +89,17 @@ TAKEN_APART: dict[Any, Formula] = {
     aten.hypot.default: numbers.hypot,
     aten.addbmm.default: numbers.addbmm,
     aten._trilinear.default: numbers.trilinear,
+    aten.copysign.Tensor: numbers.copysign,
+    aten.scatter_reduce.two: places.scatter_reduce,
+    aten.index_reduce.default: places.index_reduce,
+    aten.cholesky_solve.default: matrices.cholesky_solve,
+    aten._linalg_solve_ex.default: matrices.solve_ex,
+    aten._linalg_det.default: matrices.det,
+    aten._linalg_slogdet.default: matrices.slogdet,
+    aten.linalg_lu_solve.default: matrices.lu_solve,
+    aten.linalg_lstsq.default: matrices.lstsq,
+    aten.linalg_qr.default: matrices.qr,
+    aten._ctc_loss.default: alignments.ctc_loss,
+    aten._ctc_loss.Tensor: alignments.ctc_loss,
 }
 """Of operations; those that torch takes apart too are better so: their bounds are narrower."""

@@ -49,6 +49,10 @@ def remainder(x: Tensor, other: Any) -> Tensor:
     return rest
 
 
+def copysign(x: Tensor, other: Tensor) -> Tensor:
+    return torch.where(torch.signbit(other), -x.abs(), x.abs())
+
+
 def hypot(x: Tensor, other: Tensor) -> Tensor:
     return torch.sqrt(x * x + other * other)
 

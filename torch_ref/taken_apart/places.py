@@ -59,6 +59,38 @@ def nanmedian(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tenso
     return (values, indices) if keepdim else (values.squeeze(dim), indices.squeeze(dim))
 
 
+def scatter_reduce(
+    x: Tensor, dim: int, index: Tensor, source: Tensor, reduce: str, *, include_self: bool = True
+) -> Tensor:
+    """At each place what all that goes there is reduced to, and itself."""
+    inside = source[tuple(slice(length) for length in index.shape)]
+    places = torch.arange(x.numel()).reshape(x.shape).gather(dim, index)
+    return _reduced(x, places, inside, reduce, include_self)
+
+
+def index_reduce(
+    x: Tensor, dim: int, index: Tensor, source: Tensor, reduce: str, *, include_self: bool = True
+) -> Tensor:
+    places = torch.arange(x.numel()).reshape(x.shape).index_select(dim, index)
+    return _reduced(x, places, source, reduce, include_self)
+
+
+def _reduced(x: Tensor, places: Tensor, source: Tensor, reduce: str, include_self: bool) -> Tensor:
+    """places: of each element of the source, among those of x one after the other."""
+    own, coming, places = x.flatten(), source.flatten(), places.flatten()
+    goes = places == torch.arange(x.numel())[:, None]  # (places, sources)
+    count = goes.sum(1)
+    kept = torch.full_like(count, include_self, dtype=torch.bool) | (count == 0)
+    if reduce in ("sum", "mean"):
+        total = own.masked_fill(~kept, 0.0).index_add(0, places, coming)
+        found = total / (count + kept).to(x.dtype) if reduce == "mean" else total
+        return found.reshape(x.shape)
+    neutral = {"prod": 1.0, "amax": -math.inf, "amin": math.inf}[reduce]
+    each = torch.cat((own[:, None], coming.expand(goes.shape)), 1)
+    each = each.masked_fill(~torch.cat((kept[:, None], goes), 1), neutral)
+    return {"prod": each.prod, "amax": each.amax, "amin": each.amin}[reduce](1).reshape(x.shape)  # type: ignore[operator, no-any-return]
+
+
 def put(x: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) -> Tensor:
     flat = x.flatten().index_put((index.flatten(),), source.flatten(), accumulate)
     return flat.reshape(x.shape)

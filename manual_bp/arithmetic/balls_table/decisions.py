@@ -18,6 +18,7 @@ from manual_bp.arithmetic.balls import (
     Jets,
     NeedMoreBits,
     Option,
+    UnknownHere,
     axes_of,
     certain,
     common_shape,
@@ -110,6 +111,11 @@ means("isfinite")(_plain(lambda x: bool(x.is_finite())))
 means("isinf")(_plain(lambda x: not x.is_finite() and not x.is_nan()))
 means("isneginf")(_plain(lambda x: bool(x == arb("-inf"))))
 means("isposinf")(_plain(lambda x: bool(x == arb("inf"))))
+
+
+@means("signbit")
+def _signbit(input: Any) -> Choice | Tensor:
+    return below(input, 0)
 
 
 # Masks.
@@ -235,11 +241,22 @@ def _masked_fill(input: Any, mask: Any, value: Any) -> Jets:
     return where(mask, value, lift(input).broadcast_to(shape))
 
 
+def decided(index: Any) -> Any:
+    """An index that was computed, as plain numbers.  Raises UnknownHere where a tie may change one."""
+    if not isinstance(index, Jets):
+        return index
+    found = [whole for c in index.cells if c.is_constant and (whole := c.value.unique_fmpz()) is not None]
+    if len(found) < len(index.cells):
+        raise UnknownHere("an index computed of a mask that a tie leaves open")
+    return torch.tensor([int(whole) for whole in found], dtype=torch.int64).reshape(index.shape)
+
+
 @means("gather")
 def gather(input: Any, dim: int, index: Any, *, sparse_grad: bool = False) -> Jets:
     x = lift(input)
     if isinstance(index, Choice):
         return chosen(index, lambda plain: gather(x, dim, plain))
+    index = decided(index)
     jets: Jets = rearranged(torch.gather, (x, dim, index), {})
     return jets
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.arithmetic.balls import Grid, Jets, lift, means, rearranged
-from manual_bp.arithmetic.balls_table.decisions import where
+from manual_bp.arithmetic.balls import Choice, Grid, Jets, Option, UnknownHere, lift, means, numbering, rearranged
+from manual_bp.arithmetic.balls_table.decisions import settled, where
 
 
 @means("constant_pad_nd")
@@ -25,8 +25,30 @@ def _padded(input: Any, pad: Sequence[int], value: Any = 0) -> Jets:
 def _scatter(input: Any, dim: int, index: Tensor, src: Any = None, value: Any = None) -> Jets:
     source = value if src is None else src
     source = lift(source).broadcast_to(index.shape) if not isinstance(source, Tensor | Grid) else source
+    if isinstance(index, Choice):
+        return _scattered_by_turns(lift(input), dim, index, lift(source))
     jets: Jets = rearranged(torch.scatter, (lift(input), dim, index, lift(source)), {})
     return jets
+
+
+def _is_place(option: Option, place: int) -> Option:
+    here, nearby = option.here == place, tuple({each == place for each in option.nearby})
+    return Option(here, nearby, frozenset() if nearby == (here,) else option.leaves)
+
+
+def _scattered_by_turns(x: Jets, dim: int, index: Choice, source: Jets) -> Jets:
+    """With an index that is open nearby: one entry of each line after the other, each a mask over its line."""
+    axis, n = dim % x.ndim, x.shape[dim]
+    around = [slice(None)] * axis
+    for entry in range(index.shape[axis]):
+        one = index[(*around, slice(entry, entry + 1))]
+        if one.shape != torch.Size(1 if position == axis else length for position, length in enumerate(x.shape)):
+            raise UnknownHere("scatter with an index that a tie leaves open, of fewer lines")
+        options = [_is_place(o, place) for o in one.cells for place in range(n)]
+        lines = numbering((*one.shape[:axis], *one.shape[axis + 1 :], n)).movedim(-1, axis).flatten().tolist()
+        mask = settled(x.shape, [options[i] for i in lines], torch.bool)
+        x = where(mask, source[(*around, slice(entry, entry + 1))].broadcast_to(x.shape), x)
+    return x
 
 
 @means("embedding")

@@ -6,6 +6,7 @@ elementary      functions of each element alone
 transcendental  less common ones
 sums            along axes and to places: sums, products, variance, norms
 products        sums of products: matrices, convolution
+matrices        inverses, determinants, triangular factors
 exponentials    softmax, its logarithm, log Σ eˣ
 extremes        the largest, the order of all
 plain           decisions, and what only moves elements about
@@ -16,6 +17,7 @@ from manual_bp.arithmetic.bounded_table import (
     elementary,
     exponentials,
     extremes,
+    matrices,
     products,
     sums,
     transcendental,
@@ -33,7 +35,8 @@ from manual_bp.arithmetic.bounded_table.formats import (
     precision,
     rounded,
 )
-from manual_bp.arithmetic.bounded_table.meanings import ARITHMETIC, EXTREMES
+from manual_bp.arithmetic.bounded_table.matrices import OF_REGULAR
+from manual_bp.arithmetic.bounded_table.meanings import ARITHMETIC, EXTREMES, SOLVED
 from manual_bp.arithmetic.bounded_table.plain import BRANCHES, CONSTANTS, DECISIONS, FILLED, PLACES, SHAPES
 
 __all__ = [
@@ -48,8 +51,10 @@ __all__ = [
     "EXTREMES",
     "FILLED",
     "MAGNITUDES",
+    "OF_REGULAR",
     "PLACES",
     "SHAPES",
+    "SOLVED",
     "TERMS",
     "NoMeaning",
     "Pair",
@@ -59,6 +64,7 @@ __all__ = [
     "extremes",
     "gamma",
     "holds",
+    "matrices",
     "number",
     "precision",
     "products",

@@ -20,6 +20,10 @@ EXTREMES: dict[Any, Callable[..., tuple[Pair, Tensor]]] = {}
 """By aten function: of the precision and its arguments, the first of them as a pair, the pair and the indices of what
 is the largest or comes first."""
 
+SOLVED: dict[Any, tuple[int, Callable[..., tuple[Any, ...]]]] = {}
+"""By aten function: how many of its first arguments are numbers, and its meaning: of the precision and the arguments,
+with pairs for the numbers, its results, pairs or plain tensors."""
+
 Meaning = TypeVar("Meaning", bound=Callable[..., Any])
 
 
@@ -39,6 +43,16 @@ def extreme(*functions: Any) -> Callable[[Meaning], Meaning]:
 
     def enter(meaning: Meaning) -> Meaning:
         EXTREMES.update(dict.fromkeys(functions, meaning))
+        return meaning
+
+    return enter
+
+
+def solving(*functions: Any, operands: int = 1) -> Callable[[Meaning], Meaning]:
+    """Enter a meaning of functions of matrices that return several results."""
+
+    def enter(meaning: Meaning) -> Meaning:
+        SOLVED.update(dict.fromkeys(functions, (operands, meaning)))
         return meaning
 
     return enter

@@ -15,7 +15,7 @@ DECISIONS = {
     *(comparison.Tensor for comparison in _COMPARISONS),
     *(comparison.Scalar for comparison in _COMPARISONS),
     *(aten.isnan.default, aten.isinf.default, aten.isneginf.default, aten.isposinf.default),
-    *(aten.argmax.default, aten.argmin.default),
+    *(aten.argmax.default, aten.argmin.default, aten.signbit.default),
 }
 """Made on the values; the answer is a plain tensor."""
 

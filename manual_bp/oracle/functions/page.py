@@ -70,7 +70,7 @@ class Recorded:
         found = self.derivative(inputs, hyper)
         if any(not isinstance(x, Tensor) for x in present):  # jets
             return found.value.run(present, on_jets)[0], Residuals((), found.backward, torch.float64, inputs)
-        return self._run(found, inputs)
+        return self._run(found, inputs, hyper)
 
     def backward(self, residuals: Residuals, dy: tuple[Tensor, ...]) -> tuple[Any, ...]:
         given = (*residuals.saved, *_in_order(dy))
@@ -82,12 +82,14 @@ class Recorded:
 
     def losing(self, inputs: tuple[Any, ...], hyper: Mapping[str, Any]) -> tuple[Any, Residuals]:
         """As `forward`, by torch's own formulas, some of which lose digits."""
-        return self._run(self.derivative(inputs, hyper, keeps_digits=False), inputs)
+        return self._run(self.derivative(inputs, hyper, keeps_digits=False), inputs, hyper)
 
-    def _run(self, found: Any, inputs: tuple[Any, ...]) -> tuple[Any, Residuals]:
+    def _run(self, found: Any, inputs: tuple[Any, ...], hyper: Mapping[str, Any]) -> tuple[Any, Residuals]:
         """Forward on tensors.  Raises ValueError where the function is not defined for their values, as where one is
         made an index that lies beyond its axis."""
         present = tuple(x for x in inputs if x is not None)
+        if found.raises:
+            self._require_defined(inputs, hyper)
         dtype = next((x.dtype for x in present if x.is_floating_point()), torch.float64)
         try:
             (y, saved), _ = found.forward.run(_in_order(present), on_tensors(dtype, _are_bounded(present)))
@@ -96,6 +98,14 @@ class Recorded:
                 raise
             raise ValueError(f"{name_of(self.function)} raises {type(error).__name__} there: {error}") from error
         return y, Residuals(saved, found.backward, dtype, inputs)
+
+    def _require_defined(self, inputs: tuple[Any, ...], hyper: Mapping[str, Any]) -> None:
+        """Raises ValueError where the function itself raises for these numbers."""
+        try:
+            with torch.no_grad(), without_modes():
+                self.function(*(None if x is None else _plain(x).clone() for x in inputs), **hyper)
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(f"{name_of(self.function)} raises {type(error).__name__} there: {error}") from error
 
 
 def _in_order(given: Iterable[Any]) -> tuple[Any, ...]:
