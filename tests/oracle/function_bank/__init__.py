@@ -1,7 +1,7 @@
 """Functions in plain torch as people fuse them, with right and wrong backwards written by hand and labelled.
 
-Written before anything that judges them, by somebody who has not read it; `test_labels` shows by torch.autograd alone
-that the labels are true.
+Written before anything that judges them, by somebody who has not read it (`kernels_of_*` by somebody who had, in the
+manner of what kernels fuse today); `test_labels` shows by torch.autograd alone that the labels are true.
 """
 
 from tests.oracle.function_bank import (  # noqa: F401 (each enters its candidates)
@@ -10,6 +10,9 @@ from tests.oracle.function_bank import (  # noqa: F401 (each enters its candidat
     checkers,
     gated,
     indexing,
+    kernels_of_layers,
+    kernels_of_losses,
+    kernels_of_sequences,
     losses,
     normalisation,
     recurrent,
