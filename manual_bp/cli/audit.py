@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -68,12 +68,15 @@ def audit(
     ] = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that it may take for one program.")] = 20.0,
     seconds: Annotated[float, typer.Option(min=0, help="Seconds that it may take for all of them.")] = 120.0,
+    isolate: Annotated[bool, typer.Option("--isolate", help="In a process that may die, hang or take memory.")] = False,
+    memory: Annotated[int, typer.Option(min=512, help="MiB that an isolated checker may allocate.")] = 4096,
 ) -> None:
     """What does your own acceptance test let pass?
     For example: manual-bp audit my_tests.py:my_checker --against softmax
     """
     with usage():
         from manual_bp.oracle.audit import audit as audited
+        from manual_bp.oracle.audit.apart import audit_apart
         from manual_bp.oracle.audit.picture import check_name
         from manual_bp.oracle.audit.report import AuditReport, side_by_side
         from manual_bp.oracle.loading import load
@@ -82,9 +85,11 @@ def audit(
         check_writable(picture_file, "--picture")
         if picture_file is not None:
             check_name(picture_file)
-        rule = reference_of(against, inputs, values(hyper or []))
         (chosen,) = chosen_dtypes(dtype)
-        checkers = [load(name) if ":" in name else name for name in (target, *(beside or []))]
+        names = (target, *(beside or []))
+        if not isolate:
+            rule = reference_of(against, inputs, values(hyper or []))
+            checkers = [load(name) if ":" in name else name for name in names]
         forget(json_file)
         reports: list[AuditReport] = []
         with notices.status("giving it programs") as status:
@@ -92,9 +97,18 @@ def audit(
             def tell(number: int, total: int) -> None:
                 status.update(f"program {number} of {total}")
 
-            for checker in checkers:
-                options = {"allow": allow or (), "smallest": smallest, "timeout": timeout, "seconds": seconds}
-                reports.append(audited(checker, rule, dtype=chosen, on_progress=tell, **options))  # type: ignore[arg-type]
+            options: dict[str, Any] = {
+                "allow": allow or [],
+                "smallest": smallest,
+                "timeout": timeout,
+                "seconds": seconds,
+            }
+            options["on_progress"] = tell
+            if isolate:
+                said = {"inputs": inputs, "hyper": values(hyper or []), "memory": memory, "dtype": dtype}
+                reports += [audit_apart(name, against, **said, **options) for name in names]  # type: ignore[arg-type]
+            else:
+                reports += [audited(checker, rule, dtype=chosen, **options) for checker in checkers]
         report = reports[0]
     out.print(report.text(verbose), markup=False, highlight=False, soft_wrap=True)
     if len(reports) > 1:

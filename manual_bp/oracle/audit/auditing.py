@@ -55,6 +55,8 @@ def audit(
     smallest: float = 0.0,
     allow: Collection[str] = (),
     on_progress: Callable[[int, int], None] | None = None,
+    on_program: Callable[[str], None] = lambda name: None,
+    on_outcome: Callable[[Outcome], None] = lambda outcome: None,
 ) -> AuditReport:
     """What an acceptance test lets pass: it is given right programs of a rule and wrong ones, one at a time.
 
@@ -68,7 +70,8 @@ def audit(
         them may take; what is left out then is said.
     smallest: errors of a smaller size, as fractions of what is due, need not be seen.  allow: nor need these kinds of
         wrong programs (a report names them).
-    on_progress: is called with how many programs have been tried, and how many there are.
+    on_progress: is called with how many programs have been tried, and how many there are.  on_program, on_outcome: with
+        the name of each before it is tried, and with what was said of it.
     Raises ValueError for an unknown rule, dtype, checker or kind.
     """
     if hyper and (isinstance(against, str | Rule) or not callable(against)):
@@ -79,7 +82,9 @@ def audit(
     if unknown := [kind for kind in allow if kind not in KINDS_OF_WRONG]:
         raise ValueError(f"allow must name kinds of wrong programs, of {list(KINDS_OF_WRONG)}; came {unknown[0]!r}.")
     name, called = named_checker(checker, rule, dtype)
-    return Audit(name, called, rule, dtype, timeout, seconds, smallest, tuple(allow)).run(on_progress)
+    run = Audit(name, called, rule, dtype, timeout, seconds, smallest, tuple(allow))
+    run.on_program, run.on_outcome = on_program, on_outcome
+    return run.run(on_progress)
 
 
 def named_checker(checker: Checker | str, rule: Rule, dtype: torch.dtype) -> tuple[str, Checker]:
@@ -118,6 +123,8 @@ class Audit:
         self.end = self.begin + seconds
         self.late = 0
         self.noise: dict[str, float] = {}
+        self.on_program: Callable[[str], None] = lambda name: None
+        self.on_outcome: Callable[[Outcome], None] = lambda outcome: None
 
     def run(self, on_progress: Callable[[int, int], None] | None) -> AuditReport:
         """The whole of it."""
@@ -159,9 +166,11 @@ class Audit:
             shows,
         )
         self.report.outcomes.append(outcome)
+        self.on_outcome(outcome)
         return outcome
 
     def _verdict(self, program: Program) -> tuple[Verdict, Handed]:
+        self.on_program(program.name)
         if program.is_right:
             self.seen.begin()
         handed = Handed(self.rule, program, self.seen if program.is_right else None, self.noise)
