@@ -227,9 +227,9 @@ EDGES = (
     Edge("state far below 0 at first", {"h0": uniform(-2e11, -1e11), "weight_hh": constant(0.0)}),
     Edge("saturated by x", {"x": normal(std=30.0)}),
     Edge(
-        "gradient vanishes over 60 steps",
-        {"bias_ih": constant(-3.0), "dy.y": constant(0.0)},
-        sizes={"time": 60, "batch": 1, "in": 1, "hidden": 1},
+        "gradient vanishes over 200 steps",
+        {"bias_ih": constant(-1.0), "dy.y": constant(0.0)},
+        sizes={"time": 200, "batch": 1, "in": 1, "hidden": 1},
     ),
     Edge(
         "gradient survives 50 steps, all but kept",

@@ -164,9 +164,9 @@ EDGES = (
     Edge("saturated by x", {"x": normal(std=30.0)}),
     Edge("large state at first", {"h0": normal(std=30.0)}),
     Edge(
-        "gradient vanishes over 60 steps",
-        {"weight_hh": uniform(0.05, 0.2), "dy.y": constant(0.0)},
-        sizes={"time": 60, "batch": 1, "in": 1, "hidden": 2},
+        "gradient vanishes over 200 steps",
+        {"weight_hh": uniform(0.1, 0.4), "dy.y": constant(0.0)},
+        sizes={"time": 200, "batch": 1, "in": 1, "hidden": 2},
     ),
     Edge(
         "gradient explodes over 200 steps",
