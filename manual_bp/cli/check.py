@@ -125,7 +125,7 @@ def check(
         if is_recorded:
             if isolate:
                 raise ValueError("--isolate is for a candidate that is called; came results in a file. Leave it out.")
-            cases, chosen = _results(Path(target))  # which say their dtype
+            cases, chosen, recorded_of = _results(Path(target))  # which say their dtype
         if compute is not None:
             (computing,) = chosen_dtypes(compute, "--compute")
         declared: dict[str, Any] = {
@@ -142,6 +142,8 @@ def check(
             declared["mask"] = mask
         forget(json_file, html_file)
         rule = against if is_practice(against) else reference_of(against, inputs, declared["hyper"])
+        if is_recorded and recorded_of != getattr(rule, "name", rule):
+            raise ValueError(f"--against must be the rule of the results, {recorded_of}; came {against}.")
         if isolate and ":" in against and against.rpartition(":")[0] == target.rpartition(":")[0]:
             notices.print(
                 f"{against} stands in the candidate's module, which this process has therefore imported too; put it "
@@ -207,8 +209,10 @@ def standing_alone(report: Report) -> str:
     return f"{head}{report._repr_html_()}</html>"
 
 
-def _results(path: Path) -> tuple[list[Case], torch.dtype]:
-    """What a program got, as it stands in a file, and in which dtype.  Raises ValueError if that cannot be read."""
+def _results(path: Path) -> tuple[list[Case], torch.dtype, str]:
+    """What a program got, as it stands in a file, in which dtype, and of which rule.
+
+    Raises ValueError if that cannot be read."""
     from manual_bp.oracle.vectors import recorded
 
     try:
@@ -216,7 +220,8 @@ def _results(path: Path) -> tuple[list[Case], torch.dtype]:
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise ValueError(f"results must be a JSON file of manual-bp vectors; {path}: {why}.") from error
-    return recorded(document)
+    cases, dtype = recorded(document)
+    return cases, dtype, str(document.get("rule"))
 
 
 def reference_of(

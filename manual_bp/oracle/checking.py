@@ -113,7 +113,7 @@ def compare(
         raise ValueError(f"contract must be a Contract(compute, storage); came {contract!r}.")
     if dtype not in DTYPES:
         raise ValueError(
-            f"dtype must be one of {[str(d) for d in DTYPES]}; came {dtype}. Pass dtype=torch.float32, say."
+            f"dtype must be one of {[str(d) for d in DTYPES]}; came {dtype!r}. Pass dtype=torch.float32, say."
         )
     if candidate is not None:
         require_candidate(candidate)

@@ -30,6 +30,7 @@ from manual_bp.rule import Rule, as_vjp
 SCHEMA = 1
 # More elements would say what fewer say; so the file of a rule stays below a few megabytes.
 LARGEST = 200
+DOCUMENT = "results must be a document of manual-bp vectors, with `got` in its cases"
 HOW = (
     'what JSON lacks is written as "nan", "inf" and "-inf"; a result is right if at every element |got - due| <= '
     "allowance; where the allowance is inf, anything is right; "
@@ -112,7 +113,8 @@ class Vectors:
     """Cases of one rule in one dtype.
 
     how: when a result is right. results: their names, in order: outputs, then a cotangent for each input.
-    defaults: of the hyperparameters that have one. conventions: by name, the choices, ours first.
+    defaults: of the hyperparameters that have one. conventions: by name, the choices, ours first. count: of the cases,
+    so that one that was lost on the way is missed.
     """
 
     rule: str
@@ -125,6 +127,7 @@ class Vectors:
     cases: list[Vector]
     refused: list[Refused]
     mistakes: list[Slip]
+    count: int
     schema: int = SCHEMA
 
 
@@ -151,6 +154,7 @@ def vectors(rule: Rule, dtype: torch.dtype) -> Vectors:
         cases=found,
         refused=list(_refused(rule, dtype)),
         mistakes=[Slip(m.name, m.forgets, m.shows, m.seen) for m in rule.mistakes],
+        count=len(found),
     )
 
 
@@ -159,8 +163,11 @@ def recorded(document: Mapping[str, Any]) -> tuple[list[Case], torch.dtype]:
 
     got: by result, an array as in the document, or a list of its numbers; null for None.  A case without `got` holds
     none, so that what it is there for is not tested.
-    Raises ValueError for what is no such document, and if nothing was recorded.
+    Raises ValueError for what is no such document, for one that lacks cases or has some twice, and if nothing was
+    recorded.
     """
+    if not isinstance(document, Mapping):
+        raise ValueError(f"{DOCUMENT}; came a {type(document).__name__}.")
     try:
         dtype, results, entries = getattr(torch, document["dtype"]), document["results"], document["cases"]
         if not any("got" in entry for entry in entries):
@@ -168,10 +175,14 @@ def recorded(document: Mapping[str, Any]) -> tuple[list[Case], torch.dtype]:
                 "results must be recorded under `got` in the cases of a document of manual-bp vectors; no case has it. "
                 'Write got = {"y": [...], "dx": [...]} beside `due`.'
             )
+        if len(entries) != document["count"]:
+            raise ValueError(
+                f"results must hold each of the {document['count']} cases of the document once; came {len(entries)}. "
+                "Leave `got` out of a case that your program does not take."
+            )
         cases = [_recorded(entry, results, dtype) for entry in entries]
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        must = "results must be a document of manual-bp vectors, with `got` in its cases"
-        raise ValueError(f"{must}; {type(error).__name__}: {error}.") from error
+        raise ValueError(f"{DOCUMENT}; {type(error).__name__}: {error}.") from error
     return cases, dtype
 
 

@@ -106,6 +106,16 @@ def test_cases_without_results_are_not_passed(tmp_path):
     assert f"{len(document['cases']) - 3} cases without results" in words
 
 
+def test_results_of_another_rule(tmp_path):
+    document, _ = with_results(ELEMENTWISE, written(ELEMENTWISE), ELEMENTWISE.candidate)
+    (tmp_path / "results.json").write_text(json.dumps(document))
+    other = next(rule for rule in bp.RULES.values() if rule.arguments == ELEMENTWISE.arguments and rule != ELEMENTWISE)
+    result = CliRunner().invoke(app, ["check", str(tmp_path / "results.json"), "--against", other.name])
+    assert result.exit_code == 2
+    words = " ".join(result.output.split())
+    assert f"--against must be the rule of the results, {ELEMENTWISE.name}; came {other.name}" in words
+
+
 def test_results_are_judged_in_their_own_dtype(tmp_path):
     document, dtype = with_results(ELEMENTWISE, written(ELEMENTWISE, torch.bfloat16), ELEMENTWISE.candidate)
     (tmp_path / "results.json").write_text(json.dumps(document))
@@ -135,13 +145,18 @@ def test_null_for_a_number_is_said_with_its_place(tmp_path):
     [
         ("no json", "results must be a JSON file of manual-bp vectors"),
         ("{}", "KeyError: 'dtype'"),
+        ("[]", "with `got` in its cases; came a list"),
         ('{"dtype": "float32", "results": ["y", "dx"], "cases": [{"name": "a"}]}', "no case has it"),
         (
-            '{"dtype": "float32", "results": ["y", "dx"], "cases": [{"name": "a", "got": {"dz": []}}]}',
+            '{"dtype": "float32", "results": ["y", "dx"], "count": 1, "cases": [{"name": "a", "got": {"dz": []}}]}',
             "got must hold some of ['y', 'dx']; came 'dz'",
         ),
+        (
+            '{"dtype": "float32", "results": ["y", "dx"], "count": 2, "cases": [{"name": "a", "got": {}}]}',
+            "each of the 2 cases of the document once; came 1",
+        ),
     ],
-    ids=["no JSON", "another document", "nothing recorded", "another result"],
+    ids=["no JSON", "another document", "a list", "nothing recorded", "another result", "a case was lost"],
 )
 def test_what_is_no_file_of_results(tmp_path, text, words):
     (tmp_path / "results.json").write_text(text)
