@@ -7,6 +7,7 @@ often another program for another dtype.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -37,6 +38,9 @@ FINER = {
 """The next finer precision."""
 # A rounding error shrinks by 2⁻¹³ or more in the next finer precision, that of a formula stays.
 SHRINKS = 1 / 2
+# What nothing excuses in so many cases of an argument is wrong, and of further ones the excuses are not asked
+# for: each is a bound of the whole page, which takes longer than all the rest.
+PLAIN = 4
 # A sum that cancels may be small, and its digits are those of its terms: a bound of arithmetic in few bits leaves two
 # bits of what they add up to, or is no wider than the largest number that is due.
 LEFT = 4.0
@@ -67,6 +71,8 @@ class Kinds:
     conventions: Conventions
     _known: dict[Any, tuple[Case, Values]] = field(default_factory=dict)
     _subgradients: dict[Any, bool] = field(default_factory=dict)
+    _plain: Counter[int] = field(default_factory=Counter)
+    """In how many cases nothing excused each argument."""
 
     def kind(
         self,
@@ -92,6 +98,8 @@ class Kinds:
             return "convention", f"a valid subgradient, and not {self._convention}"
         if self._is_grad(position) and _is_undefined_at_infinity(parts(case.dy), expected, got, beyond):
             return "digits", "loses all digits of an infinite cotangent: NaN where infinity or 0 is due"
+        if self._plain[position] >= PLAIN:
+            return "wrong", ""
         if candidate is not None and self._is_unsteady(candidate, position, found, got, beyond):
             return "wrong", "another value came when it was called again"
         judged, largest, where, due = case, error, beyond, expected
@@ -104,6 +112,7 @@ class Kinds:
             within = (largest <= excuse.bound) & (excuse.bound.isfinite() | overflows)
             if bool(within[where].all()) and not self._is_refuted(excuse, candidate, position, found, got, beyond):
                 return excuse.kind, excuse.words
+        self._plain[position] += 1
         return "wrong", self._excess(judged, position, largest, where)
 
     def _excess(self, case: Case, position: int, error: Tensor, where: Tensor) -> str:

@@ -27,14 +27,14 @@ def _rounded(dtype: torch.dtype, x: Tensor) -> Tensor:
     return x.to(dtype).to(x.dtype)
 
 
-def _along(axis: int, keep: Callable[[Tensor, int], Tensor], x: Tensor) -> Tensor:
+def _along(axis: int, keep: Kept, x: Tensor) -> Tensor:
     """x with 0 where an index on one axis is not kept."""
     length = x.shape[axis]
     mask = keep(torch.arange(length), length).reshape(-1, *(1,) * (x.ndim - axis % x.ndim - 1))
     return torch.where(mask, x, torch.zeros((), dtype=x.dtype))
 
 
-def _flat(keep: Callable[[Tensor, int], Tensor], x: Tensor) -> Tensor:
+def _flat(keep: Kept, x: Tensor) -> Tensor:
     return _along(0, keep, x.reshape(-1)).reshape(x.shape)
 
 
@@ -116,44 +116,64 @@ ARRANGED: Mapping[str, tuple[float, Callable[[Tensor], Tensor]]] = {
     "{0} of the row after in place of {0}": (4.0, partial(_of_row, -1)),
     "{0} sorted": (5, lambda x: x.flatten().sort().values.reshape(x.shape)),
     "{0} taken at an index that wraps around at 256": (5, lambda x: x[..., torch.arange(x.shape[-1]) % 256]),
-    "0 in the last column of {0}": (3.6, partial(_along, -1, lambda i, n: i < n - 1)),
-    "0 in the first column of {0}": (3.7, partial(_along, -1, lambda i, n: i > 0)),
-    "0 in the last row of {0}": (3.6, partial(_along, 0, lambda i, n: i < n - 1)),
-    "0 in the first row of {0}": (3.7, partial(_along, 0, lambda i, n: i > 0)),
-    "0 in the last element of {0}": (3.7, partial(_flat, lambda i, n: i < n - 1)),
-    "0 in the first element of {0}": (3.8, partial(_flat, lambda i, n: i > 0)),
-    "0 in all but the first row of {0}": (4, partial(_along, 0, lambda i, n: i == 0)),
-    "0 in all but the last row of {0}": (4.1, partial(_along, 0, lambda i, n: i == n - 1)),
-    "0 in all but the first column of {0}": (4.1, partial(_along, -1, lambda i, n: i == 0)),
-    "0 in all but the last column of {0}": (4.2, partial(_along, -1, lambda i, n: i == n - 1)),
-    "0 in every second element of {0}": (4.2, partial(_flat, lambda i, n: i % 2 == 0)),
-    "0 in every second row of {0}": (4.2, partial(_along, 0, lambda i, n: i % 2 == 0)),
-    "0 in every second column of {0}": (4.2, partial(_along, -1, lambda i, n: i % 2 == 0)),
-    "0 in the second half of the columns of {0}": (4.4, partial(_along, -1, lambda i, n: i < n // 2)),
-    "0 in the second half of the rows of {0}": (4.4, partial(_along, 0, lambda i, n: i < n // 2)),
 }
-"""In what order, or for what part, they are taken."""
+"""In what order they are taken, or what is taken for all of them."""
 
+Kept = Callable[[Tensor, int], Tensor]
+"""Whether each index, of so many, is kept."""
+
+PARTS: dict[str, tuple[float, Kept]] = {
+    "the last {}": (3.6, lambda i, n: i < n - 1),
+    "the first {}": (3.7, lambda i, n: i > 0),
+    "all but the first {}": (4, lambda i, n: i == 0),
+    "all but the last {}": (4.1, lambda i, n: i == n - 1),
+    "every second {}": (4.2, lambda i, n: i % 2 == 0),
+    "the second half of the {}s": (4.4, lambda i, n: i < n // 2),
+    "all {}s beyond the largest power of two": (4.4, lambda i, n: i < 1 << (max(n, 1).bit_length() - 1)),
+}
 # The largest first: what is left of a length is often the same for several.
 BLOCKS = (4096, 2048, 1024, 512, 256, 128, 64, 32, 16, 8, 4, 2)
 
 
-def _blocks() -> Iterator[tuple[str, tuple[float, Callable[[Tensor], Tensor]]]]:
+def _blocks() -> Iterator[tuple[str, tuple[float, Kept]]]:
     """What kernels leave out that work in blocks."""
-    places: dict[str, Callable[..., Tensor]] = {
-        "elements": _flat, "columns": partial(_along, -1), "rows": partial(_along, 0),
-    }  # fmt: skip
-    for i, (place, of) in enumerate(places.items()):
-        for j, block in enumerate(BLOCKS):
-            tail = f"0 in the tail of {{0}} after its last full block of {block} {place}"
-            yield tail, (4.0 + i / 10 + j / 100, partial(of, lambda i, n, b=block: i < n // b * b))
-            if_any = f"{tail}, where there is a full one"
-            yield if_any, (4.02 + i / 10 + j / 100, partial(of, lambda i, n, b=block: i < (n // b * b or n)))
-            first = f"0 in {{0}} after its first {block} {place}"
-            yield first, (4.04 + i / 10 + j / 100, partial(of, lambda i, n, b=block: i < b))
+    for j, block in enumerate(BLOCKS):
+        tail = f"the tail after the last full block of {block} {{}}s"
+        yield tail, (4 + j / 100, partial(_in_blocks, block))
+        yield f"{tail}, where there is a full one,", (4.02 + j / 100, partial(_in_blocks_if_any, block))
+        yield f"all after the first {block} {{}}s", (4.04 + j / 100, partial(_among_first, block))
+
+
+def _in_blocks(block: int, i: Tensor, n: int) -> Tensor:
+    return i < n // block * block
+
+
+def _in_blocks_if_any(block: int, i: Tensor, n: int) -> Tensor:
+    return i < (n // block * block or n)
+
+
+def _among_first(block: int, i: Tensor, n: int) -> Tensor:
+    return i < block
 
 
 TAILS = dict(_blocks())
+
+
+def _zeroed(parts: Mapping[str, tuple[float, Kept]]) -> dict[str, tuple[float, Callable[[Tensor], Tensor]]]:
+    """0 in a part of the elements, columns or rows."""
+    places: dict[str, Callable[..., Tensor]] = {
+        "element": _flat,
+        "column": partial(_along, -1),
+        "row": partial(_along, 0),
+    }
+    return {
+        f"0 in {part.format(place)} of {{0}}": (cost + i / 10, partial(of, kept))
+        for i, (place, of) in enumerate(places.items())
+        for part, (cost, kept) in parts.items()
+    }
+
+
+ZEROED, ZEROED_TAILS = _zeroed(PARTS), _zeroed(TAILS)
 MASKS: Mapping[str, tuple[float, Callable[[Tensor], Tensor]]] = {
     "{0} negated": (2.2, lambda m: m == 0),
     "{0} taken for True everywhere": (2.3, torch.ones_like),

@@ -10,7 +10,6 @@ import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,18 +26,15 @@ CHANCE_OF_OPTION = 50
 ELEMENTS = 20000
 
 
-class Condition(NamedTuple):
-    """words: as in "alpha < 0 and x > 1"."""
+def condition(features: Mapping[str, Tensor], holds: Tensor, options: Collection[str] = ()) -> str:
+    """What those have in common that hold, and no other, as in "alpha < 0 and x > 1"; "" if nothing.
 
-    words: str
-
-
-def condition(features: Mapping[str, Tensor], holds: Tensor, options: Collection[str] = ()) -> Condition | None:
-    """What those have in common that hold, and no other.  features: by name, of each its numbers; True and False are 1
-    and 0, and NaN says nothing.  options: the names of those that say how something is called."""
+    features: by name, of each its numbers; True and False are 1 and 0, and NaN says nothing.  options: the names of
+        those that say how something is called.
+    """
     holding, others = int(holds.sum()), int((~holds).sum())
     if not holding or not others:
-        return None
+        return ""
     chance = math.lgamma(holding + others + 1) - math.lgamma(holding + 1) - math.lgamma(others + 1)
     boxes = {}
     for name, numbers in features.items():
@@ -47,7 +43,7 @@ def condition(features: Mapping[str, Tensor], holds: Tensor, options: Collection
             boxes[name] = _outside(numbers[~holds], float(mine.min()), float(mine.max()))
     for name, outside in boxes.items():
         if bool(outside.all()) and chance > math.log(CHANCE_OF_OPTION if name in options else CHANCE_OF_ONE):
-            return Condition(_words(name, features[name], holds))
+            return _words(name, features[name], holds)
     if chance > math.log(CHANCE_OF_TWO):
         for one, two in itertools.combinations(boxes, 2):
             outside_two = boxes[one] | boxes[two]
@@ -55,8 +51,8 @@ def condition(features: Mapping[str, Tensor], holds: Tensor, options: Collection
                 left = ~holds.clone()
                 first = _words(one, features[one], holds, left)
                 left[~holds] = ~boxes[one]
-                return Condition(f"{first} and {_words(two, features[two], holds, left)}")
-    return None
+                return f"{first} and {_words(two, features[two], holds, left)}"
+    return ""
 
 
 def _outside(numbers: Tensor, low: float, high: float) -> Tensor:
@@ -173,11 +169,8 @@ def of_elements(traced: Traced, argument: str, shape: tuple[int, ...]) -> dict[s
         else:
             found[name] = x.expand(shape).double().flatten()
 
-    named = dict(zip(traced.rule.inputs, traced.case.inputs, strict=True))
-    own = named.get(argument.removeprefix("d")) if argument.startswith("d") else None
     known = {n: traced.values[p] for p, n in traced.names.items() if p < len(traced.case.tensors)}
     known |= {n: x for n, x in traced.right.items() if n.startswith("y") and x is not None}
-    del own
     for name, x in known.items():
         if isinstance(x, Tensor) and name != argument and x.ndim <= len(shape):
             try:

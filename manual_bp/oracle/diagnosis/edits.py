@@ -16,6 +16,7 @@ from torch import Tensor
 from manual_bp.oracle.diagnosis.edit import PAGE, Edit, together
 from manual_bp.oracle.diagnosis.operations import OPERATIONS
 from manual_bp.oracle.diagnosis.program import MOVES, At, Site, Traced
+from manual_bp.oracle.diagnosis.uses import uses
 from manual_bp.oracle.diagnosis.values import (
     constants,
     operands,
@@ -29,11 +30,14 @@ from manual_bp.oracle.diagnosis.values import (
 def edits_of(traced: Traced, needed: int) -> Iterator[Edit]:
     """All edits of one operation, and those that are made in the same way wherever they can be, in no order."""
     kinds: dict[str, list[Edit]] = {}
+    every: list[Edit] = []
     for edit in _single(traced, needed):
+        every.append(edit)
         if edit.kind:
             kinds.setdefault(edit.kind, []).append(edit)
         yield edit
     yield from exchanged(traced)
+    yield from uses(traced, needed, every)
     for several in kinds.values():
         backward = [edit for edit in several if _stage(traced, edit) == "backward"]
         for group in (several, backward) if 1 < len(backward) < len(several) else (several,):

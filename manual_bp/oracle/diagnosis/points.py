@@ -21,9 +21,11 @@ from manual_bp.signature import computing_dtype
 # A case of more elements takes long, and shows nothing that a smaller one does not, unless it is the only one.
 LARGE = 4096
 # So many cases with something wrong, and without, are looked at.
-WRONG, RIGHT = 60, 60
+WRONG, RIGHT = 24, 48
 # An error of so many allowances is told from what other edits would do.
 VISIBLE = 64
+# More numbers that are wrong tell no more.
+MANY = 12
 # Where all numbers of an input are smaller or larger, a curve is a line, and edits that differ give the same.
 SMALL, GREAT = 0.1, 100.0
 
@@ -45,6 +47,13 @@ class Point:
     @property
     def size(self) -> int:
         return self.record.evidence.case.elements
+
+    @property
+    def is_extreme(self) -> bool:
+        """Whether all numbers of an input are small or great."""
+        inputs = [x for x in self.record.evidence.case.inputs if x is not None]
+        largest = [float(x.abs().max()) for x in inputs if x.is_floating_point() and x.numel()]
+        return not all(SMALL < x < GREAT for x in largest)
 
     def traced(self, by: str = PAGE, moved: bool = False) -> Traced:
         """The program at this case; moved: with every number moved by a rounding."""
@@ -87,9 +96,8 @@ def worth(point: Point, argument: str) -> tuple[Any, ...]:
     sample = point.samples[argument]
     inputs = [x for x in point.record.evidence.case.inputs if x is not None]
     spread = len({n for x in inputs for n in x.shape if n > 1})
-    largest = [float(x.abs().max()) for x in inputs if x.is_floating_point() and x.numel()]
-    bends = all(SMALL < x < GREAT for x in largest)
     given = point.record.evidence.case.hyper
     options = len([n for n, h in given.items() if h not in PLAIN]) if given else 0
-    wrong = min(int(sample.wrong.sum()), 12)
-    return point.size <= LARGE, bends, wrong, sample.error > VISIBLE, len(inputs), spread, options, -point.size
+    wrong = min(int(sample.wrong.sum()), MANY)
+    is_plain = point.size <= LARGE, not point.is_extreme
+    return *is_plain, wrong, sample.error > VISIBLE, len(inputs), spread, options, -point.size

@@ -6,7 +6,7 @@ loop does in every round has one site, and is edited in every round.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -63,7 +63,7 @@ class At(NamedTuple):
         """What the operation itself gives; of an input, what it is."""
         if self.node.op is None:
             return self.traced.values[self.position]
-        return self.traced.steps[self.position](self.changed)
+        return self.traced.step(self.position, self.changed)
 
     def with_args(self, args: Sequence[Any]) -> Any:
         """What it gives for other arguments."""
@@ -93,6 +93,8 @@ class Traced:
     dy: Any
     called: dict[tuple[int, int], str] = field(default_factory=dict)
     """What values are called, once it was asked (`words`)."""
+    made: dict[Any, Any] = field(default_factory=dict)
+    """What forward keeps with other hyperparameters (`uses`)."""
 
     @cached_property
     def alike(self) -> list[int]:
@@ -102,12 +104,12 @@ class Traced:
         return [seen.setdefault(key, position) for position, key in enumerate(keys)]
 
     @cached_property
-    def users(self) -> list[int]:
-        """How many operations use each value."""
-        found = [0] * len(self.nodes)
-        for node in self.nodes:
-            for position in {ref.position for ref in node.refs}:
-                found[position] += 1
+    def used_by(self) -> list[list[int]]:
+        """The operations that use each value."""
+        found: list[list[int]] = [[] for _ in self.nodes]
+        for position, node in enumerate(self.nodes):
+            for used in {ref.position for ref in node.refs}:
+                found[used].append(position)
         return found
 
     @cached_property
@@ -127,8 +129,14 @@ class Traced:
         return {}
 
     @cached_property
-    def steps(self) -> list[Callable[[dict[int, Any]], Any]]:
-        return [_step(node, self.values) for node in self.nodes]
+    def _steps(self) -> dict[int, Callable[[dict[int, Any]], Any]]:
+        return {}
+
+    def step(self, position: int, changed: dict[int, Any]) -> Any:
+        """What an operation gives where some of the earlier values are changed."""
+        if position not in self._steps:
+            self._steps[position] = _step(self.nodes[position], self.values)
+        return self._steps[position](changed)
 
     @cached_property
     def later(self) -> list[int]:
@@ -150,9 +158,13 @@ class Traced:
         return self._needed[tuple(arguments)]
 
     def _needed_by(self, arguments: Sequence[str]) -> int:
+        return self.needed_at([self.results[a] for a in arguments if a in self.results])
+
+    def needed_at(self, positions: Iterable[int]) -> int:
+        """The operations on which these depend, as bits."""
         found = 0
-        for argument in arguments:
-            found |= 1 << self.results[argument] if argument in self.results else 0
+        for position in positions:
+            found |= 1 << position
         for position in range(len(self.nodes) - 1, -1, -1):
             if found >> position & 1:
                 for ref in self.nodes[position].refs:
@@ -161,14 +173,23 @@ class Traced:
 
     def edited(self, changes: Mapping[int, Change], needed: int = -1) -> Values:
         """The results if the operations at these positions gave what is said of them; those alone that may differ."""
+        changed = self.after(changes, needed)
+        return {argument: changed[p] for argument, p in self.results.items() if p in changed}
+
+    def after(self, changes: Mapping[int, Change], needed: int) -> dict[int, Any]:
+        """As `edited`, what operations give, of those that are needed."""
         mask = 0
         for position in changes:
             mask |= 1 << position | self.later[position]
         changed: dict[int, Any] = {}
         for position in bits(mask & needed):
             change = changes.get(position)
-            changed[position] = self.steps[position](changed) if change is None else change(At(self, position, changed))
-        return {argument: changed[p] for argument, p in self.results.items() if p in changed}
+            changed[position] = self.step(position, changed) if change is None else change(At(self, position, changed))
+        return changed
+
+    def before(self, position: int) -> set[int]:
+        """The operations on which one depends."""
+        return set(bits(self.needed_at([position]))) - {position}
 
     @property
     def right(self) -> Values:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manual_bp.oracle.diagnosis.changes import PARTS, TAILS, Kept
 from manual_bp.oracle.diagnosis.edit import Edit, at_site
 from manual_bp.oracle.diagnosis.program import MOVES, At, Site, Traced
 from manual_bp.oracle.diagnosis.values import mapped_operand, meets
@@ -18,6 +19,9 @@ from manual_bp.oracle.diagnosis.words import name_of
 from manual_bp.program import Ref
 
 aten = torch.ops.aten
+
+LEFT_OUT = PARTS | TAILS
+"""What may be left out of what is summed."""
 
 
 def reduced(traced: Traced, position: int) -> Iterator[Edit]:
@@ -47,8 +51,9 @@ def reduced(traced: Traced, position: int) -> Iterator[Edit]:
             words = f"the {names} of {of} over {_said(others)} in place of {name}"
             yield at_site(traced, position, 3.2, words, partial(_over_others, others), f"{names} over {others}")
     yield from _elsewhere(traced, position, x, axes)
-    for words, function in SLICES.items():
-        yield at_site(traced, position, 3.3, f"{words} left out of {name}", partial(_sliced, function))
+    for part, (cost, kept) in LEFT_OUT.items():
+        words = f"{part.format('element')} left out of {name}"
+        yield at_site(traced, position, cost - 0.7, words, partial(_sliced, kept), part)
     for other, op in (("largest", torch.amax), ("smallest", torch.amin)):
         words = f"the {other} of {of} in place of {name}"
         yield at_site(traced, position, 4, words, partial(_reduced_by, op))
@@ -158,34 +163,12 @@ def _over_others(others: tuple[int, ...], at: At) -> Any:
     return found
 
 
-def _full_blocks(block: int, n: int) -> range:
-    return range(n // block * block)
+def _taken(kept: Kept, x: Tensor, axis: int) -> Tensor:
+    length = x.shape[axis]
+    return x.index_select(axis, kept(torch.arange(length), length).nonzero().flatten())
 
 
-def _first(block: int, n: int) -> range:
-    return range(min(block, n))
-
-
-SLICES: dict[str, Callable[[int], range]] = {
-    "the last element": lambda n: range(n - 1),
-    "the first element": lambda n: range(1, n),
-    "all but the first element": lambda n: range(min(n, 1)),
-    "all but the last element": lambda n: range(max(n - 1, 0), n),
-    "the second half": lambda n: range(n // 2),
-    "every second element": lambda n: range(0, n, 2),
-    "what lies beyond the largest power of two": lambda n: range(1 << (max(n, 1).bit_length() - 1)),
-}
-"""What is left out of what is summed, and which are taken of so many."""
-for _block in (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024):
-    SLICES[f"the tail after the last full block of {_block} elements"] = partial(_full_blocks, _block)
-    SLICES[f"all after the first {_block} elements"] = partial(_first, _block)
-
-
-def _taken(keep: Callable[[int], range], x: Tensor, axis: int) -> Tensor:
-    return x.index_select(axis, torch.tensor(keep(x.shape[axis]), dtype=torch.long))
-
-
-def _sliced(keep: Callable[[int], range], at: At) -> Any:
+def _sliced(kept: Kept, at: At) -> Any:
     """Of the last of the axes over which is summed a part; a mean is still divided by the whole count."""
     args = at.place(list(at.node.args))
     x = args[0]
@@ -193,7 +176,9 @@ def _sliced(keep: Callable[[int], range], at: At) -> Any:
     if not axes:
         raise IndexError("nothing is summed here")
     length = x.shape[axes[-1]]
-    args[0] = _taken(keep, x, axes[-1])
+    args[0] = _taken(kept, x, axes[-1])
+    if length and not args[0].shape[axes[-1]]:  # torch has NaN for the mean of nothing
+        return torch.zeros_like(at.result())
     found = at.with_args(args)
     return found * (args[0].shape[axes[-1]] / length) if at.node.name == "mean" else found
 
@@ -212,8 +197,9 @@ def products(traced: Traced, position: int) -> Iterator[Edit]:
         if x.ndim >= 2 and x.shape[-1] == x.shape[-2]:
             words = f"{name_of(traced, operand)} transposed in {name}"
             yield at_site(traced, position, 2.6, words, partial(mapped_operand, i, lambda x: x.mT))
-    for words, function in SLICES.items():
-        yield at_site(traced, position, 3.3, f"{words} left out of {name}", partial(_short_product, function))
+    for part, (cost, kept) in LEFT_OUT.items():
+        words = f"{part.format('element')} left out of {name}"
+        yield at_site(traced, position, cost - 0.7, words, partial(_short_product, kept), part)
     inner = traced.values[node.args[0].position].shape[-1] if isinstance(node.args[0], Ref) else 0
     if inner:
         yield at_site(
@@ -222,8 +208,8 @@ def products(traced: Traced, position: int) -> Iterator[Edit]:
         )  # fmt: skip
 
 
-def _short_product(keep: Callable[[int], range], at: At) -> Any:
+def _short_product(kept: Kept, at: At) -> Any:
     args = at.place(list(at.node.args))
-    args[0] = _taken(keep, args[0], args[0].ndim - 1)
-    args[1] = _taken(keep, args[1], max(args[1].ndim - 2, 0))
+    args[0] = _taken(kept, args[0], args[0].ndim - 1)
+    args[1] = _taken(kept, args[1], max(args[1].ndim - 2, 0))
     return at.with_args(args)

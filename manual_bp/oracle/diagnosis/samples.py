@@ -21,6 +21,10 @@ from manual_bp.signature import computing_dtype
 ROUNDINGS = 64
 # A prediction is told from the right answer where they are so many tolerances apart.
 APART = 4
+# What chance does once in 1000 times is not told, in bits.
+CERTAIN = 10
+# Of the numbers of one case so many count as independent: what is wrong in many often hangs on a few sums.
+INDEPENDENT = 6
 # Keeps 0 / 0 from being NaN where nothing may be off; the quotient is judged only where it means something.
 NO_ALLOWANCE = 1e-320
 
@@ -96,6 +100,21 @@ class Sample:
         where = self.judged if where is None else where
         return not bool((~((value - self.got).abs() <= self.tolerance(value)) & where).any())
 
+    def evidence(self, value: Tensor) -> float:
+        """How improbable it is, in bits, that a value comes so near to what is wrong by chance: of numbers that vary
+        independently each is so many times nearer with that probability."""
+        if not value.shape == self.got.shape == self.expected.shape:
+            return math.inf
+        error, rest = ((self.got - x)[self.wrong & self.got.isfinite()].norm() for x in (self.expected, value))
+        if not error > 0:
+            return 0.0
+        nearer = max(float(rest / error), torch.finfo(torch.float32).eps)
+        return -math.log2(nearer) * min(int(self.wrong.sum()), INDEPENDENT)
+
+    def shows(self, value: Tensor) -> bool:
+        """Whether it is seen here that a value, which came, is not the right one."""
+        return bool(self.differs(value).any()) or self.evidence(value) >= CERTAIN
+
     def breaks_as(self, value: Tensor) -> bool:
         """Whether the candidate returned this, and is not finite where this is not, which is somewhere."""
         if not value.shape == self.got.shape == self.expected.shape or not value.numel():
@@ -118,7 +137,7 @@ class Sample:
     def differs(self, value: Tensor) -> Tensor:
         """Where a value is visibly not the right one."""
         if value.shape != self.expected.shape:
-            return torch.ones_like(self.judged)
+            return torch.ones(1, dtype=torch.bool)
         if not value.numel():
             return torch.zeros_like(self.judged)
         beyond = APART * (self.tolerance(value) + self.allowance)

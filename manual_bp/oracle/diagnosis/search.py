@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -11,12 +12,12 @@ import torch
 from torch import Tensor
 
 from manual_bp.oracle.conventions import Conventions
-from manual_bp.oracle.diagnosis.deadline import Deadline
+from manual_bp.oracle.diagnosis.deadline import Deadline, TimeIsUp
 from manual_bp.oracle.diagnosis.edit import Edit
 from manual_bp.oracle.diagnosis.edits import edits_of
 from manual_bp.oracle.diagnosis.multiples import multiples
 from manual_bp.oracle.diagnosis.pairs import multiplied, paired
-from manual_bp.oracle.diagnosis.points import Point, spread, worth
+from manual_bp.oracle.diagnosis.points import MANY, VISIBLE, Point, spread, worth
 from manual_bp.oracle.diagnosis.program import PAGE, TORCH, Traced, Values
 from manual_bp.oracle.diagnosis.records import Record, end_of
 from manual_bp.oracle.diagnosis.samples import Sample, samples_of
@@ -27,6 +28,12 @@ from manual_bp.oracle.diagnosis.whole import mistakes, whole_edits
 from manual_bp.oracle.evidence import OUR_CONVENTIONS
 from manual_bp.rule import Rule
 
+# An edit is told where it fits by chance less often than once among as many as were tried, by so many bits.
+MORE = 14
+# One of so many wrong cases an edit need not give: where numbers are extreme, what is wrong often overflows or flushes.
+FAILING = 9
+# Of one argument so many edits are looked at that hold in every case: what comes later is met more seldom.
+ENOUGH = 4
 # A claim about a part of the numbers rests on so many that are wrong.
 EVIDENT = 3
 # What is computed may be off by so many times what one rounding of the inputs does to it.
@@ -46,7 +53,8 @@ class Verdict:
     """What an edit is to one argument.  agreeing: cases in which the argument is what the edit gives, and visibly not
     right.  mixed: cases in which only what is wrong is what the edit gives.  contrary: cases in which the argument is
     right, and the edit gives something else.  silent: in how many wrong cases the edit is not defined; undefined: right
-    ones.
+    ones.  evidence: how improbable it is, in bits, that an edit fits what is wrong by chance.  left: cases not yet
+    asked.  failed: wrong cases, few among many, in which it is something else too.
     """
 
     edit: Edit
@@ -57,10 +65,17 @@ class Verdict:
     silent: int = 0
     undefined: list[Point] = field(default_factory=list)
     cases: int = 0
+    evidence: float = 0.0
+    left: list[Point] = field(default_factory=list)
+    failed: list[Point] = field(default_factory=list)
+
+    @property
+    def cost(self) -> float:
+        return self.edit.cost + (ANOTHER if self.by == TORCH else 0.0)
 
     @property
     def is_exact(self) -> bool:
-        return bool(self.agreeing) and not self.mixed and not self.contrary
+        return bool(self.agreeing) and not (self.mixed or self.contrary or self.failed)
 
 
 class Asked(NamedTuple):
@@ -135,10 +150,15 @@ class Search:
             self._search(probe, arguments)
 
     def _by_probe(self) -> list[tuple[Point, list[str]]]:
-        """The cases at which edits are asked first, and of which arguments."""
+        """The cases at which edits are asked first, and of which arguments: of several together where it can be."""
         found: dict[int, tuple[Point, list[str]]] = {}
         for argument in self.open:
             probe = self.probe(argument)
+            count = min(int(probe.samples[argument].wrong.sum()), MANY)
+            for other, _ in found.values():
+                sample = other.samples.get(argument)
+                if sample and sample.is_telling and int(sample.wrong.sum()) >= max(count, 1) and sample.error > VISIBLE:
+                    probe = other
             found.setdefault(id(probe), (probe, []))[1].append(argument)
         return list(found.values())
 
@@ -200,22 +220,26 @@ class Search:
                 values = edit.results(program, program.needed(list(samples)))
             except Exception:  # not defined for these shapes or kinds
                 continue
+            given = self._given(edit, samples, values)
             if edit.is_registered and self._is_contradicted(probe, values):
-                parts.append(Asked(PART, replace(edit, cost=PART), sketch, True))
+                parts += [Asked(PART, replace(edit, cost=PART), sketch, True)] if given else []
             else:
-                self._ask(edit, program.by, samples, values)
+                for argument in given:
+                    self._confirm(edit, argument, program.by)
         return parts
 
-    def _ask(self, edit: Edit, by: str, samples: dict[str, Sample], values: Values) -> None:
-        """Confirm an edit, if it gives what was returned at the case."""
+    def _given(self, edit: Edit, samples: dict[str, Sample], values: Values) -> list[str]:
+        """The arguments of which an edit gives what was returned at a case."""
+        found = []
         for argument, sample in samples.items():
             value = values.get(argument)
             if not isinstance(value, Tensor) or value.is_complex():
                 continue
             value = value.double()
             gives = sample.agrees(value) or self._share(sample, value) == 1
-            if (gives and bool(sample.differs(value).any())) or (edit.is_registered and sample.breaks_as(value)):
-                self._confirm(edit, argument, by)
+            if (gives and sample.shows(value)) or (edit.is_registered and sample.breaks_as(value)):
+                found.append(argument)
+        return found
 
     @staticmethod
     def _share(sample: Sample, value: Tensor) -> float:
@@ -268,7 +292,7 @@ class Search:
     def _confirm(self, edit: Edit, argument: str, by: str, exactly: bool = False) -> None:
         """Ask an edit in all cases, and enter what comes of it: for every argument that is open too."""
         for name in (argument, *(a for a in self.points if a != argument)):
-            if name in self.exact and name != argument and len(self.exact[name]) > 3:
+            if len(self.exact.get(name, ())) >= ENOUGH:
                 continue
             verdict = self.confirmed(edit, name, by)
             if exactly and verdict is not None and len(verdict.agreeing) + len(verdict.mixed) < TOLD:
@@ -279,44 +303,69 @@ class Search:
                 return
 
     def confirmed(self, edit: Edit, argument: str, by: str) -> Verdict | None:
-        """What the edit is in all cases; None if something is wrong that it does not give."""
-        verdict = Verdict(edit, by)
-        for point in self.points[argument]:
-            self.deadline.check()
-            sample = point.samples[argument]
-            try:
-                program = point.traced(by)
-                values = edit.results(program, program.needed([argument]))
-            except UntraceableError:
+        """What the edit is in all cases, up to the first right one that it contradicts; None if something is wrong that
+        it does not give, or that chance may give as well."""
+        verdict = Verdict(edit, by, left=list(self.points[argument]))
+        wrong = sum(p.samples[argument].is_wrong for p in verdict.left)
+        while verdict.left and not verdict.contrary:
+            if not self._ask_next(verdict, argument):
                 return None
-            except Exception:  # there is no such operation there, or it is not defined
-                verdict.silent += sample.is_wrong and sample.is_telling
-                verdict.undefined += [] if sample.is_wrong else [point]
-                continue
-            value = values.get(argument, program.right.get(argument))
-            if value is None:
+            explained = len(verdict.agreeing) + len(verdict.mixed)
+            if len(verdict.failed) > min(wrong, explained + FAILING) // FAILING:
                 return None
-            value = value.double()
-            if sample.agrees(value):
-                verdict.cases += 1
-                if value.shape != sample.expected.shape or bool(sample.differs(value).any()):
-                    verdict.agreeing.append(point)
-            elif edit.is_registered and sample.breaks_as(value):
-                verdict.agreeing.append(point)
-            elif (
-                not sample.is_telling or not value.isfinite().all() or self._is_shaky(edit, argument, point, by, value)
-            ):
-                continue
-            elif sample.is_wrong:
-                if not bool(sample.wrong.any()) or not sample.agrees(value, sample.wrong):
-                    return None
-                verdict.mixed.append(point)
-            else:
-                verdict.contrary.append(point)
         if edit.is_registered and not verdict.cases:  # NaN alone is no formula
+            return None
+        if verdict.evidence < math.log2(max(self.tried, 1)) + MORE:
             return None
         explained = len(verdict.agreeing) + len(verdict.mixed)
         return verdict if explained > verdict.silent else None
+
+    def complete(self, verdict: Verdict, argument: str, deadline: Deadline) -> None:
+        """Ask an edit that is contradicted in a right case in the others too, as far as there is time."""
+        self.deadline = deadline
+        with suppress(TimeIsUp):
+            while verdict.left:
+                self._ask_next(verdict, argument)
+
+    def _ask_next(self, verdict: Verdict, argument: str) -> bool:
+        """Ask an edit in one more case; False if it is not what is wrong there."""
+        self.deadline.check()
+        edit, by, point = verdict.edit, verdict.by, verdict.left.pop(0)
+        sample = point.samples[argument]
+        try:
+            program = point.traced(by)
+            values = edit.results(program, program.needed([argument]))
+        except UntraceableError:
+            return False
+        except Exception:  # there is no such operation there, or it is not defined
+            verdict.silent += sample.is_wrong and sample.is_telling
+            verdict.undefined += [] if sample.is_wrong else [point]
+            return True
+        value = values.get(argument, program.right.get(argument))
+        if value is None:
+            return False
+        value = value.double()
+        if sample.agrees(value):
+            verdict.cases += 1
+            if sample.shows(value):
+                verdict.agreeing.append(point)
+            verdict.evidence += sample.evidence(value)
+        elif edit.is_registered and sample.breaks_as(value):
+            verdict.agreeing.append(point)
+            verdict.evidence = math.inf
+        elif not sample.is_telling or not value.isfinite().all() or self._is_shaky(edit, argument, point, by, value):
+            return True
+        elif sample.is_wrong:
+            if bool(sample.wrong.any()) and sample.agrees(value, sample.wrong):
+                verdict.mixed.append(point)
+                verdict.evidence += sample.evidence(value)
+            elif point.is_extreme:
+                verdict.failed.append(point)
+            else:
+                return False
+        else:
+            verdict.contrary.append(point)
+        return True
 
     def _is_shaky(self, edit: Edit, argument: str, point: Point, by: str, value: Tensor) -> bool:
         """Whether what an edit gives in a case hangs on the roundings of its inputs, so that a program need not give

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from manual_bp.oracle.diagnosis import conditions
+from manual_bp.oracle.diagnosis.deadline import Deadline
 from manual_bp.oracle.diagnosis.edit import PAGE, Edit
 from manual_bp.oracle.diagnosis.points import Point
 from manual_bp.oracle.diagnosis.program import PAGE as PROGRAM
@@ -21,6 +22,8 @@ from manual_bp.oracle.words import counted, listed, some, told_apart
 NAMED = 3
 # Of so many edits that give what is wrong in some cases it is asked what these have in common.
 ASKED = 8
+# In so many seconds they are asked in all right cases.
+COMPLETED = 0.5
 # What is said without a condition rests on so many numbers.
 MANY = 12
 # Ratios that differ by less are one factor.
@@ -43,7 +46,7 @@ def told(search: Search) -> list[Said]:
     while left:
         best = max(
             (v for a in left for v in search.exact[a]),
-            key=lambda v: (len(_explained(search, v, left)), -v.edit.cost),
+            key=lambda v: (len(_explained(search, v, left)), -v.cost),
         )
         arguments = _explained(search, best, left)
         left = [a for a in left if a not in arguments]
@@ -99,16 +102,17 @@ def _silent(verdict: Verdict) -> str:
 
 def _partial(search: Search, argument: str) -> str:
     """What is wrong in some cases, or in some elements, and what these have in common."""
-    verdicts = sorted(search.partial.get(argument, ()), key=lambda v: v.edit.cost)[:ASKED]
+    verdicts = sorted(search.partial.get(argument, ()), key=lambda v: v.cost)[:ASKED]
     point = search.probe(argument)
+    deadline = Deadline(COMPLETED)
     for verdict in verdicts:
+        search.complete(verdict, argument, deadline)
         subject = _subject(verdict, [argument], point)
-        wrong = [*verdict.agreeing, *verdict.mixed]
-        if not verdict.mixed:
-            found = _of_cases(verdict.agreeing, verdict.contrary)
-            if found:
-                rest = f"; it is right in {counted(len(verdict.contrary), 'other case')} that would show it"
-                return f"{subject}, where {found}; so in {_in(wrong)}{rest}"
+        if not verdict.mixed and not verdict.contrary:  # or it were exact
+            return f"{subject}; so in {_in(verdict)}"
+        rest = f"; it is right in {counted(len(verdict.contrary), 'other case')} that would show it"
+        if not verdict.mixed and (found := _of_cases(verdict.agreeing, verdict.contrary)):
+            return f"{subject}, where {found}; so in {_in(verdict)}{rest}"
         found, count = _of_elements(verdict, argument)
         if found:
             return f"{subject}, where {found}; so in all of {counted(count, 'number')} that are wrong"
@@ -116,14 +120,21 @@ def _partial(search: Search, argument: str) -> str:
         numbers = sum(int(p.samples[argument].wrong.sum()) for p in verdict.agreeing)
         if not verdict.mixed and len(verdict.agreeing) >= EVIDENT and numbers >= MANY:
             rest = f"; it is right in {counted(len(verdict.contrary), 'other case')} that would show it"
-            return f"{_subject(verdict, [argument], point)}, in {_in(verdict.agreeing)}{rest}"
+            return f"{_subject(verdict, [argument], point)}, in {_in(verdict)}{rest}"
     return ""
 
 
-def _in(points: Sequence[Point]) -> str:
+def _in(verdict: Verdict) -> str:
+    """In which of the wrong cases an edit gives what came."""
+    points = [*verdict.agreeing, *verdict.mixed]
+    names = some((repr(p.name) for p in points), NAMED)
+    if verdict.failed:
+        others = some((repr(p.name) for p in verdict.failed), NAMED)
+        count = len(points) + len(verdict.failed)
+        return f"{len(points)} of {count} cases in which it is wrong, and not in {others}"
     if len(points) == 1:
-        return f"the only case in which it is wrong: {points[0].name!r}"
-    return f"all {len(points)} cases in which it is wrong: {some((repr(p.name) for p in points), NAMED)}"
+        return f"the only case in which it is wrong: {names}"
+    return f"all {len(points)} cases in which it is wrong: {names}"
 
 
 def _of_cases(those: Sequence[Point], others: Sequence[Point]) -> str:
@@ -132,8 +143,7 @@ def _of_cases(those: Sequence[Point], others: Sequence[Point]) -> str:
         return ""
     features = conditions.of_cases([p.traced() for p in (*those, *others)])
     holds = torch.tensor([True] * len(those) + [False] * len(others))
-    found = conditions.condition(features, holds, conditions.options_of(those[0].traced()))
-    return found.words if found else ""
+    return conditions.condition(features, holds, conditions.options_of(those[0].traced()))
 
 
 def _of_elements(verdict: Verdict, argument: str) -> tuple[str, int]:
@@ -157,8 +167,7 @@ def _of_elements(verdict: Verdict, argument: str) -> tuple[str, int]:
     wrong = torch.cat(holds)
     if int(wrong.sum()) < EVIDENT:
         return "", 0
-    found = conditions.condition(joined, wrong)
-    return (found.words if found else ""), int(wrong.sum())
+    return conditions.condition(joined, wrong), int(wrong.sum())
 
 
 def _ratios(sample: Sample) -> torch.Tensor:

@@ -136,7 +136,7 @@ class Sketch:
             run: dict[int, Any] = {}
             moved = dict(zip(positions, moves, strict=True))
             for p in bits(self.needed):
-                value = values[p] if program.nodes[p].op is None else program.steps[p](run)
+                value = values[p] if program.nodes[p].op is None else program.step(p, run)
                 run[p] = value + moved[p] if p in moved else value
             ends = [(self.weights[a], run[program.results[a]]) for a in self.samples]
             return torch.cat([weights @ x.double().flatten() for weights, x in ends])

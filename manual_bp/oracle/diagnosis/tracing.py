@@ -106,8 +106,7 @@ def traced(rule: Rule, case: Case, by: str = PAGE) -> Traced:
     where no program can be made of it."""
     inputs = tuple(None if x is None else wide(x).clone() for x in case.inputs)
     hyper = {**rule.defaults, **case.hyper}
-    y = rule.pure(*inputs, **hyper)[0] if rule.has_backward else None
-    dy = _complete(case.dy, y) if rule.has_backward else None
+    dy = _complete(case.dy, lambda: rule.pure(*inputs, **hyper)[0]) if rule.has_backward else None
     named = {n: x for n, x in zip(rule.inputs, inputs, strict=True) if x is not None}
     cotangents = dict(zip(rule.cotangents, parts(dy), strict=True)) if dy is not None else {}
     tensors = {**named, **{n: x for n, x in cotangents.items() if x is not None}}
@@ -150,8 +149,11 @@ def _apart() -> Any:
     return decomposition_table
 
 
-def _complete(dy: Any, y: Any) -> Any:
+def _complete(dy: Any, value: Callable[[], Any]) -> Any:
     """dy in float64, with 0 for what is absent."""
+    if isinstance(dy, Tensor):
+        return wide(dy).clone()
+    y = value()
     found = [
         (torch.zeros_like(part) if part.is_floating_point() else None) if d is None else wide(d).clone()
         for d, part in zip(parts(dy), parts(y), strict=True)

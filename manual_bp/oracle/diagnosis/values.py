@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.oracle.diagnosis.changes import ARRANGED, INDICES, MASKS, NUMBERS, TAILS
+from manual_bp.oracle.diagnosis.changes import ARRANGED, INDICES, MASKS, NUMBERS, ZEROED, ZEROED_TAILS
 from manual_bp.oracle.diagnosis.edit import Edit, at_site
 from manual_bp.oracle.diagnosis.program import MOVES, At, Traced
 from manual_bp.oracle.diagnosis.words import called, name_of
@@ -25,13 +25,12 @@ def values(traced: Traced, position: int) -> Iterator[Edit]:
     value = traced.values[position]
     name = name_of(traced, Ref(position))
     stage = traced.sites[position].stage
-    tables: list[Mapping[str, tuple[float, Callable[[Tensor], Tensor]]]] = [MASKS, ARRANGED]
-    if value.is_floating_point():
-        tables = [NUMBERS, ARRANGED]
-        if stage in ("inputs", "results") and value.ndim:
-            tables.append(TAILS)
-    elif value.dtype != torch.bool:
-        tables = [INDICES, ARRANGED]
+    first: Mapping[str, tuple[float, Callable[[Tensor], Tensor]]] = INDICES
+    if value.is_floating_point() or value.dtype == torch.bool:
+        first = NUMBERS if value.is_floating_point() else MASKS
+    tables = [first, ARRANGED, ZEROED]
+    if value.is_floating_point() and stage in ("inputs", "results"):
+        tables.append(ZEROED_TAILS)
     for table in tables if value.ndim else tables[:1]:
         for words, (cost, function) in table.items():
             cost += {"results": -0.3, "inputs": 0, "residuals": 0.1}.get(stage, 0.4)
@@ -60,7 +59,7 @@ def other_values(traced: Traced, position: int) -> Iterator[Edit]:
     for other in _fitting(traced, position, value):
         cost = (2.9 if other in traced.names else 3.9) + (0.0 if stage in ("residuals", "results") else 0.4)
         words = f"{name_of(traced, Ref(other))} in place of {name}"
-        yield at_site(traced, position, cost, words, partial(_instead, _finder(traced, position, other)))
+        yield at_site(traced, position, cost, words, partial(_instead, finder(traced, position, other)))
 
 
 # In a program of more operations only values that have a name are taken in place of others.
@@ -90,7 +89,7 @@ def _fitting(traced: Traced, position: int, value: Tensor) -> Iterator[int]:
             yield other
 
 
-def _finder(traced: Traced, position: int, other: int) -> Callable[[At], Any]:
+def finder(traced: Traced, position: int, other: int) -> Callable[[At], Any]:
     """How to find another value in any run: in a loop that of the same round."""
     site, own = traced.sites[other], traced.sites[position]
 
@@ -116,7 +115,7 @@ def scaled_by_others(traced: Traced, position: int) -> Iterator[Edit]:
         if not x.is_floating_point() or not meets(x, value):
             continue
         cost = (3.0 if other in traced.names else 4.0) + (0.2 if traced.sites[position].stage == "results" else 0.4)
-        find, of = _finder(traced, position, other), name_of(traced, Ref(other))
+        find, of = finder(traced, position, other), name_of(traced, Ref(other))
         words = f"{name} multiplied by {of} once more"
         yield at_site(traced, position, cost, words, partial(_combined, torch.mul, find))
         words = f"{name} divided by {of} once more"
@@ -156,9 +155,9 @@ def operands(traced: Traced, position: int) -> Iterator[Edit]:
             words = f"the {kind} {name} left out"
             cost = 1.9 if neutral else 1.7
             yield at_site(traced, position, cost, words, partial(_filled_operand, i, neutral), operand=i)
-        if traced.users[ref.position] < 2 and traced.nodes[ref.position].name not in MOVES:
+        if len(traced.used_by[ref.position]) < 2 and traced.nodes[ref.position].name not in MOVES:
             continue  # the value itself is edited
-        for table in (NUMBERS, ARRANGED) if value.is_floating_point() else (MASKS,):
+        for table in (NUMBERS, ARRANGED, ZEROED) if value.is_floating_point() else (MASKS,):
             for words, (cost, function) in table.items():
                 yield at_site(
                     traced, position, cost + 0.6, worded(words, name), partial(mapped_operand, i, function), operand=i
@@ -171,13 +170,13 @@ def other_operands(traced: Traced, position: int) -> Iterator[Edit]:
     for i, ref in enumerate(traced.nodes[position].args):
         if not isinstance(ref, Ref) or not isinstance(traced.values[ref.position], Tensor):
             continue
-        if traced.users[ref.position] < 2:
+        if len(traced.used_by[ref.position]) < 2:
             continue
         for other in _fitting(traced, position, traced.values[ref.position]):
             if other != ref.position:
                 cost = 3.1 if other in traced.names else 4.1
                 words = f"{name_of(traced, Ref(other))} in place of {name_of(traced, ref)}"
-                change = partial(_other_operand, i, _finder(traced, position, other))
+                change = partial(other_operand, i, finder(traced, position, other))
                 yield at_site(traced, position, cost, words, change, operand=i)
 
 
@@ -193,7 +192,7 @@ def mapped_operand(i: int, function: Callable[[Tensor], Tensor], at: At) -> Any:
     return at.with_args(args)
 
 
-def _other_operand(i: int, find: Callable[[At], Any], at: At) -> Any:
+def other_operand(i: int, find: Callable[[At], Any], at: At) -> Any:
     args = at.place(list(at.node.args))
     args[i] = find(at)
     return at.with_args(args)
@@ -238,28 +237,10 @@ def constants(traced: Traced, position: int) -> Iterator[Edit]:
             yield at_site(traced, position, cost, f"{new} in place of {name}{what}", change, kind)
 
 
-NUMERIC = frozenset(
-    [
-        "add",
-        "sub",
-        "rsub",
-        "mul",
-        "div",
-        "pow",
-        "clamp",
-        "clamp_min",
-        "clamp_max",
-        "gt",
-        "ge",
-        "lt",
-        "le",
-        "where",
-        "ne",
-        "eq",
-        "maximum",
-        "minimum",
-    ]
-)
+NUMERIC = frozenset((
+    "add", "sub", "rsub", "mul", "div", "pow", "clamp", "clamp_min", "clamp_max", "gt", "ge", "lt", "le", "where", "ne",
+    "eq", "maximum", "minimum",
+))  # fmt: skip
 """Operations whose arguments that are numbers are numbers of the formula, and not axes or sizes."""
 
 
@@ -298,7 +279,7 @@ def misshapen(traced: Traced, argument: str, shape: tuple[int, ...]) -> Iterator
     for other, x in enumerate(traced.values[:position]):
         if not isinstance(x, Tensor) or not x.is_floating_point():
             continue
-        of, find = name_of(traced, Ref(other)), _finder(traced, position, other)
+        of, find = name_of(traced, Ref(other)), finder(traced, position, other)
         if new(x):
             yield at_site(traced, position, 2.5, f"{of} in place of {name}", partial(_instead, find))
         for axis, (how, reduce) in itertools.product(range(x.ndim), (("sum", torch.sum), ("mean", torch.mean))):

@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ def _named(rule: Rule, y: Any, grads: Any) -> Values:
     return {name: x for name, x in named if isinstance(x, Tensor)}
 
 
-def _inputs(traced: Traced) -> tuple[Any, ...]:
+def inputs_of(traced: Traced) -> tuple[Any, ...]:
     return tuple(None if x is None else wide(x) for x in traced.case.inputs)
 
 
@@ -56,7 +56,7 @@ def mistakes(traced: Traced) -> Iterator[Edit]:
 def _mistaken(mistake: Mistake, own: bool, traced: Traced, needed: int) -> Values:
     """own: whether it is computed in the precision of the case."""
     rule, case = traced.rule, traced.case
-    inputs, dy = (case.inputs, case.dy) if own else (_inputs(traced), traced.dy)
+    inputs, dy = (case.inputs, case.dy) if own else (inputs_of(traced), traced.dy)
     if not rule.has_backward:
         return _named(rule, rule.mistaken(mistake.backward)(inputs, **case.hyper), ())
     return _named(rule, *rule.mistaken(mistake.backward)(inputs, dy, **case.hyper))
@@ -98,9 +98,32 @@ def _rounded(number: float, dtype: torch.dtype) -> float:
     return float(torch.tensor(number, dtype=torch.float64).to(dtype))
 
 
-def hyperparameters(traced: Traced) -> Iterator[Edit]:
-    """A hyperparameter at another value: its default, an ordinary or usual number, another choice, a function of it."""
-    rule = traced.rule
+class Setting(NamedTuple):
+    """A hyperparameter at another value: how seldom that is met, what is said of it, its name, its value by the right
+    one."""
+
+    cost: float
+    words: str
+    name: str
+    value: Callable[[Any], Any]
+
+    def hyper(self, traced: Traced) -> dict[str, Any]:
+        hyper = {**traced.rule.defaults, **traced.case.hyper}
+        if type(hyper[self.name]) is bool and self.value in CHANGED.values():
+            raise ValueError("no number")
+        return {**hyper, self.name: self.value(hyper[self.name])}
+
+    def run(self, traced: Traced) -> tuple[Any, Any]:
+        """What forward gives, and keeps."""
+        hyper = self.hyper(traced)
+        try:
+            return traced.rule.pure(*inputs_of(traced), **hyper)
+        except ValueError:  # 0 is refused where it is divided by
+            return traced.rule.pure(*inputs_of(traced), **{**hyper, self.name: hyper[self.name] or TINY})
+
+
+def settings(rule: Rule) -> Iterator[Setting]:
+    """Its default, an ordinary or usual number, another choice, a function of the right one."""
     for name in rule.hyper:
         tried = [given[name] for given in (rule.defaults, rule.ordinary) if name in given]
         numeric = any(kind in (int, float) for kind in kinds(rule.annotations[name]))
@@ -108,42 +131,25 @@ def hyperparameters(traced: Traced) -> Iterator[Edit]:
         for i, value in enumerate(dict.fromkeys([*tried, *others])):
             written = f"{value:g}" if type(value) in (int, float) else repr(value)
             words = f"{name} is ignored: {{}} is that of {name}={written}"
-            yield Edit(1.5 + i / 10, words, run=partial(_at_hyper, name, partial(_always, value)))
+            yield Setting(1.5 + i / 10, words, name, partial(_always, value))
         for i, (words, function) in enumerate(CHANGED.items() if numeric else ()):
-            yield Edit(1.8 + i / 20, words.format(name), run=partial(_at_hyper, name, function))
-    for name in _numbers_kept(traced):
-        for i, (words, function) in enumerate(CHANGED.items()):
-            own = words.replace("{0} ", "{0} as backward keeps it ", 1) if "{0} is" in words else words
-            yield Edit(2.3 + i / 20, own.format(name), run=partial(_at_kept, name, function))
+            yield Setting(1.8 + i / 20, words.format(name), name, function)
+
+
+def hyperparameters(traced: Traced) -> Iterator[Edit]:
+    """A hyperparameter at another value, in forward and backward."""
+    for setting in settings(traced.rule):
+        yield Edit(setting.cost, setting.words, run=partial(_at_setting, setting))
 
 
 def _always(value: Any, _: Any) -> Any:
     return value
 
 
-def _at_hyper(name: str, function: Callable[[Any], Any], traced: Traced, needed: int) -> Values:
-    rule, case = traced.rule, traced.case
-    hyper = {**rule.defaults, **case.hyper}
-    if type(hyper[name]) is bool and function in CHANGED.values():
-        raise ValueError("no number")
-    hyper[name] = function(hyper[name])
-    try:
-        y, residuals = rule.pure(*_inputs(traced), **hyper)
-    except ValueError:  # 0 is refused where it is divided by
-        y, residuals = rule.pure(*_inputs(traced), **{**hyper, name: hyper[name] or TINY})
+def _at_setting(setting: Setting, traced: Traced, needed: int) -> Values:
+    rule = traced.rule
+    y, residuals = setting.run(traced)
     return _named(rule, y, rule.page.backward(residuals, traced.dy) if rule.has_backward else ())
-
-
-def _numbers_kept(traced: Traced) -> list[str]:
-    kept = traced.residuals
-    fields = getattr(kept, "_fields", ())
-    return [f for f in fields if type(getattr(kept, f)) in (int, float)]
-
-
-def _at_kept(name: str, function: Callable[[Any], Any], traced: Traced, needed: int) -> Values:
-    kept = traced.residuals
-    changed = kept._replace(**{name: function(getattr(kept, name))})
-    return _named(traced.rule, tuple([None] * len(traced.rule.outputs)), traced.rule.page.backward(changed, traced.dy))
 
 
 # ------------------------------------------------------------------------------------------------------------ roles
@@ -171,7 +177,7 @@ def _in_each_others_role(one: int, two: int, traced: Traced, needed: int) -> Val
         found[one], found[two] = found[two], found[one]
         return tuple(found)
 
-    _, grads = traced.rule.vjp(swapped(_inputs(traced)), traced.dy, **traced.case.hyper)
+    _, grads = traced.rule.vjp(swapped(inputs_of(traced)), traced.dy, **traced.case.hyper)
     return _named(traced.rule, tuple([None] * len(traced.rule.outputs)), swapped(grads))
 
 
@@ -218,7 +224,7 @@ def formulas(traced: Traced) -> Iterator[Edit]:
 
 
 def _at_other(other: Rule, traced: Traced, needed: int) -> Values:
-    named = dict(zip(traced.rule.inputs, _inputs(traced), strict=True))
+    named = dict(zip(traced.rule.inputs, inputs_of(traced), strict=True))
     hyper = {n: v for n, v in {**traced.rule.defaults, **traced.case.hyper}.items() if n in other.hyper}
     _, grads = other.vjp(tuple(named.get(n) for n in other.inputs), traced.dy, **hyper)
     found = dict(zip(other.inputs, grads, strict=True))
@@ -265,12 +271,12 @@ def _differentiated(differentiate: Any, traced: Traced, positions: list[int]) ->
         run: dict[int, Any] = dict(enumerate(there))
         for position in range(count, max(outputs) + 1):
             if of_value >> position & 1:
-                run[position] = traced.steps[position](run)
+                run[position] = traced.step(position, run)
                 run[position] = run[position].detach() if position in constant else run[position]
         found = [run[p] for p in outputs]
         return whole(found, like=traced.dy) if len(found) > 1 else found[0]
 
-    y, grads = differentiate(forward)(_inputs(traced), traced.dy)
+    y, grads = differentiate(forward)(inputs_of(traced), traced.dy)
     del y
     found = zip(rule.arguments[len(outputs) :], grads, strict=True)
     return {name: x for name, x in found if isinstance(x, Tensor)}
