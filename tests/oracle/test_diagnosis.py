@@ -2,7 +2,7 @@
 people might have written (tests/oracle/bank) do wrong is told.
 
 By default one mistake of each rule, at few cases; all of them, and the bank, at every generated case are exhaustive.
-Each detector by itself: test_diagnosis_detectors.py.
+The search by itself: test_diagnosis_edits.py.
 """
 
 from __future__ import annotations

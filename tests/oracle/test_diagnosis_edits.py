@@ -17,11 +17,12 @@ from manual_bp.oracle.diagnosis.conditions import between, condition
 from manual_bp.oracle.diagnosis.edit import Edit
 from manual_bp.oracle.diagnosis.edits import edits_of
 from manual_bp.oracle.diagnosis.program import PAGE, TORCH
-from manual_bp.oracle.diagnosis.samples import Sample, samples_of
+from manual_bp.oracle.diagnosis.samples import CERTAIN, Sample, samples_of
 from manual_bp.oracle.diagnosis.sentences import of_ratios
 from manual_bp.oracle.diagnosis.sketch import Sketch
 from manual_bp.oracle.diagnosis.tracing import UntraceableError, traced
 from manual_bp.outputs import parts
+from manual_bp.registry import RULES
 from manual_bp.rule import Rule, Vjp
 from tests.oracle.few import few_cases, few_records, spread
 from tests.pages import PAGES
@@ -218,6 +219,43 @@ def test_a_sketch_tells_what_the_program_gives():
         changes = edit.at(program)
         direct += len(changes) == 1 and all(sketch._directly(*each) is not None for each in changes.items())
     assert direct > 20
+
+
+def words_of_edits_that_give(due, program, argument="dx"):
+    found = []
+    for edit in edits_of(program, program.needed([argument])):
+        with suppress(Exception):  # not defined there
+            value = edit.results(program, program.needed([argument])).get(argument)
+            if value is not None and value.shape == due.shape and torch.allclose(value, due):
+                found.append(edit.words)
+    return found
+
+
+def drawn(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def test_a_value_is_made_otherwise_at_one_use_alone():
+    """x̂ as if eps were 0, and s beside it right; s with eps outside the root, and x̂ beside it right."""
+    x, dy = drawn(2, 3, 5)
+    program = traced(RULES["rms_norm"], Case((x, None), dy, {"eps": 0.7}))
+    square = (x * x).mean(-1, keepdim=True)
+    for s, made, words in (
+        (1 / (square + 0.7).sqrt(), 1 / square.sqrt(), "`s` made with eps=0"),
+        (1 / (square.sqrt() + 0.7), 1 / (square + 0.7).sqrt(), "`eps` added outside and not inside"),
+    ):
+        x_hat = x * made
+        found = words_of_edits_that_give(s * (dy - x_hat * (dy * x_hat).mean(-1, keepdim=True)), program)
+        assert any(words in w for w in found), found
+
+
+def test_what_fits_no_better_than_what_is_due_is_no_evidence():
+    due = drawn(40)
+    sample = Sample(None, due + 3e-7, due, torch.full_like(due, 1e-7), torch.ones(40, dtype=torch.bool), 0.0)
+    by_chance = due + 3e-7 * torch.sign(drawn(2, 40)[1])
+    assert sample.agrees(due)
+    assert sample.evidence(due) == 0
+    assert sample.evidence(by_chance) < CERTAIN < sample.evidence(due + 3e-7)
 
 
 def two_at_once(inputs, dy):

@@ -148,37 +148,6 @@ FUNCTIONS = (
 )
 
 
-def _interleaved(traced: Traced, position: int) -> Iterator[Edit]:
-    """An axis split in two, or two joined, the other way round: every n-th and not n beside each other."""
-    shapes = tuple(traced.values[traced.nodes[position].args[0].position].shape), tuple(traced.values[position].shape)
-    if _parts_of(*shapes) is not None:
-        words = f"every n-th of an axis for n beside each other in {name_of(traced, Ref(position))}"
-        yield at_site(traced, position, 2.7, words, _other_order, "every n-th")
-
-
-def _other_order(at: At) -> Any:
-    x, shape = at.place(at.node.args[0]), tuple(at.result().shape)
-    found = _parts_of(tuple(x.shape), shape)
-    if found is None:
-        return at.result()
-    axis, splits = found
-    if not splits:
-        return x.transpose(axis, axis + 1).reshape(shape)
-    one, two = shape[axis : axis + 2]
-    return x.reshape(*shape[:axis], two, one, *shape[axis + 2 :]).transpose(axis, axis + 1)
-
-
-def _parts_of(given: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, bool] | None:
-    """Which axis is split into two that are longer than 1, or is joined from them, and whether it is split."""
-    longer, shorter = (shape, given) if len(shape) > len(given) else (given, shape)
-    for axis in range(len(shorter) if len(longer) == len(shorter) + 1 else 0):
-        one, two = longer[axis : axis + 2]
-        joined = (*longer[:axis], one * two, *longer[axis + 2 :])
-        if min(one, two) > 1 and joined == shorter:
-            return axis, longer is shape
-    return None
-
-
 OPERATIONS: Mapping[str, list[Callable[[Traced, int], Iterator[Edit]]]] = {
     "mul": MULTIPLIED,
     "add": ADDED,
@@ -188,8 +157,6 @@ OPERATIONS: Mapping[str, list[Callable[[Traced, int], Iterator[Edit]]]] = {
     "sum": [reduced, unreduced],
     "mean": [reduced, unreduced],
     **{name: [by_axis] for name in ("convolution", "avg_pool2d", "avg_pool3d", "unfold", "im2col", "col2im")},
-    "view": [_interleaved],
-    "_unsafe_view": [_interleaved],
     "mm": [products],
     "bmm": [products],
     "mv": [products],
