@@ -21,7 +21,7 @@ from manual_bp.signature import computing_dtype
 # A case of more elements takes long, and shows nothing that a smaller one does not, unless it is the only one.
 LARGE = 4096
 # So many cases with something wrong, and without, are looked at.
-WRONG, RIGHT = 24, 48
+WRONG, RIGHT = 60, 48
 # An error of so many allowances is told from what other edits would do.
 VISIBLE = 64
 # More numbers that are wrong tell no more.
