@@ -174,6 +174,8 @@ def _followed(point: Point, argument: str, name: str, scaled: bool) -> tuple[int
     if not sample.got.numel():
         return 0, 0
     positions = {n: p for p, n in program.names.items() if program.sites[p].stage == "inputs"}
+    if name not in positions:  # without a mask nothing is dropped
+        return None if sample.is_wrong else (0, 0)
     mask = program.values[positions[name]]
 
     def filled(fill: Callable[[Tensor], Tensor]) -> Tensor | None:
