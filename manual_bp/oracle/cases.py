@@ -18,7 +18,7 @@ from manual_bp.oracle.images import images
 from manual_bp.oracle.indices import indexed, thinned
 from manual_bp.oracle.layouts import aliased, laid_out
 from manual_bp.oracle.sizes import BEYOND, BLOCKS, LONG, OFF, SIGNS, fits, sized, weighted
-from manual_bp.oracle.values import hyperparameters, named, valued
+from manual_bp.oracle.values import hyperparameters, named, valued, within_range
 from manual_bp.outputs import parts
 from manual_bp.rule import Rule
 
@@ -90,7 +90,10 @@ def generated(
     found += [*many, *(_opposite(rule, case) for case in many)]
     options = [Edge(named(given), given) for given in hyperparameters(rule)]
     values = declared.edges(rule, [*options, *valued(rule, dtype)], usual)
-    further = [*defined(values), *aliased(rule, found[0])]
+    many_sizes = list(defined(values))
+    if rule.elementwise and hasattr(rule.page, "FUNCTION"):
+        many_sizes = [within_range(rule, case, dtype) for case in many_sizes]
+    further = [*many_sizes, *aliased(rule, found[0])]
     found += [Further(**vars(case)) for case in further if _is_sound(rule, case)]
     found += _sized(rule, declared, dtype, device, generator)
     return [case for case in found if declared.fits(rule, case.inputs, case.hyper)]

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from manual_bp import axes
+from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.hyperparameters import choices
 from manual_bp.inputs import Draw, Edge, Input, Shape
+from manual_bp.oracle.case import AnyCase, in_dtype
 from manual_bp.oracle.sizes import fits
 from manual_bp.rule import Rule
 
@@ -34,6 +36,9 @@ FRACTION = 1 / 8
 # Hyperparameters that any page may be given: integers where a real number is meant, and integers that are no powers.
 WHOLE = (1, 2)
 COUNTS = (1, 2, 3, 7)
+# A function's own formula need not be that of a right program, which multiplies an input, a value or a slope by a
+# number on the way: 2x · dy where torch adds x · dy twice, 16 for the sixteenth power.
+ROOM = 16.0
 
 
 def given_tensors(rule: Rule, edge: Edge) -> dict[str, Tensor]:
@@ -96,6 +101,27 @@ def valued(rule: Rule, dtype: torch.dtype) -> Iterator[Edge]:
         if 2.0**exponent < torch.finfo(dtype).max:
             drawn = _of_one_sign(ordinary, -(2.0**exponent))
             yield Edge(f"every {first} negative, near {-(2.0**exponent):g}", {first: drawn})
+
+
+def within_range(rule: Rule, case: AnyCase, dtype: torch.dtype) -> AnyCase:
+    """A case of a row of numbers of an element-wise function, of which nobody said how large they may be: those alone
+    at which its value is finite, computed as it stands, and inputs, value and slopes are so with ROOM to spare.
+
+    Where a value overflows, a gradient is of no use, and right programs differ in what they make of it.
+    """
+    compute = contract_of(dtype).compute
+    largest = torch.finfo(compute).max / ROOM
+    wide = in_dtype(case, torch.float64, "cpu")
+    try:
+        as_it_stands, _ = rule.forward(*in_dtype(case, compute, "cpu").inputs, **case.hyper)
+        y, grads = rule.vjp(wide.inputs, torch.ones_like(wide.dy), **case.hyper)
+    except ValueError:  # what is not defined in the other precision is judged as it is
+        return case
+    inside = as_it_stands.to(dtype).isfinite()
+    for x in (*wide.tensors, y, *grads):
+        if x is not None and x.is_floating_point():
+            inside &= x.abs() <= largest
+    return case.with_tensors(x[inside.to(x.device)] for x in case.tensors)
 
 
 def named(given: dict[str, Any]) -> str:

@@ -311,3 +311,32 @@ def test_an_index_that_a_tie_leaves_open_is_no_error_and_leaves_other_cases_cert
     report = compare(torch_ref.vjp(function), function, inputs=inputs, diagnose=0)
     assert report.passed, str(report)
     assert not any("not certified" in note for note in report.notes)
+
+
+def gauss(inputs, dy):
+    (x,) = inputs
+    y = torch.exp(-x * x)
+    return y, (-2 * x * dy * y,)
+
+
+def square_until(limit):
+    def vjp(inputs, dy):
+        (x,) = inputs
+        return x * x, (torch.where(x.abs() < limit, 2 * x * dy, 0.0),)
+
+    return vjp
+
+
+@pytest.mark.parametrize(
+    ("candidate", "function", "passes"),
+    [
+        (square_until(torch.inf), lambda x: x * x, True),
+        (torch_ref.vjp(lambda x: x.pow(2)), lambda x: x * x, True),
+        (gauss, lambda x: torch.exp(-x * x), True),
+        (torch_ref.vjp(torch.cosh), lambda x: torch.cosh(x), True),
+        (square_until(2.0**57), lambda x: x * x, False),  # the largest square that has room is 2^124
+    ],
+    ids=["square", "power", "gauss", "cosh", "square_wrong_where_large"],
+)
+def test_numbers_at_which_a_value_overflows_say_nothing_of_a_gradient(candidate, function, passes) -> None:
+    assert compare(candidate, function, inputs={"x": (4, 33)}, diagnose=0).passed is passes
