@@ -6,6 +6,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from manual_bp.compilation.inductor import NotCompiled
+
 HEADERS = Path(__file__).with_name("stand_ins")
 
 
@@ -33,15 +37,29 @@ def _keep_order() -> None:
     """Whoever reads what a function has filled comes after it.
 
     Inductor knows what a buffer holds after the call by another name, and forgets that name where it makes the loops
-    of a node anew to fuse it with another (torch 2.13): an update then read the gradient before it was there.
+    of a node anew to fuse it with another (torch 2.13): an update then read the gradient before it was there.  Earlier
+    versions forget there what else a node waits for, too.
+    Raises NotCompiled where inductor is another than that: a program in a wrong order is worse than none.
     """
+    from torch._inductor.dependencies import ReadWrites, StarDep, WeakDep
     from torch._inductor.scheduler import SchedulerNode
+    from torch.utils._ordered_set import OrderedSet
 
+    needed = {
+        SchedulerNode: ("recompute_size_and_body", "set_read_writes", "update_mutated_names"),
+        ReadWrites: ("rename", "with_read"),
+    }
+    lacking = [f"{kind.__name__}.{name}" for kind, names in needed.items() for name in names if not hasattr(kind, name)]
+    if lacking:
+        raise NotCompiled(
+            f"in torch {torch.__version__} the order of C++ cannot be kept: inductor has no {lacking[0]}."
+        )
     forgetting = SchedulerNode.recompute_size_and_body
 
     def remembering(self: Any, *args: Any, **kwargs: Any) -> None:
+        waited_for = OrderedSet(dep for dep in self.read_writes.reads if isinstance(dep, (StarDep, WeakDep)))
         forgetting(self, *args, **kwargs)
-        self.set_read_writes(self.read_writes.rename(self.mutation_renames))
+        self.set_read_writes(self.read_writes.with_read(waited_for).rename(self.mutation_renames))
 
     SchedulerNode.recompute_size_and_body = remembering  # type: ignore[method-assign]
 
