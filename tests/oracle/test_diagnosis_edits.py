@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from manual_bp.oracle import compare
 from manual_bp.oracle.case import Case
 from manual_bp.oracle.diagnosis import diagnose
 from manual_bp.oracle.diagnosis.changes import ARRANGED, ZEROED
@@ -138,6 +139,20 @@ def test_what_no_edit_gives_is_said_with_the_nearest():
     found = diagnose(page, candidate, *few_records(page, candidate))
     assert not found.sentences
     assert "no single edit of the page gives this" in found.shared["dx"]
+
+
+def test_a_cotangent_of_zeros_is_said_to_be_0_however_few_its_numbers():
+    """And not to be that of a hyperparameter at which it would be 0."""
+
+    def function(x, weight, gain: float = 3.0):
+        return x * weight.sum() * gain
+
+    def candidate(inputs, dy, gain=3.0):
+        x, weight = inputs
+        return function(x, weight, gain), (dy * weight.sum() * gain, torch.zeros_like(weight))
+
+    report = compare(candidate, function, inputs={"x": (4, 3), "weight": torch.tensor([1.0, 2.0])})
+    assert report.diagnoses[0].startswith("dweight is 0 everywhere"), report
 
 
 def test_what_an_edit_gives_is_counted_number_by_number():

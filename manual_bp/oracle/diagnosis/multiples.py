@@ -75,6 +75,9 @@ def spots_of(traced: Traced, needed: int) -> Iterator[Spot]:
 def multiples(sketch: Sketch) -> Iterator[Edit]:
     """One value multiplied, or two summands each by its own number, so that in this case what was returned results."""
     traced = sketch.program
+    for argument, sample in sketch.samples.items():
+        if argument in traced.results and not sample.got.any():  # which says no more than that, of however few numbers
+            yield from _single(traced, Spot(traced.results[argument], None, argument, False), 0.0, 0.0)
     changes: list[tuple[Spot, Tensor]] = []
     for spot in spots_of(traced, sketch.needed):
         try:

@@ -179,7 +179,8 @@ def _ratios(sample: Sample) -> torch.Tensor:
 def silence(search: Search, argument: str) -> str:
     """What is said of an argument that no edit explains."""
     whose = "the function's derivative" if hasattr(search.rule.page, "FUNCTION") else "the page"
-    said = [f"no single edit of {whose} gives this ({search.tried} tried)"]
+    tried = f"no single edit of {whose} gives this, of the {search.tried} that were tried"
+    said = [tried if search.tried else f"no edit of {whose} was tried"]
     ratios = [_ratios(p.samples[argument]) for p in search.points[argument] if p.samples[argument].is_wrong]
     ratios = [r for r in ratios if r.numel() >= EVIDENT]
     if ratios:
