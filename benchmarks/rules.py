@@ -25,8 +25,8 @@ SIZES = (2**12, 2**18, 2**22)
 LARGE = 2**26
 """Likewise, on a GPU: there 2^22 lie in its cache, and a copy of them takes less time than Python needs for a call."""
 WIDTH = 256
-"""Of all axes but the one that grows, unless the page says lengths (SIZES), or a row would be as large as all is meant
-to be: then less, as little as it takes."""
+"""Of all axes but the one that grows, unless there are several and the page says lengths (SIZES), or a row would be as
+large as all is meant to be: then less, as little as it takes."""
 IMAGES = 32, (8, 8)
 """Channels, and height and width, of images."""
 JUDGED = 64
@@ -100,6 +100,8 @@ def layouts(rule: bp.Rule) -> dict[str, axes.Sizes]:
         channels, image = IMAGES
         found[""] |= dict.fromkeys(space, ())
         found[", images"] = {**dict.fromkeys(fixed, (channels,)), **dict.fromkeys(space, image)}
+    if len(others) == 1:  # rows: what a page says of them is for its tests, which take 5 features
+        return found
     own = {n: (length,) if isinstance(length, int) else length for n, length in _of_page(rule, "SIZES").items()}
     return {addition: {name: own.get(name, length) for name, length in s.items()} for addition, s in found.items()}
 

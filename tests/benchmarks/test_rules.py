@@ -46,6 +46,12 @@ def test_nothing_is_drawn_when_benchmarks_are_collected(monkeypatch):
     assert with_images == [name for name, rule in RULES.items() if rule.has_backward and len(layouts(rule)) > 1]
 
 
+def test_rows_are_wide_however_short_those_of_a_page_s_tests_are():
+    rows = [sizes for rule in RULES.values() if rule.has_backward and len(sizes := layouts(rule)[""]) == 1]
+    assert rows
+    assert all(length == (WIDTH,) for sizes in rows for length in sizes.values())
+
+
 @pytest.mark.parametrize("name", [name for name, page in PAGES.items() if page.has_backward])
 def test_what_is_timed_is_judged(name):
     problem = next(rule_problems(PAGES[name], 2**8))
