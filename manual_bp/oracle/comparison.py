@@ -254,9 +254,14 @@ class Comparison:
                 report.diagnoses += self._between_pieces(None, late)
                 explained |= wrong if report.diagnoses else set()
         where = where_raised(self.raised, self.answered, self.rule)
-        # Why its numbers are wrong says more than where it gives none.
-        report.diagnoses = report.diagnoses + where if wrong else where + report.diagnoses
-        report.diagnoses += named([m for m in others if not m.detail.startswith("raised ")], explained)
+        answering = [m for m in others if not m.detail.startswith("raised ")]
+        traps = list(named(answering, explained))
+        if wrong:  # why its numbers are wrong says more than where it gives none
+            report.diagnoses += [*where, *traps]
+        elif len({m.case for m in answering}) > len(self.raised):  # who overwrites dy raises where it is expanded
+            report.diagnoses += [*traps, *where]
+        else:
+            report.diagnoses = [*where, *report.diagnoses, *traps]
         report.patterns = list(patterns(others, explained, shared, report.cases))
         report.clean()
 

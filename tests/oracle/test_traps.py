@@ -430,6 +430,16 @@ def test_whatever_is_done_to_the_arguments_is_seen(change):
     assert compare(tanh, "tanh").passed
 
 
+def test_a_cotangent_that_is_overwritten_is_said_before_where_that_raises():
+    def candidate(inputs, dy):
+        dy *= inputs[0] > 0
+        return inputs[0].clamp(min=0), (dy.clone(),)
+
+    said = compare(candidate, "relu").diagnoses
+    assert said[0].startswith("dy: the candidate overwrote its argument"), said
+    assert any(text.startswith("it raises in 1 case, such as 'dy stride 0'") for text in said[1:]), said
+
+
 # ---------------------------------------------------------------------------------------------------- other arrays
 
 
