@@ -11,7 +11,10 @@ from typer.testing import CliRunner
 
 from manual_bp.cli import app
 from manual_bp.lockstep import brief, lockstep
+from manual_bp.models import mlp
+from manual_bp.training import sgd
 from manual_bp.training.data import Dataset
+from manual_bp.training.engine import StepRecord
 from manual_bp.training.text import BYTES, Text
 from tests.own_bank import engines, strangers
 from torch_ref.training.engine import TorchEngine
@@ -276,3 +279,73 @@ def test_causes_that_one_update_does_not_tell_apart_are_all_said(monkeypatch):
 
 def test_a_twin_with_frozen_parameters_passes():
     assert run(engines.Engine(TorchEngine, options={**engines.ADAM, "clip_norm": 0.05, "frozen": ("W1",)})).passed
+
+
+class Bare:
+    """A loop that shows a loss, and gradients or parameters."""
+
+    made = 0
+
+    def __init__(self, how, shows):
+        self.how, self.shows = how, shows
+
+    def step(self, state, x, target):
+        how, params = self.how, {n: p.clone().requires_grad_() for n, p in state.params.items()}
+        used = {n: p + (p.bfloat16() - p).detach() for n, p in params.items()} if how == "rounded" else params
+        h = torch.relu(x @ used["W1"].T + used["b1"])
+        h = h.detach() if how == "detached" else h
+        z = h @ used["W2"].T + used["b2"]
+        pieces = {"added": 2, "unequal": 3}.get(how, 8)
+        cost = sum(map(torch.nn.functional.cross_entropy, z.split(pieces), target.split(pieces)))
+        if how != "forgotten":
+            cost = cost + 0.005 * sum(p.square().sum() for n, p in params.items() if n[0] == "W")
+        found = torch.autograd.grad(cost, list(params.values()), allow_unused=True)
+        gradients = {
+            n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(params.items(), found, strict=True)
+        }
+        if how == "clipped":
+            gradients = {n: g.clamp(-0.01, 0.01) for n, g in gradients.items()}
+        if how == "summed":
+            self.made = {n: g + (self.made[n] if self.made else 0) for n, g in gradients.items()}
+        moved = self.made if how == "summed" else gradients
+        after = {n: p.detach() - 0.05 * moved[n] for n, p in params.items()}
+        after = {n: p.bfloat16().to(p.dtype) for n, p in after.items()} if how == "stored" else after
+        shown = {"gradients": gradients} if "g" in self.shows else {}
+        return StepRecord(cost.detach(), **shown, **({"params": after} if "p" in self.shows else {}))
+
+
+@pytest.mark.parametrize(
+    ("how", "shows", "words"),
+    [
+        ("forgotten", "g", "at loss: the penalty (l2) is left out ("),
+        ("forgotten", "p", "at loss: the penalty (l2) is left out ("),
+        ("detached", "g", "at activation1: nothing passes back through it: it is detached, or"),
+        (
+            "added",
+            "gp",
+            "the means of 4 micro-batches of 2 are added up, and not divided by 4; the penalty counts once (",
+        ),
+        ("unequal", "p", "the means of 3 micro-batches of 3, the last of which is shorter, are added up, and not"),
+        ("clipped", "g", "the gradients that are shown are clipped, each number by its value, to ±0.01 ("),
+        ("clipped", "p", "the gradients are clipped, each number by its value, to ±0.01 (as the parameters alone tell"),
+        ("rounded", "g", "the network is computed with parameters that are rounded to bfloat16 ("),
+        ("stored", "gp", "the update is wrong: the parameters are rounded to bfloat16 ("),
+        ("summed", "p", "the gradients of all steps so far are added up: they are not set to zero ("),
+    ],
+)
+def test_a_bare_loop_is_named(how, shows, words):
+    made = data()
+    made = replace(made, x=made.x - 0.5)
+    report = lockstep(
+        mlp([5, 6, 3], "relu"),
+        made,
+        engine=lambda name, **options: Bare(how, shows),
+        against="mine",
+        steps=3,
+        batch_size=8,
+        loss="softmax_cross_entropy",
+        l2=0.01,
+        optimizer=sgd(lr=0.05),
+        free=False,
+    )
+    assert words in report.verdict

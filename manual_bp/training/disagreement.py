@@ -10,6 +10,7 @@ from manual_bp.training.engine import StepRecord
 from manual_bp.training.step import TrainingState
 
 UPDATE = "it comes from the update"
+UPDATE_OR_GRADIENT = "it comes from a gradient or from the update"
 
 
 @dataclass

@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from manual_bp.arithmetic.perturbed import wide
 from manual_bp.chain import Tensors, Visit
 from manual_bp.oracle.checking import compare
 from manual_bp.training.engine import StepRecord
@@ -35,9 +36,18 @@ def cause_of_step(step: Step, now: Moment, before: Moment | None, width: StepRec
     with suppress(*IMPOSSIBLE):
         for words, made in hypotheses(step, now, before, suspects):
             with suppress(*IMPOSSIBLE):
-                if _is(_flat(made(), with_params), due, shown, allowed):
+                record = made()
+                if with_params:
+                    record = _updated(step, now, record)
+                if _is(_flat(record, with_params), due, shown, allowed):
                     return words
     return ""
+
+
+def _updated(step: Step, now: Moment, made: StepRecord) -> StepRecord:
+    """With the parameters that the update makes of a wrong step's gradients, which are all that is seen of these."""
+    state = replace(now.state, params=wide(now.state.params), optimizer=wide(now.state.optimizer))
+    return replace(made, params=dict(step.update(state, wide(made.gradients), {}).params))
 
 
 def frozen_moved(step: Step, state: TrainingState, shown: StepRecord) -> str:

@@ -15,13 +15,14 @@ from torch import Tensor
 
 from manual_bp.arithmetic.perturbed import wide
 from manual_bp.chain import Layer, Leaf, Tensors, Visit, leaves, probe
-from manual_bp.training.clipping import clip_by_norm
 from manual_bp.training.engine import COTANGENTS, ManualEngine, StepRecord
 from manual_bp.training.moment import Hypothesis, Moment
 from manual_bp.training.step import Step, TrainingState
-from manual_bp.training.variants import variants
+from manual_bp.training.variants import Cut, variants
+from manual_bp.training.wrong_gradients import wrong_gradients, wrong_precision
 from manual_bp.training.wrong_losses import outputs_of, wrong_losses
-from manual_bp.training.wrong_masks import normalised_by_pieces, with_buffers, wrong_masks, wrong_modes
+from manual_bp.training.wrong_masks import normalised_by_pieces, wrong_masks, wrong_modes
+from manual_bp.training.wrong_pieces import of_rows, wrong_pieces
 
 
 def hypotheses(step: Step, now: Moment, before: Moment | None, suspects: Collection[str]) -> Iterator[Hypothesis]:
@@ -36,9 +37,16 @@ def hypotheses(step: Step, now: Moment, before: Moment | None, suspects: Collect
     yield from _of_data(step, now, before, run)
     yield from wrong_masks(step, now, before, run)
     yield from wrong_modes(step, run)
+    yield from wrong_pieces(step, now, run)
     yield from wrong_losses(step, now, run)
     if before is not None:
         yield from _of_gradients(now, before)
+    for name, leaf in leaves(step.model).items():
+        if name in suspects:
+            yield (
+                f"{name}: nothing passes back through it: it is detached, or its backward is 0 (its mask is lost, say)",
+                lambda leaf=leaf, name=name: run(_with(step, {name: Cut(leaf)})),  # type: ignore[misc]
+            )
     for name, leaf in leaves(step.model).items():
         if name in suspects:
             for words, layer in variants(leaf):
@@ -47,7 +55,8 @@ def hypotheses(step: Step, now: Moment, before: Moment | None, suspects: Collect
     yield from normalised_by_pieces(step, now, run)
     yield from _of_penalties(step, now, run)
     yield from _of_sharing(step, now)
-    yield from _of_shown_gradients(step, now)
+    yield from wrong_gradients(step, now)
+    yield from wrong_precision(step, now, run)
     yield (
         "parameters are updated before the gradients of the layers below are computed, which pass the updated weights",
         lambda: _updated_too_early(step, now),
@@ -93,17 +102,7 @@ def _of_data(step: Step, now: Moment, before: Moment | None, run: Callable[..., 
         ("the last example of the batch is left out", slice(0, n - 1)),
         ("the first example of the batch is left out", slice(1, n)),
     ):
-        yield words, lambda rows=rows: _of_rows(step, now, rows, run)  # type: ignore[misc]
-    for size in range(1, n):
-        if n % size and not step.model.masks and n <= MOST_ROWS:
-            words = (
-                f"it is the mean of the means of pieces of {size}, the last of which is shorter: its rows count more"
-            )
-            yield words, lambda size=size: _mean_of_pieces(step, now, size, run)  # type: ignore[misc]
-            yield (
-                f"{words}, in the gradients alone",
-                lambda size=size: replace(_mean_of_pieces(step, now, size, run), loss=now.due.loss),  # type: ignore[misc]
-            )
+        yield words, lambda rows=rows: of_rows(step, now, rows, run)  # type: ignore[misc]
     for by in (1, -1):
         which = "before it" if by == 1 else "behind it"
         yield (
@@ -121,22 +120,6 @@ def _of_data(step: Step, now: Moment, before: Moment | None, run: Callable[..., 
                 f"the targets are shifted by one class, to the {'next' if by == 1 else 'former'} one",
                 lambda by=by, n=classes: run(target=(now.target + by) % n),  # type: ignore[misc]
             )
-
-
-# A batch of more examples is not tried in pieces of every size.
-MOST_ROWS = 32
-
-
-def _of_rows(step: Step, now: Moment, rows: slice, run: Callable[..., StepRecord]) -> StepRecord:
-    masks = {n: now.state.buffers[n][rows] for n in step.model.masks if n in now.state.buffers}
-    record = run(state=with_buffers(now.state, masks), x=now.x[rows], target=now.target[rows])
-    return replace(record, layers={})  # of as many rows as there are
-
-
-def _mean_of_pieces(step: Step, now: Moment, size: int, run: Callable[..., StepRecord]) -> StepRecord:
-    pieces = [_of_rows(step, now, slice(k, k + size), run) for k in range(0, len(now.x), size)]
-    found = StepRecord.combine(lambda *tensors: sum(tensors) / len(tensors), *pieces)
-    return replace(found, params={}, buffers={}, optimizer={})
 
 
 def _of_gradients(now: Moment, before: Moment) -> Iterator[Hypothesis]:
@@ -159,33 +142,6 @@ def _of_gradients(now: Moment, before: Moment) -> Iterator[Hypothesis]:
             "the gradients of all steps so far are added up: they are not set to zero",
             lambda: with_(lambda name, g: g + before.total[name].to(g)),
         )
-
-
-def _of_shown_gradients(step: Step, now: Moment) -> Iterator[Hypothesis]:
-    """What was done to right gradients before they were shown."""
-    shown, due = now.shown.gradients, now.due.gradients
-    if not shown.keys() >= due.keys():
-        return
-    limit = step.clip_norm
-    if limit is not None:
-        yield (
-            "the gradients that are shown are clipped; those before clipping are due",
-            lambda: replace(now.due, gradients=clip_by_norm(due, limit)[0]),
-        )
-    for dtype in (torch.bfloat16, torch.float16):
-        rounded = all(torch.equal(g.to(dtype).to(g.dtype), g) for g in shown.values())
-        near = all(
-            bool(((shown[n].cpu().double() - g).abs() <= torch.finfo(dtype).eps * g.abs() + 1e-7).all())
-            for n, g in due.items()
-        )
-        if rounded and near:
-            words = f"the gradients are rounded to {str(dtype).removeprefix('torch.')}"
-            yield words, lambda: replace(now.due, gradients=wide(shown))
-    flat, wanted = (torch.cat([t[n].cpu().double().flatten() for n in due]) for t in (shown, due))
-    if float(wanted.norm()):
-        c = float(flat @ wanted / (wanted @ wanted))
-        words = f"all gradients are {c:.6g} times what is due: summed over pieces, or divided once more or less"
-        yield words, lambda: replace(now.due, gradients={n: c * g for n, g in due.items()})
 
 
 def _with(step: Step, layers: dict[str, Layer]) -> Step:

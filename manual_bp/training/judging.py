@@ -11,7 +11,7 @@ from torch import Tensor
 from manual_bp.chain import WEIGHTED, Tensors, Visit, leaves, takers
 from manual_bp.oracle.checking import compare
 from manual_bp.oracle.errors import errors, ulp
-from manual_bp.training.disagreement import UPDATE, Disagreement, Judged, Row
+from manual_bp.training.disagreement import UPDATE, UPDATE_OR_GRADIENT, Disagreement, Judged, Row
 from manual_bp.training.engine import (
     COTANGENTS,
     VALUES,
@@ -181,7 +181,7 @@ class Judge:
     def origin(self, layer: str, letter: str) -> str:
         """Which piece of the text computed a tensor."""
         if layer == "loss":
-            return f"it is the forward of the loss{self._or_penalty}{self._or_layers}"
+            return self._origin_of_loss
         if layer == "optimizer":
             return self._update
         rule = self.leaves[layer].rule.name
@@ -211,19 +211,36 @@ class Judge:
             above = [t for t in dict.fromkeys(t for each in unshown for t in self.takers[each]) if t not in found]
             found += above
         names = [f"{self.leaves[name].rule.name} ({name})" for name in found]
-        if len(names) > MOST_NAMED:
-            names = [*names[:MOST_NAMED], f"{len(names) - MOST_NAMED} more"]
-        names += ["the loss"] if ends else []
-        return f", or of what passes back to it and is not shown: {', '.join(names)}" if names else ""
+        listed = ", ".join([*([_few(names)] if names else []), *(["the loss"] if ends else [])])
+        return f", or of what passes back to it and is not shown: {listed}" if listed else ""
 
     @property
-    def _or_layers(self) -> str:
-        """What an engine that shows no layers may have wrong in place of its loss."""
-        if any(self._shown.get(layer) for layer in self.order):
-            return ""
+    def _origin_of_loss(self) -> str:
+        """The loss of an output that is shown was judged by this; else what makes the output may be wrong as well."""
+        if not (unshown := self._unshown_below()):
+            return f"it is the forward of the loss{self._or_penalty}"
         drawn = self.training.model.masks
         own = "; masks of dropout that it draws itself are to be shown in buffers" if drawn else ""
-        return f", or of any layer, as none is shown{own}"
+        penalty = " or a penalty" if self._or_penalty else ""
+        if len(unshown) == len(self.order):
+            joined = ", the loss" if penalty else " or the loss"
+            return f"it is the forward of the network{joined}{penalty}; no layer's values are shown{own}"
+        names = [f"{self.leaves[name].rule.name} ({name})" for name in unshown]
+        return (
+            f"it is the forward of the loss{self._or_penalty}, or of what the output is made of and is not shown: "
+            f"{_few(names)}{own}"
+        )
+
+    def _unshown_below(self) -> list[str]:
+        """The layers from the output back to those whose values are shown."""
+        found = [n for n in self.order if not self.takers[n] and not self._shows_value(n)]
+        for name in reversed(self.order):
+            if name not in found and any(above in found for above in self.takers[name]) and not self._shows_value(name):
+                found.append(name)
+        return [name for name in self.order if name in found]
+
+    def _shows_value(self, layer: str) -> bool:
+        return any(letter in VALUES for letter in self._shown.get(layer, ()))
 
     @property
     def _or_penalty(self) -> str:
@@ -248,7 +265,7 @@ class Judge:
         parts = {"clipping": self.training.clip_norm, "max-norm": self.training.max_norm}
         names = [self.training.optimizer.name, *(name for name, limit in parts.items() if limit is not None)]
         update = f"({', '.join(names)})"
-        return f"{UPDATE} {update}" if self.shows_gradients else f"it comes from a gradient or from the update {update}"
+        return f"{UPDATE} {update}" if self.shows_gradients else f"{UPDATE_OR_GRADIENT} {update}"
 
     def _alone(self, number: int, visits: dict[str, Visit]) -> list[Disagreement]:
         """In the order of computation: values from the first layer on, cotangents from the last layer back."""
@@ -294,6 +311,11 @@ class Judge:
                 self.flips += flips
                 last = layer
         return last
+
+
+def _few(names: list[str]) -> str:
+    more = [f"{len(names) - MOST_NAMED} more"] if len(names) > MOST_NAMED else []
+    return ", ".join([*names[:MOST_NAMED], *more])
 
 
 def _is_value(quantity: str) -> bool:

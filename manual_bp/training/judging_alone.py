@@ -15,7 +15,7 @@ from torch import Tensor
 from manual_bp.arithmetic.perturbed import wide
 from manual_bp.chain import Tensors, Visit, summed
 from manual_bp.oracle.errors import errors
-from manual_bp.training.disagreement import UPDATE, Disagreement, Judged
+from manual_bp.training.disagreement import UPDATE, UPDATE_OR_GRADIENT, Disagreement, Judged
 from manual_bp.training.engine import COTANGENTS, VALUES, StepRecord
 from manual_bp.training.evaluating import wrong_evaluation
 from manual_bp.training.explaining import cause_of_layer, cause_of_step, frozen_moved, not_moved
@@ -124,6 +124,7 @@ class OwnJudge:
         """The disagreements, of which the first names a cause, and which side's layers are right by themselves."""
         judge, theirs = self.judge, judged.theirs
         first = (found or whole)[:1]
+        is_bare = False
         cause, shows = "", any(theirs.layers.get(layer) for layer in judge.order)
         if first and not self.explained:
             self.explained = True
@@ -131,12 +132,19 @@ class OwnJudge:
             below = [t for layer in wrong for t in judge.takers.get(layer, [])]
             suspects = {*wrong[:4], *below[:4]} if shows and found else set(judge.order[:MOST_SUSPECTS])
             cause = getattr(judge.engine, "beside", "")
-            cause = cause or cause_of_step(judge.training, now, self.before, judged.width, suspects)
-            cause = cause or (self._cause_of_layer(replay, judged, found[0]) if found else "")
-            if not cause and not judge.shows_gradients:
-                cause = frozen_moved(judge.training, judged.state, theirs) or not_moved(
+            # What does not move is seen; a layer that would leave it there is not.
+            still = ""
+            if not judge.shows_gradients:
+                still = frozen_moved(judge.training, judged.state, theirs) or not_moved(
                     judged.state, judged.ours, theirs
                 )
+            is_update = not cause and not judge.shows_gradients and UPDATE_OR_GRADIENT in first[0].sentence
+            named = {letter: name for name, letter in judge.named(first[0].layer, "")} if is_update else {}
+            cause = cause or (still if named.get(first[0].quantity) in still.split() else "")
+            cause = cause or cause_of_step(judge.training, now, self.before, judged.width, suspects)
+            cause = cause or (self._cause_of_layer(replay, judged, found[0]) if found else "")
+            is_bare = is_update and cause in ("", still)
+            cause = cause or still
         said = self._said(theirs, found)
         result = [replace(d, sentence=f"{d.sentence}; {said}") for d in (found or whole)]
         if cause:
@@ -145,6 +153,8 @@ class OwnJudge:
             if colon and place in judge.leaves and (place == result[0].layer or not shows):
                 result[0], cause = replace(result[0], layer=place), words
             result[0] = replace(result[0], sentence=f"{cause} ({result[0].sentence})")
+        if is_bare and result:
+            self.update_found = result[0]
         return result + ([replace(d, sentence=f"{d.sentence}; {said}") for d in whole] if found else [])
 
     def _cause_of_layer(self, replay: Replay, judged: Judged, first: Disagreement) -> str:
@@ -198,7 +208,10 @@ class OwnJudge:
     def _update(self, judged: Judged, whole: list[Disagreement]) -> list[Disagreement]:
         """The update by its page, alone, on the engine's own gradients."""
         judge, theirs, state = self.judge, judged.theirs, judged.state
-        if not judge.shows_gradients or not theirs.params:
+        if not theirs.params:
+            return []
+        if not judge.shows_gradients:
+            self._note_bare(judged, whole)
             return []
         # An engine whose optimiser keeps its moments has those of its own gradients.
         own = state if self.kept is None else replace(state, optimizer=dict(self.kept))
@@ -228,6 +241,18 @@ class OwnJudge:
             self.update_found = found[0]
         return found
 
+    def _note_bare(self, judged: Judged, whole: list[Disagreement]) -> None:
+        """Remember an update of gradients that are not shown, in whose place the hand-derived ones stand."""
+        judge, state = self.judge, judged.state
+        own = state if self.kept is None else replace(state, optimizer=dict(self.kept))
+        gradients = {
+            n: judged.ours.gradients[n].to(p) for n, p in state.params.items() if n not in judge.training.frozen
+        }
+        self.kept = judge.training.update(own, gradients, {}).optimizer
+        is_wrong = any(UPDATE_OR_GRADIENT in d.sentence for d in whole)
+        seen = Seen(judged.number, state, dict(own.optimizer), gradients, judged.theirs, judged.width)
+        self.updates.note(seen, is_wrong)
+
     def told(self, disagreements: list[Disagreement]) -> list[Disagreement]:
         """With the cause in the sentence of the first wrong update, as all steps so far tell it."""
         if self.update_found is None or not any(d is self.update_found for d in disagreements):
@@ -235,9 +260,13 @@ class OwnJudge:
         if self._told[0] != len(self.updates.steps):
             self._told = len(self.updates.steps), self.updates.cause()
         _, cause = self._told
-        if not cause:
+        if not cause or cause in self.update_found.sentence:
             return disagreements
-        sentence = f"the update is wrong: {cause} ({self.update_found.sentence})"
+        if self.judge.shows_gradients:
+            sentence = f"the update is wrong: {cause} ({self.update_found.sentence})"
+        else:
+            told = "as the parameters alone tell, since no gradients are shown"
+            sentence = f"{cause} ({told}; {self.update_found.sentence})"
         return [replace(d, sentence=sentence) if d is self.update_found else d for d in disagreements]
 
     def _compared_update(self, judged: Judged, due: StepRecord, width: StepRecord) -> list[Disagreement]:

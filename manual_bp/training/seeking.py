@@ -21,6 +21,7 @@ from manual_bp.training.engine import StepRecord
 from manual_bp.training.explaining import IMPOSSIBLE, fitting, frozen_moved, named_state, not_moved
 from manual_bp.training.replaying import replayed_update
 from manual_bp.training.step import Step, TrainingState
+from manual_bp.training.wrong_gradients import ROUNDED, clippings
 from manual_bp.training.wrong_updates import After, Updating, WrongUpdate, wrong_formulas, wrong_updates
 from manual_bp.wording import counted
 
@@ -30,6 +31,8 @@ MOST_NUMBERS = 2**24
 """Of what is remembered: 64 MB in float32.  Of a larger network the latest steps alone are looked at."""
 MOST_STEPS = 16
 """After the first that disagrees: enough for moments to tell apart what they are made of."""
+MOST_TOLD = 3
+"""Of steps, so many may tell a limit of clipping."""
 MOST_CAUSES = 3
 """Of causes that the steps do not tell apart, so many are said."""
 # One number among many wrong ones is no cause: it must account for nearly all that they are off.
@@ -42,7 +45,8 @@ SAME = 1e-12
 class Seen:
     """One step: where it began, its gradients as they went into the update, and what was shown behind it.
 
-    own: the optimiser's state that the right update has made of the engine's own gradients.
+    own: the optimiser's state that the right update has made of these gradients.  chain: how far off what comes behind
+    the whole chain may be, where the gradients are the hand-derived ones, as the engine shows none.
     """
 
     number: int
@@ -50,6 +54,7 @@ class Seen:
     own: dict[str, Tensor]
     gradients: dict[str, Tensor]
     shown: StepRecord
+    chain: StepRecord | None = None
     judged: dict[bool, tuple[StepRecord, StepRecord]] = field(default_factory=dict)
 
     @property
@@ -60,7 +65,14 @@ class Seen:
         """What is due of its gradients, and how far off it may be."""
         if is_own not in self.judged:
             state = replace(self.state, optimizer=self.own) if is_own else self.state
-            self.judged[is_own] = replayed_update(step, state, self.gradients, dtype, self.number)
+            due, width = replayed_update(step, state, self.gradients, dtype, self.number)
+            if self.chain is not None:
+                width = replace(
+                    width,
+                    params={n: w + self.chain.params[n] for n, w in width.params.items()},
+                    optimizer={n: w + self.chain.optimizer[n] for n, w in width.optimizer.items()},
+                )
+            self.judged[is_own] = due, width
         return self.judged[is_own]
 
 
@@ -111,6 +123,8 @@ class UpdatesSeen:
         names = list(self.steps[0].state.params)
         yield from self._those(wrong_updates(self.step, names), is_own, deadline)
         yield from self._factors(is_own)
+        yield from self._rounded(is_own)
+        yield from self._those(self._clipped(), is_own, deadline)
         yield from self._those(wrong_formulas(self.step), is_own, deadline)
 
     def _those(
@@ -181,6 +195,47 @@ class UpdatesSeen:
         yield weights
         yield [name for name in names if name not in weights]
         yield from ([name] for name in names)
+
+    def _rounded(self, is_own: bool) -> Iterator[tuple[str, list[Tensors]]]:
+        """Parameters that are numbers of 16 bits in every step, within one place there of what is due."""
+        for dtype in ROUNDED:
+            found: list[Tensors] = []
+            is_visible = False
+            for seen in self.steps:
+                due, width = seen.due(self.step, self.dtype, is_own)
+                shown = {n: p.detach().cpu() for n, p in seen.shown.params.items() if n not in self.step.frozen}
+                if not all(torch.equal(p.to(dtype).to(p.dtype), p) for p in shown.values()):
+                    break
+                off = {n: (p.double() - due.params[n].cpu()).abs() for n, p in shown.items()}
+                # Both where the update begins and where it ends may be rounded, by half a place each.
+                place = {n: torch.finfo(dtype).eps * due.params[n].cpu().abs() + width.params[n].cpu() for n in off}
+                if not all(bool((off[n] <= place[n]).all()) for n in off):
+                    break
+                is_visible |= any(bool((off[n] > width.params[n].cpu()).any()) for n in off)
+                found.append(wide(shown))
+            else:
+                if is_visible:
+                    yield f"the parameters are rounded to {str(dtype).removeprefix('torch.')}", found
+
+    def _clipped(self) -> Iterator[WrongUpdate]:
+        """Clipping to a limit that nobody gave, where the update is plain enough to tell the gradients that it had."""
+        own, plain = self.step.optimizer, replace(self.step, clip_norm=None)
+        is_plain = own.name == "sgd" and not any(own.config.get(name) for name in ("momentum", "weight_decay"))
+        if not is_plain or self.step.schedule is not None or self.step.max_norm is not None:
+            return
+        for seen in self.steps[:MOST_TOLD]:
+            lr = float(own.config["lr"])  # type: ignore[arg-type]
+            moved = {
+                n: (seen.state.params[n].double().cpu() - p.double().cpu()) / lr
+                for n, p in seen.shown.params.items()
+                if n in seen.gradients
+            }
+            rounding = max(torch.finfo(self.dtype).eps * float(p.abs().max()) for p in seen.state.params.values()) / lr
+            for words, clipped in clippings(moved, rounding):
+                yield (
+                    f"the gradients are clipped, {words}",
+                    lambda of, clipped=clipped: of.after(plain, gradients=clipped(of.gradients)),  # type: ignore[misc]
+                )
 
     def _moved(self, factors: dict[str, float], is_own: bool) -> list[Tensors] | None:
         found: list[Tensors] = []

@@ -117,7 +117,21 @@ class Wrapped:
         return self.leaf.backward(residuals, dy)
 
     def map(self, change: Callable[[str, Leaf], Layer], name: str = "") -> Layer:
+        """It stays, and its leaf is seen: its weights are penalised as ever, else each wrong layer would also be one
+        without the penalty."""
+        change(name, self.leaf)
         return self
+
+
+@dataclass(frozen=True)
+class Cut(Wrapped):
+    """Nothing passes back through it."""
+
+    def backward(self, residuals: Any, dy: Any) -> tuple[Any, dict[str, Tensor]]:
+        dx, dparams = self.leaf.backward(residuals, dy)
+        each = dx if isinstance(dx, tuple) else (dx,)
+        nothing = tuple(d if d is None else torch.zeros_like(d) for d in each)
+        return (nothing if isinstance(dx, tuple) else nothing[0]), dparams
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def wrong_losses(step: Step, now: Moment, run: Callable[..., StepRecord]) -> Ite
         float(rows): f"the loss is the sum over {counted(rows, 'target')}, where their mean is due",
         1 / n: f"the loss is divided by the batch's size, {n}, twice",
         1 / classes: f"the loss is the mean over the {classes} outputs too, where their sum is due",
-        2.0: "the loss is twice what is due (½ forgotten)",
+        2.0: "the loss is twice what is due (½ forgotten, or the means of two pieces, or workers, are added up)",
         0.5: "the loss is half of what is due (a ½ too many)",
     }
     for factor, words in factors.items():
@@ -44,7 +44,6 @@ def wrong_losses(step: Step, now: Moment, run: Callable[..., StepRecord]) -> Ite
         yield words, lambda own=scaled: run(own)  # type: ignore[misc]
         hidden = replace(step, loss=_Scaled(step.loss.name, step.loss.hyper, factor, value=False))
         words = words.replace("the loss is", "the loss that is shown is right, and its gradient is that of", 1)
-        words = words.replace("½ forgotten", "½ forgotten, or the means of two pieces, or workers, are added up")
         yield words, lambda own=hidden: run(own)  # type: ignore[misc]
     if now.shown.params.keys() >= now.state.params.keys():
         after = replace(now.state, params={n: now.shown.params[n].detach() for n in now.state.params})
@@ -52,11 +51,7 @@ def wrong_losses(step: Step, now: Moment, run: Callable[..., StepRecord]) -> Ite
             "the loss that is shown is that after the update, where that before it is due",
             lambda: replace(now.due, loss=run(state=after).loss),
         )
-    due, came = float(now.due.loss), float(now.shown.loss)
-    if (step.l2 or step.l1) and due and came:
-        c = came / due
-        both = replace(step, loss=_Scaled(step.loss.name, step.loss.hyper, c), l2=c * step.l2, l1=c * step.l1)
-        yield f"cost and penalty together are {c:.6g} times what is due: the sum is scaled", lambda: run(both)
+    yield from _scaled_by_any(step, now, run)
     if step.loss.takes_classes:
         bare = replace(step, loss=_Unnormalised(step.loss.name, step.loss.hyper))
         yield (
@@ -66,6 +61,22 @@ def wrong_losses(step: Step, now: Moment, run: Callable[..., StepRecord]) -> Ite
     for words, loss in _others(step.loss):
         other = replace(step, loss=loss)
         yield words, lambda own=other: run(own)  # type: ignore[misc]
+
+
+def _scaled_by_any(step: Step, now: Moment, run: Callable[..., StepRecord]) -> Iterator[Hypothesis]:
+    """By the factor that the loss tells."""
+    due, came = float(now.due.loss), float(now.shown.loss)
+    if not due or not came:
+        return
+    penalised = bool(step.l2 or step.l1)
+    c = came / due
+    both = replace(step, loss=_Scaled(step.loss.name, step.loss.hyper, c), l2=c * step.l2, l1=c * step.l1)
+    what = "cost and penalty together are" if penalised else "the loss is"
+    yield f"{what} {c:.6g} times what is due: {'the sum' if penalised else 'it'} is scaled", lambda: run(both)
+    cost = float(run(replace(step, l2=0.0, l1=0.0)).loss) if penalised else 0.0
+    if cost and (c := (came - due + cost) / cost):
+        own = replace(step, loss=_Scaled(step.loss.name, step.loss.hyper, c))
+        yield f"the cost is {c:.6g} times what is due, and the penalty is not scaled", lambda: run(own)
 
 
 def _others(loss: Loss) -> Iterator[tuple[str, Loss]]:

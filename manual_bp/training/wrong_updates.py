@@ -73,6 +73,7 @@ def wrong_updates(step: Step, names: list[str]) -> Iterator[WrongUpdate]:
     yield words, lambda of: of.after(gradients=_former(of, of.gradients))
     nothing = "; of 0 in the first step"
     yield words + nothing, lambda of: of.after(gradients=_former(of, _zeros(of.gradients)))
+    yield "the gradients of all steps so far are added up: they are not set to zero", _added_up
     for every in range(2, MOST_SELDOM + 1):
         for by, how in (
             (0, "gradients as they are then"),
@@ -114,6 +115,14 @@ def _former(of: Updating, first: Tensors) -> Tensors:
     if of.former is None or not of.former.keys() >= of.gradients.keys():
         return first
     return {name: of.former[name] for name in of.gradients}
+
+
+def _added_up(of: Updating) -> After:
+    """The sum is kept in the optimiser's state, under names of its own."""
+    total = {n: g + of.state.optimizer.get(f"total.{n}", 0.0) for n, g in of.gradients.items()}
+    kept = {n: t for n, t in of.state.optimizer.items() if not n.startswith("total.")}
+    params, optimizer = of.after(state=replace(of.state, optimizer=kept), gradients=total)
+    return params, {**optimizer, **{f"total.{n}": g for n, g in total.items()}}
 
 
 def _seldom(of: Updating, every: int, by: int) -> After:

@@ -271,3 +271,34 @@ def test_only_updates_are_judged():
     other = next(name for name, rule in bp.RULES.items() if rule.has_backward)
     with pytest.raises(ValueError, match="rule must be the update of a parameter"):
         compare_optimizer(torch.optim.SGD, other)
+
+
+class Forgetful(torch.optim.AdamW):
+    """Its own update: a moment that is the gradient itself, or another thing that is no update at all."""
+
+    aliased = True
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                if self.aliased:
+                    m = self.state[p].setdefault("m", p.grad)
+                    m.mul_(group["betas"][0]).add_(p.grad, alpha=1 - group["betas"][0])
+                    p.sub_(group["lr"] * m)
+                else:
+                    p.sub_(group["lr"] * torch.tanh(3 * p.grad + p.sin()))
+
+
+@pytest.mark.parametrize(
+    ("aliased", "words"),
+    [
+        (True, "diagnosis: its state shares memory with the gradient: state['m'] is p.grad itself"),
+        (False, "no cause was found: param: wrong in "),
+    ],
+)
+def test_where_no_formula_explains_it_what_is_seen_is_said(aliased, words):
+    report = compare_optimizer(type("Own", (Forgetful,), {"aliased": aliased}), "adamw_update", diagnose=30)
+    assert words in str(report), str(report)

@@ -14,7 +14,7 @@ from manual_bp.oracle.diagnosis.deadline import Deadline
 from manual_bp.oracle.invocation import described_error
 from manual_bp.oracle.optimizers.causes import CONVENTIONS, LOOPS
 from manual_bp.oracle.optimizers.driven import Driven, of_optimizer
-from manual_bp.oracle.optimizers.judgement import Judging, Run, judge, tell_lost
+from manual_bp.oracle.optimizers.judgement import Judging, Run, judge, pattern, tell_lost
 from manual_bp.oracle.optimizers.scenarios import Scenario, scenarios
 from manual_bp.oracle.optimizers.seeking import causes
 from manual_bp.oracle.optimizers.trajectory import Change, StateError, all_of
@@ -84,12 +84,28 @@ def compare_optimizer(
     if not report.cases and report.raised:
         report.diagnoses.append(f"every run {report.mismatches[0].detail}")
         del report.mismatches[1:]
+    aliases = _aliases(driven)
     if wrong and diagnose:
-        report.diagnoses += causes(judging, wrong, Deadline(diagnose))
+        said, report.search = causes(judging, wrong, Deadline(diagnose))
+        report.diagnoses += said or aliases
     elif wrong:
         report.search = NOT_SOUGHT
+    report.findings += [words for words in aliases if words not in report.diagnoses]
+    if wrong and not report.diagnoses:
+        report.patterns.append(pattern(wrong, report.cases))
     report.clean()
     return report
+
+
+def _aliases(driven: Driven) -> list[str]:
+    names = sorted(getattr(driven, "aliases", ()))
+    if not names:
+        return []
+    listed = " and ".join(f"state[{name!r}]" for name in names)
+    return [
+        f"its state shares memory with the gradient: {listed} {'is' if len(names) == 1 else 'are'} p.grad itself and "
+        "no copy, so that what is written into the one is in the other"
+    ]
 
 
 def _refuse_unknown(candidate: object, fixed: Mapping[str, Any]) -> None:

@@ -97,6 +97,8 @@ class of_optimizer:
         if it is none of the usual.  sparse: whether gradients come as sparse tensors, of the rows (of one axis: the
         numbers) that are not 0.  fixed: further arguments (foreach=True, capturable=True)."""
         self._constructor, self._fixed, self.sparse = Constructor(make, names), fixed, sparse
+        self.aliases: set[str] = set()
+        """Names in its state of what shared memory with the gradient behind a step."""
 
     def takes(self, hyper: str) -> bool:
         return self._constructor.takes(hyper)
@@ -126,7 +128,21 @@ class of_optimizer:
             self.optimizer.step(backward)
         else:
             self.optimizer.step()
+        self._note_aliases(params)
         return [x.detach().clone() for x in params]
+
+    def _note_aliases(self, params: Sequence[Tensor]) -> None:
+        """What is written into one of two tensors that share memory is in the other."""
+        state = getattr(self.optimizer, "state", None)
+        for x in params:
+            own = state.get(x) if isinstance(state, Mapping) else None
+            if x.grad is None or x.grad.is_sparse or not isinstance(own, Mapping):
+                continue
+            place = x.grad.untyped_storage().data_ptr()
+            tensors = {n: t for n, t in own.items() if isinstance(t, Tensor) and t.layout is torch.strided}
+            self.aliases |= {
+                str(n) for n, t in tensors.items() if t.numel() and t.untyped_storage().data_ptr() == place
+            }
 
     def _grad(self, grad: Tensor) -> Tensor:
         return grad.to_sparse(1).coalesce() if self.sparse and grad.ndim else grad.clone()
@@ -136,6 +152,7 @@ class of_optimizer:
         torch.save(self.optimizer.state_dict(), file)
         file.seek(0)
         other = of_optimizer(self._constructor.make, names=self._constructor.names, sparse=self.sparse, **self._fixed)
+        other.aliases = self.aliases
         other.begin(self._groups, self._hyper, [])
         other.optimizer.load_state_dict(torch.load(file, weights_only=False))
         return other

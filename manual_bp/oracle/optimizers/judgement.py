@@ -16,6 +16,7 @@ from manual_bp.oracle.optimizers.trajectory import Change, Formula, StateError, 
 from manual_bp.oracle.report import Mismatch, Report
 from manual_bp.rule import Rule
 from manual_bp.signature import SIXTEEN_BITS
+from manual_bp.wording import counted
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,24 @@ def _excuses(judging: Judging, run: Run, position: int, due: Sequence[Tensor]) -
     for value in judging.rule.values:
         if fits(value.forward, judging.contract):
             yield f"it loses digits, as the formula '{value.name}' does"
+
+
+def pattern(wrong: Sequence[Run], cases: int) -> str:
+    """What runs that are wrong have in common, in words."""
+    firsts = []
+    for run in wrong:
+        steps = [
+            k
+            for position in run.due
+            for k, (x, due, allowed) in enumerate(
+                zip(run.after(position), run.due[position], run.allowed[position], strict=True)
+            )
+            if x.shape != due.shape or bool((~((x.double() - due).abs() <= allowed)).any())
+        ]
+        firsts.append(min(steps, default=0) + 1)
+    low, high = min(firsts), max(firsts)
+    when = f"from step {low} on" if low == high else f"for the first time in step {low} to {high}"
+    return f"param: wrong in {len(wrong)} of {counted(cases, 'run')}, {when}"
 
 
 def tell_lost(judging: Judging, run: Run, report: Report, strict: bool) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from manual_bp.oracle.combined import formulas
 from manual_bp.oracle.conventions import told, varied_mistakes
+from manual_bp.oracle.diagnosis import MORE_TIME
 from manual_bp.oracle.diagnosis.deadline import Deadline, TimeIsUp
 from manual_bp.oracle.errors import ulp
 from manual_bp.oracle.optimizers.causes import hinted, loops
@@ -25,8 +26,9 @@ Program = tuple[str, Formula | None, Change | None]
 """What is said, the formula, and the loop; None for the page's own."""
 
 
-def causes(judging: Judging, wrong: Sequence[Run], deadline: Deadline) -> list[str]:
-    """What is wrong in all of these runs, one thing or two; or in most of them."""
+def causes(judging: Judging, wrong: Sequence[Run], deadline: Deadline) -> tuple[list[str], str]:
+    """What is wrong in all of these runs, one thing or two; or in most of them.  And that the search ended early, in
+    words."""
     runs = sorted(wrong, key=lambda run: -max(run.ratios.values()))  # what is most wrong rules most out
     one = list(_one(judging))
     try:
@@ -40,16 +42,18 @@ def causes(judging: Judging, wrong: Sequence[Run], deadline: Deadline) -> list[s
                 is_another |= found
             else:
                 if is_another:
-                    return [words]
+                    return [words], ""
         for words, other in _others(judging):
-            found = None
+            is_another = False
             for run in runs:
                 deadline.check()
                 found = _is(other, run, None, None)
                 if found is None:
                     break
-            if found is not None:
-                return [words]
+                is_another |= found
+            else:
+                if is_another:
+                    return [words], ""
         numbers = []
         for words, formula, change in one:
             number = 0
@@ -61,22 +65,26 @@ def causes(judging: Judging, wrong: Sequence[Run], deadline: Deadline) -> list[s
             else:
                 numbers.append((number, words))
     except TimeIsUp:
-        return _shared(runs)
+        more = f"more may be found with diagnose={MORE_TIME * deadline.seconds:g}"
+        return _shared(runs), f"the search for the cause ended after {deadline.seconds:g} s: {more}"
     most, words = max(numbers, key=lambda each: each[0], default=(0, ""))
-    return [f"{words} (in {most} of {len(runs)} runs that are wrong)"] if most else _shared(runs)
+    return ([f"{words} (in {most} of {len(runs)} runs that are wrong)"] if most else _shared(runs)), ""
 
 
 def _shared(runs: Sequence[Run]) -> list[str]:
     """What is said where parameters are wrong that have a shape in common, and all others are right."""
-    alike = {
-        position
-        for run in runs
-        for position, x in enumerate(run.scenario.params)
-        if sum(x.shape == other.shape for other in run.scenario.params) > 1
-    }
-    wrong = {position for run in runs for position, ratio in run.ratios.items() if ratio > 1}
-    if wrong <= alike:
-        return ["parameters of one shape are wrong, and the others right: their state is shared (kept by shape)"]
+    right = wrong = 0
+    for run in runs:
+        shapes = [x.shape for x in run.scenario.params]
+        for position, ratio in run.ratios.items():
+            if ratio > 1 and shapes.count(shapes[position]) == 1:
+                return []
+            wrong += ratio > 1
+            right += ratio <= 1 and shapes.count(shapes[position]) == 1
+    if wrong and right:
+        return [
+            "parameters of one shape are wrong, and the others right: as where their state is shared (kept by shape)"
+        ]
     return []
 
 
