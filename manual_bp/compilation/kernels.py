@@ -58,6 +58,9 @@ def _compiled(exported: Any, choice: Choice) -> tuple[Callable[[list[Tensor]], S
     graph = prepared(exported)
     inputs = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
     fakes = detect_fake_mode(inputs)
+    # Results have the strides of the traced ones: they may be given to a program again, which takes them as they are.
+    output: Any = graph.graph.output_node()
+    output.meta["user_visible_output_idxs"] = list(range(len(output.args[0])))
     options = {**OPTIONS, **EXACT, **TRUSTING, "cpp.threads": choice.threads, "split_reductions": choice.split}
     options["post_grad_custom_post_pass"] = passes(choice.onednn)
     before = counters["inductor"]["fxgraph_cache_hit"]

@@ -7,6 +7,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from manual_bp.compilation.channels import once
 from manual_bp.compilation.numbers import stored
+from manual_bp.compilation.program import build
+from tests.compilation.conftest import call_from_python
 
 X, WEIGHT, SCALE = torch.zeros(2, 1, 9, 9), torch.zeros(4, 1, 2, 2), torch.zeros(4, 1, 1)
 
@@ -30,3 +32,11 @@ def test_statistics_of_convolved_images_are_stored():
 
 def test_without_a_convolution_nothing_is():
     assert not stored_in(normed, torch.zeros(2, 4, 8, 8), SCALE)
+
+
+def test_results_of_a_program_called_from_python_lie_as_traced(monkeypatch):
+    """And not with channels side by side: they may be given to a program again, which takes them for contiguous."""
+    call_from_python(monkeypatch)
+    given = [torch.randn(2, 20, 9, 8), torch.randn(5, 20, 3, 3)]
+    (images,) = build(lambda x, weight: [torch.conv2d(x, weight)], given).run(given)
+    assert images.is_contiguous()
