@@ -33,7 +33,7 @@ from manual_bp.oracle.unwritten import NEVER
 from manual_bp.oracle.vacuity import structurally_zero, untested
 from manual_bp.oracle.words import counted
 from manual_bp.outputs import parts
-from manual_bp.rule import Rule, Vjp
+from manual_bp.rule import Rule, Vjp, as_vjp
 
 # Elements of a case that is called many times, and of one that is called once more with its memory filled: larger ones
 # show nothing that these do not.
@@ -268,10 +268,23 @@ class Comparison:
     def _between_pieces(self, pieces: Lengths | None, deadline: Deadline, early: bool = False) -> list[str]:
         """What is wrong between pieces of the batch, in words."""
         try:
+            if self._is_the_page():  # a page that is wrong is so in every piece, and its pieces give what it gives
+                return []
             return between_pieces(self.rule, self.records, pieces, deadline, early=early)
         except Exception as error:  # the verdict stands without it, and the failure is said
             self.report.notes.append(f"no cause between pieces was sought: it raised {type(error).__name__}: {error}")
             return []
+
+    def _is_the_page(self) -> bool:
+        """Whether what is wrong is, bit for bit, what the page itself gives: in the first case where something is."""
+        case = next((m.case for m in self.report.mismatches if m.kind == "wrong"), None)
+        for record in self.records:
+            if record.evidence.case.name == case:
+                there = record.evidence.case
+                y, grads = as_vjp(self.rule, self.rule.candidate)(there.inputs, there.dy, **there.hyper)
+                pairs = zip((*parts(y), *grads), record.results, strict=True)
+                return all(same_bits(a, b) for a, b in pairs if isinstance(a, Tensor) and isinstance(b, Tensor))
+        return False
 
     def _sought(self, wrong: set[str], explained: set[str], deadline: Deadline, otherwise: list[str]) -> dict[str, str]:
         """Seek a cause of what is wrong in these arguments, and add to those that are explained; otherwise: what is

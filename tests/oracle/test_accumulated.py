@@ -201,3 +201,12 @@ def test_what_asks_for_no_gradient_is_declared(declared):
 def test_a_constant_is_an_input():
     with pytest.raises(ValueError, match="constant must name inputs"):
         compare(torch_ref.accumulated(lambda module, x: x.sum(), Odds(3, 2), constant=("y",)), "tanh")
+
+
+def test_a_page_that_is_wrong_itself_is_not_told_as_wrong_pieces(monkeypatch):
+    """Each of its pieces is wrong as the whole is, and all of them together give what it gives."""
+    right = bp.silu.page.backward
+    monkeypatch.setattr(bp.silu.page, "backward", lambda residuals, dy: tuple(-dx for dx in right(residuals, dy)))
+    report = compare(bp.silu.candidate, "silu")
+    assert not report.passed
+    assert not any("piece" in sentence for sentence in report.diagnoses), report

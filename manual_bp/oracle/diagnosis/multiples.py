@@ -182,7 +182,9 @@ def _single(traced: Traced, spot: Spot, factor: float, off: float) -> Iterator[E
 
 
 def _added(traced: Traced, argument: str, position: int, factor: float, off: float) -> Iterator[Edit]:
-    """A multiple of an input added to a result."""
+    """A multiple of an input added to a result; none of it is no edit."""
+    if abs(factor) <= off:
+        return
     site, name = traced.sites[traced.results[argument]], traced.names[position]
     of = traced.sites[position]
 

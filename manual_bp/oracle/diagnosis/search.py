@@ -225,7 +225,8 @@ class Search:
                 parts += [Asked(PART, replace(edit, cost=PART), sketch, True)] if given else []
             else:
                 for argument in given:
-                    self._confirm(edit, argument, program.by)
+                    if not _is_the_same(values[argument], program.right.get(argument)):
+                        self._confirm(edit, argument, program.by)
         return parts
 
     def _given(self, edit: Edit, samples: dict[str, Sample], values: Values) -> list[str]:
@@ -382,6 +383,11 @@ class Search:
             return False
         tolerance = sample.tolerance(value) + SHAKY * (other.double() - value).abs().max()
         return not bool((~((value - sample.got).abs() <= tolerance) & sample.judged).any())
+
+
+def _is_the_same(edited: Tensor | None, right: Tensor | None) -> bool:
+    """Whether an edit changes nothing: of a page that is wrong itself each such edit would be told."""
+    return edited is not None and right is not None and torch.equal(edited.double(), right.double())
 
 
 # A number that is fitted says something from the second case on.
