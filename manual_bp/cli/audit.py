@@ -75,8 +75,8 @@ def audit(
     For example: manual-bp audit my_tests.py:my_checker --against softmax
     """
     with usage():
+        from manual_bp.cli.apart import audit_apart
         from manual_bp.oracle.audit import audit as audited
-        from manual_bp.oracle.audit.apart import audit_apart
         from manual_bp.oracle.audit.picture import check_name
         from manual_bp.oracle.audit.report import AuditReport, side_by_side
         from manual_bp.oracle.loading import load

@@ -221,7 +221,7 @@ def _results(path: Path) -> tuple[list[Case], torch.dtype, str]:
         why = getattr(error, "strerror", None) or error
         raise ValueError(f"results must be a JSON file of manual-bp vectors; {path}: {why}.") from error
     cases, dtype = recorded(document)
-    return cases, dtype, str(document.get("rule"))
+    return cases, dtype, str(document.get("rule", "which the file does not name"))
 
 
 def reference_of(

@@ -279,7 +279,7 @@ class Comparison:
         """Whether what is wrong is, bit for bit, what the page itself gives: in the first case where something is."""
         case = next((m.case for m in self.report.mismatches if m.kind == "wrong"), None)
         for record in self.records:
-            if record.evidence.case.name == case:
+            if record.evidence.case.name == case and len(record.results) == len(self.rule.arguments):
                 there = record.evidence.case
                 y, grads = as_vjp(self.rule, self.rule.candidate)(there.inputs, there.dy, **there.hyper)
                 pairs = zip((*parts(y), *grads), record.results, strict=True)

@@ -11,7 +11,8 @@ from manual_bp.rule import Vjp
 
 # So many cases are named.
 NAMED = 3
-# Beside what is not finite an answer that is off by a larger share is wrong in another way too.
+# Beside what is not finite an answer that is off by a larger share is wrong in another way too; roundings are in the
+# allowance that is added to it.
 FAR = 1e-3
 
 

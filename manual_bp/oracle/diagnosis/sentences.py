@@ -26,7 +26,7 @@ ASKED = 8
 COMPLETED = 0.5
 # What is said without a condition rests on so many numbers.
 MANY = 12
-# Ratios that differ by less are one factor.
+# Ratios that differ by less are one factor: three digits of it are shown.
 ALIKE = 1e-3
 # An edit that gives less than this share of what is wrong is not near.
 NEAR = 0.5

@@ -22,7 +22,7 @@ from typing import IO, Any
 from manual_bp.oracle.audit.report import AuditReport, Outcome
 from manual_bp.oracle.foreign import LONGEST_NAME, readable, shortened, signal_name
 
-SERVE = "from manual_bp.oracle.audit.apart import serve; serve()"
+SERVE = "from manual_bp.cli.apart import serve; serve()"
 # Seconds for the imports and for the programs to be made, and beyond the time of one program until it is ended.
 STARTING, PATIENCE = 60.0, 5.0
 MIB = 2**20
