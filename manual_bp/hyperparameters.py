@@ -1,7 +1,7 @@
 """Hyperparameters: of which kind a page says that one is, and whether a value is of that kind.
 
-A kind is float, int, bool, a `Literal` of strings, a tuple of whole numbers, or several of these joined by |, with None
-for one that may be absent.
+A kind is float, int, bool, a `Literal` of strings, a tuple of numbers, or several of these joined by |, with None for
+one that may be absent.
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ def _as_kind(name: str, kind: Any, value: Any) -> Iterator[Any]:
         if isinstance(value, str) and value in get_args(kind):
             yield value
     elif get_origin(kind) is tuple:
-        if isinstance(value, tuple | list) and all(
-            isinstance(x, numbers.Integral) and not isinstance(x, bool) for x in value
-        ):
-            yield tuple(int(x) for x in value)
+        if isinstance(value, tuple | list):
+            each = [next(_as_kind(name, get_args(kind)[0], x), NotImplemented) for x in value]
+            if NotImplemented not in each:
+                yield tuple(each)
     elif kind is int:
         if isinstance(value, numbers.Integral) and not is_bool:
             yield int(value)
@@ -87,7 +87,8 @@ def _name(kind: Any) -> str | None:
     if get_origin(kind) is Literal:
         return f"one of {list(get_args(kind))}"
     if get_origin(kind) is tuple:
-        return "a tuple of integers" if get_args(kind) == (int, ...) else None
+        of = {(int, ...): "integers", (float, ...): "real numbers"}.get(get_args(kind))
+        return of and f"a tuple of {of}"
     return {float: "a real number", int: "an integer", bool: "a bool", NoneType: "None"}.get(kind)
 
 

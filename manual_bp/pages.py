@@ -29,7 +29,10 @@ PARTS = {
 """The parts that no page can do without, and how each is written."""
 PAIR = ("Residuals", "backward")
 """A page that lacks both is one of values alone, such as an optimiser's update."""
-KINDS = "a hyperparameter is float, int, bool, a Literal of strings, a tuple[int, ...], or one of these | None"
+KINDS = (
+    "a hyperparameter is float, int, bool, a Literal of strings, a tuple[int, ...] or tuple[float, ...], "
+    "or one of these | None"
+)
 
 
 def check_page(name: str, page: ModuleType) -> None:

@@ -3,7 +3,7 @@ from torch import Tensor
 
 
 def upsample(
-    x: Tensor, *, scale: float | tuple[int, ...], mode: str = "nearest", align_corners: bool = False
+    x: Tensor, *, scale: float | tuple[float, ...], mode: str = "nearest", align_corners: bool = False
 ) -> Tensor:
     axes = x.ndim - 2
     mode = mode if mode == "nearest" else ("linear", "bilinear", "trilinear")[axes - 1]

@@ -250,8 +250,8 @@ def _kind_of(value: Any, hint: Any) -> Any:
             return int | float if kind is int else kind
     if isinstance(value, str):
         return Literal[value]
-    if isinstance(value, tuple) and all(isinstance(n, int) for n in value):
-        return tuple[int, ...]
+    if isinstance(value, tuple) and all(isinstance(n, int | float) for n in value):
+        return tuple[int, ...] if all(isinstance(n, int) for n in value) else tuple[float, ...]
     return None
 
 

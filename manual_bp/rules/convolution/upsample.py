@@ -19,9 +19,10 @@ weight, it is given back.
 
 A of several axes is the product of those of each, in any order, and so is its transpose.
 
-A scale is whole, or one fraction a / b for all axes, of whole numbers up to 1024: of 5 places 7 / 5 makes 7, and 3 / 5
-makes 3, so that some of those before may get nothing.  The floating-point number 1.4 stands for 7 / 5.  What makes a
-part of a place is refused: libraries round it down, and differ in whether q is then made of the scale or of m / n.
+A scale, one for all axes or one for each, is whole or a fraction a / b of whole numbers up to 1024: of 5 places 7 / 5
+makes 7, and 3 / 5 makes 3, so that some of those before may get nothing.  The floating-point number 1.4 stands for
+7 / 5.  What makes a part of a place is refused: libraries round it down, and differ in whether q is then made of the
+scale or of m / n.
 
 So q is a fraction of whole numbers, i is found in whole numbers, and λ as so many parts of one.  Where q is a
 floating-point number, as in torch, λ = q − i has lost as many digits as i has: at the 1000th place three of the seven
@@ -60,7 +61,7 @@ class Residuals(NamedTuple):
 def forward(
     x: Float[Tensor, "batch channels *space"],
     *,
-    scale: int | float | tuple[int, ...],
+    scale: int | float | tuple[int, ...] | tuple[float, ...],
     mode: Literal["nearest", "linear"] = "nearest",
     align_corners: bool = False,
 ) -> tuple[Float[Tensor, "batch channels *steps"], Residuals]:
@@ -98,7 +99,7 @@ MOST = 1024
 """Of a and b: such fractions are further apart than float64 rounds, and what is made of them is a number in float32."""
 
 
-def _fractions(scale: float | tuple[int, ...], axes: int) -> Scale:
+def _fractions(scale: float | tuple[float, ...], axes: int) -> Scale:
     """The scale of each axis.  Raises ValueError for what is no such fraction."""
     each = (scale,) * axes if isinstance(scale, int | float) else scale
     must = f"upsample: scale must be a number, or one for each axis of space, of which there are {axes}"
@@ -178,7 +179,7 @@ def _along(weight: Tensor, axis: int, ndim: int) -> Tensor:
     return weight.reshape([-1 if axis == other else 1 for other in range(ndim)])
 
 
-def steps(space: tuple[int, ...], scale: float | tuple[int, ...]) -> tuple[int, ...]:
+def steps(space: tuple[int, ...], scale: float | tuple[float, ...]) -> tuple[int, ...]:
     """How many places there are on each axis."""
     return _counts(space, _fractions(scale, len(space)))
 
@@ -195,7 +196,7 @@ _MODES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("linear", {"mode": "linear"}),
     ("linear, corners aligned", {"mode": "linear", "align_corners": True}),
 )
-_SHAPES: tuple[tuple[str, float | tuple[int, ...], dict[str, int | tuple[int, ...]]], ...] = (
+_SHAPES: tuple[tuple[str, float | tuple[float, ...], dict[str, int | tuple[int, ...]]], ...] = (
     ("one axis of space", 3, {"space": (5,)}),
     ("three axes of space", (2, 1, 3), {"batch": 2, "channels": 1, "space": (2, 3, 2)}),
     ("each axis by itself", (3, 2), {}),
@@ -209,6 +210,7 @@ _SHAPES: tuple[tuple[str, float | tuple[int, ...], dict[str, int | tuple[int, ..
     ("7 places of 5", 1.4, {"batch": 1, "space": (5,)}),
     ("half as many again", 1.5, {"space": (4, 6)}),
     ("fewer places", 0.8, {"batch": 1, "space": (5, 10)}),
+    ("more on one axis and fewer on the other", (1.5, 0.8), {"batch": 1, "space": (4, 5)}),
     ("half as many again of three axes", 1.5, {"batch": 1, "channels": 1, "space": (4, 2, 6)}),
 )
 
@@ -231,7 +233,7 @@ EDGES = (
 class _Right:
     """The right formula by matrices of each axis, from which wrong ones are made."""
 
-    def __init__(self, x: Tensor, dy: Tensor, scale: float | tuple[int, ...], mode: str, align_corners: bool) -> None:
+    def __init__(self, x: Tensor, dy: Tensor, scale: float | tuple[float, ...], mode: str, align_corners: bool) -> None:
         self.x, self.dy, self.mode, self.align_corners = x, dy, mode, align_corners
         self.space, self.scale = x.shape[2:], _fractions(scale, x.ndim - 2)
 
@@ -314,7 +316,7 @@ def _rounded(length: int, scale: tuple[int, int], align_corners: bool, like: Ten
     return _Between(lower, upper, 1 - weight, weight, 1)
 
 
-def _up_rounded(x: Tensor, scale: float | tuple[int, ...], mode: str, align_corners: bool) -> Tensor:
+def _up_rounded(x: Tensor, scale: float | tuple[float, ...], mode: str, align_corners: bool) -> Tensor:
     return _up(x, _fractions(scale, x.ndim - 2), mode, align_corners, _rounded)
 
 
