@@ -79,7 +79,8 @@ class Loop:
     def keep(self):
         """The gradients as they are now are those that are shown."""
         names = self.state.params
-        self.shown = {n: p.grad.clone() for n, p in zip(names, self.module.parameters(), strict=True)}
+        params = zip(names, self.module.parameters(), strict=True)
+        self.shown = {n: p.grad.clone() for n, p in params if p.grad is not None}
 
     def cost(self, x, target):
         return F.cross_entropy(self.module(x), target)

@@ -85,9 +85,16 @@ def multiples(sketch: Sketch) -> Iterator[Edit]:
         except Exception:  # not defined here
             continue
         changes.append((spot, change))
+        known = {1.0, 0.0}
         for argument in _solvable(sketch, [change]):
             for factor, off in _solved(sketch, argument, [_doubled(sketch, spot).get(argument)]):
+                known.add(factor)
                 yield from _single(traced, spot, factor, off)
+        # It may have come as a mean or a sum of several, and what is made of it be no multiple for that.
+        if traced.sites[spot.position].stage == "inputs":
+            for factor in CONSTANTS.values():
+                if all(abs(factor - other) > UNCERTAIN for other in known):
+                    yield from _single(traced, spot, factor, 0.0)
     for argument in sketch.samples:
         for position in traced.names:
             if traced.sites[position].stage == "inputs" and traced.values[position].is_floating_point():

@@ -293,7 +293,9 @@ class Search:
     def _confirm(self, edit: Edit, argument: str, by: str, exactly: bool = False) -> None:
         """Ask an edit in all cases, and enter what comes of it: for every argument that is open too."""
         for name in (argument, *(a for a in self.points if a != argument)):
-            if len(self.exact.get(name, ())) >= ENOUGH:
+            found = [*self.exact.get(name, ()), *self.partial.get(name, ())]
+            # It has been asked for another argument already: once more it would take the place of another edit.
+            if len(self.exact.get(name, ())) >= ENOUGH or any(v.edit is edit for v in found):
                 continue
             verdict = self.confirmed(edit, name, by)
             if exactly and verdict is not None and len(verdict.agreeing) + len(verdict.mixed) < TOLD:

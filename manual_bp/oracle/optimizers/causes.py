@@ -237,6 +237,26 @@ def loops(rule: Rule) -> Iterator[tuple[str, Change]]:
         yield f"the state is stored in {str(dtype).removeprefix('torch.')}", partial(_stored, dtype)
 
 
+def sharings() -> Iterator[tuple[str, Change]]:
+    """State that is kept under a key which several parameters may have: see `trajectory.of_all`."""
+    by_shape = "the state is kept by shape: parameters of one shape share it"
+    by_place = (
+        "the state is kept by the place among the parameters that have a gradient: where one has none, those behind it "
+        "get that of another"
+    )
+    for words, place in ((by_shape, False), (by_place, True)):
+        for is_lost, also in ((False, ""), (True, "; and it is lost when it is saved and loaded")):
+            for counts in (True, False):
+                yield words + also, partial(_kept_by, place, is_lost, counts)
+
+
+def _kept_by(place: bool, is_lost: bool, counts: bool, call: Call) -> None:
+    assert call.grad is not None
+    number = sum(grad is not None for grad in call.grads[: call.index]) if place else None
+    call.key = number, call.grad.shape, call.loads if is_lost else 0
+    call.counts_by_key = counts
+
+
 def hinted(words: str) -> str:
     """What is said of a wrong loop, with what is to be declared where it is meant."""
     for name, choices in CONVENTIONS.items():

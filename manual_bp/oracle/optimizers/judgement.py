@@ -12,7 +12,7 @@ from torch import Tensor
 from manual_bp.arithmetic.bounded import Contract
 from manual_bp.oracle.errors import errors, ulp
 from manual_bp.oracle.optimizers.scenarios import Scenario
-from manual_bp.oracle.optimizers.trajectory import Change, Formula, StateError, all_of, allowances, expected
+from manual_bp.oracle.optimizers.trajectory import Change, Formula, StateError, all_of, allowances, expected, of_all
 from manual_bp.oracle.report import Mismatch, Report
 from manual_bp.rule import Rule
 from manual_bp.signature import SIXTEEN_BITS
@@ -62,6 +62,14 @@ class Judging:
         """A parameter after each step, by the page or by another formula or loop."""
         loop = all_of([c for c in (self.loop, change) if c])
         return expected(self.rule, run.scenario, position, run.before(position), formula or self.formula, loop)
+
+    def of_all(self, run: Run, change: Change) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
+        """Every parameter after each step, where `change` says which of them share one state; and how far off."""
+        loop = all_of([c for c in (self.loop, change) if c])
+        assert loop is not None
+        before = [run.before(position) for position in range(len(run.scenario.params))]
+        given = self.rule, run.scenario, before, self.formula, loop
+        return of_all(*given), of_all(*given, self.contract)
 
     def allowed(
         self,
@@ -134,6 +142,8 @@ def _excuses(judging: Judging, run: Run, position: int, due: Sequence[Tensor]) -
 
     def fits(formula: Formula | None, contract: Contract) -> bool:
         allowed = judging.allowed(run, position, formula, contract=contract)
+        if any(bool((x.isfinite() & ~width.isfinite()).any()) for x, width in zip(due, allowed, strict=True)):
+            return False  # a formula that may be off by anything excuses nothing
         worst = judging.worst(run, position, due, allowed)
         return worst is not None and worst[0] <= 1
 

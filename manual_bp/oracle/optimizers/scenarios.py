@@ -71,8 +71,12 @@ def scenarios(rule: Rule, driven: Driven, dtype: torch.dtype) -> tuple[list[Scen
         own = {name: value for name, value in hyper.items() if name != "lr"}
         if lacking := [n for n, v in own.items() if not driven.takes(n) and v != rule.ordinary.get(n)]:
             untried += [f"{name}: it takes none" for name in lacking]
-            continue
-        found.append(run(f"with {', '.join(f'{n} = {v}' for n, v in hyper.items())}", steady(rate=rate), own))
+            # Of what it does take, several together may be wrong that are right one by one.
+            own = {n: v for n, v in own.items() if n not in lacking}
+            hyper = {n: v for n, v in hyper.items() if n not in lacking}
+        name = f"with {', '.join(f'{n} = {v}' for n, v in hyper.items())}"
+        if own and name not in [scenario.name for scenario in found]:
+            found.append(run(name, steady(rate=rate), own))
     strong = max((s for s in found), key=lambda s: sum(s.hyper[0][n] != ordinary[n] for n in ordinary))
     given, rate = strong.hyper[0], strong.moments[0].lrs[0]
     for name in sorted(rule.absentable):
@@ -142,6 +146,12 @@ def _in_groups(
         Moment((m.grads[0], None if k in (1, 2) else m.grads[1], None), (rate, rate / 2)) for k, m in enumerate(moments)
     ]
     yield Scenario("some without a gradient", drawn(), groups, (given, given), tuple(absent))
+    without = {1: (0, 1), 2: (1,), 4: (2,)}  # by step: where those behind have one, and their state is not another's
+    in_turn = [
+        replace(m, grads=tuple(None if i in without.get(k, ()) else g for i, g in enumerate(m.grads)))
+        for k, m in enumerate(Moment(drawn(), (rate,)) for _ in range(STEPS))
+    ]
+    yield Scenario("in turn without a gradient", drawn(), (len(SHAPES),), (given,), tuple(in_turn))
 
 
 def _losing(rule: Rule, dtype: torch.dtype, ordinary: Mapping[str, Any]) -> Scenario:

@@ -14,7 +14,7 @@ from manual_bp.oracle.conventions import told, varied_mistakes
 from manual_bp.oracle.diagnosis import MORE_TIME
 from manual_bp.oracle.diagnosis.deadline import Deadline, TimeIsUp
 from manual_bp.oracle.errors import ulp
-from manual_bp.oracle.optimizers.causes import hinted, loops
+from manual_bp.oracle.optimizers.causes import hinted, loops, sharings
 from manual_bp.oracle.optimizers.judgement import Judging, Run
 from manual_bp.oracle.optimizers.trajectory import Change, Formula
 from manual_bp.registry import RULES
@@ -43,6 +43,10 @@ def causes(judging: Judging, wrong: Sequence[Run], deadline: Deadline) -> tuple[
             else:
                 if is_another:
                     return [words], ""
+        for words, change in sharings():
+            deadline.check()
+            if all(_shares(judging, run, change) for run in runs):
+                return [words], ""
         for words, other in _others(judging):
             is_another = False
             for run in runs:
@@ -66,26 +70,9 @@ def causes(judging: Judging, wrong: Sequence[Run], deadline: Deadline) -> tuple[
                 numbers.append((number, words))
     except TimeIsUp:
         more = f"more may be found with diagnose={MORE_TIME * deadline.seconds:g}"
-        return _shared(runs), f"the search for the cause ended after {deadline.seconds:g} s: {more}"
+        return [], f"the search for the cause ended after {deadline.seconds:g} s: {more}"
     most, words = max(numbers, key=lambda each: each[0], default=(0, ""))
-    return ([f"{words} (in {most} of {len(runs)} runs that are wrong)"] if most else _shared(runs)), ""
-
-
-def _shared(runs: Sequence[Run]) -> list[str]:
-    """What is said where parameters are wrong that have a shape in common, and all others are right."""
-    right = wrong = 0
-    for run in runs:
-        shapes = [x.shape for x in run.scenario.params]
-        for position, ratio in run.ratios.items():
-            if ratio > 1 and shapes.count(shapes[position]) == 1:
-                return []
-            wrong += ratio > 1
-            right += ratio <= 1 and shapes.count(shapes[position]) == 1
-    if wrong and right:
-        return [
-            "parameters of one shape are wrong, and the others right: as where their state is shared (kept by shape)"
-        ]
-    return []
+    return ([f"{words} (in {most} of {len(runs)} runs that are wrong)"] if most else []), ""
 
 
 def _one(judging: Judging) -> Iterator[Program]:
@@ -138,6 +125,19 @@ def _is(judging: Judging, run: Run, formula: Formula | None, change: Change | No
         due = run.due[position]
         is_another |= any(bool((~((x - w).abs() <= b)).any()) for x, w, b in zip(due, wrong, wider, strict=True))
     return is_another
+
+
+def _shares(judging: Judging, run: Run, change: Change) -> bool:
+    """Whether a run that is wrong is that of a program whose parameters share state as `change` says."""
+    try:
+        made, allowed = judging.of_all(run, change)
+    except (ArithmeticError, ValueError, RuntimeError):  # a state that does not fit
+        return False
+    for position, (wrong, widths) in enumerate(zip(made, allowed, strict=True)):
+        worst = None if _is_far(run, position, wrong) else judging.worst(run, position, wrong, widths)
+        if worst is None or worst[0] > 1:
+            return False
+    return True
 
 
 def _is_far(run: Run, position: int, wrong: Sequence[Tensor]) -> bool:

@@ -7,7 +7,7 @@ to step, stored in between as the contract says: the rounding errors of six step
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +38,8 @@ class Call:
     grad_before: that of the step before, 0 in the first.
     enters: (param, grad) -> what the update is given in place of them.  is_lazy: whether rows (of one axis: numbers)
     without a gradient are left alone.  stored: in which precision the state is kept.
+    loads: how often the state was loaded so far.  key: under which the state is kept, where several tensors may share
+    one; counts_by_key: whether t is counted there too.
     """
 
     index: int
@@ -66,6 +68,9 @@ class Call:
     enters: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
     is_lazy: bool = False
     stored: torch.dtype | None = None
+    loads: int = 0
+    key: Hashable = None
+    counts_by_key: bool = True
 
 
 Change = Callable[[Call], None]
@@ -84,13 +89,14 @@ def all_of(changes: Sequence[Change]) -> Change | None:
 def calls(scenario: Scenario, position: int) -> list[Call]:
     """The calls of the update for one parameter, one for each step."""
     group = scenario.group_of(position)
-    found, t, moved, since = [], 0, 0, 0
+    found, t, moved, since, loads = [], 0, 0, 0, 0
     rates = [moment.lrs for moment in scenario.moments]
     total = torch.zeros(scenario.params[position].shape, dtype=torch.float64)
     before = total
     for k, moment in enumerate(scenario.moments):
         grad = moment.grads[position]
         since = 1 if moment.loaded else since + 1
+        loads += moment.loaded
         t += grad is not None
         moved += grad is not None and bool(grad.any())
         hyper = {**scenario.hyper[group], "lr": rates[k][group]}
@@ -116,6 +122,7 @@ def calls(scenario: Scenario, position: int) -> list[Call]:
                 grads=moment.grads,
                 total=total,
                 grad_before=before,
+                loads=loads,
             )
         )
         before = before if grad is None else grad
@@ -145,6 +152,45 @@ def expected(
                 state = {name: None if x is None else x.to(call.stored).double() for name, x in state.items()}
         due.append(param)
     return due
+
+
+def of_all(
+    rule: Rule,
+    scenario: Scenario,
+    before: Sequence[Sequence[Tensor]],
+    formula: Formula,
+    change: Change,
+    contract: Contract | None = None,
+) -> list[list[Tensor]]:
+    """Every parameter after each step, where several may share one state: `change` sets the `key` under which each
+    call finds it, and what it leaves there; with a contract, how far off each may be.
+
+    before: of each parameter, its numbers before each step.
+    """
+    kept: dict[Hashable, tuple[dict[str, Tensor | None], int]] = {}
+    of_each = [calls(scenario, position) for position in range(len(before))]
+    found: list[list[Tensor]] = [[] for _ in before]
+    for k in range(len(scenario.moments)):
+        for position, own in enumerate(of_each):
+            call, param = own[k], before[position][k]
+            if call.grad is None:
+                found[position].append(torch.zeros(param.shape) if contract else param.double())
+                continue
+            change(call)
+            first = _first(rule, scenario, param.double())
+            state, t = kept.get(call.key) or (_entered(first, contract) if contract else first, 0)
+            call.t = t + 1 if call.counts_by_key else call.t
+            if contract is None:
+                after, new = _stepped(rule, formula, param.double(), call.grad.double(), state, call)
+                found[position].append(after)
+            else:
+                with torch.no_grad(), Paging():
+                    stands_for = _hidden(enter(param, contract), contract)
+                    after, new = _stepped(rule, formula, stands_for, enter(call.grad, contract), state, call)
+                new = {name: _stored(x, contract, 0.0) for name, x in new.items()}
+                found[position].append(leave(after, contract))
+            kept[call.key] = new, t + 1
+    return found
 
 
 def allowances(

@@ -14,6 +14,7 @@ Varied = Callable[..., Any]
 """names; inputs and hyperparameters by name -> the page's outputs but for what is named."""
 
 IN_PRECISION, INTERPOLATED = "1 − β in the precision of the numbers", "first moment by interpolation"
+BOTH_INTERPOLATED = "both moments by interpolation"
 
 
 def check_adam(
@@ -141,16 +142,22 @@ def varied_step(
     m = b1 * exp_avg + fresh1 * (-grad if "sign of the first moment" in names else grad)
     if "first moment begun with the gradient" in names and step == 1:
         m = grad
-    if INTERPOLATED in names:
+    if names & {INTERPOLATED, BOTH_INTERPOLATED}:
         m = exp_avg + fresh1 * (grad - exp_avg)
     square = grad.abs() if "the gradient unsquared" in names else grad**2
     if "square of the mean gradient" in names:
         square = m**2
+    if "square of what the mean does not foretell" in names:
+        square = (grad - m) ** 2
     if "one square for the whole tensor" in names and square.numel():
         square = torch.mean(square).expand(square.shape)
     v = b2 * exp_avg_sq + fresh2 * square
+    if BOTH_INTERPOLATED in names:
+        v = exp_avg_sq + fresh2 * (square - exp_avg_sq)
     correction1 = 1.0 if names & {"first moment uncorrected", "moments uncorrected"} else one - b1**t
     correction2 = 1.0 if names & {"second moment uncorrected", "moments uncorrected"} else one - b2**t
+    if "both moments corrected by β₁" in names:
+        correction2 = one - b1**t
     if "corrections by β t" in names:
         correction1, correction2 = one - b1 * t, one - b2 * t
     ahead = b1 * m + (one - b1) * grad if "Nesterov's moment" in names else m
@@ -216,6 +223,13 @@ def adam_values(varied: Varied) -> tuple[Value, ...]:
             forgets="that grad − exp_avg may overflow where neither does (torch's lerp)",
             shows="near the largest numbers, of opposite signs",
         ),
+        Value(
+            BOTH_INTERPOLATED,
+            partial(varied, frozenset({BOTH_INTERPOLATED})),
+            forgets="that grad² − exp_avg_sq rounds at the size of the larger: of a square far below what is "
+            "remembered digits are lost, and with β₂ = 0 nothing but these is left (torch.optim.SparseAdam)",
+            shows="where β₂ is small and a gradient far below the one before",
+        ),
     )
 
 
@@ -261,6 +275,12 @@ def adam_mistakes(varied: Varied) -> tuple[Mistake, ...]:
             "that the second moment is the mean of squares, not the square of a mean",
             "unless all gradients so far are alike",
         ),
+        mistake(
+            "square of what the mean does not foretell",
+            "that the second moment is of grad, and not of grad − m; this is AdaBelief",
+            "wherever grad is not twice m",
+        ),
+        mistake("both moments corrected by β₁", "that v has a β of its own", "unless both are the same"),
         mistake(
             "moments uncorrected",
             "the bias corrections: the first steps are too short by 1 − β₁ᵗ and too long by √(1 − β₂ᵗ)",

@@ -3,5 +3,6 @@
 from tests.oracle.update_bank.functions import PROGRAMS as FUNCTIONS
 from tests.oracle.update_bank.optimizers import PROGRAMS as OPTIMIZERS
 from tests.oracle.update_bank.strangers import PROGRAMS as STRANGERS
+from tests.oracle.update_bank.users import PROGRAMS as USERS
 
-PROGRAMS = [*FUNCTIONS, *OPTIMIZERS, *STRANGERS]
+PROGRAMS = [*FUNCTIONS, *OPTIMIZERS, *STRANGERS, *USERS]

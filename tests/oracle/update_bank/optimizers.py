@@ -106,7 +106,7 @@ WRONG = [
     wrong("sgd: no decay", "decay forgotten", lambda: sgd("no decay"), "sgd_update"),
     wrong("sgd: half the decay", "decay is 1/2 times", lambda: sgd("decay halved"), "sgd_update"),
     wrong("sgd: twice the decay", "decay is 2 times", lambda: sgd("decay doubled"), "sgd_update"),
-    wrong("sgd: buffers shared by shape", "", lambda: sgd("one buffer"), "sgd_update"),
+    wrong("sgd: buffers shared by shape", "kept by shape", lambda: sgd("one buffer"), "sgd_update"),
     wrong(
         "sgd: momentum rolls on",
         "a parameter without a gradient is stepped",

@@ -187,7 +187,7 @@ def right(name, against, make):
 
 
 PROGRAMS = [
-    wrong("both moments are corrected with one beta", "adamw_update", CorrectsWithOneBeta, "beta"),
+    wrong("both moments are corrected with one beta", "adamw_update", CorrectsWithOneBeta, "β₁"),
     wrong("AdaBelief", "adamw_update", Belief, "AdaBelief"),
     wrong("the root is forgotten", "adamw_update", Rootless, "root"),
     wrong("the decay of the first group", "adamw_update", DecayOfFirstGroup, "group"),
