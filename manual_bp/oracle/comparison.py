@@ -23,9 +23,10 @@ from manual_bp.oracle.evidence import Evidence, certified_module
 from manual_bp.oracle.invocation import Call, passable
 from manual_bp.oracle.judgement import Judge
 from manual_bp.oracle.kinds import Kinds
+from manual_bp.oracle.memory import overlap
 from manual_bp.oracle.raising import tracebacks, where_raised
 from manual_bp.oracle.report import NOT_SOUGHT, Mismatch, Report
-from manual_bp.oracle.results import same_bits
+from manual_bp.oracle.results import OVERWROTE, same_bits
 from manual_bp.oracle.summary import named, patterns
 from manual_bp.oracle.supplied import tensor_of
 from manual_bp.oracle.trials import own_defaults, trials
@@ -234,6 +235,8 @@ class Comparison:
         others = [m for m in report.mismatches if m.case not in self.tried]  # what was found beside the cases is known
         wrong = {m.argument for m in others if m.kind == "wrong" or m.detail.startswith("shape")}
         wrong -= explained
+        if self._overwrites_what_it_reads(others):
+            explained, wrong = explained | wrong, set()
         report.diagnoses = [*self.unwritten.values(), *self.beside]
         if wrong and not seconds:
             report.search = NOT_SOUGHT
@@ -274,6 +277,13 @@ class Comparison:
         except Exception as error:  # the verdict stands without it, and the failure is said
             self.report.notes.append(f"no cause between pieces was sought: it raised {type(error).__name__}: {error}")
             return []
+
+    def _overwrites_what_it_reads(self, mismatches: Sequence[Mismatch]) -> bool:
+        """Whether numbers are wrong only where it overwrote an argument whose elements share memory: what it wrote for
+        one it then read for another."""
+        shares = {r.evidence.case.name for r in self.records if any(map(overlap, r.evidence.case.tensors))}
+        overwritten = {m.case for m in mismatches if m.detail.endswith(OVERWROTE)}
+        return {m.case for m in mismatches if m.kind == "wrong"} <= shares & overwritten
 
     def _is_the_page(self) -> bool:
         """Whether what is wrong is, bit for bit, what the page itself gives: in the first case where something is."""

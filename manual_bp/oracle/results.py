@@ -17,6 +17,7 @@ from manual_bp.outputs import parts
 LARGEST = 2**22
 # torch computes with no more axes than this.
 MOST_AXES = 64
+OVERWROTE = "overwrote its argument"
 
 
 def plain(x: Any) -> Any:
@@ -78,11 +79,11 @@ def damage(given: Tensor, own: Tensor, beside: Tensor | None) -> str:
     if that holds more than its elements."""
     try:
         if not is_whole(given) or not same_bits(given, own):
-            return "overwrote its argument"
+            return OVERWROTE
         if beside is not None and not torch.equal(bytes_of(given), beside):
             return "wrote beside its argument, into memory between or around its elements"
     except Exception:  # it is no tensor any more that can be read
-        return "overwrote its argument"
+        return OVERWROTE
     return ""
 
 

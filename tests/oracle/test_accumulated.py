@@ -99,6 +99,16 @@ def test_pieces_that_nobody_declared_are_found_before_the_search_of_the_page(can
     assert not report.search, report.search  # that of the page would have been cut short
 
 
+def test_a_nan_is_no_sum_of_calls():
+    def deviation_over_n(inputs, dy):
+        (x,) = inputs
+        y = x.std(-1)
+        return y, (dy[:, None] * (x - x.mean(-1, keepdim=True)) / (x.shape[-1] * y[:, None]),)
+
+    report = compare(deviation_over_n, lambda x: x.std(-1), inputs={"x": (6, 7)}, diagnose=1)
+    assert not any("not set to 0" in words for words in report.diagnoses), str(report)
+
+
 def test_a_batch_of_several_outputs_is_taken_apart():
     vjp, rule = bp.gru.vjp, bp.RULES["gru"]
     case = next(iter(generated(rule, torch.float64, "cpu")))

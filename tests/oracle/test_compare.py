@@ -107,6 +107,18 @@ def test_overwritten_argument_is_a_trap_and_is_restored():
     assert compare(elu, "elu").passed  # the cases were not spoilt
 
 
+def test_who_overwrites_dy_is_told_so_where_its_elements_share_memory():
+    def candidate(inputs, dy):
+        y = inputs[0].relu()
+        dy[y == 0] = 0
+        return y, (dy,)
+
+    report = compare(candidate, "relu")
+    assert {m.kind for m in report.mismatches} == {"trap", "wrong"}  # wrong where dy is expanded
+    assert report.diagnoses[0].startswith("dy: the candidate overwrote its argument"), str(report)
+    assert not report.patterns, report.patterns  # dx is explained
+
+
 def test_cotangent_where_none_is_due():
     def candidate(inputs, dy, p):
         y, (dx, _) = bp.dropout.vjp(inputs, dy, p=p)

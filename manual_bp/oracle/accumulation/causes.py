@@ -7,6 +7,7 @@ from functools import partial
 from itertools import product
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from manual_bp.oracle.accumulation.pieces import Apart, Lengths, lengths_of
@@ -60,7 +61,7 @@ def between_steps(rule: Rule, candidate: Vjp | None, records: Sequence[Record]) 
     """What is wrong between calls, in words."""
     if candidate is None or not rule.has_backward or not records:
         return []
-    small = min(records, key=lambda r: (r.evidence.row is not None, r.evidence.case.elements))
+    small = min(records, key=lambda r: (r.evidence.row is not None, not _is_finite(r), r.evidence.case.elements))
     return [NEVER_ZEROED] if is_never_zeroed(rule, candidate, small) else []
 
 
@@ -237,6 +238,11 @@ def _tells(record: Record, results: Results | None) -> bool | None:
     return is_another
 
 
+def _is_finite(record: Record) -> bool:
+    """Whether all that is due and all that came is finite: sums of calls are not seen otherwise."""
+    return all(bool(got.isfinite().all() and due.isfinite().all()) for got, due, _ in _numbers(record))
+
+
 def is_never_zeroed(rule: Rule, candidate: Vjp, record: Record) -> bool:
     """Whether calls on the same numbers add up: what is due comes, and again, and again."""
     case = record.evidence.case
@@ -258,9 +264,11 @@ def is_never_zeroed(rule: Rule, candidate: Vjp, record: Record) -> bool:
             or x is None
             or w is None
             or not a.shape == b.shape == c.shape == x.shape
-            or bool((a == b).all())
+            or torch.equal(a, b)
         ):
             continue
+        if not bool((b - a).isfinite().all()):  # of NaN and infinities no sum is seen
+            return False
         near = 16 * w + GROWN * (c.abs() + x.abs())
         if bool(((b - a - x).abs() > near).any() or ((c - b - x).abs() > near).any()):
             return False
