@@ -170,9 +170,12 @@ def _without_detached(whole: Program) -> Program:
             ref = detached[ref.position]
         return ref
 
-    nodes = [replaced(node, source) if node.stage == "backward" else node for node in whole.nodes]
+    def kept(node: Node) -> Node:
+        reads = node.stage == "backward" and any(ref.position in detached for ref in node.refs)
+        return replaced(node, source) if reads else node
+
     y, grads = whole.results
-    return Program(tuple(nodes), whole.inputs, (y, mapped(grads, source)))
+    return Program(tuple(map(kept, whole.nodes)), whole.inputs, (y, mapped(grads, source)))
 
 
 def _keeping_digits(whole: Program) -> Program:

@@ -137,6 +137,7 @@ class Widths(NamedTuple):
     grads: None for an input without cotangent, and for every input of a page without backward.
     is_close: of somebody's function, whether a branch (above a limit or below) was taken that errors leave open.
     is_undecided: likewise, whether an order of numbers (the largest, a sorting) was decided that they leave open.
+    is_tied: likewise, whether numbers on which a branch or an order depends may be equal, as they are at a kink or tie.
     stochastic: whether some of it is what stochastic arithmetic finds, because the bound is wide.
     largest: how many elements the largest tensor has that the page made on the way.
     """
@@ -146,6 +147,7 @@ class Widths(NamedTuple):
     stochastic: bool = False
     is_undecided: bool = False
     is_close: bool = False
+    is_tied: bool = False
     largest: int = 0
 
 
@@ -199,6 +201,7 @@ def widths(
         stochastic=any(narrow is not error for narrow, error in zip(found, errors, strict=True)),
         is_undecided=paging.is_undecided,
         is_close=paging.is_close,
+        is_tied=paging.is_tied,
         largest=paging.largest,
     )
 

@@ -126,13 +126,15 @@ class Paging(Running):
 
     def __init__(self, how: How | None = None, notes: bool = False) -> None:
         """notes: whether it is noted if an order was decided that the bounds leave open (is_undecided), or a branch
-        (is_close).  largest: how many elements the largest tensor has that was made."""
+        (is_close), and if numbers may be equal on which either depends (is_tied).  largest: how many elements the
+        largest tensor has that was made."""
         super().__init__()
         self.largest = 0
         self.how = how
         self.notes = notes
         self.is_undecided = False
         self.is_close = False
+        self.is_tied = False
 
     def __enter__(self) -> Paging:
         self.running.append(self)
@@ -270,8 +272,9 @@ def _note_order(x: Bounded, dim: int) -> None:
     errors = x.error.gather(dim, order)
     last = values.shape[dim] - 1
     gaps = values.narrow(dim, 1, last) - values.narrow(dim, 0, last)
-    open_ = (gaps > 0) & (gaps <= errors.narrow(dim, 1, last) + errors.narrow(dim, 0, last))
-    Paging.running[-1].is_undecided |= bool(open_.any())
+    open_ = gaps <= errors.narrow(dim, 1, last) + errors.narrow(dim, 0, last)
+    Paging.running[-1].is_tied |= bool(open_.any())
+    Paging.running[-1].is_undecided |= bool((open_ & (gaps > 0)).any())
 
 
 def _note_branch(x: Any, *limits: Any) -> None:
@@ -284,7 +287,10 @@ def _note_branch(x: Any, *limits: Any) -> None:
             continue
         value, error = pair_of(limit, x.dtype)
         gap = (x.value - value).abs()
-        Paging.running[-1].is_close |= bool(((gap > 0) & (gap <= x.error + error)).any())
+        open_ = gap <= x.error + error
+        if bool(open_.any()):
+            Paging.running[-1].is_tied = True
+            Paging.running[-1].is_close |= bool((open_ & (gap > 0)).any())
 
 
 def _note_singular(x: Bounded, result: Bounded) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from types import ModuleType
@@ -90,7 +90,13 @@ class Conventions:
         return at_kinks or any(convention.any_subgradient for convention in self._of(rule))
 
     def at_kinks(
-        self, rule: Rule, case: Case, expected: Values, allowance: Values, kinks: Values, storage: torch.dtype
+        self,
+        rule: Rule,
+        case: Case,
+        expected: Values,
+        allowance: Values,
+        kinks: Sequence[Tensor | None],
+        storage: torch.dtype,
     ) -> tuple[Values, Values]:
         """Expected values and allowances with the declared convention where no derivative exists.
 

@@ -100,7 +100,7 @@ def together(cases: Sequence[Case]) -> tuple[Case, Callable[[Evidence], list[Evi
             where = places[start : start + shape.numel()].reshape(shape)
             start += shape.numel()
 
-            def here(values: tuple[Tensor | None, ...], where: Tensor = where) -> tuple[Tensor | None, ...]:
+            def here(values: Sequence[Tensor | None], where: Tensor = where) -> tuple[Tensor | None, ...]:
                 return tuple(None if x is None else x[where] for x in values)
 
             expected, allowance, kinks = map(here, (found.expected, found.allowance, found.kinks))

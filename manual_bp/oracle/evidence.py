@@ -11,9 +11,9 @@ float64 for certified truth, torch's own running-error bound in float64 otherwis
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from types import ModuleType
 from typing import Any
 
@@ -67,6 +67,23 @@ MODERATE_LOSS = 2.0**11
 AGREED = 64
 
 
+class Later(Sequence[Tensor | None]):
+    """What is found when it is first asked for: to certify kinks takes longer than all the rest of a case."""
+
+    def __init__(self, find: Callable[[], Sequence[Tensor | None]]) -> None:
+        self._find = find
+
+    @cached_property
+    def _found(self) -> Sequence[Tensor | None]:
+        return self._find()
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __getitem__(self, position: Any) -> Any:
+        return self._found[position]
+
+
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """A case with its expected results.
@@ -82,7 +99,7 @@ class Evidence:
     case: Case
     expected: Values
     allowance: Values
-    kinks: Values
+    kinks: Sequence[Tensor | None]
     source: str
     dispute: str = ""
     row: Evidence | None = None
@@ -119,10 +136,11 @@ def evidence(rule: Rule, case: Case, contract: Contract, conventions: Convention
         if not _fits_float64(case):
             twin = [part and (part[0].nan_to_num(), torch.full_like(part[1], torch.inf)) for part in twin]
         parts = [_prefer(c, t) for c, t in zip(certified or [None] * len(twin), twin, strict=True)]
-    expected, own, kinks = zip(*(part or (None, None, None) for part in parts), strict=True)
+    expected, own, uncertified = zip(*(part or (None, None, None) for part in parts), strict=True)
+    kinks: Sequence[Tensor | None] = uncertified
     # Otherwise nothing depends on them until something is wrong.
-    if certified is None and (conventions != OUR_CONVENTIONS or not has_twin):
-        kinks = _kinks(rule, case) or kinks
+    if certified is None and (not has_twin or _may_matter(rule, conventions, width)):
+        kinks = Later(lambda: _kinks(rule, case) or uncertified)
     if certified is None and not has_twin and rule.has_backward:
         expected = _with_own_convention(rule, case, expected, kinks)
     allowance = tuple(
@@ -139,6 +157,18 @@ def evidence(rule: Rule, case: Case, contract: Contract, conventions: Convention
     if dispute and hasattr(rule.page, "FUNCTION"):  # both are of one program
         return UNDECIDED
     return Evidence(called, expected, allowance, kinks, "certified truth" + allowed_by, dispute)
+
+
+def _may_matter(rule: Rule, conventions: Conventions, width: Widths) -> bool:
+    """Whether what is due may depend on the kinks of a case that was not certified.
+
+    Where any subgradient of somebody's function is right there is none unless numbers are equal, or an error has no
+    bound, as beside a root of 0.
+    """
+    if hasattr(rule.page, "FUNCTION") and conventions.any_subgradient(rule):
+        unbounded = any(w is not None and bool(w.isinf().any()) for w in (*width.outputs, *width.grads))
+        return width.is_tied or unbounded
+    return conventions != OUR_CONVENTIONS
 
 
 def _is_far(case: Case) -> bool:
@@ -257,7 +287,7 @@ def _own_convention(rule: Rule, case: Case) -> Values | None:
     return (*parts(y), *grads) if passes else None
 
 
-def _with_own_convention(rule: Rule, case: Case, expected: Values, kinks: Values) -> Values:
+def _with_own_convention(rule: Rule, case: Case, expected: Values, kinks: Sequence[Tensor | None]) -> Values:
     """The expected values with those of the page's own backward at kinks, if they are certified to be a subgradient."""
     balls = certified_module()
     if balls is None or not any(k is not None and bool(k.any()) for k in kinks[len(rule.outputs) :]):

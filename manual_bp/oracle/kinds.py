@@ -282,7 +282,9 @@ class Kinds:
         if balls is None or certified or any(bool(mask.any()) for mask in found.kinks if mask is not None):
             return found
         most = LARGER_WHOLE if self._subgradients and all(self._subgradients.values()) else MOST_WHOLE
-        kinks = self._kept("kinks", found.case, lambda: kinks_of(self.rule, found.case, balls, most) or found.kinks)
+        kinks = self._kept(
+            "kinks", found.case, lambda: kinks_of(self.rule, found.case, balls, most) or tuple(found.kinks)
+        )
         return replace(found, kinks=kinks)
 
     def _nearby(self, found: Evidence) -> Values:

@@ -12,7 +12,7 @@ what no NaN reaches is as it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -89,7 +89,7 @@ def _kinks_of_rows(rule: Rule, rows: Case, case: Case, certified: ModuleType) ->
 def is_subgradient(
     rule: Rule,
     case: Case,
-    kinks: Values,
+    kinks: Sequence[Tensor | None],
     grads: Values,
     certified: ModuleType,
     allowance: Values | None = None,
@@ -116,7 +116,7 @@ def is_subgradient(
 def _is_subgradient_of_rows(
     rule: Rule,
     rows: Case,
-    kinks: Values,
+    kinks: Sequence[Tensor | None],
     grads: Values,
     certified: ModuleType,
     allowance: Values | None,
@@ -140,7 +140,7 @@ def _is_subgradient_of_rows(
     return True
 
 
-def widths_nearby(rule: Rule, case: Case, kinks: Values, contract: Contract) -> Values:
+def widths_nearby(rule: Rule, case: Case, kinks: Sequence[Tensor | None], contract: Contract) -> Values:
     """How far off each cotangent may be, whichever of tied elements a right program chooses: the most that it may be at
     some points nearby, where nothing is tied.  One more of them makes it wider, never another number due."""
     case, generator = _without_nan(case), torch.Generator().manual_seed(0)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -49,9 +50,9 @@ class Node:
         return str(schema.name).partition("::")[2] if schema else str(self.op.__name__)
 
     @property
-    def refs(self) -> Iterator[Ref]:
+    def refs(self) -> list[Ref]:
         """The results on which it works."""
-        return refs_in((self.args, tuple(self.kwargs.values())))
+        return refs_in((self.args, self.kwargs))
 
 
 PLAYED: list[Line | None] = []
@@ -95,6 +96,8 @@ class Program:
             if position in needed:
                 needed.update(ref.position for ref in self.nodes[position].refs)
         kept = [p for p in range(len(self.nodes)) if p in needed or p < self.inputs]
+        if len(kept) == len(self.nodes):
+            return self
         new = {old: Ref(position) for position, old in enumerate(kept)}
 
         def moved(ref: Ref) -> Ref:
@@ -106,7 +109,7 @@ class Program:
 
 def replaced(node: Node, change: Callable[[Ref], Any]) -> Node:
     """The node with something else in place of each result on which it works."""
-    return replace(node, args=mapped(node.args, change), kwargs=mapped(node.kwargs, change))
+    return Node(node.op, mapped(node.args, change), mapped(node.kwargs, change), node.line, node.stage)
 
 
 def placed(structure: Any, values: Sequence[Any]) -> Any:
@@ -118,36 +121,48 @@ def placed(structure: Any, values: Sequence[Any]) -> Any:
     return mapped(structure, value)
 
 
+# What holds nothing.  A program is gone through many times, and to ask for each number whether it is a Mapping takes
+# most of the time.
+SINGLE = frozenset((Tensor, int, float, bool, str, type(None), torch.dtype, torch.device))
+
+
 def mapped(structure: Any, change: Callable[[Ref], Any]) -> Any:
     """The structure (tuples, lists and dicts) with each Ref changed."""
-    if isinstance(structure, Ref):
+    kind = type(structure)
+    if kind is Ref:
         return change(structure)
-    if isinstance(structure, Mapping):
-        return {key: mapped(value, change) for key, value in structure.items()}
+    if kind in SINGLE:
+        return structure
+    if kind is tuple or kind is list:
+        return kind([mapped(item, change) for item in structure])
+    if kind is dict or isinstance(structure, Mapping):
+        return {key: mapped(value, change) for key, value in structure.items()} if structure else structure
     if isinstance(structure, tuple) and hasattr(structure, "_fields"):
-        return type(structure)(*(mapped(item, change) for item in structure))
+        return kind(*[mapped(item, change) for item in structure])
     if isinstance(structure, tuple | list):
-        return type(structure)(mapped(item, change) for item in structure)
+        return kind([mapped(item, change) for item in structure])
     return structure
 
 
-def refs_in(structure: Any) -> Iterator[Ref]:
-    if isinstance(structure, Ref):
-        yield structure
-    elif isinstance(structure, Mapping):
-        yield from refs_in(tuple(structure.values()))
-    elif isinstance(structure, tuple | list):
-        for item in structure:
-            yield from refs_in(item)
+def refs_in(structure: Any) -> list[Ref]:
+    """The Refs in nested tuples, lists and dicts."""
+    return _gathered(structure, Ref, [])
 
 
-def tensors_in(structure: Any) -> Iterator[Tensor]:
+def tensors_in(structure: Any) -> list[Tensor]:
     """The tensors in nested tuples, lists and dicts."""
-    if isinstance(structure, Tensor):
-        yield structure
-    elif isinstance(structure, Mapping):
-        yield from tensors_in(tuple(structure.values()))
-    elif isinstance(structure, tuple | list):
-        items: Iterable[Any] = structure
-        for item in items:
-            yield from tensors_in(item)
+    return _gathered(structure, Tensor, [])
+
+
+def _gathered(structure: Any, kind: type, found: list[Any]) -> list[Any]:
+    holds = type(structure)
+    if holds is dict:
+        structure, holds = tuple(structure.values()), tuple
+    if holds is tuple or holds is list:
+        for item in structure:
+            _gathered(item, kind, found)
+    elif isinstance(structure, kind):
+        found.append(structure)
+    elif holds not in SINGLE and isinstance(structure, Mapping | tuple | list):
+        _gathered(list(structure.values() if isinstance(structure, Mapping) else structure), kind, found)
+    return found

@@ -17,6 +17,7 @@ write into an input, random numbers.
 
 from __future__ import annotations
 
+import inspect
 import linecache
 import math
 import sys
@@ -150,7 +151,7 @@ class Recording(Mode):
             if func.namespace == "prims":
                 return _of_prims(func, args, kwargs)
             if func in table:
-                return table[func](*args, **kwargs)
+                return _without_promotion(table[func], (args, kwargs))(*args, **kwargs)
             return func.decompose(*args, **kwargs)
 
     # --------------------------------------------------------------------------------------------------- what is known
@@ -311,6 +312,16 @@ class Recording(Mode):
 
 def _dtype(args: tuple[Any, ...]) -> torch.dtype | None:
     return next((x.dtype for x in tensors_in(args[1:])), None)
+
+
+def _without_promotion(formula: Callable[..., Any], given: Any) -> Callable[..., Any]:
+    """The formula itself, where all numbers have one wide dtype: what torch wraps around it then changes nothing, and
+    imports SymPy and torch._dynamo for that, which takes a second each."""
+    dtypes = {x.dtype for x in tensors_in(given)}
+    if len(dtypes) > 1 or not dtypes <= {torch.float64, torch.float32}:
+        return formula
+    unwrapped: Callable[..., Any] = inspect.unwrap(formula)
+    return unwrapped
 
 
 def _of_prims(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

@@ -57,6 +57,22 @@ def hypot(x: Tensor, other: Tensor) -> Tensor:
     return torch.sqrt(x * x + other * other)
 
 
+def glu(x: Tensor, dim: int = -1) -> Tensor:
+    value, gate = x.chunk(2, dim)
+    return value * torch.sigmoid(gate)
+
+
+def var_mean(
+    x: Tensor, dim: list[int] | None = None, *, correction: float | None = None, keepdim: bool = False
+) -> tuple[Tensor, Tensor]:
+    by = 1 if correction is None else correction
+    return torch.var(x, dim, correction=by, keepdim=keepdim), torch.mean(x, dim, keepdim=keepdim)
+
+
+def var_mean_along(x: Tensor, dim: list[int] | None, unbiased: bool = True, keepdim: bool = False) -> Any:
+    return var_mean(x, dim, correction=float(unbiased), keepdim=keepdim)
+
+
 def addbmm(x: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     return beta * x + alpha * torch.bmm(batch1, batch2).sum(0)
 

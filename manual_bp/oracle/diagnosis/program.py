@@ -211,7 +211,7 @@ def _step(node: Node, values: list[Any]) -> Callable[[dict[int, Any]], Any]:
     """What a node gives where some of the values are changed."""
     op, args, kwargs = node.op, list(node.args), dict(node.kwargs)
     slots = [(i, ref.position, ref.item) for i, ref in enumerate(args) if isinstance(ref, Ref)]
-    if any(True for _ in refs_in([a for a in args if not isinstance(a, Ref)])) or any(True for _ in refs_in(kwargs)):
+    if refs_in([a for a in args if not isinstance(a, Ref)]) or refs_in(kwargs):
 
         def general(changed: dict[int, Any]) -> Any:
             def value(ref: Ref) -> Any:

@@ -11,10 +11,14 @@ from torch.nn import functional as F
 import torch_ref
 from manual_bp.arithmetic.bounded import contract_of, widths
 from manual_bp.arithmetic.certified import truth
+from manual_bp.arithmetic.operators import is_bounded
 from manual_bp.inputs import Index
-from manual_bp.oracle import compare
+from manual_bp.oracle import Case, compare
+from manual_bp.oracle import evidence as evidence_of
+from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.functions import reference
 from tests.oracle.function_bank import REFUSED
+from torch_ref.derivative import derivative
 
 
 def residual_rms(x, residual, weight, *, eps=1e-6):
@@ -340,3 +344,40 @@ def square_until(limit):
 )
 def test_numbers_at_which_a_value_overflows_say_nothing_of_a_gradient(candidate, function, passes) -> None:
     assert compare(candidate, function, inputs={"x": (4, 33)}, diagnose=0).passed is passes
+
+
+@pytest.mark.parametrize(
+    "function",
+    [F.silu, F.hardswish, F.relu6, F.glu, lambda x: F.layer_norm(x, x.shape[-1:])],
+    ids=["silu", "hardswish", "relu6", "glu", "layer_norm"],
+)
+def test_numbers_of_one_dtype_are_promoted_to_no_other(function, monkeypatch) -> None:
+    """What torch decides of dtypes before it takes an operation apart imports SymPy, which takes a second."""
+
+    def elementwise_dtypes(*args, **kwargs):
+        raise AssertionError("this imports SymPy")
+
+    monkeypatch.setattr(torch._prims_common, "elementwise_dtypes", elementwise_dtypes)
+    found = derivative(function, (torch.randn(3, 4),), {}, is_bounded)
+    assert not found.unknown
+
+
+def weighted_abs(x, weight):
+    return (x.abs() * weight).sum()
+
+
+@pytest.mark.parametrize(("shift", "certified"), [(0.0, 1), (0.5, 0)], ids=["at a kink", "beside it"])
+def test_kinks_are_certified_where_numbers_may_be_equal_and_asked_for(shift, certified, monkeypatch) -> None:
+    rule, asked = reference(weighted_abs, {"x": (40, 60), "weight": (40, 60)}), []
+    monkeypatch.setattr(evidence_of, "kinks_of", lambda *args: asked.append(args))
+    x = torch.arange(-1200.0, 1200).reshape(40, 60) + shift
+    found = evidence_of.evidence(
+        rule,
+        Case((x, torch.ones(40, 60)), torch.tensor(1.0)),
+        contract_of(torch.float32),
+        Conventions.declared(rule, None),
+    )
+    assert isinstance(found, evidence_of.Evidence)
+    assert not asked
+    assert not found.kinks[1].any()
+    assert len(asked) == certified
