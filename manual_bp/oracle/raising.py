@@ -33,7 +33,7 @@ def where_raised(raised: Sequence[tuple[str, Case]], answered: Sequence[Case], r
         return []
     cases = [case for _, case in raised]
     if not answered:
-        return [f"it raises in {_many(cases)}, and answers in none"]
+        return [f"it raises in {_many(cases)}, and answers in none; it is called as {_call(rule)}"]
     if needed := _never_answered_without(cases, answered, rule):
         lacking = [case for case in cases if any(_is_absent(case, rule, name) for name in needed)]
         names = ", ".join(map(repr, needed))
@@ -66,6 +66,14 @@ def where_raised(raised: Sequence[tuple[str, Case]], answered: Sequence[Case], r
             f"if it is not meant for these, declare {', '.join(declare)}"
         ]
     return [f"it raises in {many}, such as {cases[0].name!r}, and answers in {len(answered)}"]
+
+
+def _call(rule: Rule) -> str:
+    """How a candidate for a rule is called, in words."""
+    given = "(inputs, dy" if rule.has_backward else "(inputs"
+    names = ", ".join(rule.inputs) + ("," if len(rule.inputs) == 1 else "")
+    why = "" if rule.has_backward else f", as {rule.name} has no backward"
+    return f"candidate{given}{''.join(f', {name}=...' for name in rule.hyper)}), inputs being ({names}){why}"
 
 
 def _many(cases: Sequence[Case]) -> str:

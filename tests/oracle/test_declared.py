@@ -181,7 +181,7 @@ def cases_of(*shapes):
         ([(1, 3)], [(2, 3), (1, 2)], "such as '(1, 3)', and answers in 2"),
         ([(3,), (0, 3)], [(2, 3)], "declare ndim=(2,), min_size=1"),
         ([(3,), (2, 3, 4, 5)], [(2, 3), (2, 3, 4)], "declare ndim=(2, 3)"),
-        ([(3,)], [], "answers in none"),
+        ([(3,)], [], "answers in none; it is called as candidate(inputs, dy), inputs being (x,)"),
     ],
     ids=str,
 )

@@ -12,7 +12,7 @@ tried (options off their defaults, every target ignored, keys all masked), and w
 a wrong one is off by far more at one case at least, in the arguments that its cause reaches and no other, or changes
 its caller's tensor. `keywords` are words that an honest first sentence could have; they were guessed. Programs are
 meant for float32 and float64, on the CPU. The bank says what ought to come out, and is not to be changed to what
-does, unless an entry is shown to be mistaken.
+does, unless an entry is shown to be mistaken (three updates were: they took a dy, which they are not given).
 """
 
 from tests.oracle.fourth_bank.entry import Entry

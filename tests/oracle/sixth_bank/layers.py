@@ -243,7 +243,7 @@ def rms_norm_mean_over_the_block(inputs, dy, eps=1e-6, offset=0.0):
     "grad_avg", "mean gradient", "old", "stale", "previous", "centred", "centered",
     "earlier",
 )  # fmt: skip
-def rmsprop_centred_by_the_old_mean(inputs, dy, lr, alpha=0.99, eps=1e-8, momentum=0.0, weight_decay=0.0):
+def rmsprop_centred_by_the_old_mean(inputs, lr, alpha=0.99, eps=1e-8, momentum=0.0, weight_decay=0.0):
     p, g, sq, buf, avg = (*inputs, None, None)[:5]
     g = g + weight_decay * p
     sq = alpha * sq + (1 - alpha) * g * g
@@ -253,7 +253,7 @@ def rmsprop_centred_by_the_old_mean(inputs, dy, lr, alpha=0.99, eps=1e-8, moment
     if momentum > 0:
         buf = step if buf is None else momentum * buf + step
         step = buf
-    return (p - lr * step, sq, buf, avg), (None,) * len(inputs)
+    return p - lr * step, sq, buf, avg
 
 
 @bank.wrong(
@@ -261,10 +261,10 @@ def rmsprop_centred_by_the_old_mean(inputs, dy, lr, alpha=0.99, eps=1e-8, moment
     "exp_avg decays by beta1, the factor of the step, not by beta2",
     "beta1", "beta2", "exp_avg", "0.99", "swapped",
 )  # fmt: skip
-def lion_mean_decays_by_beta1(inputs, dy, lr, beta1=0.9, beta2=0.99, weight_decay=0.0):
+def lion_mean_decays_by_beta1(inputs, lr, beta1=0.9, beta2=0.99, weight_decay=0.0):
     p, g, m = inputs
     c = beta1 * m + (1 - beta1) * g
-    return (p * (1 - lr * weight_decay) - lr * c.sign(), c), (None,) * 3
+    return p * (1 - lr * weight_decay) - lr * c.sign(), c
 
 
 @bank.right("add", "one cotangent as a clone, the other as a product with 1")
@@ -328,8 +328,8 @@ def batch_norm_inference_by_einsum(inputs, dy, eps=1e-5):
 
 
 @bank.right("clip_by_norm", "the norm by a dot product, the factor by a conditional")
-def clip_by_norm_by_a_conditional(inputs, dy, max_norm, eps=1e-6):
+def clip_by_norm_by_a_conditional(inputs, max_norm, eps=1e-6):
     (grad,) = inputs
     norm = grad.norm()
     factor = max_norm / (norm + eps)
-    return (grad.clone() if factor >= 1 else grad * factor, norm), (None,)
+    return grad.clone() if factor >= 1 else grad * factor, norm
