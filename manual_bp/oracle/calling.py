@@ -70,6 +70,29 @@ def require_candidate(candidate: Any) -> None:
         raise ValueError(f"{DUE}; came a {kind.__name__}. Pass a function, or None and recorded cases=.")
 
 
+def called_otherwise(candidate: Any, rule: Rule) -> list[str]:
+    """Why a candidate that never answers cannot be called as one is, in a sentence, if its parameters tell."""
+    name = getattr(candidate, "__name__", type(candidate).__name__)
+    if parameters_of(getattr(candidate, "__self__", None)) is not None and name == "apply":
+        return [f"{DUE}: what an autograd.Function applies is none, and torch_ref.vjp({_own(candidate)}.apply) is one"]
+    parameters = parameters_of(candidate)
+    if isinstance(candidate, Elsewhere) or parameters is None:
+        return []
+    positional = [n for n, p in parameters.items() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    wanted = [n for n in positional if parameters[n].default is inspect.Parameter.empty and n not in rule.defaults]
+    if wanted == list(rule.inputs):
+        return [
+            f"{DUE}: {name} takes ({', '.join(wanted)}) itself, and torch_ref.vjp({name}) makes one of it by autograd"
+        ]
+    if rule.has_backward and len(wanted) > len(("inputs", "dy")):
+        return [f"{DUE}, with all inputs in one tuple; {name} wants {', '.join(wanted)} one by one"]
+    return []
+
+
+def _own(method: Any) -> str:
+    return str(getattr(method.__self__, "__name__", type(method.__self__).__name__))
+
+
 def for_inputs(candidate: Any, names: Sequence[str]) -> Vjp:
     """The candidate for a rule with inputs of these names: one that binds them to parameters (`torch_ref.vjp` of an
     nn.Module) wants to know.  Raises ValueError if it cannot take them."""

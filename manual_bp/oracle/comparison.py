@@ -12,7 +12,7 @@ from torch import Tensor
 from manual_bp.arithmetic.bounded import Contract
 from manual_bp.oracle.accumulation.causes import between_pieces, between_steps
 from manual_bp.oracle.accumulation.pieces import Lengths
-from manual_bp.oracle.calling import call, call_again, call_filled, call_often
+from manual_bp.oracle.calling import call, call_again, call_filled, call_often, called_otherwise
 from manual_bp.oracle.case import NOT_RECORDED, Case, Further
 from manual_bp.oracle.combined import known
 from manual_bp.oracle.conventions import Conventions, told
@@ -24,6 +24,7 @@ from manual_bp.oracle.invocation import Call, passable
 from manual_bp.oracle.judgement import Judge
 from manual_bp.oracle.kinds import Kinds
 from manual_bp.oracle.memory import overlap
+from manual_bp.oracle.misshapen import misshapen
 from manual_bp.oracle.raising import tracebacks, where_raised
 from manual_bp.oracle.report import NOT_SOUGHT, Mismatch, Report
 from manual_bp.oracle.results import OVERWROTE, same_bits
@@ -205,6 +206,8 @@ class Comparison:
             )
         if lacking := getattr(self.rule.page, "UNCERTIFIED", ""):
             self.judge.note(f"not certified: {lacking}, which ball arithmetic does not know; truth is torch in float64")
+        if against := getattr(self.rule.page, "BROADCAST", ""):
+            self.judge.note(f"{against}; give both one shape if they are meant to be alike")
         report.findings[:0] = tracebacks(self.raised)
         for text in tracebacks(self.refusing):
             report.findings.append(f"raises at sizes that were not given, or without an input that was: {text}")
@@ -256,7 +259,12 @@ class Comparison:
                 late = Deadline(max(deadline.left, seconds / 4))
                 report.diagnoses += self._between_pieces(None, late)
                 explained |= wrong if report.diagnoses else set()
+        misshapes = self._misshapen({m.argument for m in others if m.detail.startswith("shape")})
+        explained |= misshapes.keys()
+        report.diagnoses[:0] = dict.fromkeys(misshapes.values())
         where = where_raised(self.raised, self.answered, self.rule)
+        if where and not self.answered:
+            where += called_otherwise(self.candidate, self.rule)
         answering = [m for m in others if not m.detail.startswith("raised ")]
         traps = list(named(answering, explained))
         if wrong:  # why its numbers are wrong says more than where it gives none
@@ -267,6 +275,11 @@ class Comparison:
             report.diagnoses = [*where, *report.diagnoses, *traps]
         report.patterns = list(patterns(others, explained, shared, report.cases))
         report.clean()
+
+    def _misshapen(self, arguments: set[str]) -> dict[str, str]:
+        """Why these have another shape than is due, as far as shapes tell."""
+        found = misshapen(self.rule, self.records) if arguments else {}
+        return {argument: words for argument, words in found.items() if argument in arguments}
 
     def _between_pieces(self, pieces: Lengths | None, deadline: Deadline, early: bool = False) -> list[str]:
         """What is wrong between pieces of the batch, in words."""

@@ -22,6 +22,7 @@ from manual_bp.oracle.drawing import SMALL
 from manual_bp.oracle.functions.page import Recorded, Residuals
 from manual_bp.oracle.functions.spoken import Spoken, array_type
 from manual_bp.outputs import parts
+from manual_bp.program import Program
 from manual_bp.program.recording import at
 
 # Axes are made so many times longer to see what grows with them; with its square is what grows by more than SQUARE.
@@ -123,6 +124,7 @@ def page_of(function: Function) -> ModuleType:
         CERTIFIED=not derivative.is_its_own,
         GIVEN={name: said.shape for name, said in function.given.items() if said.shape is not None},
         VALUES=(value,) if derivative.changed else (),
+        BROADCAST=_broadcast(derivative.forward, _shapes(names, ordinary)),
     )
     if outputs:
         vars(page).update(Outputs=outputs)
@@ -252,6 +254,21 @@ def _require_all_recorded(function: Function, recorded: Recorded) -> None:
 def _are_within(a: Tensor, b: Tensor, width: Tensor) -> bool:
     is_same = (a == b) | ((a.double() - b.double()).abs() <= width) | (a.isnan() & b.isnan())
     return bool(is_same.all())
+
+
+def _broadcast(program: Program, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Two inputs that are broadcast against each other as they come, in words, if there are any: a prediction (8, 1)
+    less a target (8,) is (8, 8), which few mean."""
+    names = list(shapes)
+    for node in program.nodes[program.inputs :]:
+        given = [names[ref.position] for ref in node.refs if ref.position < program.inputs]
+        if len(given) == 2 and torch.Tag.pointwise in getattr(node.op, "tags", ()):
+            one, other = (shapes[name] for name in given)
+            whole = tuple(torch.broadcast_shapes(one, other))  # type: ignore[no-untyped-call]
+            if whole not in (one, other):
+                both = f"{given[0]} {one} and {given[1]} {other}"
+                return f"{both} are broadcast against each other, to {whole}{at(node.line)}"
+    return ""
 
 
 def _is_pointwise(program: Any, inputs: tuple[Tensor, ...], y: Any) -> bool:

@@ -47,6 +47,11 @@ def spoken(name: str, said: Any) -> Spoken:
         return _of_tensor(torch.as_tensor(said).detach().cpu())
     if callable(said):
         return _of_draw(name, said)
+    if isinstance(said, int | float | bool):
+        raise ValueError(
+            f"inputs: {name} must be a shape, or what else says what a tensor is like; came the number {said!r}. "
+            f'A number is a hyperparameter: hyper={{"{name}": {said!r}}}.'
+        )
     raise ValueError(
         f"inputs: {name} must be a shape, a tensor, an Input or Index, a function that draws, or a shape and one of "
         f"the last; came {said!r:.60}. "

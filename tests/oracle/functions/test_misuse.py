@@ -1,0 +1,87 @@
+"""What shapes and parameters alone tell of a candidate that cannot be right is said in words."""
+
+import pytest
+import torch
+
+from manual_bp.oracle import Case, compare
+
+
+def scaled(x, weight):
+    return x * weight
+
+
+def summed(inputs, dy):
+    x, weight = inputs
+    return x * weight, (dy * weight, (dy * x).sum(0))
+
+
+def not_summed(inputs, dy):
+    x, weight = inputs
+    return x * weight, (dy * weight, dy * x)
+
+
+def exchanged(inputs, dy):
+    y, (dx, dweight) = summed(inputs, dy)
+    return y, (dweight, dx)
+
+
+def squared(x, target):
+    return ((x - target) ** 2).mean()
+
+
+def squared_by_hand(inputs, dy):
+    x, target = inputs
+    dx = 2 * (x - target) * dy / x.numel()
+    return squared(x, target), (dx, -dx)
+
+
+def one_by_one(x, weight, dy):
+    return summed((x, weight), dy)
+
+
+class Scaled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight):
+        return x * weight
+
+
+def told(candidate, function, *shapes):
+    inputs = tuple(torch.randn(shape) for shape in shapes)
+    names = function.__code__.co_varnames[: len(shapes)]
+    case = Case(inputs, torch.ones_like(function(*inputs)))
+    given = dict(zip(names, shapes, strict=True))
+    return compare(candidate, function, inputs=given, cases=[case], diagnose=0)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "function", "shapes", "words"),
+    [
+        (summed, scaled, [(4, 3), (1, 3)], "scaled takes either, and broadcasts it"),
+        (not_summed, scaled, [(4, 3), (3,)], "sum it over the axes along which weight is repeated"),
+        (exchanged, scaled, [(4, 3), (3,)], "they are due in the order (dx, dweight)"),
+        (squared_by_hand, squared, [(4, 1), (4,)], "x (4, 1) and target (4,) are broadcast against each other"),
+        (one_by_one, scaled, [(4, 3), (3,)], "one_by_one wants x, weight, dy one by one"),
+        (Scaled.apply, scaled, [(4, 3), (3,)], "torch_ref.vjp(Scaled.apply) is one"),
+        (scaled, scaled, [(4, 3), (3,)], "torch_ref.vjp(scaled) makes one of it"),
+    ],
+    ids=["another shape", "not summed", "exchanged", "broadcast", "one by one", "apply", "the function itself"],
+)
+def test_a_diagnosis_says_what_was_done(candidate, function, shapes, words) -> None:
+    report = told(candidate, function, *shapes)
+    assert words in " ".join(report.diagnoses), report.text(verbose=True)
+
+
+@pytest.mark.parametrize(("shapes", "is_said"), [([(4, 1), (4,)], True), ([(4, 3), (3,)], False)])
+def test_inputs_that_are_broadcast_against_each_other_are_told_of_who_is_right_too(shapes, is_said) -> None:
+    def right(inputs, dy):
+        x, target = inputs
+        each = 2 * (x - target) * dy / torch.broadcast_tensors(x, target)[0].numel()
+        return squared(x, target), (each.sum_to_size(x.shape), -each.sum_to_size(target.shape))
+
+    notes = " ".join(told(right, squared, *shapes).notes)
+    assert ("broadcast against each other, to (4, 4)" in notes) is is_said
+
+
+def test_a_number_among_the_inputs_is_told_to_be_a_hyperparameter() -> None:
+    with pytest.raises(ValueError, match=r'hyper=\{"weight": 2.0\}'):
+        compare(summed, scaled, inputs={"x": (4, 3), "weight": 2.0})
