@@ -147,3 +147,13 @@ def test_autocast_changes_nothing(rule):
         under = flat(*rule.vjp(case.inputs, case.dy, **case.hyper))
     for a, b in zip(plain, under, strict=True):
         assert (a is None and b is None) or torch.equal(a, b)
+
+
+def test_no_page_takes_other_steps_in_another_precision():
+    """Which is why long axes are judged in one (`verification.tells_of_sizes`): nothing is decided by an input's dtype
+    but whether it is a mask."""
+    for path in PACKAGE.glob("rules/*/*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            parts = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
+            asked = [part for part in parts if isinstance(part, ast.Attribute) and part.attr == "dtype"]
+            assert not asked or "torch.bool" in map(ast.unparse, parts), f"{path.name}, line {node.lineno}"

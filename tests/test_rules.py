@@ -29,8 +29,8 @@ from tests.judging import WIDE, as_candidate, by_default, judged, ordinary
 
 @pytest.mark.parametrize("dtype", by_default(*WIDE, torch.bfloat16), ids=short)
 def test_rule_agrees_with_its_reference(rule, dtype, device):
-    """At every generated case (in 16 bits but for sizes, of which float32 tells); that it leaves its arguments alone
-    and gives the same bits twice is part of it."""
+    """At every generated case (but for sizes, of which float32 tells); that it leaves its arguments alone and gives the
+    same bits twice is part of it."""
     if tells_of_sizes(dtype, DTYPES):
         report = compare(rule.candidate, rule.name, dtype=dtype, device=device, strict=True)
     else:

@@ -107,6 +107,11 @@ __all__ = [
 ]
 
 
+NEXT_TO_NOTHING = 2.0**-12
+"""A width that is added to another one is none from this part of it on.  That of a reference in float64 is 2^-29 of one
+in float32, or 2^-19 where that was a thousand times as wide before stochastic arithmetic narrowed it."""
+
+
 @dataclass(frozen=True)
 class Contract:
     """In which precision a program computes, and in which it stores its inputs and results."""
@@ -159,6 +164,7 @@ def widths(
     backward: Callable[..., tuple[Tensor | None, ...]] | None = None,
     how: How | None = None,
     forward: Callable[..., Any] | None = None,
+    beside: Sequence[Tensor | None] = (),
     **hyper: Any,
 ) -> Widths:
     """The widths of a rule at `inputs` and `dy` (any dtype and device; the work is done on the CPU in float64).
@@ -169,6 +175,8 @@ def widths(
         (as in `Mistake`): how far off a program may be that uses this formula.
     how: what else the program may do otherwise than a right one that keeps its digits.
     forward: a formula for y to take instead of the page's own (as in `Value`).
+    beside: of each output and each cotangent the width to which this one will be added; a bound that is NEXT_TO_NOTHING
+        beside it is not narrowed.
     """
 
     formulas = forward, backward
@@ -177,7 +185,8 @@ def widths(
     errors = [None if x is None else leave(x, contract) for x in results]
     share = wide_from(contract.compute, contract.storage)
     found = errors
-    if any(is_wide(x, error, share) for x, error in zip(results, errors, strict=True)):
+    sought = [error if _tells(error, other) else None for error, other in zip(errors, beside or errors, strict=True)]
+    if any(is_wide(x, error, share) for x, error in zip(results, sought, strict=True)):
         given = [*inputs, *(_cotangents(rule.name, y, dy) if rule.has_backward else ())]
         is_recorded = hasattr(rule.page, "FUNCTION")  # whose interpreter asks which tensors are bounded
 
@@ -204,6 +213,11 @@ def widths(
         is_tied=paging.is_tied,
         largest=paging.largest,
     )
+
+
+def _tells(error: Tensor | None, beside: Tensor | None) -> bool:
+    """Whether an error changes another one to which it is added; of one that stands alone they are the same."""
+    return error is None or beside is None or not bool((error <= NEXT_TO_NOTHING * beside).all())
 
 
 def magnitudes(

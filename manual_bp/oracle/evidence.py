@@ -132,7 +132,8 @@ def evidence(rule: Rule, case: Case, contract: Contract, conventions: Convention
         parts = [None if c is None else (*c, c[0].isnan()) for c in certified]
     else:
         assert not isinstance(autograd, str)
-        twin = _with_widths(rule, case, autograd, _in_float64(rule, case, width, contract, is_cheap))
+        beside = (*width.outputs, *width.grads)
+        twin = _with_widths(rule, case, autograd, _in_float64(rule, case, width, contract, is_cheap), beside)
         if not _fits_float64(case):
             twin = [part and (part[0].nan_to_num(), torch.full_like(part[1], torch.inf)) for part in twin]
         parts = [_prefer(c, t) for c, t in zip(certified or [None] * len(twin), twin, strict=True)]
@@ -302,13 +303,15 @@ def _with_own_convention(rule: Rule, case: Case, expected: Values, kinks: Sequen
     )
 
 
-def _with_widths(rule: Rule, case: Case, results: Values, width: Values) -> list[_Part]:
+def _with_widths(rule: Rule, case: Case, results: Values, width: Values, beside: Values) -> list[_Part]:
     """torch's results with how far off they may be in float64: as far as the page, or where the page is further from
-    them, as any formula of the page that loses digits, since torch's own formula may be one of them."""
+    them, as any formula of the page that loses digits, since torch's own formula may be one of them.  beside: the
+    widths under the contract, to which these are added."""
     losing = [m.instead for m in rule.mistakes if m.loses_digits] + [v.instead for v in rule.values]
     inputs, dy = _wide_case(case)
     if losing and not _agree(rule, case, results, width):
-        found = [widths(rule, inputs, dy, contract_of(torch.float64), **f, **case.hyper) for f in losing]
+        float64 = contract_of(torch.float64)
+        found = [widths(rule, inputs, dy, float64, beside=beside, **f, **case.hyper) for f in losing]
         columns = zip(width, *((*w.outputs, *w.grads) for w in found), strict=True)
         width = tuple(None if column[0] is None else torch.stack(column).amax(0) for column in columns)
     return [
@@ -324,7 +327,8 @@ def _in_float64(rule: Rule, case: Case, width: Widths, contract: Contract, is_ch
         return tuple(None if w is None else share * w for w in (*width.outputs, *width.grads))
     if contract != contract_of(torch.float64):
         inputs, dy = _wide_case(case)
-        width = widths(rule, inputs, dy, contract_of(torch.float64), **case.hyper)
+        beside = (*width.outputs, *width.grads)
+        width = widths(rule, inputs, dy, contract_of(torch.float64), beside=beside, **case.hyper)
     return (*width.outputs, *width.grads)
 
 

@@ -124,6 +124,17 @@ def test_a_bound_that_has_a_meaning_is_kept(inputs: tuple[Tensor, Tensor], monke
     assert torch.equal(found.outputs[0], bound(rule_of(recurrence), short, monkeypatch))
 
 
+def test_what_is_next_to_nothing_beside_another_width_is_not_narrowed(
+    inputs: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule, dy = rule_of(recurrence), torch.ones(60, 16)
+    bounded = bound(rule, inputs, monkeypatch)
+    for times, narrows in ((2**11, True), (2**13, False)):
+        found = widths(rule, inputs, dy, FLOAT32, beside=(times * bounded, None, None))
+        assert found.stochastic == narrows
+        assert torch.equal(found.outputs[0], bounded) != narrows
+
+
 def test_where_errors_grow_as_large_as_the_numbers_nothing_takes_the_place_of_the_bound(
     inputs: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
