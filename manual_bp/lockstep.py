@@ -210,7 +210,7 @@ def lockstep(
     batches = minibatches(data, batch_size, seed)
     check_batches(step, start, x_all, batches)
     other = build()
-    judge = Judge(step, other, dtype, device, against, trusted)
+    judge = Judge(step, other, dtype, device, against, trusted, fresh=build)
 
     def begun(state: TrainingState, index: Tensor) -> tuple[TrainingState, Tensor, Tensor]:
         """The state with the step's masks, x and target."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy, dropout, layer_norm
 from torch.optim.lr_scheduler import LambdaLR
 from typer.testing import CliRunner
 
@@ -16,7 +17,8 @@ from manual_bp.training import sgd
 from manual_bp.training.data import Dataset
 from manual_bp.training.engine import StepRecord
 from manual_bp.training.text import BYTES, Text
-from tests.own_bank import engines, strangers
+from tests.own_bank import engines, strangers, users
+from tests.own_bank.loop import Loop
 from torch_ref.training.engine import TorchEngine
 from torch_ref.training.modules import engine_of
 
@@ -55,20 +57,24 @@ def test_a_wrong_engine_is_named(name):
         assert any(word in report.verdict for word in words.split("|")), (words, report.verdict)
 
 
-@pytest.mark.thinned(4)
-@pytest.mark.parametrize("name", strangers.WRONG)
+WRONG_LOOPS = {**strangers.WRONG, **users.WRONG}
+RIGHT_LOOPS = {**strangers.RIGHT, **users.RIGHT}
+
+
+@pytest.mark.thinned(5)
+@pytest.mark.parametrize("name", WRONG_LOOPS)
 def test_a_strangers_wrong_loop_is_named(name):
     """By what it does in three steps: one leaves several causes."""
-    report = run(strangers.WRONG[name], steps=3)
+    report = run(WRONG_LOOPS[name], steps=3)
     assert not report.passed
-    for words in strangers.WRONG[name].words:
+    for words in WRONG_LOOPS[name].words:
         assert any(word in report.verdict for word in words.split("|")), (words, report.verdict)
 
 
-@pytest.mark.thinned(4)
-@pytest.mark.parametrize("name", strangers.RIGHT)
+@pytest.mark.thinned(5)
+@pytest.mark.parametrize("name", RIGHT_LOOPS)
 def test_a_strangers_right_loop_passes(name):
-    report = run(strangers.RIGHT[name], steps=3)
+    report = run(RIGHT_LOOPS[name], steps=3)
     assert report.passed, report.verdict
 
 
@@ -279,6 +285,28 @@ def test_causes_that_one_update_does_not_tell_apart_are_all_said(monkeypatch):
 
 def test_a_twin_with_frozen_parameters_passes():
     assert run(engines.Engine(TorchEngine, options={**engines.ADAM, "clip_norm": 0.05, "frozen": ("W1",)})).passed
+
+
+class Adding(Loop):
+    """Behind the first activation stands what the model does not have."""
+
+    def cost(self, x, target):
+        return cross_entropy(self.module[2:](self.added(self.module[:2](x))), target)
+
+
+@pytest.mark.parametrize(
+    ("added", "words"),
+    [
+        (
+            lambda h: dropout(h, 0.1),
+            "drawn by chance that the model does not have: two steps from the same num",
+        ),
+        (lambda h: layer_norm(h, h.shape[1:]), "at activation1: behind it stands a layer_norm that is not due ("),
+    ],
+)
+def test_what_a_bare_loop_has_beside_is_named(added, words):
+    make = type("Own", (Adding,), {"added": staticmethod(added)})
+    assert words in run(engines.Engine(make, options=engines.ONE), steps=1).verdict
 
 
 class Bare:

@@ -61,10 +61,16 @@ class Engine(Protocol):
     """Whoever can do one training step and show it.
 
     A judge calls `step` once for each step of the training, in order, on an engine that does nothing else, with copies
-    that the engine may keep or write into.  `state` is where every step starts from, which need not be where the
-    engine's last one ended: parameters, and in `state.buffers` running statistics and the dropout masks of the step,
-    are to be taken from there.  `state.optimizer` is flat, under torch.optim's names (manual_bp.training.optimizers);
-    an engine whose optimiser keeps its own moments from step to step may leave it aside.
+    that the engine may keep or write into.  Where a step is wrong for no cause that is known, the factory is asked for
+    two more engines, which make this step alone, each by other random numbers.  `state` is where every step starts
+    from, which need not be where the engine's last one ended: parameters, and in `state.buffers` running statistics and
+    the dropout masks of the step, are to be taken from there.  `state.optimizer` is flat, under torch.optim's names
+    (manual_bp.training.optimizers); an engine whose optimiser keeps its own moments from step to step may leave it
+    aside.
+
+    Two more attributes are used where an engine has them.  `evaluate(state, x)` returns the network's output once
+    training is over, and is judged.  `beside` is a sentence about what the engine knows to be there beside the model,
+    such as a dropout; "" for nothing: where a step is wrong, that is told as the cause.
     """
 
     def step(self, state: TrainingState, x: Tensor, target: Tensor) -> StepRecord: ...

@@ -18,11 +18,13 @@ from manual_bp.chain import Layer, Leaf, Tensors, Visit, leaves, probe
 from manual_bp.training.engine import COTANGENTS, ManualEngine, StepRecord
 from manual_bp.training.moment import Hypothesis, Moment
 from manual_bp.training.step import Step, TrainingState
-from manual_bp.training.variants import Cut, variants
+from manual_bp.training.variants import Cut, Variant, followed, variants
 from manual_bp.training.wrong_gradients import wrong_gradients, wrong_precision
 from manual_bp.training.wrong_losses import outputs_of, wrong_losses
-from manual_bp.training.wrong_masks import normalised_by_pieces, wrong_masks, wrong_modes
+from manual_bp.training.wrong_masks import normalised_by_pieces, unknown_masks, wrong_masks, wrong_modes
 from manual_bp.training.wrong_pieces import of_rows, wrong_pieces
+from manual_bp.training.wrong_places import wrong_places
+from manual_bp.training.wrong_shares import wrong_shares
 
 
 def hypotheses(step: Step, now: Moment, before: Moment | None, suspects: Collection[str]) -> Iterator[Hypothesis]:
@@ -41,22 +43,23 @@ def hypotheses(step: Step, now: Moment, before: Moment | None, suspects: Collect
     yield from wrong_losses(step, now, run)
     if before is not None:
         yield from _of_gradients(now, before)
+    yield from wrong_shares(step, now, run)
     for name, leaf in leaves(step.model).items():
         if name in suspects:
             yield (
                 f"{name}: nothing passes back through it: it is detached, or its backward is 0 (its mask is lost, say)",
                 lambda leaf=leaf, name=name: run(_with(step, {name: Cut(leaf)})),  # type: ignore[misc]
             )
-    for name, leaf in leaves(step.model).items():
-        if name in suspects:
-            for words, layer in variants(leaf):
-                yield f"{name}: {words}", lambda layer=layer, name=name: run(_with(step, {name: layer}))  # type: ignore[misc]
+    yield from _of_layers(variants, step, suspects, run)
     yield from _everywhere(step, run)
+    yield from _of_layers(followed, step, suspects, run)
     yield from normalised_by_pieces(step, now, run)
     yield from _of_penalties(step, now, run)
     yield from _of_sharing(step, now)
     yield from wrong_gradients(step, now)
     yield from wrong_precision(step, now, run)
+    yield from wrong_places(step, now, before, run)
+    yield from unknown_masks(step, now, run)
     yield (
         "parameters are updated before the gradients of the layers below are computed, which pass the updated weights",
         lambda: _updated_too_early(step, now),
@@ -81,7 +84,7 @@ def _of_frozen(step: Step, now: Moment) -> Iterator[Hypothesis]:
         if torch.equal(shown.params[n].to(state.params[n]), state.params[n])
     ]
     if names:
-        many, listed = len(names) > 1, " and ".join(names[:4]) + (" and others" if len(names) > 4 else "")
+        many, listed = len(names) > 1, _listed(names)
         yield (
             f"the gradient{'s' * many} of {listed} {'are' if many else 'is'} 0, and {'they do' if many else 'it does'} "
             f"not move; if that is meant, declare it: frozen={tuple(names[:4])}",
@@ -142,11 +145,41 @@ def _of_gradients(now: Moment, before: Moment) -> Iterator[Hypothesis]:
             "the gradients of all steps so far are added up: they are not set to zero",
             lambda: with_(lambda name, g: g + before.total[name].to(g)),
         )
+        shown = now.shown.gradients
+        kept = [
+            n
+            for n, g in now.due.gradients.items()
+            if n in shown and n in before.total and before.total[n].any()
+            if _distance(shown[n], g + before.total[n].to(g)) < _distance(shown[n], g)
+        ]
+        if kept and len(kept) < len(now.due.gradients):
+            yield (
+                f"the gradients of {_listed(kept)} are not set to zero between steps: those of all steps so far are "
+                "added up, and the others are not",
+                lambda: with_(lambda name, g: g + before.total[name].to(g) if name in kept else g),
+            )
+
+
+def _distance(shown: Tensor, other: Tensor) -> float:
+    return float((shown.cpu().double() - other.cpu().double()).norm())
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join(names[:4]) + (" and others" if len(names) > 4 else "")
 
 
 def _with(step: Step, layers: dict[str, Layer]) -> Step:
     model = step.model
     return replace(step, model=replace(model, layer=model.map(lambda name, leaf: layers.get(name, leaf))))
+
+
+def _of_layers(
+    wrong: Callable[[Leaf], Iterator[Variant]], step: Step, suspects: Collection[str], run: Callable[..., StepRecord]
+) -> Iterator[Hypothesis]:
+    for name, leaf in leaves(step.model).items():
+        if name in suspects:
+            for words, layer in wrong(leaf):
+                yield f"{name}: {words}", lambda layer=layer, name=name: run(_with(step, {name: layer}))  # type: ignore[misc]
 
 
 def _everywhere(step: Step, run: Callable[..., StepRecord]) -> Iterator[Hypothesis]:
@@ -215,16 +248,17 @@ def _of_sharing(step: Step, now: Moment) -> Iterator[Hypothesis]:
                 sharing.setdefault(name, []).append(layer)
     for name, layers in sharing.items():
         for lost in layers if len(layers) > 1 else ():
-            yield (
-                f"{name} is shared by {' and '.join(layers)}, and the gradient that {lost} gives it is not counted",
-                lambda name=name, lost=lost: _without(step, now, name, lost),  # type: ignore[misc]
-            )
+            for times, how in ((0, "not counted"), (2, "counted twice")):
+                yield (
+                    f"{name} is shared by {' and '.join(layers)}, and the gradient that {lost} gives it is {how}",
+                    lambda name=name, lost=lost, times=times: _counted(step, now, name, lost, times),  # type: ignore[misc]
+                )
 
 
-def _without(step: Step, now: Moment, name: str, lost: str) -> StepRecord:
-    visits = _visited(step, now)
-    local = visits[lost].dparams[name]
-    gradients = {**now.due.gradients, name: now.due.gradients[name].double() - local}
+def _counted(step: Step, now: Moment, name: str, layer: str, times: int) -> StepRecord:
+    """A shared parameter's gradient, to which one layer's part is added so many times."""
+    local = _visited(step, now)[layer].dparams[name]
+    gradients = {**now.due.gradients, name: now.due.gradients[name].double() + (times - 1) * local}
     return replace(now.due, gradients=gradients)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -39,6 +39,7 @@ class Judge:
 
     engine: what is judged against; `against` is its name in sentences. trusted: whether it is the reference, so that
         agreement with it is all that is asked.
+    fresh: makes another engine like it, which is asked whether it does the same by other random numbers.
     rows: the worst of each tensor so far. disagreements: in the order in which they arose.
     flips: units whose branch differed because z lay within a rounding of a kink.
     diverged: a sentence once both engines have left the numbers of the dtype, else "".
@@ -53,10 +54,11 @@ class Judge:
         device: str = "cpu",
         against: str = "",
         trusted: bool = False,
+        fresh: Callable[[], Engine] | None = None,
     ) -> None:
         self.training = step
         self.manual, self.engine = ManualEngine(step), engine
-        self.dtype, self.device, self.against, self.trusted = dtype, device, against, trusted
+        self.dtype, self.device, self.against, self.trusted, self.fresh = dtype, device, against, trusted, fresh
         self.leaves = leaves(step.model)
         self.order, self.takers = list(self.leaves), takers(step.model.layer)
         # What several layers share is judged at the first of them, where its gradient is complete.

@@ -15,6 +15,7 @@ from torch import Tensor
 from manual_bp.arithmetic.perturbed import wide
 from manual_bp.chain import Tensors, Visit, summed
 from manual_bp.oracle.errors import errors
+from manual_bp.training.chance import by_chance
 from manual_bp.training.disagreement import UPDATE, UPDATE_OR_GRADIENT, Disagreement, Judged
 from manual_bp.training.engine import COTANGENTS, VALUES, StepRecord
 from manual_bp.training.evaluating import wrong_evaluation
@@ -142,6 +143,7 @@ class OwnJudge:
             named = {letter: name for name, letter in judge.named(first[0].layer, "")} if is_update else {}
             cause = cause or (still if named.get(first[0].quantity) in still.split() else "")
             cause = cause or cause_of_step(judge.training, now, self.before, judged.width, suspects)
+            cause = cause or by_chance(judge.fresh, judged, judge.dtype)
             cause = cause or (self._cause_of_layer(replay, judged, found[0]) if found else "")
             is_bare = is_update and cause in ("", still)
             cause = cause or still

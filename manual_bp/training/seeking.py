@@ -21,8 +21,9 @@ from manual_bp.training.engine import StepRecord
 from manual_bp.training.explaining import IMPOSSIBLE, fitting, frozen_moved, named_state, not_moved
 from manual_bp.training.replaying import replayed_update
 from manual_bp.training.step import Step, TrainingState
+from manual_bp.training.wrong_formulas import wrong_formulas
 from manual_bp.training.wrong_gradients import ROUNDED, clippings
-from manual_bp.training.wrong_updates import After, Updating, WrongUpdate, wrong_formulas, wrong_updates
+from manual_bp.training.wrong_updates import After, Updating, WrongUpdate, wrong_updates
 from manual_bp.wording import counted
 
 SECONDS = 10.0
@@ -101,6 +102,8 @@ class UpdatesSeen:
         for seen in self.steps:
             if moved := frozen_moved(self.step, seen.state, seen.shown):
                 return moved
+        if len(self.steps) > 1 and (still := self._nothing_moves()):
+            return still
         found: dict[str, list[Tensors]] = {}
         deadline = Deadline(SECONDS)
         with suppress(TimeIsUp):
@@ -113,6 +116,21 @@ class UpdatesSeen:
         several = "these steps do" if len(self.steps) > 1 else "this step does"
         told = "; or ".join(list(found)[:MOST_CAUSES]) + ("; or others" if len(found) > MOST_CAUSES else "")
         return f"{told} ({several} not tell which)" if len(found) > 1 else told or self._still()
+
+    def _nothing_moves(self) -> str:
+        """That no parameter has moved in several steps though all were to, in words; else "".
+
+        A loop that steps seldom would have, once, if it was seen for so long."""
+        for seen in self.steps:
+            due, _ = seen.due(self.step, self.dtype, False)
+            moving = [n for n, p in due.params.items() if not torch.equal(p.cpu(), seen.state.params[n].double().cpu())]
+            here = [n for n in moving if n in seen.shown.params]
+            if not here or any(
+                not torch.equal(seen.shown.params[n].to(p), p) for n, p in seen.state.params.items() if n in here
+            ):
+                return ""
+        many = counted(len(self.steps), "step")
+        return f"no parameter is moved in {many}: the optimiser makes no step, or has other tensors than the network's"
 
     def _still(self) -> str:
         """Which parameters never move, in words."""

@@ -10,10 +10,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.chain import Activation, BatchNorm, Dropout, Identity, Layer, Leaf, Tensors, activation, fits_activation
+from manual_bp.chain import (
+    WEIGHTED,
+    Activation,
+    BatchNorm,
+    Dropout,
+    Identity,
+    Layer,
+    Leaf,
+    Tensors,
+    activation,
+    fits_activation,
+)
 from manual_bp.hyperparameters import choices
 from manual_bp.inputs import Mistake
 from manual_bp.registry import RULES
+
+USUAL_P = (0.1, 0.2, 0.25, 0.3, 0.5)
+"""Of dropout."""
+BEHIND = ("layer_norm", "rms_norm", "l2_normalize", "softmax", "relu", "tanh", "sigmoid")
+"""What may stand behind a layer in a network that was changed, and needs no parameters."""
 
 Variant = tuple[str, Layer]
 """What is wrong, in words, and the layer that is so."""
@@ -39,6 +55,14 @@ def variants(leaf: Leaf) -> Iterator[Variant]:
         )
 
 
+def followed(leaf: Leaf) -> Iterator[Variant]:
+    """A layer with one behind it that is not due.  Asked last: one in place of another may be it."""
+    if isinstance(leaf, Activation) or leaf.rule.name in WEIGHTED:
+        for name in BEHIND:
+            if name in RULES and name != leaf.rule.name:
+                yield f"behind it stands a {name} that is not due", _Followed(leaf, name)
+
+
 def _activations(leaf: Activation) -> Iterator[Variant]:
     yield f"{leaf.rule.name} is left out", Identity()
     for name, rule in RULES.items():
@@ -56,8 +80,15 @@ def _dropouts(leaf: Dropout) -> Iterator[Variant]:
     )
     if 0 < p < 1:
         yield "what is kept is scaled by 1/p in place of 1/(1 − p)", _Changed(leaf, lambda h: {**h, "p": 1 - p})
+    for other in USUAL_P:
+        if other != p and p < 1:
+            yield f"what is kept is scaled by 1/(1 − {other:g}), where p is {p:g}", _Changed(leaf, _scaled_for(other))
     (mask,) = leaf.names.values()
     yield "it keeps what is to be dropped", _Changed(leaf, state=lambda state: {**state, mask: ~state[mask].bool()})
+
+
+def _scaled_for(p: float) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    return lambda hyper: {**hyper, "p": p}
 
 
 def _batch_norms(leaf: BatchNorm) -> Iterator[Variant]:
@@ -121,6 +152,24 @@ class Wrapped:
         without the penalty."""
         change(name, self.leaf)
         return self
+
+
+@dataclass(frozen=True)
+class _Followed(Wrapped):
+    """With another rule behind it, which takes it alone."""
+
+    rule: str
+
+    def forward(self, params: Tensors, state: Tensors, x: Any) -> tuple[Any, Any, Tensors]:
+        y, residuals, after = self.leaf.forward(params, state, x)
+        z, others = RULES[self.rule].forward(y)
+        return z, (residuals, others), after
+
+    def backward(self, residuals: Any, dy: Any) -> tuple[Any, dict[str, Tensor]]:
+        own, others = residuals
+        dz = RULES[self.rule].backward(others, dy)[0]
+        assert dz is not None
+        return self.leaf.backward(own, dz)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 from manual_bp.arithmetic.perturbed import wide
 from manual_bp.chain import Tensors
 from manual_bp.training.clipping import clip_by_norm
-from manual_bp.training.engine import StepRecord
+from manual_bp.training.engine import StepRecord, allowance_of
 from manual_bp.training.moment import Hypothesis, Moment
 from manual_bp.training.step import Step, TrainingState
 
@@ -36,7 +36,7 @@ def wrong_gradients(step: Step, now: Moment) -> Iterator[Hypothesis]:
             lambda clipped=clipped: replace(now.due, gradients=clipped(due)),  # type: ignore[misc]
         )
     for dtype in ROUNDED:
-        rounded = all(torch.equal(g.to(dtype).to(g.dtype), g) for g in shown.values())
+        rounded = _is_of(shown, dtype)
         near = all(
             bool(((shown[n].cpu().double() - g).abs() <= torch.finfo(dtype).eps * g.abs() + 1e-7).all())
             for n, g in due.items()
@@ -93,6 +93,12 @@ def wrong_precision(step: Step, now: Moment, run: Callable[..., StepRecord]) -> 
         return replace(made, loss=loss, gradients=gradients, params={})
 
     for dtype in ROUNDED:
+        if _is_of(now.shown.gradients, dtype):
+            yield (
+                f"the network is computed in {named(dtype)} (autocast, say): the gradients that are shown are numbers "
+                "of it, and as far off as its arithmetic",
+                lambda dtype=dtype: _as_computed_in(step, now, dtype),  # type: ignore[misc]
+            )
         rounded = replace(now.state, params={n: p.to(dtype).to(p.dtype) for n, p in now.state.params.items()})
         x = now.x.to(dtype).to(now.x.dtype) if now.x.is_floating_point() else now.x
         for what, state, data in (
@@ -104,6 +110,23 @@ def wrong_precision(step: Step, now: Moment, run: Callable[..., StepRecord]) -> 
             yield words, lambda state=state, data=data: network(state, data)  # type: ignore[misc]
             if state is rounded and (step.l2 or step.l1):
                 yield f"{words}, and so is the penalty", lambda state=state, data=data: run(state=state, x=data)  # type: ignore[misc]
+
+
+def _is_of(tensors: Tensors, dtype: torch.dtype) -> bool:
+    return bool(tensors) and all(torch.equal(t.to(dtype).to(t.dtype), t) for t in tensors.values())
+
+
+def _as_computed_in(step: Step, now: Moment, dtype: torch.dtype) -> StepRecord:
+    """What is shown, where it is within what arithmetic in a dtype may be off; else what is due."""
+    width = allowance_of(step, now.state, now.x, now.target, dtype, 0)
+
+    def near(shown: Tensor, due: Tensor, allowed: Tensor) -> Tensor:
+        came = shown.detach().cpu().double()
+        return came if bool(((came - due.cpu()).abs() <= allowed.cpu()).all()) else due
+
+    shown = now.shown.gradients
+    gradients = {n: near(shown[n], g, width.gradients[n]) if n in shown else g for n, g in now.due.gradients.items()}
+    return replace(now.due, loss=near(now.shown.loss, now.due.loss, width.loss), gradients=gradients)
 
 
 def named(dtype: torch.dtype) -> str:

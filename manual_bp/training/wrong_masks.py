@@ -15,6 +15,11 @@ from manual_bp.training.moment import Hypothesis, Moment
 from manual_bp.training.step import Step, TrainingState
 from manual_bp.training.variants import Wrapped, evaluating
 
+MOST_UNITS = 64
+"""Of a batch: a mask of so many numbers is read off the gradients, by as many runs."""
+
+DESCENTS = 2000
+
 
 def wrong_masks(step: Step, now: Moment, before: Moment | None, run: Callable[..., StepRecord]) -> Iterator[Hypothesis]:
     drops = {name: leaf for name, leaf in leaves(step.model).items() if isinstance(leaf, Dropout)}
@@ -90,6 +95,61 @@ def _read(
                 _with(step, {layer: Remasked(drops[layer], masks[layer], mask)})
             ),
         )
+
+
+def unknown_masks(step: Step, now: Moment, run: Callable[..., StepRecord]) -> Iterator[Hypothesis]:
+    """A mask by which backward alone drops, read off the gradients: they depend on it linearly."""
+    names = [name for name in now.due.gradients if name in now.shown.gradients]
+    for layer, leaf in leaves(step.model).items():
+        (name,) = leaf.names.values() if isinstance(leaf, Dropout) else ("",)
+        own = now.state.buffers.get(name)
+        if own is None or own.numel() > MOST_UNITS:
+            continue
+
+        def by(mask: Tensor, leaf: Leaf = leaf, name: str = name, layer: str = layer) -> StepRecord:
+            return run(_with(step, {layer: Remasked(leaf, name, mask)}))
+
+        def flat(record: StepRecord) -> Tensor:
+            return torch.cat([record.gradients[n].detach().cpu().double().flatten() for n in names])
+
+        nothing = flat(by(torch.zeros_like(own)))
+        units = torch.eye(own.numel(), dtype=own.dtype).view(-1, *own.shape)
+        columns = torch.stack([flat(by(unit)) - nothing for unit in units], 1)
+        felt = columns.abs().amax(0) > 0
+        if int(columns.any(1).sum()) < len(units):  # fewer numbers than there are units say nothing
+            continue
+        kept = _zeros_and_ones(columns, flat(now.shown) - nothing)
+        mask = torch.where(felt, kept, own.flatten().cpu().bool()).view(own.shape).to(own.dtype)
+        if not torch.equal(mask, own.cpu()):
+            yield (
+                f"{layer}: its backward drops other units than forward did, as where what is computed again in "
+                "backward (a checkpoint) draws another mask",
+                lambda mask=mask, by=by: by(mask),  # type: ignore[misc]
+            )
+
+
+def _zeros_and_ones(columns: Tensor, wanted: Tensor) -> Tensor:
+    """The columns whose sum is nearest to what is wanted: of numbers between 0 and 1 the nearest, rounded, and then
+    changed by one or two as long as that is nearer."""
+    gram, towards = columns.T @ columns, columns.T @ wanted
+    rate = 1 / float(torch.linalg.matrix_norm(gram, 2) or 1.0)
+    between = torch.full_like(towards, 0.5)
+    for _ in range(DESCENTS):
+        between = (between - rate * (gram @ between - towards)).clamp(0, 1)
+    found = (between > 0.5).double()
+    for _ in range(len(found)):
+        turn = 1 - 2 * found
+        single = 2 * turn * (gram @ found - towards) + gram.diagonal()
+        both = single[:, None] + single + 2 * turn[:, None] * turn * gram
+        both.fill_diagonal_(torch.inf)
+        if not float(min(single.min(), both.min())) < 0:
+            break
+        if float(single.min()) <= float(both.min()):
+            changed = single.argmin()[None]
+        else:
+            changed = torch.stack(torch.unravel_index(both.argmin(), both.shape))
+        found[changed] = 1 - found[changed]
+    return found.bool()
 
 
 def wrong_modes(step: Step, run: Callable[..., StepRecord]) -> Iterator[Hypothesis]:

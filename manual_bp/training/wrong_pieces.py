@@ -44,7 +44,7 @@ def _averaged(step: Step, now: Moment, run: Callable[..., StepRecord]) -> Iterat
 
 def _mean_of_pieces(step: Step, now: Moment, size: int, run: Callable[..., StepRecord]) -> StepRecord:
     pieces = _pieces(step, now, size, run)
-    return _bare(StepRecord.combine(lambda *tensors: sum(tensors) / len(tensors), *pieces))
+    return bare(StepRecord.combine(lambda *tensors: sum(tensors) / len(tensors), *pieces))
 
 
 def _added(step: Step, now: Moment, run: Callable[..., StepRecord]) -> Iterator[Hypothesis]:
@@ -116,15 +116,16 @@ def _numbers(whole: StepRecord, now: Moment) -> set[int]:
 
 
 def _sum(pieces: list[StepRecord], whole: StepRecord, now: Moment, times: int, loss: Loss) -> StepRecord:
-    found = _bare(StepRecord.combine(lambda *tensors: sum(tensors), *pieces))
+    found = bare(StepRecord.combine(lambda *tensors: sum(tensors), *pieces))
     penalties = {n: now.due.gradients[n].double() - g for n, g in whole.gradients.items()}
     gradients = {n: g + times * penalties[n] for n, g in found.gradients.items()}
     return replace(found, loss=loss(pieces), gradients=gradients)
 
 
 def _pieces(step: Step, now: Moment, size: int, run: Callable[..., StepRecord]) -> list[StepRecord]:
-    return [_bare(of_rows(step, now, slice(k, k + size), run)) for k in range(0, len(now.x), size)]
+    return [bare(of_rows(step, now, slice(k, k + size), run)) for k in range(0, len(now.x), size)]
 
 
-def _bare(record: StepRecord) -> StepRecord:
+def bare(record: StepRecord) -> StepRecord:
+    """Loss and gradients alone."""
     return replace(record, layers={}, params={}, buffers={}, optimizer={})

@@ -8,18 +8,16 @@ a function of where a step begins; what it returns as the optimiser's state may 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from manual_bp.chain import Tensors
-from manual_bp.oracle.optimizers.driven import FLAGS
+from manual_bp.chain import Tensors, leaves
 from manual_bp.outputs import parts
 from manual_bp.registry import RULES
-from manual_bp.rule import Rule
 from manual_bp.training.optimizers import MAKERS, Optimizer
 from manual_bp.training.step import Step, TrainingState
 
@@ -55,6 +53,8 @@ class Updating:
 
 
 WrongUpdate = tuple[str, Callable[[Updating], After]]
+MOST_LAYERS = 8
+"""Of so many each is tried as the one that is clipped, or is not."""
 # A loop that makes its update seldom makes it this often at most.
 MOST_SELDOM = 4
 
@@ -93,14 +93,6 @@ def wrong_updates(step: Step, names: list[str]) -> Iterator[WrongUpdate]:
         yield "parameters of one shape share their state: it is kept by shape", _shared
     if step.max_norm is not None:
         yield "max-norm is left out", lambda of: of.after(replace(of.step, max_norm=None))
-
-
-def wrong_formulas(step: Step) -> Iterator[WrongUpdate]:
-    """What pages say: wrong formulas of the update that is due, and the updates of others."""
-    page = f"{step.optimizer.name}_update"
-    if page in RULES:
-        yield from _of_page(RULES[page])
-    yield from _others(step)
 
 
 def _anew(of: Updating) -> TrainingState:
@@ -170,6 +162,21 @@ def _of_clipping(step: Step) -> Iterator[WrongUpdate]:
         f"clipping is by value (to ±{limit:g}), where that by the norm of all gradients is due",
         lambda of: of.after(plain, gradients={n: g.clamp(-limit, limit) for n, g in of.gradients.items()}),
     )
+    for whose, names in _parts(step):
+        for words, keeps in (
+            (f"clipping is of {whose} alone, by their own norm", True),
+            (f"clipping is by the norm of {whose} alone, and shortens all", False),
+        ):
+
+            def partly(of: Updating, names: Any = names, keeps: Any = keeps) -> After:
+                inside = {n: g for n, g in of.gradients.items() if n in names}
+                clipped, norm = RULES["clip_by_norm"].page.clipped(list(inside.values()), limit)
+                by = torch.clamp(limit / (norm + 1e-6), max=1.0)
+                others = of.gradients if keeps else {n: by * g for n, g in of.gradients.items()}
+                own = {**others, **dict(zip(inside, clipped, strict=True))}
+                return of.after(plain, gradients=own)
+
+            yield words, partly
     for mistake in RULES["clip_by_norm"].mistakes:
 
         def clipped(of: Updating, mistake: Any = mistake) -> After:
@@ -180,6 +187,21 @@ def _of_clipping(step: Step) -> Iterator[WrongUpdate]:
             return of.after(plain, gradients={n: piece.view_as(g) for (n, g), piece in named})
 
         yield f"clipping is the known mistake '{mistake.name}', which forgets {mistake.forgets}", clipped
+
+
+def _parts(step: Step) -> Iterator[tuple[str, list[str]]]:
+    """Parameters that somebody may clip by themselves: weights, all others, those of one layer, of all but one."""
+    layers = [list(leaf.names.values()) for leaf in leaves(step.model).values()]
+    layers = [[name for name in names if name not in step.frozen] for names in layers]
+    layers = [names for k, names in enumerate(layers) if names and names not in layers[:k]]
+    every = list(dict.fromkeys(name for names in layers for name in names))
+    yield "weights", [name for name in every if name in step.weights]
+    yield "biases and all that are no weights", [name for name in every if name not in step.weights]
+    if 1 < len(layers) <= MOST_LAYERS:
+        for names in layers:
+            yield " and ".join(names), names
+        for names in layers if len(layers) > 2 else ():
+            yield f"all but {' and '.join(names)}", [name for name in every if name not in names]
 
 
 def _stepped(of: Updating) -> TrainingState:
@@ -319,78 +341,3 @@ def _shared(of: Updating) -> After:
 def _optimizer(step: Step, **config: Any) -> Step:
     own = step.optimizer
     return replace(step, optimizer=MAKERS[own.name](**{**own.config, **config}))
-
-
-# ------------------------------------------------------------------------------------------------------------ by pages
-
-
-def _of_page(rule: Rule) -> Iterator[WrongUpdate]:
-    """The page's mistakes, and the optional parts of its state that are off."""
-    for name in sorted(rule.absentable):
-        for flag in FLAGS.get(name, ()):
-            yield f"{flag} is on", lambda of, name=name: _by_page(of, rule, {}, rule.pure, {name})  # type: ignore[misc]
-    for mistake in rule.mistakes:
-        words = f"it is the known mistake '{mistake.name}' of {rule.name}, which forgets {mistake.forgets}"
-        yield words, lambda of, mistake=mistake: _by_page(of, rule, {}, mistake.backward)  # type: ignore[misc]
-
-
-def _others(step: Step) -> Iterator[WrongUpdate]:
-    """Another optimiser, by its page: with the options of the one that is due, or its own usual ones."""
-    own = step.optimizer.name
-    for name, rule in RULES.items():
-        is_update = list(rule.inputs)[:2] == ["param", "grad"] and rule.outputs[:1] == ("param",)
-        if not is_update or name == f"{own}_update" or "lr" not in rule.hyper:
-            continue
-        kind = name.removesuffix("_update")
-        usual = {n: v for n, v in rule.defaults.items() if n != "lr"}
-        for hyper, said in (({}, "with the options that are given"), (usual, "with its usual options")):
-            words = f"it is {kind} {said}, where {own} is due"
-            yield words, lambda of, rule=rule, hyper=hyper: _by_page(of, rule, hyper, rule.pure)  # type: ignore[misc]
-        if "momentum" in rule.hyper and not step.optimizer.config.get("momentum"):
-            words = f"it is {kind} with a momentum of 0.9, where {own} is due"
-            hyper = {**usual, "momentum": 0.9}
-            yield words, lambda of, rule=rule, hyper=hyper: _by_page(of, rule, hyper, rule.pure)  # type: ignore[misc]
-
-
-def _by_page(
-    of: Updating,
-    rule: Rule,
-    options: Mapping[str, Any],
-    formula: Callable[..., Any],
-    asked: Collection[str] = (),
-) -> After:
-    """The update of each tensor by a page's formula.
-
-    options: in place of those that are given.  asked: optional parts of the state that there are to be.
-    """
-
-    def update(gradients: Tensors, state: Tensors, params: Tensors) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        own: dict[str, Any] = {**of.optimizer.config}
-        if "betas" in own:
-            own["beta1"], own["beta2"] = own.pop("betas")
-        made = of.state.steps
-        hyper = {name: value for name, value in {**rule.defaults, **own, **options}.items() if name in rule.hyper}
-        if "step" in rule.hyper:
-            hyper["step"] = made + 1
-        after: dict[str, Tensor] = {}
-        kept = {"step": state["step"] + 1} if "step" in state else {}
-        names = [name for name in rule.inputs if name not in ("param", "grad")]
-        for name, param in params.items():
-            moments: dict[str, Tensor | None] = {}
-            for kind in names:
-                there = state.get(f"{kind}.{name}")
-                is_first = of.is_own and not made
-                if kind not in rule.absentable or kind in asked:
-                    moments[kind] = torch.zeros_like(param) if there is None else there
-                else:
-                    moments[kind] = None if is_first else there
-            given = {"param": param, "grad": gradients[name], **moments}
-            results = parts(formula(*given.values(), **hyper)[0] if formula == rule.pure else formula(**given, **hyper))
-            found = dict(zip(rule.outputs, results, strict=True))
-            after[name] = found["param"]
-            kept |= {f"{kind}.{name}": found[kind] for kind in names if found[kind] is not None}
-        return after, kept
-
-    own = of.step.optimizer
-    changed = Optimizer(own.name, own.config, own.init, update)
-    return of.after(replace(of.step, optimizer=changed, schedule=None))

@@ -283,7 +283,7 @@ class MeansAdded(Loop):
         return total
 
 
-@wrong("zero_grad stands within the pieces", "piece|half|part", **ONE)
+@wrong("zero_grad stands within the pieces", "piece|half|last 4 of the 8 examples", **ONE)
 class LastPieceAlone(Loop):
     def train(self, x, target):
         total = 0.0

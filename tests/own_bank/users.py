@@ -145,7 +145,7 @@ class DividedTwice(DataParallel):
         return sum(grads) / len(grads) ** 2
 
 
-@wrong("the all-reduce is forgotten", "gradient", "piece|part|rows|shard", **ONE)
+@wrong("the all-reduce is forgotten", "gradient", "piece|part|rows|shard|examples", **ONE)
 class NotReduced(DataParallel):
     def reduced(self, grads):
         return grads[0]
@@ -322,7 +322,7 @@ class ClipsLate(Loop):
         return loss
 
 
-@wrong("the head alone is clipped", "update", "clipping of|clipped", "part|some|W3|linear3|alone", **CLIPPED_ADAMW)
+@wrong("the head alone is clipped", "update", "clipping is of|clipped", "part|some|W3|linear3|alone", **CLIPPED_ADAMW)
 class ClipsHead(Loop):
     def train(self, x, target):
         self.optimizer.zero_grad()

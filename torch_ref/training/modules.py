@@ -53,6 +53,9 @@ def engine_of(
     loss: of the module's output and the target; by default torch's function of the lockstep's loss.
     scheduler: makes one of the optimiser, such as `lambda o: LambdaLR(o, warm_up)`; its step follows the optimiser's.
         By default each group's learning rate is multiplied as the lockstep's schedule says.
+    A dropout of the module that is one of the model's layers drops by the masks of the step; one that the model does
+    not have draws its own, and is named where a step is wrong (`ModuleEngine.beside`).  The module is copied for each
+    engine, and keeps its mode: of one in evaluation nothing drops.
     Gradients of what the optimiser has are clipped by torch.nn.utils.clip_grad_norm_, and weights limited, where the
     lockstep says so.
     Raises ValueError for what is no module and what is not called; the engine does for parameters that are missing or
@@ -150,7 +153,11 @@ def _said(
 
 
 class ModuleEngine:
-    """An `Engine` of manual_bp.training.engine."""
+    """An `Engine` of manual_bp.training.engine, as `engine_of` makes it.
+
+    step: raises ValueError for an optimiser that is none, and a loss that is no scalar of the output.
+    beside: what the module does by chance that the model does not, in words.
+    """
 
     def __init__(
         self,
@@ -294,7 +301,11 @@ class ModuleEngine:
 
     @property
     def beside(self) -> str:
-        """What the module does by chance that the model does not, in words; "" if nothing."""
+        """What the module does by chance that the model does not, in words; "" if nothing.
+
+        Each dropout in training with p above 0 that is none of the model's layers, with its p and its place in the
+        module.  "" too where the model drops as well: which of the module's dropouts is which cannot be told then.
+        """
         known = set(map(id, self._parts().values()))
         found = [
             f"{type(part).__name__}(p={part.p}) at {path!r}"

@@ -1,0 +1,51 @@
+"""What an engine draws by chance, and does not show: two of them are asked for the same step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from manual_bp.oracle.errors import errors
+from manual_bp.training.disagreement import Judged
+from manual_bp.training.engine import Engine, StepRecord
+from manual_bp.training.visits import copied
+
+SEEDS = (1, 2)
+"""Of what is drawn in the one and the other: an engine that is made seeds them alike."""
+
+
+def by_chance(fresh: Callable[[], Engine] | None, judged: Judged, dtype: torch.dtype) -> str:
+    """That two engines make different steps from the same numbers, in words; "" if not, or if none can be made."""
+    if fresh is None:
+        return ""
+    try:
+        first, other = (_step(fresh, judged, seed) for seed in SEEDS)
+        ours = {"": judged.ours.loss, **judged.ours.gradients}
+        width = {"": judged.width.loss, **judged.width.gradients}
+        one, two = ({"": r.loss, **r.gradients} for r in (first, other))
+        differ = [n for n in ours if n in one and n in two and _differ(one[n], two[n], 2 * width[n], dtype)]
+    except Exception:  # of a stranger's engine, which may be made once alone
+        return ""
+    if not differ:
+        return ""
+    what = "the loss" if not differ[0] else f"the gradient of {differ[0]}"
+    return (
+        f"something is drawn by chance that the model does not have: two steps from the same numbers differ in {what} "
+        "(dropout that is left on, or data that are augmented)"
+    )
+
+
+def _step(fresh: Callable[[], Engine], judged: Judged, seed: int) -> StepRecord:
+    with torch.random.fork_rng():
+        engine = fresh()
+        torch.manual_seed(seed)
+        return engine.step(copied(judged.state), judged.x.clone(), judged.target.clone())
+
+
+def _differ(one: Tensor, other: Tensor, allowance: Tensor, dtype: torch.dtype) -> bool:
+    if one.shape != other.shape:
+        return False
+    ratio, _ = errors(one.detach().cpu(), other.detach().cpu().double(), allowance, dtype)
+    return bool((ratio > 1).any())
