@@ -24,12 +24,13 @@ def call_cpp(text: str, function: str, leading: list[Any], read: list[Any], writ
     text: what declares it, ASCII; a program contains it once.
     leading: arguments in C++, or numbers, which may be sizes that are not known yet.
     read: inductor's tensors, whose last axis is made contiguous if it is not; written: buffers, which the function
-        fills.  Each is given as `{address, {stride of each axis}}`.
+        fills.  Each is given as `{address, {stride of each axis}}`, and what is None as `{}`.
     """
     from torch._inductor.ir import ExternKernel
 
     _keep_order()
-    _node()(text, function, leading, [_with_rows(ExternKernel.realize_input(t)) for t in read], written)
+    given = [None if t is None else _with_rows(ExternKernel.realize_input(t)) for t in read]
+    _node()(text, function, leading, given, written)
 
 
 @cache
@@ -84,16 +85,20 @@ def _node() -> Any:
 
     class CallCpp(ExternKernel):
         def __init__(self, text: str, function: str, leading: list[Any], read: list[Any], written: list[Any]) -> None:
-            self._text, self._function, self._leading, self._reads = text, function, leading, len(read)
+            self._text, self._function, self._leading = text, function, leading
+            self._there = [t is not None for t in read]
+            present = [t for t in read if t is not None]
             device = written[0].get_device()
-            super().__init__(None, NoneLayout(device=device), self.unwrap_storage([*read, *written]))
+            super().__init__(None, NoneLayout(device=device), self.unwrap_storage([*present, *written]))
             self.mutation_outputs = [MutationOutput(NoneLayout(device=device), t, self) for t in written]
             V.graph.register_operation(self)
 
         def codegen(self, wrapper: Any) -> None:
             arguments = KernelArgs()
-            given = [self._given(arguments, t, i < self._reads) for i, t in enumerate(self.inputs)]
-            read, written = given[: self._reads], given[self._reads :]
+            reads = sum(self._there)
+            given = [self._given(arguments, t, i < reads) for i, t in enumerate(self.inputs)]
+            present, written = iter(given[:reads]), given[reads:]
+            read = [next(present) if there else "{}" for there in self._there]
             leading = [self._number(arguments, number) for number in self._leading]
             call = f"{self._function}({', '.join([*leading, *written, *read])});"
             definitions, values, types = arguments.cpp_argdefs()

@@ -6,6 +6,7 @@ step every weight changes; here the operation is called on plain, also transpose
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
@@ -36,15 +37,16 @@ def products(graph: torch.fx.Graph) -> Iterator[Product]:
 
 
 def product_of(node: Node) -> Product | None:
-    """What a node multiplies; None if it is no product of two matrices."""
+    """What a node multiplies; None if it is no product of a matrix with a matrix, or with rows along several axes,
+    (batch, positions, features), which are one axis when it is compiled."""
     if node.target not in (aten.mm.default, aten.addmm.default, aten.matmul.default):
         return None
     left, right = (factor.meta["val"] for factor in node.args[-2:])
-    if left.ndim != 2 or right.ndim != 2:
+    if left.ndim < 2 or right.ndim != 2 or (left.ndim > 2 and not left.is_contiguous()):
         return None
     # A factor of one row or column lies both ways.
     transposed = (not left.is_contiguous(), not right.is_contiguous())
-    return Product(int(left.shape[0]), int(right.shape[1]), int(left.shape[1]), *transposed)
+    return Product(math.prod(map(int, left.shape[:-1])), int(right.shape[1]), int(left.shape[-1]), *transposed)
 
 
 def separate_biases(graph: torch.fx.Graph) -> None:

@@ -8,8 +8,10 @@ from torch._inductor.decomposition import select_decomp_table
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from manual_bp.compilation.products import by_tensor_cores
-from manual_bp.compilation.program import build
+from manual_bp.compilation import measured
+from manual_bp.compilation.products import Product, by_tensor_cores
+from manual_bp.compilation.products import products as products_of
+from manual_bp.compilation.program import _exported, build
 
 aten = torch.ops.aten
 NARROW = (torch.float16, torch.bfloat16)
@@ -68,6 +70,24 @@ def test_float32_is_left_alone():
 def test_without_a_gpu_products_are_left_alone():
     (product,) = products(rewritten(ON_TENSOR_CORES["x Wᵀ"], torch.bfloat16, "cpu"))
     assert product.target is aten.mm.default
+
+
+def test_rows_along_several_axes_are_one_for_the_library_that_multiplies():
+    """As those of (batch, positions, features), which a compiler makes a matrix; of what is no such product none is."""
+
+    def step(x, w):
+        return x @ w.T, x.transpose(0, 1) @ w.T, x @ x.mT
+
+    graph = _exported(step, [torch.ones(4, 3, 6), torch.ones(5, 6)], None).graph
+    assert list(products_of(graph)) == [Product(12, 5, 6, False, True)]
+
+
+def test_the_fastest_turn_of_each_library_counts(monkeypatch):
+    """A turn that was interrupted is slower, whose ever it was."""
+    turns = iter([1e-3, 4.0, 2.0, 1.0, 3.0, 900.0, 2.0, 4.0, 70.0, 5.0, 2.0])  # one call, then MKL and oneDNN by turns
+    monkeypatch.setattr(measured, "_seconds", lambda *_: next(turns))
+    monkeypatch.setattr(measured, "SECONDS", 0.0)
+    assert measured._ratio(Product(2, 2, 2, False, True), 1) == 2.0 / 1.0
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

@@ -9,15 +9,17 @@ from importlib import import_module
 
 import pytest
 import torch
+from torch._inductor.fx_passes.post_grad import stable_topological_sort
 
 import manual_bp as bp
-from manual_bp.compilation import stand_ins, taps
+from manual_bp.compilation import kernels, program, stand_ins, taps
 from manual_bp.compilation.cpp import text
 from manual_bp.compilation.stand_ins import scaled_dot_product_attention as stand_in
 from manual_bp.compilation.stand_ins import standing_in
-from manual_bp.oracle import compare
+from manual_bp.oracle import Case, compare
 from manual_bp.rule import text_of
 from manual_bp.rules.convolution import _correlation as pages
+from tests.compilation.conftest import Interpreted
 
 NAMES = [module.name for module in pkgutil.iter_modules(stand_ins.__path__)]
 
@@ -41,6 +43,32 @@ def test_it_passes_the_oracle(name):
     assert_right(name)
 
 
+@pytest.mark.parametrize("view", stand_ins.VIEWS, ids=str)
+def test_biases_before_attention_and_gelu_are_added_on_the_way(view):
+    """And what gelu's adds up to in backward is summed there; whatever a view is called."""
+    attention, gelu = bp.RULES["scaled_dot_product_attention"], bp.RULES["gelu"]
+
+    def around(x, weight, bias):
+        z = x @ weight + bias
+        heads = z.view(2, 3, 2, 4).transpose(1, 2)
+        y, kept = attention.pure(heads, heads, heads, causal=True)
+        a, kept_too = gelu.pure(z)
+        (da,) = gelu.pure_backward(kept_too, a)
+        dq, dk, dv, _ = attention.pure_backward(kept, y)
+        return y, dq, dk, dv, a, da, da.flatten(0, 1).sum(0)
+
+    given = [torch.randn(shape, generator=torch.Generator().manual_seed(0)) for shape in ((2, 3, 5), (5, 8), (8,))]
+    graph, seen = kernels.prepared(program._exported(around, given, None)), set()
+    for node in graph.graph.nodes:
+        node.target = view if node.target in stand_ins.VIEWS else node.target
+    stand_ins.rewrite(graph.graph)
+    stable_topological_sort(graph.graph)
+    for found, due in zip(Interpreted(graph, seen).run(*given), around(*given), strict=True):
+        torch.testing.assert_close(found, due)
+    assert torch.ops.manual_bp.gelu_backward_with_bias.default in seen
+    assert not seen & {torch.ops.aten.add.Tensor, torch.ops.aten.sum.dim_IntList}
+
+
 # Attention in C++, at sizes and options of every kind, of which a program has one.
 
 READ = {"forward": 3, "backward": 7}
@@ -50,7 +78,7 @@ def source():
     """The two functions, for sizes that are not known beforehand, and strides and addresses in memory."""
     lines = ["#include <torch/csrc/inductor/cpp_prefix.h>", text("attention.h")]
     for name, read in READ.items():
-        kinds = [*["float"] * 3, *["const float"] * read, "const bool"]
+        kinds = [*["float"] * 3, *["const float"] * (read + 3), "const bool"]
         values = ", ".join(
             f"blocks::Tensor<{kind}>{{({kind}*)t[{5 * i}], {{{', '.join(f't[{5 * i + j}]' for j in range(1, 5))}}}}}"
             for i, kind in enumerate(kinds)
@@ -62,12 +90,12 @@ def source():
     return "\n".join(lines)
 
 
-def called(function, written, read, mask, causal, alignment, scale):
+def called(function, written, read, biases, mask, causal, alignment, scale):
     """What the function wrote."""
     (batch, heads, queries, width), (_, kv_heads, keys, _), (*_, value_width) = (t.shape for t in read[:3])
     ahead = stand_in.page._ahead(queries, keys, alignment)
     sizes = (batch, kv_heads, heads // kv_heads, queries, keys, width, value_width, causal, ahead)
-    tensors, flat = [*written, *read, None if mask is None else mask.contiguous()], []
+    tensors, flat = [*written, *read, *biases, None if mask is None else mask.contiguous()], []
     for t in tensors:
         strides = () if t is None else t.stride()
         flat += [0 if t is None else t.data_ptr(), *strides, *[0] * (4 - len(strides))]
@@ -82,17 +110,32 @@ def test_attention_in_blocks_passes_the_oracle(monkeypatch):
 
     library = CppCodeCache.load(source())
 
-    def forward(q, k, v, mask, *how):
+    def forward(*given):
+        q, k, v, *biases, mask, causal, alignment, scale = given
         written = [stand_in._empty(q, n) for n in (v.shape[-1], 1, 1)]
-        return tuple(called(library.forward, written, [t.contiguous() for t in (q, k, v)], mask, *how))
+        read = [t.contiguous() for t in (q, k, v)]
+        return tuple(called(library.forward, written, read, biases, mask, causal, alignment, scale))
 
-    def backward(q, k, v, y, m, w, dy, mask, *how):
-        written = [stand_in._empty(t, t.shape[-1]) for t in (q, k, v)]
-        return tuple(called(library.backward, written, [t.contiguous() for t in (q, k, v, y, m, w, dy)], mask, *how))
+    def backward(*given):
+        *read, q_bias, k_bias, v_bias, mask, causal, alignment, scale = given
+        written, biases = [stand_in._empty(t, t.shape[-1]) for t in read[:3]], (q_bias, k_bias, v_bias)
+        read = [t.contiguous() for t in read]
+        return tuple(called(library.backward, written, read, biases, mask, causal, alignment, scale))
 
+    plain = torch.ops.manual_bp.attention_forward, torch.ops.manual_bp.attention_backward
     monkeypatch.setattr(torch.ops.manual_bp, "attention_forward", forward)
     monkeypatch.setattr(torch.ops.manual_bp, "attention_backward", backward)
     assert_right("scaled_dot_product_attention")
+
+    generator = torch.Generator().manual_seed(0)
+    q, k, v, dy = (torch.randn(2, heads, 70, 20, generator=generator) for heads in (4, 2, 2, 4))
+    biases = [torch.randn(heads, 20, generator=generator) for heads in (4, 2, 2)]
+    how = (None, True, "top-left", 0.3)
+    y, m, w = forward(q, k, v, *biases, *how)
+    found = [y, m, w, *backward(q, k, v, y, m, w, dy, *biases, *how)]
+    due = [*plain[0](q, k, v, *biases, *how), *plain[1](q, k, v, y, m, w, dy, *biases, *how)]
+    for ours, page in zip(found, due, strict=True):
+        torch.testing.assert_close(ours, page, rtol=1e-4, atol=1e-5)  # another sum, without the biases, is 1 off
 
 
 # Fused cross-entropy in C++, likewise.
@@ -128,6 +171,54 @@ def test_fused_cross_entropy_passes_the_oracle(monkeypatch):
     assert called
 
 
+# Softmax and cross-entropy in C++, likewise.
+
+ROWS = """
+extern "C" void cost(const int64_t* n, const int64_t* t) {
+  softmax_cross_entropy::cost<2>(softmax_cross_entropy::Sizes{n[0], n[1], n[2], n[3] != 0}, {(float*)t[0]},
+      {(float*)t[1]}, {(const float*)t[2]}, {(const int64_t*)t[3]});
+}
+"""
+
+
+@pytest.mark.exhaustive  # 20 CPU seconds
+def test_softmax_cross_entropy_passes_the_oracle(monkeypatch):
+    from torch._inductor.codecache import CppCodeCache
+
+    header = text("softmax_cross_entropy.h")
+    library = CppCodeCache.load(f"#include <torch/csrc/inductor/cpp_prefix.h>\n{header}\n{ROWS}")
+    module = import_module(f"{stand_ins.__name__}.softmax_cross_entropy")  # which defines the operation
+    array, called = ctypes.c_int64, []
+
+    def cost(x, target, ignore_index, is_mean):
+        y, dx = x.new_empty(()), module._laid_out(x)
+        read = [x.movedim(1, -1).contiguous(), target.contiguous()]
+        sizes = [x.numel() // x.shape[1], x.shape[1], ignore_index, is_mean]
+        library.cost((array * 4)(*sizes), (array * 4)(*(t.data_ptr() for t in (y, dx, *read))))
+        called.append(x.shape)
+        return y, dx
+
+    monkeypatch.setattr(torch.ops.manual_bp, "softmax_cross_entropy", cost)
+    generator, dy, cases = torch.Generator().manual_seed(0), torch.tensor(-1.5), []
+    for classes in (1, 5, 37):  # less than a vector, and more
+        x, target = torch.randn(4, classes, generator=generator), torch.arange(4) % classes
+        far, equal, never = x * 1e4, torch.full_like(x, -2e4), x.clone()
+        never[1:, 3:] = -math.inf
+        for name, logits in {"usual": x, "far": far, "equal": equal, "never": never}.items():
+            hyper = {"ignore_index": 2, "reduction": "sum" if name == "far" else "mean"}
+            cases.append(Case((logits, target, None), dy, hyper, f"{name}, {classes} classes"))
+        cases.append(Case((x, torch.full((4,), 2), None), dy, {"ignore_index": 2}, f"none counts, {classes} classes"))
+    assert_right("softmax_cross_entropy", cases=cases)
+    assert len(called) >= len(cases)
+    x = torch.randn(2, 3, 20, generator=generator).transpose(1, 2)
+    target = torch.tensor([[1, -100, 19], [0, 7, 7]])
+    page = bp.RULES["softmax_cross_entropy"].page
+    y, dx = cost(x, target, -100, True)
+    assert dx.stride() == x.stride()
+    due, kept = page.forward(x, target)
+    torch.testing.assert_close((y, dx), (due, page.backward(kept, torch.ones(()))[0]))
+
+
 # GELU in C++, likewise.
 
 GELU = """
@@ -136,6 +227,10 @@ extern "C" void forward(int64_t n, int64_t columns, float* y, const float* x, co
 }
 extern "C" void backward(int64_t n, int64_t columns, float* dx, const float* x, const float* dy, const float* bias) {
   gelu::backward<2>(n, columns, {dx}, {x}, {dy}, {bias});
+}
+extern "C" void backward_with_bias(int64_t n, int64_t columns, float* dx, float* dbias, const float* x, const float* dy,
+                                   const float* bias) {
+  gelu::backward_with_bias<2>(n, columns, {dx}, {dbias}, {x}, {dy}, {bias});
 }
 """
 
@@ -146,10 +241,10 @@ def test_gelu_passes_the_oracle(monkeypatch):
 
     library = CppCodeCache.load(f"#include <torch/csrc/inductor/cpp_prefix.h>\n{text('gelu.h')}\n{GELU}")
 
-    def call(function, bias, *read):
+    def call(function, bias, *read, dbias=()):
         read, written = [t.contiguous() for t in read], torch.empty(read[0].shape)
         columns = 0 if bias is None else len(bias)
-        addresses = [0 if t is None else t.data_ptr() for t in (written, *read, bias)]
+        addresses = [0 if t is None else t.data_ptr() for t in (written, *dbias, *read, bias)]
         function(ctypes.c_int64(written.numel()), ctypes.c_int64(columns), *map(ctypes.c_void_p, addresses))
         return written
 
@@ -159,7 +254,10 @@ def test_gelu_passes_the_oracle(monkeypatch):
     assert_right("gelu")
     x, dy, bias = torch.randn(3, 70, generator=torch.Generator().manual_seed(0)), torch.ones(3, 70), torch.ones(70)
     assert torch.equal(call(library.forward, bias, x), call(library.forward, None, x + 1))
-    assert torch.equal(call(library.backward, bias, x, dy), call(library.backward, None, x + 1, dy))
+    dx, dbias = call(library.backward, None, x + 1, dy), torch.empty(70)
+    assert torch.equal(call(library.backward, bias, x, dy), dx)
+    assert torch.equal(call(library.backward_with_bias, bias, x, dy, dbias=[dbias]), dx)
+    torch.testing.assert_close(dbias, dx.sum(0))
 
 
 # Max pooling in C++, likewise.

@@ -15,7 +15,13 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
+import torch
+
 from manual_bp.rule import Rule, text_of
+
+VIEWS = (torch.ops.aten.view.default, torch.ops.aten.reshape.default)
+"""What another shape of the same memory is called in a graph: the one where a program is called from Python, the other
+where it is compiled ahead of time."""
 
 
 @contextmanager

@@ -8,12 +8,15 @@
 #include <memory>
 #include <ATen/cpu/vec/functional.h>
 #include <ATen/cpu/vec/vec.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
 
 namespace blocks {
 
 using Vec = at::vec::Vectorized<float>;
 constexpr int64_t LANES = Vec::size();
-constexpr int SUMS = LANES == 16 ? 24 : 12;  // registers that hold sums, of the 32 of AVX-512 or the 16 of AVX2
+constexpr int SUMS = LANES == 16 ? 16 : 8;  // registers that hold sums, of the 32 of AVX-512 or the 16 of AVX2
 constexpr float NEVER = -std::numeric_limits<float>::infinity();
 
 // Up to four axes, elements of the last one side by side.
@@ -22,6 +25,15 @@ struct Tensor {
   T* data;
   int64_t strides[4];
 };
+
+// Which thread of a parallel region this is.
+inline int thread() {
+#ifdef _OPENMP
+  return omp_get_thread_num();
+#else
+  return 0;
+#endif
+}
 
 inline int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
@@ -34,7 +46,7 @@ inline float sum(const Vec& x) {
 }
 
 inline float largest(const Vec& x) {
-  return at::vec::vec_reduce_all<float>([](Vec& a, Vec& b) { return at::vec::maximum(a, b); }, x);
+  return at::vec::vec_reduce_all<float>([](Vec& a, Vec& b) { return larger(a, b); }, x);
 }
 
 #if defined(CPU_CAPABILITY_AVX512) || defined(CPU_CAPABILITY_AVX2)
@@ -121,14 +133,19 @@ inline void tile(const float* a, int64_t am, int64_t ak, const float* b, int64_t
     for (int n = 0; n < N; n++) total[m][n].store(c + m * cm + n * LANES);
 }
 
+// As many rows at a time as there are registers for, and of what is left half as many, and so on: a row alone would wait
+// for each of its sums.
+template <int M, int N>
+inline void of_rows(int64_t rows, const float* a, int64_t am, int64_t ak, const float* b, int64_t bk, float* c,
+                    int64_t cm, const Depth& depth, bool add) {
+  for (; rows >= M; rows -= M, a += M * am, c += M * cm) tile<M, N>(a, am, ak, b, bk, c, cm, depth, add);
+  if constexpr (M > 1) of_rows<M / 2, N>(rows, a, am, ak, b, bk, c, cm, depth, add);
+}
+
 template <int N>
 inline void of_vectors(int64_t rows, const float* a, int64_t am, int64_t ak, const float* b, int64_t bk, float* c,
                        int64_t cm, const Depth& depth, bool add) {
-  constexpr int M = std::min(SUMS / N, 12), HALF = std::max(M / 2, 1);
-  int64_t m = 0;
-  for (; m + M <= rows; m += M) tile<M, N>(a + m * am, am, ak, b, bk, c + m * cm, cm, depth, add);
-  for (; m + HALF <= rows; m += HALF) tile<HALF, N>(a + m * am, am, ak, b, bk, c + m * cm, cm, depth, add);
-  for (; m < rows; m++) tile<1, N>(a + m * am, am, ak, b, bk, c + m * cm, cm, depth, add);
+  of_rows<N == 3 ? SUMS / 2 : SUMS / N, N>(rows, a, am, ak, b, bk, c, cm, depth, add);
 }
 
 // For so many vectors of columns.
@@ -143,6 +160,7 @@ inline void product(int64_t rows, int64_t vectors, const float* a, int64_t am, i
 
 // x = factor * x, where it lies.
 inline void scale(int64_t elements, Tensor<float> x, Tensor<const float> factor) {
+  if (*factor.data == 1) return;  // the cotangent of a cost
   for (int64_t j = 0; j < elements; j++) x.data[j] *= *factor.data;
 }
 

@@ -119,11 +119,7 @@ inline void cost(const Sizes& s, Tensor<float> y, Tensor<float> dx, Tensor<float
     std::fill_n(parts.get(), threads * ROWS * s.features, 0.f);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
-#ifdef _OPENMP
-      float* part = parts.get() + omp_get_thread_num() * ROWS * s.features;
-#else
-      float* part = parts.get();
-#endif
+      float* part = parts.get() + thread() * ROWS * s.features;
 #pragma omp for schedule(static)
       for (int64_t b = 0; b < blocks_of_classes; b++) {
         int64_t first = b * CLASSES, last = std::min(first + CLASSES, s.classes), vectors = s.features / LANES;

@@ -53,7 +53,7 @@ inline void for_rows(int64_t elements, int64_t columns, const float* bias, const
 // y of x + bias.
 template <int threads>
 inline void forward(int64_t elements, int64_t columns, Tensor<float> y, Tensor<const float> x,
-                    Tensor<const float> bias = {}) {
+                    Tensor<const float> bias) {
   for_rows<threads>(elements, columns, bias.data, [&](int64_t at, int64_t number, const Vec& b) {
     Vec z = Vec::loadu(x.data + at, number) + b, distribution, slope;
     parts(z, distribution, slope);
@@ -61,14 +61,44 @@ inline void forward(int64_t elements, int64_t columns, Tensor<float> y, Tensor<c
   });
 }
 
+inline Vec cotangent(const Vec& x, const Vec& dy) {
+  Vec distribution, slope;
+  parts(x, distribution, slope);
+  return dy * (distribution + slope);
+}
+
 template <int threads>
 inline void backward(int64_t elements, int64_t columns, Tensor<float> dx, Tensor<const float> x,
-                     Tensor<const float> dy, Tensor<const float> bias = {}) {
+                     Tensor<const float> dy, Tensor<const float> bias) {
   for_rows<threads>(elements, columns, bias.data, [&](int64_t at, int64_t number, const Vec& b) {
-    Vec distribution, slope;
-    parts(Vec::loadu(x.data + at, number) + b, distribution, slope);
-    (Vec::loadu(dy.data + at, number) * (distribution + slope)).store(dx.data + at, number);
+    cotangent(Vec::loadu(x.data + at, number) + b, Vec::loadu(dy.data + at, number)).store(dx.data + at, number);
   });
+}
+
+// And dbias, the sum of the rows of dx, which are in the registers here.
+template <int threads>
+inline void backward_with_bias(int64_t elements, int64_t columns, Tensor<float> dx, Tensor<float> dbias,
+                               Tensor<const float> x, Tensor<const float> dy, Tensor<const float> bias) {
+  int64_t rows = elements / columns;
+  std::unique_ptr<float[]> parts(new float[threads * columns]());
+#pragma omp parallel num_threads(threads) if (threads > 1)
+  {
+    float* part = parts.get() + thread() * columns;
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < rows; i++)
+      for (int64_t j = 0; j < columns; j += LANES) {
+        int64_t at = i * columns + j, number = std::min(LANES, columns - j);
+        Vec z = Vec::loadu(x.data + at, number) + Vec::loadu(bias.data + j, number);
+        Vec d = cotangent(z, Vec::loadu(dy.data + at, number));
+        d.store(dx.data + at, number);
+        (Vec::loadu(part + j, number) + d).store(part + j, number);
+      }
+  }
+  for (int64_t j = 0; j < columns; j++) {
+    float sum = 0;
+    for (int t = 0; t < threads; t++) sum += parts[t * columns + j];
+    dbias.data[j] = sum;
+  }
 }
 
 }  // namespace gelu

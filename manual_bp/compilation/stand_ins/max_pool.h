@@ -30,6 +30,20 @@ inline Vec apart(const float* x, int64_t step, int64_t n) {
   return Vec::loadu(found);
 }
 
+// What is larger than all before it, and a NaN, takes the place of `most`, and where it stands that of `won`.  By masks as
+// AVX-512 has them: with at::vec's, which are vectors, planes took 1.1 to 1.2 times as long (a Sapphire Rapids).
+inline void take(Vec& most, Vec& won, const Vec& number, const Vec& place) {
+#if defined(CPU_CAPABILITY_AVX512)
+  __mmask16 takes = _mm512_cmp_ps_mask(number, most, _CMP_GT_OQ) | _mm512_cmp_ps_mask(number, number, _CMP_UNORD_Q);
+  most = _mm512_mask_mov_ps(most, takes, number);
+  won = _mm512_mask_mov_ps(won, takes, place);
+#else
+  Vec takes = (number > most) | (number != number);
+  most = Vec::blendv(most, number, takes);
+  won = Vec::blendv(won, place, takes);
+#endif
+}
+
 // The rows of x that a row of windows reads, with -inf on both sides, and the first place that each window reads.
 // Places are whole numbers in float: below 2^24 they are exact.
 struct Rows {
@@ -66,9 +80,7 @@ inline void plane(const Axis& down, const Axis& along, Rows& kept, float* y, int
         float place = (top + down.gap * k) * along.length;
         for (int64_t l = 0; l < along.taps; l++) {
           Vec number = apart<STEP>(numbers + along.gap * l, along.step, n);
-          Vec takes = (number > most) | (number != number);  // only what is larger than all before it, and a NaN
-          most = Vec::blendv(most, number, takes);
-          won = Vec::blendv(won, each + Vec(place + along.gap * l), takes);
+          take(most, won, number, each + Vec(place + along.gap * l));
         }
       }
       most.store(y + i, n);
@@ -143,9 +155,7 @@ inline void forward_side_by_side(Images s, Tensor<float> y, Tensor<int32_t> winn
       Vec most(NEVER), won(float(first(s.down, row) * s.along.length + first(s.along, column)));
       at_taps(s, row, column, [&](int64_t place) {
         Vec number = Vec::loadu(from + place * s.channels, n);
-        Vec takes = (number > most) | (number != number);
-        most = Vec::blendv(most, number, takes);
-        won = Vec::blendv(won, Vec(float(place)), takes);
+        take(most, won, number, Vec(float(place)));
       });
       most.store(y.data + to, n);
       at::vec::convert_to_int_of_same_size(won).store(winner.data + to, n);

@@ -1,0 +1,97 @@
+"""Softmax and cross-entropy of float32 on the CPU: the page's formulas, in C++ (softmax_cross_entropy.h).
+
+The page asks where the largest logit stands, and its text goes through the logits several times, with a call of the
+library's exponential in each.  Here a row of them is read once, and its cotangent is made for dy = 1 while the row is
+in the caches: it is what is kept in place of log p, and that there is no weight says so.  A row is what lies side by
+side: the classes of a matrix, or of a network of sequences.  Then those of the cotangent do too, as the products behind
+it want them.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from manual_bp.compilation import scaling
+from manual_bp.rules.loss import softmax_cross_entropy as page
+
+
+def forward(
+    x: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    *,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    reduction: Literal["mean", "sum"] = "mean",
+) -> tuple[Tensor, page.Residuals]:
+    on_cpu = x.dtype is torch.float32 and x.device.type == "cpu"
+    side_by_side = x.movedim(1, -1).is_contiguous()
+    if not on_cpu or weight is not None or label_smoothing or x.numel() == 0 or not side_by_side:
+        how: Any = {"ignore_index": ignore_index, "label_smoothing": label_smoothing, "reduction": reduction}
+        return page.forward(x, target, weight, **how)
+    y, dx = torch.ops.manual_bp.softmax_cross_entropy(x, target.long(), ignore_index, reduction == "mean")
+    no_weight: Any = None
+    return y, page.Residuals(dx, target, no_weight, ignore_index, label_smoothing, reduction)
+
+
+def backward(residuals: page.Residuals, dy: Tensor) -> tuple[Tensor, None, None]:
+    if residuals.weight is not None:
+        return page.backward(residuals, dy)
+    return scaling.times(residuals.log_p, dy), None, None
+
+
+@torch.library.custom_op("manual_bp::softmax_cross_entropy", mutates_args=())
+def _cost(x: Tensor, target: Tensor, ignore_index: int, is_mean: bool) -> tuple[Tensor, Tensor]:
+    """As the page where nothing is compiled."""
+    y, kept = page.forward(x, target, ignore_index=ignore_index, reduction="mean" if is_mean else "sum")
+    dx, _, _ = page.backward(kept, torch.ones_like(y))
+    return y, _laid_out(x).copy_(dx)
+
+
+@_cost.register_fake
+def _(x: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    return x.new_empty(()), _laid_out(x)
+
+
+def _laid_out(x: Tensor) -> Tensor:
+    """The shape of x, its classes side by side."""
+    batch, classes, *space = x.shape
+    return x.new_empty(batch, *space, classes).movedim(-1, 1)
+
+
+@cache
+def lower() -> None:
+    """Tells inductor, once."""
+    from torch._inductor.lowering import register_lowering
+
+    register_lowering(torch.ops.manual_bp.softmax_cross_entropy.default, type_promotion_kind=None)(_lowered)
+    scaling.lower()
+
+
+def _lowered(x: Any, target: Any, ignore_index: int, is_mean: bool) -> Any:
+    from torch._inductor import config
+    from torch._inductor.ir import ExternKernel
+    from torch._inductor.lowering import empty_strided, permute
+
+    from manual_bp.compilation.cpp import call_cpp, text
+
+    sizes = [int(n) for n in x.get_size()]
+    order = [0, *range(2, len(sizes)), 1]
+    read = [ExternKernel.require_contiguous(t) for t in (permute(x, order), target)]
+    strides = dict(zip(order, _contiguous_strides([sizes[axis] for axis in order]), strict=True))
+    how = {"dtype": torch.float32, "device": x.get_device()}
+    dx = empty_strided(sizes, [strides[axis] for axis in range(len(sizes))], **how)
+    written = [empty_strided([], None, **how), dx]
+    numbers = f"{math.prod(sizes) // sizes[1]}, {sizes[1]}, {ignore_index}, {str(is_mean).lower()}"
+    function = f"softmax_cross_entropy::cost<{config.cpp.threads}>"
+    call_cpp(text("softmax_cross_entropy.h"), function, [f"softmax_cross_entropy::Sizes{{{numbers}}}"], read, written)
+    return tuple(written)
+
+
+def _contiguous_strides(sizes: list[int]) -> list[int]:
+    return [math.prod(sizes[axis + 1 :]) for axis in range(len(sizes))]
