@@ -116,6 +116,8 @@ class _WithoutLooking(TorchFunctionMode):
         if func is torch.nn.functional.one_hot and _classes(*args, **(kwargs or {})) > 0:  # whether an index is large
             index, number = args[0] if args else (kwargs or {})["tensor"], _classes(*args, **(kwargs or {}))
             return (index.unsqueeze(-1) == torch.arange(number)).to(torch.int64)
+        if func in (torch.corrcoef, Tensor.corrcoef):  # whether a number between -1 and 1 is rounded to one beyond
+            return _corrcoef(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 
@@ -134,6 +136,15 @@ def _gaussian_nll(
     held = torch.where(var < eps, var - var.detach() + eps, var)
     each = 0.5 * (torch.log(held) + (input - target) ** 2 / held) + full * (0.5 * math.log(2 * math.pi))
     return {"none": each, "mean": each.mean(), "sum": each.sum()}[reduction]
+
+
+def _corrcoef(input: Tensor) -> Tensor:
+    """c_ij / √c_ii / √c_jj, of covariances."""
+    covariance = torch.cov(input)
+    if not covariance.ndim:
+        return covariance / covariance
+    root = covariance.diagonal().sqrt()
+    return covariance / root[:, None] / root
 
 
 def _classes(tensor: Tensor, num_classes: int = -1) -> int:

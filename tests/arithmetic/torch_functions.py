@@ -597,12 +597,6 @@ NO_DERIVATIVE = {
 
 WORDS = {
     "F.interpolate, antialias": "_upsample_bilinear2d_aa",
-    "mode": "mode",
-    "corrcoef": "6400 bits",
-    "special.i0": "bessel_i0",
-    "special.i0e": "bessel_i0e",
-    "special.i1": "bessel_i1",
-    "special.i1e": "bessel_i1e",
     "eigvalsh": "_linalg_eigh",
     "svdvals": "_linalg_svd",
 }

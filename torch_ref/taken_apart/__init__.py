@@ -79,6 +79,7 @@ TAKEN_APART: dict[Any, Formula] = {
     aten.median.default: places.median_of_all,
     aten.nanmedian.dim: places.nanmedian,
     aten.nanmedian.default: lambda x: places.nanmedian(x.flatten(), 0)[0],
+    aten.mode.default: places.mode,
     aten.put.default: places.put,
     aten.masked_scatter.default: places.masked_scatter,
     aten.masked_scatter_backward.default: places.masked_scatter_backward,

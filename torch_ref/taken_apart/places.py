@@ -59,6 +59,18 @@ def nanmedian(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tenso
     return (values, indices) if keepdim else (values.squeeze(dim), indices.squeeze(dim))
 
 
+def mode(x: Tensor, dim: int = -1, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """The smallest of those that come most often, and where it stands last."""
+    if not x.ndim:
+        return x * 1.0, torch.zeros((), dtype=torch.int64)
+    line = x.transpose(dim, -1)
+    count = (line.unsqueeze(-1) == line.unsqueeze(-2)).sum(-1)
+    often = torch.where(count == count.amax(-1, keepdim=True), line, math.inf)
+    indices = (x.shape[dim] - 1 - often.flip(-1).argmin(-1, keepdim=True)).transpose(dim, -1)
+    values = x.gather(dim, indices)
+    return (values, indices) if keepdim else (values.squeeze(dim), indices.squeeze(dim))
+
+
 def scatter_reduce(
     x: Tensor, dim: int, index: Tensor, source: Tensor, reduce: str, *, include_self: bool = True
 ) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from manual_bp.arithmetic.balls import Jets, means
+from manual_bp.arithmetic.balls import Jets, apply, means
 from manual_bp.arithmetic.balls_table.elementary import certain, elementary, pairwise
 from manual_bp.arithmetic.jets import NAN, Cell, made_of
 
@@ -40,6 +40,22 @@ means("atanh", "arctanh")(elementary(arb.atanh, lambda x, _: 1 / (1 - x * x)))
 means("erfinv", "special_erfinv")(elementary(arb.erfinv, lambda _, y: arb.pi().sqrt() / 2 * (y * y).exp()))
 means("special_ndtri")(elementary(_ndtri, lambda _, y: (2 * arb.pi()).sqrt() * (y * y / 2).exp()))
 means("special_erfcx")(elementary(_erfcx, lambda x, y: 2 * x * y - 2 / arb.pi().sqrt()))
+means("i0", "special_i0")(elementary(lambda x: x.bessel_i(0), lambda x, _: x.bessel_i(1)))
+means("special_i1")(elementary(lambda x: x.bessel_i(1), lambda x, _: (x.bessel_i(0) + x.bessel_i(2)) / 2))
+
+
+def _scaled(name: str) -> Callable[[Any], Any]:
+    """Times exp(-|x|)."""
+
+    def meaning(input: Any) -> Any:
+        tail = apply("exp", (apply("neg", (apply("abs", (input,), {}),), {}),), {})
+        return apply("mul", (tail, apply(name, (input,), {})), {})
+
+    return meaning
+
+
+means("special_i0e")(_scaled("i0"))
+means("special_i1e")(_scaled("special_i1"))
 means("lgamma", "special_gammaln")(elementary(arb.lgamma, lambda x, _: x.digamma()))
 
 

@@ -52,6 +52,28 @@ def _tan_slope(x: Tensor, e: Tensor) -> Tensor:
     return torch.where(turns[0] == turns[1], 1 + either**2, INF)
 
 
+def _i1_slope(t: Tensor) -> Tensor:
+    """I₁' = I₀ - I₁/x = (I₀ + I₂) / 2, which is 1/2 at 0 and grows."""
+    return torch.where(t > 0, torch.special.i0(t) - torch.special.i1(t) / t, 0.5)
+
+
+def _i0e_slope(t: Tensor) -> Tensor:
+    """|(exp(-x) I₀)'| = exp(-x) (I₀ - I₁), which falls: I₁/I₀ is at most x / (1/2 + x) (Amos 1974, eq. 11)."""
+    return torch.special.i0e(t) - torch.special.i1e(t)
+
+
+def _i1e_slope(t: Tensor) -> Tensor:
+    """(exp(-x) I₁)' = exp(-x) (I₀ - I₁ - I₁/x)."""
+    return _i0e_slope(t) - torch.where(t > 0, torch.special.i1e(t) / t, 0.5)
+
+
+def _i1e_steepest(x: Tensor, e: Tensor) -> Tensor:
+    """From 1/2 at 0 it falls to -0.019626 near 2.78, beyond which it rises towards 0."""
+    near, far = nearest_to_zero((x, e)).abs(), _far(x, e)
+    ends = torch.maximum(_i1e_slope(near).abs(), _i1e_slope(far).abs())
+    return torch.where((near < 2.79) & (far > 2.77), ends.clamp(min=0.01963), ends)
+
+
 ROOT_PI = math.sqrt(math.pi)
 
 SLOPES: dict[str, tuple[Any, Steepest]] = {
@@ -72,6 +94,10 @@ SLOPES: dict[str, tuple[Any, Steepest]] = {
     ),
     "erfcx": (aten.special_erfcx.default, lambda x, e: 2 / ROOT_PI - 2 * (x - e) * torch.special.erfcx(x - e)),
     "lgamma": (aten.lgamma.default, _at_ends(torch.digamma, 0.0)),
+    "i0": (aten.i0.default, _at_far(torch.special.i1)),
+    "i0e": (aten.special_i0e.default, lambda x, e: _i0e_slope(nearest_to_zero((x, e)).abs())),
+    "i1": (aten.special_i1.default, _at_far(_i1_slope)),
+    "i1e": (aten.special_i1e.default, _i1e_steepest),
 }
 """By name: the function, and its steepest slope."""
 
