@@ -94,6 +94,8 @@ class Evidence:
     source: whence the expected values come.
     dispute: what certified truth and torch disagree about, in words; empty if they agree.
     row: the evidence of one row, where all rows of a large case are alike.
+    is_smooth: whether it is known of somebody's function that there is no kink.
+    largest: how many elements the largest tensor has that is made on the way.
     """
 
     case: Case
@@ -103,6 +105,8 @@ class Evidence:
     source: str
     dispute: str = ""
     row: Evidence | None = None
+    is_smooth: bool = False
+    largest: int = 0
 
 
 def evidence(rule: Rule, case: Case, contract: Contract, conventions: Conventions = OUR_CONVENTIONS) -> Evidence | str:
@@ -140,7 +144,9 @@ def evidence(rule: Rule, case: Case, contract: Contract, conventions: Convention
     expected, own, uncertified = zip(*(part or (None, None, None) for part in parts), strict=True)
     kinks: Sequence[Tensor | None] = uncertified
     # Otherwise nothing depends on them until something is wrong.
-    if certified is None and (not has_twin or _may_matter(rule, conventions, width)):
+    is_smooth = hasattr(rule.page, "FUNCTION") and _is_smooth(width)
+    is_asked = conventions != OUR_CONVENTIONS and not (is_smooth and conventions.any_subgradient(rule))
+    if certified is None and width.largest <= CERTIFIED_ON_THE_WAY and (not has_twin or is_asked):
         kinks = Later(lambda: _kinks(rule, case) or uncertified)
     if certified is None and not has_twin and rule.has_backward:
         expected = _with_own_convention(rule, case, expected, kinks)
@@ -152,7 +158,7 @@ def evidence(rule: Rule, case: Case, contract: Contract, conventions: Convention
         own_source = OF_THE_PAGE if rule.has_backward else OF_ITS_VALUES
         own_source = "torch.autograd in float64" if has_twin else own_source
         source = (OF_THE_FUNCTION if hasattr(rule.page, "FUNCTION") else own_source) + allowed_by
-        return Evidence(called, expected, allowance, kinks, source)
+        return Evidence(called, expected, allowance, kinks, source, is_smooth=is_smooth, largest=width.largest)
     # Without a twin both are of the page's forward.
     dispute = "" if isinstance(autograd, str) or not has_twin else _dispute(rule, case, certified, autograd)
     if dispute and hasattr(rule.page, "FUNCTION"):  # both are of one program
@@ -160,16 +166,11 @@ def evidence(rule: Rule, case: Case, contract: Contract, conventions: Convention
     return Evidence(called, expected, allowance, kinks, "certified truth" + allowed_by, dispute)
 
 
-def _may_matter(rule: Rule, conventions: Conventions, width: Widths) -> bool:
-    """Whether what is due may depend on the kinks of a case that was not certified.
-
-    Where any subgradient of somebody's function is right there is none unless numbers are equal, or an error has no
-    bound, as beside a root of 0.
-    """
-    if hasattr(rule.page, "FUNCTION") and conventions.any_subgradient(rule):
-        unbounded = any(w is not None and bool(w.isinf().any()) for w in (*width.outputs, *width.grads))
-        return width.is_tied or unbounded
-    return conventions != OUR_CONVENTIONS
+def _is_smooth(width: Widths) -> bool:
+    """Whether nothing that may be a kink was met: equal numbers on which a branch or an order depends, or an error
+    without a bound, as beside a root of 0."""
+    unbounded = any(w is not None and bool(w.isinf().any()) for w in (*width.outputs, *width.grads))
+    return not width.is_tied and not unbounded
 
 
 def _is_far(case: Case) -> bool:

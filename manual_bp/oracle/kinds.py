@@ -21,7 +21,14 @@ from manual_bp.inputs import Mistake, Value
 from manual_bp.oracle.calling import call
 from manual_bp.oracle.case import Case
 from manual_bp.oracle.conventions import Conventions
-from manual_bp.oracle.evidence import Evidence, Values, certified_module, wide
+from manual_bp.oracle.evidence import (
+    CERTIFIED_ELEMENTS,
+    CERTIFIED_ON_THE_WAY,
+    Evidence,
+    Values,
+    certified_module,
+    wide,
+)
 from manual_bp.oracle.kept_evidence import numbers_of
 from manual_bp.oracle.kinks import LARGER_WHOLE, MOST_WHOLE, is_subgradient, kinks_of, widths_nearby
 from manual_bp.oracle.lost_digits import PER_OPERATION, lost_digits, reach_of
@@ -279,9 +286,14 @@ class Kinds:
         before they are asked for."""
         balls = certified_module()
         certified = found.source.startswith("certified truth")
-        if balls is None or certified or any(bool(mask.any()) for mask in found.kinks if mask is not None):
+        if balls is None or certified or found.is_smooth:
             return found
-        most = LARGER_WHOLE if self._subgradients and all(self._subgradients.values()) else MOST_WHOLE
+        if any(bool(mask.any()) for mask in found.kinks if mask is not None):
+            return found
+        took_others = self._subgradients and all(self._subgradients.values())
+        most = LARGER_WHOLE if took_others else MOST_WHOLE
+        if found.largest > most * CERTIFIED_ON_THE_WAY // CERTIFIED_ELEMENTS:
+            return found
         kinks = self._kept(
             "kinks", found.case, lambda: kinks_of(self.rule, found.case, balls, most) or tuple(found.kinks)
         )

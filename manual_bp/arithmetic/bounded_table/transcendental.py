@@ -59,7 +59,8 @@ def _i1_slope(t: Tensor) -> Tensor:
 
 def _i0e_slope(t: Tensor) -> Tensor:
     """|(exp(-x) I₀)'| = exp(-x) (I₀ - I₁), which falls: I₁/I₀ is at most x / (1/2 + x) (Amos 1974, eq. 11)."""
-    return torch.special.i0e(t) - torch.special.i1e(t)
+    slope: Tensor = torch.special.i0e(t) - torch.special.i1e(t)
+    return slope
 
 
 def _i1e_slope(t: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from manual_bp.arithmetic.operators import is_bounded
 from manual_bp.inputs import Index
 from manual_bp.oracle import Case, compare
 from manual_bp.oracle import evidence as evidence_of
+from manual_bp.oracle import kinds as kinds_of
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.functions import reference
 from tests.oracle.function_bank import REFUSED
@@ -381,3 +382,32 @@ def test_kinks_are_certified_where_numbers_may_be_equal_and_asked_for(shift, cer
     assert not asked
     assert not found.kinks[1].any()
     assert len(asked) == certified
+
+
+def gaps(x, y):
+    return (x[:, None] - y).abs().sum(-1)
+
+
+def gaps_halved(inputs, dy):
+    x, y = inputs
+    slopes = dy[:, None] * (x[:, None] - y).sign() / 2
+    return gaps(x, y), (slopes.sum(1), -slopes.sum(0))
+
+
+@pytest.mark.parametrize(
+    ("length", "shift", "is_asked"),
+    [(30, 0.0, True), (60, 0.5, False), (200, 0.0, False)],
+    ids=["kinks", "none", "a large difference on the way"],
+)
+def test_of_a_wrong_program_kinks_are_certified_where_there_may_be_some_and_few_numbers(
+    length, shift, is_asked, monkeypatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(evidence_of, "_certified", lambda *args: None)
+    for module in (evidence_of, kinds_of):
+        monkeypatch.setattr(module, "kinks_of", lambda *args: asked.append(args))
+    x = torch.arange(float(length))
+    case = Case((x, x + shift), torch.ones(length))
+    report = compare(gaps_halved, gaps, inputs={"x": (5,), "y": (5,)}, cases=[case], diagnose=0)
+    assert len(report.mismatches) == 2
+    assert bool(asked) is is_asked
