@@ -219,6 +219,7 @@ class Audit:
     def _conclude(self, programs: dict[str, Program]) -> None:
         report = self.report
         report.seconds = time.monotonic() - self.begin
+        report.values = self.seen.values
         if never := cannot_fail(report):
             report.findings.insert(0, never)
         if compares_with_itself(report):

@@ -59,6 +59,8 @@ class Handed:
     def __call__(self, inputs: Any, *rest: Any, **named: Any) -> Any:
         if isinstance(inputs, Tensor):
             return self.apply(inputs, *rest, **named)
+        if self._seen is not None:
+            self._seen.directly = True
         return self.vjp(tuple(inputs), *rest, **named)
 
     def vjp(self, inputs: tuple[Any, ...], dy: Any = None, **hyper: Any) -> Any:
@@ -78,6 +80,8 @@ class Handed:
     def value(self, inputs: Sequence[Any], hyper: dict[str, Any]) -> Any:
         """y alone, as the forward of an autograd function gives it."""
         self._in_time()
+        if self._seen is not None:
+            self._seen.values = True
         own, all_hyper = self._rule.sorted_inputs(tuple(inputs), hyper)
         y, _ = self._rule.forward(*own, **all_hyper)
         if not self._of_values:

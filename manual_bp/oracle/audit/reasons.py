@@ -79,7 +79,11 @@ class Reasons:
     def _each(self, o: Outcome) -> Iterator[str]:
         """What may be the reason, the most telling first."""
         if not o.calls:
-            yield "it never calls the program"
+            yield (
+                "it never asks for a gradient: y alone is looked at"
+                if self.seen.values
+                else "it never calls the program"
+            )
         if looks_at_nothing(self.report) and o.kind not in PLAIN_TO_SEE and o.shown > 0:
             yield "its verdict does not depend on the numbers that come for gradients"
         if compares_with_itself(self.report):
@@ -137,8 +141,12 @@ class Reasons:
         if o.kind == RAISES:
             yield "a program that raises passes: its exception is caught, and nothing is rejected for it"
         if o.kind == SHAPE:
+            if not self.seen.directly:
+                yield f"{ENGINE}: a gradient is summed or repeated there until it has the shape of its input"
             yield "another shape passes: shapes are not compared, and what is of another is broadcast"
         if o.kind == DTYPE:
+            if not self.seen.directly:
+                yield f"{ENGINE}: a gradient is converted there to the dtype of its input"
             yield "another dtype passes: dtypes are not compared"
         if o.kind == OVERWRITES:
             yield "that the program overwrites what it is given is not looked for"
@@ -228,6 +236,10 @@ def _of_numbers(report: AuditReport) -> list[Outcome]:
     return [o for o in report.wrong if o.kind in (CONSTANT, MISTAKE) or (o.size is not None and o.size >= WHOLE)]
 
 
+NEVER = "it cannot fail: it never calls the program"
+ENGINE = "torch.autograd, through which it asks, does not show it"
+
+
 def compares_with_itself(report: AuditReport) -> bool:
     """Whether no wrong number is rejected, but numbers that differ between two equal calls are."""
     every = _of_numbers(report)
@@ -245,9 +257,9 @@ def cannot_fail(report: AuditReport) -> str:
     """What is to be said of a checker that rejects no wrong numbers; empty if it rejects some."""
     if not looks_at_nothing(report):
         return ""
-    if not any(o.calls for o in report.outcomes):
-        return "it cannot fail: it never calls the program"
     rejected = {o.kind for o in report.wrong if o.rejected}
+    if not rejected and not any(o.calls for o in report.outcomes):
+        return "it cannot fail: it never asks the program for a gradient" if report.values else NEVER
     if not rejected:
         return "it cannot fail: whatever the program returns or raises, it passes; its verdict does not depend on it"
     if VALUE in rejected:

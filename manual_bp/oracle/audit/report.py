@@ -67,6 +67,7 @@ class AuditReport:
     findings: what is wrong with the checker as a whole (it crashes, is random, hangs, cannot fail), worst first.
     facts: what it does, in words: how often it calls a program, and with what.
     untried: names of programs for which there was no time.
+    values: whether y is ever asked for alone.
     allow, smallest: kinds of wrong programs, and sizes of error, that it need not see.
     """
 
@@ -80,6 +81,7 @@ class AuditReport:
     untried: list[str] = field(default_factory=list)
     allow: tuple[str, ...] = ()
     smallest: float = 0.0
+    values: bool = False
     seconds: float = 0.0
 
     @property

@@ -39,6 +39,10 @@ class Seen:
         self.hyper: dict[str, list[Any]] = {name: [] for name in rule.hyper}
         self.constants: set[float] = set()
         """The values of cotangents that are one number everywhere."""
+        self.values = False
+        """Whether y alone was asked for, as forward of an autograd function is."""
+        self.directly = False
+        """Whether gradients were asked for as a Vjp gives them, and not of torch.autograd."""
         self.of_losses = True
         """Whether every cotangent is a single number."""
         self.largest: tuple[str, tuple[int, ...]] | None = None

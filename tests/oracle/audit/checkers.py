@@ -111,6 +111,10 @@ class Checkers:
         x = self.drawn(4, 5)
         torch.testing.assert_close(program((x,), self.drawn(4, 5))[0], self.reference(x))
 
+    def of_y_through_autograd(self, program: Any) -> None:
+        x = self.drawn(4, 5)
+        torch.testing.assert_close(program.apply(x), self.reference(x))
+
     def finite(self, program: Any) -> bool:
         x = self.drawn(4, 5)
         return bool(program((x,), self.drawn(4, 5))[1][0].isfinite().all())

@@ -104,6 +104,15 @@ def test_a_comparison_that_does_nothing_cannot_fail():
     assert not of("sound").findings
 
 
+def test_what_does_not_come_through_autograd_is_not_said_to_be_overlooked():
+    report = of("of_y_through_autograd")
+    assert report.findings == ["it cannot fail whatever gradients come: only y is compared"]
+    reason(report, "it never asks for a gradient: y alone is looked at")
+    report = of("sum_loss")
+    reason(report, "through which it asks, does not show it: a gradient is summed or repeated")
+    assert not any("shapes are not compared" in r for r in report.reasons)
+
+
 def test_a_checker_that_never_calls_cannot_fail():
     report = of("never_calls")
     assert report.findings == ["it cannot fail: it never calls the program"]
