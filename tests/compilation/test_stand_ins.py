@@ -176,7 +176,7 @@ def test_fused_cross_entropy_passes_the_oracle(monkeypatch):
 ROWS = """
 extern "C" void cost(const int64_t* n, const int64_t* t) {
   softmax_cross_entropy::cost<2>(softmax_cross_entropy::Sizes{n[0], n[1], n[2], n[3] != 0}, {(float*)t[0]},
-      {(float*)t[1]}, {(const float*)t[2]}, {(const int64_t*)t[3]});
+      {(float*)t[1]}, {(const float*)t[2]}, {(const int64_t*)t[3]}, {(const float*)t[4]});
 }
 """
 
@@ -185,16 +185,17 @@ extern "C" void cost(const int64_t* n, const int64_t* t) {
 def test_softmax_cross_entropy_passes_the_oracle(monkeypatch):
     from torch._inductor.codecache import CppCodeCache
 
-    header = text("softmax_cross_entropy.h")
+    header = text("softmax.h", "softmax_cross_entropy.h")
     library = CppCodeCache.load(f"#include <torch/csrc/inductor/cpp_prefix.h>\n{header}\n{ROWS}")
     module = import_module(f"{stand_ins.__name__}.softmax_cross_entropy")  # which defines the operation
     array, called = ctypes.c_int64, []
 
-    def cost(x, target, ignore_index, is_mean):
+    def cost(x, target, weight, ignore_index, is_mean):
         y, dx = x.new_empty(()), module._laid_out(x)
-        read = [x.movedim(1, -1).contiguous(), target.contiguous()]
+        read = [x.movedim(1, -1).contiguous(), target.contiguous(), None if weight is None else weight.contiguous()]
         sizes = [x.numel() // x.shape[1], x.shape[1], ignore_index, is_mean]
-        library.cost((array * 4)(*sizes), (array * 4)(*(t.data_ptr() for t in (y, dx, *read))))
+        addresses = [0 if t is None else t.data_ptr() for t in (y, dx, *read)]
+        library.cost((array * 4)(*sizes), (array * 5)(*addresses))
         called.append(x.shape)
         return y, dx
 
@@ -206,17 +207,49 @@ def test_softmax_cross_entropy_passes_the_oracle(monkeypatch):
         never[1:, 3:] = -math.inf
         for name, logits in {"usual": x, "far": far, "equal": equal, "never": never}.items():
             hyper = {"ignore_index": 2, "reduction": "sum" if name == "far" else "mean"}
-            cases.append(Case((logits, target, None), dy, hyper, f"{name}, {classes} classes"))
+            weight = 0.5 + torch.rand(classes, generator=generator) if name in ("usual", "far") else None
+            cases.append(Case((logits, target, weight), dy, hyper, f"{name}, {classes} classes"))
         cases.append(Case((x, torch.full((4,), 2), None), dy, {"ignore_index": 2}, f"none counts, {classes} classes"))
     assert_right("softmax_cross_entropy", cases=cases)
     assert len(called) >= len(cases)
     x = torch.randn(2, 3, 20, generator=generator).transpose(1, 2)
     target = torch.tensor([[1, -100, 19], [0, 7, 7]])
     page = bp.RULES["softmax_cross_entropy"].page
-    y, dx = cost(x, target, -100, True)
+    y, dx = cost(x, target, None, -100, True)
     assert dx.stride() == x.stride()
     due, kept = page.forward(x, target)
     torch.testing.assert_close((y, dx), (due, page.backward(kept, torch.ones(()))[0]))
+
+
+# Softmax in C++, likewise.
+
+SOFTMAX = """
+extern "C" void forward(const int64_t* n, float* y, const float* x) { softmax::forward<2>(n[0], n[1], {y}, {x}); }
+extern "C" void backward(const int64_t* n, float* dx, const float* y, const float* dy) {
+  softmax::backward<2>(n[0], n[1], {dx}, {y}, {dy});
+}
+"""
+
+
+@pytest.mark.exhaustive  # 20 CPU seconds
+def test_softmax_passes_the_oracle(monkeypatch):
+    from torch._inductor.codecache import CppCodeCache
+
+    library = CppCodeCache.load(f"#include <torch/csrc/inductor/cpp_prefix.h>\n{text('softmax.h')}\n{SOFTMAX}")
+    called = []
+
+    def call(function, *read):
+        inner = [torch.empty(read[0].shape), *(t.contiguous() for t in read)]
+        *rows, n = inner[0].shape
+        function((ctypes.c_int64 * 2)(math.prod(rows), n), *(ctypes.c_void_p(t.data_ptr()) for t in inner))
+        called.append(n)
+        return inner[0]
+
+    import_module(f"{stand_ins.__name__}.softmax")  # which defines the operations
+    monkeypatch.setattr(torch.ops.manual_bp, "softmax", lambda x: call(library.forward, x))
+    monkeypatch.setattr(torch.ops.manual_bp, "softmax_backward", lambda *given: call(library.backward, *given))
+    assert_right("softmax")
+    assert max(called) > 16
 
 
 # GELU in C++, likewise.

@@ -81,8 +81,8 @@ inline void pack_panels(const float* x, int64_t n, int64_t width, float* to) {
       }
 }
 
-// Of the scores of a query and the keys first..last, which begin at `score`: -inf where it may not look, and 0 from `end`
-// on, where whole vectors begin.  Behind `last` is room for a vector.
+// Of the scores of a query and the keys first..last, which begin at `score`: -inf where it may not look, and 0 from
+// `end` on, where whole vectors begin.  Behind `last` is room for a vector.
 inline void forbid(const Sizes& s, Rows<const bool> mask, int64_t query, float* score, int64_t first, int64_t end,
                    int64_t last) {
   int64_t seen = std::min(std::max<int64_t>(s.seen(query), first), end);
@@ -93,7 +93,7 @@ inline void forbid(const Sizes& s, Rows<const bool> mask, int64_t query, float* 
       if (!mask[query][j]) score[j - first] = NEVER;
 }
 
-// The scores of N queries become e^(score - m), and their m and w.  Several, for one waits for its maximum and for its sum.
+// The scores of N queries become e^(score - m), and their m and w.  Several, for one waits for its maximum and its sum.
 template <int N>
 inline void exponentials(const Sizes& s, Rows<const bool> mask, int64_t query, float* score, int64_t line,
                          int64_t columns, Rows<float> m, Rows<float> w) {

@@ -30,8 +30,8 @@ inline Vec apart(const float* x, int64_t step, int64_t n) {
   return Vec::loadu(found);
 }
 
-// What is larger than all before it, and a NaN, takes the place of `most`, and where it stands that of `won`.  By masks as
-// AVX-512 has them: with at::vec's, which are vectors, planes took 1.1 to 1.2 times as long (a Sapphire Rapids).
+// What is larger than all before it, and a NaN, takes the place of `most`, and where it stands that of `won`.  By masks
+// as AVX-512 has them: with at::vec's, which are vectors, planes took 1.1 to 1.2 times as long (a Sapphire Rapids).
 inline void take(Vec& most, Vec& won, const Vec& number, const Vec& place) {
 #if defined(CPU_CAPABILITY_AVX512)
   __mmask16 takes = _mm512_cmp_ps_mask(number, most, _CMP_GT_OQ) | _mm512_cmp_ps_mask(number, number, _CMP_UNORD_Q);

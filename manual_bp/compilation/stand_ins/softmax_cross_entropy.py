@@ -2,7 +2,7 @@
 
 The page asks where the largest logit stands, and its text goes through the logits several times, with a call of the
 library's exponential in each.  Here a row of them is read once, and its cotangent is made for dy = 1 while the row is
-in the caches: it is what is kept in place of log p, and that there is no weight says so.  A row is what lies side by
+in the caches: it is what is kept in place of log p, and that no weight is kept says so.  A row is what lies side by
 side: the classes of a matrix, or of a network of sequences.  Then those of the cotangent do too, as the products behind
 it want them.
 """
@@ -31,10 +31,10 @@ def forward(
 ) -> tuple[Tensor, page.Residuals]:
     on_cpu = x.dtype is torch.float32 and x.device.type == "cpu"
     side_by_side = x.movedim(1, -1).is_contiguous()
-    if not on_cpu or weight is not None or label_smoothing or x.numel() == 0 or not side_by_side:
+    if not on_cpu or label_smoothing or x.numel() == 0 or not side_by_side:
         how: Any = {"ignore_index": ignore_index, "label_smoothing": label_smoothing, "reduction": reduction}
         return page.forward(x, target, weight, **how)
-    y, dx = torch.ops.manual_bp.softmax_cross_entropy(x, target.long(), ignore_index, reduction == "mean")
+    y, dx = torch.ops.manual_bp.softmax_cross_entropy(x, target.long(), weight, ignore_index, reduction == "mean")
     no_weight: Any = None
     return y, page.Residuals(dx, target, no_weight, ignore_index, label_smoothing, reduction)
 
@@ -46,9 +46,9 @@ def backward(residuals: page.Residuals, dy: Tensor) -> tuple[Tensor, None, None]
 
 
 @torch.library.custom_op("manual_bp::softmax_cross_entropy", mutates_args=())
-def _cost(x: Tensor, target: Tensor, ignore_index: int, is_mean: bool) -> tuple[Tensor, Tensor]:
+def _cost(x: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, is_mean: bool) -> tuple[Tensor, Tensor]:
     """As the page where nothing is compiled."""
-    y, kept = page.forward(x, target, ignore_index=ignore_index, reduction="mean" if is_mean else "sum")
+    y, kept = page.forward(x, target, weight, ignore_index=ignore_index, reduction="mean" if is_mean else "sum")
     dx, _, _ = page.backward(kept, torch.ones_like(y))
     return y, _laid_out(x).copy_(dx)
 
@@ -73,7 +73,7 @@ def lower() -> None:
     scaling.lower()
 
 
-def _lowered(x: Any, target: Any, ignore_index: int, is_mean: bool) -> Any:
+def _lowered(x: Any, target: Any, weight: Any, ignore_index: int, is_mean: bool) -> Any:
     from torch._inductor import config
     from torch._inductor.ir import ExternKernel
     from torch._inductor.lowering import empty_strided, permute
@@ -82,14 +82,21 @@ def _lowered(x: Any, target: Any, ignore_index: int, is_mean: bool) -> Any:
 
     sizes = [int(n) for n in x.get_size()]
     order = [0, *range(2, len(sizes)), 1]
-    read = [ExternKernel.require_contiguous(t) for t in (permute(x, order), target)]
+    given = (permute(x, order), target, weight)
+    read = [None if t is None else ExternKernel.require_contiguous(t) for t in given]
     strides = dict(zip(order, _contiguous_strides([sizes[axis] for axis in order]), strict=True))
     how = {"dtype": torch.float32, "device": x.get_device()}
     dx = empty_strided(sizes, [strides[axis] for axis in range(len(sizes))], **how)
     written = [empty_strided([], None, **how), dx]
     numbers = f"{math.prod(sizes) // sizes[1]}, {sizes[1]}, {ignore_index}, {str(is_mean).lower()}"
     function = f"softmax_cross_entropy::cost<{config.cpp.threads}>"
-    call_cpp(text("softmax_cross_entropy.h"), function, [f"softmax_cross_entropy::Sizes{{{numbers}}}"], read, written)
+    call_cpp(
+        text("softmax.h", "softmax_cross_entropy.h"),
+        function,
+        [f"softmax_cross_entropy::Sizes{{{numbers}}}"],
+        read,
+        written,
+    )
     return tuple(written)
 
 
