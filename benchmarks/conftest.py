@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from benchmarks.paired import clock_of
-from benchmarks.report import rows_of, table, words
+from benchmarks.report import rows_of, table
 from benchmarks.rows import Row
+from benchmarks.tables import words
 
 SCHEMA = 1
 PACKAGES = ("manual-bp", "torch", "numpy", "jax", "jaxlib", "pytest-benchmark")

@@ -2,7 +2,7 @@
 
 A row is plain data, so that it can lie in extra_info of a saved run and be read again by report.py:
 
-    question     "steps", "rules", "layers", "memory", "scaling", "checker"
+    question     "steps", "transformers", "rules", "layers", "images", "memory", "scaling", "checker"
     row          what is asked
     ours         the contestant that is judged
     unit         "s" or "bytes"

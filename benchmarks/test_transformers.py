@@ -14,10 +14,11 @@ import torch
 
 from benchmarks.contestants.torch_steps import not_compiled
 from benchmarks.memory import peak_bytes
+from benchmarks.networks import NetworkJudge, Ours
 from benchmarks.paired import measure
 from benchmarks.rows import counted_row, timed_row
 from benchmarks.steps import timed
-from benchmarks.transformers import PROBLEMS, TINY, BareProducts, Ours, Torchs, TransformerJudge, start_of
+from benchmarks.transformers import PROBLEMS, TINY, BareProducts, Torchs, start_of
 
 OURS = "manual, compiled"
 Build = Callable[..., Any]
@@ -42,8 +43,8 @@ def builders() -> tuple[dict[str, Build], dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def judge(request: pytest.FixtureRequest) -> TransformerJudge:
-    return TransformerJudge(request.config.getoption("--device"))
+def judge(request: pytest.FixtureRequest) -> NetworkJudge:
+    return NetworkJudge(TINY, start_of(TINY, request.config.getoption("--device")))
 
 
 def skip_if_large(problem: Any, quick: bool) -> None:

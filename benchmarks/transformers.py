@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,11 +12,8 @@ from torch import Tensor
 
 from benchmarks.contestants.products import _by_onednn, _by_torch
 from benchmarks.steps import Result, Start
-from manual_bp.arithmetic.perturbed import wide
 from manual_bp.models import Model, gpt
-from manual_bp.oracle.errors import errors
-from manual_bp.training import Step, TrainingState, adamw, training_step
-from manual_bp.training.engine import ManualEngine, allowance_of
+from manual_bp.training import Step, adamw, training_step
 from torch_ref.models.gpt import GPT
 
 LR, LIMIT = 1e-3, 1.0
@@ -71,28 +68,6 @@ def start_of(problem: TransformerProblem, device: str = "cpu") -> Start:
     state = problem.step().init(generator, device=device)
     x, target = torch.randint(problem.classes, (2, problem.batch, problem.context), generator=generator).to(device)
     return Start(state.params, state.buffers, None, x, target)
-
-
-class Ours:
-    """`state, loss = step(state, x, target)`, with the state handed on."""
-
-    threads = None
-
-    def __init__(self, name: str, problem: TransformerProblem, **options: Any) -> None:
-        self.name = name
-        self._step = problem.step(**options)
-
-    def load(self, start: Start) -> None:
-        params = {name: p.clone() for name, p in start.params.items()}
-        self._state = self._step.init(torch.Generator().manual_seed(0), params=params, device=str(start.x.device))
-        self._data = start.x, start.target
-
-    def __call__(self) -> Tensor:
-        self._state, self._loss = self._step(self._state, *self._data)
-        return self._loss
-
-    def read(self) -> Result:
-        return Result(self._loss, self._state.params, self._state.buffers, penalised=True)
 
 
 class Torchs:
@@ -169,33 +144,3 @@ class BareProducts:
         for _ in range(self._depth):
             for a, b in self._heads:
                 torch.bmm(a, b)
-
-
-class TransformerJudge:
-    """Judges a kind of contestant by one step of a small network; the truth is worked out once."""
-
-    def __init__(self, device: str = "cpu") -> None:
-        start = start_of(TINY, device)
-        generator = torch.Generator().manual_seed(1)
-        params = {n: p + 0.1 * torch.randn(p.shape, generator=generator).to(p) for n, p in start.params.items()}
-        self._start = replace(start, params=params)  # no bias is 0, and no scale 1
-        step = TINY.step()
-        state = TrainingState(params, {}, step.optimizer.init(params), 0)
-        self._allowance = allowance_of(step, state, start.x, start.target, torch.float32, seed=0)
-        exact = replace(state, params=wide(params), optimizer=wide(state.optimizer))
-        self._exact = ManualEngine(step).step(exact, start.x, start.target)
-
-    def check(self, contestant: Any) -> None:
-        """Raises AssertionError, naming what differs, unless a contestant for TINY does the step."""
-        contestant.load(self._start)
-        contestant()
-        found = contestant.read()
-        pairs = {"loss": (found.loss, self._exact.loss, self._allowance.loss)}
-        for name, p in found.params.items():
-            pairs[name] = (p, self._exact.params[name], self._allowance.params[name])
-        wrong = []
-        for name, (got, expected, allowance) in pairs.items():
-            ratio, _ = errors(got, expected, allowance, torch.float32)
-            if (worst := float(ratio.nan_to_num(torch.inf).max())) > 1:
-                wrong.append(f"{name} is {worst:.3g} times its allowance off")
-        assert not wrong, f"{contestant.name} does another step than {TINY.row}: {'; '.join(wrong)}"

@@ -6,13 +6,14 @@ import pytest
 import torch
 
 import manual_bp as bp
+from benchmarks import images, transformers
 from benchmarks.contestants import jax_steps, manual, torch_steps
 from benchmarks.contestants.products import GRAPHED, GraphedProducts, Products, limits_of
 from benchmarks.memory import peak_bytes
+from benchmarks.networks import NetworkJudge, Ours
 from benchmarks.rules import manual_eager, rule_problems, torch_eager
 from benchmarks.steps import StepJudge, mlp_problem, residual_problem, start_of
 from benchmarks.test_rules import CHAPTERS
-from benchmarks.transformers import TINY, Ours, Torchs, TransformerJudge
 
 PROBLEMS = [
     mlp_problem([6, 5, 4, 3], 8),
@@ -204,14 +205,28 @@ def test_peak_is_what_is_held_at_once(device):
     assert 0 <= peak_bytes(Allocating, start) - 4 * 6000 < 2 * rounding
 
 
-def test_steps_of_a_transformer_are_the_same_work():
+NETWORKS = {"gpt": (transformers, transformers.TINY), **{kind: (images, tiny) for kind, tiny in images.TINY.items()}}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_steps_of_networks_are_the_same_work(name):
     """Ours and torch's pass; with a learning rate that is 1 % larger neither would."""
-    judge = TransformerJudge()
-    contestants = [Ours("ours", TINY), Torchs("torch", TINY)]
+    module, tiny = NETWORKS[name]
+    judge = NetworkJudge(tiny, module.start_of(tiny))
+    contestants = [Ours("ours", tiny), module.Torchs("torch", tiny)]
     for contestant in contestants:
         judge.check(contestant)
     contestants[1].load(judge._start)
     contestants[1]._optimizer.param_groups[0]["lr"] *= 1.01
     contestants[1].load = lambda start: None
-    with pytest.raises(AssertionError, match="torch does another step than gpt"):
+    with pytest.raises(AssertionError, match=f"torch does another step than {name}"):
         judge.check(contestants[1])
+
+
+def test_steps_of_images_are_judged_as_they_are_timed():
+    tiny = images.TINY["cnn"]
+    judge, contestant = images.Judge(tiny, images.start_of(tiny)), images.Torchs("torch", tiny, side_by_side=True)
+    judge.check(contestant)
+    contestant._module.block2.batch_norm.momentum = 0.2  # of running statistics: no parameter sees it
+    with pytest.raises(AssertionError, match=r"another step than cnn.*: block2.batch_norm.running_mean is 1 of"):
+        judge.check(contestant)

@@ -16,14 +16,12 @@ from benchmarks.report import (
     main,
     markdown,
     merged,
-    quantity,
     rows_of,
     short,
     table,
-    verdict,
-    words,
 )
 from benchmarks.rows import ROOM, counted_row, timed_row
+from benchmarks.tables import quantity, verdict, words
 
 FAMILIES = {"torch": ["torch, eager", "torch.compile"], "jax": ["jax.jit"], "limit": ["products"]}
 
@@ -62,9 +60,12 @@ def test_a_lost_row_says_so():
     assert "MISSED" in markdown([document(lost)])
 
 
-def test_layers_have_a_table_of_their_own():
-    text = markdown([document(row(1.5, question="layers", missing={"torch.compile": "no compiler"}))])
-    assert "layer, forward and backward" in text
+@pytest.mark.parametrize(
+    ("question", "head"), [("layers", "layer, forward and backward"), ("images", "step of a network of images")]
+)
+def test_layers_and_images_have_tables_of_their_own(question, head):
+    text = markdown([document(row(1.5, question=question, missing={"torch.compile": "no compiler"}))])
+    assert head in text
     assert "MISSED" in text
 
 
