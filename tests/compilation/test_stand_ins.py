@@ -421,30 +421,37 @@ def test_the_cotangent_of_a_convolution_s_weight_at_sizes_of_every_kind(compared
         assert (off <= 8 * torch.finfo(torch.float32).eps * farthest).all(), (long.shape, short.shape, window)
 
 
-# An lstm in C++, likewise.
+# Recurrent layers in C++, likewise.
 
-LSTM = """
-lstm::Sizes sizes(const int64_t* n) { return {n[0], n[1], n[2], n[3]}; }
-extern "C" void forward(const int64_t* n, float* const* t) {
-  lstm::forward<2>(sizes(n), {t[0]}, {t[1]}, {t[2]}, {t[3]}, {t[4]}, {t[5]}, {t[6]}, {t[7]}, {t[8]});
-}
-extern "C" void backward(const int64_t* n, float* const* t) {
-  lstm::backward<2>(sizes(n), {t[0]}, {t[1]}, {t[2]}, {t[3]}, {t[4]}, {t[5]}, {t[6]}, {t[7]}, {t[8]}, {t[9]}, {t[10]},
-                    {t[11]}, {t[12]}, {t[13]}, {t[14]}, {t[15]}, {t[16]});
-}
+RECURRENT = {"lstm": 4, "gru": 3}
+"""Gates."""
+RECURRENCE = """
+recurrence::Sizes sizes(const int64_t* n) { return {n[0], n[1], n[2], n[3]}; }
+extern "C" void forward(const int64_t* n, float* const* t) { RULE::forward<2>(sizes(n), FORWARD); }
+extern "C" void backward(const int64_t* n, float* const* t) { RULE::backward<2>(sizes(n), BACKWARD); }
 """
 
 
-@pytest.mark.exhaustive  # 30 CPU seconds
-def test_lstm_passes_the_oracle_and_is_the_page(monkeypatch):
+@pytest.mark.exhaustive  # 30 CPU seconds each
+@pytest.mark.parametrize("name", RECURRENT)
+def test_recurrence_passes_the_oracle_and_is_the_page(name, monkeypatch):
     from torch._inductor.codecache import CppCodeCache
 
-    library = CppCodeCache.load(f"#include <torch/csrc/inductor/cpp_prefix.h>\n{text('lstm.h')}\n{LSTM}")
+    rule, gates = bp.RULES[name], RECURRENT[name]
+    states = len(rule.outputs) - 1
+    biases = 2 if name == "gru" else 1  # one sum serves every gate of an lstm
+    counts = {"FORWARD": 3 + 3 + states + biases, "BACKWARD": 3 + states + biases + 7 + 2 * states}
+    source = RECURRENCE.replace("RULE", name)
+    for word, count in counts.items():
+        source = source.replace(word, ", ".join(f"{{t[{k}]}}" for k in range(count)))
+    headers = text("recurrence.h", f"{name}.h")
+    library = CppCodeCache.load(f"#include <torch/csrc/inductor/cpp_prefix.h>\n{headers}\n{source}")
     called = []
 
     def call(function, x, hidden, read, shapes):
         tensors = [*(torch.full(shape, math.nan) for shape in shapes), *(t.contiguous() for t in read)]
         addresses = [t.data_ptr() for t in tensors]
+        assert len(addresses) == counts[function.upper()]
         getattr(library, function)(
             (ctypes.c_int64 * 4)(*x.shape, hidden), (ctypes.c_int64 * len(addresses))(*addresses)
         )
@@ -453,22 +460,21 @@ def test_lstm_passes_the_oracle_and_is_the_page(monkeypatch):
 
     def forward(x, h0, *others):
         hidden = h0.shape[1]
-        shapes = [(*x.shape[:2], width) for width in (4 * hidden, hidden, hidden)]
-        return call("forward", x, hidden, [x, h0, *others], shapes)
+        return call("forward", x, hidden, [x, h0, *others], [(*x.shape[:2], n * hidden) for n in (gates, 1, 1)])
 
     def backward(*read):
-        _, _, _, x, *states_and_weights, _, _, _ = read
+        x, *states_and_weights = read[1 + states : 4 + 2 * states]
         shapes = [t.shape for t in (x, *states_and_weights)]
-        return call("backward", x, shapes[1][1], read, [*shapes, shapes[-1][:1]])
+        return call("backward", x, shapes[1][1], read, [*shapes, *[shapes[-1][:1]] * biases])
 
-    import_module(f"{stand_ins.__name__}.lstm")  # which defines the operations
-    monkeypatch.setattr(torch.ops.manual_bp, "lstm_forward", forward)
-    monkeypatch.setattr(torch.ops.manual_bp, "lstm_backward", backward)
-    assert_right("lstm")
+    import_module(f"{stand_ins.__name__}.{name}")  # which defines the operations
+    monkeypatch.setattr(torch.ops.manual_bp, f"{name}_forward", forward)
+    monkeypatch.setattr(torch.ops.manual_bp, f"{name}_backward", backward)
+    assert_right(name)
     assert {"forward", "backward"} == set(called)
 
     # Whole vectors and rests, examples of one thread and of many rounds, steps of one stretch and of several.
-    rule, generator = bp.RULES["lstm"], torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     for time, batch, inputs, hidden in (
         (3, 1, 1, 1),
         (9, 2, 70, 16),
@@ -476,23 +482,13 @@ def test_lstm_passes_the_oracle_and_is_the_page(monkeypatch):
         (70, 3, 5, 70),
         (2, 200, 128, 96),
     ):
-        of_states, of_gates = (batch, hidden), (4 * hidden,)
-        shapes = [
-            (time, batch, inputs),
-            of_states,
-            of_states,
-            (*of_gates, inputs),
-            (*of_gates, hidden),
-            of_gates,
-            of_gates,
-        ]
-        given = [
-            torch.randn(shape, generator=generator) / (shape[-1] ** 0.5 if k in (3, 4) else 1)
-            for k, shape in enumerate(shapes)
-        ]
-        dy = rule.page.Outputs(
-            *(torch.randn(s, generator=generator) for s in ((time, batch, hidden), of_states, of_states))
-        )
+        rows = (time, batch)
+        of_states, of_gates = [(batch, hidden)] * states, (gates * hidden,)
+        weights = [(*of_gates, inputs), (*of_gates, hidden)]
+        given = [torch.randn(shape, generator=generator) for shape in ((*rows, inputs), *of_states)]
+        given += [torch.randn(shape, generator=generator) / shape[-1] ** 0.5 for shape in weights]
+        given += [torch.randn(of_gates, generator=generator) for _ in range(2)]
+        dy = rule.page.Outputs(*(torch.randn(s, generator=generator) for s in ((*rows, hidden), *of_states)))
         with standing_in():
             got = rule.vjp(tuple(given), dy)
         due = rule.vjp(tuple(t.double() for t in given), rule.page.Outputs(*(d.double() for d in dy)))

@@ -1,117 +1,11 @@
-// Long short-term memory, forward and backward, as the page lstm derives it: each thread takes its examples through all
-// steps, and waits for nobody.  Behind blocks.h; a program may contain this text several times.
+// Long short-term memory, forward and backward, as the page lstm derives it.  Behind recurrence.h; a program may contain
+// this text several times.
 #ifndef MANUAL_BP_LSTM
 #define MANUAL_BP_LSTM
 
 namespace lstm {
 
-using namespace blocks;
-constexpr int ROWS = SUMS / 4;          // of a tile, which has a vector of each of the four gates in registers
-constexpr int64_t PANEL = 4 * LANES;    // columns of a packed matrix that lie together
-constexpr int64_t DEPTH = 128;          // of a product, whose panel then is 32 KB
-constexpr int64_t EXAMPLES = 64;        // that go through all steps together, at most
-
-static_assert(EXAMPLES <= DEPTH, "a step of them is a stretch of rows");
-
-struct Sizes {
-  int64_t time, batch, in, hidden;
-  int64_t parts(int threads) const {
-    return std::max(std::min<int64_t>(threads, batch), (batch + EXAMPLES - 1) / EXAMPLES);
-  }
-};
-
-#if defined(CPU_CAPABILITY_AVX512) || defined(CPU_CAPABILITY_AVX2)
-// e^z - 1 and e^z for z <= 0, both with all digits, as blocks::exponential.
-inline void exponentials(const Vec& any, Vec& less_one, Vec& whole) {
-  Vec z = at::vec::clamp_min(any, Vec(-104.f)), n = (z * Vec(1.44269504f)).round();
-  Vec r = at::vec::fmadd(n, Vec(2.12194440e-4f), at::vec::fmadd(n, Vec(-0.693359375f), z));
-  Vec p(1 / 5040.f);
-  for (float coefficient : {1 / 720.f, 1 / 120.f, 1 / 24.f, 1 / 6.f, 0.5f}) p = at::vec::fmadd(p, r, Vec(coefficient));
-  p = at::vec::fmadd(p * r, r, r);  // e^r - 1
-  Vec power = scaled(Vec(1.f), n);
-  less_one = at::vec::fmadd(p, power, power - Vec(1.f));
-  whole = scaled(p + Vec(1.f), n);
-}
-#else
-inline void exponentials(const Vec& z, Vec& less_one, Vec& whole) {
-  less_one = z.expm1();
-  whole = z.exp();
-}
-#endif
-
-// sigma(x), and sigma(x) sigma(-x).
-inline void sigmoid(const Vec& x, Vec& value, Vec& slope) {
-  Vec sign = x & Vec(-0.f), e = exponential_of_any(sign ^ x ^ Vec(-0.f)), share = inverse(e + Vec(1.f));
-  Vec other = e * share;
-  slope = share * other;
-  // sigma(|x|) or sigma(-|x|)
-  value = Vec::blendv(share, other, x < Vec(0.f));
-}
-
-// tanh(x), and 1/cosh^2(x).
-inline void tanh(const Vec& x, Vec& value, Vec& slope) {
-  Vec sign = x & Vec(-0.f), less_one, e;
-  Vec size = sign ^ x;
-  exponentials(Vec(-2.f) * size, less_one, e);
-  Vec share = inverse(e + Vec(1.f));
-  value = sign ^ (Vec(-0.f) ^ (less_one * share));
-  slope = Vec(4.f) * e * share * share;
-}
-
-// (4 hidden, columns) as forward reads it: [vector of units][column][gate][unit], 0 for units that there are not.
-inline void pack_gates(int64_t hidden, int64_t columns, const float* weight, float* to) {
-  for (int64_t first = 0; first < hidden; first += LANES)
-    for (int64_t k = 0; k < columns; k++)
-      for (int64_t gate = 0; gate < 4; gate++)
-        for (int64_t unit = first; unit < first + LANES; unit++, to++)
-          *to = unit < hidden ? weight[(gate * hidden + unit) * columns + k] : 0.f;
-}
-
-// Rows in panels of PANEL columns, the last one only as wide as its vectors: [panel][row][column].  Panels have `all`
-// rows, of which these begin at `first`.
-inline void pack_panels(int64_t rows, int64_t columns, const float* x, int64_t stride, float* to, int64_t all,
-                        int64_t first = 0) {
-  for (int64_t from = 0; from < columns; from += PANEL) {
-    int64_t width = std::min(PANEL, up(columns - from, LANES)), here = std::min(width, columns - from);
-    float* row = to + from * all + first * width;
-    for (int64_t r = 0; r < rows; r++, row += width) {
-      std::copy_n(x + r * stride + from, here, row);
-      std::fill(row + here, row + width, 0.f);
-    }
-  }
-}
-
-// total += x W for M rows and a vector of units of each gate.
-template <int M>
-inline void add_product(Vec (&total)[M][4], const float* x, int64_t stride, int64_t columns, const float* weight) {
-  for (int64_t k = 0; k < columns; k++, weight += 4 * LANES) {
-    Vec of_gates[4];
-    for (int g = 0; g < 4; g++) of_gates[g] = Vec::loadu(weight + g * LANES);
-    for (int m = 0; m < M; m++) {
-      Vec factor(x[m * stride + k]);
-      for (int g = 0; g < 4; g++) total[m][g] = at::vec::fmadd(factor, of_gates[g], total[m][g]);
-    }
-  }
-}
-
-// Does `run.operator()<M>(row)`, M being the number of rows.
-template <int M = ROWS, typename Run>
-inline void tile_of(int64_t rows, int64_t row, const Run& run) {
-  if constexpr (M > 0) {
-    if (rows == M) return run.template operator()<M>(row);
-    tile_of<M - 1>(rows, row, run);
-  }
-}
-
-// For rows begin..end in tiles of at most ROWS, as even as can be.
-template <typename Run>
-inline void in_tiles(int64_t begin, int64_t end, const Run& run) {
-  int64_t rows = end - begin, tiles = (rows + ROWS - 1) / ROWS;
-  for (int64_t n = 0; n < tiles; n++) {
-    int64_t row = begin + rows * n / tiles;
-    tile_of(begin + rows * (n + 1) / tiles - row, row, run);
-  }
-}
+using namespace recurrence;
 
 template <int threads>
 inline void forward(const Sizes& s, Tensor<float> a, Tensor<float> c, Tensor<float> h, Tensor<const float> x,
@@ -120,8 +14,8 @@ inline void forward(const Sizes& s, Tensor<float> a, Tensor<float> c, Tensor<flo
   int64_t H = s.hidden, whole = up(H, LANES), parts = s.parts(threads);
   std::unique_ptr<float[]> packed(new float[4 * whole * (s.in + H)]);
   float *of_x = packed.get(), *of_h = of_x + 4 * whole * s.in;
-  pack_gates(H, s.in, weight_ih.data, of_x);
-  pack_gates(H, H, weight_hh.data, of_h);
+  pack_gates<4>(H, s.in, weight_ih.data, of_x);
+  pack_gates<4>(H, H, weight_hh.data, of_h);
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
   for (int64_t part = 0; part < parts; part++) {
     int64_t begin = s.batch * part / parts, end = s.batch * (part + 1) / parts;
@@ -131,64 +25,37 @@ inline void forward(const Sizes& s, Tensor<float> a, Tensor<float> c, Tensor<flo
       const float *h_before = t ? h.data + (of_step - s.batch) * H : h0.data;
       for (int64_t first = 0; first < H; first += LANES) {
         int64_t here = std::min(LANES, H - first);
-        in_tiles(begin, end, [&]<int M>(int64_t row) {
+        in_tiles<4>(begin, end, [&]<int M>(int64_t row) {
           Vec total[M][4];
           for (int m = 0; m < M; m++)
             for (int g = 0; g < 4; g++) total[m][g] = Vec::loadu(bias.data + g * H + first, here);
-          add_product<M>(total, x.data + (of_step + row) * s.in, s.in, s.in, of_x + 4 * first * s.in);
+          add_product(total, x.data + (of_step + row) * s.in, s.in, s.in, of_x + 4 * first * s.in);
           for (int m = 0; m < M; m++)
             for (int g = 0; g < 4; g++)
               total[m][g].store(a.data + ((of_step + row + m) * 4 + g) * H + first, here);
         });
-        in_tiles(begin, end, [&]<int M>(int64_t row) {
+        in_tiles<4>(begin, end, [&]<int M>(int64_t row) {
           Vec total[M][4];
           float* of_row = a.data + (of_step + row) * 4 * H + first;
           for (int m = 0; m < M; m++)
             for (int g = 0; g < 4; g++) total[m][g] = Vec::loadu(of_row + (m * 4 + g) * H, here);
-          add_product<M>(total, h_before + row * H, H, H, of_h + 4 * first * H);
+          add_product(total, h_before + row * H, H, H, of_h + 4 * first * H);
           for (int m = 0; m < M; m++) {
             for (int g = 0; g < 4; g++) total[m][g].store(of_row + (m * 4 + g) * H, here);
-            Vec i, f, g, o, tanh_c, slope;
+            Vec i, f, g, o, tanh_c, unused;
             int64_t at = (row + m) * H + first;
-            sigmoid(total[m][0], i, slope);
-            sigmoid(total[m][1], f, slope);
-            tanh(total[m][2], g, slope);
-            sigmoid(total[m][3], o, slope);
+            sigmoid(total[m][0], i, unused);
+            sigmoid(total[m][1], f, unused);
+            tanh(total[m][2], g, unused);
+            sigmoid(total[m][3], o, unused);
             Vec c_t = at::vec::fmadd(f, Vec::loadu(c_before + at, here), i * g);
-            tanh(c_t, tanh_c, slope);
+            tanh(c_t, tanh_c, unused);
             c_t.store(c.data + of_step * H + at, here);
             (o * tanh_c).store(h.data + of_step * H + at, here);
           }
         });
       }
     }
-  }
-}
-
-// to = da W for rows of da, W in panels.
-inline void through(int64_t rows, int64_t gates, int64_t columns, const float* da, int64_t line, const float* weight,
-                    float* to, int64_t stride) {
-  for (int64_t from = 0; from < columns; from += PANEL) {
-    int64_t width = std::min(PANEL, up(columns - from, LANES));
-    for (int64_t k = 0; k < gates; k += DEPTH) {
-      int64_t depth = std::min(DEPTH, gates - k);
-      const float* panel = weight + from * gates + k * width;
-      if (width == PANEL)
-        in_tiles(0, rows, [&]<int M>(int64_t row) {
-          tile<M, 4>(da + row * line + k, line, 1, panel, PANEL, to + row * stride + from, stride, depth, k > 0);
-        });
-      else
-        product(rows, width / LANES, da + k, line, 1, panel, width, to + from, stride, depth, k > 0);
-    }
-  }
-}
-
-// dW += da^T x, x in panels of `rows` rows.
-inline void add_weight(int64_t rows, int64_t gates, int64_t columns, const float* da, int64_t line, const float* x,
-                       float* dweight, int64_t stride) {
-  for (int64_t from = 0; from < columns; from += PANEL) {
-    int64_t width = std::min(PANEL, up(columns - from, LANES));
-    product(gates, width / LANES, da, 1, line, x + from * rows, width, dweight + from, stride, rows, true);
   }
 }
 
@@ -207,18 +74,18 @@ inline void gates_of(const Sizes& s, const Given& given, int64_t t, int64_t begi
       int64_t here = std::min(LANES, H - first), of_batch = (begin + r) * H + first;
       int64_t at = t * s.batch * H + of_batch, of_a = (t * s.batch + begin + r) * 4 * H + first;
       float *to = da + r * line + first, *dc_ = dc + r * whole + first;
-      Vec i, f, g, o, tanh_c, i_slope, f_slope, g_slope, o_slope, c_slope;
-      sigmoid(Vec::loadu(given.a + of_a, here), i, i_slope);
-      sigmoid(Vec::loadu(given.a + of_a + H, here), f, f_slope);
+      Vec i, f, g, o, tanh_c, i_rest, f_rest, g_slope, o_rest, c_slope;
+      sigmoid(Vec::loadu(given.a + of_a, here), i, i_rest);
+      sigmoid(Vec::loadu(given.a + of_a + H, here), f, f_rest);
       tanh(Vec::loadu(given.a + of_a + 2 * H, here), g, g_slope);
-      sigmoid(Vec::loadu(given.a + of_a + 3 * H, here), o, o_slope);
+      sigmoid(Vec::loadu(given.a + of_a + 3 * H, here), o, o_rest);
       tanh(Vec::loadu(given.c + at, here), tanh_c, c_slope);
       Vec dh_t = Vec::loadu(dh + r * whole + first) + Vec::loadu(given.dy + at, here);
       Vec dc_t = at::vec::fmadd(dh_t, o * c_slope, Vec::loadu(dc_));
-      (dc_t * (g * i_slope)).store(to, here);
-      (dc_t * (Vec::loadu(c_before + of_batch, here) * f_slope)).store(to + H, here);
+      (dc_t * (g * (i * i_rest))).store(to, here);
+      (dc_t * (Vec::loadu(c_before + of_batch, here) * (f * f_rest))).store(to + H, here);
       (dc_t * (i * g_slope)).store(to + 2 * H, here);
-      (dh_t * (tanh_c * o_slope)).store(to + 3 * H, here);
+      (dh_t * (tanh_c * (o * o_rest))).store(to + 3 * H, here);
       (dc_t * f).store(dc_);
     }
 }

@@ -15,36 +15,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manual_bp.compilation.recurrence import are_taken, call
 from manual_bp.rules.recurrent import lstm as page
 
 Seven = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
-
-MOST = 128 * (128 + 128)
-"""Of units times what each gate of them reads: half a MB of weights.  With four times as many, more than a core's own
-cache holds beside the rest, nn.LSTM was the faster one."""
 
 
 def forward(
     x: Tensor, h0: Tensor, c0: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor
 ) -> tuple[page.Outputs, page.Residuals]:
-    if not _are_taken(x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh):
+    if not are_taken(weight_ih, weight_hh, x, h0, c0, bias_ih, bias_hh):
         return page.forward(x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh)
     a, c, h = torch.ops.manual_bp.lstm_forward(x, h0, c0, weight_ih, weight_hh, bias_ih + bias_hh)
     return page.Outputs(h, h[-1].clone(), c[-1].clone()), page.Residuals(x, h0, c0, weight_ih, weight_hh, a, c, h)
 
 
 def backward(residuals: page.Residuals, dy: page.Outputs) -> Seven:
-    if not _are_taken(*residuals, *dy):
+    if not are_taken(residuals.weight_ih, residuals.weight_hh, *residuals, *dy):
         return page.backward(residuals, dy)
     *others, dbias = torch.ops.manual_bp.lstm_backward(*dy, *residuals)
     return (*others, dbias, dbias.clone())
-
-
-def _are_taken(*tensors: Tensor) -> bool:
-    _, _, _, weight_ih, weight_hh = tensors[:5]
-    hidden = weight_hh.shape[1]
-    fits = hidden * (weight_ih.shape[1] + hidden) <= MOST
-    return fits and all(t.dtype is torch.float32 and t.device.type == "cpu" and t.numel() > 0 for t in tensors)
 
 
 # The operations, which run as the page where nothing is compiled.
@@ -110,25 +100,11 @@ def lower() -> None:
 def _lowered_forward(x: Any, h0: Any, *others: Any) -> Any:
     time, batch, inputs, hidden = (int(n) for n in (*x.get_size(), h0.get_size()[1]))
     shapes = [[time, batch, width] for width in (4 * hidden, hidden, hidden)]
-    return _call("forward", (time, batch, inputs, hidden), [x, h0, *others], shapes)
+    return call("lstm", "forward", (time, batch, inputs, hidden), [x, h0, *others], shapes)
 
 
 def _lowered_backward(dy: Any, dh_n: Any, dc_n: Any, x: Any, *others: Any) -> Any:
     time, batch, inputs, hidden = (int(n) for n in (*x.get_size(), dy.get_size()[2]))
     states, gates = [batch, hidden], 4 * hidden
     shapes = [[time, batch, inputs], states, states, [gates, inputs], [gates, hidden], [gates]]
-    return _call("backward", (time, batch, inputs, hidden), [dy, dh_n, dc_n, x, *others], shapes)
-
-
-def _call(function: str, sizes: tuple[int, ...], read: list[Any], shapes: list[list[int]]) -> tuple[Any, ...]:
-    from torch._inductor import config
-    from torch._inductor.ir import ExternKernel
-    from torch._inductor.lowering import empty_strided
-
-    from manual_bp.compilation.cpp import call_cpp, text
-
-    written = [empty_strided(shape, None, dtype=torch.float32, device=read[0].get_device()) for shape in shapes]
-    whole = [ExternKernel.require_contiguous(t) for t in read]
-    numbers = f"lstm::Sizes{{{', '.join(map(str, sizes))}}}"
-    call_cpp(text("lstm.h"), f"lstm::{function}<{config.cpp.threads}>", [numbers], whole, written)
-    return tuple(written)
+    return call("lstm", "backward", (time, batch, inputs, hidden), [dy, dh_n, dc_n, x, *others], shapes)
