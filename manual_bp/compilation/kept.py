@@ -53,6 +53,7 @@ def _node() -> Any:
         def codegen(self, wrapper: Any) -> None:
             if V.graph.cpp_wrapper:
                 wrapper.header.splice(f"#define MANUAL_BP_LARGE {LARGE}\n{HEADER.read_text()}")
+                wrapper.writeline("kept::memory.begin();")
 
         def should_allocate(self) -> bool:
             return False
