@@ -314,7 +314,9 @@ class Comparison:
         said if none is found.  What the wrong values of each share."""
         report = self.report
         try:
-            found = diagnose(self.rule, self.candidate, self.records, wrong, self.conventions, deadline)
+            known = {(m.argument, m.case) for m in report.mismatches}
+            excused = {(m.argument, m.case) for several in self.judge.excused.values() for m in several} - known
+            found = diagnose(self.rule, self.candidate, self.records, wrong, self.conventions, deadline, excused)
         except Exception as error:  # the verdict stands without it, and the failure is said
             report.notes.append(f"no diagnosis: it raised {type(error).__name__}: {error}")
             report.diagnoses += otherwise

@@ -6,7 +6,7 @@ what the candidate returned (`search`): an edit that gives it in every case, and
 the cause, and is said in words made from the edit (`sentences`), with the line where it stands.  Where only some cases
 or some elements are wrong, it is said what these have in common (`conditions`).
 
-What no edit can be is seen otherwise: another answer in another call, in another layout (`calls`), NaN (`finite`).  So
+What no edit can be is seen otherwise: another answer in another call, in another layout (`calls`), NaN (`numbers`).  So
 a right candidate gets no diagnosis, and neither does one that is wrong without a system.
 """
 
@@ -18,16 +18,19 @@ from typing import NamedTuple
 import torch
 
 from manual_bp.oracle.conventions import Conventions
-from manual_bp.oracle.diagnosis import calls, finite, precision
+from manual_bp.oracle.diagnosis import calls, numbers, precision
 from manual_bp.oracle.diagnosis.deadline import Deadline, TimeIsUp
+from manual_bp.oracle.diagnosis.lengths import Lengths
 from manual_bp.oracle.diagnosis.records import FEW, NARROW, Record, dtype_of, in_float32, more_records
 from manual_bp.oracle.diagnosis.search import Search
-from manual_bp.oracle.diagnosis.sentences import silence, told
+from manual_bp.oracle.diagnosis.sentences import circumstances, silence, told
 from manual_bp.oracle.evidence import OUR_CONVENTIONS
 from manual_bp.rule import Rule, Vjp
 
 __all__ = ["Diagnosis", "Record", "diagnose"]
 
+# For cases of other lengths this share of the time is taken, then for edits; what is left is for how it goes wrong.
+EARLY, SEARCH = 0.3, 0.8
 # A search that was cut short is worth trying with so many times the time.
 MORE_TIME = 10
 
@@ -38,8 +41,10 @@ BEFORE: tuple[Detector, ...] = (calls.unsteady, calls.contiguous)
 """What calls the candidate again: no edit is what it depends on."""
 AFTER: tuple[Callable[[Search, Vjp | None, str], str], ...] = (
     calls.own_mask,
-    finite.not_finite,
+    numbers.not_finite,
+    numbers.misplaced,
     precision.sixteen_bits,
+    circumstances,
 )
 """What says how it goes wrong, where no edit says why."""
 
@@ -67,6 +72,7 @@ class _Examination:
         self.explained: set[str] = set()
         self.shared: dict[str, str] = {}
         self.failed: list[str] = []
+        self.cut = False
 
     def ask(self, search: Search, detector: Callable[..., str], seen: str = "") -> None:
         """Pages are anybody's: where one raises, that is said, and what others find stands."""
@@ -86,9 +92,10 @@ class _Examination:
         self.explained |= set(arguments)
         self.left -= set(arguments)
 
-    def examine(self, records: Sequence[Record], seen: str = "") -> None:
+    def examine(self, records: Sequence[Record], seen: str = "", excused: Collection[tuple[str, str]] = ()) -> None:
         """Seek why it is wrong in these records."""
-        search = Search(self.rule, records, self.left, dtype_of(records), self.deadline, self.conventions)
+        search = Search(self.rule, records, self.left, dtype_of(records), self.deadline, self.conventions, excused)
+        lengths = Lengths(search, self.candidate)
         try:
             try:
                 for detector in BEFORE if self.candidate is not None else ():
@@ -96,12 +103,22 @@ class _Examination:
             finally:
                 search.points = {a: points for a, points in search.points.items() if a in self.left}
                 search.run_listed()
-            search.run()
+            try:
+                search.deadline = Deadline(EARLY * self.deadline.left)
+                lengths.ask_early()
+            except TimeIsUp:
+                pass
+            try:
+                search.deadline = Deadline(SEARCH * self.deadline.left)
+                search.run()
+            except TimeIsUp:
+                self.cut = True
+            search.deadline = self.deadline
         finally:
             for arguments, sentence in told(search):
                 self.tell(arguments, sentence + seen)
             self.shared |= {a: silence(search, a) for a in search.points if a in self.left}
-        for after in AFTER:
+        for after in (lengths.longer, *AFTER):
             self.ask(search, after, seen)
 
 
@@ -112,16 +129,18 @@ def diagnose(
     wrong: Collection[str],
     conventions: Conventions = OUR_CONVENTIONS,
     deadline: Deadline | None = None,
+    excused: Collection[tuple[str, str]] = (),
 ) -> Diagnosis:
     """Why a candidate is wrong.
 
     candidate: None for results that were recorded. wrong: the arguments ("y", "dx", ...) with a value that is wrong.
     conventions: those of the records' evidence. deadline: when the search ends with what it has found so far; one call
-        of the candidate, or one case of an edit, may take it beyond.
+        of the candidate, or one case of an edit, may take it beyond. excused: arguments and cases in which what is off
+        has another reason, as lost digits: they tell nothing.
     """
     deadline = deadline or Deadline()
     found = _Examination(rule, candidate, wrong, conventions, deadline)
-    every, ended = [r for r in records if len(r.results) == len(rule.arguments)], ""
+    every = [r for r in records if len(r.results) == len(rule.arguments)]
     if not every or not found.left:
         return Diagnosis([], set(), {})
     with torch.no_grad():
@@ -133,9 +152,10 @@ def diagnose(
                 if wider:
                     found.examine(wider, "; seen in float32, where it is wrong too")
             if found.left:
-                found.examine(every)
+                found.examine(every, excused=excused)
         except TimeIsUp:
-            more = f"more may be found with diagnose={MORE_TIME * deadline.seconds:g}"
-            ended = f"the search for the cause ended after {deadline.seconds:g} s: {more}"
+            found.cut = True
+    more = f"more may be found with diagnose={MORE_TIME * deadline.seconds:g}"
+    ended = f"the search for the cause ended after {deadline.seconds:g} s: {more}" if found.cut else ""
     shared = {a: text for a, text in found.shared.items() if a in found.left}
     return Diagnosis(found.sentences, found.explained, shared, "; ".join(filter(None, [ended, *found.failed])))

@@ -3,7 +3,7 @@ seldom it is met."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
@@ -25,17 +25,6 @@ def _unless_last_axis(reduce: Callable[..., Tensor], x: Tensor) -> Tensor:
 
 def _rounded(dtype: torch.dtype, x: Tensor) -> Tensor:
     return x.to(dtype).to(x.dtype)
-
-
-def _along(axis: int, keep: Kept, x: Tensor) -> Tensor:
-    """x with 0 where an index on one axis is not kept."""
-    length = x.shape[axis]
-    mask = keep(torch.arange(length), length).reshape(-1, *(1,) * (x.ndim - axis % x.ndim - 1))
-    return torch.where(mask, x, torch.zeros((), dtype=x.dtype))
-
-
-def _flat(keep: Kept, x: Tensor) -> Tensor:
-    return _along(0, keep, x.reshape(-1)).reshape(x.shape)
 
 
 NUMBERS: Mapping[str, tuple[float, Callable[[Tensor], Tensor]]] = {
@@ -73,6 +62,15 @@ NUMBERS: Mapping[str, tuple[float, Callable[[Tensor], Tensor]]] = {
     "{0} rounded to float32": (5, partial(_rounded, torch.float32)),
 }
 """What numbers are changed to; {0} is their name."""
+
+CLAMPED: Mapping[str, tuple[float, Callable[[Tensor], Tensor]]] = {
+    f"{{0}} clamped to [-{bound}, {bound}] in place of {{0}}": (
+        3.9 + i / 100,
+        partial(torch.clamp, min=-bound, max=bound),
+    )
+    for i, bound in enumerate((5, 10, 15, 20, 30, 50, 80, 88, 100))
+}
+"""What keeps an exponential from overflowing."""
 
 ARRANGED: Mapping[str, tuple[float, Callable[[Tensor], Tensor]]] = {
     "the mean of {0} for each of its elements": (3.3, lambda x: x.mean().expand_as(x)),
@@ -119,61 +117,6 @@ ARRANGED: Mapping[str, tuple[float, Callable[[Tensor], Tensor]]] = {
 }
 """In what order they are taken, or what is taken for all of them."""
 
-Kept = Callable[[Tensor, int], Tensor]
-"""Whether each index, of so many, is kept."""
-
-PARTS: dict[str, tuple[float, Kept]] = {
-    "the last {}": (3.6, lambda i, n: i < n - 1),
-    "the first {}": (3.7, lambda i, n: i > 0),
-    "all but the first {}": (4, lambda i, n: i == 0),
-    "all but the last {}": (4.1, lambda i, n: i == n - 1),
-    "every second {}": (4.2, lambda i, n: i % 2 == 0),
-    "the second half of the {}s": (4.4, lambda i, n: i < n // 2),
-    "all {}s beyond the largest power of two": (4.4, lambda i, n: i < 1 << (max(n, 1).bit_length() - 1)),
-}
-# The largest first: what is left of a length is often the same for several.
-BLOCKS = (4096, 2048, 1024, 512, 256, 128, 64, 32, 16, 8, 4, 2)
-
-
-def _blocks() -> Iterator[tuple[str, tuple[float, Kept]]]:
-    """What kernels leave out that work in blocks."""
-    for j, block in enumerate(BLOCKS):
-        tail = f"the tail after the last full block of {block} {{}}s"
-        yield tail, (4 + j / 100, partial(_in_blocks, block))
-        yield f"{tail}, where there is a full one,", (4.02 + j / 100, partial(_in_blocks_if_any, block))
-        yield f"all after the first {block} {{}}s", (4.04 + j / 100, partial(_among_first, block))
-
-
-def _in_blocks(block: int, i: Tensor, n: int) -> Tensor:
-    return i < n // block * block
-
-
-def _in_blocks_if_any(block: int, i: Tensor, n: int) -> Tensor:
-    return i < (n // block * block or n)
-
-
-def _among_first(block: int, i: Tensor, n: int) -> Tensor:
-    return i < block
-
-
-TAILS = dict(_blocks())
-
-
-def _zeroed(parts: Mapping[str, tuple[float, Kept]]) -> dict[str, tuple[float, Callable[[Tensor], Tensor]]]:
-    """0 in a part of the elements, columns or rows."""
-    places: dict[str, Callable[..., Tensor]] = {
-        "element": _flat,
-        "column": partial(_along, -1),
-        "row": partial(_along, 0),
-    }
-    return {
-        f"0 in {part.format(place)} of {{0}}": (cost + i / 10, partial(of, kept))
-        for i, (place, of) in enumerate(places.items())
-        for part, (cost, kept) in parts.items()
-    }
-
-
-ZEROED, ZEROED_TAILS = _zeroed(PARTS), _zeroed(TAILS)
 MASKS: Mapping[str, tuple[float, Callable[[Tensor], Tensor]]] = {
     "{0} negated": (2.2, lambda m: m == 0),
     "{0} taken for True everywhere": (2.3, torch.ones_like),

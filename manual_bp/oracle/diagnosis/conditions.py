@@ -14,45 +14,80 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
+from manual_bp import axes
 from manual_bp.inputs import Index
 from manual_bp.oracle.diagnosis.program import Traced
-from manual_bp.oracle.diagnosis.quantities import counts_of, numbers_of
+from manual_bp.oracle.diagnosis.quantities import Called, counts_of, numbers_of
 
 # So seldom a condition of one feature, and of two, would be found by chance among as many as are tried.
 CHANCE_OF_ONE, CHANCE_OF_TWO = 1e3, 1e6
 # Of hyperparameters and absent inputs, that decide most, there are few.
-CHANCE_OF_OPTION = 50
-# Of one kind so many elements are looked at.
-ELEMENTS = 20000
+CHANCE_OF_OPTION, CHANCE_OF_OPTIONS = 50, 1e4
+# What holds nearly everywhere tells nothing: of so many right ones, for one that is wrong, it is not true.
+OUTSIDE = 0.5
 
 
-def condition(features: Mapping[str, Tensor], holds: Tensor, options: Collection[str] = ()) -> str:
+def condition(
+    features: Mapping[str, Tensor], holds: Tensor, options: Collection[str] = (), besides: float | None = None
+) -> str:
     """What those have in common that hold, and no other, as in "alpha < 0 and x > 1"; "" if nothing.
 
     features: by name, of each its numbers; True and False are 1 and 0, and NaN says nothing.  options: the names of
-        those that say how something is called.
+        those that say how something is called.  besides: if given, one bound of one feature is asked for, and it may be
+        true of so many others too, as a share of those that hold.
     """
     holding, others = int(holds.sum()), int((~holds).sum())
     if not holding or not others:
         return ""
-    chance = math.lgamma(holding + others + 1) - math.lgamma(holding + 1) - math.lgamma(others + 1)
+    chance = _chance(holding, others)
     boxes = {}
     for name, numbers in features.items():
         mine = numbers[holds]
         if not bool(mine.isnan().any()):
             boxes[name] = _outside(numbers[~holds], float(mine.min()), float(mine.max()))
-    for name, outside in boxes.items():
-        if bool(outside.all()) and chance > math.log(CHANCE_OF_OPTION if name in options else CHANCE_OF_ONE):
-            return _words(name, features[name], holds)
-    if chance > math.log(CHANCE_OF_TWO):
-        for one, two in itertools.combinations(boxes, 2):
+    if besides is not None:
+        return _one_sided(features, holds, boxes, besides)
+    for name in sorted(boxes, key=lambda name: name not in options):
+        if bool(boxes[name].all()):
+            words = _words(name, features[name], holds)
+            by_chance = CHANCE_OF_TWO if " and " in words else CHANCE_OF_ONE
+            if chance > math.log(CHANCE_OF_OPTION if name in options else by_chance):
+                return words
+    for one, two in itertools.combinations(boxes, 2):
+        are_options = one in options and two in options
+        if chance > math.log(CHANCE_OF_OPTIONS if are_options else CHANCE_OF_TWO):
             outside_two = boxes[one] | boxes[two]
             if bool(outside_two.all()):
-                left = ~holds.clone()
-                first = _words(one, features[one], holds, left)
-                left[~holds] = ~boxes[one]
-                return f"{first} and {_words(two, features[two], holds, left)}"
+                first = _words(one, features[one], holds, ~holds)
+                return f"{first} and {_words(two, features[two], holds, _where(~holds, ~boxes[one]))}"
     return ""
+
+
+def _one_sided(features: Mapping[str, Tensor], holds: Tensor, boxes: Mapping[str, Tensor], besides: float) -> str:
+    """What is true of all that hold, and of the fewest others: a flag, or that a number is above or below a bound."""
+    holding, others = int(holds.sum()), int((~holds).sum())
+    for name, outside in sorted(boxes.items(), key=lambda each: int((~each[1]).sum())):
+        too = int((~outside).sum())
+        if too > besides * holding or others - too < OUTSIDE * holding:
+            return ""
+        if _chance(holding, others) - _chance(holding, too) <= math.log(CHANCE_OF_ONE * len(boxes)):
+            return ""
+        said = _words(name, features[name], holds, _where(~holds, outside))
+        if " and " not in said and " = " not in said:
+            more = f" (of which {too} more {'is' if too == 1 else 'are'} right)" if too else ""
+            return said + more
+    return ""
+
+
+def _chance(holding: int, others: int) -> float:
+    """In how many ways so many may be chosen, as a logarithm."""
+    return math.lgamma(holding + others + 1) - math.lgamma(holding + 1) - math.lgamma(others + 1)
+
+
+def _where(mask: Tensor, of_these: Tensor) -> Tensor:
+    found = mask.clone()
+    found[mask] = of_these
+    return found
 
 
 def _outside(numbers: Tensor, low: float, high: float) -> Tensor:
@@ -99,7 +134,7 @@ def between(low: float, high: float) -> float:
 # ------------------------------------------------------------------------------------------------------ of the cases
 
 
-def of_cases(cases: Sequence[Traced]) -> dict[str, Tensor]:
+def of_cases(cases: Sequence[Called]) -> dict[str, Tensor]:
     """The features of each case, by name; what is not defined in some is left out of it."""
     each = [_of_case(case) for case in cases]
     names = dict.fromkeys(name for found in each for name in found)
@@ -107,12 +142,16 @@ def of_cases(cases: Sequence[Traced]) -> dict[str, Tensor]:
     return {n: torch.tensor([found.get(n, nan) for found in each], dtype=torch.float64) for n in names}
 
 
-def _of_case(traced: Traced) -> dict[str, float]:
+def _of_case(traced: Called) -> dict[str, float]:
     rule, case = traced.rule, traced.case
     found: dict[str, float] = dict(numbers_of(traced))
     for name, value in {**rule.defaults, **case.hyper}.items():
         if name in rule.hyper and not isinstance(value, float | int):
             found[f"{name} is {value!r}?"] = 1.0
+        if name in rule.hyper and isinstance(value, tuple) and value and all(type(n) is int for n in value):
+            found[f"the largest {name}"] = float(max(value))
+        elif type(value) is int:
+            found[f"the largest {name}"] = float(value)
     every = {**rule.defaults, **case.hyper}
     found |= {f"{name} is set?": 1.0 for name in every if isinstance(every[name], bool) and every[name]}
     present = case.named(rule)
@@ -146,11 +185,12 @@ def _of_case(traced: Traced) -> dict[str, float]:
     return {name: found[name] for name in (*sorted(found.keys() - flags, key=list(found).index), *sorted(flags))}
 
 
-def options_of(traced: Traced) -> set[str]:
+def options_of(traced: Called) -> set[str]:
     """The features that say how the page is called."""
+    hyper = traced.rule.hyper
     absent = {f"{name} is absent?" for name in traced.rule.absentable}
-    said = {name for name in _of_case(traced) if " is " in name and name.partition(" is ")[0] in traced.rule.hyper}
-    return {*traced.rule.hyper, *absent, *said}
+    said = {name for name in _of_case(traced) if name.partition(" is ")[0] in hyper or name.split()[-1] in hyper}
+    return {*hyper, *absent, *said}
 
 
 # --------------------------------------------------------------------------------------------------- of the elements
@@ -184,7 +224,19 @@ def of_elements(traced: Traced, argument: str, shape: tuple[int, ...]) -> dict[s
         found[f"the index on axis {axis}"] = index.double()
         found[f"the index from the end of axis {axis}"] = shape[axis] - 1 - index.double()
         found[f"the index on axis {axis} is odd?"] = (index % 2).double()
+    for name, spec in traced.rule.inputs.items():
+        if isinstance(spec, Index) and name in known and (place := _axis_of(traced, argument, spec.axis)) is not None:
+            count = torch.bincount(known[name].flatten().clamp(min=0), minlength=shape[place])[: shape[place]]
+            by_axis = count.reshape(-1, *(1,) * (len(shape) - place - 1)).expand(shape)
+            found[f"how often {name} names it"] = by_axis.double().flatten()
     found["the number of elements"] = torch.full_like(number, math.prod(shape))
     for name, value in numbers_of(traced).items():
         found[name] = torch.full_like(number, value)
     return found
+
+
+def _axis_of(traced: Traced, argument: str, name: str) -> int | None:
+    """Which axis of a cotangent has this name, if any."""
+    annotation = traced.rule.annotations.get(argument.removeprefix("d"))
+    names = axes.tokens(annotation) if annotation is not None else []
+    return names.index(name) if name in names and not any(n.startswith("*") for n in names) else None

@@ -13,8 +13,10 @@ from typing import Any
 
 from torch import Tensor
 
+from manual_bp.oracle.diagnosis.blocks import blocks
 from manual_bp.oracle.diagnosis.edit import PAGE, Edit, together
 from manual_bp.oracle.diagnosis.operations import OPERATIONS
+from manual_bp.oracle.diagnosis.orders import reordered, rounds
 from manual_bp.oracle.diagnosis.program import MOVES, At, Site, Traced
 from manual_bp.oracle.diagnosis.uses import uses
 from manual_bp.oracle.diagnosis.values import (
@@ -80,7 +82,11 @@ def _single(traced: Traced, needed: int) -> Iterator[Edit]:
             yield from values(traced, position)
             yield from other_values(traced, position)
             yield from scaled_by_others(traced, position)
+        if is_named and traced.values[position].ndim:
+            yield from blocks(traced, position)
+            yield from reordered(traced, position)
         if not is_named:
+            yield from rounds(traced, position)
             for family in OPERATIONS.get(node.name, ()):
                 yield from family(traced, position)
             if node.name in MOVES:

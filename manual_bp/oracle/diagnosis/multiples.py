@@ -123,6 +123,7 @@ def _solvable(sketch: Sketch, changes: Sequence[Tensor]) -> Iterator[str]:
 def _doubled(sketch: Sketch, spot: Spot) -> Values:
     """By what each argument grows if a spot is doubled."""
     traced = sketch.program
+    sketch.check()
     changes = dict.fromkeys(traced.positions[traced.sites[spot.position]], spot.change(lambda _: 2.0))
     found = traced.edited(changes, sketch.needed)
     return {a: x.double() - traced.right[a] for a, x in found.items() if x is not None}  # type: ignore[operator]

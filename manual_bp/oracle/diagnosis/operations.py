@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from manual_bp.oracle.diagnosis.blocks import BLOCKS
 from manual_bp.oracle.diagnosis.edit import Edit, at_site
 from manual_bp.oracle.diagnosis.program import At, Change, Traced
 from manual_bp.oracle.diagnosis.reductions import by_axis, products, reduced, unreduced
@@ -99,6 +101,24 @@ def _axis(traced: Traced, position: int) -> Iterator[Edit]:
             yield at_site(traced, position, 3, words, change)
 
 
+def _restarted(traced: Traced, position: int) -> Iterator[Edit]:
+    """A running sum that begins anew in each block."""
+    name, axis = name_of(traced, Ref(position)), traced.nodes[position].args[1]
+    for j, block in enumerate(BLOCKS):
+        for from_end, words in ((False, ""), (True, ", counted from the end")):
+            if block < traced.values[position].shape[axis]:
+                said = f"{name} begun anew in every block of {block}{words}"
+                yield at_site(traced, position, 2.6 + j / 100, said, partial(_anew, block, from_end))
+
+
+def _anew(block: int, from_end: bool, at: At) -> Any:
+    x, axis, *others = at.place(list(at.node.args))
+    first = x.shape[axis] % block if from_end else 0
+    lengths = [first] * (first > 0) + [block] * ((x.shape[axis] - first) // block)
+    lengths += [x.shape[axis] - sum(lengths)] * (sum(lengths) < x.shape[axis])
+    return torch.cat([at.with_args([part, axis, *others]) for part in x.split(lengths, axis)], axis)
+
+
 def _extremum(traced: Traced, position: int) -> Iterator[Edit]:
     """The smallest for the largest, the last of equals for the first."""
     name = name_of(traced, Ref(position))
@@ -174,7 +194,7 @@ OPERATIONS: Mapping[str, list[Callable[[Traced, int], Iterator[Edit]]]] = {
     "argmin": [_extremum],
     "_softmax": [_axis],
     "_log_softmax": [_axis],
-    "cumsum": [_axis],
+    "cumsum": [_axis, _restarted],
     "maximum": [_another(2.6, "the smaller in place of {}", torch.minimum), SUMMED],
     "minimum": [_another(2.6, "the larger in place of {}", torch.maximum), SUMMED],
     "bitwise_and": [_another(2.6, "or in place of and in {}", torch.bitwise_or)],

@@ -41,8 +41,12 @@ class Point:
     _traced: dict[tuple[str, bool], Traced] = field(default_factory=dict)
 
     @property
+    def case(self) -> Case:
+        return self.record.evidence.case
+
+    @property
     def name(self) -> str:
-        return self.record.evidence.case.name
+        return self.case.name
 
     @property
     def size(self) -> int:

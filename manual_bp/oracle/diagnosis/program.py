@@ -15,6 +15,7 @@ from torch import Tensor
 
 from manual_bp.oracle.case import Case
 from manual_bp.oracle.diagnosis.quantities import quantities
+from manual_bp.oracle.diagnosis.samples import wide
 from manual_bp.program import Node, Ref
 from manual_bp.program.program import mapped, refs_in
 from manual_bp.rule import Rule
@@ -95,6 +96,11 @@ class Traced:
     """What values are called, once it was asked (`words`)."""
     made: dict[Any, Any] = field(default_factory=dict)
     """What forward keeps with other hyperparameters (`uses`)."""
+
+    @cached_property
+    def inputs(self) -> tuple[Tensor | None, ...]:
+        """Those of the case, in float64."""
+        return tuple(None if x is None else wide(x) for x in self.case.inputs)
 
     @cached_property
     def alike(self) -> list[int]:

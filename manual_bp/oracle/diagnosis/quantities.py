@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from manual_bp import axes
+from manual_bp.oracle.case import Case
+from manual_bp.rule import Rule
 
 if TYPE_CHECKING:
     from manual_bp.oracle.diagnosis.program import Traced
@@ -55,6 +57,17 @@ OF_A_HYPERPARAMETER: Mapping[str, Callable[[float], float]] = {
     "1/√(1 - {})": lambda h: (1 - h) ** -0.5,
 }
 
+
+class Called(Protocol):
+    """A page that is called at a case."""
+
+    @property
+    def rule(self) -> Rule: ...
+
+    @property
+    def case(self) -> Case: ...
+
+
 Quantity = Callable[["Traced"], float]
 """What a number is in a case; raises where it is not defined."""
 
@@ -76,13 +89,13 @@ def quantities(traced: Traced) -> Iterator[tuple[str, Quantity]]:
         yield words, lambda t, a=one, b=other: counts_of(t)[a] / counts_of(t)[b]  # type: ignore[misc]
 
 
-def numbers_of(traced: Traced) -> dict[str, float]:
+def numbers_of(traced: Called) -> dict[str, float]:
     """The hyperparameters that are numbers."""
     given = {**traced.rule.defaults, **traced.case.hyper}
     return {name: float(value) for name, value in given.items() if type(value) in (int, float)}
 
 
-def counts_of(traced: Traced) -> dict[str, float]:
+def counts_of(traced: Called) -> dict[str, float]:
     """The length of every axis by name, the products of two, of all but one and of all ("batch·space"), and of several
     axes of one name the first, which is what len(x) says."""
     kept = traced.__dict__.setdefault("_counts", {})

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.oracle.diagnosis.changes import PARTS, TAILS, Kept
+from manual_bp.oracle.diagnosis.blocks import Weights, weighted, weights
 from manual_bp.oracle.diagnosis.edit import Edit, at_site
 from manual_bp.oracle.diagnosis.program import MOVES, At, Site, Traced
 from manual_bp.oracle.diagnosis.values import mapped_operand, meets
@@ -19,9 +19,6 @@ from manual_bp.oracle.diagnosis.words import name_of
 from manual_bp.program import Ref
 
 aten = torch.ops.aten
-
-LEFT_OUT = PARTS | TAILS
-"""What may be left out of what is summed."""
 
 
 def reduced(traced: Traced, position: int) -> Iterator[Edit]:
@@ -51,9 +48,9 @@ def reduced(traced: Traced, position: int) -> Iterator[Edit]:
             words = f"the {names} of {of} over {_said(others)} in place of {name}"
             yield at_site(traced, position, 3.2, words, partial(_over_others, others), f"{names} over {others}")
     yield from _elsewhere(traced, position, x, axes)
-    for part, (cost, kept) in LEFT_OUT.items():
-        words = f"{part.format('element')} left out of {name}"
-        yield at_site(traced, position, cost - 0.7, words, partial(_sliced, kept), part)
+    for words, cost, weigh in weights(x.shape[axes[-1]] if axes else 0):
+        change = partial(_in_parts, {0: axes[-1]}, weigh)
+        yield at_site(traced, position, cost - 0.7, words.format("element", name), change, words)
     for other, op in (("largest", torch.amax), ("smallest", torch.amin)):
         words = f"the {other} of {of} in place of {name}"
         yield at_site(traced, position, 4, words, partial(_reduced_by, op))
@@ -163,24 +160,12 @@ def _over_others(others: tuple[int, ...], at: At) -> Any:
     return found
 
 
-def _taken(kept: Kept, x: Tensor, axis: int) -> Tensor:
-    length = x.shape[axis]
-    return x.index_select(axis, kept(torch.arange(length), length).nonzero().flatten())
-
-
-def _sliced(kept: Kept, at: At) -> Any:
-    """Of the last of the axes over which is summed a part; a mean is still divided by the whole count."""
+def _in_parts(axes: Mapping[int, int], weigh: Weights, at: At) -> Any:
+    """Of some operands, along an axis of each, only a part is reduced; a mean is still divided by the whole count."""
     args = at.place(list(at.node.args))
-    x = args[0]
-    axes = _axes(args, x)
-    if not axes:
-        raise IndexError("nothing is summed here")
-    length = x.shape[axes[-1]]
-    args[0] = _taken(kept, x, axes[-1])
-    if length and not args[0].shape[axes[-1]]:  # torch has NaN for the mean of nothing
-        return torch.zeros_like(at.result())
-    found = at.with_args(args)
-    return found * (args[0].shape[axes[-1]] / length) if at.node.name == "mean" else found
+    for i, axis in axes.items():
+        args[i] = weighted(weigh, axis, args[i])
+    return at.with_args(args)
 
 
 def _reduced_by(op: Callable[..., Tensor], at: At) -> Any:
@@ -197,19 +182,13 @@ def products(traced: Traced, position: int) -> Iterator[Edit]:
         if x.ndim >= 2 and x.shape[-1] == x.shape[-2]:
             words = f"{name_of(traced, operand)} transposed in {name}"
             yield at_site(traced, position, 2.6, words, partial(mapped_operand, i, lambda x: x.mT))
-    for part, (cost, kept) in LEFT_OUT.items():
-        words = f"{part.format('element')} left out of {name}"
-        yield at_site(traced, position, cost - 0.7, words, partial(_short_product, kept), part)
     inner = traced.values[node.args[0].position].shape[-1] if isinstance(node.args[0], Ref) else 0
+    for words, cost, weigh in weights(inner):
+        yield at_site(
+            traced, position, cost - 0.7, words.format("element", name), partial(_in_parts, {0: -1}, weigh), words
+        )
     if inner:
         yield at_site(
             traced, position, 2.4, f"{name} divided by the number of its summands",
             lambda at: at.result() / at.place(at.node.args[0]).shape[-1],
         )  # fmt: skip
-
-
-def _short_product(kept: Kept, at: At) -> Any:
-    args = at.place(list(at.node.args))
-    args[0] = _taken(kept, args[0], args[0].ndim - 1)
-    args[1] = _taken(kept, args[1], max(args[1].ndim - 2, 0))
-    return at.with_args(args)

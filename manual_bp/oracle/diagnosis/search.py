@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from manual_bp.oracle.case import Case
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.diagnosis.deadline import Deadline, TimeIsUp
 from manual_bp.oracle.diagnosis.edit import Edit
 from manual_bp.oracle.diagnosis.edits import edits_of
 from manual_bp.oracle.diagnosis.multiples import multiples
+from manual_bp.oracle.diagnosis.orders import kept_values
 from manual_bp.oracle.diagnosis.pairs import multiplied, paired
 from manual_bp.oracle.diagnosis.points import MANY, VISIBLE, Point, spread, worth
 from manual_bp.oracle.diagnosis.program import PAGE, TORCH, Traced, Values
@@ -40,10 +43,14 @@ EVIDENT = 3
 SHAKY = 16
 # Edits that are met so often are asked before torch's derivative is looked at.
 OFTEN = 2.5
+# These are asked before all others are so much as made, which takes long in a loop of many rounds.
+FIRST = 1.6
 # An edit of torch's derivative is told where none of the page is as simple: by so much.
 ANOTHER = 0.3
 # How seldom a part of a registered mistake is met.
 PART = 2.6
+# Seconds that are taken for what the page lists.
+LISTED = 1.5
 # Of so many edits it is asked which is the nearest.
 NEAREST = 300
 
@@ -89,7 +96,8 @@ class Asked(NamedTuple):
 
 
 class Search:
-    """rule, records: what was compared.  wrong: the arguments to be explained.
+    """rule, records: what was compared.  wrong: the arguments to be explained.  excused: of these, cases that tell
+    nothing.
 
     left_out: arguments of which not every case is looked at.  exact, partial: by argument what was found: edits that
     hold in every case, and those that give all that is wrong.
@@ -104,6 +112,7 @@ class Search:
         dtype: torch.dtype,
         deadline: Deadline,
         conventions: Conventions = OUR_CONVENTIONS,
+        excused: Collection[tuple[str, str]] = (),
     ) -> None:
         self.rule, self.deadline, self.dtype = rule, deadline, dtype
         self.tried = 0
@@ -116,10 +125,13 @@ class Search:
         every = [(end_of(r) if r.evidence.row is not None else r) or r for r in records]
         points = [Point(r, samples_of(rule.arguments, r, False, dtype), rule, conventions) for r in every]
         at_kinks = [Point(r, samples_of(rule.arguments, r, True, dtype), rule, conventions) for r in every]
+        self._first: dict[Any, Point] = {}  # by the shape of the first input
+        for point in points:
+            self._first.setdefault(_shape(point.record.evidence.case), point)
         for argument in rule.arguments:
             if argument in wrong:
                 for several in (points, at_kinks):
-                    there = [p for p in several if argument in p.samples]
+                    there = [p for p in several if argument in p.samples and (argument, p.name) not in excused]
                     if any(p.samples[argument].is_wrong for p in there):
                         self.points[argument] = spread(there, argument)
                         self.left_out |= {argument} if len(self.points[argument]) < len(there) else set()
@@ -131,12 +143,12 @@ class Search:
 
     def run_listed(self) -> None:
         """Ask the mistakes that the page lists, each at one case, and in all others where it fits: they are few, and
-        are asked whatever the time is."""
-        deadline, self.deadline = self.deadline, Deadline()
+        are asked at any rate, unless they take long."""
+        deadline, self.deadline = self.deadline, Deadline(LISTED)
         try:
             for probe, arguments in self._by_probe():
                 samples = {a: probe.samples[a] for a in arguments}
-                with suppress(UntraceableError, RuntimeError, TypeError, ValueError, AttributeError):
+                with suppress(TimeIsUp, UntraceableError, RuntimeError, TypeError, ValueError, AttributeError):
                     program = probe.traced(PAGE)
                     sketch = Sketch(program, {})
                     listed = [Asked(e.cost, e, sketch) for e in mistakes(program)]
@@ -168,27 +180,51 @@ class Search:
         telling = [p for p in wrong if p.samples[argument].is_telling] or wrong
         return max(telling, key=lambda p: worth(p, argument))
 
-    def _edits(self, probe: Point, by: str, samples: dict[str, Sample]) -> list[Asked]:
-        """All edits of a program that may give what was returned at a case, those that are met most often first."""
+    def _edits(self, probe: Point, by: str, samples: dict[str, Sample], is_whole: bool = False) -> list[Asked]:
+        """All edits of a program that may give what was returned at a case, those that are met most often first;
+        is_whole: those of the whole page alone."""
         try:
             program = probe.traced(by)
-            sketch = Sketch(program, samples)
-            edits = [*multiples(sketch), *edits_of(program, program.needed(list(samples)))]
+            sketch = Sketch(program, {} if is_whole else samples, lambda: self.deadline.check())
+            if is_whole:  # the registered mistakes were asked
+                edits = [e for e in self._in_time(whole_edits(program)) if not e.is_registered]
+            else:
+                edits = self._in_time(multiples(sketch), edits_of(program, program.needed(list(samples))))
         except (UntraceableError, RuntimeError, TypeError, ValueError, AttributeError):
             return []  # there is no such program
-        edits += [e for e in whole_edits(program) if not e.is_registered] if by == PAGE else []  # those were asked
+        edits += kept_values(program, self._of_first) if is_whole else ()
         for argument, sample in samples.items():
-            if sample.got.shape != sample.expected.shape and argument in program.results:
+            if sample.got.shape != sample.expected.shape and argument in program.results and not is_whole:
                 edits += misshapen(program, argument, tuple(sample.got.shape))
         more = ANOTHER if by == TORCH else 0.0
         every = [Asked(e.cost + self._unlikely(program, e) + more, e, sketch) for e in edits]
         return sorted(every, key=lambda each: each.cost)
 
+    def _in_time(self, *families: Iterator[Edit]) -> list[Edit]:
+        """The edits of some families that say something in this precision."""
+        found = []
+        for edit in itertools.chain(*families):
+            self.deadline.check()
+            if self.dtype == torch.float64 or "rounded to float32" not in edit.words:
+                found.append(edit)
+        return found
+
+    def _of_first(self, program: Traced) -> Traced | None:
+        """The program at the first case with such a shape; None if it is that."""
+        first = self._first.get(_shape(program.case))
+        return None if first is None or first.name == program.case.name else first.traced(program.by)
+
     def _search(self, probe: Point, arguments: list[str]) -> None:
         """Beside its mistakes ask the page's edits that are met most often, then its others and those of torch's
         derivative, then two at once."""
         samples = {a: probe.samples[a] for a in arguments}
+        whole = self._edits(probe, PAGE, samples, is_whole=True)
+        self._ask_all([each for each in whole if each.cost < FIRST], probe, samples)
+        if all(a in self.exact for a in samples):
+            return
         page = self._edits(probe, PAGE, samples)
+        rest = [each._replace(sketch=page[0].sketch) if page else each for each in whole if each.cost >= FIRST]
+        page = sorted([*page, *rest], key=lambda each: each.cost)
         self._ask_all([each for each in page if each.cost <= OFTEN], probe, samples)
         if all(a in self.exact for a in samples):
             return
@@ -385,6 +421,10 @@ class Search:
             return False
         tolerance = sample.tolerance(value) + SHAKY * (other.double() - value).abs().max()
         return not bool((~((value - sample.got).abs() <= tolerance) & sample.judged).any())
+
+
+def _shape(case: Case) -> Any:
+    return case.inputs[0].shape if case.inputs and case.inputs[0] is not None else None
 
 
 def _is_the_same(edited: Tensor | None, right: Tensor | None) -> bool:

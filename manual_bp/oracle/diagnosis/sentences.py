@@ -9,15 +9,18 @@ from typing import NamedTuple
 import torch
 
 from manual_bp.oracle.diagnosis import conditions
-from manual_bp.oracle.diagnosis.deadline import Deadline
+from manual_bp.oracle.diagnosis.deadline import Deadline, TimeIsUp
 from manual_bp.oracle.diagnosis.edit import PAGE, Edit
-from manual_bp.oracle.diagnosis.points import Point
+from manual_bp.oracle.diagnosis.points import LARGE, Point
 from manual_bp.oracle.diagnosis.program import PAGE as PROGRAM
 from manual_bp.oracle.diagnosis.samples import Sample
 from manual_bp.oracle.diagnosis.search import EVIDENT, Search, Verdict
 from manual_bp.oracle.diagnosis.words import place_of
 from manual_bp.oracle.words import counted, listed, some, told_apart
+from manual_bp.rule import Vjp
 
+# Where a case, and an element, is said to be wrong, so many may be right for one that is wrong.
+SOME_RIGHT, FEW_RIGHT = 1.0, 0.5
 # So many cases are named.
 NAMED = 3
 # Of so many edits that give what is wrong in some cases it is asked what these have in common.
@@ -137,37 +140,64 @@ def _in(verdict: Verdict) -> str:
     return f"all {len(points)} cases in which it is wrong: {names}"
 
 
-def _of_cases(those: Sequence[Point], others: Sequence[Point]) -> str:
-    """What some cases have in common, and no other; "" if nothing is found."""
+def _of_cases(those: Sequence[Point], others: Sequence[Point], besides: float | None = None) -> str:
+    """What some cases have in common, and no other (or few, as a share of those): of how they are called, or else of
+    anything; "" if nothing is found."""
     if not those or not others:
         return ""
-    features = conditions.of_cases([p.traced() for p in (*those, *others)])
+    features = conditions.of_cases([*those, *others])
     holds = torch.tensor([True] * len(those) + [False] * len(others))
-    return conditions.condition(features, holds, conditions.options_of(those[0].traced()))
+    options = conditions.options_of(those[0])
+    if besides is not None:
+        of_options = {name: x for name, x in features.items() if name in options}
+        if found := conditions.condition(of_options, holds, options):
+            return found
+    return conditions.condition(features, holds, options, besides)
 
 
 def _of_elements(verdict: Verdict, argument: str) -> tuple[str, int]:
     """What the wrong elements have in common, over all cases that tell."""
-    features: list[dict[str, torch.Tensor]] = []
-    holds: list[torch.Tensor] = []
+    pairs = []
     for point in [*verdict.mixed, *verdict.agreeing, *verdict.contrary]:
         program, sample = point.traced(verdict.by), point.samples[argument]
         value = verdict.edit.results(program, program.needed([argument])).get(argument)
-        if value is None or value.shape != sample.got.shape or not value.numel():
-            continue
-        differs = sample.differs(value.double())
-        counts = (differs & (sample.wrong | sample.right_by(sample.expected))).flatten()
-        every = conditions.of_elements(program, argument, tuple(value.shape))
-        features.append({name: x[counts] for name, x in every.items()})
-        holds.append(sample.wrong.flatten()[counts])
+        if value is not None and value.shape == sample.got.shape and value.numel():
+            differs = sample.differs(value.double())
+            pairs.append((point, differs & (sample.wrong | sample.right_by(sample.expected))))
+    return _where(pairs, argument)
+
+
+def _where(pairs: Sequence[tuple[Point, torch.Tensor]], argument: str, besides: float | None = None) -> tuple[str, int]:
+    """What the wrong elements have in common of those that count in some cases, and how many there are."""
+    features: list[dict[str, torch.Tensor]] = []
+    holds: list[torch.Tensor] = []
+    for point, counts in pairs:
+        every = conditions.of_elements(point.traced(), argument, tuple(counts.shape))
+        features.append({name: x[counts.flatten()] for name, x in every.items()})
+        holds.append(point.samples[argument].wrong[counts])
     names = set.intersection(*(set(f) for f in features)) if features else set()
     joined = {n: torch.cat([f[n] for f in features]) for n in (features[0] if features else {}) if n in names}
-    if not joined:
-        return "", 0
-    wrong = torch.cat(holds)
+    wrong = torch.cat(holds) if joined else torch.zeros(0)
     if int(wrong.sum()) < EVIDENT:
         return "", 0
-    return conditions.condition(joined, wrong), int(wrong.sum())
+    return conditions.condition(joined, wrong, (), besides), int(wrong.sum())
+
+
+def circumstances(search: Search, candidate: Vjp | None, argument: str) -> str:
+    """In which cases, or else at which elements, it is wrong, where no edit says why; "" if these have nothing in
+    common."""
+    wrong = [p for p in search.points[argument] if p.samples[argument].is_wrong]
+    right = [p for p in search.points[argument] if not p.samples[argument].is_wrong]
+    looked_at = " looked at" if argument in search.left_out else ""
+    if found := _of_cases(wrong, right, SOME_RIGHT):
+        of = f"{len(wrong)} of {len(wrong) + len(right)} cases{looked_at}"
+        return f"{argument} is wrong only where {found}; in {of}, for no reason that an edit of one place gives"
+    alike = [p for p in wrong if p.samples[argument].got.shape == p.samples[argument].expected.shape]
+    found, _ = _where([(p, p.samples[argument].judged) for p in alike if p.size <= LARGE], argument, FEW_RIGHT)
+    if not found:
+        return ""
+    where = f"{counted(len(wrong), 'case')} in which it is wrong{looked_at}"
+    return f"{argument} is wrong only at elements where {found}; so in {where}, for no reason that an edit gives"
 
 
 def _ratios(sample: Sample) -> torch.Tensor:
@@ -217,8 +247,13 @@ def reproduced(search: Search, edit: Edit, by: str) -> tuple[list[str], float]:
     the arguments in which they stand."""
     arguments = [a for a in search.open if a not in search.partial]
     count = wrong = 0
+    deadline = Deadline(COMPLETED)
     for argument in arguments:
         for point in search.points[argument]:
+            try:
+                deadline.check()
+            except TimeIsUp:
+                return arguments, 0.0
             sample = point.samples[argument]
             if not sample.is_wrong:
                 continue

@@ -9,7 +9,7 @@ candidate is, and where it is not at hand the program is run.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -34,10 +34,13 @@ class Sketch:
     """samples: what came, of the arguments whose wrong numbers are summed; the others (of another shape, or not finite)
     are not seen.  target, tolerance: by what the sums of each argument differ from what the page gives, one row each,
     and how far off that may be.  right: the sums of what the page gives.  tried: the edits that were asked so far.
+    check: is called before what takes long, and raises where time is up.
     """
 
-    def __init__(self, program: Traced, samples: Mapping[str, Sample]) -> None:
-        self.program = program
+    def __init__(
+        self, program: Traced, samples: Mapping[str, Sample], check: Callable[[], None] = lambda: None
+    ) -> None:
+        self.program, self.check = program, check
         self.samples, self.weights = {}, dict[str, Tensor]()
         generator = torch.Generator().manual_seed(0)
         for argument, sample in samples.items():
@@ -77,6 +80,7 @@ class Sketch:
 
     def change(self, edit: Edit) -> Tensor:
         """By what an edit changes the sums; raises where it is not defined."""
+        self.check()
         changes = edit.at(self.program)
         if changes and len(changes) == 1 and (found := self._directly(*next(iter(changes.items())))) is not None:
             return found
@@ -145,6 +149,7 @@ class Sketch:
         rows = []
         try:
             for one in torch.eye(self.target.numel(), dtype=torch.float64):
+                self.check()
                 rows.append(differentiate(forward)(zeros, one)[1])
         except Exception:  # torch has no derivative of one of the operations
             return {}

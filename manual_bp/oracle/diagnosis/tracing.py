@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import linecache
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -133,8 +134,22 @@ def traced(rule: Rule, case: Case, by: str = PAGE) -> Traced:
     sites = [recording.sites.get(p, Site("inputs", (p,), "input")) for p in range(len(program.nodes))]
     for position, name in enumerate(tensors):
         sites[position] = Site("inputs", (name,), "input")
+    if hasattr(rule.page, "FUNCTION"):
+        sites = _of_lines(program.nodes, sites)
     names = {**recording.named, **dict(enumerate(tensors)), **{p: name for name, p in results.items()}}
     return Traced(rule, case, by, program.nodes, values, sites, names, results, residuals, dy)
+
+
+def _of_lines(nodes: Sequence[Node], sites: Sequence[Site]) -> list[Site]:
+    """Of a recorded function an operation is known by the line that was recorded, and as which of how many alike."""
+    keys = [(site.stage, node.line, site.op) for node, site in zip(nodes, sites, strict=True)]
+    count, seen = Counter(keys), Counter[Any]()
+    found = []
+    for key, site in zip(keys, sites, strict=True):
+        seen[key] += 1
+        is_run = site.stage in ("forward", "backward")
+        found.append(Site(site.stage, (key[1], seen[key], count[key]), site.op) if is_run else site)
+    return found
 
 
 def _is_elementary(op: Any) -> bool:

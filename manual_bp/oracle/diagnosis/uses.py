@@ -19,12 +19,16 @@ from manual_bp.program import Ref
 
 # An edit that is met more seldom is not asked of one use alone.
 OFTEN = 2.6
+# Of longer programs (many rounds of a loop) all pairs of operations are too many.
+LONG = 500
 # So much more seldom is what forward keeps made otherwise than all that forward gives, and one use than all.
 ALONE, AT_ONE = 0.4, 0.3
 
 
 def uses(traced: Traced, needed: int, edits: Sequence[Edit]) -> Iterator[Edit]:
     """edits: of one operation."""
+    if len(traced.nodes) > LONG:
+        return
     cheap = [e for e in edits if e.cost <= OFTEN and e.position is not None and e.operand is None]
     kept = [p for p, site in enumerate(traced.sites) if site.stage == "residuals" and needed >> p & 1]
     for position in kept:

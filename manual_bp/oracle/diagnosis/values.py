@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from manual_bp.oracle.diagnosis.changes import ARRANGED, INDICES, MASKS, NUMBERS, ZEROED, ZEROED_TAILS
+from manual_bp.oracle.diagnosis.changes import ARRANGED, CLAMPED, INDICES, MASKS, NUMBERS
 from manual_bp.oracle.diagnosis.edit import Edit, at_site
 from manual_bp.oracle.diagnosis.program import MOVES, At, Traced
 from manual_bp.oracle.diagnosis.words import called, name_of
@@ -28,9 +28,7 @@ def values(traced: Traced, position: int) -> Iterator[Edit]:
     first: Mapping[str, tuple[float, Callable[[Tensor], Tensor]]] = INDICES
     if value.is_floating_point() or value.dtype == torch.bool:
         first = NUMBERS if value.is_floating_point() else MASKS
-    tables = [first, ARRANGED, ZEROED]
-    if value.is_floating_point() and stage in ("inputs", "results"):
-        tables.append(ZEROED_TAILS)
+    tables = [first, ARRANGED, *([CLAMPED] if first is NUMBERS and stage in ("inputs", "residuals") else [])]
     for table in tables if value.ndim else tables[:1]:
         for words, (cost, function) in table.items():
             cost += {"results": -0.3, "inputs": 0, "residuals": 0.1}.get(stage, 0.4)
@@ -56,8 +54,11 @@ def other_values(traced: Traced, position: int) -> Iterator[Edit]:
     """Another value of the same shape in place of one, wherever it is used."""
     value, name = traced.values[position], name_of(traced, Ref(position))
     stage = traced.sites[position].stage
-    for other in _fitting(traced, position, value):
-        cost = (2.9 if other in traced.names else 3.9) + (0.0 if stage in ("residuals", "results") else 0.4)
+    near = _near(traced, position) if stage == "residuals" else set()
+    for other in _fitting(traced, position, value, near):
+        cost = (2.9 if other in traced.names else 3.3 if other in near else 3.9) + (
+            0.0 if stage in ("residuals", "results") else 0.4
+        )
         words = f"{name_of(traced, Ref(other))} in place of {name}"
         yield at_site(traced, position, cost, words, partial(_instead, finder(traced, position, other)))
 
@@ -68,22 +69,35 @@ NOTHING = frozenset(("scalar_tensor", "full", "zeros_like", "ones_like", "zeros"
 """What gives constants alone."""
 
 
-def _others(traced: Traced, position: int) -> Iterator[int]:
-    """Other values that are known before an operation, each once; of what a loop computes, that of the first round."""
+def _near(traced: Traced, position: int) -> set[int]:
+    """What a value is made of, and what is made of it, by one operation; what computes nothing is no operation."""
+
+    def beside(p: int) -> set[int]:
+        return {ref.position for ref in traced.nodes[p].refs} | set(traced.used_by[p])
+
+    own = {position}
+    for _ in range(2):
+        own |= {q for p in own for q in beside(p) if traced.nodes[max(p, q)].name in MOVES}
+    return {q for p in own for q in beside(p)}
+
+
+def _others(traced: Traced, position: int, near: Collection[int] = ()) -> Iterator[int]:
+    """Other values that are known before an operation, each once; of what a loop computes, that of the first round.
+    near: those that need no name."""
     own, seen = traced.alike[position], set[int]()
     for other in range(position):
         alike = traced.alike[other]
         if alike == own or alike in seen or not isinstance(traced.values[other], Tensor):
             continue
         seen.add(alike)
-        is_told = other in traced.names or len(traced.sites) <= SHORT
+        is_told = other in traced.names or other in near or len(traced.sites) <= SHORT
         if is_told and traced.positions[traced.sites[other]][0] == other and traced.nodes[other].name not in NOTHING:
             yield other
 
 
-def _fitting(traced: Traced, position: int, value: Tensor) -> Iterator[int]:
+def _fitting(traced: Traced, position: int, value: Tensor, near: Collection[int] = ()) -> Iterator[int]:
     """Those of this shape and kind."""
-    for other in _others(traced, position):
+    for other in _others(traced, position, near):
         x = traced.values[other]
         if x.shape == value.shape and x.dtype == value.dtype:
             yield other
@@ -157,7 +171,7 @@ def operands(traced: Traced, position: int) -> Iterator[Edit]:
             yield at_site(traced, position, cost, words, partial(_filled_operand, i, neutral), operand=i)
         if len(traced.used_by[ref.position]) < 2 and traced.nodes[ref.position].name not in MOVES:
             continue  # the value itself is edited
-        for table in (NUMBERS, ARRANGED, ZEROED) if value.is_floating_point() else (MASKS,):
+        for table in (NUMBERS, ARRANGED) if value.is_floating_point() else (MASKS,):
             for words, (cost, function) in table.items():
                 yield at_site(
                     traced, position, cost + 0.6, worded(words, name), partial(mapped_operand, i, function), operand=i
@@ -172,9 +186,10 @@ def other_operands(traced: Traced, position: int) -> Iterator[Edit]:
             continue
         if len(traced.used_by[ref.position]) < 2:
             continue
-        for other in _fitting(traced, position, traced.values[ref.position]):
+        near = _near(traced, ref.position)
+        for other in _fitting(traced, position, traced.values[ref.position], near):
             if other != ref.position:
-                cost = 3.1 if other in traced.names else 4.1
+                cost = 3.1 if other in traced.names else 3.3 if other in near else 4.1
                 words = f"{name_of(traced, Ref(other))} in place of {name_of(traced, ref)}"
                 change = partial(other_operand, i, finder(traced, position, other))
                 yield at_site(traced, position, cost, words, change, operand=i)

@@ -15,8 +15,8 @@ from manual_bp.hyperparameters import choices, kinds
 from manual_bp.inputs import Mistake
 from manual_bp.oracle.candidates import candidate
 from manual_bp.oracle.diagnosis.edit import PAGE, Edit
+from manual_bp.oracle.diagnosis.orders import axes_reordered
 from manual_bp.oracle.diagnosis.program import MOVES, Site, Traced, Values
-from manual_bp.oracle.diagnosis.samples import wide
 from manual_bp.oracle.diagnosis.words import name_of, place_of
 from manual_bp.outputs import parts, whole
 from manual_bp.program import Ref
@@ -26,17 +26,13 @@ from manual_bp.rule import Rule
 
 def whole_edits(traced: Traced) -> Iterator[Edit]:
     """All of them."""
-    for family in (mistakes, hyperparameters, roles, cotangents, formulas, constants_of_forward):
+    for family in (mistakes, hyperparameters, roles, cotangents, formulas, constants_of_forward, axes_reordered):
         yield from family(traced)
 
 
 def _named(rule: Rule, y: Any, grads: Any) -> Values:
     named = zip(rule.arguments, (*parts(y), *(grads or ())), strict=False)
     return {name: x for name, x in named if isinstance(x, Tensor)}
-
-
-def inputs_of(traced: Traced) -> tuple[Any, ...]:
-    return tuple(None if x is None else wide(x) for x in traced.case.inputs)
 
 
 # --------------------------------------------------------------------------------------------------------- mistakes
@@ -56,7 +52,7 @@ def mistakes(traced: Traced) -> Iterator[Edit]:
 def _mistaken(mistake: Mistake, own: bool, traced: Traced, needed: int) -> Values:
     """own: whether it is computed in the precision of the case."""
     rule, case = traced.rule, traced.case
-    inputs, dy = (case.inputs, case.dy) if own else (inputs_of(traced), traced.dy)
+    inputs, dy = (case.inputs, case.dy) if own else (traced.inputs, traced.dy)
     if not rule.has_backward:
         return _named(rule, rule.mistaken(mistake.backward)(inputs, **case.hyper), ())
     return _named(rule, *rule.mistaken(mistake.backward)(inputs, dy, **case.hyper))
@@ -117,9 +113,9 @@ class Setting(NamedTuple):
         """What forward gives, and keeps."""
         hyper = self.hyper(traced)
         try:
-            return traced.rule.pure(*inputs_of(traced), **hyper)
+            return traced.rule.pure(*traced.inputs, **hyper)
         except ValueError:  # 0 is refused where it is divided by
-            return traced.rule.pure(*inputs_of(traced), **{**hyper, self.name: hyper[self.name] or TINY})
+            return traced.rule.pure(*traced.inputs, **{**hyper, self.name: hyper[self.name] or TINY})
 
 
 def settings(rule: Rule) -> Iterator[Setting]:
@@ -177,7 +173,7 @@ def _in_each_others_role(one: int, two: int, traced: Traced, needed: int) -> Val
         found[one], found[two] = found[two], found[one]
         return tuple(found)
 
-    _, grads = traced.rule.vjp(swapped(inputs_of(traced)), traced.dy, **traced.case.hyper)
+    _, grads = traced.rule.vjp(swapped(traced.inputs), traced.dy, **traced.case.hyper)
     return _named(traced.rule, tuple([None] * len(traced.rule.outputs)), swapped(grads))
 
 
@@ -224,7 +220,7 @@ def formulas(traced: Traced) -> Iterator[Edit]:
 
 
 def _at_other(other: Rule, traced: Traced, needed: int) -> Values:
-    named = dict(zip(traced.rule.inputs, inputs_of(traced), strict=True))
+    named = dict(zip(traced.rule.inputs, traced.inputs, strict=True))
     hyper = {n: v for n, v in {**traced.rule.defaults, **traced.case.hyper}.items() if n in other.hyper}
     _, grads = other.vjp(tuple(named.get(n) for n in other.inputs), traced.dy, **hyper)
     found = dict(zip(other.inputs, grads, strict=True))
@@ -276,7 +272,7 @@ def _differentiated(differentiate: Any, traced: Traced, positions: list[int]) ->
         found = [run[p] for p in outputs]
         return whole(found, like=traced.dy) if len(found) > 1 else found[0]
 
-    y, grads = differentiate(forward)(inputs_of(traced), traced.dy)
+    y, grads = differentiate(forward)(traced.inputs, traced.dy)
     del y
     found = zip(rule.arguments[len(outputs) :], grads, strict=True)
     return {name: x for name, x in found if isinstance(x, Tensor)}

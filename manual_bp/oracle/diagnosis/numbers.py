@@ -1,16 +1,19 @@
-"""Not finite: NaN and infinity where numbers are due, that leak from elsewhere or come of an overflow."""
+"""What the wrong numbers are: NaN or infinite, leaked from elsewhere or after an overflow; or those of other places."""
 
 from __future__ import annotations
 
 import torch
 
 from manual_bp.oracle.case import Case
+from manual_bp.oracle.diagnosis.samples import Sample
 from manual_bp.oracle.diagnosis.search import Search
 from manual_bp.oracle.words import counted, some
 from manual_bp.rule import Vjp
 
 # So many cases are named.
 NAMED = 3
+# So many numbers fall into the place of others by chance less often than once in a million.
+NUMBERS = 10
 # Beside what is not finite an answer that is off by a larger share is wrong in another way too; roundings are in the
 # allowance that is added to it.
 FAR = 1e-3
@@ -41,6 +44,30 @@ def not_finite(search: Search, candidate: Vjp | None, argument: str) -> str:
         words = "where finite numbers are due, and right elsewhere, as after an overflow or a division by 0"
         return f"{argument} is NaN or infinite {words}; in {count}: {names}"
     return ""
+
+
+def misplaced(search: Search, candidate: Vjp | None, argument: str) -> str:
+    """Whether it holds the numbers that are due, but at other places; "" if it does not."""
+    samples = [p.samples[argument] for p in search.points[argument] if p.samples[argument].is_wrong]
+    count = sum(int(s.wrong.sum()) for s in samples)
+    if count < NUMBERS or any(s.got.shape != s.expected.shape for s in samples):
+        return ""
+    ranks = {s.got.ndim for s in samples}
+    for axis in [*range(max(ranks) if len(ranks) == 1 else 0), None]:
+        if all(_is_permuted(s, axis) for s in samples):
+            along = "" if axis is None else f" along axis {axis}"
+            chosen = {"argmax", "amax", "eq", "scatter_add"} & {n.name for n in search.probe(argument).traced().nodes}
+            why = ", as if another element were the largest (another winner)" if chosen else ""
+            cases = f"so in all {counted(len(samples), 'case')} in which it is wrong"
+            return f"{argument} holds the numbers that are due, but at other places{along}{why}; {cases}"
+    return ""
+
+
+def _is_permuted(sample: Sample, axis: int | None) -> bool:
+    """Whether what came is what is due in another order, along one axis or as a whole."""
+    got, due = (x.flatten() if axis is None else x for x in (sample.got, sample.expected))
+    got, due = (x.sort(axis or 0).values for x in (got, due))
+    return bool(((got - due).abs() <= 2 * sample.allowance.max()).all())
 
 
 def _holds_nan(case: Case) -> bool:

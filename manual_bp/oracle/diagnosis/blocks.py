@@ -1,0 +1,95 @@
+"""Edits of parts of an axis: what kernels that work in blocks leave out at its end, or count again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from manual_bp.oracle.diagnosis.edit import Edit, at_site
+from manual_bp.oracle.diagnosis.program import At, Traced
+from manual_bp.oracle.diagnosis.words import name_of
+from manual_bp.program import Ref
+
+Weights = Callable[[Tensor, int], Tensor]
+"""Whether each index, of so many, is kept; or by what it is multiplied."""
+
+PARTS: dict[str, tuple[float, Weights]] = {
+    "the last {0} left out of {1}": (3.6, lambda i, n: i < n - 1),
+    "the first {0} left out of {1}": (3.7, lambda i, n: i > 0),
+    "all but the first {0} left out of {1}": (4, lambda i, n: i == 0),
+    "all but the last {0} left out of {1}": (4.1, lambda i, n: i == n - 1),
+    "every second {0} left out of {1}": (4.2, lambda i, n: i % 2 == 0),
+    "the second half of the {0}s left out of {1}": (4.4, lambda i, n: i < n // 2),
+    "all {0}s beyond the largest power of two left out of {1}": (4.4, lambda i, n: i < 1 << (n.bit_length() - 1)),
+}
+# The largest first: what is left of a length is often the same for several.
+BLOCKS = (4096, 2048, 1024, 512, 256, 128, 64, 32, 16, 8, 4, 2)
+
+
+def _of_means(block: int, i: Tensor, n: int) -> Tensor:
+    """Each block's mean counts as much as any other's, that of the last too, which may be shorter."""
+    lengths = (n - i // block * block).clamp(max=block)
+    return n / (-(-n // block) * lengths)
+
+
+BLOCKED: dict[str, tuple[float, Callable[[int, Tensor, int], Tensor]]] = {
+    "the tail after the last full block of {2} {0}s left out of {1}": (4.0, lambda block, i, n: i < n // block * block),
+    "the tail after the last full block of {2} {0}s, where there is a full one, left out of {1}": (
+        4.02,
+        lambda block, i, n: i < (n // block * block or n),
+    ),
+    "all after the first {2} {0}s left out of {1}": (4.04, lambda block, i, n: i < block),
+    "all before the last block of {2} {0}s left out of {1}": (4.06, lambda block, i, n: i >= (n - 1) // block * block),
+    "each block of {2} {0}s counted again in every later one in {1}": (
+        4.2,
+        lambda block, i, n: (n - 1) // block + 1.0 - i // block,
+    ),
+    "{1} as the mean of the means of blocks of {2} {0}s, of which the last may be shorter": (4.1, _of_means),
+}
+
+
+def weights(length: int) -> Iterator[tuple[str, float, Weights]]:
+    """What is done to the parts of an axis of this length, that are not left as they are, with how seldom it is met."""
+    index = torch.arange(length)
+    found = [(words, cost, weigh) for words, (cost, weigh) in PARTS.items()]
+    for j, block in enumerate(BLOCKS):
+        for words, (cost, weigh) in BLOCKED.items():
+            found.append((words.format("{0}", "{1}", block), cost + j / 100, partial(weigh, block)))
+    for words, cost, weighted in found:
+        if length and bool((weighted(index, length) != 1).any()):
+            yield words, cost, weighted
+
+
+def weighted(weigh: Weights, axis: int, x: Tensor) -> Tensor:
+    """x with 0 where an index on one axis is not kept, or with every index multiplied."""
+    length = x.shape[axis]
+    by = weigh(torch.arange(length), length).reshape(-1, *(1,) * (x.ndim - axis % x.ndim - 1))
+    return torch.where(by, x, torch.zeros((), dtype=x.dtype)) if by.dtype == torch.bool else x * by
+
+
+def _flat(weigh: Weights, x: Tensor) -> Tensor:
+    return weighted(weigh, 0, x.reshape(-1)).reshape(x.shape)
+
+
+def blocks(traced: Traced, position: int) -> Iterator[Edit]:
+    """Of an input, a residual or a result the elements, rows or columns of a part."""
+    value, name = traced.values[position], name_of(traced, Ref(position))
+    stage = traced.sites[position].stage
+    places: list[tuple[str, int, Callable[..., Tensor]]] = [
+        ("element", value.numel(), _flat),
+        ("column", value.shape[-1], lambda weigh, x: weighted(weigh, -1, x)),
+        ("row", value.shape[0], lambda weigh, x: weighted(weigh, 0, x)),
+    ]
+    for i, (place, length, of) in enumerate(places[: 1 if value.ndim == 1 else 3]):
+        for words, cost, weigh in weights(length):
+            if not value.is_floating_point() and weigh(torch.arange(1), 1).dtype != torch.bool:
+                continue
+            more = i / 10 + {"results": -0.3, "inputs": 0.0}.get(stage, 0.1)
+            yield at_site(traced, position, cost + more, words.format(place, name), partial(_changed, of, weigh))
+
+
+def _changed(of: Callable[..., Tensor], weigh: Weights, at: At) -> Tensor:
+    return of(weigh, at.result())

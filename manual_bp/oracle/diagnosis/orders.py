@@ -1,0 +1,206 @@
+"""Edits of order: an axis read in groups or interleaved, its halves exchanged, moved on by a hyperparameter; a value of
+another round of a loop, or of an earlier call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manual_bp import axes
+from manual_bp.oracle.diagnosis.edit import PAGE, Edit, at_site
+from manual_bp.oracle.diagnosis.program import At, Traced, Values
+from manual_bp.oracle.diagnosis.quantities import Quantity, counts_of, numbers_of
+from manual_bp.oracle.diagnosis.words import name_of
+from manual_bp.outputs import parts, whole
+from manual_bp.program import Ref
+
+
+def _counts(traced: Traced) -> Iterator[tuple[str, Quantity]]:
+    """Whole numbers by which an axis may be cut or moved: 2, hyperparameters, lengths of one axis."""
+    yield "2", lambda _: 2.0
+    for name, number in numbers_of(traced).items():
+        if number == int(number):
+            yield name, lambda t, n=name: numbers_of(t)[n]  # type: ignore[misc]
+    for name in counts_of(traced):
+        if "·" not in name and " " not in name:
+            yield name, lambda t, n=name: counts_of(t)[n]  # type: ignore[misc]
+
+
+def reordered(traced: Traced, position: int) -> Iterator[Edit]:
+    """The elements along one axis of a value in another order."""
+    value, name = traced.values[position], name_of(traced, Ref(position))
+    for axis, length in enumerate(value.shape):
+        if length > 2:
+            words = f"the halves of {name} exchanged along axis {axis}"
+            yield at_site(traced, position, 3.3, words, partial(_changed, _halved, axis, lambda _: 2.0))
+        for i, (words, count) in enumerate(_counts(traced)):
+            number = count(traced)
+            if 1 < number < length and length % number == 0:
+                of = f"axis {axis} of {name} read as if it were"
+                said = f"{of} in {words} groups one after the other, where they are interleaved"
+                yield at_site(traced, position, 3.5 + i / 50, said, partial(_changed, _apart, axis, count))
+                said = f"{of} in {words} groups that are interleaved, where they stand one after the other"
+                yield at_site(traced, position, 3.5 + i / 50, said, partial(_changed, _interleaved, axis, count))
+            if words in traced.rule.hyper and 0 < abs(number) < length:
+                for sign, by in ((1, words), (-1, f"-{words}")):
+                    said = f"{name} moved by {by} along axis {axis}"
+                    yield at_site(traced, position, 3.7 + i / 50, said, partial(_changed, _moved, axis, count, sign))
+
+
+def _changed(change: Callable[..., Tensor], axis: int, count: Quantity, *more: Any) -> Any:
+    *others, at = more
+    return change(at.result(), axis, int(count(at.traced)), *others)
+
+
+def _halved(x: Tensor, axis: int, count: int) -> Tensor:
+    return x.roll(x.shape[axis] // count, axis) if x.shape[axis] % 2 == 0 else x.new_full(x.shape, torch.nan)
+
+
+def _interleaved(x: Tensor, axis: int, count: int) -> Tensor:
+    return torch.unflatten(x, axis, (count, -1)).transpose(axis, axis + 1).flatten(axis, axis + 1)
+
+
+def _apart(x: Tensor, axis: int, count: int) -> Tensor:
+    return torch.unflatten(x, axis, (-1, count)).transpose(axis, axis + 1).flatten(axis, axis + 1)
+
+
+def _moved(x: Tensor, axis: int, count: int, sign: int) -> Tensor:
+    """With 0 where nothing is moved to."""
+    by, index = sign * count, torch.arange(x.shape[axis]).reshape(-1, *(1,) * (x.ndim - axis - 1))
+    came = (index - by >= 0) & (index - by < x.shape[axis])
+    return torch.where(came, x.roll(by, axis), torch.zeros((), dtype=x.dtype))
+
+
+# --------------------------------------------------------------------------------------------- an axis, wherever it is
+
+
+def axes_reordered(traced: Traced) -> Iterator[Edit]:
+    """An axis that a page takes for a product, as `groups*members`, read as if its factors stood the other way round:
+    in every input and cotangent that has it, and in every result."""
+    rule = traced.rule
+    tokens = {t: axes.products(t) for name in rule.inputs for t in axes.tokens(rule.annotations[name])}
+    for token, products in tokens.items():
+        if rule.has_backward and len(products) == 1 and len(products[0]) == 2 and not token.startswith("*"):
+            words = f"{PAGE}the axis {token} read as {'*'.join(reversed(products[0]))}: interleaved, and not in groups"
+            yield Edit(3.0, words, run=partial(_read_otherwise, token))
+
+
+def _read_otherwise(token: str, traced: Traced, needed: int) -> Values:
+    rule, case = traced.rule, traced.case
+    sizes = axes.Sizes()
+    shapes = {n: tuple(x.shape) for n, x in zip(rule.inputs, case.inputs, strict=True) if x is not None}
+    axes.bind(rule.annotations, shapes, sizes, case.hyper)
+    known = axes.lengths(sizes, {**rule.defaults, **case.hyper})
+    first, _ = (int(f) if f.isdigit() else known[f] for f in axes.products(token)[0])
+
+    def ordered(annotation: Any, x: Any, change: Callable[..., Tensor]) -> Any:
+        found = axes.tokens(annotation)
+        if not isinstance(x, Tensor) or token not in found:
+            return x
+        before = found[: found.index(token)]
+        axis = found.index(token) - (len(found) if any(t.startswith("*") for t in before) else 0)
+        return change(x, axis % x.ndim, first)
+
+    outputs, inputs = list(rule.output_annotations.values()), [rule.annotations[n] for n in rule.inputs]
+    given = [ordered(a, x, _apart) for a, x in zip(inputs, traced.inputs, strict=True)]
+    dy = [ordered(a, d, _apart) for a, d in zip(outputs, parts(traced.dy), strict=True)]
+    y, residuals = rule.pure(*given, **{**rule.defaults, **case.hyper})
+    grads = rule.page.backward(residuals, whole(dy, like=traced.dy))
+    every = zip(rule.arguments, [*outputs, *inputs], (*parts(y), *grads), strict=True)
+    return {name: ordered(a, x, _interleaved) for name, a, x in every if isinstance(x, Tensor)}
+
+
+# ----------------------------------------------------------------------------------------------------------- in a loop
+
+
+def rounds(traced: Traced, position: int) -> Iterator[Edit]:
+    """What an operation in a loop takes of the round before or after its own: one that stands in one place of the page,
+    or of which what all rounds give is stacked."""
+    own, is_stack = _rounds(traced, position)
+    nodes = [traced.nodes[p] for p in own]
+    if len(own) < 2 or len({node.name for node in nodes}) > 1:
+        return
+    for i, ref in enumerate(nodes[0].args):
+        if isinstance(ref, Ref) and len({node.args[i] for node in nodes if isinstance(node.args[i], Ref)}) > 1:
+            for by, words in ((1, "after"), (-1, "before")):
+                name = name_of(traced, nodes[len(nodes) // 2].args[i])  # the first may take what the loop begins with
+                said = f"{name} of the step {words} in place of that of its own step"
+                change = partial(_all_of_round if is_stack else _of_round, i, by)
+                yield at_site(traced, position, 2.9, said, change, operand=i)
+
+
+def _rounds(traced: Traced, position: int) -> tuple[list[int], bool]:
+    """The operation in each round, and whether they are known by what stacks them."""
+    node = traced.nodes[position]
+    if node.name == "stack":
+        return [ref.position for ref in node.args[0] if isinstance(ref, Ref)], True
+    return traced.positions[traced.sites[position]], False
+
+
+def _all_of_round(i: int, by: int, at: At) -> Any:
+    own, _ = _rounds(at.traced, at.position)
+    parts_ = [_of_round(i, by, At(at.traced, p, at.changed), own) for p in own]
+    return at.with_args([parts_, *at.node.args[1:]])
+
+
+def _of_round(i: int, by: int, at: At, own: list[int] | None = None) -> Any:
+    """by: so many values later of those that stand there in any round; the last is taken for what lies beyond."""
+    traced = at.traced
+    own = own or traced.positions[traced.sites[at.position]]
+    each = sorted({_origin(traced, traced.nodes[p].args[i]) for p in own})
+    end = each[-1] if by > 0 else each[0]
+    if (beyond := _beyond(traced, end, by)) is not None:  # a loop's last value may stand in none of its rounds
+        each = sorted({*each, beyond})
+    found = each.index(_origin(traced, at.node.args[i])) + by
+    other = each[min(max(found, 0), len(each) - 1)]
+    if any(traced.later[p] >> other.position & 1 for p in own):
+        raise ValueError("it would depend on itself")
+    args = at.place(list(at.node.args))
+    args[i] = at.value(other).reshape(args[i].shape)
+    return at.with_args(args)
+
+
+def _origin(traced: Traced, ref: Ref) -> Ref:
+    """What a value is a copy or a view of."""
+    node = traced.nodes[ref.position]
+    while node.name in ("clone", "detach", "alias", "view") and isinstance(node.args[0], Ref):
+        ref = node.args[0]
+        node = traced.nodes[ref.position]
+    return ref
+
+
+def _beyond(traced: Traced, end: Ref, by: int) -> Ref | None:
+    """What comes so many after a value where all of its kind are stacked, or made in one place."""
+    for node in traced.nodes:
+        if node.name == "stack" and end in node.args[0]:
+            found = list(node.args[0]).index(end) + by
+            return node.args[0][found] if 0 <= found < len(node.args[0]) else None
+    others = traced.positions[traced.sites[end.position]]
+    found = others.index(end.position) + by
+    return Ref(others[found], end.item) if 0 <= found < len(others) else None
+
+
+def kept_values(traced: Traced, first: Callable[[Traced], Traced | None]) -> Iterator[Edit]:
+    """A value of the first call with such a shape in place of its own, as if it were kept by that.  first: the program
+    at that call; None if it is that."""
+    if first(traced) is None:
+        return
+    for position, name in traced.names.items():
+        value = traced.values[position]
+        if traced.sites[position].stage != "results" and isinstance(value, Tensor) and value.is_floating_point():
+            words = (
+                f"`{name}` of the first call with such a shape in place of its own, as if it were kept (a stale cache)"
+            )
+            yield at_site(traced, position, 2.8, words, partial(_of_call, first))
+
+
+def _of_call(first: Callable[[Traced], Traced | None], at: At) -> Any:
+    found = first(at.traced)
+    if found is None:
+        return at.result()
+    site = at.traced.sites[at.position]
+    return found.values[found.positions[site][at.traced.positions[site].index(at.position)]]
