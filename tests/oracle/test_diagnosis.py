@@ -242,7 +242,7 @@ def of_large_cases(inputs, dy, alpha=1.0):
         (
             with_kept_axis,
             "optional_inputs",
-            r"dgain equals the page with its numbers read in another shape: \(3,\) is due, and \(1, 3\) came",
+            r"dgain has the shape \(1, 3\) to which gain, \(3,\), is broadcast",
         ),
         (of_large_cases, "bell", "dx is NaN or infinite where finite numbers are due"),
     ],

@@ -14,6 +14,7 @@ from torch import Tensor
 from manual_bp.oracle import compare
 from manual_bp.oracle.case import Case
 from manual_bp.oracle.diagnosis import diagnose
+from manual_bp.oracle.diagnosis import search as search_module
 from manual_bp.oracle.diagnosis.changes import ARRANGED
 from manual_bp.oracle.diagnosis.conditions import between, condition
 from manual_bp.oracle.diagnosis.deadline import Deadline
@@ -279,6 +280,20 @@ def test_an_axis_is_read_interleaved_and_its_last_block_is_left_out():
     due = rule.vjp((x[:8], drawn(6), None), dy[:8], groups=2)[1][1]
     found = words_of_edits_that_give(due, program, "dweight")
     assert any("the tail after the last full block of 4 rows" in words for words in found), found
+
+
+def test_of_a_page_that_takes_long_fewer_cases_are_looked_at(monkeypatch):
+    """With those that are wrong and right among them, and the same for every argument."""
+    page = PAGES["masked_row"]
+    records, _ = few_records(page, lambda inputs, dy: (page.vjp(inputs, dy)[0], (inputs[0] + dy, None)))
+    search = Search(page, records, {"y", "dx"}, torch.float32, Deadline())
+    every = len(search.points["dx"])
+    monkeypatch.setattr(search_module, "WRITTEN", 0.0)
+    monkeypatch.setattr(search_module, "FEWEST", 6)
+    search.thin()
+    assert 3 <= len(search.points["dx"]) <= 7 < every
+    assert search.probe("dx") in search.points["dx"]
+    assert search.left_out == {"dx"}
 
 
 def scan(a, b):

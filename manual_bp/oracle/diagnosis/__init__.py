@@ -102,6 +102,7 @@ class _Examination:
                     self.ask(search, detector, seen)
             finally:
                 search.points = {a: points for a, points in search.points.items() if a in self.left}
+                search.thin()
                 search.run_listed()
             try:
                 search.deadline = Deadline(EARLY * self.deadline.left)

@@ -91,8 +91,13 @@ def spread(points: list[Point], argument: str) -> list[Point]:
 
 
 def _some(points: list[Point], most: int) -> list[Point]:
-    small = [p for p in points if p.size <= LARGE] or points[:2]
-    return small if len(small) <= most else [small[i * len(small) // most] for i in range(most)]
+    return evenly([p for p in points if p.size <= LARGE] or points[:2], most)
+
+
+def evenly(points: list[Point], most: int) -> list[Point]:
+    """At most so many of them."""
+    count = min(most, len(points))
+    return [points[i * len(points) // count] for i in range(count)]
 
 
 def worth(point: Point, argument: str) -> tuple[Any, ...]:

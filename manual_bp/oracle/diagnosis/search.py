@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ from manual_bp.oracle.diagnosis.edits import edits_of
 from manual_bp.oracle.diagnosis.multiples import multiples
 from manual_bp.oracle.diagnosis.orders import kept_values
 from manual_bp.oracle.diagnosis.pairs import multiplied, paired
-from manual_bp.oracle.diagnosis.points import MANY, VISIBLE, Point, spread, worth
+from manual_bp.oracle.diagnosis.points import MANY, VISIBLE, Point, evenly, spread, worth
 from manual_bp.oracle.diagnosis.program import PAGE, TORCH, Traced, Values
 from manual_bp.oracle.diagnosis.records import Record, end_of
 from manual_bp.oracle.diagnosis.samples import Sample, samples_of
@@ -49,6 +50,8 @@ FIRST = 1.6
 ANOTHER = 0.3
 # How seldom a part of a registered mistake is met.
 PART = 2.6
+# In so many seconds a page is written down at the cases that are looked at, but at so many cases at least.
+WRITTEN, FEWEST = 1.2, 16
 # Seconds that are taken for what the page lists.
 LISTED = 1.5
 # Of so many edits it is asked which is the nearest.
@@ -140,6 +143,23 @@ class Search:
     @property
     def open(self) -> list[str]:
         return [a for a in self.points if a not in self.exact]
+
+    def thin(self) -> None:
+        """Of a page that takes long to be written down, as in a loop, look at fewer cases, the same for all arguments;
+        those at which edits are asked first are among them."""
+        start = time.thread_time()
+        probes = [probe for probe, _ in self._by_probe()]
+        with suppress(UntraceableError, RuntimeError, TypeError, ValueError, AttributeError):
+            for probe in probes[:1]:
+                probe.traced(PAGE)
+        most = max(int(WRITTEN / max(time.thread_time() - start, 1e-3)), FEWEST) // 2
+        every = dict.fromkeys(p for points in self.points.values() for p in points)
+        wrong = [p for p in every if any(p.samples[a].is_wrong for a in self.points if a in p.samples)]
+        right = [p for p in every if p not in wrong]
+        kept = {id(p) for some in (wrong, right) for p in evenly(some, most)} | {id(p) for p in probes}
+        for argument, points in self.points.items():
+            self.points[argument] = [p for p in points if id(p) in kept]
+            self.left_out |= {argument} if len(self.points[argument]) < len(points) else set()
 
     def run_listed(self) -> None:
         """Ask the mistakes that the page lists, each at one case, and in all others where it fits: they are few, and

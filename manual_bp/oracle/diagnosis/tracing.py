@@ -66,7 +66,7 @@ class _Sited(Recording):
             elif not code.co_filename.startswith(HERE):
                 calls.append((code.co_name, frame.f_lasti))
                 if found is None or (found.file != self.page and code.co_filename == self.page):
-                    found = _line_of(frame)
+                    found = _line_of(code.co_filename, frame.f_lineno)
                 self._note_names(frame)
             elif code.co_filename.startswith(APART):
                 calls.append((code.co_name, frame.f_lasti))
@@ -97,9 +97,9 @@ class _Sited(Recording):
             super()._refuse_what_no_program_tells(func, args, moving, line)
 
 
-def _line_of(frame: FrameType) -> Line:
-    file = frame.f_code.co_filename
-    return Line(file, frame.f_lineno, linecache.getline(file, frame.f_lineno).strip())
+@cache
+def _line_of(file: str, number: int) -> Line:
+    return Line(file, number, linecache.getline(file, number).strip())
 
 
 def traced(rule: Rule, case: Case, by: str = PAGE) -> Traced:
