@@ -40,10 +40,10 @@ def reordered(traced: Traced, position: int) -> Iterator[Edit]:
         for i, (words, count) in enumerate(_counts(traced)):
             number = count(traced)
             if 1 < number < length and length % number == 0:
-                of = f"axis {axis} of {name} read as if it were"
-                said = f"{of} in {words} groups one after the other, where they are interleaved"
+                groups = f"the groups along axis {axis} of {name} ({words} of them)"
+                said = f"{groups} read as if they were interleaved, and did not stand one after the other"
                 yield at_site(traced, position, 3.5 + i / 50, said, partial(_changed, _apart, axis, count))
-                said = f"{of} in {words} groups that are interleaved, where they stand one after the other"
+                said = f"{groups} read as if they stood one after the other, and were not interleaved"
                 yield at_site(traced, position, 3.5 + i / 50, said, partial(_changed, _interleaved, axis, count))
             if words in traced.rule.hyper and 0 < abs(number) < length:
                 for sign, by in ((1, words), (-1, f"-{words}")):
