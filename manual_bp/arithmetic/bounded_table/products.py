@@ -18,8 +18,13 @@ def _bilinear(p: Precision, a: Pair, b: Pair, terms: int, product: Callable[[Ten
     """product: bilinear, each result a sum of so many products of an element of each operand, at most."""
     (x, y), (e, f) = (a[0], b[0]), (a[1].expand_as(a[0]), b[1].expand_as(b[0]))
     size, other = x.abs(), y.abs()
-    propagated = product(size, f) + product(e, other + f)
-    magnitude = product(size, other) + propagated
+    magnitude = product(size, other)
+    propagated = torch.zeros_like(magnitude)
+    if b[1].any():  # where errors are drawn at random, there are none that are bounded
+        propagated = propagated + product(size, f)
+    if a[1].any():
+        propagated = propagated + product(e, other + f)
+    magnitude = magnitude + propagated
     fresh = magnitude * p.gamma(terms)
     if magnitude.numel() and magnitude.min() > 0:
         fresh = fresh + terms * p.eta
