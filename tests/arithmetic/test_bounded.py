@@ -6,6 +6,7 @@ What each function does to a bound is tested in test_functions.py.
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
 import pytest
@@ -81,6 +82,14 @@ def allowance(rule: Rule, case: Case, contract: Contract | None = None) -> Resul
     return flat(found.outputs, found.grads)
 
 
+@cache  # for two tests; the widths of a recurrence take seconds
+def at_edges(name: str) -> list[tuple[Case, Widths]]:
+    """Of every edge in float32 that is finite there, the widths of the page."""
+    rule = rule_of(name)
+    cases = [drawn(rule, torch.float32, edge=edge) for edge in rule.edges if not edge.raises]
+    return [(case, found_widths(rule, case)) for case in filter(is_finite, cases)]
+
+
 def ratio(error: Tensor, width: Tensor) -> Tensor:
     """error / width, where 0 / 0 is 0: something exact that came out exact."""
     return torch.where(error == 0, 0.0, error / width)
@@ -131,13 +140,10 @@ def test_a_scaled_gradient_is_outside(name: str, dtype: torch.dtype) -> None:
 def test_every_edge_has_a_width(name: str) -> None:
     """Finite where the result is a number of the dtype, not too near its largest."""
     rule = rule_of(name)
-    for edge in rule.edges:
-        case = None if edge.raises else drawn(rule, torch.float32, edge=edge)
-        if case is None or not is_finite(case):
-            continue
-        for result, width in zip(of_page(rule, wide(case)), allowance(rule, case), strict=True):
+    for case, found in at_edges(name):
+        for result, width in zip(of_page(rule, wide(case)), flat(found.outputs, found.grads), strict=True):
             representable = result.abs() < precision(torch.float32).max / 2
-            assert width[representable].isfinite().all(), f"{edge.name}: {width}"
+            assert width[representable].isfinite().all(), f"{case.name}: {width}"
 
 
 @every_rule
@@ -188,14 +194,13 @@ def test_low_precision_arithmetic_is_wider_than_one_rounding(name: str) -> None:
 def test_lost_digits_are_within_the_width_of_their_own_formula(name: str) -> None:
     """And somewhere beyond the page's, at one of its edges."""
     rule = rule_of(name)
-    cases = [drawn(rule, torch.float32, edge=edge) for edge in rule.edges if not edge.raises]
     for mistake in (each for each in rule.mistakes if each.loses_digits):
         beyond = False
-        for case in filter(is_finite, cases):
+        for case, page in at_edges(name):
             truths = rule.vjp(wide(case).inputs, wide(case).dy, **case.hyper)[1]
             grads = rule.mistaken(mistake.backward)(case.inputs, case.dy, **case.hyper)[1]
-            own, page = found_widths(rule, case, **mistake.instead).grads, found_widths(rule, case).grads
-            for truth, grad, allowed, right in zip(truths, grads, own, page, strict=True):
+            own = found_widths(rule, case, **mistake.instead).grads
+            for truth, grad, allowed, right in zip(truths, grads, own, page.grads, strict=True):
                 if truth is not None and grad is not None:
                     error = (grad.double() - truth).abs()
                     assert not (error > allowed).any(), f"{mistake.name} at {case.name!r}"
