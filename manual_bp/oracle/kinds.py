@@ -45,6 +45,10 @@ FINER = {
 """The next finer precision."""
 # A rounding error shrinks by 2⁻¹³ or more in the next finer precision, that of a formula stays.
 SHRINKS = 1 / 2
+# An error of a formula changes as little as its inputs, by some hundredths; one of rounding is drawn anew with inputs
+# that differ by several units of 16 bits, and is then no nearer to what it was than half of it in eight draws but by
+# chance: once in 2⁸, and more rarely where several numbers are wrong.
+NEARBY, MOVED, SAME = 8, 2.0**-5, 1 / 2
 # What nothing excuses in so many cases of an argument is wrong, and of further ones the excuses are not asked
 # for: each is a bound of the whole page, which takes longer than all the rest.
 PLAIN = 4
@@ -198,7 +202,8 @@ class Kinds:
         precision excuses: then it is no rounding.
 
         Nothing is learnt from one that cannot do that precision, or whose results there are, once rounded, those here:
-        it computes in this precision whatever comes.
+        it computes in one precision whatever comes.  If that is the finer one, but for some roundings to this one,
+        these are other errors at other numbers nearby, and those of a formula are not.
         """
         if candidate is None or excuse.finer is None:
             return False
@@ -209,11 +214,44 @@ class Kinds:
             return False
         rounded = there.to(self.dtype).double()
         if torch.equal(rounded.nan_to_num(), got.nan_to_num()):
-            return False
+            of_few_bits = self.contract != self._narrow and excuse.finer is FINER[self.dtype]
+            is_finer = of_few_bits and not torch.equal(there.nan_to_num(), rounded.nan_to_num())
+            return is_finer and self._is_steady_nearby(excuse, candidate, position, found, there, beyond)
         error, bound = (there - expected).abs(), excuse.bounds(contract_of(excuse.finer))[position]
         assert bound is not None
         stays = (error > SHRINKS * (got - expected).abs()) & (error > bound)
         return bool(stays[beyond].any())
+
+    def _is_steady_nearby(
+        self, excuse: Excuse, candidate: Vjp, position: int, found: Evidence, there: Tensor, beyond: Tensor
+    ) -> bool:
+        """Whether what a program in the finer precision is off by, beyond that precision, is much the same at numbers
+        nearby."""
+        assert excuse.finer is not None
+        expected, bound = found.expected[position], excuse.bounds(contract_of(excuse.finer))[position]
+        assert expected is not None
+        assert bound is not None
+        error = there - expected
+        wrong = beyond & (error.abs() > bound) & error.isfinite()
+        if not bool(wrong.any()):
+            return False
+        generator, case = torch.Generator().manual_seed(0), in_precision(found.case, excuse.finer)
+        for _ in range(NEARBY):
+            moved = case.with_tensors(
+                x * (1 + MOVED * (torch.rand(x.shape, generator=generator) - 0.5)).to(x) if x.is_floating_point() else x
+                for x in case.tensors
+            )
+            wide_case = moved.with_tensors(map(wide, moved.tensors))
+            try:
+                y, grads = self.rule.vjp(
+                    wide_case.inputs, wide_case.dy, **self.conventions.hyper(self.rule, case.hyper)
+                )
+            except ValueError:  # somebody's function may be defined for the numbers as they are alone
+                return False
+            due, got = (*parts(y), *grads)[position], self._result(candidate, moved, position, expected)
+            if due is None or got is None or not bool((got - due - error)[wrong].norm() <= SAME * error[wrong].norm()):
+                return False
+        return True
 
     def _is_unsteady(self, candidate: Vjp, position: int, found: Evidence, got: Tensor, beyond: Tensor) -> bool:
         """Whether what is wrong differs by more than the allowance when the candidate is called again: a race."""

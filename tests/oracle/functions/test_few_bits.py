@@ -1,0 +1,50 @@
+"""Arithmetic in 16 bits excuses what is rounded to 16 bits, and no formula that is computed in float32."""
+
+import math
+
+import pytest
+import torch
+
+from manual_bp.oracle import Case, compare
+
+ROOT = math.sqrt(2 / math.pi)
+CUBE = 0.044715
+
+
+def gated(x, weight):
+    gate, up = (x @ weight.mT).chunk(2, -1)
+    return torch.nn.functional.gelu(gate, approximate="tanh") * up
+
+
+def backward_with(times, rounded=lambda x: x):
+    """In float32 whatever comes; times: of the cube's slope; rounded: what is done to the cotangent of the product."""
+
+    def vjp(inputs, dy):
+        x, weight, d = (each.float() for each in (*inputs, dy))
+        gate, up = (x @ weight.mT).chunk(2, -1)
+        t = torch.tanh(ROOT * (gate + CUBE * gate**3))
+        slope = (1 + t) / 2 + gate * (1 - t * t) / 2 * ROOT * (1 + times * CUBE * gate**2)
+        both = rounded(torch.cat((d * up * slope, d * gate * (1 + t) / 2), -1))
+        results = (gate * (1 + t) / 2 * up, both @ weight, both.mT @ x)
+        y, *grads = (each.to(inputs[0].dtype) for each in results)
+        return y, tuple(grads)
+
+    return vjp
+
+
+@pytest.mark.parametrize(
+    ("candidate", "is_wrong"),
+    [
+        (backward_with(3), False),
+        (backward_with(3, lambda x: x.bfloat16().float()), False),
+        (backward_with(1), True),
+    ],
+    ids=["right", "rounded on the way", "another formula"],
+)
+def test_what_is_off_alike_at_numbers_nearby_is_no_rounding(candidate, is_wrong) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, weight, dy = (torch.randn(shape, generator=generator).bfloat16() for shape in ((4, 6), (10, 6), (4, 5)))
+    case = Case((x, weight), dy)
+    given = {"x": (4, 6), "weight": (10, 6)}
+    report = compare(candidate, gated, inputs=given, cases=[case], dtype=torch.bfloat16, diagnose=0)
+    assert {m.argument for m in report.mismatches} == ({"dx", "dweight"} if is_wrong else set()), str(report)
