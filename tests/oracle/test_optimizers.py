@@ -229,6 +229,29 @@ def test_optax_s_eps_is_inside_the_root(rule):
     assert "'eps inside the root'" in compare_optimizer(of_optax(rule), rule).diagnoses[0]
 
 
+def test_optax_s_other_defaults_are_named():
+    """Two things at once: where its state begins, and where eps is; and an option of the page that is on."""
+    pytest.importorskip("optax", reason="optax is an optional peer")
+    report = compare_optimizer(of_optax("adagrad_update"), "adagrad_update", diagnose=LONG)
+    assert report.diagnoses == ["sum begins at 0.1, and not at 0; and there is the convention eps='inside the root'"]
+    report = compare_optimizer(of_optax("amsgrad"), "adam_update", diagnose=LONG)
+    assert report.diagnoses[0].startswith("amsgrad is on, though nobody asked for it; and there is the convention")
+
+
+@pytest.mark.parametrize("kind", [torch.optim.RAdam, torch.optim.Adafactor])
+def test_that_there_is_no_page_is_said(kind):
+    report = compare_optimizer(kind, "adam_update", diagnose=0.25)
+    assert report.diagnoses[0].startswith(f"no page is about {kind.__name__}: what can be judged is whether it is adam")
+    with pytest.raises(ValueError, match=r"Updates that have a page: .*adamw_update"):
+        compare_optimizer(kind, f"{kind.__name__.lower()}_update")
+
+
+def test_an_ascent_is_named():
+    rule = next(name for name, cls in TORCHS.items() if "maximize" in inspect.signature(cls).parameters)
+    report = compare_optimizer(TORCHS[rule], rule, maximize=True, diagnose=LONG)
+    assert "uphill" in report.diagnoses[0] or "against the gradient" in report.diagnoses[0]
+
+
 def test_what_a_constructor_does_not_take_is_said():
     class Plain(torch.optim.Optimizer):
         def __init__(self, params, lr):

@@ -56,8 +56,8 @@ def _default_lr(call: Call) -> None:
     call.hyper["lr"] = call.defaults["lr"]
 
 
-def _begins(name: str, call: Call) -> None:
-    call.begins = (name,)
+def _begins(name: str, at: float, call: Call) -> None:
+    call.begins = {name: at}
 
 
 def _ignored(values: Mapping[str, float], call: Call) -> None:
@@ -132,11 +132,20 @@ def _added_up(call: Call) -> None:
     call.grad = None if call.grad is None else call.total
 
 
+def _seldom(by: float, call: Call) -> None:
+    """In every second step, by the two gradients since.  Of a parameter that has one in each."""
+    call.t, is_due = call.steps // 2, call.steps % 2 == 0
+    if call.grad is None or not is_due or call.grad_before is None:
+        call.grad = None
+    else:
+        call.grad = (call.grad + call.grad_before) / by
+
+
 def _late(call: Call) -> None:
     call.grad = None if call.grad is None else call.grad_before
 
 
-def _clipped(how: str, limit: float, call: Call) -> None:
+def _clipped(how: str, limit: float, call: Call, eps: float = 1e-6) -> None:
     grad = call.grad
     if grad is None:
         return
@@ -145,7 +154,7 @@ def _clipped(how: str, limit: float, call: Call) -> None:
         return
     several = [g for g in call.grads if g is not None] if how == "all" else [grad]
     norm = torch.sqrt(torch.stack([g.double().square().sum() for g in several]).sum())
-    call.grad = grad * float(torch.clamp(limit / (norm + 1e-6), max=1.0))
+    call.grad = grad * float(torch.clamp(limit / (norm + eps), max=1.0))
 
 
 def _stored(dtype: torch.dtype, call: Call) -> None:
@@ -172,6 +181,8 @@ LOOPS: Mapping[str, Change] = {
     "a gradient of 0 is taken for none": _none_for_zero,
     "gradients are not set to 0 between steps: those of all steps before are added": _added_up,
     "the gradient is that of the step before": _late,
+    "a step is made in every 2nd one alone, by the mean of the two gradients (accumulated)": partial(_seldom, 2.0),
+    "a step is made in every 2nd one alone, by the sum of the two gradients (accumulated)": partial(_seldom, 1.0),
     "rows without a gradient are left alone, their state too (lazy)": _lazy,
 }
 """Of every page."""
@@ -222,19 +233,30 @@ def loops(rule: Rule) -> Iterator[tuple[str, Change]]:
             said = ", ".join(f"{value:g}" for value in values.values())
             yield f"{name} is ignored: it is ({said}), whatever is given", partial(_ignored, values)
     for words, factor in {**FACTORS, **SCALES}.items():
-        yield f"the gradient is {words} times what is due", partial(_scaled, factor)
+        ascent = ": it goes uphill (maximize=True, say)" if factor == -1 else ""
+        yield f"the gradient is {words} times what is due{ascent}", partial(_scaled, factor)
     for limit in LIMITS:
         yield f"gradients are clipped element by element, to {limit:g}", partial(_clipped, "element", limit)
         yield f"gradients are clipped to {limit:g} by the norm of each tensor", partial(_clipped, "tensor", limit)
-        yield f"gradients are clipped to {limit:g} by the norm of all tensors", partial(_clipped, "all", limit)
+        for eps, also in ((1e-6, ""), (0.0, ", without eps")):
+            words = f"gradients are clipped to {limit:g} by the norm of all tensors{also}"
+            yield words, partial(_clipped, "all", limit, eps=eps)
+    yield from beginnings(rule)
     state = [name for name in rule.inputs if name not in ("param", "grad")]
     for name in state:
-        yield f"{name} begins at 1, and not at 0", partial(_begins, name)
         yield f"{name} is lost when the state is saved and loaded", partial(_part_lost, name)
     for a, b in combinations(state, 2):
         yield f"{a} and {b} are exchanged when the state is saved and loaded", partial(_exchanged, (a, b))
     for dtype in (torch.bfloat16, torch.float16):
         yield f"the state is stored in {str(dtype).removeprefix('torch.')}", partial(_stored, dtype)
+
+
+def beginnings(rule: Rule) -> Iterator[tuple[str, Change]]:
+    """State that begins elsewhere than at 0: 0.1 is what TensorFlow and optax have for sums of squares."""
+    for name in rule.inputs:
+        if name not in ("param", "grad"):
+            for at in (1.0, 0.1):
+                yield f"{name} begins at {at:g}, and not at 0", partial(_begins, name, at)
 
 
 def sharings() -> Iterator[tuple[str, Change]]:

@@ -19,7 +19,7 @@ from manual_bp.oracle.optimizers.scenarios import Scenario, scenarios
 from manual_bp.oracle.optimizers.seeking import causes
 from manual_bp.oracle.optimizers.trajectory import Change, StateError, all_of
 from manual_bp.oracle.report import NOT_SOUGHT, Mismatch, Report, Worst
-from manual_bp.registry import RULES
+from manual_bp.registry import RULES, UnknownRuleError
 from manual_bp.rule import Rule
 
 
@@ -52,7 +52,10 @@ def compare_optimizer(
     half a place.  Each step is judged from the candidate's own parameters before it.  Raises ValueError for a page that
     is no update of a parameter, an unknown convention, or a device that is not there.
     """
-    page = RULES[rule] if isinstance(rule, str) else rule
+    try:
+        page = RULES[rule] if isinstance(rule, str) else rule
+    except UnknownRuleError as error:
+        raise UnknownRuleError(f"{error} Updates that have a page: {', '.join(_updates())}.") from None
     if page.has_backward or list(page.inputs)[:2] != ["param", "grad"] or page.outputs[0] != "param":
         raise ValueError(
             f"rule must be the update of a parameter, with inputs param, grad and its state; came {page.name}."
@@ -84,17 +87,29 @@ def compare_optimizer(
     if not report.cases and report.raised:
         report.diagnoses.append(f"every run {report.mismatches[0].detail}")
         del report.mismatches[1:]
-    aliases = _aliases(driven)
+    aliases, said = _aliases(driven), list[str]()
     if wrong and diagnose:
         said, report.search = causes(judging, wrong, Deadline(diagnose))
         report.diagnoses += said or aliases
     elif wrong:
         report.search = NOT_SOUGHT
+    own = getattr(driven, "published", "")
+    if (wrong or not report.cases) and diagnose and not said and own and f"{own.lower()}_update" not in RULES:
+        report.diagnoses.insert(
+            0,
+            f"no page is about {own}: what can be judged is whether it is {page.name}, which it is not; pages are "
+            f"about {', '.join(_updates())}",
+        )
     report.findings += [words for words in aliases if words not in report.diagnoses]
     if wrong and not report.diagnoses:
         report.patterns.append(pattern(wrong, report.cases))
     report.clean()
     return report
+
+
+def _updates() -> list[str]:
+    """The pages that are updates of a parameter."""
+    return [n for n, r in RULES.items() if not r.has_backward and list(r.inputs)[:2] == ["param", "grad"]]
 
 
 def _aliases(driven: Driven) -> list[str]:

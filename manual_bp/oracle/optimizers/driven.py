@@ -61,6 +61,13 @@ class Constructor:
         self.names = dict(names or {})
         self.parameters = inspect.signature(make).parameters
 
+    @property
+    def published(self) -> str:
+        """What torch or optax call it, if it is one of theirs; else ""."""
+        package = str(getattr(self.make, "__module__", "")).split(".")
+        is_theirs = package[:2] == ["torch", "optim"] or package[0] == "optax"
+        return str(getattr(self.make, "__name__", "")) if is_theirs else ""
+
     def name(self, hyper: str) -> str | None:
         """The parameter for a hyperparameter or an optional part of the state; None if there is none."""
         candidates = (self.names.get(hyper), *NAMES.get(hyper, (hyper,)), *FLAGS.get(hyper, ()))
@@ -99,6 +106,10 @@ class of_optimizer:
         self._constructor, self._fixed, self.sparse = Constructor(make, names), fixed, sparse
         self.aliases: set[str] = set()
         """Names in its state of what shared memory with the gradient behind a step."""
+
+    @property
+    def published(self) -> str:
+        return self._constructor.published
 
     def takes(self, hyper: str) -> bool:
         return self._constructor.takes(hyper)
@@ -166,6 +177,10 @@ class of_transformation:
     def __init__(self, make: Callable[..., Any], *, names: Mapping[str, str] | None = None, **fixed: Any) -> None:
         """make, names, fixed: as of `of_optimizer`; the learning rate is given as a function of the count of steps."""
         self._constructor, self._fixed = Constructor(make, names), fixed
+
+    @property
+    def published(self) -> str:
+        return self._constructor.published
 
     def takes(self, hyper: str) -> bool:
         return self._constructor.takes(hyper)

@@ -22,13 +22,14 @@ from manual_bp.wording import counted
 @dataclass(frozen=True)
 class Run:
     """A scenario, and all parameters of the candidate: before the first step, and after each.  due, allowed: by
-    parameter, what is due after each step, and how far off it may be."""
+    parameter, what is due after each step, and how far off it may be; lost: how far where digits are lost."""
 
     scenario: Scenario
     params: list[list[Tensor]]
     due: dict[int, list[Tensor]] = field(default_factory=dict)
     allowed: dict[int, list[Tensor]] = field(default_factory=dict)
     ratios: dict[int, float] = field(default_factory=dict)
+    lost: dict[int, list[Tensor]] = field(default_factory=dict)
 
     def before(self, position: int) -> list[Tensor]:
         return [params[position] for params in self.params[:-1]]
@@ -85,6 +86,13 @@ class Judging:
         return allowances(
             self.rule, run.scenario, position, before, formula or self.formula, used, loop, self.state_error
         )
+
+    def lost(self, run: Run, position: int) -> list[Tensor]:
+        """How far off it may be by the formulas of the page that lose digits, where that has a bound, and else 0."""
+        if position not in run.lost:
+            each = [self.allowed(run, position, value.forward) for value in self.rule.values]
+            run.lost[position] = [torch.stack(some).nan_to_num(0, 0, 0).amax(0) for some in zip(*each, strict=True)]
+        return run.lost[position]
 
     def worst(self, run: Run, position: int, due: Sequence[Tensor], allowed: Sequence[Tensor]) -> Worst | None:
         found: Worst | None = None

@@ -14,10 +14,12 @@ from manual_bp.oracle.conventions import told, varied_mistakes
 from manual_bp.oracle.diagnosis import MORE_TIME
 from manual_bp.oracle.diagnosis.deadline import Deadline, TimeIsUp
 from manual_bp.oracle.errors import ulp
-from manual_bp.oracle.optimizers.causes import hinted, loops, sharings
+from manual_bp.oracle.optimizers.causes import beginnings, hinted, loops, sharings
+from manual_bp.oracle.optimizers.driven import FLAGS
 from manual_bp.oracle.optimizers.judgement import Judging, Run
 from manual_bp.oracle.optimizers.trajectory import Change, Formula
 from manual_bp.registry import RULES
+from manual_bp.rule import Rule
 
 # A wrong program that explains what came is nearer to it than what is due by a factor of this, where that is far off.
 NEARER = 16
@@ -33,31 +35,19 @@ def causes(judging: Judging, wrong: Sequence[Run], deadline: Deadline) -> tuple[
     one = list(_one(judging))
     try:
         for words, formula, change in (*one, *_two(judging)):
-            deadline.check()
-            is_another = False
-            for run in runs:
-                found = _is(judging, run, formula, change)
-                if found is None:
-                    break
-                is_another |= found
-            else:
-                if is_another:
-                    return [words], ""
+            if _explains(judging, runs, formula, change, deadline):
+                return [words], ""
         for words, change in sharings():
             deadline.check()
             if all(_shares(judging, run, change) for run in runs):
                 return [words], ""
+        for words, options, formula, change in _beside_conventions(judging.rule):
+            asked = [replace(r, scenario=replace(r.scenario, options=r.scenario.options | options)) for r in runs]
+            if _explains(judging, asked, formula, change, deadline):
+                return [words], ""
         for words, other in _others(judging):
-            is_another = False
-            for run in runs:
-                deadline.check()
-                found = _is(other, run, None, None)
-                if found is None:
-                    break
-                is_another |= found
-            else:
-                if is_another:
-                    return [words], ""
+            if _explains(other, runs, None, None, deadline):
+                return [words], ""
         numbers = []
         for words, formula, change in one:
             number = 0
@@ -73,6 +63,38 @@ def causes(judging: Judging, wrong: Sequence[Run], deadline: Deadline) -> tuple[
         return [], f"the search for the cause ended after {deadline.seconds:g} s: {more}"
     most, words = max(numbers, key=lambda each: each[0], default=(0, ""))
     return ([f"{words} (in {most} of {len(runs)} runs that are wrong)"] if most else []), ""
+
+
+def _explains(
+    judging: Judging, runs: Sequence[Run], formula: Formula | None, change: Change | None, deadline: Deadline
+) -> bool:
+    """Whether all of these runs are those of a wrong program, and some are visibly those of no right one."""
+    is_another = False
+    for run in runs:
+        deadline.check()
+        found = _is(judging, run, formula, change)
+        if found is None:
+            return False
+        is_another |= found
+    return is_another
+
+
+def _beside_conventions(rule: Rule) -> Iterator[tuple[str, frozenset[str], Formula | None, Change | None]]:
+    """Optional parts of the state that nobody asked for, and state that begins elsewhere; by the page, and by each of
+    its conventions: what is said, the options, formula and loop."""
+    formulas_: list[tuple[str, Formula | None]] = [("", None)]
+    for name, choices in rule.conventions.items():
+        for choice, convention in choices.items():
+            if convention.varied:
+                names = frozenset({convention.varied})
+                said = f"; and there is the convention {name}={choice!r}"
+                formulas_.append((said, partial(rule.page.varied, names)))
+    for also, formula in formulas_:
+        for name in sorted(rule.absentable):
+            for flag in FLAGS.get(name, ()):
+                yield f"{flag} is on, though nobody asked for it{also}", frozenset({name}), formula, None
+        for words, change in beginnings(rule):
+            yield f"{words}{also}", frozenset(), formula, change
 
 
 def _one(judging: Judging) -> Iterator[Program]:
@@ -120,6 +142,10 @@ def _is(judging: Judging, run: Run, formula: Formula | None, change: Change | No
         # The comparison with what is due has the page's widths; a wrong program has its own beside.
         wider = [a + b for a, b in zip(run.allowed[position], own, strict=True)]
         worst = judging.worst(run, position, wrong, wider)
+        if worst is not None and worst[0] > 1 and judging.rule.values:
+            # It may lose digits beside, as a formula of the page does: by so much, where that has a bound.
+            wider = [a + b for a, b in zip(wider, judging.lost(run, position), strict=True)]
+            worst = judging.worst(run, position, wrong, wider)
         if worst is None or worst[0] > 1:
             return None
         due = run.due[position]

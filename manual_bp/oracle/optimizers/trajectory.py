@@ -32,7 +32,7 @@ class Call:
     that is not 0.  steps: how many there were in all.  lr_before, lr_next, lr_first: rates of other steps.
     loaded: whether this is the first step after the state was loaded.  since_load: how many there were since.
     last_group, defaults: hyperparameters of the last group, and those of the first group in the first step.
-    forgets: whether the state is lost before it.  begins: parts of the state that begin at 1.
+    forgets: whether the state is lost before it.  begins: parts of the state that begin elsewhere than at 0.
     lost, exchanged: parts of the state that are.
     axes: how many the tensor has.  grads: of all tensors.  total: the sum of this and all gradients before;
     grad_before: that of the step before, 0 in the first.
@@ -58,7 +58,7 @@ class Call:
     last_group: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     forgets: bool = False
-    begins: tuple[str, ...] = ()
+    begins: Mapping[str, float] = field(default_factory=dict)
     lost: tuple[str, ...] = ()
     exchanged: tuple[str, ...] = ()
     axes: int = 1
@@ -238,7 +238,8 @@ def _found(state: dict[str, Tensor | None], first: dict[str, Tensor | None], cal
     if call.forgets:
         return first
     if call.begins and call.t == 1:
-        state = {name: _ones(x) if x is not None and name in call.begins else x for name, x in state.items()}
+        begins = call.begins
+        state = {name: _begun(x, begins[name]) if x is not None and name in begins else x for name, x in state.items()}
     state = {name: first[name] if name in call.lost else x for name, x in state.items()}
     if call.exchanged and all(state.get(name) is not None for name in call.exchanged):
         a, b = call.exchanged
@@ -246,9 +247,9 @@ def _found(state: dict[str, Tensor | None], first: dict[str, Tensor | None], cal
     return state
 
 
-def _ones(x: Tensor) -> Tensor:
-    """A part of the state that begins at 1."""
-    return Bounded(x.value + 1, x.error, x.dtype) if isinstance(x, Bounded) else x + 1
+def _begun(x: Tensor, at: float) -> Tensor:
+    """A part of the state, which is 0, as it begins elsewhere."""
+    return Bounded(x.value + at, x.error, x.dtype) if isinstance(x, Bounded) else x + at
 
 
 def _kept_all(

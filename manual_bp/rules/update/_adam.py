@@ -162,6 +162,8 @@ def varied_step(
         correction1, correction2 = one - b1 * t, one - b2 * t
     ahead = b1 * m + (one - b1) * grad if "Nesterov's moment" in names else m
     m_hat = ahead / _tensor(correction1, m)
+    if "Nesterov's moment, corrected ahead" in names:
+        m_hat = b1 * m / (one - b1 ** (t + 1)) + (one - b1) * grad / _tensor(correction1, m)
     if "NAdam's moments" in names:
         now, ahead_ = (beta1 * (1 - 0.5 * 0.96 ** (0.004 * k)) for k in (step, step + 1))
         so_far = math.prod(beta1 * (1 - 0.5 * 0.96 ** (0.004 * k)) for k in range(1, step + 1))
@@ -339,6 +341,11 @@ def adam_mistakes(varied: Varied) -> tuple[Mistake, ...]:
             "at once in exp_avg",
         ),
         mistake("Nesterov's moment", "that Adam's step is along m; this is NAdam's", "wherever grad is not m"),
+        mistake(
+            "Nesterov's moment, corrected ahead",
+            "that Adam's step is along m̂; this is NAdam's with one β₁ (optax.nadam, Keras)",
+            "wherever grad is not m",
+        ),
         mistake(
             "NAdam's moments",
             "that Adam's step is along m̂, and its β₁ the same in every step; this is torch.optim.NAdam",
