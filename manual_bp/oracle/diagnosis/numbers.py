@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from manual_bp.oracle.case import Case
-from manual_bp.oracle.diagnosis.samples import Sample
+from manual_bp.oracle.diagnosis.samples import APART, Sample
 from manual_bp.oracle.diagnosis.search import Search
 from manual_bp.oracle.words import counted, some
 from manual_bp.rule import Vjp
@@ -64,10 +64,15 @@ def misplaced(search: Search, candidate: Vjp | None, argument: str) -> str:
 
 
 def _is_permuted(sample: Sample, axis: int | None) -> bool:
-    """Whether what came is what is due in another order, along one axis or as a whole."""
+    """Whether what came is what is due in another order, along one axis or as a whole; what is off by little is not."""
+    tolerance = 2 * sample.allowance.max()
+    if 2 * int(((sample.got - sample.expected).abs() > APART * tolerance)[sample.wrong].sum()) < int(
+        sample.wrong.sum()
+    ):
+        return False
     got, due = (x.flatten() if axis is None else x for x in (sample.got, sample.expected))
     got, due = (x.sort(axis or 0).values for x in (got, due))
-    return bool(((got - due).abs() <= 2 * sample.allowance.max()).all())
+    return bool(((got - due).abs() <= tolerance).all())
 
 
 def _holds_nan(case: Case) -> bool:
