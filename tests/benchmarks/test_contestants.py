@@ -164,6 +164,7 @@ def test_captured_products_are_right():
         assert torch.allclose(out, a @ b)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("name", [name for name, rule in bp.RULES.items() if rule.chapter in CHAPTERS])
 def test_rules_are_right_at_their_size(name):
     for problem in rule_problems(bp.RULES[name], 2**12):

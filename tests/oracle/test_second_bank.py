@@ -52,6 +52,7 @@ def of_rule(rule):
     return [program for program in PROGRAMS if program.rule == rule.name]
 
 
+@pytest.mark.thinned(2)
 def test_programs(rule):
     """Every other one, in one of its dtypes, by turns."""
     judged = []

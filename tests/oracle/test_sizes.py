@@ -196,7 +196,7 @@ def differs(wrong, rule, cases) -> bool:
     return not found or not all(found)
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize(("name", "axis"), AXES)
 def test_sums_and_loops_that_stop_early(name, axis):
     rule = bp.RULES[name]
@@ -240,6 +240,7 @@ def test_tiles_other_than_the_first_row_and_column_of_them(name, tile):
     assert noticed(vjp_of(rule, change), rule, shows=shows)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("name", bp.RULES)
 @pytest.mark.parametrize("block", [4, 12])
 def test_ends_that_are_never_written(name, block):
@@ -314,6 +315,7 @@ NARROW = [(0.0041, 0.0043)]
     ("name", "band"), [(n, b) for n, r in bp.RULES.items() for b in (WIDE + NARROW if r.elementwise else WIDE)]
 )
 @pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.thinned(3)
 def test_a_range_of_numbers_that_is_wrong(name, band, sign):
     """The cotangent of an input is off by a twentieth where the input lies in a band, on one side of 0."""
     rule = bp.RULES[name]

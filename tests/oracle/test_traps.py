@@ -143,6 +143,7 @@ def lucky(g):
     return out if _get_current_dispatch_mode() else out.copy_(g)
 
 
+@pytest.mark.thinned(2)
 def test_what_is_never_written_is_seen_whatever_stands_there(rule):
     """Blocks of 8."""
     report = judged(full_blocks_only(rule, lucky, block=8), rule, torch.float32, most=3)
@@ -175,6 +176,7 @@ def test_a_custom_function_that_leaves_elements_unwritten():
     assert any("never written" in m.detail for m in report.mismatches)
 
 
+@pytest.mark.thinned(2)
 def test_memory_that_is_written_in_full_is_no_finding(rule):
     seen = set()
 
