@@ -213,6 +213,8 @@ def test_a_condition_is_not_read_off_by_chance():
     assert condition({"n": torch.tensor([1.0, 2.0, 3.0, 4.0])}, holds) == ""
     many, numbers = torch.arange(40) >= 20, torch.arange(40.0)
     assert condition({"n": numbers}, many) == "n ≥ 20"
+    absent = {"weight is absent?": (~many).double(), "x is not contiguous?": many.double()}
+    assert condition(absent, many, absent) == "weight is given"
 
 
 def test_bounds_are_round():

@@ -104,7 +104,7 @@ def _words(name: str, numbers: Tensor, holds: Tensor, against: Tensor | None = N
     theirs = theirs[~theirs.isnan()]
     below, above = theirs[theirs < low], theirs[theirs > high]
     if name.endswith("?"):
-        return name.removesuffix("?") if low else f"not: {name.removesuffix('?')}"
+        return name.removesuffix("?") if low else _denied(name.removesuffix("?"))
     if low == high and below.numel() and above.numel():
         return f"{name} = {low:g}"
     said = []
@@ -115,6 +115,17 @@ def _words(name: str, numbers: Tensor, holds: Tensor, against: Tensor | None = N
         bound = between(high, float(above.min()))
         said.append(f"{name} < {bound:g}" if bound > high else f"{name} ≤ {bound:g}")
     return " and ".join(said) or f"{name} is known"
+
+
+DENIED = {" is absent": " is given", " is not ": " is ", " is ": " is not ", " holds ": " holds no "}
+
+
+def _denied(words: str) -> str:
+    """What holds where these words do not."""
+    for said, other in DENIED.items():
+        if said in words:
+            return words.replace(said, other, 1)
+    raise ValueError(f"no words deny {words!r}")
 
 
 def between(low: float, high: float) -> float:
