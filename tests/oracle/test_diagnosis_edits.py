@@ -285,6 +285,29 @@ def test_an_axis_is_read_interleaved_and_its_last_block_is_left_out():
     assert any("the tail after the last full block of 4 rows" in words for words in found), found
 
 
+def _by_the_block(dy):
+    return dy.sum(-1, keepdim=True) / 2 ** math.ceil(math.log2(dy.shape[-1]))
+
+
+def _of_each_half(dy):
+    return dy.unflatten(-1, (2, -1)).mean(-1).repeat_interleave(dy.shape[-1] // 2, -1)
+
+
+@pytest.mark.parametrize(
+    ("mean", "words"), [(_by_the_block, "the power of two from n on"), (_of_each_half, "the mean over each of 2 parts")]
+)
+def test_a_mean_by_blocks_is_told(mean, words):
+    def function(x):
+        return x - x.mean(-1, keepdim=True)
+
+    def candidate(inputs, dy):
+        return function(*inputs), (dy - mean(dy),)
+
+    cases = [Case((torch.randn(3, n),), torch.randn(3, n), name=f"{n} columns") for n in (6, 10, 14)]
+    report = compare(candidate, function, cases=cases)
+    assert words in str(report.diagnoses), report
+
+
 def test_of_a_page_that_takes_long_fewer_cases_are_looked_at(monkeypatch):
     """With those that are wrong and right among them, and the same for every argument."""
     page = PAGES["masked_row"]

@@ -19,7 +19,7 @@ from manual_bp.outputs import parts, whole
 from manual_bp.program import Ref
 
 
-def _counts(traced: Traced) -> Iterator[tuple[str, Quantity]]:
+def counts(traced: Traced) -> Iterator[tuple[str, Quantity]]:
     """Whole numbers by which an axis may be cut or moved: 2, hyperparameters, lengths of one axis."""
     yield "2", lambda _: 2.0
     for name, number in numbers_of(traced).items():
@@ -37,7 +37,7 @@ def reordered(traced: Traced, position: int) -> Iterator[Edit]:
         if length > 2:
             words = f"the halves of {name} exchanged along axis {axis}"
             yield at_site(traced, position, 3.3, words, partial(_changed, _halved, axis, lambda _: 2.0))
-        for i, (words, count) in enumerate(_counts(traced)):
+        for i, (words, count) in enumerate(counts(traced)):
             number = count(traced)
             if 1 < number < length and length % number == 0:
                 groups = f"the groups along axis {axis} of {name} ({words} of them)"

@@ -4,6 +4,7 @@ move along axes."""
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -13,7 +14,9 @@ from torch import Tensor
 
 from manual_bp.oracle.diagnosis.blocks import Weights, weighted, weights
 from manual_bp.oracle.diagnosis.edit import Edit, at_site
+from manual_bp.oracle.diagnosis.orders import counts
 from manual_bp.oracle.diagnosis.program import MOVES, At, Site, Traced
+from manual_bp.oracle.diagnosis.quantities import Quantity
 from manual_bp.oracle.diagnosis.values import mapped_operand, meets
 from manual_bp.oracle.diagnosis.words import name_of
 from manual_bp.program import Ref
@@ -40,6 +43,8 @@ def reduced(traced: Traced, position: int) -> Iterator[Edit]:
             traced, position, 2, f"the mean of {of} in place of its sum", partial(_times, lambda n: 1 / n), "mean"
         )
         yield at_site(traced, position, 2.9, f"{name} multiplied by {count}", partial(_times, lambda n: n))
+    power = f"the power of two from n on in place of n in {name} (the block's size for the row's length)"
+    yield at_site(traced, position, 2.7, power, partial(_times, lambda n: n / _power(n)), "power of two")
     root = f"the square root of the number of elements in {name}"
     yield at_site(traced, position, 3.4, root, partial(_times, lambda n: n**0.5 if is_mean else n**-0.5))
     names = "mean" if is_mean else "sum"
@@ -48,6 +53,11 @@ def reduced(traced: Traced, position: int) -> Iterator[Edit]:
             words = f"the {names} of {of} over {_said(others)} in place of {name}"
             yield at_site(traced, position, 3.2, words, partial(_over_others, others), f"{names} over {others}")
     yield from _elsewhere(traced, position, x, axes)
+    if len(axes) == 1 and traced.values[position].ndim == x.ndim:
+        for said, length in counts(traced):
+            if 1 < length(traced) < x.shape[axes[0]]:
+                words = f"the mean over each of {said} parts of the axis in place of that over all of it, in {name}"
+                yield at_site(traced, position, 3.3, words, partial(_of_each_part, length), f"mean of {said} parts")
     for words, cost, weigh in weights(x.shape[axes[-1]] if axes else 0):
         change = partial(_in_parts, {0: axes[-1]}, weigh)
         yield at_site(traced, position, cost - 0.7, words.format("element", name), change, words)
@@ -148,6 +158,11 @@ def _times(factor: Callable[[float], float], at: At) -> Any:
     return result * factor(n)
 
 
+def _power(n: float) -> float:
+    """The least power of two that is not less."""
+    return 2.0 ** math.ceil(math.log2(max(n, 1)))
+
+
 def _said(axes: Sequence[int]) -> str:
     return f"ax{'e' if len(axes) > 1 else 'i'}s {', '.join(map(str, axes))}"
 
@@ -158,6 +173,14 @@ def _over_others(others: tuple[int, ...], at: At) -> Any:
     if right.ndim != x.ndim and found.shape != right.shape:
         raise ValueError("of another shape here")
     return found
+
+
+def _of_each_part(count: Quantity, at: At) -> Any:
+    """A mean over a part of an axis, for the elements of that part; a sum is that of a mean that is divided later."""
+    x, n = at.place(at.node.args[0]), int(count(at.traced))
+    (axis,) = _axes(at.node.args, x)
+    found = torch.unflatten(x, axis, (n, -1)).mean(axis + 1).repeat_interleave(x.shape[axis] // n, axis)
+    return found if at.node.name == "mean" else found * x.shape[axis]
 
 
 def _in_parts(axes: Mapping[int, int], weigh: Weights, at: At) -> Any:
