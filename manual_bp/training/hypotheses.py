@@ -42,7 +42,7 @@ def hypotheses(step: Step, now: Moment, before: Moment | None, suspects: Collect
     yield from wrong_pieces(step, now, run)
     yield from wrong_losses(step, now, run)
     if before is not None:
-        yield from _of_gradients(now, before)
+        yield from _of_gradients(step, now, before)
     yield from wrong_shares(step, now, run)
     for name, leaf in leaves(step.model).items():
         if name in suspects:
@@ -125,7 +125,7 @@ def _of_data(step: Step, now: Moment, before: Moment | None, run: Callable[..., 
             )
 
 
-def _of_gradients(now: Moment, before: Moment) -> Iterator[Hypothesis]:
+def _of_gradients(step: Step, now: Moment, before: Moment) -> Iterator[Hypothesis]:
     if not before.shown.gradients.keys() >= now.due.gradients.keys():
         return
 
@@ -140,6 +140,15 @@ def _of_gradients(now: Moment, before: Moment) -> Iterator[Hypothesis]:
         "the gradients of the steps before are not set to zero: those of this step are added to them",
         lambda: with_(lambda name, g: g + before.shown.gradients[name].to(g)),
     )
+    if step.l1 or step.l2:
+        # An optimiser of torch adds its weight decay to what it takes of .grad, and leaves .grad without it.
+        weights = wide({n: before.state.params[n] for n in step.weights})
+        penalty = {n: step.l2 * w + step.l1 * w.sign() for n, w in weights.items()}
+        yield (
+            "the gradients of the steps before are not set to zero: those of this step are added to them, and the "
+            "penalty to their sum",
+            lambda: with_(lambda name, g: g + before.shown.gradients[name].to(g) - penalty.get(name, 0.0)),
+        )
     if before.total:
         yield (
             "the gradients of all steps so far are added up: they are not set to zero",

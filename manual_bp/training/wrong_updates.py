@@ -140,6 +140,7 @@ def _of_the_rate(step: Step) -> Iterator[WrongUpdate]:
     yield f"{before}: the schedule is one step late, and begins at 0", lambda of: at(of, of.state.steps - 1)
     yield before, lambda of: at(of, max(of.state.steps - 1, 0))
     yield "the learning rate is that of the first step in every step", lambda of: at(of, 0)
+    yield "the schedule goes twice as fast: it is stepped twice in each step", lambda of: at(of, 2 * of.state.steps)
     yield "the schedule of the learning rate is left out", lambda of: of.after(replace(of.step, schedule=None))
 
 

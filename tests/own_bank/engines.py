@@ -242,6 +242,15 @@ def not_zeroed(record, state, engine):
     return with_gradients(record, total, state, engine)
 
 
+def not_zeroed_beside_decay(record, state, engine):
+    """As where torch's optimiser decays: .grad has no penalty, and what is left in it neither."""
+    decay = {n: engine.options["l2"] * w if n.startswith("W") else 0.0 for n, w in state.params.items()}
+    left = engine.kept.get("gradients", {})
+    total = {n: g - decay[n] + left.get(n, 0.0) for n, g in record.gradients.items()}
+    engine.kept["gradients"] = total
+    return with_gradients(record, {n: g + decay[n] for n, g in total.items()}, state, engine)
+
+
 def scaled(factor):
     def change(record, state, engine):
         c = factor(len(engine.data[0]))
@@ -433,6 +442,9 @@ WRONG = {
     "batch of the step before": Engine(before(former_batch), ("batch", "before|former"), options=ONE),
     "gradient of the step before": Engine(after(former_gradient), ("gradient", "before|former"), options=ONE),
     "gradients not zeroed": Engine(after(not_zeroed), ("zero|added up",), options=ONE),
+    "gradients not zeroed, beside decay": Engine(
+        after(not_zeroed_beside_decay), ("zero|added up",), options={**ONE, "l2": 0.05}
+    ),
     "sum for a mean": Engine(scaled(lambda n: n), ("loss", "sum"), options=ONE),
     "mean over outputs too": Engine(scaled(lambda n: 1 / 3), ("loss", "classes|outputs|1/3"), options=ONE),
     "labels shifted along the batch": Engine(

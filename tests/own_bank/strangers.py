@@ -51,6 +51,15 @@ class SchedulerFirst(Loop):
         return loss
 
 
+@wrong("the scheduler is stepped twice", "update", "rate|schedule", "twice", **WARM)
+class SchedulerTwice(SchedulerFirst):
+    def train(self, x, target):
+        loss = Loop.train(self, x, target)
+        self.scheduler.step()
+        self.scheduler.step()
+        return loss
+
+
 @wrong("the warm-up begins at 0", "update", "rate|schedule|not moved", "before|from 0|not moved|late", **WARM)
 class WarmupFromZero(Loop):
     def begin(self):
