@@ -20,8 +20,9 @@ class Bound:
     """`module` as a function of the inputs of these names, in this order.
 
     A name of a parameter or buffer, or the last part of one ("weight" of "0.weight"), stands for it: it is replaced
-    for a call, whatever sizes the module was made with.  The other inputs go to forward, in order.  Hyperparameters are
-    what forward takes by name, and the numbers among the module's attributes (alpha, eps, p), set for a call.
+    for a call, whatever sizes the module was made with.  One that is absent is None in the module too, as where it was
+    made without.  The other inputs go to forward, in order.  Hyperparameters are what forward takes by name, and the
+    numbers among the module's attributes (alpha, eps, p), set for a call.
 
     Every call is on a copy in the module's mode (train or eval), and so leaves it as it was.  Parameters and buffers
     that are no inputs keep their values, in the inputs' dtype; one that had the shape of a replaced one gets the new
@@ -53,18 +54,21 @@ class Bound:
             ]
         )
 
-    def __call__(self, *inputs: Tensor, **hyper: Any) -> Tensor:
+    def __call__(self, *inputs: Tensor | None, **hyper: Any) -> Tensor:
         module = _copied(self.module)
         named = dict(zip(self.targets, inputs, strict=True))
         arguments = [named[name] for name, target in self.targets.items() if target is None]
         # A buffer is a constant: a statistic has no gradient, and gets none.  The module may write into it.
         constants = {name for name, _ in module.named_buffers()}
-        replaced = {
-            target: named[name].detach().clone() if target in constants else named[name]
-            for name, target in self.targets.items()
-            if target is not None
-        }
-        like = next((x for x in inputs if x.is_floating_point()), None)
+        replaced: dict[str, Tensor] = {}
+        for name, target in self.targets.items():
+            x = named[name]
+            if target is not None and x is None:
+                owner, _, own = target.rpartition(".")
+                setattr(module.get_submodule(owner), own, None)
+            elif target is not None and x is not None:
+                replaced[target] = x.detach().clone() if target in constants else x
+        like = next((x for x in inputs if x is not None and x.is_floating_point()), None)
         rest = dict(_fitted(module, replaced, like))
         owners = _numbers(module)
         taken = {name: value for name, value in hyper.items() if name in self.own}
@@ -132,11 +136,11 @@ def _copied(module: nn.Module) -> nn.Module:
         ) from error
 
 
-def _resize_shape(module: nn.Module, arguments: list[Tensor]) -> None:
+def _resize_shape(module: nn.Module, arguments: list[Tensor | None]) -> None:
     """A layer norm holds the shape of what it normalises, beside its parameters."""
     for part in module.modules():
         shape = getattr(part, "normalized_shape", None)
-        if isinstance(shape, tuple) and arguments and arguments[0].ndim >= len(shape):
+        if isinstance(shape, tuple) and arguments and arguments[0] is not None and arguments[0].ndim >= len(shape):
             part.normalized_shape = tuple(arguments[0].shape[-len(shape) :])  # type: ignore[assignment]
 
 

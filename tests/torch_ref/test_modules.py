@@ -24,6 +24,7 @@ def state(module):
         (nn.BatchNorm1d(5).eval(), "batch_norm_inference", {"ndim": (2, 3)}),
         pytest.param(nn.LeakyReLU(), "leaky_relu", {}, marks=pytest.mark.exhaustive),
         (nn.Sequential(nn.ELU()), "elu", {}),
+        (nn.LayerNorm(5), "layer_norm", {}),  # without weight and bias too, as one made so is
     ],
     ids=str,
 )
