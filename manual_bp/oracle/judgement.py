@@ -16,6 +16,7 @@ from manual_bp.oracle.errors import errors
 from manual_bp.oracle.evidence import Evidence
 from manual_bp.oracle.foreign import named as named_type
 from manual_bp.oracle.kinds import Kinds
+from manual_bp.oracle.overflow import overflown
 from manual_bp.oracle.pattern import pattern
 from manual_bp.oracle.report import Mismatch, Report, Worst
 from manual_bp.oracle.results import same_bits
@@ -128,6 +129,7 @@ class Judge:
         ratio, ulps = errors(got, expected, allowance, self.dtype)
         excused = self._excused(position, found, expected) | self._overflows_alike(position, found, got, ratio)
         excused |= self._spreads_nan(found.case, expected, got, self.is_output(argument))
+        excused |= self._overflows_on_the_way(argument, found.case, expected, got, (ratio > 1) & ~excused)
         if bool(excused.any()):
             ratio, ulps = torch.where(excused, 0, ratio), torch.where(excused, 0, ulps)
             self.judged[argument].append(Judged(found.case, expected[~excused], allowance[~excused]))
@@ -224,6 +226,18 @@ class Judge:
             assert own is not None
             nan &= own.cpu().isnan()
         return nan
+
+    def _overflows_on_the_way(self, argument: str, case: Case, expected: Tensor, got: Tensor, beyond: Tensor) -> Tensor:
+        """Where no number came, one is due, and a step of the function itself overflows, in the arithmetic that was
+        promised: nobody said that the function is of use there.  A number that came is judged there as elsewhere."""
+        none = beyond & expected.isfinite() & ~got.detach().cpu().isfinite()
+        is_function = self.rule.elementwise and hasattr(self.rule.page, "FUNCTION")
+        if self.strict or not is_function or not bool(none.any()):
+            return torch.zeros_like(none)
+        none &= overflown(self.rule, case, self.kinds.contract.compute)
+        if bool(none.any()):
+            self.note(f"{argument} is NaN or infinite where a step of the function itself overflows: not judged there")
+        return none
 
     def trap(self, argument: str, case: Case, detail: str) -> None:
         self.report.mismatches.append(Mismatch("trap", argument, case.name, detail))

@@ -37,7 +37,7 @@ MORE_TIME = 10
 Detector = Callable[[Search, Vjp, str], str]
 """What is said of an argument; "" if it is not so."""
 
-BEFORE: tuple[Detector, ...] = (calls.unsteady, calls.contiguous)
+BEFORE: tuple[Detector, ...] = (calls.unsteady, calls.contiguous, calls.overflown)
 """What calls the candidate again: no edit is what it depends on."""
 AFTER: tuple[Callable[[Search, Vjp | None, str], str], ...] = (
     calls.own_mask,

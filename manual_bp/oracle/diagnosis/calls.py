@@ -14,8 +14,10 @@ from manual_bp.oracle.case import Case
 from manual_bp.oracle.diagnosis.points import Point
 from manual_bp.oracle.diagnosis.samples import APART, Sample, wide
 from manual_bp.oracle.diagnosis.search import Search
+from manual_bp.oracle.overflow import Watching
 from manual_bp.oracle.settings import seeded
-from manual_bp.oracle.words import counted, of_cases
+from manual_bp.oracle.variation import in_precision
+from manual_bp.oracle.words import counted, of_cases, some
 from manual_bp.rule import Vjp
 
 # At how many cases a candidate is called again, and how many are named.
@@ -97,6 +99,35 @@ def _drawn_behind(search: Search, candidate: Vjp, point: Point, argument: str) -
         f", where {' and '.join(outputs)} is right and draws none: backward draws anew, as where it computes forward "
         f"again (a checkpoint){again}"
     )
+
+
+# ------------------------------------------------------------------------------------------------------------ overflow
+
+
+def overflown(search: Search, candidate: Vjp, argument: str) -> str:
+    """Whether all that is wrong is 0, infinite or NaN where a step of the candidate overflows, and right in float64; ""
+    if it is not.  Of an element-wise function, whose derivative is anybody's formula: a page has its own mistakes."""
+    if search.dtype != torch.float32 or not (search.rule.elementwise and hasattr(search.rule.page, "FUNCTION")):
+        return ""
+    wrong = [p for p in search.points[argument] if p.samples[argument].is_wrong]
+    for point in wrong:
+        case, sample = point.record.evidence.case, point.samples[argument]
+        where = sample.wrong
+        if sample.got.shape != where.shape or bool(((sample.got != 0) & sample.got.isfinite())[where].any()):
+            return ""
+        search.deadline.check()
+        with Watching(where.shape) as watching:
+            again = _result(search, candidate, case, argument)
+        finer = _result(search, candidate, in_precision(case, torch.float64), argument)
+        if again is None or finer is None or finer.shape != where.shape or not bool(watching.overflown[where].all()):
+            return ""
+        if not bool(((finer - sample.expected).abs() <= sample.allowance)[where].all()):
+            return ""
+    if not wrong:
+        return ""
+    names = some((repr(p.name) for p in wrong), NAMED)
+    words = "0, infinite or NaN where a step of the candidate overflows in float32, and right there in float64"
+    return f"{argument} is {words}; in {counted(len(wrong), 'case')}: {names}"
 
 
 def _result(search: Search, candidate: Vjp, case: Case, argument: str) -> Tensor | None:
