@@ -52,15 +52,13 @@ def elu(x: Tensor, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 
 
 
 def tanh_slope(dy: Tensor, x: Tensor) -> Tensor:
-    """dy / cosh² x, with e = exp(-2|x|): 4 e / (1 + e)²."""
-    e = torch.exp(-2 * x.abs())
-    return dy * (4 * e / (1 + e) ** 2)
+    """dy / cosh² x = dy 4 s(2x) s(-2x), which has no branch at 0 as |x| has."""
+    return dy * (4 * (torch.sigmoid(2 * x) * torch.sigmoid(-2 * x)))
 
 
 def sigmoid_slope(dy: Tensor, x: Tensor) -> Tensor:
-    """dy e / (1 + e)², with e = exp(-|x|)."""
-    e = torch.exp(-x.abs())
-    return dy * (e / (1 + e) ** 2)
+    """dy s(x) s(-x), which has no branch at 0 as |x| has."""
+    return dy * (torch.sigmoid(x) * torch.sigmoid(-x))
 
 
 def silu_slope(dy: Tensor, x: Tensor) -> Tensor:

@@ -144,6 +144,16 @@ def straight_through(x):
     return x + (torch.round(x) - x).detach()
 
 
+@pytest.mark.parametrize("function", [torch.tanh, torch.sigmoid])
+def test_what_keeps_the_digits_of_a_smooth_function_makes_no_branch(function) -> None:
+    """At numbers below the smallest normal one the sign of x / 30 is open."""
+
+    def scaled(x):
+        return function(x / 30)
+
+    assert not compare(torch_ref.vjp(scaled), scaled, inputs={"x": (4, 3)}).not_tested
+
+
 def test_what_is_detached_is_constant_in_either_arithmetic() -> None:
     report = compare(torch_ref.vjp(straight_through), straight_through, inputs={"x": (5, 8)}, diagnose=0)
     assert report.passed, str(report)
