@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import manual_bp as bp
 from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.oracle import compare
 from manual_bp.oracle.diagnosis import diagnose
@@ -219,6 +220,46 @@ def test_mistakes_that_the_page_lists_are_asked_whatever_the_time_is():
     records, wrong = few_records(rule, candidate)
     found = diagnose(rule, candidate, records, wrong, deadline=Deadline(1e-9))
     assert "known mistake" in found.sentences[0], found
+
+
+def test_a_mistake_in_another_argument_is_none_of_one_that_overflows():
+    """Its digits, which both lose, are lost by the right formula too."""
+
+    def candidate(inputs, dy):
+        y, (dgate, _) = bp.swiglu.vjp(inputs, dy)
+        gate = inputs[0].float()
+        dup = dy * gate * torch.sigmoid(gate)  # -inf · 0 where the gate is the lowest number
+        return y, (dgate, dup.to(dy.dtype))
+
+    report = compare(candidate, "swiglu", dtype=torch.bfloat16)
+    assert {m.argument for m in report.mismatches} == {"dup"}
+    assert not any("known mistake" in sentence for sentence in report.diagnoses)
+
+
+def test_digits_that_are_lost_in_float32_are_no_cause_of_what_is_wrong_in_16_bits():
+    def candidate(inputs, dy, delta=1.0, reduction="mean"):
+        x, target = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in inputs)
+        r, n = x - target, x.numel() if reduction == "mean" else 1
+        dx = (dy.to(x.dtype) / n) * torch.where(r.abs() <= delta, r, delta * r.sign())  # the sign of NaN is 0
+        return bp.huber.vjp(inputs, dy, delta=delta, reduction=reduction)[0], tuple(g.to(dy.dtype) for g in (dx, -dx))
+
+    report = compare(candidate, "huber", dtype=torch.bfloat16)
+    assert {(m.argument, m.case) for m in report.mismatches} == {("dtarget", "NaN in one row")}
+    assert "times what is due" not in str(report).splitlines()[1]
+
+
+def test_a_term_is_one_of_the_argument_that_is_spoken_of():
+    """One line of layer_norm makes dweight and the projection term of dx."""
+
+    def candidate(inputs, dy, eps=1e-5):
+        y, (dx, dweight, dbias) = bp.layer_norm.vjp(inputs, dy, eps=eps)
+        x = inputs[0] - inputs[0].mean(-1, keepdim=True)
+        return y, (dx, None if dweight is None else (dy * x).reshape(-1, *dweight.shape).sum(0), dbias)
+
+    rule = RULES["layer_norm"]
+    (sentence,) = diagnosis(rule, candidate)
+    assert sentence.startswith("dweight equals the page with the factor `s` left out"), sentence
+    assert "term" not in sentence
 
 
 def test_nothing_is_explained_twice():

@@ -21,7 +21,7 @@ from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.diagnosis import calls, numbers, precision
 from manual_bp.oracle.diagnosis.deadline import Deadline, TimeIsUp
 from manual_bp.oracle.diagnosis.lengths import Lengths
-from manual_bp.oracle.diagnosis.records import FEW, NARROW, Record, dtype_of, in_float32, more_records
+from manual_bp.oracle.diagnosis.records import FEW, NARROW, Record, dtype_of, in_float32, lost_digits, more_records
 from manual_bp.oracle.diagnosis.search import Search
 from manual_bp.oracle.diagnosis.sentences import circumstances, silence, told
 from manual_bp.oracle.evidence import OUR_CONVENTIONS
@@ -151,7 +151,8 @@ def diagnose(
             if candidate is not None and dtype_of(every) in NARROW:
                 wider = list(in_float32(rule, candidate, every, conventions, deadline))
                 if wider:
-                    found.examine(wider, "; seen in float32, where it is wrong too")
+                    lost = lost_digits(rule, candidate, wider, found.left, deadline)
+                    found.examine(wider, "; seen in float32, where it is wrong too", lost)
             if found.left:
                 found.examine(every, excused=excused)
         except TimeIsUp:

@@ -18,7 +18,7 @@ class Edit:
     changes: by operation, what it gives instead; or else run: the results that may differ, of those that are needed.
     position: of the operation where it stands, if any.  kind: what it has in common with the same edit elsewhere.
     operand: which of those of the operation is edited alone.  is_registered: a mistake that the page lists, which may
-    well give NaN.
+    well give NaN.  exact: the same mistake in float64, where its roundings are those of the case's precision.
     """
 
     cost: float
@@ -29,6 +29,7 @@ class Edit:
     kind: str = ""
     operand: int | None = None
     is_registered: bool = False
+    exact: Edit | None = None
 
     def at(self, traced: Traced) -> dict[int, Change]:
         """The operations of a program that it changes."""

@@ -3,7 +3,7 @@ tell enough: the end of a case that is too large, cases drawn anew, the same cas
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -96,3 +96,35 @@ def in_float32(
         evident = evidence(rule, case, contract_of(torch.float32), conventions) if results else ""
         if results and isinstance(evident, Evidence):
             yield Record(evident, results)
+
+
+def lost_digits(
+    rule: Rule, candidate: Vjp, records: Sequence[Record], wrong: Collection[str], deadline: Deadline
+) -> set[tuple[str, str]]:
+    """Arguments and cases of float32 in which what is off is right in float64: digits are lost there, and the formula
+    is none of a mistake."""
+    found = set()
+    for record in records:
+        off = _off(rule, record, record.results) & set(wrong)
+        if not off:
+            continue
+        deadline.check()
+        results = call(candidate, rule, in_precision(record.evidence.case, torch.float64)).results
+        if results and len(results) == len(record.results):
+            found |= {(argument, record.evidence.case.name) for argument in off - _off(rule, record, results)}
+    return found
+
+
+def _off(rule: Rule, record: Record, results: Sequence[Any]) -> set[str]:
+    """The arguments that are further off than a case allows."""
+    found = set()
+    for argument, got, due, allowed in zip(
+        rule.arguments, results, record.evidence.expected, record.evidence.allowance, strict=True
+    ):
+        if isinstance(got, Tensor) and due is not None and allowed is not None and got.shape == due.shape:
+            got = got.detach().cpu().double()
+            is_right = ((got - due).abs() <= allowed) | (got == due) | (got.isnan() & due.isnan())
+            found |= set() if bool(is_right.all()) else {argument}
+        elif due is not None:
+            found.add(argument)
+    return found

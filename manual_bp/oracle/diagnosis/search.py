@@ -374,10 +374,24 @@ class Search:
                 return None
         if edit.is_registered and not verdict.cases:  # NaN alone is no formula
             return None
-        if verdict.evidence < math.log2(max(self.tried, 1)) + MORE:
+        if verdict.evidence < math.log2(max(self.tried, 1)) + MORE or not self._is_of(verdict, argument):
             return None
         explained = len(verdict.agreeing) + len(verdict.mixed)
         return verdict if explained > verdict.silent else None
+
+    def _is_of(self, verdict: Verdict, argument: str) -> bool:
+        """Whether a registered mistake is one of this argument, and not of another alone while digits that the right
+        formula loses too are all that is off here: in float64 it is visibly wrong in some case."""
+        exact = verdict.edit.exact
+        if exact is None or verdict.evidence == math.inf:
+            return True
+        for point in self.points[argument]:
+            with suppress(Exception):  # it is not defined there
+                program = point.traced(verdict.by)
+                value = exact.results(program, program.needed([argument])).get(argument)
+                if value is not None and point.samples[argument].shows(value.double()):
+                    return True
+        return False
 
     def complete(self, verdict: Verdict, argument: str, deadline: Deadline) -> None:
         """Ask an edit that is contradicted in a right case in the others too, as far as there is time."""

@@ -77,7 +77,9 @@ def _subject(verdict: Verdict, arguments: Sequence[str], point: Point) -> str:
         said = edit.words.replace(PAGE, f"equals the derivative of {point.rule.name} with ")
     else:
         said = edit.words
-    place = place_of(point.traced(verdict.by), edit.position, edit.operand) if edit.position is not None else ""
+    place = ""
+    if edit.position is not None:
+        place = place_of(point.traced(verdict.by), edit.position, edit.operand, arguments)
     if "{}" in edit.words:
         words = edit.words.replace("{} is", f"{{}} {'is' if len(arguments) == 1 else 'are'}")
         return words.replace("{}", names, 1) + place

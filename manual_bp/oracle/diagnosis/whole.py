@@ -44,9 +44,11 @@ def mistakes(traced: Traced) -> Iterator[Edit]:
         if not mistake.loses_digits:
             seen = f" (seen: {mistake.seen})" if mistake.seen else ""
             words = f"equals the known mistake '{mistake.name}': it forgets {mistake.forgets}{seen}"
-            yield Edit(i / 1000, words, run=partial(_mistaken, mistake, False), is_registered=True)
+            exact = Edit(i / 1000, words, run=partial(_mistaken, mistake, False), is_registered=True)
+            yield exact
             # A formula that rounds or overflows on the way does so elsewhere in float64.
-            yield Edit(0.5 + i / 1000, words, run=partial(_mistaken, mistake, True), is_registered=True)
+            own = partial(_mistaken, mistake, True)
+            yield Edit(0.5 + i / 1000, words, run=own, is_registered=True, exact=exact)
 
 
 def _mistaken(mistake: Mistake, own: bool, traced: Traced, needed: int) -> Values:

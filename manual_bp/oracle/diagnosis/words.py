@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,18 +91,20 @@ def name_of(traced: Traced, what: Any) -> str:
     return f"`{text}`" if len(text) <= LONG else f"`{text[:LONG]}…`"
 
 
-def place_of(traced: Traced, position: int, operand: int | None = None) -> str:
-    """File and line of an operation, and the term of the page that it is, in brackets; "" of an input."""
+def place_of(traced: Traced, position: int, operand: int | None = None, arguments: Sequence[str] | None = None) -> str:
+    """File and line of an operation, and the term of the page that it is, in brackets; "" of an input.
+
+    arguments: those that are spoken of, by default all: one line may make a term of another."""
     line = traced.nodes[position].line
     if line is None or traced.by == TORCH or traced.sites[position].stage in ("inputs", "residuals", "results"):
         return ""
-    term = term_of(traced, position, operand)
+    term = term_of(traced, position, operand, arguments)
     return f" ({Path(line.file).name}, line {line.number}{f', the {term} term' if term else ''})"
 
 
-def term_of(traced: Traced, position: int, operand: int | None = None) -> str:
-    """The name that the page gives to the summand that an operation, or one operand of it, contributes; "" if there is
-    none."""
+def term_of(traced: Traced, position: int, operand: int | None = None, arguments: Sequence[str] | None = None) -> str:
+    """The name that the page gives to the summand that an operation, or one operand of it, contributes to one of some
+    arguments; "" if there is none."""
 
     def without(at: At) -> Any:
         if operand is None:
@@ -120,7 +123,7 @@ def term_of(traced: Traced, position: int, operand: int | None = None) -> str:
         return ""
     for argument, terms in named.items():
         right, other = traced.right.get(argument), others.get(argument)
-        if right is None or other is None or len(terms) < 2:
+        if right is None or other is None or len(terms) < 2 or argument not in (arguments or named):
             continue
         for name, term in terms.items():
             if torch.allclose((right - other).abs(), term.abs()) and bool((term != 0).any()):
