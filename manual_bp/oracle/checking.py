@@ -104,6 +104,10 @@ def compare(
         if on_verdict is not None:
             on_verdict(report)
         return report
+    if candidate is not None:
+        require_candidate(candidate)
+    if isinstance(cases, Case):
+        raise ValueError("cases must be a list of Case; came one alone. Pass cases=[case].")
     rule = rule_of(rule, inputs, hyper, cases)
     try:
         torch.empty(0, device=device)
@@ -115,9 +119,7 @@ def compare(
         raise ValueError(
             f"dtype must be one of {[str(d) for d in DTYPES]}; came {dtype!r}. Pass dtype=torch.float32, say."
         )
-    if candidate is not None:
-        require_candidate(candidate)
-    elif cases is None:
+    if candidate is None and cases is None:
         raise ValueError(
             "without a candidate there is nothing to judge; came candidate=None and no cases. Pass recorded cases=."
         )

@@ -184,6 +184,8 @@ def form_fault(returned: Any, rule: Rule) -> str:
     value, grads = returned
     if len(rule.outputs) > 1 and not (isinstance(value, tuple | list) and len(value) == len(rule.outputs)):
         return f"y must be a tuple with one entry for each of {', '.join(rule.outputs)}; {_described(value)} came"
+    if isinstance(grads, Tensor) and isinstance(value, tuple | list) and len(rule.outputs) == 1:
+        return f"(y, grads) is due, that is {due}; {_described(value)} and a Tensor came: exchange them"
     if isinstance(grads, Tensor):
         one = "put it into a tuple" if len(rule.inputs) == 1 else "return one entry per input"
         return f"grads must be a tuple with one entry per input, ({names}); a Tensor came: {one}"

@@ -71,7 +71,7 @@ class Judge:
             self.note(f"{argument} is None: it is optional and was not judged")
             return False
         if not isinstance(got, Tensor):
-            self.trap(argument, case, f"a tensor is due, {_described(got)} came")
+            self.trap(argument, case, f"a tensor is due, {_came(got)}")
             return False
         if got.layout is not torch.strided or got.is_quantized or got.is_nested:
             kind = "a nested one" if got.is_nested else f"one of layout {got.layout}"
@@ -256,9 +256,9 @@ def _has_nan(x: Tensor) -> bool:
     return bool(x.isnan().any())
 
 
-def _described(value: Any) -> str:
+def _came(value: Any) -> str:
     """What came in place of a tensor."""
     if value is None:
-        return "None"
+        return "None came"
     hint = "; wrap functions on arrays with from_functions" if hasattr(value, "__array__") else ""
-    return f"a {named_type(value)}{hint}"
+    return f"a {named_type(value)} came{hint}"

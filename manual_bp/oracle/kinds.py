@@ -20,7 +20,7 @@ from manual_bp.arithmetic.bounded import Contract, How, contract_of, widths
 from manual_bp.inputs import Mistake, Value
 from manual_bp.oracle.calling import call
 from manual_bp.oracle.case import Case
-from manual_bp.oracle.conventions import Conventions
+from manual_bp.oracle.conventions import ANY, KINK, Conventions
 from manual_bp.oracle.evidence import (
     CERTIFIED_ELEMENTS,
     CERTIFIED_ON_THE_WAY,
@@ -309,7 +309,11 @@ class Kinds:
     def _convention(self) -> str:
         if hasattr(self.rule.page, "FUNCTION"):
             return 'torch\'s; conventions={"kink": "any"} accepts it'
-        return "the one of the declared convention"
+        accepting = [f'"{n}": "{c}"' for n, own in self.rule.conventions.items() for c in own if own[c].any_subgradient]
+        accepting += [f'"{KINK}": "{ANY}"'] if self.rule.elementwise else []
+        return "the one of the declared convention" + "".join(
+            f"; conventions={{{a}}} accepts it" for a in accepting[:1]
+        )
 
     def as_declared(self, found: Evidence, position: int, grads: Sequence[Any], beyond: Tensor) -> bool:
         """Whether all that differs is a kink or tie, where any subgradient was declared and this is one."""

@@ -64,7 +64,7 @@ def test_wrong_value_is_seen():
         (lambda g: g[..., None], "shape must be"),
         (lambda g: g.double(), "dtype must be torch.float32; came torch.float64"),
         (lambda g: None, "a tensor is due, None came"),
-        (lambda g: g.numpy(), "a tensor is due, a ndarray; wrap functions on arrays with from_functions came"),
+        (lambda g: g.numpy(), "a tensor is due, a ndarray came; wrap functions on arrays with from_functions"),
         (lambda g: g.sum(), "shape must be"),
     ],
     ids=["shape", "dtype", "None", "array", "scalar"],
@@ -161,7 +161,9 @@ def test_kink_is_a_matter_of_convention():
         y, _ = bp.relu.vjp(inputs, dy)
         return y, (torch.where(inputs[0] >= 0, dy, 0),)
 
-    assert kinds(compare(at_one, "relu")) == {"convention"}
+    report = compare(at_one, "relu")
+    assert kinds(report) == {"convention"}
+    assert 'conventions={"kink": "any"} accepts it' in report.diagnoses[0]
     assert compare(at_one, "relu", conventions={"kink": 1.0}).passed
     assert compare(at_one, "relu", conventions={"kink": "any"}).passed
     assert kinds(compare(at_one, "relu", conventions={"kink": 0.5})) == {"convention"}
@@ -406,6 +408,17 @@ def test_rounding_errors_of_an_unknown_formula_are_lost_digits_within_what_its_t
 def test_more_bad_calls(options, message):
     with pytest.raises(ValueError, match=message):
         compare(elu, "elu", **options)
+
+
+def test_arguments_in_another_order():
+    with pytest.raises(ValueError, match="came a str"):
+        compare("elu", elu)
+    with pytest.raises(ValueError, match="pass the candidate first"):
+        compare(torch.nn.functional.elu, elu, inputs={"x": (3,)})
+    with pytest.raises(ValueError, match="cases must be a list of Case"):
+        compare(elu, "elu", cases=Case((X,), DY))
+    report = compare(lambda inputs, dy, alpha=1.0: elu(inputs, dy, alpha)[::-1], "elu")
+    assert "exchange them" in report.mismatches[0].detail
 
 
 def test_a_rule_that_is_none():

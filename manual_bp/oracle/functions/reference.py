@@ -213,6 +213,10 @@ def _check(
     hyper: Mapping[str, Any],
 ) -> None:
     name = name_of(function)
+    if list(parameters)[:2] == ["inputs", "dy"] and not {"inputs", "dy"} & set(said):
+        raise ValueError(
+            f"{name} takes (inputs, dy), as a candidate does; pass the candidate first, then the reference."
+        )
     if unknown := [given for given in (*said, *hyper) if given not in parameters]:
         raise ValueError(f"{name} has no parameter {unknown[0]!r}; it takes {', '.join(parameters)}.")
     if not [given for given in tensors if said.get(given, ...) is not None]:
