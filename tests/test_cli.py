@@ -152,6 +152,15 @@ def test_ends_in_words(monkeypatch, error, status, words):
     assert isinstance(result.exception, SystemExit)
 
 
+def test_colons_are_what_they_are(capsys):
+    """rich takes :x: for a picture: a name in a message, or what a network has written, would be another one."""
+    for console in (shared.out, shared.notices):
+        console.print("a:x:b", markup=False)
+    captured = capsys.readouterr()
+    assert "a:x:b" in captured.out
+    assert "a:x:b" in captured.err
+
+
 def test_interrupt_in_the_middle_of_an_import(monkeypatch, capfd):
     """Python would go on to import, and raise whatever a half module leads to."""
 

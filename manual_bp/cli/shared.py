@@ -58,8 +58,8 @@ def _discard_output() -> None:
         os.close(nowhere)
 
 
-out = Output()
-notices = Console(stderr=True)
+out = Output(emoji=False)
+notices = Console(stderr=True, emoji=False)
 
 
 class Commands(TyperGroup):
