@@ -296,7 +296,8 @@ class Comparison:
         one it then read for another."""
         shares = {r.evidence.case.name for r in self.records if any(map(overlap, r.evidence.case.tensors))}
         overwritten = {m.case for m in mismatches if m.detail.endswith(OVERWROTE)}
-        return {m.case for m in mismatches if m.kind == "wrong"} <= shares & overwritten
+        wrong = {m.case for m in mismatches if m.kind == "wrong" or m.detail.startswith("shape")}
+        return bool(wrong) and wrong <= shares & overwritten
 
     def _is_the_page(self) -> bool:
         """Whether what is wrong is, bit for bit, what the page itself gives: in the first case where something is."""

@@ -119,6 +119,17 @@ def test_who_overwrites_dy_is_told_so_where_its_elements_share_memory():
     assert not report.patterns, report.patterns  # dx is explained
 
 
+def test_a_cotangent_of_another_shape_is_told():
+    """Nothing is overwritten, and no number is compared."""
+
+    def candidate(inputs, dy):
+        x, weight = inputs
+        return x @ weight.T, (dy @ weight, x.T @ dy)
+
+    report = compare(candidate, lambda x, weight: x @ weight.T, inputs={"x": (4, 5), "weight": (6, 5)})
+    assert report.diagnoses[0].startswith("dweight: shape must be (6, 5)"), str(report)
+
+
 def test_cotangent_where_none_is_due():
     def candidate(inputs, dy, p):
         y, (dx, _) = bp.dropout.vjp(inputs, dy, p=p)
