@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manual_bp import axes
 from manual_bp.chain import (
     WEIGHTED,
     Activation,
@@ -25,11 +26,10 @@ from manual_bp.chain import (
 from manual_bp.hyperparameters import choices
 from manual_bp.inputs import Mistake
 from manual_bp.registry import RULES
+from manual_bp.rule import Rule
 
 USUAL_P = (0.1, 0.2, 0.25, 0.3, 0.5)
 """Of dropout."""
-BEHIND = ("layer_norm", "rms_norm", "l2_normalize", "softmax", "relu", "tanh", "sigmoid")
-"""What may stand behind a layer in a network that was changed, and needs no parameters."""
 
 Variant = tuple[str, Layer]
 """What is wrong, in words, and the layer that is so."""
@@ -58,9 +58,22 @@ def variants(leaf: Leaf) -> Iterator[Variant]:
 def followed(leaf: Leaf) -> Iterator[Variant]:
     """A layer with one behind it that is not due.  Asked last: one in place of another may be it."""
     if isinstance(leaf, Activation) or leaf.rule.name in WEIGHTED:
-        for name in BEHIND:
-            if name in RULES and name != leaf.rule.name:
+        for name, rule in RULES.items():
+            if name != leaf.rule.name and _needs_no_parameters(rule):
                 yield f"behind it stands a {name} that is not due", _Followed(leaf, name)
+
+
+def _needs_no_parameters(rule: Rule) -> bool:
+    """Whether a rule takes what a layer gives alone, and gives the same shape: an activation, or a normalisation of
+    each row."""
+    own = [name for name in rule.inputs if name not in rule.absentable]
+    is_alone = own == ["x"] and rule.is_number("x") and set(rule.hyper) == set(rule.defaults)
+    return (
+        is_alone
+        and rule.has_backward
+        and rule.outputs == ("y",)
+        and axes.tokens(rule.y_annotation) == axes.tokens(rule.annotations["x"])
+    )
 
 
 def _activations(leaf: Activation) -> Iterator[Variant]:
