@@ -27,7 +27,7 @@ from manual_bp.oracle.memory import overlap
 from manual_bp.oracle.misshapen import misshapen
 from manual_bp.oracle.raising import tracebacks, where_raised
 from manual_bp.oracle.report import NOT_SOUGHT, Mismatch, Report
-from manual_bp.oracle.results import OVERWROTE, same_bits
+from manual_bp.oracle.results import OVERWROTE, is_dense, same_bits
 from manual_bp.oracle.summary import named, patterns
 from manual_bp.oracle.supplied import tensor_of
 from manual_bp.oracle.trials import own_defaults, trials
@@ -245,8 +245,7 @@ class Comparison:
             report.search = NOT_SOUGHT
         elif wrong:
             cases = [m.case for m in others]
-            several, one = known(self.rule, self.records, cases, self.contract, self.dtype, deadline)
-            several = several or between_steps(self.rule, self.candidate, self.records)
+            several, one = self._at_once(cases, deadline)
             if not several:
                 is_known = pieces is not None
                 limit = deadline if is_known else Deadline(deadline.left / EARLY)
@@ -281,15 +280,29 @@ class Comparison:
         found = misshapen(self.rule, self.records) if arguments else {}
         return {argument: words for argument, words in found.items() if argument in arguments}
 
+    def _at_once(self, cases: Sequence[str], deadline: Deadline) -> tuple[list[str], list[str]]:
+        """What needs no search: a sentence about all that is wrong, and one that is told if nothing better is found."""
+        try:
+            several, one = known(self.rule, self._readable, cases, self.contract, self.dtype, deadline)
+            return several or between_steps(self.rule, self.candidate, self._readable), one
+        except Exception as error:  # the verdict stands without it, and the failure is said
+            self.report.notes.append(f"no known cause was sought: it raised {type(error).__name__}: {error}")
+            return [], []
+
     def _between_pieces(self, pieces: Lengths | None, deadline: Deadline, early: bool = False) -> list[str]:
         """What is wrong between pieces of the batch, in words."""
         try:
             if self._is_the_page():  # a page that is wrong is so in every piece, and its pieces give what it gives
                 return []
-            return between_pieces(self.rule, self.records, pieces, deadline, early=early)
+            return between_pieces(self.rule, self._readable, pieces, deadline, early=early)
         except Exception as error:  # the verdict stands without it, and the failure is said
             self.report.notes.append(f"no cause between pieces was sought: it raised {type(error).__name__}: {error}")
             return []
+
+    @property
+    def _readable(self) -> list[Record]:
+        """The records that are made of numbers, from which a cause may be read."""
+        return [r for r in self.records if all(is_dense(x) for x in r.results if isinstance(x, Tensor))]
 
     def _overwrites_what_it_reads(self, mismatches: Sequence[Mismatch]) -> bool:
         """Whether numbers are wrong only where it overwrote an argument whose elements share memory: what it wrote for
@@ -302,7 +315,7 @@ class Comparison:
     def _is_the_page(self) -> bool:
         """Whether what is wrong is, bit for bit, what the page itself gives: in the first case where something is."""
         case = next((m.case for m in self.report.mismatches if m.kind == "wrong"), None)
-        for record in self.records:
+        for record in self._readable:
             if record.evidence.case.name == case and len(record.results) == len(self.rule.arguments):
                 there = record.evidence.case
                 y, grads = as_vjp(self.rule, self.rule.candidate)(there.inputs, there.dy, **there.hyper)
@@ -317,7 +330,7 @@ class Comparison:
         try:
             known = {(m.argument, m.case) for m in report.mismatches}
             excused = {(m.argument, m.case) for several in self.judge.excused.values() for m in several} - known
-            found = diagnose(self.rule, self.candidate, self.records, wrong, self.conventions, deadline, excused)
+            found = diagnose(self.rule, self.candidate, self._readable, wrong, self.conventions, deadline, excused)
         except Exception as error:  # the verdict stands without it, and the failure is said
             report.notes.append(f"no diagnosis: it raised {type(error).__name__}: {error}")
             report.diagnoses += otherwise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 from functools import partial
+from itertools import count
 from unittest.mock import MagicMock
 
 import numpy as np
@@ -589,18 +590,32 @@ class Rude:
         lambda g: MagicMock(spec=torch.Tensor),
         lambda g: [g, g.untyped_storage().resize_(0)][0] if g.numel() else None,
         lambda g: Rude(),
+        lambda g: g.reshape(-1)[:1].expand(10**12) if g.numel() else None,
+        lambda g: g.to_sparse(),
     ],
-    ids=["meta", "nested", "fake", "mock", "freed", "rude"],
+    ids=["meta", "nested", "fake", "mock", "freed", "rude", "huge", "sparse"],
 )
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_results_that_cannot_be_read_are_findings(result):
+    """Alone, and beside numbers that are wrong and whose cause is sought."""
+
     def candidate(inputs, dy):
         y, (dx,) = tanh(inputs, dy)
         return y, (result(dx),)
 
+    def sometimes(inputs, dy):
+        if next(calls) % 3:
+            return candidate(inputs, dy)
+        y, (dx,) = tanh(inputs, dy)
+        return y, (-dx,)
+
     report = compare(candidate, "tanh")
     assert not report.passed
     assert {m.kind for m in report.mismatches} == {"trap"}
+    calls = count()
+    report = oracle.compare(sometimes, "tanh")
+    assert "wrong" in {m.kind for m in report.mismatches}
+    assert not [note for note in report.notes if "raised" in note]
 
 
 def test_of_a_subclass_the_numbers_are_judged():

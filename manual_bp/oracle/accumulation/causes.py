@@ -16,6 +16,7 @@ from manual_bp.oracle.case import Case
 from manual_bp.oracle.diagnosis import Record
 from manual_bp.oracle.diagnosis.deadline import Deadline, TimeIsUp
 from manual_bp.oracle.invocation import invoked
+from manual_bp.oracle.results import is_dense
 from manual_bp.outputs import parts
 from manual_bp.rule import Rule, Vjp
 
@@ -250,7 +251,7 @@ def is_never_zeroed(rule: Rule, candidate: Vjp, record: Record) -> bool:
     for _ in range(3):
         _, raw, _ = invoked(candidate, rule, case)
         grads = (raw or ())[len(rule.outputs) :]
-        if not grads or not all(g is None or isinstance(g, Tensor) for g in grads):
+        if not grads or not all(g is None or (isinstance(g, Tensor) and is_dense(g)) for g in grads):
             return False
         results.append(tuple(None if g is None else g.detach().cpu().double().clone() for g in grads))
     added = False
