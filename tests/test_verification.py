@@ -35,7 +35,7 @@ def verdict(monkeypatch):
         mistakes=False,
     ):
         twin = vjp(function)
-        monkeypatch.setattr("manual_bp.oracle.evidence.candidate", lambda name: lambda rule: twin)
+        monkeypatch.setattr("manual_bp.oracle.by_torch.candidate", lambda name: lambda rule: twin)
         rule = Rule("mine", page)
         for found, value in ((bp.RULES._modules, page.__name__), (bp.RULES._loaded, rule)):
             monkeypatch.setitem(found, "mine", value)  # the evidence of what is registered is found once

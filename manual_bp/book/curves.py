@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.oracle.candidates import candidate
-from manual_bp.oracle.evidence import certified_module
+from manual_bp.oracle.truth import certified_module
 from manual_bp.outputs import parts
 from manual_bp.rule import Rule
 

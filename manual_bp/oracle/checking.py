@@ -16,6 +16,7 @@ from manual_bp.oracle.comparison import Comparison
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.declared import Declared
 from manual_bp.oracle.evidence import Evidence, evidence
+from manual_bp.oracle.explaining import explain
 from manual_bp.oracle.functions import rule_of
 from manual_bp.oracle.kept_evidence import Generated, generated_evidence, said
 from manual_bp.oracle.own_masks import compare_own_mask, with_the_other
@@ -178,7 +179,7 @@ def compare(
     report = comparison.finish(is_generated)
     if on_verdict is not None:
         on_verdict(report)
-    comparison.explain(diagnose, pieces)
+    explain(comparison, diagnose, pieces)
     if is_generated and candidate is not None and report.raised and not report.cases:
         report.diagnoses += with_the_other(candidate, rule, dtype, own=False)
     return report
@@ -211,7 +212,7 @@ def compare_page(
     comparison = Comparison(rule.candidate, rule, dtype, device, contract, Conventions(), strict=True)
     _judge_generated(comparison, generated_evidence(rule, dtype, device, contract), chosen)
     report = comparison.finish(generated=True)
-    comparison.explain(diagnose)
+    explain(comparison, diagnose)
     return report
 
 

@@ -18,6 +18,7 @@ from manual_bp.oracle.diagnosis import Record
 from manual_bp.oracle.diagnosis.deadline import Deadline, TimeIsUp
 from manual_bp.oracle.errors import errors
 from manual_bp.oracle.evidence import Evidence, evidence
+from manual_bp.oracle.variation import wide
 from manual_bp.outputs import parts
 from manual_bp.rule import Rule
 
@@ -107,7 +108,7 @@ def formulas(rule: Rule) -> Iterator[Formula]:
 def _is_near(rule: Rule, names: frozenset[str], record: Record) -> bool:
     """Whether, in one case, a formula in float64 is much nearer to what came than what is due."""
     case = record.evidence.case
-    named = {name: None if x is None else _wide(x) for name, x in zip(rule.inputs, case.inputs, strict=True)}
+    named = {name: None if x is None else wide(x) for name, x in zip(rule.inputs, case.inputs, strict=True)}
     try:
         with torch.no_grad():
             values = parts(rule.page.varied(names, **named, **{**rule.ordinary, **case.hyper}))
@@ -127,11 +128,6 @@ def _is_near(rule: Rule, names: frozenset[str], record: Record) -> bool:
         ):
             return False
     return True
-
-
-def _wide(x: Tensor) -> Tensor:
-    x = x.detach().cpu()
-    return x.double() if x.is_floating_point() else x
 
 
 def _is(rule: Rule, record: Record, contract: Contract, dtype: torch.dtype) -> bool:

@@ -10,32 +10,26 @@ import torch
 from torch import Tensor
 
 from manual_bp.arithmetic.bounded import Contract
-from manual_bp.oracle.accumulation.causes import between_pieces, between_steps
-from manual_bp.oracle.accumulation.pieces import Lengths
-from manual_bp.oracle.calling import call, call_again, call_filled, call_often, called_otherwise
+from manual_bp.oracle.calling import call, call_again, call_filled, call_often
 from manual_bp.oracle.case import NOT_RECORDED, Case, Further
-from manual_bp.oracle.combined import known
-from manual_bp.oracle.conventions import Conventions, told
+from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.declared import NOTHING, Declared, untaken
-from manual_bp.oracle.diagnosis import Record, diagnose
-from manual_bp.oracle.diagnosis.deadline import Deadline
-from manual_bp.oracle.evidence import Evidence, certified_module
+from manual_bp.oracle.diagnosis import Record
+from manual_bp.oracle.evidence import Evidence
 from manual_bp.oracle.invocation import Call, passable
 from manual_bp.oracle.judgement import Judge
 from manual_bp.oracle.kinds import Kinds
-from manual_bp.oracle.memory import overlap
-from manual_bp.oracle.misshapen import misshapen
-from manual_bp.oracle.raising import tracebacks, where_raised
-from manual_bp.oracle.report import NOT_SOUGHT, Mismatch, Report
-from manual_bp.oracle.results import OVERWROTE, is_dense, same_bits
-from manual_bp.oracle.summary import named, patterns
+from manual_bp.oracle.raising import tracebacks
+from manual_bp.oracle.report import Mismatch, Report
+from manual_bp.oracle.results import same_bits
 from manual_bp.oracle.supplied import tensor_of
 from manual_bp.oracle.trials import own_defaults, trials
+from manual_bp.oracle.truth import certified_module
 from manual_bp.oracle.unwritten import NEVER
 from manual_bp.oracle.vacuity import structurally_zero, untested
 from manual_bp.oracle.words import counted
 from manual_bp.outputs import parts
-from manual_bp.rule import Rule, Vjp, as_vjp
+from manual_bp.rule import Rule, Vjp
 
 # Elements of a case that is called many times, and of one that is called once more with its memory filled: larger ones
 # show nothing that these do not.
@@ -43,8 +37,6 @@ REPEATED = range(1000, 2**15)
 FILLED = 2**12
 # So many cases that are there for their size alone are enough to explain what is wrong in them.
 EXPLAINED = 6
-# What pieces of a batch alone can do is sought first, where they were not declared, for such a part of the time.
-EARLY = 4
 
 
 class Comparison:
@@ -228,118 +220,6 @@ class Comparison:
                 report.not_tested.append(f"{argument}: {why}")
         report.clean()
         return report
-
-    def explain(self, seconds: float, pieces: Lengths | None = None) -> None:
-        """Seek why it is wrong for at most so many seconds, and say what was found in the report of `finish`.
-
-        pieces: how the candidate takes the batch apart, if it said so."""
-        report = self.report
-        explained, shared, deadline = set(self.unwritten), dict[str, str](), Deadline(seconds)
-        others = [m for m in report.mismatches if m.case not in self.tried]  # what was found beside the cases is known
-        wrong = {m.argument for m in others if m.kind == "wrong" or m.detail.startswith("shape")}
-        wrong -= explained
-        if self._overwrites_what_it_reads(others):
-            explained, wrong = explained | wrong, set()
-        report.diagnoses = [*self.unwritten.values(), *self.beside]
-        if wrong and not seconds:
-            report.search = NOT_SOUGHT
-        elif wrong:
-            cases = [m.case for m in others]
-            several, one = self._at_once(cases, deadline)
-            if not several:
-                is_known = pieces is not None
-                limit = deadline if is_known else Deadline(deadline.left / EARLY)
-                several = self._between_pieces(pieces, limit, early=not is_known)
-            report.diagnoses += several
-            explained |= wrong if several else set()
-            if not several:
-                shared = self._sought(wrong, explained, deadline, one)
-            if not report.diagnoses:
-                late = Deadline(max(deadline.left, seconds / 4))
-                report.diagnoses += self._between_pieces(None, late)
-                explained |= wrong if report.diagnoses else set()
-        misshapes = self._misshapen({m.argument for m in others if m.detail.startswith("shape")})
-        explained |= misshapes.keys()
-        report.diagnoses[:0] = dict.fromkeys(misshapes.values())
-        where = where_raised(self.raised, self.answered, self.rule)
-        if where and not self.answered:
-            where += called_otherwise(self.candidate, self.rule)
-        answering = [m for m in others if not m.detail.startswith("raised ")]
-        traps = list(named(answering, explained))
-        if wrong:  # why its numbers are wrong says more than where it gives none
-            report.diagnoses += [*where, *traps]
-        elif len({m.case for m in answering}) > len(self.raised):  # who overwrites dy raises where it is expanded
-            report.diagnoses += [*traps, *where]
-        else:
-            report.diagnoses = [*where, *report.diagnoses, *traps]
-        report.patterns = list(patterns(others, explained, shared, report.cases))
-        report.clean()
-
-    def _misshapen(self, arguments: set[str]) -> dict[str, str]:
-        """Why these have another shape than is due, as far as shapes tell."""
-        found = misshapen(self.rule, self.records) if arguments else {}
-        return {argument: words for argument, words in found.items() if argument in arguments}
-
-    def _at_once(self, cases: Sequence[str], deadline: Deadline) -> tuple[list[str], list[str]]:
-        """What needs no search: a sentence about all that is wrong, and one that is told if nothing better is found."""
-        try:
-            several, one = known(self.rule, self._readable, cases, self.contract, self.dtype, deadline)
-            return several or between_steps(self.rule, self.candidate, self._readable), one
-        except Exception as error:  # the verdict stands without it, and the failure is said
-            self.report.notes.append(f"no known cause was sought: it raised {type(error).__name__}: {error}")
-            return [], []
-
-    def _between_pieces(self, pieces: Lengths | None, deadline: Deadline, early: bool = False) -> list[str]:
-        """What is wrong between pieces of the batch, in words."""
-        try:
-            if self._is_the_page():  # a page that is wrong is so in every piece, and its pieces give what it gives
-                return []
-            return between_pieces(self.rule, self._readable, pieces, deadline, early=early)
-        except Exception as error:  # the verdict stands without it, and the failure is said
-            self.report.notes.append(f"no cause between pieces was sought: it raised {type(error).__name__}: {error}")
-            return []
-
-    @property
-    def _readable(self) -> list[Record]:
-        """The records that are made of numbers, from which a cause may be read."""
-        return [r for r in self.records if all(is_dense(x) for x in r.results if isinstance(x, Tensor))]
-
-    def _overwrites_what_it_reads(self, mismatches: Sequence[Mismatch]) -> bool:
-        """Whether numbers are wrong only where it overwrote an argument whose elements share memory: what it wrote for
-        one it then read for another."""
-        shares = {r.evidence.case.name for r in self.records if any(map(overlap, r.evidence.case.tensors))}
-        overwritten = {m.case for m in mismatches if m.detail.endswith(OVERWROTE)}
-        wrong = {m.case for m in mismatches if m.kind == "wrong" or m.detail.startswith("shape")}
-        return bool(wrong) and wrong <= shares & overwritten
-
-    def _is_the_page(self) -> bool:
-        """Whether what is wrong is, bit for bit, what the page itself gives: in the first case where something is."""
-        case = next((m.case for m in self.report.mismatches if m.kind == "wrong"), None)
-        for record in self._readable:
-            if record.evidence.case.name == case and len(record.results) == len(self.rule.arguments):
-                there = record.evidence.case
-                y, grads = as_vjp(self.rule, self.rule.candidate)(there.inputs, there.dy, **there.hyper)
-                pairs = zip((*parts(y), *grads), record.results, strict=True)
-                return all(same_bits(a, b) for a, b in pairs if isinstance(a, Tensor) and isinstance(b, Tensor))
-        return False
-
-    def _sought(self, wrong: set[str], explained: set[str], deadline: Deadline, otherwise: list[str]) -> dict[str, str]:
-        """Seek a cause of what is wrong in these arguments, and add to those that are explained; otherwise: what is
-        said if none is found.  What the wrong values of each share."""
-        report = self.report
-        try:
-            known = {(m.argument, m.case) for m in report.mismatches}
-            excused = {(m.argument, m.case) for several in self.judge.excused.values() for m in several} - known
-            found = diagnose(self.rule, self.candidate, self._readable, wrong, self.conventions, deadline, excused)
-        except Exception as error:  # the verdict stands without it, and the failure is said
-            report.notes.append(f"no diagnosis: it raised {type(error).__name__}: {error}")
-            report.diagnoses += otherwise
-            return {}
-        said = [told(self.rule, sentence) for sentence in found.sentences]
-        report.diagnoses += said or otherwise
-        explained |= found.explained if said or not otherwise else wrong
-        report.search = found.search
-        return found.shared
 
     def _untested(self, argument: str, generated: bool) -> str:
         """Why a required argument was not tested; "" if it was, or need not be."""

@@ -12,22 +12,16 @@ from functools import cached_property, lru_cache
 import torch
 
 from manual_bp.arithmetic.bounded import Contract
+from manual_bp.oracle.by_torch import NO_TWIN, OTHER_ARGUMENTS
 from manual_bp.oracle.case import Case, Further
 from manual_bp.oracle.cases import first_block, generated, one_row, repeated
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.declared import NOTHING, Declared
 from manual_bp.oracle.elements import Bin, binned, together
-from manual_bp.oracle.evidence import (
-    CERTIFIED_ELEMENTS,
-    NO_TWIN,
-    OTHER_ARGUMENTS,
-    OUR_CONVENTIONS,
-    Evidence,
-    evidence,
-    repeated_in_rows,
-    wide,
-)
+from manual_bp.oracle.evidence import OUR_CONVENTIONS, Evidence, evidence, repeated_in_rows
 from manual_bp.oracle.surroundings import plain
+from manual_bp.oracle.truth import CERTIFIED_ELEMENTS
+from manual_bp.oracle.variation import wide
 from manual_bp.rule import Rule
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -15,6 +17,18 @@ VARIED = 1 / 2
 def in_precision(case: Case, dtype: torch.dtype) -> Case:
     """The case in another precision, in the same layout."""
     return case.with_tensors(copy(x, dtype) if x.is_floating_point() else x for x in case.tensors)
+
+
+def wide(x: Tensor) -> Tensor:
+    """In float64 on the CPU, unless it is a mask or an index."""
+    x = x.detach().cpu()
+    return x.to(torch.float64) if x.is_floating_point() else x
+
+
+def wide_case(case: Case) -> tuple[tuple[Any, ...], Any]:
+    """The inputs and dy in float64 on the CPU."""
+    own = case.with_tensors(map(wide, case.tensors))
+    return own.inputs, own.dy
 
 
 def varied(rule: Rule, case: Case, generator: torch.Generator) -> Case:

@@ -231,7 +231,7 @@ def test_a_rule_without_a_twin_is_judged_at_every_size():
 
 
 def test_without_autograd_of_the_page_it_is_said_once(monkeypatch):
-    monkeypatch.setattr("manual_bp.oracle.evidence.candidate", lambda name: lambda rule: None)
+    monkeypatch.setattr("manual_bp.oracle.by_torch.candidate", lambda name: lambda rule: None)
     rule = page_without_twin()
     report = compare(rule.vjp, rule)
     assert report.passed

@@ -13,11 +13,10 @@ from manual_bp.inputs import Edge
 from manual_bp.oracle.calling import call
 from manual_bp.oracle.case import Case
 from manual_bp.oracle.diagnosis.points import Point
-from manual_bp.oracle.diagnosis.samples import wide
 from manual_bp.oracle.diagnosis.search import EVIDENT, Search
 from manual_bp.oracle.drawing import draw
 from manual_bp.oracle.pattern import place
-from manual_bp.oracle.variation import in_precision
+from manual_bp.oracle.variation import in_precision, wide
 from manual_bp.outputs import parts
 from manual_bp.rule import Vjp
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from manual_bp.oracle.case import Case
 from manual_bp.oracle.diagnosis.quantities import quantities
-from manual_bp.oracle.diagnosis.samples import wide
+from manual_bp.oracle.variation import wide
 from manual_bp.program import Node, Ref
 from manual_bp.program.program import mapped, refs_in
 from manual_bp.rule import Rule

@@ -29,12 +29,6 @@ INDEPENDENT = 6
 NO_ALLOWANCE = 1e-320
 
 
-def wide(x: Tensor) -> Tensor:
-    """In float64 on the CPU, unless it is a mask or an index."""
-    x = x.detach().cpu()
-    return x.double() if x.is_floating_point() else x
-
-
 def slack_of(dtype: torch.dtype) -> float:
     """What roundings may add to the allowance, relative to the largest number."""
     return ROUNDINGS * torch.finfo(computing_dtype(dtype)).eps + 2 * torch.finfo(dtype).eps

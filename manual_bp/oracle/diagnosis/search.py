@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import math
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -28,26 +27,19 @@ from manual_bp.oracle.diagnosis.samples import Sample, samples_of
 from manual_bp.oracle.diagnosis.sketch import Sketch
 from manual_bp.oracle.diagnosis.tracing import UntraceableError
 from manual_bp.oracle.diagnosis.values import misshapen
+from manual_bp.oracle.diagnosis.verdict import ANOTHER, Verdict
 from manual_bp.oracle.diagnosis.whole import mistakes, whole_edits
 from manual_bp.oracle.evidence import OUR_CONVENTIONS
 from manual_bp.rule import Rule
 
-# An edit is told where it fits by chance less often than once among as many as were tried, by so many bits.
-MORE = 14
-# One of so many wrong cases an edit need not give: where numbers are extreme, what is wrong often overflows or flushes.
-FAILING = 9
 # Of one argument so many edits are looked at that hold in every case: what comes later is met more seldom.
 ENOUGH = 4
 # A claim about a part of the numbers rests on so many that are wrong.
 EVIDENT = 3
-# What is computed may be off by so many times what one rounding of the inputs does to it.
-SHAKY = 16
 # Edits that are met so often are asked before torch's derivative is looked at.
 OFTEN = 2.5
 # These are asked before all others are so much as made, which takes long in a loop of many rounds.
 FIRST = 1.6
-# An edit of torch's derivative is told where none of the page is as simple: by so much.
-ANOTHER = 0.3
 # How seldom a part of a registered mistake is met.
 PART = 2.6
 # In so many seconds a page is written down at the cases that are looked at, but at so many cases at least.
@@ -56,36 +48,6 @@ WRITTEN, FEWEST = 1.2, 16
 LISTED = 1.5
 # Of so many edits it is asked which is the nearest.
 NEAREST = 300
-
-
-@dataclass
-class Verdict:
-    """What an edit is to one argument.  agreeing: cases in which the argument is what the edit gives, and visibly not
-    right.  mixed: cases in which only what is wrong is what the edit gives.  contrary: cases in which the argument is
-    right, and the edit gives something else.  silent: in how many wrong cases the edit is not defined; undefined: right
-    ones.  evidence: how improbable it is, in bits, that an edit fits what is wrong by chance.  left: cases not yet
-    asked.  failed: wrong cases, few among many, in which it is something else too.
-    """
-
-    edit: Edit
-    by: str
-    agreeing: list[Point] = field(default_factory=list)
-    mixed: list[Point] = field(default_factory=list)
-    contrary: list[Point] = field(default_factory=list)
-    silent: int = 0
-    undefined: list[Point] = field(default_factory=list)
-    cases: int = 0
-    evidence: float = 0.0
-    left: list[Point] = field(default_factory=list)
-    failed: list[Point] = field(default_factory=list)
-
-    @property
-    def cost(self) -> float:
-        return self.edit.cost + (ANOTHER if self.by == TORCH else 0.0)
-
-    @property
-    def is_exact(self) -> bool:
-        return bool(self.agreeing) and not (self.mixed or self.contrary or self.failed)
 
 
 class Asked(NamedTuple):
@@ -353,108 +315,12 @@ class Search:
             # It has been asked for another argument already: once more it would take the place of another edit.
             if len(self.exact.get(name, ())) >= ENOUGH or any(v.edit is edit for v in found):
                 continue
-            verdict = self.confirmed(edit, name, by)
-            if exactly and verdict is not None and len(verdict.agreeing) + len(verdict.mixed) < TOLD:
-                verdict = None
-            if verdict is not None and (verdict.is_exact or not exactly):
+            verdict = Verdict(edit, by, name, list(self.points[name]))
+            holds = verdict.holds(self.deadline, self.tried)
+            if holds and (not exactly or (verdict.is_exact and verdict.explained >= TOLD)):
                 (self.exact if verdict.is_exact else self.partial).setdefault(name, []).append(verdict)
             elif name == argument:
                 return
-
-    def confirmed(self, edit: Edit, argument: str, by: str) -> Verdict | None:
-        """What the edit is in all cases, up to the first right one that it contradicts; None if something is wrong that
-        it does not give, or that chance may give as well."""
-        verdict = Verdict(edit, by, left=list(self.points[argument]))
-        wrong = sum(p.samples[argument].is_wrong for p in verdict.left)
-        while verdict.left and not verdict.contrary:
-            if not self._ask_next(verdict, argument):
-                return None
-            explained = len(verdict.agreeing) + len(verdict.mixed)
-            if len(verdict.failed) > min(wrong, explained + FAILING) // FAILING:
-                return None
-        if edit.is_registered and not verdict.cases:  # NaN alone is no formula
-            return None
-        if verdict.evidence < math.log2(max(self.tried, 1)) + MORE or not self._is_of(verdict, argument):
-            return None
-        explained = len(verdict.agreeing) + len(verdict.mixed)
-        return verdict if explained > verdict.silent else None
-
-    def _is_of(self, verdict: Verdict, argument: str) -> bool:
-        """Whether a registered mistake is one of this argument, and not of another alone while digits that the right
-        formula loses too are all that is off here: in float64 it is visibly wrong in some case."""
-        exact = verdict.edit.exact
-        if exact is None or verdict.evidence == math.inf:
-            return True
-        for point in self.points[argument]:
-            with suppress(Exception):  # it is not defined there
-                program = point.traced(verdict.by)
-                value = exact.results(program, program.needed([argument])).get(argument)
-                if value is not None and point.samples[argument].shows(value.double()):
-                    return True
-        return False
-
-    def complete(self, verdict: Verdict, argument: str, deadline: Deadline) -> None:
-        """Ask an edit that is contradicted in a right case in the others too, as far as there is time."""
-        self.deadline = deadline
-        with suppress(TimeIsUp):
-            while verdict.left:
-                self._ask_next(verdict, argument)
-
-    def _ask_next(self, verdict: Verdict, argument: str) -> bool:
-        """Ask an edit in one more case; False if it is not what is wrong there."""
-        self.deadline.check()
-        edit, by, point = verdict.edit, verdict.by, verdict.left.pop(0)
-        sample = point.samples[argument]
-        try:
-            program = point.traced(by)
-            values = edit.results(program, program.needed([argument]))
-        except UntraceableError:
-            return False
-        except Exception:  # there is no such operation there, or it is not defined
-            verdict.silent += sample.is_wrong and sample.is_telling
-            verdict.undefined += [] if sample.is_wrong else [point]
-            return True
-        value = values.get(argument, program.right.get(argument))
-        if value is None:
-            return False
-        value = value.double()
-        if sample.agrees(value):
-            verdict.cases += 1
-            if sample.shows(value):
-                verdict.agreeing.append(point)
-            verdict.evidence += sample.evidence(value)
-        elif edit.is_registered and sample.breaks_as(value):
-            verdict.agreeing.append(point)
-            verdict.evidence = math.inf
-        elif not sample.is_telling or not value.isfinite().all() or self._is_shaky(edit, argument, point, by, value):
-            return True
-        elif sample.is_wrong:
-            if bool(sample.wrong.any()) and sample.agrees(value, sample.wrong):
-                verdict.mixed.append(point)
-                verdict.evidence += sample.evidence(value)
-            elif point.is_extreme:
-                verdict.failed.append(point)
-            else:
-                return False
-        else:
-            verdict.contrary.append(point)
-        return True
-
-    def _is_shaky(self, edit: Edit, argument: str, point: Point, by: str, value: Tensor) -> bool:
-        """Whether what an edit gives in a case hangs on the roundings of its inputs, so that a program need not give
-        the same."""
-        sample = point.samples[argument]
-        if not value.shape == sample.got.shape == sample.expected.shape:
-            return False
-        try:
-            program = point.traced(by, moved=True)
-            other = edit.results(program, program.needed([argument]))[argument]
-        except Exception:
-            return False
-        if other is None or other.shape != value.shape:
-            return False
-        tolerance = sample.tolerance(value) + SHAKY * (other.double() - value).abs().max()
-        return not bool((~((value - sample.got).abs() <= tolerance) & sample.judged).any())
 
 
 def _shape(case: Case) -> Any:

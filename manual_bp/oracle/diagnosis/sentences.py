@@ -14,7 +14,8 @@ from manual_bp.oracle.diagnosis.edit import PAGE, Edit
 from manual_bp.oracle.diagnosis.points import LARGE, Point
 from manual_bp.oracle.diagnosis.program import PAGE as PROGRAM
 from manual_bp.oracle.diagnosis.samples import Sample
-from manual_bp.oracle.diagnosis.search import EVIDENT, Search, Verdict
+from manual_bp.oracle.diagnosis.search import EVIDENT, Search
+from manual_bp.oracle.diagnosis.verdict import Verdict
 from manual_bp.oracle.diagnosis.words import place_of
 from manual_bp.oracle.words import counted, listed, some, told_apart
 from manual_bp.rule import Vjp
@@ -111,7 +112,7 @@ def _partial(search: Search, argument: str) -> str:
     point = search.probe(argument)
     deadline = Deadline(COMPLETED)
     for verdict in verdicts:
-        search.complete(verdict, argument, deadline)
+        verdict.complete(deadline)
         subject = _subject(verdict, [argument], point)
         if not verdict.mixed and not verdict.contrary:  # or it were exact
             return f"{subject}; so in {_in(verdict)}"

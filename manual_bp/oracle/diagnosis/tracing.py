@@ -17,7 +17,7 @@ from torch import Tensor
 from manual_bp.oracle.candidates import candidate
 from manual_bp.oracle.case import Case
 from manual_bp.oracle.diagnosis.program import PAGE, TORCH, Site, Traced
-from manual_bp.oracle.diagnosis.samples import wide
+from manual_bp.oracle.variation import wide
 from manual_bp.outputs import parts, whole
 from manual_bp.program import Line, Node, Program, Ref, UntraceableError
 from manual_bp.program.program import PLAYED

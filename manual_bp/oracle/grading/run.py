@@ -15,6 +15,7 @@ from manual_bp.oracle.comparison import Comparison
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.declared import Declared
 from manual_bp.oracle.evidence import Evidence, evidence
+from manual_bp.oracle.explaining import explain
 from manual_bp.oracle.foreign import readable
 from manual_bp.oracle.grading.called import SEEN
 from manual_bp.oracle.grading.families import family, in_order
@@ -80,7 +81,7 @@ class Run:
             comparison.finish(generated=True)
             seen = candidate.seen()
             self.report.notes += [words for name, words in SEEN.items() if name in seen]
-            comparison.explain(diagnose)
+            explain(comparison, diagnose)
         except CandidateEnded as error:
             self._ended = readable(str(error))
 

@@ -1,0 +1,152 @@
+"""A verdict: what an edit is to one argument in all cases, asked in one after the other."""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from manual_bp.oracle.diagnosis.deadline import Deadline, TimeIsUp
+from manual_bp.oracle.diagnosis.edit import Edit
+from manual_bp.oracle.diagnosis.points import Point
+from manual_bp.oracle.diagnosis.program import TORCH
+from manual_bp.oracle.diagnosis.tracing import UntraceableError
+
+# An edit is told where it fits by chance less often than once among as many as were tried, by so many bits.
+MORE = 14
+# One of so many wrong cases an edit need not give: where numbers are extreme, what is wrong often overflows or flushes.
+FAILING = 9
+# What is computed may be off by so many times what one rounding of the inputs does to it.
+SHAKY = 16
+# An edit of torch's derivative is told where none of the page is as simple: by so much.
+ANOTHER = 0.3
+
+
+@dataclass
+class Verdict:
+    """left: cases not yet asked.  agreeing: cases in which the argument is what the edit gives, and visibly not
+    right.  mixed: cases in which only what is wrong is what the edit gives.  contrary: cases in which the argument is
+    right, and the edit gives something else.  silent: in how many wrong cases the edit is not defined; undefined: right
+    ones.  evidence: how improbable it is, in bits, that an edit fits what is wrong by chance.  failed: wrong cases, few
+    among many, in which it is something else too.
+    """
+
+    edit: Edit
+    by: str
+    argument: str
+    left: list[Point]
+    agreeing: list[Point] = field(default_factory=list)
+    mixed: list[Point] = field(default_factory=list)
+    contrary: list[Point] = field(default_factory=list)
+    silent: int = 0
+    undefined: list[Point] = field(default_factory=list)
+    cases: int = 0
+    evidence: float = 0.0
+    failed: list[Point] = field(default_factory=list)
+
+    @property
+    def cost(self) -> float:
+        return self.edit.cost + (ANOTHER if self.by == TORCH else 0.0)
+
+    @property
+    def is_exact(self) -> bool:
+        return bool(self.agreeing) and not (self.mixed or self.contrary or self.failed)
+
+    @property
+    def explained(self) -> int:
+        """In how many cases it gives what is wrong."""
+        return len(self.agreeing) + len(self.mixed)
+
+    def holds(self, deadline: Deadline, tried: int) -> bool:
+        """Ask it in all cases up to the first right one that it contradicts; False if something is wrong that it does
+        not give, or that chance may give as well, among so many as were tried."""
+        points = list(self.left)
+        wrong = sum(p.samples[self.argument].is_wrong for p in points)
+        while self.left and not self.contrary:
+            if not self._ask_next(deadline):
+                return False
+            if len(self.failed) > min(wrong, self.explained + FAILING) // FAILING:
+                return False
+        if self.edit.is_registered and not self.cases:  # NaN alone is no formula
+            return False
+        if self.evidence < math.log2(max(tried, 1)) + MORE or not self._is_of_argument(points):
+            return False
+        return self.explained > self.silent
+
+    def _is_of_argument(self, points: list[Point]) -> bool:
+        """Whether a registered mistake is one of this argument, and not of another alone while digits that the right
+        formula loses too are all that is off here: in float64 it is visibly wrong in some case."""
+        exact = self.edit.exact
+        if exact is None or self.evidence == math.inf:
+            return True
+        for point in points:
+            with suppress(Exception):  # it is not defined there
+                program = point.traced(self.by)
+                value = exact.results(program, program.needed([self.argument])).get(self.argument)
+                if value is not None and point.samples[self.argument].shows(value.double()):
+                    return True
+        return False
+
+    def complete(self, deadline: Deadline) -> None:
+        """Of an edit that is contradicted in a right case, ask it in the others too, as far as there is time."""
+        with suppress(TimeIsUp):
+            while self.left:
+                self._ask_next(deadline)
+
+    def _ask_next(self, deadline: Deadline) -> bool:
+        """Ask it in one more case; False if it is not what is wrong there."""
+        deadline.check()
+        edit, argument, point = self.edit, self.argument, self.left.pop(0)
+        sample = point.samples[argument]
+        try:
+            program = point.traced(self.by)
+            values = edit.results(program, program.needed([argument]))
+        except UntraceableError:
+            return False
+        except Exception:  # there is no such operation there, or it is not defined
+            self.silent += sample.is_wrong and sample.is_telling
+            self.undefined += [] if sample.is_wrong else [point]
+            return True
+        value = values.get(argument, program.right.get(argument))
+        if value is None:
+            return False
+        value = value.double()
+        if sample.agrees(value):
+            self.cases += 1
+            if sample.shows(value):
+                self.agreeing.append(point)
+            self.evidence += sample.evidence(value)
+        elif edit.is_registered and sample.breaks_as(value):
+            self.agreeing.append(point)
+            self.evidence = math.inf
+        elif not sample.is_telling or not value.isfinite().all() or self._is_shaky(point, value):
+            return True
+        elif sample.is_wrong:
+            if bool(sample.wrong.any()) and sample.agrees(value, sample.wrong):
+                self.mixed.append(point)
+                self.evidence += sample.evidence(value)
+            elif point.is_extreme:
+                self.failed.append(point)
+            else:
+                return False
+        else:
+            self.contrary.append(point)
+        return True
+
+    def _is_shaky(self, point: Point, value: Tensor) -> bool:
+        """Whether what the edit gives in a case hangs on the roundings of its inputs, so that a program need not give
+        the same."""
+        sample = point.samples[self.argument]
+        if not value.shape == sample.got.shape == sample.expected.shape:
+            return False
+        try:
+            program = point.traced(self.by, moved=True)
+            other = self.edit.results(program, program.needed([self.argument]))[self.argument]
+        except Exception:
+            return False
+        if other is None or other.shape != value.shape:
+            return False
+        tolerance = sample.tolerance(value) + SHAKY * (other.double() - value).abs().max()
+        return not bool((~((value - sample.got).abs() <= tolerance) & sample.judged).any())
