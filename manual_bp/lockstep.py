@@ -152,6 +152,7 @@ def lockstep(
     clip_norm: float | None = None,
     schedule: Schedule | Callable[[int], float] | None = None,
     frozen: Collection[str] = (),
+    decayed: Collection[str] | None = None,
     seed: int = 0,
     free: bool = True,
     trusted: bool = False,
@@ -163,9 +164,12 @@ def lockstep(
     An engine is judged on what it shows: of one that shows loss, gradients and parameters alone, these.
 
     loss: the model's usual one by default. optimizer: by default sgd(lr=0.01), for a text adamw(lr=0.001); the others
-        are arguments of `training_step`.  The engine is told loss_hyper, schedule and frozen only where there is one.
+        are arguments of `training_step`.  The engine is told loss_hyper, schedule, frozen and decayed only where there
+        is one.
     schedule: of the learning rate; or a function of the number of steps made, which returns what it is multiplied by.
     frozen: names of parameters that are not to move, nor to count where gradients are clipped.
+    decayed: names of parameters that the weight decay is about, or "weights" for matrices and filters; None for all.
+        It is declared, and not read off an engine's own groups, as a mistake in these would be its own excuse.
     batch_size: by default 64, for a text 4.
     free: whether there is a free run. trusted: whether the engine is the reference: what it shows is then judged alone
         only in steps in which something disagrees, and else in steps 1, 2, 4, 8 and so on too.
@@ -192,7 +196,11 @@ def lockstep(
         training["schedule"] = ScheduleOf(function=schedule) if callable(schedule) else schedule
     if frozen:
         training["frozen"] = sorted(frozen)
+    if decayed is not None:
+        training["decayed"] = decayed
     step = training_step(model, **training)
+    if step.decayed is not None:
+        training["decayed"] = sorted(step.decayed)
 
     def build() -> Engine:
         made: Engine = built(engine, against, model.name, {**training, **model.config})

@@ -232,6 +232,7 @@ def test_one_page():
         (("lockstep", "--data", "/nowhere"), "folder with IDX files"),
         (("lockstep", "--steps", "0"), "steps"),
         (("lockstep", "--model", "mlp", "--frozen", "W9"), "frozen must be names of"),
+        (("lockstep", "--model", "mlp", "--decayed", "weights"), "decayed is for one of"),
         (("lockstep", "--model", "mlp", "--steps", "2", "--warmup", "3", "--cosine"), "there must be more steps"),
         (("lockstep", "--model", "mlp", "--optimizer", "lion"), "--optimizer must be one of"),
         (("lockstep", "--dtype", "bfloat16"), "float64 or float32"),

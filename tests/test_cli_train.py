@@ -636,6 +636,7 @@ def test_two_processes_in_one_folder(tmp_path):
         (("--model", "residual_mlp", "--dropout", 1), "dropout must be a probability"),
         (("--epochs", 0), "epochs"),
         (("--frozen", "W9"), "frozen must be names of"),
+        (("--optimizer", "adamw", "--decayed", "W9"), "decayed must be names of"),
         (("--lr", "nan"), "lr must be a finite number and not negative; came nan"),
         (("--seed", 10**20), "seed"),
         (("--model", "residual_mlp", "--batch-size", 1), "refuses one of 1: batch_norm: a channel must hold more than"),
@@ -656,6 +657,7 @@ def test_bad_usage_is_status_2(tmp_path, monkeypatch, arguments, message):
 
 def test_verify_judges_every_step_and_changes_none(tmp_path, mnist):
     options = ("--data", mnist, "--model", "residual_mlp", "--batch-size", 18, "--augment", "--frozen", "input.weight")
+    options += ("--optimizer", "adamw", "--decayed", "weights")
     result = run("--out", tmp_path / "run", *options, "--epochs", 1, "--verify")
     assert result.exit_code == 0, result.output
     assert "2 of 2 steps judged against torch, each from the same state: worst error / allowance 0." in words(result)
@@ -668,6 +670,7 @@ def test_verify_judges_every_step_and_changes_none(tmp_path, mnist):
     judged, plain = (checkpoints.load(tmp_path / name / CHECKPOINT) for name in ("run", "plain"))
     assert judged.verified["steps"] == 4
     assert judged.configuration["frozen"] == ["input.weight"]
+    assert judged.configuration["decayed"] == ["weights"]
     assert not judged.state.optimizer["exp_avg.input.weight"].any()
     assert all(torch.equal(judged.state.params[name], p) for name, p in plain.state.params.items())
 

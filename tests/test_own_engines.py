@@ -256,6 +256,68 @@ def test_frozen_parameters_are_judged(how, declared, words):
     assert words in report.verdict
 
 
+class Groups(Loop):
+    """AdamW's parameter groups: those that decay, by name, and all others."""
+
+    decayed = ""
+
+    def optim(self, params):
+        named = dict(zip(("W1", "b1", "W2", "b2", "W3", "b3"), params, strict=True))
+        groups = [{"params": [named[n] for n in self.decayed.split()]}]
+        groups += [{"params": [p for n, p in named.items() if n not in self.decayed.split()], "weight_decay": 0.0}]
+        return torch.optim.AdamW([g for g in groups if g["params"]], **self.own.config)
+
+
+@pytest.mark.thinned(6)
+@pytest.mark.parametrize("bare", [False, True])
+@pytest.mark.parametrize(
+    ("decayed", "words"),
+    [
+        ("W1 b1 W2 b2 W3 b3", "weight decay is on biases (b1 and b2 and b3) too, where it is due on weights"),
+        ("W1 W2 W3", ""),
+        ("b1 b2 b3", "weight decay's groups are exchanged: it is on biases (b1 and b2 and b3), and not on weights ("),
+        ("W2 W3", "weight decay leaves weights (W1) out"),
+        ("b1 W2 W3", "weight decay is on biases (b1), where none is due, and leaves weights (W1) out"),
+        ("", "weight decay is left out"),
+    ],
+)
+def test_which_parameters_decay_is_judged(decayed, words, bare):
+    """As it is declared; bare: without the gradients."""
+    make = type("Own", (Groups,), {"decayed": decayed})
+    if bare:
+        shown = make.step
+        make.step = lambda *args: replace(shown(*args), gradients={})
+    report = run(engines.Engine(make, options={**engines.ADAMW, "decayed": "weights"}))
+    assert report.passed == (not words), report.verdict
+    assert words in report.verdict
+
+
+def test_a_module_and_the_reference_decay_what_is_declared():
+    """Each by groups of torch's AdamW; and undeclared groups are told with what declares them."""
+    options = {**engines.ADAMW, "decayed": ["W1", "b2"]}
+    net = torch.nn.Sequential(
+        torch.nn.Linear(5, 6), torch.nn.Tanh(), torch.nn.Linear(6, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3)
+    )
+    for factory in (TorchEngine, engine_of(net)):
+        report = run(engines.Engine(factory, options=options))
+        assert report.passed, report.verdict
+        assert report.training["decayed"] == ["W1", "b2"]
+    undeclared = run(engines.Engine(type("Own", (Groups,), {"decayed": "W1 W2 W3"}), options=engines.ADAMW))
+    assert "if that is meant, declare it: decayed='weights'" in undeclared.verdict
+
+
+@pytest.mark.parametrize(
+    ("decayed", "optimizer", "words"),
+    [
+        (["W9"], engines.ADAMW["optimizer"], "decayed must be names of .*; came .*W9"),
+        ("weights", sgd(0.05), "decayed is for one of .* with a weight_decay above 0; came sgd with 0.0"),
+    ],
+)
+def test_a_declared_decay_that_cannot_be_is_refused(decayed, optimizer, words):
+    with pytest.raises(ValueError, match=words):
+        run(engines.Engine(TorchEngine, options={"decayed": decayed, "optimizer": optimizer}))
+
+
 def test_frozen_parameters_shown_with_gradients_of_0_are_told():
     """Not as a layer that passes nothing back."""
 

@@ -59,6 +59,16 @@ Frozen = Annotated[
 ]
 
 
+Decayed = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="A parameter that the optimiser's weight decay is about, once for each; weights: matrices and filters.",
+        show_default="all",
+    ),
+]
+
+
 def hyper_of(given: Sequence[str], label_smoothing: float | None = None) -> dict[str, Any]:
     """Hyperparameters as they are typed, name=value each.  Raises ValueError for anything else."""
     found: dict[str, Any] = {} if label_smoothing is None else {"label_smoothing": label_smoothing}
@@ -213,6 +223,7 @@ def lockstep(
         bool, typer.Option("--cosine", help="The learning rate falls along a cosine to a tenth in the last step.")
     ] = False,
     frozen: Frozen = None,
+    decayed: Decayed = None,
     json_file: Json = None,
 ) -> None:
     """A network by hand and by torch side by side, layer by layer.
@@ -239,6 +250,7 @@ def lockstep(
                 raise ValueError("--engine is an engine of one network; say which: --model mlp.")
             factory = load(engine, "a factory of engines")
         how: dict[str, Any] = {"l2": l2, "clip_norm": clip_norm, "frozen": tuple(frozen or ())}
+        how["decayed"] = decayed or None
         if warmup or cosine:
             how["schedule"] = Schedule(warmup, steps if cosine else None)
         ready = prepared(names, data)

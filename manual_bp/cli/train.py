@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from manual_bp.cli.lockstep import Frozen, LabelSmoothing, LossHyper, LossName, hyper_of
+from manual_bp.cli.lockstep import Decayed, Frozen, LabelSmoothing, LossHyper, LossName, hyper_of
 from manual_bp.cli.session import Session
 from manual_bp.cli.shared import one_thread, usage
 from manual_bp.cli.text_session import TextSession
@@ -81,6 +81,7 @@ def train(
         float | None, typer.Option(help="Longest weight vector of a unit.", show_default="no limit")
     ] = None,
     frozen: Frozen = None,
+    decayed: Decayed = None,
     augment: Annotated[
         bool | None,
         typer.Option(
@@ -120,7 +121,7 @@ def train(
     options = (model, data, epochs, batch_size, loss, optimizer, lr, l2, l1, dropout, clip_norm, max_norm, augment)
     names = "model data epochs batch_size loss optimizer lr l2 l1 dropout clip_norm max_norm augment"
     others: dict[str, Any] = {"patience": patience, "seed": seed, "dtype": dtype, "warmup": warmup, "cosine": cosine}
-    others["frozen"] = frozen or None
+    others |= {"frozen": frozen or None, "decayed": decayed or None}
     named = zip([*names.split(), *others], [*options, *others.values()], strict=True)
     given: dict[str, Any] = {name: value for name, value in named if value is not None}
     one_thread()  # bit for bit holds for one number of threads

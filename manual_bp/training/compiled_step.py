@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from typing import Any
 
@@ -62,8 +62,7 @@ class CompiledStep(Step):
     def _build(self, state: TrainingState, x: Tensor, target: Tensor) -> _BuiltStep:
         if not state.params:
             raise ValueError("state.params is empty; was the state donated to an earlier step? Use the newer one.")
-        options = (self.l2, self.l1, self.max_norm, self.clip_norm, self.schedule, self.frozen)
-        uncompiled = Step(self.model, self.loss, self.optimizer, *options)
+        uncompiled = Step(**{each.name: getattr(self, each.name) for each in fields(Step)})
         uncompiled(state, x, target)  # refuses what does not fit, in the rules' own words
         return _BuiltStep(uncompiled, state, x, target, self.donate)
 

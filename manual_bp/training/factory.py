@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import fields, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -28,6 +29,7 @@ def training_step(
     loss_hyper: Mapping[str, Any] = MappingProxyType({}),
     schedule: Schedule | None = None,
     frozen: Collection[str] = (),
+    decayed: Collection[str] | None = None,
 ) -> Step:
     """A step that trains `model` by hand-derived gradients.
 
@@ -40,10 +42,13 @@ def training_step(
     schedule: by which the optimiser's learning rate is multiplied in each step (training.schedules).
     frozen: names of parameters that are not to move, nor to count where gradients are clipped (`step.init` refuses
         others than the model's).
+    decayed: names of parameters that the optimiser's weight decay is about (checked as `frozen` is); "weights" stands
+        for matrices and filters, `Step.weights`. None for all, as torch.optim has them in one parameter group.
     compiled: the step is one compiled program for each shape of batch (training.compiled_step).
     donate: a compiled step updates the state in place, and the old state is emptied.
     Raises ValueError for an unknown loss, a negative penalty, a limit that is not positive, an argument of another
-    type, donate without compiled, or a schedule of an optimiser that is not this package's.
+    type, donate without compiled, a schedule of an optimiser that is not this package's, or `decayed` where nothing
+    decays.
     """
     if not isinstance(model, Model):
         raise ValueError(f"model must be a Model, such as mlp([784, 64, 10]); came {_kind(model)}.")
@@ -64,11 +69,29 @@ def training_step(
             raise ValueError(f"schedule must be a Schedule, such as Schedule(warmup=100); came {_kind(schedule)}.")
         if optimizer.name not in MAKERS:
             raise ValueError(f"a schedule is for {list(MAKERS)}; came the optimiser {optimizer.name!r}. Leave it out.")
+    made = Step(model, cost, optimizer, l2, l1, max_norm, clip_norm, schedule, frozenset(frozen))
+    if decayed is not None:
+        made = replace(made, decayed=_decayed(decayed, made))
     if not compiled:
-        return Step(model, cost, optimizer, l2, l1, max_norm, clip_norm, schedule, frozenset(frozen))
+        return made
     from manual_bp.training.compiled_step import CompiledStep  # whoever compiles nothing need not wait for it
 
-    return CompiledStep(model, cost, optimizer, l2, l1, max_norm, clip_norm, schedule, frozenset(frozen), donate=donate)
+    return CompiledStep(**{each.name: getattr(made, each.name) for each in fields(Step)}, donate=donate)
+
+
+WEIGHTS = "weights"
+"""Among the names of `decayed`: all of `Step.weights`."""
+
+
+def _decayed(names: Collection[str], step: Step) -> frozenset[str]:
+    config = step.optimizer.config
+    if step.optimizer.name not in MAKERS or not config.get("weight_decay"):
+        raise ValueError(
+            f"decayed is for one of {list(MAKERS)} with a weight_decay above 0; came {step.optimizer.name} with "
+            f"{config.get('weight_decay', 'none')}. Leave it out, or give the optimiser its weight decay."
+        )
+    given = {names} if isinstance(names, str) else set(names)
+    return frozenset(given - {WEIGHTS} | set(step.weights) if WEIGHTS in given else given)
 
 
 def _kind(value: object) -> str:

@@ -9,11 +9,12 @@ biases too, which is the gradient of the penalty weight_decay/2 Σ W²; `trainin
 alone, and counts it in the cost.  In `adamw` it is decoupled: W shrinks by lr · weight_decay · W beside the update.
 For plain gradient descent the two are the same.  Adam divides the gradient by its own size, and with it a penalty that
 is part of the gradient: large gradients are then decayed less, while decoupled decay treats all alike.
+Which parameters decay, `training_step(decayed=...)` says: all by default, as in one parameter group of torch.optim.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -35,7 +36,8 @@ class Optimizer(NamedTuple):
         `config` as its arguments.
     init: params -> state.
     update: gradients, state, params -> new params, new state.  Those of this package also take `lr`, in place of that
-        of `config`: a number, or a tensor without axes, which a compiled step reads.
+        of `config`: a number, or a tensor without axes, which a compiled step reads; and `decayed`, the names of the
+        parameters whose weight_decay is that of `config`, while the others' is 0: None for all.
     """
 
     name: str
@@ -79,13 +81,17 @@ def sgd(
         return {**velocity, "step": _zero_steps(params)} if dampening else velocity
 
     def update(
-        gradients: Tensors, state: Tensors, params: Tensors, lr: float | Tensor = lr
+        gradients: Tensors,
+        state: Tensors,
+        params: Tensors,
+        lr: float | Tensor = lr,
+        decayed: Collection[str] | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         after_params, after = {}, {}
-        given = {**config, "lr": lr}
         if momentum and dampening:
             after["step"] = state["step"] + 1
         for name, weight in _detached(params):
+            given = {**config, "lr": lr, "weight_decay": decay_of(name, weight_decay, decayed)}
             kept = f"momentum_buffer.{name}"
             weight_after, v = _updated("sgd_update", weight, gradients[name], state.get(kept), **given)
             if momentum and dampening:
@@ -138,12 +144,16 @@ def _adam(kind: str, page: str, lr: float, betas: tuple[float, float], eps: floa
         return {**means, "step": _zero_steps(params)}
 
     def update(
-        gradients: Tensors, state: Tensors, params: Tensors, lr: float | Tensor = lr
+        gradients: Tensors,
+        state: Tensors,
+        params: Tensors,
+        lr: float | Tensor = lr,
+        decayed: Collection[str] | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         t = state["step"] + 1
-        given = {**config, "lr": lr}
         after_params, after = {}, {"step": t}
         for name, weight in _detached(params):
+            given = {**config, "lr": lr, "weight_decay": decay_of(name, weight_decay, decayed)}
             moments = (state[f"{moment}.{name}"] for moment in MOMENTS)
             found = _updated(page, weight, gradients[name], *moments, step=t.double(), **given)
             after_params[name] = found.param
@@ -155,6 +165,11 @@ def _adam(kind: str, page: str, lr: float, betas: tuple[float, float], eps: floa
 
 MAKERS: Mapping[str, Callable[..., Optimizer]] = MappingProxyType({"sgd": sgd, "adam": adam, "adamw": adamw})
 """By name, what makes an optimiser of its config."""
+
+
+def decay_of(name: str, weight_decay: float, decayed: Collection[str] | None) -> float:
+    """The weight decay of one parameter."""
+    return weight_decay if decayed is None or name in decayed else 0.0
 
 
 def _updated(page: str, *tensors: Tensor | None, **hyper: Any) -> Any:

@@ -62,7 +62,7 @@ class Configuration:
     lr: None is the optimiser's usual one, LEARNING_RATES.
     patience: epochs without a better validation loss after which training stops; 0 never stops, and keeps the last
         parameters instead of the best.
-    frozen: names of parameters that do not move.
+    frozen: names of parameters that do not move. decayed: those that weight decay is about; None for all.
     warmup, cosine: the schedule of the learning rate (training.schedules), whose cosine ends with the last epoch.
     """
 
@@ -86,6 +86,7 @@ class Configuration:
     warmup: int = 0
     cosine: bool = False
     frozen: list[str] = field(default_factory=list)
+    decayed: list[str] | None = None
 
 
 TEXT: dict[str, Any] = {
@@ -152,7 +153,7 @@ class Run:
         if c.warmup or c.cosine:
             limits["schedule"] = Schedule(c.warmup, c.epochs * len(self.batches) if c.cosine else None)
         self.step: Step = training_step(
-            model, loss, loss_hyper=c.loss_hyper, optimizer=self.optimizer, frozen=c.frozen, **limits
+            model, loss, loss_hyper=c.loss_hyper, optimizer=self.optimizer, frozen=c.frozen, decayed=c.decayed, **limits
         )
         changes = {**AUGMENTATION, "shift": min(data.image) // LENGTH_PER_SHIFT}
         self.augment: Augment | None = partial(augment, image=data.image, **changes) if c.augment else None

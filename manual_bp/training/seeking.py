@@ -21,6 +21,7 @@ from manual_bp.training.engine import StepRecord
 from manual_bp.training.explaining import IMPOSSIBLE, fitting, frozen_moved, named_state, not_moved
 from manual_bp.training.replaying import replayed_update
 from manual_bp.training.step import Step, TrainingState
+from manual_bp.training.wrong_decays import wrong_decays
 from manual_bp.training.wrong_formulas import wrong_formulas
 from manual_bp.training.wrong_gradients import ROUNDED, clippings
 from manual_bp.training.wrong_updates import After, Updating, WrongUpdate, wrong_updates
@@ -138,8 +139,9 @@ class UpdatesSeen:
         return said.pop() if len(said) == 1 else ""
 
     def _explaining(self, is_own: bool, deadline: Deadline) -> Iterator[tuple[str, list[Tensors]]]:
-        names = list(self.steps[0].state.params)
-        yield from self._those(wrong_updates(self.step, names), is_own, deadline)
+        shown = [(seen.state, seen.gradients, seen.shown.params) for seen in self.steps]
+        yield from self._those(wrong_decays(self.step, shown, is_own), is_own, deadline)
+        yield from self._those(wrong_updates(self.step), is_own, deadline)
         yield from self._factors(is_own)
         yield from self._rounded(is_own)
         yield from self._those(self._clipped(), is_own, deadline)

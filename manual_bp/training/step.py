@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,6 +55,7 @@ class Step:
     clip_norm: float | None = None
     schedule: Schedule | None = None
     frozen: frozenset[str] = frozenset()
+    decayed: frozenset[str] | None = None
 
     def init(
         self,
@@ -76,8 +78,9 @@ class Step:
                 wanted, came = tuple(drawn[wrong[0]].shape), tuple(params[wrong[0]].shape)
                 raise ValueError(f"params[{wrong[0]!r}] must have shape {wanted}; came {came}.")
             drawn = {name: params[name].detach().to(device, dtype) for name in drawn}
-        if unknown := sorted(self.frozen - drawn.keys()):
-            raise ValueError(f"frozen must be names of {sorted(drawn)}; came {unknown}.")
+        for what, names in (("frozen", self.frozen), ("decayed", self.decayed or frozenset())):
+            if unknown := sorted(names - drawn.keys()):
+                raise ValueError(f"{what} must be names of {sorted(drawn)}; came {unknown}.")
         seed = int(torch.randint(2**62, (), generator=generator))
         return TrainingState(drawn, buffers, self.optimizer.init(drawn), seed)
 
@@ -151,8 +154,10 @@ class Step:
         if self.clip_norm is not None:
             gradients, _ = clip_by_norm(gradients, self.clip_norm)
         scheduled = self.schedule.at(self.optimizer, state.steps) if self.schedule else self.optimizer
-        rate = () if lr is None else (lr,)
-        params, optimizer = scheduled.update(gradients, state.optimizer, state.params, *rate)
+        own: dict[str, Any] = {} if lr is None else {"lr": lr}
+        if self.decayed is not None:
+            own["decayed"] = self.decayed
+        params, optimizer = scheduled.update(gradients, state.optimizer, state.params, **own)
         if self.max_norm is not None:
             limited = {n: self._limited(params[n], self.max_norm) for n in self.weights if n in params}
             params = {**params, **limited}

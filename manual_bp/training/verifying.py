@@ -18,8 +18,8 @@ class Verifier:
     """Takes steps as `step` does, and judges each of them; what it found may be kept in a checkpoint.
 
     factory: `factory(name, loss=, optimizer=, l2=, l1=, max_norm=, clip_norm=, **config)` builds the other engine; with
-        loss_hyper= beside them where a hyperparameter of the loss is off its default, and schedule= and frozen= where
-        there are such.
+        loss_hyper= beside them where a hyperparameter of the loss is off its default, and schedule=, frozen= and
+        decayed= where there are such.
     found: what `found()` of an earlier part of the run returned, or nothing.
     steps: how many have been judged. worst: the largest error over allowance, and `where` it was.
     failure: the first that is wrong, in words; "" if nothing is.
@@ -44,6 +44,7 @@ class Verifier:
             clip_norm=step.clip_norm,
             **({"schedule": step.schedule} if step.schedule else {}),
             **({"frozen": sorted(step.frozen)} if step.frozen else {}),
+            **({} if step.decayed is None else {"decayed": sorted(step.decayed)}),
             **step.model.config,
         )
         self._judge = Judge(step, engine, dtype, against=against)

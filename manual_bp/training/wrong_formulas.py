@@ -14,7 +14,7 @@ from manual_bp.oracle.optimizers.driven import FLAGS
 from manual_bp.outputs import parts
 from manual_bp.registry import RULES
 from manual_bp.rule import Rule
-from manual_bp.training.optimizers import Optimizer
+from manual_bp.training.optimizers import Optimizer, decay_of
 from manual_bp.training.step import Step
 from manual_bp.training.wrong_updates import After, Updating, WrongUpdate
 
@@ -67,7 +67,9 @@ def _by_page(
     options: in place of those that are given.  asked: optional parts of the state that there are to be.
     """
 
-    def update(gradients: Tensors, state: Tensors, params: Tensors) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def update(
+        gradients: Tensors, state: Tensors, params: Tensors, decayed: Collection[str] | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         own: dict[str, Any] = {**of.optimizer.config}
         if "betas" in own:
             own["beta1"], own["beta2"] = own.pop("betas")
@@ -88,7 +90,8 @@ def _by_page(
                 else:
                     moments[kind] = None if is_first else there
             given = {"param": param, "grad": gradients[name], **moments}
-            results = parts(formula(*given.values(), **hyper)[0] if formula == rule.pure else formula(**given, **hyper))
+            own = {**hyper, "weight_decay": decay_of(name, hyper["weight_decay"], decayed)}
+            results = parts(formula(*given.values(), **own)[0] if formula == rule.pure else formula(**given, **own))
             found = dict(zip(rule.outputs, results, strict=True))
             after[name] = found["param"]
             kept |= {f"{kind}.{name}": found[kind] for kind in names if found[kind] is not None}

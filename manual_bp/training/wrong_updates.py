@@ -59,8 +59,8 @@ MOST_LAYERS = 8
 MOST_SELDOM = 4
 
 
-def wrong_updates(step: Step, names: list[str]) -> Iterator[WrongUpdate]:
-    """From the usual to the rare.  names: of all parameters."""
+def wrong_updates(step: Step) -> Iterator[WrongUpdate]:
+    """From the usual to the rare."""
     keeps = bool(step.optimizer.init({"w": torch.zeros(1)}))
     if keeps:
         lost = "the optimiser's state is lost: it begins anew in every step"
@@ -86,7 +86,6 @@ def wrong_updates(step: Step, names: list[str]) -> Iterator[WrongUpdate]:
     doubled = "" if keeps else ", or the learning rate is twice what is due"
     yield f"the parameters are updated twice{doubled}", lambda of: of.after(state=_stepped(of))
     yield "the sign of the update is wrong: it goes uphill", _uphill
-    yield from _of_decay(step, names)
     yield from _of_options(step)
     if keeps:
         yield from _of_the_count(step)
@@ -215,33 +214,6 @@ def _uphill(of: Updating) -> After:
     return {name: 2 * of.state.params[name] - p for name, p in params.items()}, optimizer
 
 
-def _of_decay(step: Step, names: list[str]) -> Iterator[WrongUpdate]:
-    own = step.optimizer
-    if not own.config.get("weight_decay"):
-        return
-    plain = _optimizer(step, weight_decay=0.0)
-    weights, biases = step.weights, [name for name in names if name not in step.weights]
-    yield "weight decay is left out", lambda of: of.after(plain)
-    for words, spared in (
-        ("weight decay is on weights alone, and leaves biases out, where this optimiser decays all", biases),
-        ("weight decay is on biases alone, and leaves weights out", weights),
-    ):
-        yield words, lambda of, spared=spared: _mixed(of.after(), of.after(plain), spared)  # type: ignore[misc]
-    coupled = {"adam": "adamw", "adamw": "adam"}.get(own.name)
-    if coupled:
-        words = "is part of the gradient (coupled, as Adam's L2)" if coupled == "adam" else "is decoupled, as AdamW's"
-        made = MAKERS[coupled](**own.config)
-        yield f"weight decay {words}", lambda of: of.after(replace(of.step, optimizer=made))
-    if step.schedule is not None and own.name == "adamw":
-        yield "weight decay is by the learning rate without its schedule", _decayed_unscheduled
-
-
-def _decayed_unscheduled(of: Updating) -> After:
-    params, optimizer = of.after(_optimizer(of.step, weight_decay=0.0))
-    lr, decay = of.step.optimizer.config["lr"], of.step.optimizer.config["weight_decay"]
-    return {n: p - lr * decay * of.state.params[n] for n, p in params.items()}, optimizer  # type: ignore[operator]
-
-
 def _mixed(first: After, other: After, names: list[str]) -> After:
     """The other's for these parameters and their state."""
     params, optimizer = (
@@ -273,7 +245,7 @@ def _of_options(step: Step) -> Iterator[WrongUpdate]:
             if other == value:
                 continue
             try:
-                changed = _optimizer(step, **{name: other})
+                changed = changed_optimizer(step, **{name: other})
             except ValueError:  # of choices that exclude each other
                 continue
             words = f"{name} is {other!r}, where {value!r} is due"
@@ -339,6 +311,7 @@ def _shared(of: Updating) -> After:
     return found[0], {**found[1], **count}
 
 
-def _optimizer(step: Step, **config: Any) -> Step:
+def changed_optimizer(step: Step, **config: Any) -> Step:
+    """The step with an optimiser of another configuration."""
     own = step.optimizer
     return replace(step, optimizer=MAKERS[own.name](**{**own.config, **config}))

@@ -37,7 +37,7 @@ WRONG, RIGHT, wrong, right = BANK.WRONG, BANK.RIGHT, BANK.wrong, BANK.right
 # ---------------------------------------------------------------------------------------------- scaling and half floats
 
 
-@wrong("unscaled twice", "gradient", "1/1024|0.000977|0.000976562|2^-10", **ADAM)
+@wrong("unscaled twice", "gradient", "1/1024|0.00097656|2^-10", **ADAM)
 class UnscaledTwice(Loop):
     """scaler.unscale_ for the clipping, and once more in its step."""
 

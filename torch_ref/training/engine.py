@@ -42,6 +42,7 @@ class TorchEngine:
         clip_norm: float | None = None,
         schedule: Schedule | None = None,
         frozen: Collection[str] = (),
+        decayed: Collection[str] | None = None,
         **config: Any,
     ) -> None:
         if name not in MODELS:
@@ -52,7 +53,7 @@ class TorchEngine:
             raise ValueError(f"torch has no twin for the loss {loss!r}; write torch_ref/twins/{loss}.py.")
         self._loss, self._optimizer = partial(found, **loss_hyper), optimizer
         self._l2, self._l1, self._max_norm, self._clip_norm = l2, l1, max_norm, clip_norm
-        self._schedule, self._frozen = schedule, frozenset(frozen)
+        self._schedule, self._frozen, self._decayed = schedule, frozenset(frozen), decayed
 
     def step(self, state: TrainingState, x: Tensor, target: Tensor) -> StepRecord:
         with torch.random.fork_rng():  # the modules draw initial values, which are overwritten
@@ -73,7 +74,7 @@ class TorchEngine:
         made = self._schedule.at(self._optimizer, state.steps) if self._schedule else self._optimizer
         kept = {n: t for n, t in state.optimizer.items() if n.partition(".")[2] not in self._frozen}
         params, optimizer = update(
-            made, clipped, kept, {n: p for n, p in state.params.items() if n not in self._frozen}
+            made, clipped, kept, {n: p for n, p in state.params.items() if n not in self._frozen}, self._decayed
         )
         params, optimizer = {**state.params, **params}, {**state.optimizer, **optimizer}
         if self._max_norm is not None:

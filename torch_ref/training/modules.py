@@ -22,13 +22,13 @@ from manual_bp.training.engine import StepRecord
 from manual_bp.training.schedules import Schedule
 from manual_bp.training.step import TrainingState
 from torch_ref.functions import function
-from torch_ref.training.optimizers import CLASSES
+from torch_ref.training.optimizers import CLASSES, groups
 
 LETTERS = {"z": "delta", "a": "da", "y": "dy"}
 MADE = Callable[..., torch.optim.Optimizer]
 SCHEDULER = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
-TRAINING = ("loss", "loss_hyper", "optimizer", "l2", "l1", "max_norm", "clip_norm", "schedule", "frozen")
+TRAINING = ("loss", "loss_hyper", "optimizer", "l2", "l1", "max_norm", "clip_norm", "schedule", "frozen", "decayed")
 """What lockstep tells an engine beside the model's configuration."""
 
 
@@ -47,7 +47,8 @@ def engine_of(
     model: the hand-derived one, whose names and shapes the module's parameters are bound to; by default the one that
         lockstep names.
     optimizer: makes one of the module's parameters, such as `lambda p: torch.optim.SGD(p, lr=0.01)`; it keeps its own
-        state from step to step.  By default torch's class of the lockstep's optimiser.
+        state from step to step.  By default torch's class of the lockstep's optimiser, with a group that does not decay
+        where the lockstep says `decayed`.
     parameters: the module's name for each of the model's that is not found: by the same name, or by order where the
         shapes agree one by one.  transposed: names, of the model, of weights that the module holds as (in, out).
     loss: of the module's output and the target; by default torch's function of the lockstep's loss.
@@ -180,7 +181,8 @@ class ModuleEngine:
             raise ValueError(f"torch has no function for the loss {training['loss']!r}; give loss=.")
         hyper = training.get("loss_hyper", {})
         self.loss: Callable[..., Tensor] = own_loss or partial(found or torch.sum, **hyper)
-        self.make = make or (lambda params: CLASSES[optimizer.name](params, **optimizer.config))
+        self.decayed = training.get("decayed")
+        self.make = make or (lambda params: CLASSES[optimizer.name](self._groups(), **optimizer.config))
         self.make_scheduler = make_scheduler
         self.optimizer: torch.optim.Optimizer | None = None
         self.scheduler: torch.optim.lr_scheduler.LRScheduler | None = None
@@ -234,6 +236,11 @@ class ModuleEngine:
             {n: tensors[theirs].detach().clone() for n, theirs in self.names.items() if n in state.buffers},
             {},
         )
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Of torch's own optimiser."""
+        ours = {theirs: name for name, theirs in self.names.items()}
+        return groups({ours[name]: p for name, p in self.module.named_parameters()}, self.decayed)
 
     def _updated(self, made: int, params: Mapping[str, Tensor]) -> None:
         assert self.optimizer is not None

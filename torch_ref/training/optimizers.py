@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -16,14 +16,29 @@ CLASSES: dict[str, Any] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "ad
 """torch's class for each optimiser's name."""
 
 
+def groups(params: Tensors, decayed: Collection[str] | None) -> list[dict[str, Any]]:
+    """torch.optim's parameter groups: what decays, all if it is None, and what does not."""
+    if decayed is None:
+        return [{"params": list(params.values())}]
+    spared = [p for name, p in params.items() if name not in decayed]
+    return [
+        {"params": [p for name, p in params.items() if name in decayed]},
+        {"params": spared, "weight_decay": 0.0},
+    ]
+
+
 def update(
-    optimizer: Optimizer, gradients: Tensors, state: Tensors, params: Tensors
+    optimizer: Optimizer,
+    gradients: Tensors,
+    state: Tensors,
+    params: Tensors,
+    decayed: Collection[str] | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """One step of the torch.optim class of that name, built with `optimizer.config`: new params, new state."""
     leaves = {name: torch.nn.Parameter(p.clone()) for name, p in params.items()}
     for name, leaf in leaves.items():
         leaf.grad = gradients[name].clone()
-    theirs = CLASSES[optimizer.name](leaves.values(), **optimizer.config)
+    theirs = CLASSES[optimizer.name](groups(leaves, decayed), **optimizer.config)
     for flat, tensor in state.items():
         if flat != "step":
             kind, name = flat.split(".", 1)
