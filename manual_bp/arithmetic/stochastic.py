@@ -16,8 +16,9 @@ off together by at most
 which is the bound again, but for what cancels between the ways that one error takes.  Nothing is assumed there but that
 errors are small.  It takes the place of a wide bound wherever it is much less.
 
-**Independent signs.**  Where a bound is a thousand times what is said next, nobody could tell a wrong program from a
-right one by it.  An error that accumulates through many operations is about normally distributed.  Its root mean square
+**Independent signs.**  Where a bound is anywhere in a result a thousand times what is said next, nobody could tell a
+wrong program from a right one by it, and what holds there for many errors holds for the result's other elements: of up
+to 21 operations 8 r is beyond the worst case, and changes nothing.  An error that accumulates through many operations is about normally distributed.  Its root mean square
 from 16 runs is below half of the true one with probability 1e-3 and below a third with 4e-6, so that 8 of it are hardly
 ever less than three standard deviations, of errors that are drawn from the whole of each bound, which programs seldom
 reach.
@@ -25,7 +26,8 @@ reach.
 **False alarms.**  Random cases of rnn, lstm and gru, 120 of 33 steps of 8 units and 90 of 50 steps of 16, in 119 of
 which such a width was taken, each by four right programs (the page, torch's, and the page with units, features and
 examples in two other orders, and so with other sums): none was beyond, and the worst at 0.17 of what is allowed.  So
-with 95 % confidence fewer than 2.5 % of such cases are false alarms.  With x the same at 200 steps, where a recurrence
+with 95 % confidence fewer than 2.5 % of such cases are false alarms.  (All elements of a lost result were counted in
+since: 81 cases of 33, 50 and 120 steps, such a width in 38, the worst at 0.21.)  With x the same at 200 steps, where a recurrence
 settles and each step rounds as the one before, a right gru came to 0.44 of 8 r.
 
 **At once.**  The runs are one run with an axis more, before all others: torch.vmap hides it from the page, and every
@@ -68,8 +70,9 @@ GAIN = 4.0
 LOST = 1000.0
 """A bound is given up where it is so many times what stochastic arithmetic finds: correlated errors, or a sum that
 cancels, are not so many."""
-FIRST = 2
-"""So many runs tell whether it is worth it."""
+FIRST = 1
+"""So many runs tell whether it is worth it, as it rarely is.  A single one needs no axis of runs, whose operations take
+twice as long each."""
 
 AT_ONCE = 2**19
 """Runs are done at once as long as no tensor that goes in or comes out has more elements in all: 4 MiB, beyond which
@@ -196,6 +199,6 @@ def _less(
     less = error
     if not is_wide(result, most, SMALL):
         less = torch.where(moves & (GAIN * most < less), most, less)
-    if not is_wide(result, likely, SMALL):
-        less = torch.where(moves & (error > LOST * likely.max()), likely, less)
+    if not is_wide(result, likely, SMALL) and bool((moves & (error > LOST * likely.max())).any()):
+        less = torch.where(moves, torch.minimum(likely, less), less)
     return less if bool((less < error).any()) else error

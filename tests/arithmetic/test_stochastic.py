@@ -44,7 +44,7 @@ def bound(rule: Rule, inputs: tuple[Tensor, ...], monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_long_recurrence_has_a_width(inputs: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the bound says nothing: wide enough for the program, and too narrow for a slip of a thousandth."""
+    """Where the bound says nothing: wide enough for the program, and too narrow for a slip of a ten-thousandth anywhere."""
     rule = rule_of(recurrence)
     found = widths(rule, inputs, torch.ones(60, 16), FLOAT32)
     (width,) = found.outputs
@@ -58,8 +58,8 @@ def test_a_long_recurrence_has_a_width(inputs: tuple[Tensor, Tensor], monkeypatc
     assert (width[given_up] < bounded[given_up]).all()
     assert (bounded[-1] > 1000 * width[-1]).all()
     assert (error <= width).all()
-    assert (width[-20:] < 1e-3 * wide[-20:].abs().clamp(min=0.1)).all()
-    assert (error.max() > width[-20:].max() / 1000).all()
+    assert width.max() < 1e-4 * wide.abs().max()  # before the bound is lost as well as behind
+    assert error.max() > width.max() / 1000
 
 
 def test_a_bound_that_is_wide_gives_way_to_what_errors_make_in_the_worst_case(monkeypatch: pytest.MonkeyPatch) -> None:
