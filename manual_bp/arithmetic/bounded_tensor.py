@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Container, Iterable, Mapping
-from functools import cache, reduce
+from functools import cache, partial, reduce
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -60,9 +60,9 @@ class Bounded(Tensor):
 
     value: Tensor
     error: Tensor
-    terms: int
-    how: How | None
-    magnitude: Tensor | None
+    terms: int = 1
+    how: How | None = None
+    magnitude: Tensor | None = None
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
@@ -70,9 +70,6 @@ class Bounded(Tensor):
         bounded: Bounded = Tensor._make_wrapper_subclass(cls, value.shape, dtype=dtype, device=value.device)
         bounded.value = value
         bounded.error = error if error.shape == value.shape else error.expand(value.shape)
-        bounded.terms = 1
-        bounded.how = None
-        bounded.magnitude = None
         return bounded
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
@@ -83,9 +80,9 @@ class Bounded(Tensor):
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         if not Paging.running or not Paging.running[-1].notes:
-            return _done_by(func)(func, args, kwargs or {})
+            return _done_by(func)(args, kwargs or {})
         _note(func, args, kwargs or {})
-        result = _done_by(func)(func, args, kwargs or {})
+        result = _done_by(func)(args, kwargs or {})
         if func in bounded_table.OF_REGULAR:
             _note_singular(args[0], result[0] if isinstance(result, tuple) else result)
         return result
@@ -160,15 +157,16 @@ class Paging(Running):
         return result
 
 
-Done = Callable[[Any, tuple[Any, ...], Mapping[str, Any]], Any]
-"""What is done instead of an aten function: of it and its arguments."""
+Done = Callable[[tuple[Any, ...], Mapping[str, Any]], Any]
+"""What is done instead of an aten function: of its arguments."""
 
 
 @cache  # asked some hundred times for a page, and each table costs as much as an addition
 def _done_by(func: Any) -> Done:
     """Raises UnknownFunctionError."""
-    known: tuple[tuple[Container[Any], Done], ...] = (
-        (bounded_table.ARITHMETIC, _calculate),
+    if func in bounded_table.ARITHMETIC:
+        return _calculating(func)
+    known: tuple[tuple[Container[Any], Callable[..., Any]], ...] = (
         (bounded_table.DECISIONS, _decided),
         (bounded_table.SHAPES, _alike),
         (bounded_table.EXTREMES, _ordered),
@@ -180,9 +178,9 @@ def _done_by(func: Any) -> Done:
     )
     for table, done in known:
         if func in table:
-            return done
+            return partial(done, func)
     if func._schema.is_mutable:
-        return _in_place
+        return partial(_in_place, func)
     raise UnknownFunctionError(f"{func} has no entry in manual_bp/arithmetic/bounded_table/; add its meaning.")
 
 
@@ -200,36 +198,47 @@ def _decided(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any
     return func(*_mapped(_value, args), **kwargs)
 
 
-def _calculate(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Bounded:
+def _calculating(func: Any) -> Done:
     """Arithmetic: the operands as pairs, the result in the precision to which they promote, or the one asked for."""
     positions, meaning = bounded_table.ARITHMETIC[func]
-    kwargs = dict(kwargs)
-    dtype = kwargs.pop("dtype", None) or _promoted(args)
-    how = _how(args)
-    p = _precision(dtype, how)
-    operands = [
-        pair_of(x, dtype) if position in positions and x is not None else _value(x) for position, x in enumerate(args)
-    ]
-    try:
-        result = Bounded(*meaning(p, *operands, **kwargs), dtype)
-    except NoMeaning as error:
-        raise UnknownFunctionError(f"{func} {error} has no entry in manual_bp/arithmetic/bounded_table/.") from None
-    if func in bounded_table.TERMS:
-        result.terms = max(bounded_table.TERMS[func](*args, **kwargs), 1)
-    elif func in bounded_table.ADDITIONS:
-        _in_any_order(result, args[:2], p)
-    result.how = how
-    if how and how.roundings:
-        if func in bounded_table.APART:
-            result.error = result.error + bounded_table.APART[func](
-                how.roundings * p.u, operands[0], magnitude_of(args[0]), *args[1:], **kwargs
-            )
-        result.magnitude = _expanded(result, func, args, kwargs, positions)
-        below = torch.where(result.magnitude > 0, p.eta, 0.0)
-        lost = how.roundings * torch.maximum(p.u * result.magnitude, below)
-        result.error = result.error + torch.where(result.value.isinf(), EXACT, lost)  # infinity is exact
-    _err(result)
-    return result
+    terms = bounded_table.TERMS.get(func)
+    adds = func in bounded_table.ADDITIONS
+    apart = bounded_table.APART.get(func)
+
+    def calculated(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Bounded:
+        dtype = kwargs.get("dtype") or _promoted(args)
+        if "dtype" in kwargs:
+            kwargs = {name: x for name, x in kwargs.items() if name != "dtype"}
+        how = _how(args)
+        p = _precision(dtype, how)
+        operands = [
+            pair_of(x, dtype) if position in positions and x is not None else _value(x)
+            for position, x in enumerate(args)
+        ]
+        try:
+            result = Bounded(*meaning(p, *operands, **kwargs), dtype)
+        except NoMeaning as error:
+            raise UnknownFunctionError(f"{func} {error} has no entry in manual_bp/arithmetic/bounded_table/.") from None
+        if terms:
+            result.terms = max(terms(*args, **kwargs), 1)
+        elif adds:
+            _in_any_order(result, args[:2], p)
+        if how is None:
+            return result
+        result.how = how
+        if how.roundings:
+            if apart:
+                result.error = result.error + apart(
+                    how.roundings * p.u, operands[0], magnitude_of(args[0]), *args[1:], **kwargs
+                )
+            result.magnitude = _expanded(result, func, args, kwargs, positions)
+            below = torch.where(result.magnitude > 0, p.eta, 0.0)
+            lost = how.roundings * torch.maximum(p.u * result.magnitude, below)
+            result.error = result.error + torch.where(result.value.isinf(), EXACT, lost)  # infinity is exact
+        _err(result)
+        return result
+
+    return calculated
 
 
 def _precision(dtype: torch.dtype, how: How | None) -> Precision:
@@ -300,7 +309,10 @@ def _note_singular(x: Bounded, result: Bounded) -> None:
 
 
 def _how(args: Iterable[Any]) -> How | None:
-    return next((x.how for x in args if isinstance(x, Bounded) and x.how), None)
+    for x in args:
+        if isinstance(x, Bounded) and x.how:
+            return x.how
+    return None
 
 
 def _expanded(
@@ -491,6 +503,8 @@ def _is_short(x: Tensor | float) -> bool:
 
 def _promoted(args: Iterable[Any]) -> torch.dtype:
     """The dtype to which torch promotes: a tensor without axes counts only where there is no other."""
-    floating = [x for x in args if isinstance(x, Tensor) and x.is_floating_point()]
-    with_axes = [x.dtype for x in floating if x.ndim]
-    return reduce(torch.promote_types, with_axes or [x.dtype for x in floating])
+    dtypes, without_axes = set[torch.dtype](), set[torch.dtype]()
+    for x in args:
+        if isinstance(x, Tensor) and x.is_floating_point():
+            (dtypes if x.ndim else without_axes).add(x.dtype)
+    return reduce(torch.promote_types, dtypes or without_axes)

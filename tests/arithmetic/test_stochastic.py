@@ -44,7 +44,7 @@ def bound(rule: Rule, inputs: tuple[Tensor, ...], monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_long_recurrence_has_a_width(inputs: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the bound says nothing: wide enough for the program, and too narrow for a slip of a ten-thousandth anywhere."""
+    """Where the bound says nothing: wide enough for the program, too narrow for a slip of a ten-thousandth anywhere."""
     rule = rule_of(recurrence)
     found = widths(rule, inputs, torch.ones(60, 16), FLOAT32)
     (width,) = found.outputs

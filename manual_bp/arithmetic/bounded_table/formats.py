@@ -144,11 +144,11 @@ def rounded(
     product: whether it is 0 only where an operand is 0, so that any other 0 has underflowed in float64 itself.
     """
     magnitude = value.abs() + propagated
-    fresh = magnitude * (roundings * p.u)
     if magnitude.numel():
-        least, largest = (end.item() for end in magnitude.aminmax())
-        if least >= 2 * p.tiny and largest <= p.max:  # the ordinary case: nothing of what follows
-            return value, propagated + fresh
+        least, largest = magnitude.aminmax()
+        if least.item() >= 2 * p.tiny and largest.item() <= p.max:  # the ordinary case: nothing of what follows
+            return value, torch.add(propagated, magnitude, alpha=roundings * p.u) if roundings else propagated
+    fresh = magnitude * (roundings * p.u)
     if underflows:
         small = magnitude > 0 if roundings else (magnitude > 0) & (magnitude < p.tiny)  # one u of tiny is eta
         if product:
