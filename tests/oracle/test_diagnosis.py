@@ -119,7 +119,8 @@ def test_a_right_candidate_gets_none_even_if_everything_were_called_wrong(rule, 
     page = RULES[rule]
     for candidate in filter(None, (page.candidate, twin(rule))):
         records, _ = records_of(page, candidate, dtype)
-        assert diagnose(page, candidate, records, set(page.arguments)).sentences == []
+        found = diagnose(page, candidate, records, set(page.arguments)).sentences
+        assert all("wrong only" in sentence for sentence in found), found  # where torch's formula loses its digits
 
 
 @pytest.mark.parametrize("name", ["bell", "optional_inputs", "three_outputs", "picked_mean"])

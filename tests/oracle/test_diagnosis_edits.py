@@ -264,7 +264,11 @@ def test_a_value_is_made_otherwise_at_one_use_alone():
     program = traced(RULES["rms_norm"], Case((x, None), dy, {"eps": 0.7}))
     square = (x * x).mean(-1, keepdim=True)
     for s, made, words in (
-        (1 / (square + 0.7).sqrt(), 1 / square.sqrt(), "`s` made with eps=0"),
+        (
+            1 / (square + 0.7).sqrt(),
+            1 / square.sqrt(),
+            "`0` in place of `eps` in `mean(x·x) + eps`",
+        ),
         (1 / (square.sqrt() + 0.7), 1 / (square + 0.7).sqrt(), "`eps` added outside and not inside"),
     ):
         x_hat = x * made

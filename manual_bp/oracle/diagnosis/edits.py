@@ -15,7 +15,7 @@ from torch import Tensor
 
 from manual_bp.oracle.diagnosis.blocks import blocks
 from manual_bp.oracle.diagnosis.edit import PAGE, Edit, together
-from manual_bp.oracle.diagnosis.operations import OPERATIONS
+from manual_bp.oracle.diagnosis.operations import operations
 from manual_bp.oracle.diagnosis.orders import reordered, rounds
 from manual_bp.oracle.diagnosis.program import MOVES, At, Site, Traced
 from manual_bp.oracle.diagnosis.uses import uses
@@ -87,8 +87,7 @@ def _single(traced: Traced, needed: int) -> Iterator[Edit]:
             yield from reordered(traced, position)
         if not is_named:
             yield from rounds(traced, position)
-            for family in OPERATIONS.get(node.name, ()):
-                yield from family(traced, position)
+            yield from operations(traced, position)
             if node.name in MOVES:
                 yield from other_operands(traced, position)
             else:

@@ -6,8 +6,7 @@ a name; whether it is that in every case is seen as of any other edit.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -28,8 +27,6 @@ NUMBERS = 3
 UNCERTAIN = 0.02
 # So many names of one factor are tried.
 NAMES = 6
-# Of so many summands all pairs are tried.
-SUMMANDS = 8
 
 
 class Spot(NamedTuple):
@@ -73,50 +70,41 @@ def spots_of(traced: Traced, needed: int) -> Iterator[Spot]:
 
 
 def multiples(sketch: Sketch) -> Iterator[Edit]:
-    """One value multiplied, or two summands each by its own number, so that in this case what was returned results."""
+    """One value multiplied so that in this case what was returned results."""
     traced = sketch.program
     for argument, sample in sketch.samples.items():
         if argument in traced.results and not sample.got.any():  # which says no more than that, of however few numbers
             yield from _single(traced, Spot(traced.results[argument], None, argument, False), 0.0, 0.0)
-    changes: list[tuple[Spot, Tensor]] = []
     for spot in spots_of(traced, sketch.needed):
         try:
             change = sketch.change(Edit(0, "", {traced.sites[spot.position]: spot.change(lambda _: 2.0)}))
         except Exception:  # not defined here
             continue
-        changes.append((spot, change))
         known = {1.0, 0.0}
-        for argument in _solvable(sketch, [change]):
-            for factor, off in _solved(sketch, argument, [_doubled(sketch, spot).get(argument)]):
-                known.add(factor)
-                yield from _single(traced, spot, factor, off)
+        for argument in _solvable(sketch, change):
+            if solved := _solved(sketch, argument, _doubled(sketch, spot).get(argument)):
+                known.add(solved.factor)
+                yield from _single(traced, spot, *solved)
         # It may have come as a mean or a sum of several, and what is made of it be no multiple for that.
         if traced.sites[spot.position].stage == "inputs":
             for factor in CONSTANTS.values():
                 if all(abs(factor - other) > UNCERTAIN for other in known):
                     yield from _single(traced, spot, factor, 0.0)
     for argument in sketch.samples:
-        for position in traced.names:
-            if traced.sites[position].stage == "inputs" and traced.values[position].is_floating_point():
-                for factor, off in _solved(sketch, argument, [traced.values[position]]):
-                    yield from _added(traced, argument, position, factor - 1, off)
-    summands = [each for each in changes if each[0].is_summand][:SUMMANDS]
-    for one, two in itertools.combinations(summands, 2):
-        for argument in _solvable(sketch, [one[1], two[1]]):
-            both = [_doubled(sketch, spot).get(argument) for spot, _ in (one, two)]
-            solved = list(_solved(sketch, argument, both))
-            if len(solved) == 2:
-                yield from _pair(traced, (one[0], two[0]), solved)
+        inputs = [p for p in traced.names if traced.sites[p].stage == "inputs"]
+        for position in (p for p in inputs if traced.values[p].is_floating_point()):
+            if solved := _solved(sketch, argument, traced.values[position]):
+                yield from _added(traced, argument, position, solved.factor - 1, solved.off)
 
 
-def _solvable(sketch: Sketch, changes: Sequence[Tensor]) -> Iterator[str]:
-    """The arguments whose sums some multiples of these changes would give."""
-    for row, argument in enumerate(sketch.samples):
-        columns = torch.stack([change[row] for change in changes], 1)
-        if bool(columns.isfinite().all()) and bool((columns != 0).any(0).all()):
-            factors = torch.linalg.pinv(columns) @ sketch.target[row]
-            tolerance = sketch.tolerance[row] * (2 + factors.abs().max())
-            if bool(((columns @ factors - sketch.target[row]).abs() <= tolerance).all()):
+def _solvable(sketch: Sketch, change: Tensor) -> Iterator[str]:
+    """The arguments whose sums a multiple of this change would give."""
+    for argument, column, target, tolerance in zip(
+        sketch.samples, change, sketch.target, sketch.tolerance, strict=True
+    ):
+        if bool(column.isfinite().all()) and bool(column.any()):
+            factor = column @ target / (column @ column)
+            if bool(((factor * column - target).abs() <= tolerance * (2 + factor.abs())).all()):
                 yield argument
 
 
@@ -129,34 +117,30 @@ def _doubled(sketch: Sketch, spot: Spot) -> Values:
     return {a: x.double() - traced.right[a] for a, x in found.items() if x is not None}  # type: ignore[operator]
 
 
-def _solved(sketch: Sketch, argument: str, deltas: Sequence[Tensor | None]) -> list[tuple[float, float]]:
-    """By what each part is multiplied, and how far off that may be; nothing if no numbers give what was returned."""
+class Factor(NamedTuple):
+    """By what something is multiplied, and how far off that may be."""
+
+    factor: float
+    off: float
+
+
+def _solved(sketch: Sketch, argument: str, delta: Tensor | None) -> Factor | None:
+    """By what a part of a result is multiplied; None if no number gives what was returned."""
     sample, right = sketch.samples[argument], sketch.program.right[argument]
-    if right is None or any(d is None or d.shape != sample.got.shape for d in deltas):
-        return []
-    if right.shape != sample.got.shape:
-        return []
+    if right is None or delta is None or not delta.shape == right.shape == sample.got.shape:
+        return None
     judged = sample.judged
-    if int(judged.sum()) < NUMBERS * len(deltas):
-        return []
-    columns = torch.stack([d[judged].double() for d in deltas if d is not None], 1)
-    due = (sample.got - right.double())[judged]
-    largest = columns.abs().max()
-    if not bool(columns.isfinite().all()) or not bool(due.isfinite().all()) or not float(largest):
-        return []
-    gram = columns.T @ columns
-    if len(deltas) > 1 and float(torch.linalg.cond(gram)) > 1e8:
-        return []
-    inverse = torch.linalg.pinv(columns) if len(deltas) > 1 else columns.T / gram
-    factors = inverse @ due
-    tolerance = 4 * sample.allowance[judged] + sample.slack * float(columns.abs().max()) * (1 + factors.abs().max())
+    column, due = delta[judged].double(), (sample.got - right.double())[judged]
+    square = column @ column
+    if column.numel() < NUMBERS or not bool(column.isfinite().all() and due.isfinite().all()) or not square:
+        return None
+    more = column @ due / square
+    tolerance = 4 * sample.allowance[judged] + sample.slack * float(column.abs().max()) * (1 + more.abs())
     tolerance = tolerance + sample.slack * right.double().abs().max()
-    if bool(((due - columns @ factors).abs() > tolerance).any()):
-        return []
-    off = inverse.abs() @ tolerance
-    if bool((off > UNCERTAIN * (1 + factors.abs())).any()):
-        return []
-    return [(1 + float(f), float(o)) for f, o in zip(factors, off, strict=True)]
+    off = column.abs() @ tolerance / square
+    if bool(((due - column * more).abs() > tolerance).any()) or off > UNCERTAIN * (1 + more.abs()):
+        return None
+    return Factor(1 + float(more), float(off))
 
 
 def names_of(factor: float, off: float, traced: Traced) -> Iterator[tuple[float, str, Quantity]]:
@@ -222,30 +206,3 @@ def _multiplied_words(traced: Traced, spot: Spot, factor: str) -> str:
     if factor == "-1":
         return f"the wrong sign of {spot.name}"
     return f"{spot.name} multiplied by {factor}"
-
-
-def _pair(traced: Traced, spots: tuple[Spot, Spot], solved: list[tuple[float, float]]) -> Iterator[Edit]:
-    """Two summands, each multiplied by its number."""
-    if any(abs(factor - 1) <= off for factor, off in solved):
-        return  # one alone
-    sites = [traced.sites[s.position] for s in spots]
-    each = [list(names_of(factor, off, traced))[:3] for factor, off in solved]
-    for (more, words, one), (more_too, words_too, two) in itertools.product(*each):
-        changes: dict[Site, Change] = {}
-        if sites[0] == sites[1]:
-            changes[sites[0]] = partial(_both, spots, (one, two))
-        else:
-            changes = {sites[0]: spots[0].change(one), sites[1]: spots[1].change(two)}
-        if words == words_too:
-            said = f"{spots[0].name} and {spots[1].name} each multiplied by {words}"
-        else:
-            said = " and ".join(_multiplied_words(traced, s, w) for s, w in zip(spots, (words, words_too), strict=True))
-        yield Edit(2.8 + more + more_too, PAGE + said, changes, None, spots[0].position)
-
-
-def _both(spots: tuple[Spot, Spot], factors: tuple[Quantity, Quantity], at: At) -> Any:
-    args = at.place(list(at.node.args))
-    for spot, factor in zip(spots, factors, strict=True):
-        assert spot.operand is not None
-        args[spot.operand] = args[spot.operand] * factor(at.traced)
-    return at.with_args(args)

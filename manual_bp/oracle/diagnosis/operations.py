@@ -18,18 +18,47 @@ from manual_bp.program import Ref
 
 aten = torch.ops.aten
 
+COMPARED = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤", "eq": "=", "ne": "≠"}
+CALLED: Mapping[str, str] = {
+    "add": "a plus", "sub": "a minus", "rsub": "a minus", "mul": "a product", "div": "a division",
+    "floor_divide": "a division rounded down", "maximum": "the larger of two", "minimum": "the smaller of two",
+    "clamp_min": "the larger of two", "clamp_max": "the smaller of two", "bitwise_and": "and", "bitwise_or": "or",
+    **COMPARED,
+}  # fmt: skip
+"""What is said of an operation that has no name of its own."""
 
-def _another(cost: float, name: str, op: Callable[..., Any]) -> Callable[[Traced, int], Iterator[Edit]]:
-    """Another operation on the same operands; {} is what the right one gives."""
+ALIKE: tuple[tuple[float, tuple[str, ...]], ...] = (
+    (2.2, ("add", "sub", "rsub")),
+    (2.6, ("mul", "div")),
+    (2.6, ("maximum", "minimum")),
+    (2.6, ("clamp_min", "clamp_max", "add")),
+    (2.6, ("bitwise_and", "bitwise_or")),
+    (2.5, tuple(COMPARED)),
+    (2.8, ("amax", "amin")),
+    (2.8, ("argmax", "argmin")),
+    (3.0, ("add", "sub", "rsub", "mul", "maximum", "minimum")),
+    (3.2, ("exp", "expm1")),
+    (3.2, ("log", "log1p")),
+    (3.4, ("tanh", "sigmoid")),
+    (3.6, ("div", "floor_divide")),
+)
+"""Operations that are taken for each other, on the same operands, with how seldom that is met."""
 
-    def family(traced: Traced, position: int) -> Iterator[Edit]:
-        def change(at: At) -> Any:
-            return op(*at.place(list(at.node.args)), **at.place(at.node.kwargs))
 
-        words = name.format(name_of(traced, Ref(position)))
-        yield at_site(traced, position, cost, words, change, name)
+def _another(traced: Traced, position: int) -> Iterator[Edit]:
+    """Another operation on the same operands."""
+    own, seen = traced.nodes[position].name, set[str]()
+    for cost, names in ALIKE:
+        for other in names if own in names else ():
+            if other != own and other not in seen and {own, other} != {"sub", "rsub"}:
+                seen.add(other)
+                words = f"{CALLED.get(other, other)} in place of {CALLED.get(own, own)}"
+                said = f"{words} in {name_of(traced, Ref(position))}"
+                yield at_site(traced, position, cost, said, partial(_by, getattr(torch, other)), f"{other} for {own}")
 
-    return family
+
+def _by(op: Callable[..., Any], at: At) -> Any:
+    return op(*at.place(list(at.node.args)), **at.place(at.node.kwargs))
 
 
 def _left_out(traced: Traced, position: int) -> Iterator[Edit]:
@@ -119,94 +148,46 @@ def _anew(block: int, from_end: bool, at: At) -> Any:
     return torch.cat([at.with_args([part, axis, *others]) for part in x.split(lengths, axis)], axis)
 
 
-def _extremum(traced: Traced, position: int) -> Iterator[Edit]:
-    """The smallest for the largest, the last of equals for the first."""
-    name = name_of(traced, Ref(position))
-    opposite = {"amax": "amin", "amin": "amax", "argmax": "argmin", "argmin": "argmax"}[traced.nodes[position].name]
-    op = getattr(torch, opposite)
-
-    def change(at: At) -> Any:
-        return op(*at.place(list(at.node.args)))
-
-    yield at_site(traced, position, 2.8, f"{opposite} in place of {traced.nodes[position].name} in {name}", change)
-
-
-def _written(op: Callable[..., Any]) -> Callable[[Traced, int], Iterator[Edit]]:
+def _only_written(traced: Traced, position: int) -> Iterator[Edit]:
     """What adds at an index, and only writes there."""
-    return _another(1.9, "what comes last at an index written where it is to be added", op)
+    words = f"what comes last at an index written where it is to be added in {name_of(traced, Ref(position))}"
+    yield at_site(traced, position, 1.9, words, partial(_by, WRITING[traced.nodes[position].name]), "written")
 
 
-def _only_written(x: Tensor, indices: Any, values: Tensor, *_: Any) -> Tensor:
+def _put(x: Tensor, indices: Any, values: Tensor, *_: Any) -> Tensor:
     written: Tensor = aten.index_put(x, indices, values)
     return written
 
 
-MULTIPLIED = [_another(2.6, "a division in place of the multiplication {}", torch.div),
-              _another(2.8, "a sum in place of the product {}", torch.add),
-              _another(3.6, "a difference in place of the product {}", torch.sub)]  # fmt: skip
-ADDED = [_another(2.2, "a minus in place of the plus of {}", torch.sub),
-         _another(3, "a product in place of the sum {}", torch.mul),
-         _another(3, "the larger in place of the sum {}", torch.maximum)]  # fmt: skip
-SUBTRACTED = [_another(2.2, "a plus in place of the minus of {}", torch.add),
-              _swapped(2.5, "{1} - {0} in place of {0} - {1}"),
-              _another(3.2, "a product in place of the difference {}", torch.mul)]  # fmt: skip
-DIVIDED = [_another(2.6, "a multiplication in place of the division {}", torch.mul),
-           _swapped(2.9, "{1}/{0} in place of {0}/{1}"),
-           _another(3.6, "a division rounded down in place of {}", torch.floor_divide)]  # fmt: skip
-
-
-SUMMED = _another(3, "a sum in place of {}", torch.add)
-
-
-def _compared(*others: tuple[str, str]) -> list[Callable[[Traced, int], Iterator[Edit]]]:
-    return [_another(2.5, f"{sign} in place of the sign of {{}}", getattr(torch, op)) for op, sign in others]
-
+WRITING: Mapping[str, Callable[..., Tensor]] = {
+    "index_add": lambda x, dim, index, source, **_: aten.index_copy(x, dim, index, source),
+    "scatter_add": aten.scatter,
+    "index_put": _put,
+}
+"""By what adds at an index, what writes there."""
 
 FUNCTIONS = (
     *("sqrt", "exp", "log", "neg", "abs", "reciprocal", "rsqrt", "tanh", "sigmoid", "expm1", "log1p", "erf", "relu"),
     *("pow", "square", "sin", "cos", "clamp", "clamp_min", "clamp_max", "bitwise_not", "logical_not"),
 )
 
-
 OPERATIONS: Mapping[str, list[Callable[[Traced, int], Iterator[Edit]]]] = {
-    "mul": MULTIPLIED,
-    "add": ADDED,
-    "sub": SUBTRACTED,
-    "rsub": SUBTRACTED,
-    "div": DIVIDED,
+    "sub": [_swapped(2.5, "{1} - {0} in place of {0} - {1}")],
+    "rsub": [_swapped(2.5, "{0} - {1} in place of {1} - {0}")],
+    "div": [_swapped(2.9, "{1}/{0} in place of {0}/{1}")],
     "sum": [reduced, unreduced],
     "mean": [reduced, unreduced],
-    **{name: [by_axis] for name in ("convolution", "avg_pool2d", "avg_pool3d", "unfold", "im2col", "col2im")},
-    "mm": [products],
-    "bmm": [products],
-    "mv": [products],
-    "dot": [products],
+    **{key: [by_axis] for key in ("convolution", "avg_pool2d", "avg_pool3d", "unfold", "im2col", "col2im")},
+    **{key: [products] for key in ("mm", "bmm", "mv", "dot")},
     "where": [_where],
-    "gt": _compared(("ge", "≥"), ("lt", "<"), ("le", "≤")),
-    "ge": _compared(("gt", ">"), ("le", "≤"), ("lt", "<")),
-    "lt": _compared(("le", "≤"), ("gt", ">"), ("ge", "≥")),
-    "le": _compared(("lt", "<"), ("ge", "≥"), ("gt", ">")),
-    "eq": _compared(("ne", "≠"), ("ge", "≥"), ("le", "≤")),
-    "ne": _compared(("eq", "=")),
-    "amax": [_extremum, _axis],
-    "amin": [_extremum, _axis],
-    "argmax": [_extremum],
-    "argmin": [_extremum],
-    "_softmax": [_axis],
-    "_log_softmax": [_axis],
+    **{key: [_axis] for key in ("amax", "amin", "_softmax", "_log_softmax")},
     "cumsum": [_axis, _restarted],
-    "maximum": [_another(2.6, "the smaller in place of {}", torch.minimum), SUMMED],
-    "minimum": [_another(2.6, "the larger in place of {}", torch.maximum), SUMMED],
-    "bitwise_and": [_another(2.6, "or in place of and in {}", torch.bitwise_or)],
-    "bitwise_or": [_another(2.6, "and in place of or in {}", torch.bitwise_and)],
-    "index_add": [_written(lambda x, dim, index, source, **_: aten.index_copy(x, dim, index, source))],
-    "scatter_add": [_written(aten.scatter)],
-    "index_put": [_written(_only_written)],
-    **{name: [_left_out, _outside] for name in FUNCTIONS},
-    "clamp_min": [_left_out, _another(2.4, "a sum in place of the larger of two in {}", torch.add)],
-    "expm1": [_left_out, _another(3, "exp in place of expm1", torch.exp)],
-    "log1p": [_left_out, _another(3, "log in place of log1p", torch.log)],
-    "exp": [_left_out, _outside, _another(3.4, "expm1 in place of exp", torch.expm1)],
-    "tanh": [_left_out, _another(3.4, "a sigmoid in place of tanh", torch.sigmoid)],
-    "sigmoid": [_left_out, _another(3.4, "tanh in place of the sigmoid", torch.tanh)],
-}  # fmt: skip
+    **{key: [_only_written] for key in WRITING},
+    **{key: [_left_out, _outside] for key in FUNCTIONS},
+}
+
+
+def operations(traced: Traced, position: int) -> Iterator[Edit]:
+    """All of one operation."""
+    for family in (_another, *OPERATIONS.get(traced.nodes[position].name, ())):
+        yield from family(traced, position)

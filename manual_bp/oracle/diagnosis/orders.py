@@ -10,12 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp import axes
-from manual_bp.oracle.diagnosis.edit import PAGE, Edit, at_site
-from manual_bp.oracle.diagnosis.program import At, Traced, Values
+from manual_bp.oracle.diagnosis.edit import Edit, at_site
+from manual_bp.oracle.diagnosis.program import At, Traced
 from manual_bp.oracle.diagnosis.quantities import Quantity, counts_of, numbers_of
 from manual_bp.oracle.diagnosis.words import name_of
-from manual_bp.outputs import parts, whole
 from manual_bp.program import Ref
 
 
@@ -73,45 +71,6 @@ def _moved(x: Tensor, axis: int, count: int, sign: int) -> Tensor:
     by, index = sign * count, torch.arange(x.shape[axis]).reshape(-1, *(1,) * (x.ndim - axis - 1))
     came = (index - by >= 0) & (index - by < x.shape[axis])
     return torch.where(came, x.roll(by, axis), torch.zeros((), dtype=x.dtype))
-
-
-# --------------------------------------------------------------------------------------------- an axis, wherever it is
-
-
-def axes_reordered(traced: Traced) -> Iterator[Edit]:
-    """An axis that a page takes for a product, as `groups*members`, read as if its factors stood the other way round:
-    in every input and cotangent that has it, and in every result."""
-    rule = traced.rule
-    tokens = {t: axes.products(t) for name in rule.inputs for t in axes.tokens(rule.annotations[name])}
-    for token, products in tokens.items():
-        if rule.has_backward and len(products) == 1 and len(products[0]) == 2 and not token.startswith("*"):
-            words = f"{PAGE}the axis {token} read as {'*'.join(reversed(products[0]))}: interleaved, and not in groups"
-            yield Edit(3.0, words, run=partial(_read_otherwise, token))
-
-
-def _read_otherwise(token: str, traced: Traced, needed: int) -> Values:
-    rule, case = traced.rule, traced.case
-    sizes = axes.Sizes()
-    shapes = {n: tuple(x.shape) for n, x in zip(rule.inputs, case.inputs, strict=True) if x is not None}
-    axes.bind(rule.annotations, shapes, sizes, case.hyper)
-    known = axes.lengths(sizes, {**rule.defaults, **case.hyper})
-    first, _ = (int(f) if f.isdigit() else known[f] for f in axes.products(token)[0])
-
-    def ordered(annotation: Any, x: Any, change: Callable[..., Tensor]) -> Any:
-        found = axes.tokens(annotation)
-        if not isinstance(x, Tensor) or token not in found:
-            return x
-        before = found[: found.index(token)]
-        axis = found.index(token) - (len(found) if any(t.startswith("*") for t in before) else 0)
-        return change(x, axis % x.ndim, first)
-
-    outputs, inputs = list(rule.output_annotations.values()), [rule.annotations[n] for n in rule.inputs]
-    given = [ordered(a, x, _apart) for a, x in zip(inputs, traced.inputs, strict=True)]
-    dy = [ordered(a, d, _apart) for a, d in zip(outputs, parts(traced.dy), strict=True)]
-    y, residuals = rule.pure(*given, **{**rule.defaults, **case.hyper})
-    grads = rule.page.backward(residuals, whole(dy, like=traced.dy))
-    every = zip(rule.arguments, [*outputs, *inputs], (*parts(y), *grads), strict=True)
-    return {name: ordered(a, x, _interleaved) for name, a, x in every if isinstance(x, Tensor)}
 
 
 # ----------------------------------------------------------------------------------------------------------- in a loop

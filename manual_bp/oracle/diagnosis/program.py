@@ -94,8 +94,6 @@ class Traced:
     dy: Any
     called: dict[tuple[int, int], str] = field(default_factory=dict)
     """What values are called, once it was asked (`words`)."""
-    made: dict[Any, Any] = field(default_factory=dict)
-    """What forward keeps with other hyperparameters (`uses`)."""
 
     @cached_property
     def inputs(self) -> tuple[Tensor | None, ...]:

@@ -24,30 +24,40 @@ from manual_bp.program import Ref
 aten = torch.ops.aten
 
 
+def _power(n: float) -> float:
+    """The least power of two that is not less."""
+    return 2.0 ** math.ceil(math.log2(max(n, 1)))
+
+
+POWER = "the power of two from n on in place of n in {1} (the block's size for the row's length)"
+ROOT = "the square root of the number of elements in {1}"
+FACTORS: Mapping[str, Mapping[str, tuple[float, Callable[[float], float]]]] = {
+    "mean": {
+        "the sum of {0} in place of its mean": (2.0, lambda n: n),
+        "n - 1 in place of n in {1}": (2.6, lambda n: n / (n - 1)),
+        POWER: (2.7, lambda n: n / _power(n)),
+        "n + 1 in place of n in {1}": (3.4, lambda n: n / (n + 1)),
+        ROOT: (3.4, lambda n: n**0.5),
+    },
+    "sum": {
+        "the mean of {0} in place of its sum": (2.0, lambda n: 1 / n),
+        POWER: (2.7, lambda n: n / _power(n)),
+        "{1} multiplied by the number of its elements": (2.9, lambda n: n),
+        ROOT: (3.4, lambda n: n**-0.5),
+    },
+}
+"""By what a mean or a sum of n numbers {0}, called {1}, is too large."""
+
+
 def reduced(traced: Traced, position: int) -> Iterator[Edit]:
     """A sum or mean of something else: over other axes, by another count, without a part."""
     node = traced.nodes[position]
     x = traced.values[node.args[0].position] if isinstance(node.args[0], Ref) else node.args[0]
     axes = _axes(node.args, x)
     name, of = name_of(traced, Ref(position)), name_of(traced, node.args[0])
-    is_mean = node.name == "mean"
-    count = "the number of its elements"
-    if is_mean:
-        yield at_site(traced, position, 2, f"the sum of {of} in place of its mean", partial(_times, lambda n: n), "sum")
-        yield at_site(
-            traced, position, 2.6, f"n - 1 in place of n in {name}", partial(_times, lambda n: n / (n - 1)), "n - 1"
-        )
-        yield at_site(traced, position, 3.4, f"n + 1 in place of n in {name}", partial(_times, lambda n: n / (n + 1)))
-    else:
-        yield at_site(
-            traced, position, 2, f"the mean of {of} in place of its sum", partial(_times, lambda n: 1 / n), "mean"
-        )
-        yield at_site(traced, position, 2.9, f"{name} multiplied by {count}", partial(_times, lambda n: n))
-    power = f"the power of two from n on in place of n in {name} (the block's size for the row's length)"
-    yield at_site(traced, position, 2.7, power, partial(_times, lambda n: n / _power(n)), "power of two")
-    root = f"the square root of the number of elements in {name}"
-    yield at_site(traced, position, 3.4, root, partial(_times, lambda n: n**0.5 if is_mean else n**-0.5))
-    names = "mean" if is_mean else "sum"
+    for words, (cost, factor) in FACTORS[node.name].items():
+        yield at_site(traced, position, cost, words.format(of, name), partial(_times, factor), words)
+    names = node.name
     for others in itertools.combinations(range(x.ndim), len(axes)):
         if set(others) != set(axes):
             words = f"the {names} of {of} over {_said(others)} in place of {name}"
@@ -61,9 +71,6 @@ def reduced(traced: Traced, position: int) -> Iterator[Edit]:
     for words, cost, weigh in weights(x.shape[axes[-1]] if axes else 0):
         change = partial(_in_parts, {0: axes[-1]}, weigh)
         yield at_site(traced, position, cost - 0.7, words.format("element", name), change, words)
-    for other, op in (("largest", torch.amax), ("smallest", torch.amin)):
-        words = f"the {other} of {of} in place of {name}"
-        yield at_site(traced, position, 4, words, partial(_reduced_by, op))
 
 
 def unreduced(traced: Traced, position: int) -> Iterator[Edit]:
@@ -118,7 +125,7 @@ def _elsewhere(traced: Traced, position: int, x: Tensor, axes: list[int]) -> Ite
         value = traced.values[user]
         if other.name in MOVES and any(ref.position == position for ref in other.refs) and isinstance(value, Tensor):
             met += [user] if value.numel() == right.numel() and meets(value, x) else []
-    names = "mean" if node.name == "mean" else "sum"
+    names = node.name
     for user in met:
         for size in range(1, x.ndim + 1):
             for over in itertools.combinations(range(x.ndim), size):
@@ -158,11 +165,6 @@ def _times(factor: Callable[[float], float], at: At) -> Any:
     return result * factor(n)
 
 
-def _power(n: float) -> float:
-    """The least power of two that is not less."""
-    return 2.0 ** math.ceil(math.log2(max(n, 1)))
-
-
 def _said(axes: Sequence[int]) -> str:
     return f"ax{'e' if len(axes) > 1 else 'i'}s {', '.join(map(str, axes))}"
 
@@ -189,11 +191,6 @@ def _in_parts(axes: Mapping[int, int], weigh: Weights, at: At) -> Any:
     for i, axis in axes.items():
         args[i] = weighted(weigh, axis, args[i])
     return at.with_args(args)
-
-
-def _reduced_by(op: Callable[..., Tensor], at: At) -> Any:
-    x = at.place(at.node.args[0])
-    return op(x, _axes(at.node.args, x)).reshape(at.result().shape)
 
 
 def products(traced: Traced, position: int) -> Iterator[Edit]:

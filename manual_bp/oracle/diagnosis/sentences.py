@@ -28,7 +28,7 @@ NAMED = 3
 ASKED = 8
 # In so many seconds they are asked in all right cases.
 COMPLETED = 0.5
-# What is said without a condition rests on so many numbers.
+# What is said of some elements, or of some cases without a condition, rests on so many numbers.
 MANY = 12
 # Ratios that differ by less are one factor: three digits of it are shown.
 ALIKE = 1e-3
@@ -120,7 +120,7 @@ def _partial(search: Search, argument: str) -> str:
         if not verdict.mixed and (found := _of_cases(verdict.agreeing, verdict.contrary)):
             return f"{subject}, where {found}; so in {_in(verdict)}{rest}"
         found, count = _of_elements(verdict, argument)
-        if found:
+        if found and count >= MANY:
             return f"{subject}, where {found}; so in all of {counted(count, 'number')} that are wrong"
     for verdict in verdicts:  # of elements without a rule anything might be said
         numbers = sum(int(p.samples[argument].wrong.sum()) for p in verdict.agreeing)

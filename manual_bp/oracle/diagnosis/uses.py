@@ -1,5 +1,5 @@
-"""Edits of one use: a value is used several times, and in one of these it is made otherwise: with another
-hyperparameter, or with an edit of what it is made of.  Of what forward keeps: at all uses too, while y is as it was."""
+"""Edits of one use: a value is used several times, and in one of these it is made with an edit
+of what it is made of.  Of what forward keeps: at all uses too, while y is as it was."""
 
 from __future__ import annotations
 
@@ -7,13 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from manual_bp.oracle.diagnosis.edit import PAGE, Edit, at_site
-from manual_bp.oracle.diagnosis.program import MOVES, At, Traced, Values
+from manual_bp.oracle.diagnosis.program import MOVES, At, Traced
 from manual_bp.oracle.diagnosis.values import finder, other_operand
-from manual_bp.oracle.diagnosis.whole import CHANGED, Setting, settings
 from manual_bp.oracle.diagnosis.words import name_of
 from manual_bp.program import Ref
 
@@ -34,8 +30,6 @@ def uses(traced: Traced, needed: int, edits: Sequence[Edit]) -> Iterator[Edit]:
     for position in kept:
         of_forward = [e for e in cheap if e.position in traced.before(position)]
         yield from _made_with(traced, position, needed, of_forward)
-    if hasattr(traced.residuals, "_fields"):
-        yield from _set_otherwise(traced, needed, kept)
     for position, node in enumerate(traced.nodes):
         if traced.sites[position].stage == "backward" and node.name not in MOVES:
             own = _only_through(traced, position, needed)
@@ -59,9 +53,6 @@ def _only_through(traced: Traced, position: int, needed: int) -> set[int]:
     return found - {position}
 
 
-# ------------------------------------------------------------------------------------------------- with an edit
-
-
 def _made_with(traced: Traced, position: int, needed: int, edits: Sequence[Edit]) -> Iterator[Edit]:
     is_kept = traced.sites[position].stage == "residuals"
     name = name_of(traced, Ref(position))
@@ -81,66 +72,3 @@ def _otherwise(edit: Edit, position: int, find: Callable[[At], Any], at: At) -> 
     """What a value is after an edit."""
     changed = at.traced.after(edit.at(at.traced), at.traced.needed_at([at.position]))
     return find(At(at.traced, at.position, changed))
-
-
-# ------------------------------------------------------------------------------------- with another hyperparameter
-
-
-def _set_otherwise(traced: Traced, needed: int, kept: Sequence[int]) -> Iterator[Edit]:
-    for setting in settings(traced.rule):
-        words = f"made with {setting.words.partition(' is that of ')[2]}"
-        try:
-            made = _made(setting, traced)
-        except Exception:  # it is not defined here
-            continue
-        for position in kept:
-            name = traced.names.get(position, "")
-            right, other = (getattr(residuals, name, None) for residuals in (traced.residuals, made))
-            if isinstance(right, Tensor) and isinstance(other, Tensor) and not torch.equal(right, other):
-                find = partial(_field, setting, name)
-                said = f"`{name}` {words}"
-                yield at_site(traced, position, setting.cost + ALONE, said, find)
-                for user, i in _uses_of(traced, position, needed):
-                    cost = setting.cost + ALONE + AT_ONE
-                    yield at_site(traced, user, cost, said, partial(other_operand, i, find), operand=i)
-        for name in made._fields:
-            if type(getattr(made, name)) in (int, float) and getattr(made, name) != getattr(traced.residuals, name):
-                find = partial(_field, setting, name)
-                yield from _of_number(traced, name, f"`{name}` {words}", setting.cost + ALONE, find)
-    for name in traced.residuals._fields:
-        if type(getattr(traced.residuals, name)) in (int, float):
-            for i, (words, function) in enumerate(CHANGED.items()):
-                said = f"`{name}` taken for {words.format(name).partition(' is that of ')[2]}"
-                yield from _of_number(traced, name, said, 2.3 + i / 20, partial(_changed, name, function))
-
-
-def _made(setting: Setting, traced: Traced) -> Any:
-    """What forward keeps with another hyperparameter."""
-    if setting not in traced.made:
-        traced.made[setting] = setting.run(traced)[1]
-    return traced.made[setting]
-
-
-def _field(setting: Setting, name: str, at: At) -> Any:
-    return getattr(_made(setting, at.traced), name)
-
-
-def _changed(name: str, function: Callable[[Any], Any], at: At) -> Any:
-    return function(getattr(at.traced.residuals, name))
-
-
-def _of_number(traced: Traced, name: str, words: str, cost: float, find: Callable[[At], Any]) -> Iterator[Edit]:
-    """Numbers have no operation: those of the program that are equal are it."""
-    yield Edit(cost, PAGE + words, run=partial(_backward, name, find))
-    number = getattr(traced.residuals, name)
-    for position, node in enumerate(traced.nodes):
-        for i, a in enumerate(node.args):
-            if type(a) in (int, float) and a == number and traced.sites[position].stage == "backward":
-                yield at_site(traced, position, cost + AT_ONE, words, partial(other_operand, i, find), operand=i)
-
-
-def _backward(name: str, find: Callable[[At], Any], traced: Traced, needed: int) -> Values:
-    rule = traced.rule
-    grads = rule.page.backward(traced.residuals._replace(**{name: find(At(traced, 0, {}))}), traced.dy)
-    named = zip(rule.arguments[len(rule.outputs) :], grads, strict=True)
-    return {argument: x for argument, x in named if isinstance(x, Tensor)}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.oracle.diagnosis.changes import ARRANGED, CLAMPED, INDICES, MASKS, NUMBERS
+from manual_bp.oracle.diagnosis.changes import ARRANGED, CLAMPED, FUNCTIONS, INDICES, MASKS, NUMBERS, worded
 from manual_bp.oracle.diagnosis.edit import Edit, at_site
 from manual_bp.oracle.diagnosis.program import MOVES, At, Traced
 from manual_bp.oracle.diagnosis.words import called, name_of
@@ -35,15 +35,6 @@ def values(traced: Traced, position: int) -> Iterator[Edit]:
             cost += HELPING if table is MASKS and stage in ("forward", "backward") else 0.0
             kind = words if "rounded to" in words and stage in ("forward", "backward") else ""
             yield at_site(traced, position, cost, worded(words, name), partial(_changed, function), kind)
-
-
-def worded(words: str, name: str) -> str:
-    """The words with a name in its place; a formula made of it stands in one pair of quotes."""
-    formula, is_one, _ = words.partition(" in place of {0}")
-    if not is_one or formula.startswith("the ") or " its " in formula or "cut off" in formula or "clamped" in formula:
-        return words.format(name)
-    plain = name.strip("`")
-    return f"`{formula.format(f'({plain})' if ' ' in plain and formula != '|{0}|' else plain)}` in place of {name}"
 
 
 def _changed(function: Callable[[Tensor], Tensor], at: At) -> Any:
@@ -213,28 +204,8 @@ def other_operand(i: int, find: Callable[[At], Any], at: At) -> Any:
     return at.with_args(args)
 
 
-CONSTANTS: Mapping[str, tuple[float, Callable[[float], float]]] = {
-    "0": (2.4, lambda c: 0.0),
-    "1": (2.4, lambda c: 1.0),
-    "2": (2.9, lambda c: 2.0),
-    "-{0}": (2.5, lambda c: -c),
-    "1/{0}": (2.9, lambda c: 1 / c),
-    "{0}²": (3, lambda c: c * c),
-    "2·{0}": (3, lambda c: 2 * c),
-    "{0}/2": (3, lambda c: c / 2),
-    "1 - {0}": (3.1, lambda c: 1 - c),
-    "√{0}": (3.3, lambda c: c**0.5),
-    "{0} + 1": (3.4, lambda c: c + 1),
-    "{0} - 1": (3.4, lambda c: c - 1),
-    "-1": (3.4, lambda c: -1.0),
-    "1/2": (3.4, lambda c: 0.5),
-    "3": (3.6, lambda c: 3.0),
-    "4": (3.8, lambda c: 4.0),
-    "1e-5": (3.8, lambda c: 1e-5),
-    "1e-6": (3.9, lambda c: 1e-6),
-    "1e-8": (3.9, lambda c: 1e-8),
-    "1e-12": (4, lambda c: 1e-12),
-}
+# Where a number is written into a formula, these are others.
+PLAIN = (0.0, 1.0, 2.0, -1.0, 0.5, 3.0, 4.0, 1e-5, 1e-6, 1e-8, 1e-12)
 
 
 def constants(traced: Traced, position: int) -> Iterator[Edit]:
@@ -245,11 +216,16 @@ def constants(traced: Traced, position: int) -> Iterator[Edit]:
             continue
         name = f"`{called(traced, number)}`"
         what = f" in {name_of(traced, Ref(position))}"
-        for words, (cost, function) in CONSTANTS.items():
+        others: dict[str, tuple[float, Callable[[Any], Any]]] = dict(FUNCTIONS)
+        others |= {f"`{c:g}`": (2.1 + i / 10, partial(_always, c)) for i, c in enumerate(PLAIN)}
+        for words, (cost, function) in others.items():
+            said = f"{worded(words, name)}{what}"
             change = partial(_number, i, function)
-            new = f"`{words.format(name.strip('`'))}`"
-            kind = f"{words} for {number}"
-            yield at_site(traced, position, cost, f"{new} in place of {name}{what}", change, kind)
+            yield at_site(traced, position, cost + 0.3, said, change, f"{words} for {number}")
+
+
+def _always(number: float, _: float) -> float:
+    return number
 
 
 NUMERIC = frozenset((

@@ -12,6 +12,7 @@ from manual_bp.oracle.diagnosis.deadline import Deadline, TimeIsUp
 from manual_bp.oracle.diagnosis.edit import Edit
 from manual_bp.oracle.diagnosis.points import Point
 from manual_bp.oracle.diagnosis.program import TORCH
+from manual_bp.oracle.diagnosis.samples import CERTAIN
 from manual_bp.oracle.diagnosis.tracing import UntraceableError
 
 # An edit is told where it fits by chance less often than once among as many as were tried, by so many bits.
@@ -29,7 +30,8 @@ class Verdict:
     """left: cases not yet asked.  agreeing: cases in which the argument is what the edit gives, and visibly not
     right.  mixed: cases in which only what is wrong is what the edit gives.  contrary: cases in which the argument is
     right, and the edit gives something else.  silent: in how many wrong cases the edit is not defined; undefined: right
-    ones.  evidence: how improbable it is, in bits, that an edit fits what is wrong by chance.  failed: wrong cases, few
+    ones.  evidence: how improbable it is, in bits, that an edit fits what is wrong by chance, and
+    better than its program fits without any edit, which may lose digits.  failed: wrong cases, few
     among many, in which it is something else too.
     """
 
@@ -76,8 +78,9 @@ class Verdict:
         return self.explained > self.silent
 
     def _is_of_argument(self, points: list[Point]) -> bool:
-        """Whether a registered mistake is one of this argument, and not of another alone while digits that the right
-        formula loses too are all that is off here: in float64 it is visibly wrong in some case."""
+        """Whether a registered mistake is one of this argument, and not of another alone while digits that a right
+        formula loses too are all that is off here: in some case it gives in float64 too what came, and that is visibly
+        not right."""
         exact = self.edit.exact
         if exact is None or self.evidence == math.inf:
             return True
@@ -85,7 +88,8 @@ class Verdict:
             with suppress(Exception):  # it is not defined there
                 program = point.traced(self.by)
                 value = exact.results(program, program.needed([self.argument])).get(self.argument)
-                if value is not None and point.samples[self.argument].shows(value.double()):
+                sample = point.samples[self.argument]
+                if value is not None and sample.agrees(value.double()) and sample.shows(value.double()):
                     return True
         return False
 
@@ -112,12 +116,13 @@ class Verdict:
         value = values.get(argument, program.right.get(argument))
         if value is None:
             return False
-        value = value.double()
+        value, unedited = value.double(), program.right.get(argument)
+        own = sample.evidence(unedited.double()) if unedited is not None else 0.0
         if sample.agrees(value):
             self.cases += 1
-            if sample.shows(value):
+            if sample.shows(value) and own < CERTAIN:
                 self.agreeing.append(point)
-            self.evidence += sample.evidence(value)
+            self.evidence += max(sample.evidence(value) - own, 0.0)
         elif edit.is_registered and sample.breaks_as(value):
             self.agreeing.append(point)
             self.evidence = math.inf
@@ -126,7 +131,7 @@ class Verdict:
         elif sample.is_wrong:
             if bool(sample.wrong.any()) and sample.agrees(value, sample.wrong):
                 self.mixed.append(point)
-                self.evidence += sample.evidence(value)
+                self.evidence += max(sample.evidence(value) - own, 0.0)
             elif point.is_extreme:
                 self.failed.append(point)
             else:

@@ -14,8 +14,8 @@ from torch import Tensor
 from manual_bp.hyperparameters import choices, kinds
 from manual_bp.inputs import Mistake
 from manual_bp.oracle.candidates import candidate
+from manual_bp.oracle.diagnosis.changes import FUNCTIONS, worded
 from manual_bp.oracle.diagnosis.edit import PAGE, Edit
-from manual_bp.oracle.diagnosis.orders import axes_reordered
 from manual_bp.oracle.diagnosis.program import MOVES, Site, Traced, Values
 from manual_bp.oracle.diagnosis.words import name_of, place_of
 from manual_bp.outputs import parts, whole
@@ -26,7 +26,7 @@ from manual_bp.rule import Rule
 
 def whole_edits(traced: Traced) -> Iterator[Edit]:
     """All of them."""
-    for family in (mistakes, hyperparameters, roles, cotangents, formulas, constants_of_forward, axes_reordered):
+    for family in (mistakes, hyperparameters, roles, cotangents, formulas, constants_of_forward):
         yield from family(traced)
 
 
@@ -62,38 +62,26 @@ def _mistaken(mistake: Mistake, own: bool, traced: Traced, needed: int) -> Value
 
 # -------------------------------------------------------------------------------------------------- hyperparameters
 
-CHANGED: Mapping[str, Callable[[float], float]] = {
-    "{0} is ignored: {{}} is that of {0}=1": lambda h: 1,
-    "{0} is ignored: {{}} is that of {0}=0": lambda h: 0,
-    "{0} is taken with the wrong sign: {{}} is that of -{0}": lambda h: -h,
-    "{0} is taken without its sign: {{}} is that of |{0}|": abs,
-    "{0} is truncated to an integer: {{}} is that of int({0})": int,
-    "{0} is cut off at 0: {{}} is that of max({0}, 0)": lambda h: max(h, 0),
-    "{0} is cut off at 1: {{}} is that of min({0}, 1)": lambda h: min(h, 1),
-    "{0} is ignored where it is negative: {{}} is that of {0}=1 there": lambda h: 1 if h < 0 else h,
-    "{0} is taken inversely: {{}} is that of 1/{0}": lambda h: 1 / h,
-    "{0} is squared: {{}} is that of {0}²": lambda h: h * h,
-    "{0} is taken twice: {{}} is that of 2·{0}": lambda h: 2 * h,
-    "{{}} is that of {0}/2": lambda h: h / 2,
-    "{{}} is that of 1 - {0} in place of {0}": lambda h: 1 - h,
-    "{{}} is that of {0} + 1": lambda h: h + 1,
-    "{{}} is that of {0} - 1": lambda h: h - 1,
-    "{{}} is that of √{0}": lambda h: h**0.5,
-    "{0} is rounded to bfloat16: {{}} is that of a {0} of 8 bits": lambda h: _rounded(h, torch.bfloat16),
-    "{0} is rounded to float16: {{}} is that of a {0} of 11 bits": lambda h: _rounded(h, torch.float16),
-    "{0} is rounded to 8 bits: {{}} is that of a {0} of 3 bits": lambda h: _rounded(h, torch.float8_e5m2),
-    "{0} is rounded to 8 bits: {{}} is that of a {0} of 4 bits": lambda h: _rounded(h, torch.float8_e4m3fn),
-}
 # Where a hyperparameter is written as a number, these are the usual ones: slopes, decay rates, eps of the libraries.
-USUAL = (2, -1, 0.5, 0.1, 0.2, 0.25, 0.3, 0.9, 0.99, 0.01, 5e-3, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-12)
+USUAL = (1, 0, 2, -1, 0.5, 0.1, 0.2, 0.25, 0.3, 0.9, 0.99, 0.01, 5e-3, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-12)
 
 
 # Stands for 0 where that is refused.
 TINY = 1e-300
+NARROW = (torch.bfloat16, torch.float16, torch.float8_e5m2, torch.float8_e4m3fn)
 
 
-def _rounded(number: float, dtype: torch.dtype) -> float:
+def _rounded(dtype: torch.dtype, number: float) -> float:
     return float(torch.tensor(number, dtype=torch.float64).to(dtype))
+
+
+ROUNDED: Mapping[str, Callable[[float], float]] = {
+    "`int({0})`": int,
+    "`max({0}, 0)`": lambda h: max(h, 0),
+    "`min({0}, 1)`": lambda h: min(h, 1),
+    **{f"{{0}} rounded to {str(dtype).removeprefix('torch.')}": partial(_rounded, dtype) for dtype in NARROW},
+}
+"""What a hyperparameter is beside a function of it."""
 
 
 class Setting(NamedTuple):
@@ -107,8 +95,6 @@ class Setting(NamedTuple):
 
     def hyper(self, traced: Traced) -> dict[str, Any]:
         hyper = {**traced.rule.defaults, **traced.case.hyper}
-        if type(hyper[self.name]) is bool and self.value in CHANGED.values():
-            raise ValueError("no number")
         return {**hyper, self.name: self.value(hyper[self.name])}
 
     def run(self, traced: Traced) -> tuple[Any, Any]:
@@ -130,8 +116,10 @@ def settings(rule: Rule) -> Iterator[Setting]:
             written = f"{value:g}" if type(value) in (int, float) else repr(value)
             words = f"{name} is ignored: {{}} is that of {name}={written}"
             yield Setting(1.5 + i / 10, words, name, partial(_always, value))
-        for i, (words, function) in enumerate(CHANGED.items() if numeric else ()):
-            yield Setting(1.8 + i / 20, words.format(name), name, function)
+        functions = {**{words: function for words, (_, function) in FUNCTIONS.items()}, **ROUNDED} if numeric else {}
+        for i, (words, function) in enumerate(functions.items()):
+            said = f"{{}} is that of {worded(words, name)}"
+            yield Setting(1.8 + i / 20, said, name, partial(_of_number, function))
 
 
 def hyperparameters(traced: Traced) -> Iterator[Edit]:
@@ -142,6 +130,12 @@ def hyperparameters(traced: Traced) -> Iterator[Edit]:
 
 def _always(value: Any, _: Any) -> Any:
     return value
+
+
+def _of_number(function: Callable[[Any], Any], value: Any) -> Any:
+    if type(value) is bool:
+        raise ValueError("no number")
+    return function(value)
 
 
 def _at_setting(setting: Setting, traced: Traced, needed: int) -> Values:
