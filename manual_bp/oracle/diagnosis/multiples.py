@@ -21,7 +21,7 @@ from manual_bp.oracle.diagnosis.words import name_of
 from manual_bp.oracle.words import beside_one
 from manual_bp.program import Ref
 
-# A factor is read off so many numbers that are wrong, at least.
+# A factor is read off so many numbers, at least, of as many as there are.
 NUMBERS = 3
 # A factor that the tolerance leaves open by more than this says nothing.
 UNCERTAIN = 0.02
@@ -132,7 +132,11 @@ def _solved(sketch: Sketch, argument: str, delta: Tensor | None) -> Factor | Non
     judged = sample.judged
     column, due = delta[judged].double(), (sample.got - right.double())[judged]
     square = column @ column
-    if column.numel() < NUMBERS or not bool(column.isfinite().all() and due.isfinite().all()) or not square:
+    if (
+        column.numel() < min(NUMBERS, judged.numel())
+        or not bool(column.isfinite().all() and due.isfinite().all())
+        or not square
+    ):
         return None
     more = column @ due / square
     tolerance = 4 * sample.allowance[judged] + sample.slack * float(column.abs().max()) * (1 + more.abs())
@@ -151,7 +155,7 @@ def names_of(factor: float, off: float, traced: Traced) -> Iterator[tuple[float,
             value = quantity(traced)
         except (ArithmeticError, ValueError, KeyError, TypeError):
             continue
-        if isinstance(value, float) and abs(value - factor) <= off and value != 1:
+        if isinstance(value, float) and abs(value - factor) <= off and abs(value - 1) > off:
             found += 1
             yield (0.0 if words in CONSTANTS else 0.3) + i / 1e4, words, quantity
             if found == NAMES:

@@ -18,12 +18,11 @@ from manual_bp.program import Ref
 
 aten = torch.ops.aten
 
-COMPARED = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤", "eq": "=", "ne": "≠"}
 CALLED: Mapping[str, str] = {
     "add": "a plus", "sub": "a minus", "rsub": "a minus", "mul": "a product", "div": "a division",
     "floor_divide": "a division rounded down", "maximum": "the larger of two", "minimum": "the smaller of two",
     "clamp_min": "the larger of two", "clamp_max": "the smaller of two", "bitwise_and": "and", "bitwise_or": "or",
-    **COMPARED,
+    "gt": ">", "ge": "≥", "lt": "<", "le": "≤", "eq": "=", "ne": "≠",
 }  # fmt: skip
 """What is said of an operation that has no name of its own."""
 
@@ -33,7 +32,8 @@ ALIKE: tuple[tuple[float, tuple[str, ...]], ...] = (
     (2.6, ("maximum", "minimum")),
     (2.6, ("clamp_min", "clamp_max", "add")),
     (2.6, ("bitwise_and", "bitwise_or")),
-    (2.5, tuple(COMPARED)),
+    (2.5, ("gt", "ge", "lt", "le")),
+    (2.5, ("eq", "ne")),
     (2.8, ("amax", "amin")),
     (2.8, ("argmax", "argmin")),
     (3.0, ("add", "sub", "rsub", "mul", "maximum", "minimum")),
@@ -114,6 +114,20 @@ def _outside(traced: Traced, position: int) -> Iterator[Edit]:
     yield at_site(traced, position, 2.2, f"{name} added outside and not inside {of}", change, "outside")
 
 
+def _inside(traced: Traced, position: int) -> Iterator[Edit]:
+    """What is added after a function is taken, added before it."""
+    for i, ref in enumerate(traced.nodes[position].args[:2]):
+        if isinstance(ref, Ref) and traced.nodes[ref.position].name in FUNCTIONS:
+            added, of = (name_of(traced, r) for r in (traced.nodes[position].args[1 - i], ref))
+
+            def change(at: At, i: int = i) -> Any:
+                inner = at.traced.nodes[at.node.args[i].position]
+                x, *others = at.place(list(inner.args))
+                return inner.op(x + at.place(at.node.args[1 - i]), *others)
+
+            yield at_site(traced, position, 2.4, f"{added} added inside and not outside {of}", change, "inside")
+
+
 def _axis(traced: Traced, position: int) -> Iterator[Edit]:
     """Another axis of a softmax, a cumulative sum, an extremum."""
     node, name = traced.nodes[position], name_of(traced, Ref(position))
@@ -172,6 +186,7 @@ FUNCTIONS = (
 )
 
 OPERATIONS: Mapping[str, list[Callable[[Traced, int], Iterator[Edit]]]] = {
+    "add": [_inside],
     "sub": [_swapped(2.5, "{1} - {0} in place of {0} - {1}")],
     "rsub": [_swapped(2.5, "{0} - {1} in place of {1} - {0}")],
     "div": [_swapped(2.9, "{1}/{0} in place of {0}/{1}")],

@@ -110,11 +110,11 @@ def _of_round(i: int, by: int, at: At, own: list[int] | None = None) -> Any:
     """by: so many values later of those that stand there in any round; the last is taken for what lies beyond."""
     traced = at.traced
     own = own or traced.positions[traced.sites[at.position]]
-    each = sorted({_origin(traced, traced.nodes[p].args[i]) for p in own})
+    each = sorted({origin(traced, traced.nodes[p].args[i]) for p in own})
     end = each[-1] if by > 0 else each[0]
     if (beyond := _beyond(traced, end, by)) is not None:  # a loop's last value may stand in none of its rounds
         each = sorted({*each, beyond})
-    found = each.index(_origin(traced, at.node.args[i])) + by
+    found = each.index(origin(traced, at.node.args[i])) + by
     other = each[min(max(found, 0), len(each) - 1)]
     if any(traced.later[p] >> other.position & 1 for p in own):
         raise ValueError("it would depend on itself")
@@ -123,7 +123,7 @@ def _of_round(i: int, by: int, at: At, own: list[int] | None = None) -> Any:
     return at.with_args(args)
 
 
-def _origin(traced: Traced, ref: Ref) -> Ref:
+def origin(traced: Traced, ref: Ref) -> Ref:
     """What a value is a copy or a view of."""
     node = traced.nodes[ref.position]
     while node.name in ("clone", "detach", "alias", "view") and isinstance(node.args[0], Ref):

@@ -28,8 +28,8 @@ NAMED = 3
 ASKED = 8
 # In so many seconds they are asked in all right cases.
 COMPLETED = 0.5
-# What is said of some elements, or of some cases without a condition, rests on so many numbers.
-MANY = 12
+# What is said without a condition rests on so many numbers, and what is said of some elements on so many.
+MANY, SEVERAL = 12, 8
 # Ratios that differ by less are one factor: three digits of it are shown.
 ALIKE = 1e-3
 # An edit that gives less than this share of what is wrong is not near.
@@ -113,14 +113,14 @@ def _partial(search: Search, argument: str) -> str:
     deadline = Deadline(COMPLETED)
     for verdict in verdicts:
         verdict.complete(deadline)
-        subject = _subject(verdict, [argument], point)
+        subject = _subject(verdict, [argument], point).replace("0 everywhere", "0")
         if not verdict.mixed and not verdict.contrary:  # or it were exact
             return f"{subject}; so in {_in(verdict)}"
         rest = f"; it is right in {counted(len(verdict.contrary), 'other case')} that would show it"
         if not verdict.mixed and (found := _of_cases(verdict.agreeing, verdict.contrary)):
             return f"{subject}, where {found}; so in {_in(verdict)}{rest}"
         found, count = _of_elements(verdict, argument)
-        if found and count >= MANY:
+        if found and count >= SEVERAL:
             return f"{subject}, where {found}; so in all of {counted(count, 'number')} that are wrong"
     for verdict in verdicts:  # of elements without a rule anything might be said
         numbers = sum(int(p.samples[argument].wrong.sum()) for p in verdict.agreeing)

@@ -117,7 +117,9 @@ class Verdict:
         if value is None:
             return False
         value, unedited = value.double(), program.right.get(argument)
-        own = sample.evidence(unedited.double()) if unedited is not None else 0.0
+        own = 0.0
+        if unedited is not None and unedited.shape == sample.got.shape:
+            own = sample.evidence(unedited.double())
         if sample.agrees(value):
             self.cases += 1
             if sample.shows(value) and own < CERTAIN:

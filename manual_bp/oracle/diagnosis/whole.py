@@ -4,9 +4,10 @@ part is taken for constant."""
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ from manual_bp.rule import Rule
 
 def whole_edits(traced: Traced) -> Iterator[Edit]:
     """All of them."""
-    for family in (mistakes, hyperparameters, roles, cotangents, formulas, constants_of_forward):
+    for family in (mistakes, hyperparameters, arguments, formulas, constants_of_forward):
         yield from family(traced)
 
 
@@ -84,143 +85,149 @@ ROUNDED: Mapping[str, Callable[[float], float]] = {
 """What a hyperparameter is beside a function of it."""
 
 
-class Setting(NamedTuple):
-    """A hyperparameter at another value: how seldom that is met, what is said of it, its name, its value by the right
-    one."""
-
-    cost: float
-    words: str
-    name: str
-    value: Callable[[Any], Any]
-
-    def hyper(self, traced: Traced) -> dict[str, Any]:
-        hyper = {**traced.rule.defaults, **traced.case.hyper}
-        return {**hyper, self.name: self.value(hyper[self.name])}
-
-    def run(self, traced: Traced) -> tuple[Any, Any]:
-        """What forward gives, and keeps."""
-        hyper = self.hyper(traced)
-        try:
-            return traced.rule.pure(*traced.inputs, **hyper)
-        except ValueError:  # 0 is refused where it is divided by
-            return traced.rule.pure(*traced.inputs, **{**hyper, self.name: hyper[self.name] or TINY})
-
-
-def settings(rule: Rule) -> Iterator[Setting]:
-    """Its default, an ordinary or usual number, another choice, a function of the right one."""
+def hyperparameters(traced: Traced) -> Iterator[Edit]:
+    """A hyperparameter at its default, an ordinary or usual number, another choice, a function of the right one, or
+    taken for another hyperparameter."""
+    rule = traced.rule
+    numeric = [n for n in rule.hyper if any(kind in (int, float) for kind in kinds(rule.annotations[n]))]
     for name in rule.hyper:
         tried = [given[name] for given in (rule.defaults, rule.ordinary) if name in given]
-        numeric = any(kind in (int, float) for kind in kinds(rule.annotations[name]))
-        others = list(USUAL) if numeric else list(choices(rule.annotations[name]))
+        others = list(USUAL) if name in numeric else list(choices(rule.annotations[name]))
         for i, value in enumerate(dict.fromkeys([*tried, *others])):
             written = f"{value:g}" if type(value) in (int, float) else repr(value)
             words = f"{name} is ignored: {{}} is that of {name}={written}"
-            yield Setting(1.5 + i / 10, words, name, partial(_always, value))
-        functions = {**{words: function for words, (_, function) in FUNCTIONS.items()}, **ROUNDED} if numeric else {}
-        for i, (words, function) in enumerate(functions.items()):
+            yield Edit(1.5 + i / 10, words, run=partial(_with_hyper, {name: partial(_always, value)}))
+        functions = {**{words: function for words, (_, function) in FUNCTIONS.items()}, **ROUNDED}
+        for i, (words, function) in enumerate(functions.items() if name in numeric else ()):
             said = f"{{}} is that of {worded(words, name)}"
-            yield Setting(1.8 + i / 20, said, name, partial(_of_number, function))
-
-
-def hyperparameters(traced: Traced) -> Iterator[Edit]:
-    """A hyperparameter at another value, in forward and backward."""
-    for setting in settings(traced.rule):
-        yield Edit(setting.cost, setting.words, run=partial(_at_setting, setting))
+            yield Edit(1.8 + i / 20, said, run=partial(_with_hyper, {name: partial(_of_number, function, name)}))
+    for one, two in itertools.permutations(rule.hyper, 2):
+        if rule.annotations[one] == rule.annotations[two]:
+            words = f"{{}} is that of {two} in place of {one}"
+            yield Edit(2.3, words, run=partial(_with_hyper, {one: operator.itemgetter(two)}))
+            if one < two:
+                words = f"{{}} is that of {one} and {two} exchanged"
+                exchanged = {one: operator.itemgetter(two), two: operator.itemgetter(one)}
+                yield Edit(2.2, words, run=partial(_with_hyper, exchanged))
 
 
 def _always(value: Any, _: Any) -> Any:
     return value
 
 
-def _of_number(function: Callable[[Any], Any], value: Any) -> Any:
-    if type(value) is bool:
+def _of_number(function: Callable[[Any], Any], name: str, hyper: Mapping[str, Any]) -> Any:
+    if type(hyper[name]) is bool:
         raise ValueError("no number")
-    return function(value)
+    return function(hyper[name])
 
 
-def _at_setting(setting: Setting, traced: Traced, needed: int) -> Values:
-    rule = traced.rule
-    y, residuals = setting.run(traced)
-    return _named(rule, y, rule.page.backward(residuals, traced.dy) if rule.has_backward else ())
+def _with_hyper(changed: Mapping[str, Callable[[Mapping[str, Any]], Any]], traced: Traced, needed: int) -> Values:
+    """In forward and backward."""
+    hyper = {**traced.rule.defaults, **traced.case.hyper}
+    hyper |= {name: value(hyper) for name, value in changed.items()}
+    try:
+        return _with(traced, hyper=hyper)
+    except ValueError:  # 0 is refused where it is divided by
+        return _with(traced, hyper=hyper | {name: hyper[name] or TINY for name in changed})
 
 
-# ------------------------------------------------------------------------------------------------------------ roles
+# ------------------------------------------------------------------------------------------------- other arguments
 
 
-def roles(traced: Traced) -> Iterator[Edit]:
-    """Two inputs of one shape taken for each other, and their cotangents too."""
-    rule, inputs = traced.rule, traced.case.inputs
-    for one, two in itertools.combinations(range(len(inputs)), 2):
-        x, other = inputs[one], inputs[two]
-        if (
-            rule.has_backward
-            and x is not None
-            and other is not None
-            and (x.shape, x.dtype) == (other.shape, other.dtype)
-        ):
-            a, b = list(rule.inputs)[one], list(rule.inputs)[two]
-            words = f"{PAGE}`{a}` and `{b}` taken for each other throughout backward"
-            yield Edit(2.2, words, run=partial(_in_each_others_role, one, two))
-
-
-def _in_each_others_role(one: int, two: int, traced: Traced, needed: int) -> Values:
-    def swapped(those: Any) -> Any:
-        found = list(those)
-        found[one], found[two] = found[two], found[one]
-        return tuple(found)
-
-    _, grads = traced.rule.vjp(swapped(traced.inputs), traced.dy, **traced.case.hyper)
-    return _named(traced.rule, tuple([None] * len(traced.rule.outputs)), swapped(grads))
-
-
-# ------------------------------------------------------------------------------------------------------- cotangents
-
-
-def cotangents(traced: Traced) -> Iterator[Edit]:
-    """Of several outputs the cotangent of one ignored; all of them multiplied by y."""
-    rule = traced.rule
+def arguments(traced: Traced) -> Iterator[Edit]:
+    """The page's own backward with others: two inputs of one shape taken for each other, and their cotangents too; y in
+    place of an input; the cotangent of one of several outputs ignored; all of them multiplied by y."""
+    rule, inputs = traced.rule, dict(zip(traced.rule.inputs, traced.inputs, strict=True))
     if not rule.has_backward:
         return
-    for position, name in enumerate(rule.cotangents if len(rule.cotangents) > 1 else ()):
+    outputs = [traced.right[name] for name in rule.arguments[: len(rule.outputs)]]
+    for one, two in itertools.combinations([n for n, x in inputs.items() if x is not None], 2):
+        if (inputs[one].shape, inputs[one].dtype) == (inputs[two].shape, inputs[two].dtype):  # type: ignore[union-attr]
+            words = f"{PAGE}`{one}` and `{two}` taken for each other throughout backward"
+            yield Edit(2.2, words, run=partial(_in_each_others_role, f"d{one}", f"d{two}"))
+    for i, (name, x) in enumerate(inputs.items()):
+        if x is not None and x.is_floating_point() and outputs[0] is not None and x.shape == outputs[0].shape:
+            words = f"is the derivative taken at y in place of {name}"
+            yield Edit(2.6, words, run=partial(_at_y, i))
+    for i, name in enumerate(rule.cotangents if len(rule.cotangents) > 1 else ()):
         words = f"{name} is ignored: {{}} is that of {name} = 0"
-        yield Edit(1.4, words, run=partial(_at_dy, partial(_without, position)))
+        yield Edit(1.4, words, run=partial(_at_dy, partial(_without, i)))
     words = "is multiplied by y: it is that of the cotangent dy·y"
     yield Edit(3.2, words, run=partial(_at_dy, lambda _, d, y: d * y))
 
 
-def _without(position: int, i: int, d: Tensor, y: Tensor) -> Tensor:
-    return torch.zeros_like(d) if i == position else d
+def _with(traced: Traced, inputs: Any = None, dy: Any = None, hyper: Mapping[str, Any] | None = None) -> Values:
+    rule = traced.rule
+    given = traced.inputs if inputs is None else inputs
+    y, residuals = rule.pure(*given, **({**rule.defaults, **traced.case.hyper} if hyper is None else hyper))
+    if not rule.has_backward:
+        return _named(rule, y, ())
+    return _named(rule, y, rule.page.backward(residuals, traced.dy if dy is None else dy))
+
+
+def _grads(found: Values) -> Values:
+    return {name: x for name, x in found.items() if name.startswith("d")}
+
+
+def _in_each_others_role(one: str, two: str, traced: Traced, needed: int) -> Values:
+    names = list(traced.rule.inputs)
+    i, j, given = names.index(one[1:]), names.index(two[1:]), list(traced.inputs)
+    given[i], given[j] = given[j], given[i]
+    grads = _grads(_with(traced, given))
+    return {**grads, one: grads.get(two), two: grads.get(one)}
+
+
+def _at_y(i: int, traced: Traced, needed: int) -> Values:
+    given, y = traced.inputs, traced.right[traced.rule.arguments[0]]
+    return _grads(_with(traced, (*given[:i], y, *given[i + 1 :])))
+
+
+def _without(i: int, j: int, d: Tensor, y: Tensor) -> Tensor:
+    return torch.zeros_like(d) if i == j else d
 
 
 def _at_dy(change: Callable[[int, Tensor, Tensor], Tensor], traced: Traced, needed: int) -> Values:
-    rule = traced.rule
-    outputs = [traced.right[name] for name in rule.arguments[: len(rule.outputs)]]
+    outputs = [traced.right[name] for name in traced.rule.arguments[: len(traced.rule.outputs)]]
     pairs = zip(parts(traced.dy), outputs, strict=True)
     dy = [None if d is None else change(i, d, y) for i, (d, y) in enumerate(pairs)]  # type: ignore[arg-type]
-    grads = rule.page.backward(traced.residuals, whole(dy, like=traced.dy))
-    return _named(rule, tuple([None] * len(outputs)), grads)
+    return _grads(_with(traced, dy=whole(dy, like=traced.dy)))
 
 
 # --------------------------------------------------------------------------------------------------------- formulas
 
 
 def formulas(traced: Traced) -> Iterator[Edit]:
-    """The formula of another page of the same chapter."""
+    """The formula of another page of the same chapter; the derivative of one of one input on top of the right one."""
     own = traced.rule
-    for other in RULES.values() if own.has_backward else ():
-        if other.chapter != own.chapter or other.name == own.name or not other.has_backward:
+    for other in RULES.values():
+        if other.name == own.name or other.has_backward != own.has_backward:
             continue
         needed = set(other.inputs) - other.absentable
-        if needed <= set(own.inputs) and other.defaults.keys() >= set(other.hyper) - set(own.hyper):
+        has_hyper = other.defaults.keys() >= set(other.hyper) - set(own.hyper)
+        if other.chapter == own.chapter and needed <= set(own.inputs) and has_hyper:
             yield Edit(3, f"is the formula of {other.name}", run=partial(_at_other, other))
+        if len(other.inputs) == 1 and other.has_backward and has_hyper:
+            for name in own.inputs:
+                if own.is_number(name) and traced.right.get(f"d{name}") is not None:
+                    words = f"{PAGE}the derivative of {other.name} on top of d{name}"
+                    yield Edit(3.1, words, run=partial(_on_top, other, name))
+
+
+def _of_own(other: Rule, traced: Traced) -> dict[str, Any]:
+    return {n: v for n, v in {**traced.rule.defaults, **traced.case.hyper}.items() if n in other.hyper}
 
 
 def _at_other(other: Rule, traced: Traced, needed: int) -> Values:
     named = dict(zip(traced.rule.inputs, traced.inputs, strict=True))
-    hyper = {n: v for n, v in {**traced.rule.defaults, **traced.case.hyper}.items() if n in other.hyper}
-    _, grads = other.vjp(tuple(named.get(n) for n in other.inputs), traced.dy, **hyper)
-    found = dict(zip(other.inputs, grads, strict=True))
-    return {f"d{n}": x for n, x in found.items() if isinstance(x, Tensor) and f"d{n}" in traced.rule.arguments}
+    y, grads = other.vjp(tuple(named.get(n) for n in other.inputs), traced.dy, **_of_own(other, traced))
+    found = _named(other, y, grads)
+    found = _grads(found) if traced.rule.has_backward else found
+    return {name: x for name, x in found.items() if name in traced.rule.arguments}
+
+
+def _on_top(other: Rule, name: str, traced: Traced, needed: int) -> Values:
+    x, dx = traced.inputs[list(traced.rule.inputs).index(name)], traced.right[f"d{name}"]
+    return {f"d{name}": other.vjp((x,), dx, **_of_own(other, traced))[1][0]}
 
 
 # ------------------------------------------------------------------------------------- parts of forward as constants
