@@ -160,7 +160,7 @@ def names_of(factor: float, off: float, traced: Traced) -> Iterator[tuple[float,
             yield (0.0 if words in CONSTANTS else 0.3) + i / 1e4, words, quantity
             if found == NAMES:
                 break
-    if abs(factor - 1) > off:
+    if abs(factor - 1) > off and abs(factor) > off:
         rounded = float(f"{factor:.3g}")
         number = rounded if abs(rounded - factor) <= off else factor
         yield 0.6, beside_one(number), lambda _, number=number: number  # type: ignore[misc]

@@ -115,7 +115,8 @@ def _partial(search: Search, argument: str) -> str:
         verdict.complete(deadline)
         subject = _subject(verdict, [argument], point).replace("0 everywhere", "0")
         if not verdict.mixed and not verdict.contrary:  # or it were exact
-            return f"{subject}; so in {_in(verdict)}"
+            where = _of_cases(verdict.agreeing, verdict.undefined) if verdict.silent else ""
+            return f"{subject}{f', where {where}' if where else ''}; so in {_in(verdict)}{_silent(verdict)}"
         rest = f"; it is right in {counted(len(verdict.contrary), 'other case')} that would show it"
         if not verdict.mixed and (found := _of_cases(verdict.agreeing, verdict.contrary)):
             return f"{subject}, where {found}; so in {_in(verdict)}{rest}"
@@ -138,6 +139,8 @@ def _in(verdict: Verdict) -> str:
         others = some((repr(p.name) for p in verdict.failed), NAMED)
         count = len(points) + len(verdict.failed)
         return f"{len(points)} of {count} cases in which it is wrong, and not in {others}"
+    if verdict.silent:
+        return f"{counted(len(points), 'case')} in which it is wrong: {names}"
     if len(points) == 1:
         return f"the only case in which it is wrong: {names}"
     return f"all {len(points)} cases in which it is wrong: {names}"

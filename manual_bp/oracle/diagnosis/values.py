@@ -80,9 +80,9 @@ def _others(traced: Traced, position: int, near: Collection[int] = ()) -> Iterat
         alike = traced.alike[other]
         if alike == own or alike in seen or not isinstance(traced.values[other], Tensor):
             continue
-        seen.add(alike)
         is_told = other in traced.names or other in near or len(traced.sites) <= SHORT
         if is_told and traced.positions[traced.sites[other]][0] == other and traced.nodes[other].name not in NOTHING:
+            seen.add(alike)
             yield other
 
 

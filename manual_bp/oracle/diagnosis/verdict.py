@@ -19,6 +19,8 @@ from manual_bp.oracle.diagnosis.tracing import UntraceableError
 MORE = 14
 # One of so many wrong cases an edit need not give: where numbers are extreme, what is wrong often overflows or flushes.
 FAILING = 9
+# Of a page of several branches an edit is one of a branch: of so many wrong cases it is defined in one at least.
+OTHERS = 3
 # What is computed may be off by so many times what one rounding of the inputs does to it.
 SHAKY = 16
 # An edit of torch's derivative is told where none of the page is as simple: by so much.
@@ -27,12 +29,12 @@ ANOTHER = 0.3
 
 @dataclass
 class Verdict:
-    """left: cases not yet asked.  agreeing: cases in which the argument is what the edit gives, and visibly not
-    right.  mixed: cases in which only what is wrong is what the edit gives.  contrary: cases in which the argument is
-    right, and the edit gives something else.  silent: in how many wrong cases the edit is not defined; undefined: right
-    ones.  evidence: how improbable it is, in bits, that an edit fits what is wrong by chance, and
-    better than its program fits without any edit, which may lose digits.  failed: wrong cases, few
-    among many, in which it is something else too.
+    """left: cases not yet asked. agreeing: cases in which the argument is what the edit gives, and visibly not
+    right. mixed: cases in which only what is wrong is what the edit gives. contrary: cases in which the argument is
+    right, and the edit gives something else. undefined: cases in which the edit is not defined, as in another
+    branch of the page; silent: how many of them are wrong. evidence: how improbable it is, in bits, that an edit
+    fits what is wrong by chance, and better than its program fits without any edit, which may lose digits. failed:
+    wrong cases, few among many, in which it is something else too.
     """
 
     edit: Edit
@@ -54,7 +56,8 @@ class Verdict:
 
     @property
     def is_exact(self) -> bool:
-        return bool(self.agreeing) and not (self.mixed or self.contrary or self.failed)
+        is_defined = self.explained > self.silent
+        return bool(self.agreeing) and is_defined and not (self.mixed or self.contrary or self.failed)
 
     @property
     def explained(self) -> int:
@@ -75,7 +78,7 @@ class Verdict:
             return False
         if self.evidence < math.log2(max(tried, 1)) + MORE or not self._is_of_argument(points):
             return False
-        return self.explained > self.silent
+        return self.explained > self.silent // OTHERS
 
     def _is_of_argument(self, points: list[Point]) -> bool:
         """Whether a registered mistake is one of this argument, and not of another alone while digits that a right
@@ -111,7 +114,7 @@ class Verdict:
             return False
         except Exception:  # there is no such operation there, or it is not defined
             self.silent += sample.is_wrong and sample.is_telling
-            self.undefined += [] if sample.is_wrong else [point]
+            self.undefined.append(point)
             return True
         value = values.get(argument, program.right.get(argument))
         if value is None:

@@ -74,7 +74,7 @@ def _called(traced: Traced, position: int, depth: int) -> str:
         return INFIX[node.name].format(inner(node.args[0]), inner(node.args[1]))
     if node.name in PREFIX:
         return PREFIX[node.name].format(inner(node.args[0]))
-    args = ", ".join(called(traced, a, depth - 1) for a in operands)
+    args = ", ".join(called(traced, a, depth - 1) for a in operands or node.refs)
     return f"{node.name.strip('_')}({args})"
 
 
