@@ -26,6 +26,8 @@ from manual_bp.rule import Rule, Vjp
 
 NOTES = ("digits", "16-bit")
 """Kinds of mismatch that are notes unless the comparison is strict."""
+# What stands in place of NaN to see what depends on it: either side of most corners, near to them and far.
+FILLED = (1.0, -1.0, 8.0, -8.0)
 
 
 class Judge:
@@ -129,6 +131,7 @@ class Judge:
         ratio, ulps = errors(got, expected, allowance, self.dtype)
         excused = self._excused(position, found, expected) | self._overflows_alike(position, found, got, ratio)
         excused |= self._spreads_nan(found.case, expected, got, self.is_output(argument))
+        excused |= self._through_nan(position, found, (ratio > 1) & ~excused)
         excused |= self._overflows_on_the_way(argument, found.case, expected, got, (ratio > 1) & ~excused)
         if bool(excused.any()):
             ratio, ulps = torch.where(excused, 0, ratio), torch.where(excused, 0, ulps)
@@ -203,7 +206,7 @@ class Judge:
         apart = got.isnan() != expected.isnan()
         numbers = [x for x in case.inputs if x is not None and x.is_floating_point()]
         is_free = hasattr(self.rule.page, "FUNCTION") or not self.rule.has_backward
-        if not is_free or not bool(apart.any()) or not any(map(_has_nan, numbers)):
+        if not is_free or not bool(apart.any()) or not _has_nan(case):
             return torch.zeros_like(apart)
         if not self.rule.has_backward:
             return apart & got.isnan() & _rows_with_nan(numbers, got)
@@ -214,6 +217,31 @@ class Judge:
         elif got.ndim:
             apart &= expected.isnan() | _rows_with_nan(numbers, got)
         return apart
+
+    def _through_nan(self, position: int, found: Evidence, beyond: Tensor) -> Tensor:
+        """Where a cotangent depends on that of an output that is NaN: how a mask falls there (u > 0, or not u <= 0) is
+        decided by no derivation.  Asked of the rule, with numbers in place of the NaN, and NaN in that cotangent."""
+        case, through = found.case, torch.zeros_like(beyond)
+        if position < self.outputs or not bool(beyond.any()) or not _has_nan(case):
+            return through
+        nan = [y is not None and y.isnan() for y in found.expected[: self.outputs]]
+        for scale in FILLED:
+            tensors = [_filled(x, scale) if x.is_floating_point() else x for x in case.tensors]
+            plain = case.with_tensors(tensors)
+            given = sum(x is not None for x in case.inputs)
+            hidden = (
+                d if d is None else d.masked_fill(n.to(d.device), torch.nan)
+                for d, n in zip(parts(plain.dy), nan, strict=True)
+            )
+            marked = case.with_tensors([*tensors[:given], *(d for d in hidden if d is not None)])
+            try:
+                was, is_ = (
+                    self.rule.vjp(c.inputs, c.dy, **c.hyper)[1][position - self.outputs] for c in (plain, marked)
+                )
+            except ValueError:  # not defined for these numbers
+                continue
+            through |= is_.isnan().cpu() & ~was.isnan().cpu()
+        return through & beyond
 
     def _overflows_alike(self, position: int, found: Evidence, got: Tensor, ratio: Tensor) -> Tensor:
         """Where NaN came, a step on the way may overflow, and the page itself has NaN."""
@@ -252,8 +280,16 @@ def _rows_with_nan(inputs: Sequence[Tensor], like: Tensor) -> Tensor:
     return beside.reshape(-1, *(1,) * (like.ndim - 1))
 
 
-def _has_nan(x: Tensor) -> bool:
-    return bool(x.isnan().any())
+def _has_nan(case: Case) -> bool:
+    """Whether an input has NaN."""
+    return any(x is not None and bool(x.isnan().any()) for x in case.inputs)
+
+
+def _filled(x: Tensor, scale: float) -> Tensor:
+    """Other numbers of it, times a scale, in place of NaN; the scale itself if it has no others."""
+    others = x[~x.isnan()] if not bool(x.isnan().all()) else torch.ones_like(x).reshape(-1)
+    repeated = others[torch.arange(x.numel(), device=x.device) % len(others)].reshape(x.shape)
+    return torch.where(x.isnan(), scale * repeated, x)
 
 
 def _came(value: Any) -> str:

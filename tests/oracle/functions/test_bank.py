@@ -21,7 +21,6 @@ THINNED = 12
 NOT_YET = {
     "soft_pool_by_mean": "overflows at inputs times 1000, where the function does not: labelled at inputs without it",
     "residual_rms_norm_added_in_bf16": "a 16-bit note, and a mismatch under strict alone",
-    "conv_by_columns": "where NaN reaches y, the slope of relu is 1 for torch and 0 for y > 0: dbeta is finite in both",
     "sparsemax_support": "where a threshold is met exactly, ball arithmetic does not know which elements count, and "
     "torch's subgradient is the only one that is taken for right",
 }

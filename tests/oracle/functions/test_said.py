@@ -61,6 +61,36 @@ def test_what_a_nan_reaches_says_nothing_of_kinks_elsewhere():
     assert not compare(steep_and_coupled, coupled, cases=[case], diagnose=0).mismatches
 
 
+def shifted(x, bias):
+    return torch.relu(x + bias)
+
+
+def shifted_masked(mask, leaks=False):
+    def candidate(inputs, dy):
+        x, bias = inputs
+        dx = torch.where(mask(x + bias), dy, 0.0) + (x.sum() if leaks else 0.0)
+        return shifted(x, bias), (dx, dx.sum(0))
+
+    return candidate
+
+
+def test_a_mask_may_fall_either_way_at_nan_of_functions_and_pages():
+    x = torch.tensor([[torch.nan, torch.nan, torch.nan], [1.0, -2.0, 3.0]])
+    case = Case((x, torch.tensor([0.5, 0.25, -1.0])), torch.tensor([[0.5, -1.0, 2.0], [3.0, 0.25, -0.75]]))
+    for mask in (lambda u: u > 0, lambda u: ~(u <= 0)):
+        assert not compare(shifted_masked(mask), shifted, cases=[case], diagnose=0).mismatches
+        leaking = compare(shifted_masked(mask, leaks=True), shifted, cases=[case], diagnose=0)
+        assert {(m.argument, m.index[0]) for m in leaking.mismatches} == {("dx", 1)}
+    for mask in (lambda u: u < 0, lambda u: u <= 0, lambda u: ~(u > 0)):
+
+        def prelu(inputs, dy, mask=mask):
+            x, weight = inputs
+            dweight = torch.where(mask(x), dy * x, 0.0).sum(0)
+            return torch.where(x > 0, x, weight * x), (torch.where(mask(x), weight * dy, dy), dweight)
+
+        assert not compare(prelu, "prelu", cases=[case], diagnose=0).mismatches
+
+
 def test_where_the_function_broadcasts_the_candidate_may():
     rule = reference(lambda x, weight: x * weight, {"x": (4, 3), "weight": (3,)})
     refused = refusals(rule, torch.float32, "cpu", NOTHING)
