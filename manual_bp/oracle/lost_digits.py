@@ -11,10 +11,14 @@ right in exact arithmetic; its error is that of a few roundings of what it subtr
                    see "Expanded" in manual_bp/arithmetic/bounded.py
 
 beside what every right program may be off.  Where the truth is larger than the bound a digit is due: there 0, twice
-the truth or a constant is outside of it.
+the truth or a constant is outside of it.  What is lost to an overflow of a step is digits like any other: the slope
+−2x / (1 + x²)² with its square multiplied out is 0 from 2³² on in float32, within 64 u of the largest slope, and a
+note; NaN is within nothing.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -32,7 +36,7 @@ Values = tuple[Tensor | None, ...]
 ROUNDINGS = 64.0
 # A page's operation is a few of an expanded program, with rounded constants: three bits each.
 PER_OPERATION = 8.0
-# Where the largest slope is looked for, in units of max(1, |x|).
+# Where the largest slope is looked for, in units of max(1, |x|) and, of what has a slope at 0 (1 / x has none), of 1.
 BETWEEN = (-1.0, -0.75, -0.5, -0.25, -0.125, 0.0, 0.125, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -62,14 +66,25 @@ def reach_of(rule: Rule, case: Case, formula: Mistake | Value | None = None) -> 
         return (*found.outputs, *found.grads)
     given = {name: x.detach().cpu() for name, x in zip(rule.inputs, case.inputs, strict=True)}  # all are there
     dy = None if case.dy is None else case.dy.detach().cpu().double().nan_to_num(posinf=0.0, neginf=0.0)
-    largest: list[Tensor | None] = [None] * (1 + len(given))
-    for part in BETWEEN:
-        inputs = tuple(part * x.double().abs().clamp(min=1.0) if rule.is_number(n) else x for n, x in given.items())
+
+    def sizes(part: float, unit: Callable[[Tensor], Tensor]) -> list[Tensor | None]:
+        inputs = tuple(part * unit(x.double()) if rule.is_number(n) else x for n, x in given.items())
         y, grads = rule.vjp(inputs, dy, **case.hyper)
-        for position, value in enumerate((y, *grads)):
-            if value is None:
-                continue
-            size = value.abs().nan_to_num(nan=0.0, posinf=0.0)
-            before = largest[position]
-            largest[position] = size if before is None else torch.maximum(before, size)
+        return [None if value is None else value.abs() for value in (y, *grads)]
+
+    at_0 = sizes(0.0, torch.ones_like)
+    largest = [None if size is None else torch.zeros_like(size) for size in at_0]
+    for unit, needs_slope_at_0 in ((_reach, False), (torch.ones_like, True)):
+        for part in BETWEEN:
+            for position, (size, zero) in enumerate(zip(sizes(part, unit), at_0, strict=True)):
+                before = largest[position]
+                if size is None or zero is None or before is None:
+                    continue
+                counts = size.isfinite() & (zero.isfinite() | (not needs_slope_at_0))
+                largest[position] = torch.maximum(before, torch.where(counts, size, 0.0))
     return tuple(largest)
+
+
+def _reach(x: Tensor) -> Tensor:
+    """max(1, |x|)"""
+    return x.abs().clamp(min=1.0)
