@@ -462,7 +462,7 @@ def _in_place(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Bo
         name = func._schema.name.removeprefix("aten::").removesuffix("_")
         same = getattr(getattr(aten, name, None), func._overloadname, None)
         if same is None:
-            raise UnknownFunctionError(f"{func} has no counterpart that is not in place; write the page without it.")
+            raise UnknownFunctionError(f"{func} has no counterpart that is not in place; write it otherwise.")
         result = Bounded.__torch_dispatch__(same, (), args, kwargs)
     x.value.copy_(result.value)
     x.error.copy_(result.error)

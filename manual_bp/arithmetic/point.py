@@ -88,7 +88,8 @@ class Point:
         try:
             y, _ = self.rule.pure(*self._jets(direction), **self.hyper)
         except UnknownFunction as unknown:
-            raise type(unknown)(unknown.function, f"the page {self.rule.name}") from None
+            whose = "" if hasattr(self.rule.page, "FUNCTION") else "the page "
+            raise type(unknown)(unknown.function, f"{whose}{self.rule.name}") from None
         return [lift(part) for part in parts(y) if part is not None]
 
     def slopes(self, direction: Sequence[arb]) -> list[arb]:

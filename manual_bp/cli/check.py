@@ -234,6 +234,11 @@ def reference_of(
     from manual_bp.oracle.loading import load
     from manual_bp.rule import Rule
 
+    if not against.strip():
+        raise ValueError(
+            "--against must be the name of a rule (manual-bp rules lists them), the path of a page, or MODULE:FUNCTION "
+            f"or PATH.py:FUNCTION, a differentiable function of torch; came {against!r}."
+        )
     if ":" not in against:  # the name of a rule, or the path of a page
         if inputs is not None:
             raise ValueError(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import FunctionType, ModuleType
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,12 +11,10 @@ import torch
 import torch.utils.dlpack
 from torch import Tensor
 
-from manual_bp.oracle.invocation import call_with
+from manual_bp.oracle.invocation import ARRAYS, arrays_named, call_with
 from manual_bp.oracle.ways import orders
 from manual_bp.outputs import parts, whole
 from manual_bp.rule import Vjp
-
-KINDS = ("torch", "numpy", "jax")
 
 
 def from_functions(forward: Callable[..., Any], backward: Callable[..., Any], *, arrays: str | None = None) -> Vjp:
@@ -32,8 +29,8 @@ def from_functions(forward: Callable[..., Any], backward: Callable[..., Any], *,
     Raises ValueError if several modules are referred to and `arrays` is not given.
     """
     kind = arrays or _kind_of(forward, backward)
-    if kind not in KINDS:
-        raise ValueError(f"from_functions: arrays must be one of {list(KINDS)}; came {kind!r}.")
+    if kind not in ARRAYS:
+        raise ValueError(f"from_functions: arrays must be one of {list(ARRAYS)}; came {kind!r}.")
 
     def run_forward(inputs: Sequence[Tensor | None], hyper: Mapping[str, Any], lay: Lay = _as_it_is) -> tuple[Any, Any]:
         # The arrays are kept beside the cache: a program that calls backward still has them.
@@ -86,28 +83,12 @@ def _backwards(x: Any) -> Any:
 
 def _kind_of(*functions: Callable[..., Any]) -> str:
     """Which array module the functions' text refers to, or else the modules in which they stand."""
-    plain = [_plain(function) for function in functions]
-    named = _kinds(f.__globals__.get(name) for f in plain if f for name in f.__code__.co_names)
-    around = _kinds(value for f in plain if f for value in f.__globals__.values())
+    named, around = arrays_named(*functions)
     if len(named) > 1:
         raise ValueError(
             f"from_functions: the functions refer to {named}; pass arrays= to say what they are called with."
         )
     return next(iter(named or (around if len(around) == 1 else ())), "torch")
-
-
-def _kinds(values: Iterable[Any]) -> list[str]:
-    found = {value.__name__.partition(".")[0] for value in values if isinstance(value, ModuleType)}
-    return [kind for kind in KINDS if kind in found]
-
-
-def _plain(function: Any) -> FunctionType | None:
-    """The Python function in what `jax.jit` or functools made, in a method, or in an object that can be called."""
-    while inner := getattr(function, "__wrapped__", None) or getattr(function, "func", None):
-        function = inner
-    function = getattr(function, "__func__", function)
-    function = function if inspect.isfunction(function) else getattr(type(function), "__call__", None)  # noqa: B004
-    return function if isinstance(function, FunctionType) else None
 
 
 def _to_array(x: Tensor, kind: str) -> Any:

@@ -18,6 +18,7 @@ from manual_bp.oracle.case import Case
 from manual_bp.oracle.foreign import named
 from manual_bp.oracle.invocation import (
     Call,
+    arrays_named,
     invoked,
     parameters_of,
     parts_of,
@@ -67,7 +68,10 @@ def require_candidate(candidate: Any) -> None:
             made = f"{kind.__name__}()" if "Module" in base.__name__ else kind.__name__
             raise ValueError(f"{DUE}; came the {base.__name__} {kind.__name__}. {remedy.format(made)}")
     if not callable(candidate):
-        raise ValueError(f"{DUE}; came a {kind.__name__}. Pass a function, or None and recorded cases=.")
+        is_pair = isinstance(candidate, tuple | list) and len(candidate) == 2 and all(map(callable, candidate))
+        of_pair = "from_functions(forward, backward) makes one of a pair."
+        instead = of_pair if is_pair else "Pass a function, or None and recorded cases=."
+        raise ValueError(f"{DUE}; came a {kind.__name__}. {instead}")
 
 
 def called_otherwise(candidate: Any, rule: Rule) -> list[str]:
@@ -80,12 +84,24 @@ def called_otherwise(candidate: Any, rule: Rule) -> list[str]:
         return []
     positional = [n for n, p in parameters.items() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     wanted = [n for n in positional if parameters[n].default is inspect.Parameter.empty and n not in rule.defaults]
+    named_arrays, _ = arrays_named(candidate)
+    foreign = next((kind for kind in named_arrays if kind != "torch"), "") if "torch" not in named_arrays else ""
     if wanted == list(rule.inputs):
+        if foreign:
+            return [
+                f"{DUE}: {name} takes ({', '.join(wanted)}) itself, and is of {foreign}; from_functions({name}, "
+                "backward) makes one of it, where it returns (y, cache), and of its backward(dy, cache)"
+            ]
         return [
             f"{DUE}: {name} takes ({', '.join(wanted)}) itself, and torch_ref.vjp({name}) makes one of it by autograd"
         ]
     if rule.has_backward and len(wanted) > len(("inputs", "dy")):
         return [f"{DUE}, with all inputs in one tuple; {name} wants {', '.join(wanted)} one by one"]
+    if foreign:
+        return [
+            f"{name} is of {foreign}, and is given tensors of torch: from_functions(forward, backward) makes a "
+            f"candidate of a pair of functions on arrays of {foreign}"
+        ]
     return []
 
 

@@ -27,7 +27,7 @@ from manual_bp.oracle.trials import own_defaults, trials
 from manual_bp.oracle.truth import certified_module
 from manual_bp.oracle.unwritten import NEVER
 from manual_bp.oracle.vacuity import structurally_zero, untested
-from manual_bp.oracle.words import counted
+from manual_bp.oracle.words import counted, whose
 from manual_bp.outputs import parts
 from manual_bp.rule import Rule, Vjp
 
@@ -205,7 +205,7 @@ class Comparison:
             report.findings.append(f"raises at sizes that were not given, or without an input that was: {text}")
         for name, names in self.untaken.items():
             report.untested_hyper.append(name)
-            report.not_tested.append(untaken(name, names, self.rule.defaults.get(name)))
+            report.not_tested.append(untaken(name, names, self.rule.defaults.get(name), whose(self.rule)))
         if left_out := self.declared.left_out(self.rule, self.seen):
             report.not_tested.append(left_out)
         report.notes += self.declared.notes()

@@ -48,6 +48,13 @@ class Conventions:
                 number = isinstance(choice, int | float) and not isinstance(choice, bool) and math.isfinite(choice)
                 if not number and choice != "any":
                     raise ValueError(f"conventions: kink must be a finite number or 'any'; came {choice!r}.")
+                own = ", ".join(f"{n} ({', '.join(map(str, of))})" for n, of in rule.conventions.items()) or "none"
+                if not hasattr(rule.page, "FUNCTION") and not has_corner(rule):
+                    why = "has no corner" if rule.elementwise else "is not element-wise"
+                    raise ValueError(
+                        f"conventions: kink is the slope of an element-wise rule at its corner, and {rule.name} {why}; "
+                        f"came {choice!r}. Its own conventions are: {own}."
+                    )
                 if number and hasattr(rule.page, "FUNCTION") and not rule.elementwise:
                     raise ValueError(
                         f"conventions: a number for kink is the slope of an element-wise function, which {rule.name} "
@@ -132,6 +139,31 @@ class Conventions:
                 named = dict(zip(rule.inputs, wide.inputs, strict=True))
                 return tuple(convention.gradient(**named, dy=wide.dy, **rule.check_hyper(case.hyper)))
         return None
+
+
+# So far beside a number is looked for its slope to jump, and by so much: that of a smooth one changes by its curvature
+# times the former.
+BESIDE, JUMP = 1e-7, 1e-3
+
+
+@lru_cache(maxsize=64)
+def has_corner(rule: Rule) -> bool:
+    """Whether the slope of an element-wise rule jumps at a number that its edges name, as a page's edges do a kink."""
+    if not rule.elementwise or not rule.has_backward:
+        return False
+    for edge in rule.edges:
+        if edge.raises or not all(isinstance(edge.given.get(name), list) for name in rule.inputs):
+            continue
+        inputs = [torch.tensor(edge.given[name], dtype=torch.float64) for name in rule.inputs]
+        hyper = {name: value for name, value in edge.given.items() if name in rule.hyper}
+        below, above = (
+            rule.vjp(tuple(x + step * x.abs().clamp(min=1) for x in inputs), torch.ones_like(inputs[0]), **hyper)[1]
+            for step in (-BESIDE, BESIDE)
+        )
+        pairs = zip(below, above, strict=True)
+        if any(bool(((a - b).abs() > JUMP).any()) for a, b in pairs if a is not None and b is not None):
+            return True
+    return False
 
 
 @lru_cache(maxsize=64)

@@ -211,13 +211,13 @@ KEYWORDS = ("hyper", "ndim", "min_size", "given")
 """Of `compare`: what makes a declaration."""
 
 
-def untaken(name: str, cases: Sequence[str], default: Any) -> str:
+def untaken(name: str, cases: Sequence[str], default: Any, whose: str) -> str:
     """What to say of a hyperparameter that a candidate does not take, and of the cases that set it.
 
-    default: None if the rule has none.
+    default: None if the rule has none.  whose: what the reference is called.
     """
     cases_ = f"{len(cases)} case{'' if len(cases) == 1 else 's'} (such as {cases[0]!r})"
-    other = "which the rule needs, so" if default is None else f"so its values other than {default} were not tried in"
+    other = f"which {whose} needs, so" if default is None else f"so its values other than {default} were not tried in"
     value = "..." if default is None else default
     return (
         f"{name}: the candidate takes no {name}, {other} {cases_}{' were not tried' if default is None else ''}; "

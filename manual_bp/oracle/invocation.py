@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 import os
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -210,3 +211,27 @@ def returned_by(candidate: Vjp, rule: Rule, case: Case, hyper: Mapping[str, Any]
 def parts_of(y: Any, rule: Rule) -> tuple[Any, ...]:
     """Each output by itself: a tuple is one of several outputs alone if there are several."""
     return tuple(y) if len(rule.outputs) > 1 else (y,)
+
+
+ARRAYS = ("torch", "numpy", "jax")
+
+
+def arrays_named(*functions: Any) -> tuple[list[str], list[str]]:
+    """Which array modules the functions' text refers to, and which the modules do in which they stand."""
+    plain = [_plain(function) for function in functions]
+    named = _kinds(f.__globals__.get(name) for f in plain if f for name in f.__code__.co_names)
+    return named, _kinds(value for f in plain if f for value in f.__globals__.values())
+
+
+def _kinds(values: Iterable[Any]) -> list[str]:
+    found = {value.__name__.partition(".")[0] for value in values if isinstance(value, ModuleType)}
+    return [kind for kind in ARRAYS if kind in found]
+
+
+def _plain(function: Any) -> FunctionType | None:
+    """The Python function in what `jax.jit` or functools made, in a method, or in an object that can be called."""
+    while inner := getattr(function, "__wrapped__", None) or getattr(function, "func", None):
+        function = inner
+    function = getattr(function, "__func__", function)
+    function = function if inspect.isfunction(function) else getattr(type(function), "__call__", None)  # noqa: B004
+    return function if isinstance(function, FunctionType) else None

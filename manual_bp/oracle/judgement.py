@@ -224,24 +224,25 @@ class Judge:
         case, through = found.case, torch.zeros_like(beyond)
         if position < self.outputs or not bool(beyond.any()) or not _has_nan(case):
             return through
-        nan = [y is not None and y.isnan() for y in found.expected[: self.outputs]]
+        given = [x for x in case.inputs if x is not None]
+        pairs = zip(found.expected[: self.outputs], parts(case.dy), strict=True)
+        nan = [torch.zeros_like(dy.cpu()) > 0 if y is None else y.isnan() for y, dy in pairs if dy is not None]
         for scale in FILLED:
-            tensors = [_filled(x, scale) if x.is_floating_point() else x for x in case.tensors]
-            plain = case.with_tensors(tensors)
-            given = sum(x is not None for x in case.inputs)
-            hidden = (
-                d if d is None else d.masked_fill(n.to(d.device), torch.nan)
-                for d, n in zip(parts(plain.dy), nan, strict=True)
-            )
-            marked = case.with_tensors([*tensors[:given], *(d for d in hidden if d is not None)])
+            inputs = [_filled(x, scale) if x.is_floating_point() else x for x in given]
+            cotangents = case.tensors[len(given) :]
+            hidden = [dy.masked_fill(n.to(dy.device), torch.nan) for dy, n in zip(cotangents, nan, strict=True)]
             try:
-                was, is_ = (
-                    self.rule.vjp(c.inputs, c.dy, **c.hyper)[1][position - self.outputs] for c in (plain, marked)
-                )
+                was, is_ = (self._grad(case.with_tensors([*inputs, *dy]), position) for dy in (cotangents, hidden))
             except ValueError:  # not defined for these numbers
                 continue
-            through |= is_.isnan().cpu() & ~was.isnan().cpu()
+            through |= is_.isnan() & ~was.isnan()
         return through & beyond
+
+    def _grad(self, case: Case, position: int) -> Tensor:
+        """The rule's own cotangent."""
+        found = self.rule.vjp(case.inputs, case.dy, **case.hyper)[1][position - self.outputs]
+        assert found is not None
+        return found.cpu()
 
     def _overflows_alike(self, position: int, found: Evidence, got: Tensor, ratio: Tensor) -> Tensor:
         """Where NaN came, a step on the way may overflow, and the page itself has NaN."""

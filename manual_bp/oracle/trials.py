@@ -22,6 +22,7 @@ from manual_bp.oracle.memory import overlap
 from manual_bp.oracle.refusals import refusals
 from manual_bp.oracle.results import same_bits
 from manual_bp.oracle.ways import ORDERS, named, other, other_hyper, refused, tried, ways, words
+from manual_bp.oracle.words import whose
 from manual_bp.rule import Rule, Vjp
 
 # State is looked for at small cases: what is kept does not depend on sizes beyond these.
@@ -149,7 +150,7 @@ def _answered(candidate: Vjp, rule: Rule, cases: Sequence[Case]) -> Iterator[Fau
     if answered:
         more = f"; and {len(answered) - SHOWN} more" if len(answered) > SHOWN else ""
         where = "; ".join(answered[:SHOWN]) + more
-        text = f"it answers where the rule refuses, {len(answered)} of {len(shown)} times: {where}"
+        text = f"it answers where {whose(rule)} refuses, {len(answered)} of {len(shown)} times: {where}"
         yield Fault(rule.arguments[0], answered[0], text, is_error=False)
 
 
@@ -157,6 +158,6 @@ def own_defaults(candidate: Vjp, rule: Rule, names: Sequence[str]) -> str:
     """What to say of a candidate that is another function without hyperparameters of these names."""
     own = {name: p.default for name, p in (parameters_of(candidate) or {}).items() if name in names}
     others = {n: v for n, v in own.items() if isinstance(v, Real) and v != rule.defaults[n]}
-    differing = [f"{n}={v} differs from the rule's {rule.defaults[n]}" for n, v in others.items()]
-    text = " and ".join(differing) or f"for {' or '.join(names)} differs from the rule's"
+    differing = [f"{n}={v} differs from {whose(rule)}'s {rule.defaults[n]}" for n, v in others.items()]
+    text = " and ".join(differing) or f"for {' or '.join(names)} differs from {whose(rule)}'s"
     return f"its own default {text}: called without it, it is another function"

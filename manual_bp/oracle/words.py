@@ -6,8 +6,15 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
+from manual_bp.rule import Rule
+
 # Nine digits tell every float32 from its neighbours, seventeen every float64.
 PLAIN, ALL = 9, 17
+
+
+def whose(rule: Rule) -> str:
+    """What a reference is called."""
+    return "the function" if hasattr(rule.page, "FUNCTION") else "the rule"
 
 
 def told_apart(a: float, b: float, least: int = PLAIN) -> tuple[str, str]:

@@ -280,6 +280,14 @@ def test_bad_calls(options, message):
         compare(elu, "elu", **options)
 
 
+def test_a_kink_is_declared_of_a_rule_that_has_one():
+    for rule, message in (("sigmoid", "has no corner"), ("prelu", r"not element-wise.*tie \(weight, one, any\)")):
+        with pytest.raises(ValueError, match=message):
+            compare(elu, rule, conventions={"kink": "any"})
+    with pytest.raises(ValueError, match=r"came a tuple\. from_functions"):
+        compare((elu, elu), "elu")
+
+
 def test_unknown_rule_and_no_candidate():
     with pytest.raises(ValueError, match="Did you mean elu"):
         compare(elu, "elo")

@@ -24,7 +24,7 @@ from manual_bp.oracle.diagnosis.lengths import Lengths
 from manual_bp.oracle.diagnosis.program import PAGE, TORCH
 from manual_bp.oracle.diagnosis.samples import CERTAIN, Sample, samples_of
 from manual_bp.oracle.diagnosis.search import Search
-from manual_bp.oracle.diagnosis.sentences import of_ratios
+from manual_bp.oracle.diagnosis.sentences import of_ratios, ratios_of
 from manual_bp.oracle.diagnosis.sketch import Sketch
 from manual_bp.oracle.diagnosis.tracing import UntraceableError, traced
 from manual_bp.oracle.functions import reference
@@ -180,6 +180,15 @@ def test_what_an_edit_gives_is_counted_number_by_number():
 )
 def test_a_factor_that_differs_from_case_to_case_is_one(ratios, words):
     assert of_ratios([torch.tensor(r) for r in ratios]) == words
+
+
+def test_a_ratio_to_what_is_due_near_0_says_nothing():
+    due = torch.tensor([1.0, 2, 1e-6], dtype=torch.float64)
+    where = torch.ones(3, dtype=torch.bool)
+    sample = Sample(Case((), None, {}), torch.tensor([3.0, 6, 7]).double(), due, 1e-9 * due, where, 1e-5)
+    ratios, is_near_0 = ratios_of(sample)
+    assert ratios.tolist() == [3, 3]
+    assert is_near_0
 
 
 @pytest.mark.filterwarnings("error")

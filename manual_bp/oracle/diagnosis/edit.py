@@ -9,7 +9,7 @@ from manual_bp.oracle.diagnosis.program import Change, Site, Traced, Values
 
 # The first operation costs so much more than the last.
 EARLY = 0.1
-PAGE = "equals the page with "
+PAGE, PAGES = "equals the page with ", "the page's with "
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +77,7 @@ def times(edit: Edit, argument: str, words: str, factor: Callable[[Traced], floa
         value = found.get(argument)
         return {**found, argument: None if value is None else value * factor(traced)}
 
-    what = f"the page's with {edit.words.removeprefix(PAGE)}"
+    what = f"{PAGES}{edit.words.removeprefix(PAGE)}"
     if "{} is " in edit.words:
         what = edit.words.partition("{} is ")[2]
     return Edit(max(edit.cost, 2) + 1.4 + more, f"is {words} times {what}", None, run, edit.position)

@@ -10,7 +10,7 @@ import torch
 
 from manual_bp.oracle.diagnosis import conditions
 from manual_bp.oracle.diagnosis.deadline import Deadline, TimeIsUp
-from manual_bp.oracle.diagnosis.edit import PAGE, Edit
+from manual_bp.oracle.diagnosis.edit import PAGE, PAGES, Edit
 from manual_bp.oracle.diagnosis.points import LARGE, Point
 from manual_bp.oracle.diagnosis.program import PAGE as PROGRAM
 from manual_bp.oracle.diagnosis.samples import Sample
@@ -32,6 +32,8 @@ COMPLETED = 0.5
 MANY, SEVERAL = 12, 8
 # Ratios that differ by less are one factor: three digits of it are shown.
 ALIKE = 1e-3
+# What is due is near 0 where it is smaller than this share of the largest number that is due in its case.
+NEAR_0 = 1e-3
 # An edit that gives less than this share of what is wrong is not near.
 NEAR = 0.5
 
@@ -73,9 +75,9 @@ def _subject(verdict: Verdict, arguments: Sequence[str], point: Point) -> str:
     edit = verdict.edit
     names = listed(arguments)
     if verdict.by != PROGRAM:
-        said = edit.words.replace(PAGE, "equals torch's derivative with ")
+        said = _of("torch's derivative", edit.words)
     elif hasattr(point.rule.page, "FUNCTION"):
-        said = edit.words.replace(PAGE, f"equals the derivative of {point.rule.name} with ")
+        said = _of(f"the derivative of {point.rule.name}", edit.words)
     else:
         said = edit.words
     place = ""
@@ -86,6 +88,11 @@ def _subject(verdict: Verdict, arguments: Sequence[str], point: Point) -> str:
         return words.replace("{}", names, 1) + place
     verb, _, rest = said.partition(" ")
     return f"{names} {verb if len(arguments) == 1 else PLURAL.get(verb, verb)} {rest}{place}"
+
+
+def _of(derivative: str, words: str) -> str:
+    """Words about a page as words about a derivative."""
+    return words.replace(PAGE, f"equals {derivative} with ").replace(PAGES, f"that of {derivative} with ")
 
 
 def _exact(search: Search, verdict: Verdict, arguments: list[str]) -> str:
@@ -206,10 +213,15 @@ def circumstances(search: Search, candidate: Vjp | None, argument: str) -> str:
     return f"{argument} is wrong only at elements where {found}; so in {where}, for no reason that an edit gives"
 
 
-def _ratios(sample: Sample) -> torch.Tensor:
+def ratios_of(sample: Sample) -> tuple[torch.Tensor, bool]:
+    """By what wrong numbers are too large, and whether some are left out, as what is due is near 0: there a ratio says
+    nothing."""
     if sample.got.shape != sample.expected.shape:
-        return torch.zeros(0)
-    return (sample.got / sample.expected)[sample.wrong & (sample.expected != 0) & sample.got.isfinite()]
+        return torch.zeros(0), False
+    due = sample.expected.abs()
+    where = sample.wrong & (due != 0) & sample.got.isfinite()
+    telling = where & (due >= NEAR_0 * due.nan_to_num(posinf=0.0).amax()) if due.numel() else where
+    return (sample.got / sample.expected)[telling], bool((where & ~telling).any())
 
 
 def silence(search: Search, argument: str) -> str:
@@ -217,10 +229,10 @@ def silence(search: Search, argument: str) -> str:
     whose = "the function's derivative" if hasattr(search.rule.page, "FUNCTION") else "the page"
     tried = f"no single edit of {whose} gives this, of the {search.tried} that were tried"
     said = [tried if search.tried else f"no edit of {whose} was tried"]
-    ratios = [_ratios(p.samples[argument]) for p in search.points[argument] if p.samples[argument].is_wrong]
-    ratios = [r for r in ratios if r.numel() >= EVIDENT]
+    found = [ratios_of(p.samples[argument]) for p in search.points[argument] if p.samples[argument].is_wrong]
+    ratios = [r for r, _ in found if r.numel() >= EVIDENT]
     if ratios:
-        said.append(of_ratios(ratios))
+        said.append(of_ratios(ratios) + (", but for what is due near 0" if any(near for _, near in found) else ""))
     if argument in search.nearest:
         edit, by = search.nearest[argument]
         arguments, share = reproduced(search, edit, by)

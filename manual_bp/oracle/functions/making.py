@@ -21,6 +21,7 @@ from manual_bp.oracle.candidates import differentiator
 from manual_bp.oracle.drawing import SMALL
 from manual_bp.oracle.functions.page import Recorded, Residuals
 from manual_bp.oracle.functions.spoken import Spoken, array_type
+from manual_bp.oracle.words import listed
 from manual_bp.outputs import parts
 from manual_bp.program import Program
 from manual_bp.program.recording import at
@@ -68,11 +69,7 @@ def page_of(function: Function) -> ModuleType:
     ordinary = _ordinary(function, seed=0)
     derivative = recorded.derivative(ordinary, function.hyper)
     y, _ = recorded.forward(ordinary, function.hyper)
-    if not any(part.is_floating_point() for part in parts(y)) or all(g is None for g in derivative.backward.results):
-        raise ValueError(
-            f"{function.called.__name__} must return a number that depends on one of its inputs {names}; came "
-            f"{', '.join(str(part.dtype) for part in parts(y))} without a derivative"
-        )
+    _require_derivative(function, names, ordinary, parts(y), derivative.backward.results)
     _require_all_recorded(function, recorded)
     is_pointwise = _is_pointwise(derivative.forward, ordinary, y)
     outputs, y_annotation = _outputs(y)
@@ -129,6 +126,33 @@ def page_of(function: Function) -> ModuleType:
     if outputs:
         vars(page).update(Outputs=outputs)
     return page
+
+
+def _require_derivative(
+    function: Function, names: list[str], inputs: tuple[Tensor | None, ...], y: tuple[Tensor, ...], grads: Any
+) -> None:
+    """Raises ValueError for a function of which nothing can be differentiated."""
+    dtypes = {n: str(x.dtype).removeprefix("torch.") for n, x in zip(names, inputs, strict=True) if x is not None}
+    numbers = [n for n, x in zip(names, inputs, strict=True) if x is not None and x.is_floating_point()]
+    came = ", ".join(str(part.dtype).removeprefix("torch.") for part in y)
+    called = function.called.__name__
+    if not numbers:
+        raise ValueError(
+            f"{called} must have an input of real numbers, as those alone have a derivative; came "
+            f"{', '.join(f'{n} of {dtype}' for n, dtype in dtypes.items())}. Say of one a shape, or give a float "
+            f"tensor: inputs={{{next(iter(dtypes))!r}: (4, 33)}}, say."
+        )
+    if not any(part.is_floating_point() for part in y):
+        raise ValueError(
+            f"{called} must return real numbers, as those alone have a derivative; came {came}. Return the numbers of "
+            "which it is made, too or instead."
+        )
+    if all(g is None for g in grads):
+        raise ValueError(
+            f"{called} must return numbers that depend on {listed(numbers)} by operations that torch differentiates; "
+            f"came {came} without a derivative. Look for detach(), torch.no_grad(), .data, rounding, or a result made "
+            "of constants."
+        )
 
 
 def _signature(function: Function) -> inspect.Signature:

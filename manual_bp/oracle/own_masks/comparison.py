@@ -74,7 +74,7 @@ def compare_own_mask(
         for place, p in enumerate(usual):
             own = {**rule.ordinary, **declared, **({name: p} if name and p is not None else {})}
             if lacks := drawing.lacks({n: v for n, v in own.items() if n not in declared}):
-                lacking = untaken(lacks[0], [f"{name} = {p}"], rule.defaults.get(lacks[0]))
+                lacking = untaken(lacks[0], [f"{name} = {p}"], rule.defaults.get(lacks[0]), "the rule")
                 continue
             some = LENGTHS if any(rule.axis_names.values()) else LENGTHS[:1]
             for lengths in some if place < 2 else some[:2]:

@@ -50,7 +50,7 @@ def module(monkeypatch):
 
 
 def run(candidate, against, *options):
-    target = against if against == "softmax" else f"{MODULE}:{against}"
+    target = against if against in ("softmax", "") else f"{MODULE}:{against}"
     arguments = ["check", f"{MODULE}:{candidate}", "--against", target, "--diagnose", "0", *options]
     return CliRunner().invoke(app, arguments)
 
@@ -150,6 +150,7 @@ def test_an_index_is_of_the_axis_that_is_as_long_as_it_must_be():
         ("scaled", ("--inputs", "x=4x9,x=9"), "came x twice"),
         ("scaled", ("--inputs", "x,weight=9"), "must be NAME=SHAPE[:KIND]"),
         ("scaled", ("--inputs", "x=4x9,weight=5"), "scaled raises RuntimeError at (4, 9), (5,)"),
+        ("", (), "must be the name of a rule (manual-bp rules lists them)"),
         ("softmax", ("--inputs", "x=4"), "--inputs is for a function as reference"),
     ],
 )

@@ -1,5 +1,6 @@
 """What shapes and parameters alone tell of a candidate that cannot be right is said in words."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -39,6 +40,10 @@ def one_by_one(x, weight, dy):
     return summed((x, weight), dy)
 
 
+def in_numpy(x, weight):
+    return np.multiply(x, weight), (x, weight)
+
+
 class Scaled(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight):
@@ -63,8 +68,18 @@ def told(candidate, function, *shapes):
         (one_by_one, scaled, [(4, 3), (3,)], "one_by_one wants x, weight, dy one by one"),
         (Scaled.apply, scaled, [(4, 3), (3,)], "torch_ref.vjp(Scaled.apply) is one"),
         (scaled, scaled, [(4, 3), (3,)], "torch_ref.vjp(scaled) makes one of it"),
+        (in_numpy, scaled, [(4, 3), (3,)], "is of numpy; from_functions(in_numpy, backward)"),
     ],
-    ids=["another shape", "not summed", "exchanged", "broadcast", "one by one", "apply", "the function itself"],
+    ids=[
+        "another shape",
+        "not summed",
+        "exchanged",
+        "broadcast",
+        "one by one",
+        "apply",
+        "the function itself",
+        "NumPy",
+    ],
 )
 def test_a_diagnosis_says_what_was_done(candidate, function, shapes, words) -> None:
     report = told(candidate, function, *shapes)
@@ -80,6 +95,20 @@ def test_inputs_that_are_broadcast_against_each_other_are_told_of_who_is_right_t
 
     notes = " ".join(told(right, squared, *shapes).notes)
     assert ("broadcast against each other, to (4, 4)" in notes) is is_said
+
+
+@pytest.mark.parametrize(
+    ("function", "given", "words"),
+    [
+        (lambda x: 2 * x, torch.arange(6), "an input of real numbers.*came x of int64"),
+        (lambda x: x.argmax(-1), (2, 3), "must return real numbers.*came int64"),
+        (lambda x: x.detach() * 2, (2, 3), "depend on x .*detach"),
+    ],
+    ids=["integers", "an index", "detached"],
+)
+def test_what_has_no_derivative_is_refused_in_words(function, given, words) -> None:
+    with pytest.raises(ValueError, match=words):
+        compare(summed, function, inputs={"x": given})
 
 
 def test_a_number_among_the_inputs_is_told_to_be_a_hyperparameter() -> None:
