@@ -16,6 +16,7 @@ from manual_bp.inputs import Index
 from manual_bp.oracle import Case, compare
 from manual_bp.oracle import evidence as evidence_of
 from manual_bp.oracle import kinds as kinds_of
+from manual_bp.oracle import truth as truth_of
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.functions import reference
 from tests.oracle.function_bank import REFUSED
@@ -380,7 +381,7 @@ def weighted_abs(x, weight):
 @pytest.mark.parametrize(("shift", "certified"), [(0.0, 1), (0.5, 0)], ids=["at a kink", "beside it"])
 def test_kinks_are_certified_where_numbers_may_be_equal_and_asked_for(shift, certified, monkeypatch) -> None:
     rule, asked = reference(weighted_abs, {"x": (40, 60), "weight": (40, 60)}), []
-    monkeypatch.setattr(evidence_of, "kinks_of", lambda *args: asked.append(args))
+    monkeypatch.setattr(truth_of, "kinks_of", lambda *args: asked.append(args))
     x = torch.arange(-1200.0, 1200).reshape(40, 60) + shift
     found = evidence_of.evidence(
         rule,
@@ -413,8 +414,8 @@ def test_of_a_wrong_program_kinks_are_certified_where_there_may_be_some_and_few_
     length, shift, is_asked, monkeypatch
 ) -> None:
     asked = []
-    monkeypatch.setattr(evidence_of, "_certified", lambda *args: None)
-    for module in (evidence_of, kinds_of):
+    monkeypatch.setattr(evidence_of, "truth_at", lambda *args: None)
+    for module in (truth_of, kinds_of):
         monkeypatch.setattr(module, "kinks_of", lambda *args: asked.append(args))
     x = torch.arange(float(length))
     case = Case((x, x + shift), torch.ones(length))
