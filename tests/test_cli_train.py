@@ -637,6 +637,7 @@ def test_two_processes_in_one_folder(tmp_path):
         (("--epochs", 0), "epochs"),
         (("--frozen", "W9"), "frozen must be names of"),
         (("--optimizer", "adamw", "--decayed", "W9"), "decayed must be names of"),
+        (("--warmup", 10**6, "--cosine"), "train longer (--epochs"),
         (("--lr", "nan"), "lr must be a finite number and not negative; came nan"),
         (("--seed", 10**20), "seed"),
         (("--model", "residual_mlp", "--batch-size", 1), "refuses one of 1: batch_norm: a channel must hold more than"),

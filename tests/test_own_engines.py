@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from manual_bp.cli import app
 from manual_bp.lockstep import brief, lockstep
 from manual_bp.models import mlp
-from manual_bp.training import sgd
+from manual_bp.training import adam, sgd
 from manual_bp.training.data import Dataset
 from manual_bp.training.engine import StepRecord
 from manual_bp.training.text import BYTES, Text
@@ -188,6 +188,7 @@ def test_the_command_says_in_one_line_what_is_no_engine(tmp_path, factory, words
         ({"loss": lambda y, target: y}, "the loss of .* came a tensor of shape"),
         ({"optimizer": lambda params: None}, "optimizer must return a torch.optim.Optimizer; came None"),
         ({"optimizer": torch.optim.SGD([torch.ones(1)])}, "optimizer must be a function.* came an object of SGD"),
+        ({"optimizer": torch.optim.LBFGS}, "optimizer must step once.* came LBFGS, whose step .* closure"),
     ],
 )
 def test_a_module_with_no_loss_or_optimizer_is_refused(given, words):
@@ -290,6 +291,40 @@ def test_which_parameters_decay_is_judged(decayed, words, bare):
     report = run(engines.Engine(make, options={**engines.ADAMW, "decayed": "weights"}))
     assert report.passed == (not words), report.verdict
     assert words in report.verdict
+
+
+@pytest.mark.exhaustive
+def test_adams_first_step_alone_tells_no_wrong_gradient():
+    """It is the gradients' signs: a decay that was left out was told as a mean of unequal pieces."""
+    make = type("Own", (Groups,), {"decayed": "W2 W3"})
+    shown, torch_adam = make.step, torch.optim.Adam
+    make.step = lambda *args: replace(shown(*args), gradients={})
+    options = {"l2": 0.0, "optimizer": adam(0.01, weight_decay=0.1), "decayed": "weights"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim, "AdamW", torch_adam)
+        report = run(engines.Engine(make, options=options))
+    assert "weight decay leaves weights (W1) out (as the parameters alone tell" in report.verdict
+
+
+class NotZeroed(Loop):
+    def train(self, x, target):
+        loss = self.cost(x, target)
+        loss.backward()
+        self.keep()
+        torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.clip_norm)
+        self.optimizer.step()
+        return loss
+
+
+@pytest.mark.parametrize("bare", [False, pytest.param(True, marks=pytest.mark.exhaustive)])
+def test_gradients_left_clipped_are_told(bare):
+    """Not as a multiple of a bias, which one step from 0 is the same."""
+    make = type("Own", (NotZeroed,), {})
+    if bare:
+        make.step = lambda *args: replace(NotZeroed.step(*args), gradients={})
+    report = run(engines.Engine(make, options=engines.CLIPPED))
+    assert "not set to zero: those of" in report.verdict
+    assert "what clipping has left of" in report.verdict
 
 
 def test_a_module_and_the_reference_decay_what_is_declared():

@@ -28,10 +28,15 @@ WIDER = 4
 NEARER = 8
 
 
-def cause_of_step(step: Step, now: Moment, before: Moment | None, width: StepRecord, suspects: Collection[str]) -> str:
-    """The wrong step that an engine's step is, in words; "" if none of those that are known."""
+def cause_of_step(
+    step: Step, now: Moment, before: Moment | None, width: StepRecord, suspects: Collection[str], most: int = 1
+) -> str:
+    """The wrong step that an engine's step is, in words; "" if none of those that are known.
+
+    most: so many are said, where several are."""
     with_params = not now.shown.gradients.keys() >= now.due.gradients.keys()
     due, shown, allowed = (_flat(record, with_params) for record in (now.due, now.shown, width))
+    found: list[str] = []
     # What an engine shows may be of no size that a hypothesis thinks of: the verdict stands without a cause.
     with suppress(*IMPOSSIBLE):
         for words, made in hypotheses(step, now, before, suspects):
@@ -40,8 +45,10 @@ def cause_of_step(step: Step, now: Moment, before: Moment | None, width: StepRec
                 if with_params:
                     record = _updated(step, now, record)
                 if _is(_flat(record, with_params), due, shown, allowed):
-                    return words
-    return ""
+                    found.append(words)
+                    if len(found) == most:
+                        break
+    return "; or ".join(found) + " (this step does not tell which)" * (len(found) > 1)
 
 
 def _updated(step: Step, now: Moment, made: StepRecord) -> StepRecord:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from manual_bp.arithmetic.perturbed import wide
 from manual_bp.chain import Layer, Leaf, Tensors, Visit, leaves, probe
+from manual_bp.training.clipping import clip_by_norm
 from manual_bp.training.engine import COTANGENTS, ManualEngine, StepRecord
 from manual_bp.training.moment import Hypothesis, Moment
 from manual_bp.training.step import Step, TrainingState
@@ -140,6 +141,14 @@ def _of_gradients(step: Step, now: Moment, before: Moment) -> Iterator[Hypothesi
         "the gradients of the steps before are not set to zero: those of this step are added to them",
         lambda: with_(lambda name, g: g + before.shown.gradients[name].to(g)),
     )
+    if step.clip_norm is not None:
+        clipped = {n: g for n, g in wide(before.shown.gradients).items() if n not in step.frozen}
+        left = {**before.shown.gradients, **clip_by_norm(clipped, step.clip_norm)[0]}
+        yield (
+            "the gradients of the steps before are not set to zero: those of this step are added to what clipping has "
+            "left of them",
+            lambda: with_(lambda name, g: g + left[name].to(g)),
+        )
     if step.l1 or step.l2:
         # An optimiser of torch adds its weight decay to what it takes of .grad, and leaves .grad without it.
         weights = wide({n: before.state.params[n] for n in step.weights})

@@ -22,7 +22,7 @@ from manual_bp.training.evaluating import wrong_evaluation
 from manual_bp.training.explaining import cause_of_layer, cause_of_step, frozen_moved, not_moved
 from manual_bp.training.moment import Moment
 from manual_bp.training.replaying import Replay, replayed, replayed_update
-from manual_bp.training.seeking import Seen, UpdatesSeen
+from manual_bp.training.seeking import MOST_CAUSES, Seen, UpdatesSeen
 from manual_bp.training.step import TrainingState
 from manual_bp.training.visits import copied
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 # Where the wrong layers of an engine that shows none may be, so many are tried.
 MOST_SUSPECTS = 40
+BLUNT = ("adam", "adamw")
+"""Optimisers from whose first step the size of the gradients cannot be told."""
 
 
 class OwnJudge:
@@ -43,6 +45,7 @@ class OwnJudge:
         self.explained = False
         self.updates = UpdatesSeen(judge.training, judge.dtype)
         self.update_found: Disagreement | None = None
+        self.without_cause, self.told_by_gradients = "", False
         self._told: tuple[int, str] = (0, "")
 
     def judged(self, judged: Judged, whole: list[Disagreement]) -> list[Disagreement]:
@@ -142,13 +145,18 @@ class OwnJudge:
             is_update = not cause and not judge.shows_gradients and UPDATE_OR_GRADIENT in first[0].sentence
             named = {letter: name for name, letter in judge.named(first[0].layer, "")} if is_update else {}
             cause = cause or (still if named.get(first[0].quantity) in still.split() else "")
-            cause = cause or cause_of_step(judge.training, now, self.before, judged.width, suspects)
+            # Adam's first step is the gradients' signs, which many wrong gradients share.
+            is_blunt = is_update and judge.training.optimizer.name in BLUNT
+            most = MOST_CAUSES if is_blunt else 1
+            cause = cause or cause_of_step(judge.training, now, self.before, judged.width, suspects, most)
             cause = cause or by_chance(judge.fresh, judged, judge.dtype)
             cause = cause or (self._cause_of_layer(replay, judged, found[0]) if found else "")
-            is_bare = is_update and cause in ("", still)
+            self.told_by_gradients = is_blunt and cause not in ("", still)
+            is_bare = is_update and (is_blunt or cause in ("", still))
             cause = cause or still
         said = self._said(theirs, found)
         result = [replace(d, sentence=f"{d.sentence}; {said}") for d in (found or whole)]
+        without_cause = result[0].sentence if result else ""
         if cause:
             # The layer stands before the sentence, as the place: of an engine that shows none it is the cause's.
             place, colon, words = cause.partition(": ")
@@ -156,7 +164,7 @@ class OwnJudge:
                 result[0], cause = replace(result[0], layer=place), words
             result[0] = replace(result[0], sentence=f"{cause} ({result[0].sentence})")
         if is_bare and result:
-            self.update_found = result[0]
+            self.update_found, self.without_cause = result[0], without_cause
         return result + ([replace(d, sentence=f"{d.sentence}; {said}") for d in whole] if found else [])
 
     def _cause_of_layer(self, replay: Replay, judged: Judged, first: Disagreement) -> str:
@@ -262,13 +270,15 @@ class OwnJudge:
         if self._told[0] != len(self.updates.steps):
             self._told = len(self.updates.steps), self.updates.cause()
         _, cause = self._told
+        if self.told_by_gradients and len(self.updates.steps) < 2:
+            return disagreements
         if not cause or cause in self.update_found.sentence:
             return disagreements
         if self.judge.shows_gradients:
             sentence = f"the update is wrong: {cause} ({self.update_found.sentence})"
         else:
             told = "as the parameters alone tell, since no gradients are shown"
-            sentence = f"{cause} ({told}; {self.update_found.sentence})"
+            sentence = f"{cause} ({told}; {self.without_cause or self.update_found.sentence})"
         return [replace(d, sentence=sentence) if d is self.update_found else d for d in disagreements]
 
     def _compared_update(self, judged: Judged, due: StepRecord, width: StepRecord) -> list[Disagreement]:

@@ -150,8 +150,15 @@ class Run:
         parts = split(data, c.seed, loss=Loss(loss, c.loss_hyper), dtype=dtype)
         self.training, self.validation, self.test = parts
         self.batches = MiniBatches(len(self.training.x), c.batch_size, c.seed)
+        steps = c.epochs * len(self.batches)
+        if c.cosine and steps <= c.warmup:
+            raise ValueError(
+                f"--warmup must leave the cosine a step of the {steps} of --epochs {c.epochs} with these data; came "
+                f"{c.warmup}. Warm up faster (--warmup {steps // 10}), train longer (--epochs "
+                f"{c.warmup // len(self.batches) + 1} or more), or leave the cosine out (--no-cosine)."
+            )
         if c.warmup or c.cosine:
-            limits["schedule"] = Schedule(c.warmup, c.epochs * len(self.batches) if c.cosine else None)
+            limits["schedule"] = Schedule(c.warmup, steps if c.cosine else None)
         self.step: Step = training_step(
             model, loss, loss_hyper=c.loss_hyper, optimizer=self.optimizer, frozen=c.frozen, decayed=c.decayed, **limits
         )

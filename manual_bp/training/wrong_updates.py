@@ -18,6 +18,7 @@ from torch import Tensor
 from manual_bp.chain import Tensors, leaves
 from manual_bp.outputs import parts
 from manual_bp.registry import RULES
+from manual_bp.training.clipping import clip_by_norm
 from manual_bp.training.optimizers import MAKERS, Optimizer
 from manual_bp.training.step import Step, TrainingState
 
@@ -74,6 +75,9 @@ def wrong_updates(step: Step) -> Iterator[WrongUpdate]:
     nothing = "; of 0 in the first step"
     yield words + nothing, lambda of: of.after(gradients=_former(of, _zeros(of.gradients)))
     yield "the gradients of all steps so far are added up: they are not set to zero", _added_up
+    if step.clip_norm is not None:
+        words = "the gradients are not set to zero: those of each step are added to what clipping has left of the sum"
+        yield words, lambda of: _added_up(of, clipped=True)
     for every in range(2, MOST_SELDOM + 1):
         for by, how in (
             (0, "gradients as they are then"),
@@ -108,11 +112,13 @@ def _former(of: Updating, first: Tensors) -> Tensors:
     return {name: of.former[name] for name in of.gradients}
 
 
-def _added_up(of: Updating) -> After:
-    """The sum is kept in the optimiser's state, under names of its own."""
+def _added_up(of: Updating, clipped: bool = False) -> After:
+    """The sum is kept in the optimiser's state, under names of its own; clipped: as clipping in place leaves it."""
     total = {n: g + of.state.optimizer.get(f"total.{n}", 0.0) for n, g in of.gradients.items()}
     kept = {n: t for n, t in of.state.optimizer.items() if not n.startswith("total.")}
     params, optimizer = of.after(state=replace(of.state, optimizer=kept), gradients=total)
+    if clipped and of.step.clip_norm is not None:
+        total, _ = clip_by_norm(total, of.step.clip_norm)
     return params, {**optimizer, **{f"total.{n}": g for n, g in total.items()}}
 
 

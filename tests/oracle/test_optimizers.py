@@ -325,3 +325,15 @@ class Forgetful(torch.optim.AdamW):
 def test_where_no_formula_explains_it_what_is_seen_is_said(aliased, words):
     report = compare_optimizer(type("Own", (Forgetful,), {"aliased": aliased}), "adamw_update", diagnose=30)
     assert words in str(report), str(report)
+
+
+def test_a_learning_rate_that_is_a_tensor_stays_one():
+    """With the value of each group and step, in place: so that what is judged is torch's path for such."""
+    x, grad = torch.ones(2), torch.ones(2)
+    driven = of_optimizer(torch.optim.SGD, lr=torch.tensor(1e-3))
+    driven.begin([[x], [x]], [{"lr": 0.5}, {"lr": 0.25}], [])
+    held = [group["lr"] for group in driven.optimizer.param_groups]
+    assert [float(lr) for lr in held] == [0.5, 0.25]
+    moved = driven.step([grad, grad], [0.125, 0.5])
+    assert [group["lr"] for group in driven.optimizer.param_groups] == held == [torch.tensor(0.125), torch.tensor(0.5)]
+    assert [float(p[0]) for p in moved] == [0.875, 0.5]

@@ -7,6 +7,7 @@ each layer puts out, and its cotangent.  Nothing of the module is changed but it
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -156,7 +157,8 @@ def _said(
 class ModuleEngine:
     """An `Engine` of manual_bp.training.engine, as `engine_of` makes it.
 
-    step: raises ValueError for an optimiser that is none, and a loss that is no scalar of the output.
+    step: raises ValueError for an optimiser that is none or needs a closure, and a loss that is no scalar of the
+        output.
     beside: what the module does by chance that the model does not, in words.
     """
 
@@ -197,6 +199,13 @@ class ModuleEngine:
             made = self.make(list(self.module.parameters()))
             if not isinstance(made, torch.optim.Optimizer):
                 raise ValueError(f"engine_of: optimizer must return a torch.optim.Optimizer; came {_kind(made)}.")
+            closure = inspect.signature(made.step).parameters.get("closure")
+            if closure is not None and closure.default is inspect.Parameter.empty:
+                raise ValueError(
+                    "engine_of: optimizer must step once, on the gradients that are there; came "
+                    f"{type(made).__name__}, whose step takes losses and gradients again from a closure, and which no "
+                    "page is about."
+                )
             self.optimizer = made
             self.rates = [group["lr"] for group in self.optimizer.param_groups]
             self.scheduler = self.make_scheduler(self.optimizer) if self.make_scheduler else None

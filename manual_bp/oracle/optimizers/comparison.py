@@ -72,6 +72,7 @@ def compare_optimizer(
     chosen, untried = scenarios(page, driven, dtype)
     report.not_tested += untried
     wrong: list[Run] = []
+    right: list[Run] = []
     for scenario in chosen:
         run = _run(driven, scenario, report, device)
         if run is None:
@@ -79,7 +80,7 @@ def compare_optimizer(
         report.cases += 1
         found = judge(judging, run, report, strict)
         report.failed += found
-        wrong += [run] if found else []
+        (wrong if found else right).append(run)
         if scenario.may_lose:
             tell_lost(judging, run, report, strict)
     if not report.cases:
@@ -89,7 +90,7 @@ def compare_optimizer(
         del report.mismatches[1:]
     aliases, said = _aliases(driven), list[str]()
     if wrong and diagnose:
-        said, report.search = causes(judging, wrong, Deadline(diagnose))
+        said, report.search = causes(judging, wrong, right, Deadline(diagnose))
         report.diagnoses += said or aliases
     elif wrong:
         report.search = NOT_SOUGHT

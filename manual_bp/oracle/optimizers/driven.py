@@ -102,7 +102,8 @@ class of_optimizer:
     ) -> None:
         """make: called with parameters in groups, and hyperparameters by name.  names: what it calls those of the page,
         if it is none of the usual.  sparse: whether gradients come as sparse tensors, of the rows (of one axis: the
-        numbers) that are not 0.  fixed: further arguments (foreach=True, capturable=True)."""
+        numbers) that are not 0.  fixed: further arguments (foreach=True, capturable=True); a hyperparameter that is a
+        tensor among them (lr=torch.tensor(1e-3)) is one like it in every group, with the value of the run."""
         self._constructor, self._fixed, self.sparse = Constructor(make, names), fixed, sparse
         self.aliases: set[str] = set()
         """Names in its state of what shared memory with the gradient behind a step."""
@@ -120,13 +121,18 @@ class of_optimizer:
         is_leaf = not self._fixed.get("differentiable")
         self._groups = [[_copied(x).requires_grad_(is_leaf) for x in group] for group in groups]
         arguments = [self._constructor.arguments(each) for each in hyper]
+        for own in arguments:
+            own |= {n: x.new_tensor(own[n]) for n, x in self._fixed.items() if n in own and isinstance(x, Tensor)}
         given = [{"params": group, **own} for group, own in zip(self._groups, arguments, strict=True)]
         self.optimizer = self._constructor.make(given, **{**arguments[0], **self._fixed})
 
     def step(self, grads: Sequence[Tensor | None], lrs: Sequence[float]) -> list[Tensor]:
         params = [x for group in self._groups for x in group]
         for group, lr in zip(self.optimizer.param_groups, lrs, strict=True):
-            group["lr"] = lr
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr)  # as a captured graph, which reads it there, must have it
+            else:
+                group["lr"] = lr
 
         def backward() -> Tensor:
             for x, grad in zip(params, grads, strict=True):

@@ -104,6 +104,8 @@ def scenarios(rule: Rule, driven: Driven, dtype: torch.dtype) -> tuple[list[Scen
         found += _in_groups(found[-1].params, drawn, ordinary, given, rate)
     else:
         untried.append("parameters in groups, and without a gradient: it has neither")
+    # Beside a decay that is part of the gradient 0 is none, and of an eps that is ignored large gradients tell little.
+    found.append(run("a first gradient of 0, as usual", [Moment(zero, (lr,)), *steady(1)]))
     if dtype in (torch.float16, torch.bfloat16):
         found.append(_losing(rule, dtype, ordinary))
     return found, list(dict.fromkeys(untried))

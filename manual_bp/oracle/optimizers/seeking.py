@@ -28,13 +28,24 @@ Program = tuple[str, Formula | None, Change | None]
 """What is said, the formula, and the loop; None for the page's own."""
 
 
-def causes(judging: Judging, wrong: Sequence[Run], deadline: Deadline) -> tuple[list[str], str]:
-    """What is wrong in all of these runs, one thing or two; or in most of them.  And that the search ended early, in
-    words."""
+def causes(judging: Judging, wrong: Sequence[Run], right: Sequence[Run], deadline: Deadline) -> tuple[list[str], str]:
+    """What is wrong in all of the runs that are, one thing or two; or in most of them.  And that the search ended
+    early, in words.
+
+    What the runs that are right contradict comes after what they do not: an eps that is ignored is next to none where
+    gradients are large, and shows by what becomes of 0."""
+    contradicted: list[str] = []
     runs = sorted(wrong, key=lambda run: -max(run.ratios.values()))  # what is most wrong rules most out
     one = list(_one(judging))
     try:
-        for words, formula, change in (*one, *_two(judging)):
+        for words, formula, change in one:
+            if _explains(judging, runs, formula, change, deadline):
+                if all(_is(judging, run, formula, change) is not None for run in right):
+                    return [words], ""
+                contradicted.append(words)
+        if contradicted:
+            return contradicted[:1], ""
+        for words, formula, change in _two(judging):
             if _explains(judging, runs, formula, change, deadline):
                 return [words], ""
         for words, change in sharings():
@@ -59,6 +70,8 @@ def causes(judging: Judging, wrong: Sequence[Run], deadline: Deadline) -> tuple[
             else:
                 numbers.append((number, words))
     except TimeIsUp:
+        if contradicted:
+            return contradicted[:1], ""
         more = f"more may be found with diagnose={MORE_TIME * deadline.seconds:g}"
         return [], f"the search for the cause ended after {deadline.seconds:g} s: {more}"
     most, words = max(numbers, key=lambda each: each[0], default=(0, ""))
