@@ -24,9 +24,11 @@ from manual_bp.oracle.diagnosis.lengths import Lengths
 from manual_bp.oracle.diagnosis.program import PAGE, TORCH
 from manual_bp.oracle.diagnosis.samples import CERTAIN, Sample, samples_of
 from manual_bp.oracle.diagnosis.search import Search
-from manual_bp.oracle.diagnosis.sentences import of_ratios, ratios_of
+from manual_bp.oracle.diagnosis.sentences import of_ratios, ratios_of, told
 from manual_bp.oracle.diagnosis.sketch import Sketch
 from manual_bp.oracle.diagnosis.tracing import UntraceableError, traced
+from manual_bp.oracle.diagnosis.verdict import Verdict
+from manual_bp.oracle.diagnosis.whole import whole_edits
 from manual_bp.oracle.functions import reference
 from manual_bp.outputs import parts
 from manual_bp.registry import RULES
@@ -298,6 +300,73 @@ def test_an_axis_is_read_interleaved_and_its_last_block_is_left_out():
     assert any("the tail after the last full block of 4 rows" in words for words in found), found
 
 
+def of_the_whole(program, argument):
+    """What is said of every edit of the whole page, with what it gives."""
+    for edit in whole_edits(program):
+        with suppress(Exception):  # not defined here
+            yield edit.words, edit.results(program, program.needed([argument])).get(argument)
+
+
+def at_y(rule, inputs, dy, hyper):
+    return rule.vjp((rule.vjp(inputs, dy, **hyper)[0],), dy, **hyper)[1][0]
+
+
+def with_sigmoid_on_top(rule, inputs, dy, hyper):
+    return RULES["sigmoid"].vjp(inputs, rule.vjp(inputs, dy, **hyper)[1][0])[1][0]
+
+
+def with_betas_exchanged(rule, inputs, dy, hyper):
+    return rule.pure(*inputs, **hyper | {"beta1": hyper["beta2"], "beta2": hyper["beta1"]})[0].param
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "change", "words"),
+    [
+        ("softmax", "dx", at_y, "taken at y in place of x"),
+        ("softmax", "dx", with_sigmoid_on_top, "the derivative of sigmoid on top of dx"),
+        ("adam_update", "y.param", with_betas_exchanged, "beta1 and beta2 exchanged"),
+    ],
+)
+def test_the_whole_page_is_called_with_something_else(name, argument, change, words):
+    rule = RULES[name]
+    program = traced(rule, next(few_cases(rule)))
+    due = change(rule, program.inputs, program.dy, {**rule.defaults, **program.case.hyper})
+    given = [(w, x.double()) for w, x in of_the_whole(program, argument) if x is not None and x.shape == due.shape]
+    found = [w for w, x in given if torch.allclose(x, due.double())]
+    assert any(words in w for w in found), found
+
+
+def test_what_was_padded_at_the_other_end_is_told():
+    rule = reference(lambda x: torch.nn.functional.pad(x, (2, 0)), {"x": drawn(3, 5)})
+    dy = drawn(3, 7)
+    found = words_of_edits_that_give(dy[:, :5], traced(rule, Case((drawn(3, 5),), dy, {})))
+    assert any("its pad (-2, 0) in reversed order" in words for words in found), found
+
+
+def test_a_cause_in_one_branch_of_a_page_is_told_of_that():
+    """An edit that is not defined in most of the wrong cases, and gives what came in the others."""
+    page = PAGES["bell"]
+
+    def candidate(inputs: Any, dy: Any, **hyper: Any) -> Any:
+        y, (dx,) = page.vjp(inputs, dy, **hyper)
+        return y, (2 * dx,)
+
+    def run(program: Any, _: int) -> Any:
+        if program.case.hyper.get("alpha", 1.0) == 1.0:
+            raise ValueError("another branch")
+        return {"dx": 2 * program.right["dx"]}
+
+    search = Search(page, few_records(page, candidate)[0], {"dx"}, torch.float32, Deadline())
+    verdict = Verdict(Edit(1.0, "is doubled", run=run), PAGE, "dx", list(search.points["dx"]))
+    assert verdict.holds(Deadline(), 1)
+    assert verdict.explained < verdict.silent
+    assert not verdict.is_exact
+    search.partial["dx"] = [verdict]
+    ((_, sentence),) = told(search)
+    assert f"so in {verdict.explained} cases in which it is wrong" in sentence
+    assert f"in {verdict.silent} more cases it is not defined" in sentence
+
+
 def _by_the_block(dy):
     return dy.sum(-1, keepdim=True) / 2 ** math.ceil(math.log2(dy.shape[-1]))
 
@@ -335,23 +404,28 @@ def test_of_a_page_that_takes_long_fewer_cases_are_looked_at(monkeypatch):
     assert search.left_out == {"dx"}
 
 
-def scan(a, b):
-    h, states = torch.zeros_like(b[0]), []
-    for a_t, b_t in zip(a, b, strict=True):
-        h = a_t * h + b_t
-        states.append(h)
-    return torch.stack(states)
+@pytest.mark.parametrize("gate", [torch.clone, torch.sigmoid], ids=["given", "made"])
+def test_a_state_that_is_one_step_late_is_told_in_loops_of_any_length(gate):
+    """Of a gate that is given, and of one that is made in the loop, so that more is made of its cotangent there."""
 
+    def scan(a, b):
+        h, states = torch.zeros_like(b[0]), []
+        for a_t, b_t in zip(a, b, strict=True):
+            h = gate(a_t) * h + b_t
+            states.append(h)
+        return torch.stack(states)
 
-def test_a_state_that_is_one_step_late_is_told_in_loops_of_any_length():
+    def late(program):
+        slope = gate(a[: len(program.dy)]) * (1 - gate(a[: len(program.dy)])) if gate is torch.sigmoid else 1
+        return program.right["db"] * program.right["y"] * slope
+
     a, b, dy = drawn(3, 4, 5)
     rule = reference(scan, {"a": a, "b": b})
     program = traced(rule, Case((a, b), dy, {}))
-    due = program.right["db"] * program.right["y"]
     edits = [e for e in edits_of(program, program.needed(["da"])) if "of the step after" in e.words]
-    (edit,) = [e for e in edits if torch.allclose(e.results(program)["da"], due)]
+    edit = next(e for e in edits if torch.allclose(e.results(program)["da"], late(program)))
     program = traced(rule, Case((a[:3], b[:3]), dy[:3], {}))
-    torch.testing.assert_close(edit.results(program)["da"], program.right["db"] * program.right["y"])
+    torch.testing.assert_close(edit.results(program)["da"], late(program))
 
 
 @pytest.mark.parametrize(

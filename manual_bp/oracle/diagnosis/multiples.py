@@ -90,6 +90,12 @@ def multiples(sketch: Sketch) -> Iterator[Edit]:
             for factor in CONSTANTS.values():
                 if all(abs(factor - other) > UNCERTAIN for other in known):
                     yield from _single(traced, spot, factor, 0.0)
+        # Of a variance that is kept the results are no multiple, and it may have been divided by another count.
+        if traced.sites[spot.position].stage == "residuals" and known == {1.0, 0.0}:
+            for words, quantity in traced.quantities:
+                if "- 1)" in words and "√" not in words:
+                    said = f"{PAGE}{_multiplied_words(traced, spot, words)}"
+                    yield Edit(2.7, said, {traced.sites[spot.position]: spot.change(quantity)}, None, spot.position)
     for argument in sketch.samples:
         inputs = [p for p in traced.names if traced.sites[p].stage == "inputs"]
         for position in (p for p in inputs if traced.values[p].is_floating_point()):

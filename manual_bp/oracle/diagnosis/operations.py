@@ -185,6 +185,8 @@ FUNCTIONS = (
     *("pow", "square", "sin", "cos", "clamp", "clamp_min", "clamp_max", "bitwise_not", "logical_not"),
 )
 
+WINDOWS = ("convolution", "avg_pool2d", "avg_pool3d", "unfold", "im2col", "col2im", "constant_pad_nd")
+
 OPERATIONS: Mapping[str, list[Callable[[Traced, int], Iterator[Edit]]]] = {
     "add": [_inside],
     "sub": [_swapped(2.5, "{1} - {0} in place of {0} - {1}")],
@@ -192,7 +194,10 @@ OPERATIONS: Mapping[str, list[Callable[[Traced, int], Iterator[Edit]]]] = {
     "div": [_swapped(2.9, "{1}/{0} in place of {0}/{1}")],
     "sum": [reduced, unreduced],
     "mean": [reduced, unreduced],
-    **{key: [by_axis] for key in ("convolution", "avg_pool2d", "avg_pool3d", "unfold", "im2col", "col2im")},
+    **{
+        key: [by_axis]
+        for key in ("convolution", "avg_pool2d", "avg_pool3d", "unfold", "im2col", "col2im", "constant_pad_nd")
+    },
     **{key: [products] for key in ("mm", "bmm", "mv", "dot")},
     "where": [_where],
     **{key: [_axis] for key in ("amax", "amin", "_softmax", "_log_softmax")},

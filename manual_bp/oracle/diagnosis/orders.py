@@ -76,33 +76,58 @@ def _moved(x: Tensor, axis: int, count: int, sign: int) -> Tensor:
 # ----------------------------------------------------------------------------------------------------------- in a loop
 
 
+# So many operations deep is looked into what a loop makes in every round, where what all give is stacked.
+DEEP = 3
+
+
 def rounds(traced: Traced, position: int) -> Iterator[Edit]:
     """What an operation in a loop takes of the round before or after its own: one that stands in one place of the page,
-    or of which what all rounds give is stacked."""
-    own, is_stack = _rounds(traced, position)
-    nodes = [traced.nodes[p] for p in own]
-    if len(own) < 2 or len({node.name for node in nodes}) > 1:
-        return
-    for i, ref in enumerate(nodes[0].args):
-        if isinstance(ref, Ref) and len({node.args[i] for node in nodes if isinstance(node.args[i], Ref)}) > 1:
-            for by, words in ((1, "after"), (-1, "before")):
+    or that is of what all rounds give and is stacked."""
+    for path, own in _rounds(traced, position):
+        nodes = [traced.nodes[p] for p in own]
+        for i in range(min(len(node.args) for node in nodes)):
+            if len({ref for node in nodes if isinstance(ref := node.args[i], Ref)}) > 1:
                 name = name_of(traced, nodes[len(nodes) // 2].args[i])  # the first may take what the loop begins with
-                said = f"{name} of the step {words} in place of that of its own step"
-                change = partial(_all_of_round if is_stack else _of_round, i, by)
-                yield at_site(traced, position, 2.9, said, change, operand=i)
+                for by, words in ((1, "after"), (-1, "before")):
+                    said = f"{name} of the step {words} in place of that of its own step"
+                    change = partial(_of_round, i, by) if path is None else partial(_all_of_round, path, i, by)
+                    yield at_site(traced, position, 2.9, said, change, operand=i)
 
 
-def _rounds(traced: Traced, position: int) -> tuple[list[int], bool]:
-    """The operation in each round, and whether they are known by what stacks them."""
+def _rounds(traced: Traced, position: int) -> Iterator[tuple[tuple[int, ...] | None, list[int]]]:
+    """One operation in each round, and by which operands it is reached from what is stacked, if that is how it is
+    known."""
     node = traced.nodes[position]
-    if node.name == "stack":
-        return [ref.position for ref in node.args[0] if isinstance(ref, Ref)], True
-    return traced.positions[traced.sites[position]], False
+    if node.name != "stack":
+        own = traced.positions[traced.sites[position]]
+        yield from [(None, own)] if len(own) > 1 else ()
+        return
+    layers: list[tuple[tuple[int, ...], list[int]]] = [
+        ((), [ref.position for ref in node.args[0] if isinstance(ref, Ref)])
+    ]
+    for path, own in layers:
+        nodes = [traced.nodes[p] for p in own]
+        if len(set(own)) < 2 or len({n.name for n in nodes}) > 1:
+            continue
+        yield path, own
+        for i in range(min(len(n.args) for n in nodes) if len(path) < DEEP else 0):
+            refs = [n.args[i] for n in nodes if isinstance(n.args[i], Ref) and n.args[i].item is None]
+            if len(refs) == len(nodes):
+                layers.append(((*path, i), [ref.position for ref in refs]))
 
 
-def _all_of_round(i: int, by: int, at: At) -> Any:
-    own, _ = _rounds(at.traced, at.position)
-    parts_ = [_of_round(i, by, At(at.traced, p, at.changed), own) for p in own]
+def _all_of_round(path: tuple[int, ...], i: int, by: int, at: At) -> Any:
+    own = next(positions for p, positions in _rounds(at.traced, at.position) if p == path)
+
+    def made(position: int, path: tuple[int, ...]) -> Any:
+        there = At(at.traced, position, at.changed)
+        if not path:
+            return _of_round(i, by, there, own)
+        args = there.place(list(there.node.args))
+        args[path[0]] = made(there.node.args[path[0]].position, path[1:])
+        return there.with_args(args)
+
+    parts_ = [made(ref.position, path) for ref in at.node.args[0]]
     return at.with_args([parts_, *at.node.args[1:]])
 
 

@@ -82,9 +82,9 @@ def unreduced(traced: Traced, position: int) -> Iterator[Edit]:
 
 
 SHAPED: Mapping[str, Callable[[list[int]], list[int]]] = {
+    "{0} in reversed order": lambda n: n[::-1],
     "the first of {0} for all axes": lambda n: [n[0]] * len(n),
     "the last of {0} for all axes": lambda n: [n[-1]] * len(n),
-    "{0} in reversed order": lambda n: n[::-1],
     "1 in place of {0}": lambda n: [1] * len(n),
     "0 in place of {0}": lambda n: [0] * len(n),
     "{0} + 1 in place of {0}": lambda n: [i + 1 for i in n],
