@@ -55,8 +55,8 @@ NUMBERS: Mapping[str, tuple[float, Callable[[Tensor], Tensor]]] = {
     "{0} less its mean over the last axis": (4.0, lambda x: x - x.mean(-1, keepdim=True)),
     "{0} less its mean over axis 0": (4.0, lambda x: x - x.mean(0, keepdim=True)),
     "{0} divided by its norm": (4.2, lambda x: x / x.norm()),
-    "{0} rounded to bfloat16": (4.4, partial(_rounded, torch.bfloat16)),
-    "{0} rounded to float16": (4.5, partial(_rounded, torch.float16)),
+    "{0} rounded to bfloat16": (3.3, partial(_rounded, torch.bfloat16)),
+    "{0} rounded to float16": (3.4, partial(_rounded, torch.float16)),
     "{0} rounded to float32": (5.0, partial(_rounded, torch.float32)),
 }
 """What numbers are changed to."""
