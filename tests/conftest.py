@@ -55,8 +55,8 @@ def rule_of(nodeid: str) -> str:
 
 
 # Pages of several axes, with lengths of their own: a case takes the arithmetic ten times what it takes elsewhere.  By
-# default they are judged at every case in float32 alone, at those that are there for the formula in the others, with
-# every mistake in each; and what the others show of the oracle they need not.
+# default they are judged at every case in float32 alone, at those that are there for the formula in the others; and
+# what the others show of the oracle they need not.
 COSTLY = sorted(name for name, rule in bp.RULES.items() if hasattr(rule.page, "SIZES") and len(rule.axis_names) > 2)
 OF_THE_ORACLE = re.compile(
     r"tests/oracle/|tests/test_sensitivity\.py::|tests/test_rules\.py::test_rule_agrees_with_its_reference(?!.*float32)"

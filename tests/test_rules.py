@@ -27,10 +27,24 @@ from tests.conftest import COSTLY, short
 from tests.judging import WIDE, as_candidate, by_default, judged, ordinary
 
 
-@pytest.mark.parametrize("dtype", by_default(*WIDE, torch.bfloat16), ids=short)
-def test_rule_agrees_with_its_reference(rule, dtype, device):
+def by_turns(names, always, others):
+    """Each rule in these dtypes by default, and in one of the others, the next one for the next rule."""
+    for position, name in enumerate(names):
+        for dtype in DTYPES:
+            is_default = dtype in always or dtype is others[position % len(others)]
+            marks = () if is_default else pytest.mark.exhaustive
+            yield pytest.param(name, dtype, marks=marks, id=f"{name}-{short(dtype)}")
+
+
+# A page never meets 16 bits: `Rule` computes them in float32, and rounds.
+SELDOM = (torch.bfloat16, None, None)
+
+
+@pytest.mark.parametrize(("name", "dtype"), by_turns(bp.RULES, WIDE, SELDOM))
+def test_rule_agrees_with_its_reference(name, dtype, device):
     """At every generated case (but for sizes, of which float32 tells); that it leaves its arguments alone and gives the
     same bits twice is part of it."""
+    rule = bp.RULES[name]
     if tells_of_sizes(dtype, DTYPES):
         report = compare(rule.candidate, rule.name, dtype=dtype, device=device, strict=True)
     else:
@@ -39,8 +53,7 @@ def test_rule_agrees_with_its_reference(rule, dtype, device):
     assert not [text for text in report.not_tested if text.startswith("case")]
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=short)
-@pytest.mark.parametrize("name", COSTLY)
+@pytest.mark.parametrize(("name", "dtype"), by_turns(COSTLY, (torch.float64,), SELDOM))
 def test_costly_rule_agrees_in_other_dtypes(name, dtype):
     """Where the formula is seen: of a page in plain torch what long axes show is shown by them in float32."""
     report = judged(bp.RULES[name].candidate, bp.RULES[name], dtype)
@@ -114,9 +127,14 @@ def test_what_is_beyond_the_allowance_is_wrong_and_what_is_due_is_right(rule):
         assert told == ({rule.arguments[wrong]} if wrong is not None else set())
 
 
-def test_mistakes_are_rejected(rule, dtype, record_property):
+@pytest.mark.parametrize(
+    ("name", "dtype"), by_turns(bp.RULES, (torch.float32,), (torch.float64, torch.bfloat16, torch.float16))
+)
+def test_mistakes_are_rejected(name, dtype, record_property):
     """Those that only lose digits, where digits are lost: computed in float32 and rounded to 16 bits they may be
-    right."""
+    right.  What is seen in float32 and in another dtype the comparison sees in the others too: that it does is tried on
+    other rules."""
+    rule = bp.RULES[name]
     mistakes = [m for m in rule.mistakes if dtype in WIDE or not m.loses_digits]
     unnoticed = [m for m in mistakes if not rejects(rule.mistaken(m.backward), rule, dtype)]
     record_property("mistakes rejected", (len(mistakes) - len(unnoticed), len(mistakes)))

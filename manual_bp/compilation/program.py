@@ -94,7 +94,14 @@ def _compiled(function: FlatFunction, example: list[Tensor], step: bool, written
 
 
 def _exported(function: FlatFunction, example: list[Tensor], dynamic: Any) -> Any:
-    """The graph of `function`, with no autograd and no autocast in it.  Raises NotCompiled.
+    """The graph of `function`, with no autograd and no autocast in it.  Raises NotCompiled."""
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's own, about its own pytrees
+        return traced(function, example, dynamic).run_decompositions(DECOMPOSITIONS)
+
+
+def traced(function: FlatFunction, example: list[Tensor], dynamic: Any) -> Any:
+    """The graph of `function` as torch has it before it takes operations apart.  Raises NotCompiled.
 
     The examples are copies: of two that shared memory, torch.export would make one.
     """
@@ -106,11 +113,10 @@ def _exported(function: FlatFunction, example: list[Tensor], dynamic: Any) -> An
     shapes = None if dynamic is None else (tuple(dynamic),)
     exact = torch.autocast(example[0].device.type, enabled=False)
     with torch.no_grad(), exact, standing_in(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch's own, about its own pytrees
+        warnings.simplefilter("ignore", FutureWarning)
         copies = tuple(t.clone() for t in example)
         try:
-            exported = torch.export.export(Wrapped(), copies, dynamic_shapes=shapes, strict=False)
+            return torch.export.export(Wrapped(), copies, dynamic_shapes=shapes, strict=False)
         except Exception as error:  # of many types: it asks for a value, for one
             said = next(iter(str(error).splitlines()), "")
             raise NotCompiled(f"it cannot be traced ({type(error).__name__}: {said:.200}).") from error
-        return exported.run_decompositions(DECOMPOSITIONS)

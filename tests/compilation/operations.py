@@ -118,7 +118,7 @@ def given() -> list[Tensor]:
 @cache
 def tested() -> frozenset[object]:
     """The operations in the graph of all of them."""
-    graph = kernels.prepared(program._exported(all_of_them, given(), None))
+    graph = kernels.prepared(program.traced(all_of_them, given(), None))
     return frozenset(node.target for node in graph.graph.nodes if node.op == "call_function")
 
 

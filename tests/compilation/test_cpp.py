@@ -16,7 +16,7 @@ from manual_bp.compilation.inductor import NotCompiled
 
 def scheduled(function, *example):
     """Inductor's nodes, in the order in which the program runs them."""
-    graph = kernels.prepared(program._exported(function, example, None))
+    graph = kernels.prepared(program.traced(function, example, None))
     taps.lower()
     given = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
     fakes = detect_fake_mode(given)

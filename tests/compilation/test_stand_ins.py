@@ -58,7 +58,7 @@ def test_biases_before_attention_and_gelu_are_added_on_the_way(view):
         return y, dq, dk, dv, a, da, da.flatten(0, 1).sum(0)
 
     given = [torch.randn(shape, generator=torch.Generator().manual_seed(0)) for shape in ((2, 3, 5), (5, 8), (8,))]
-    graph, seen = kernels.prepared(program._exported(around, given, None)), set()
+    graph, seen = kernels.prepared(program.traced(around, given, None)), set()
     for node in graph.graph.nodes:
         node.target = view if node.target in stand_ins.VIEWS else node.target
     stand_ins.rewrite(graph.graph)
