@@ -68,6 +68,14 @@ def regular(generator: torch.Generator) -> Tensor:
     return torch.randn(3, 3, generator=generator, dtype=torch.float64) + 4 * torch.eye(3, dtype=torch.float64)
 
 
+def root_of(values: Tensor, vectors: Tensor) -> Tensor:
+    return (vectors * values.sqrt()) @ vectors.mT
+
+
+def polar(u: Tensor, s: Tensor, vh: Tensor) -> Tensor:
+    return u @ vh
+
+
 def rows(function: Callable[..., Any]) -> Torchs:
     """Of rows of numbers."""
     return of(function, x=(4, 9))
@@ -274,6 +282,12 @@ FUNCTIONAL: dict[str, Torchs] = {
     "interpolate, area": of(lambda x: F.interpolate(x, (2, 3), mode="area"), x=(1, 2, 4, 5)),
     "interpolate, nearest-exact": of(lambda x: F.interpolate(x, (5, 7), mode="nearest-exact"), x=(1, 2, 3, 4)),
     "interpolate, antialias": of(lambda x: F.interpolate(x, (2, 3), mode="bilinear", antialias=True), x=(1, 2, 4, 5)),
+    "interpolate, bicubic, antialias": of(
+        lambda x: F.interpolate(x, scale_factor=0.6, mode="bicubic", antialias=True), x=(1, 2, 5, 7)
+    ),
+    "interpolate, antialias, longer": of(
+        lambda x: F.interpolate(x, (7, 3), mode="bicubic", antialias=True, align_corners=True), x=(1, 2, 4, 6)
+    ),
     "upsample": of(lambda x: F.upsample(x, scale_factor=2), x=(2, 3, 4)),
     "upsample_bilinear": of(lambda x: F.upsample_bilinear(x, (5, 7)), x=(1, 2, 3, 4)),
     "upsample_nearest": of(lambda x: F.upsample_nearest(x, (5, 7)), x=(1, 2, 3, 4)),
@@ -503,6 +517,7 @@ TORCH: dict[str, Torchs] = {
     "cholesky_solve": of(lambda x, z: torch.cholesky_solve(z, torch.linalg.cholesky(x)), x=definite, z=(3, 2)),
     "det": one(torch.linalg.det, regular),
     "eigvalsh": one(lambda x: torch.linalg.eigvalsh(x), definite),
+    "eigh, a root": one(lambda x: root_of(*torch.linalg.eigh(x)), definite),
     "inverse": one(torch.linalg.inv, regular),
     "logdet": one(torch.logdet, definite),
     "lstsq": of(lambda x, z: torch.linalg.lstsq(x, z).solution, x=(4, 3), z=(4, 2)),
@@ -514,6 +529,11 @@ TORCH: dict[str, Torchs] = {
     "solve": two(torch.linalg.solve, regular, (3, 2)),
     "solve_triangular": of(lambda x, z: torch.linalg.solve_triangular(x, z, upper=True), x=regular, z=(3, 2)),
     "svdvals": one(torch.linalg.svdvals, regular),
+    "svd, a polar factor": one(lambda x: polar(*torch.linalg.svd(x, full_matrices=False)), (4, 3)),
+    "matrix_norm, nuclear": one(lambda x: torch.linalg.matrix_norm(x, "nuc"), (3, 4)),
+    "matrix_norm, spectral": one(lambda x: torch.linalg.matrix_norm(x, 2), (3, 4)),
+    "eigvals": one(lambda x: torch.linalg.eigvals(x).abs(), regular),
+    "fft": one(lambda x: torch.fft.fft(x).abs()),
     # moving elements about
     "block_diag": two(torch.block_diag, (2, 3), (3, 2)),
     "cartesian_prod": two(torch.cartesian_prod, (3,), (2,)),
@@ -596,9 +616,8 @@ NO_DERIVATIVE = {
 """What torch has no derivative of, runs in formats of 8 and 16 bits alone, or is no function of tensors."""
 
 WORDS = {
-    "F.interpolate, antialias": "_upsample_bilinear2d_aa",
-    "eigvalsh": "_linalg_eigh",
-    "svdvals": "_linalg_svd",
+    "fft": "_fft_r2c",
+    "eigvals": "linalg_eig",
 }
 
 LOSES = {"F.tanh": 1.0}

@@ -16,7 +16,7 @@ alignments      sequences that are aligned with shorter ones
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -63,6 +63,8 @@ TAKEN_APART: dict[Any, Formula] = {
     aten.replication_pad1d.default: images.replication_pad,
     aten.replication_pad2d.default: images.replication_pad,
     aten.replication_pad3d.default: images.replication_pad,
+    aten._upsample_bilinear2d_aa.default: partial(images.upsample_antialiased, images.TRIANGLE),
+    aten._upsample_bicubic2d_aa.default: partial(images.upsample_antialiased, images.CUBIC),
     aten.grid_sampler_3d.default: images.grid_sampler_3d,
     aten._embedding_bag.default: bags.embedding_bag,
     aten._embedding_bag_forward_only.default: bags.embedding_bag,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -60,3 +60,52 @@ def _picked(x: Tensor, places: Sequence[Tensor]) -> Tensor:
     index = flat.flatten(1)[:, None].expand(-1, x.shape[1], -1)
     found: Tensor = x.flatten(2).gather(2, index).reshape(*x.shape[:2], *shape)
     return found.masked_fill(~inside[:, None], 0.0)
+
+
+# Pieces are 0 where they end; what lies so near to an end has the rounding errors of what lies before it.
+END = 1e-5
+Piece = tuple[float, Callable[[Tensor], Tensor]]
+
+TRIANGLE: tuple[Piece, ...] = ((1.0, lambda t: 1 - t),)
+CUBIC: tuple[Piece, ...] = (
+    (1.0, lambda t: (1.5 * t - 2.5) * t * t + 1),
+    (2.0, lambda t: ((2.5 - 0.5 * t) * t - 4) * t + 2),
+)
+"""Filters of antialiasing: up to which distance from their middle a piece holds, and what it is there.  The cubic one
+is of Keys, with a = -1/2 as in Pillow."""
+
+
+def upsample_antialiased(
+    pieces: Sequence[Piece],
+    x: Tensor,
+    output_size: Sequence[int],
+    align_corners: bool,
+    scales_h: float | None = None,
+    scales_w: float | None = None,
+) -> Tensor:
+    """Each axis of space times a matrix of weights, which the sizes decide."""
+    rows, columns = (
+        _antialiasing(pieces, n, to, align_corners, scale, x.dtype)
+        for n, to, scale in zip(x.shape[2:], output_size, (scales_h, scales_w), strict=True)
+    )
+    return rows @ (x @ columns.mT)
+
+
+def _antialiasing(
+    pieces: Sequence[Piece], n: int, to: int, align_corners: bool, scale: float | None, dtype: torch.dtype
+) -> Tensor:
+    """(to, n): the filter, widened where the axis becomes shorter, around where each place of the result was.
+
+    Which piece holds where is a matter of sizes, and not of numbers in this precision.
+    """
+    step = (n - 1) / max(to - 1, 1) if align_corners else 1 / scale if scale else n / to
+    widened = max(step, 1.0)
+    exact = [[(j + 0.5 - step * (i + 0.5)) / widened for j in range(n)] for i in range(to)]
+    signs = torch.tensor([[1.0 if at > 0 else -1.0 for at in row] for row in exact], dtype=dtype).reshape(to, n)
+    centres = step * (torch.arange(to, dtype=dtype) + 0.5)[:, None]
+    distance = signs * (torch.arange(n, dtype=dtype) - centres + 0.5) * (1 / widened)
+    weights, inner = torch.zeros((), dtype=dtype), 0.0
+    for outer, piece in pieces:
+        holds = torch.tensor([[inner <= abs(at) < outer + END for at in row] for row in exact]).reshape(to, n)
+        weights, inner = weights + piece(distance).masked_fill(~holds, 0.0), outer + END
+    return weights / weights.sum(-1, keepdim=True)

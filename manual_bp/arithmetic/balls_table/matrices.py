@@ -1,8 +1,10 @@
 """Inverses, determinants and triangular factors of matrices.
 
 With B = A⁻¹: dB = −B dA B, dX = B (db − dA X) of X = B b, d log|det A| = tr(B dA).
-torch takes a matrix with a Cholesky factor for symmetric: its lower triangle is read, and each of two elements that
-mirror each other gets half of the derivative.
+Of a symmetric A with eigenvalues λ and vectors v: dλ_i = v_iᵀ dA v_i, dv_i = Σ_j v_j (v_jᵀ dA v_i) / (λ_i − λ_j).
+Singular values are roots of the eigenvalues of Aᵀ A.  Signs of vectors are those of torch.
+torch takes a matrix with a Cholesky factor, or of eigh, for symmetric: its lower triangle is read, and each of two
+elements that mirror each other gets half of the derivative.
 """
 
 from __future__ import annotations
@@ -17,12 +19,12 @@ from manual_bp.arithmetic.balls import Jets, NeedMoreBits, UnknownHere, lift, me
 from manual_bp.arithmetic.balls_table.products import matmul
 from manual_bp.arithmetic.jets import ONE, ZERO, Cell, arb, made_of
 
-from flint import arb_mat  # isort: skip  (after jets, whose message says how to install it)
+from flint import acb_mat, arb_mat  # isort: skip  (after jets, whose message says how to install it)
 
 Matrix = list[list[Cell]]
 HALF = arb("0.5")
 MOST_ROWS = 8
-"""Of an exponential: each of its n² derivatives is an exponential of 2 n rows."""
+"""Of an exponential: each of its n² derivatives is an exponential of 2 n rows.  Of eigenvectors: n⁴ slopes."""
 
 
 def _matrices(x: Jets) -> list[Matrix]:
@@ -192,3 +194,81 @@ def _exponential(a: Matrix) -> Matrix:
                 for j in n:
                     moves[i][j].append((a[k][m], slopes[i][len(n) + j]))
     return [[made_of(value[i][j], moves[i][j]) for j in n] for i in n]
+
+
+@means("_linalg_eigh", "linalg_eigh")
+def _eigh(A: Any, UPLO: str = "L", compute_v: bool = True) -> tuple[Jets, Jets]:
+    a = lift(A) if UPLO == "L" else lift(A).mT
+    found = list(map(_symmetric, _matrices(a)))
+    values = Jets(a.shape[:-1], [cell for values, _ in found for cell in values])
+    return values, _whole(a.shape, [vectors for _, vectors in found])
+
+
+@means("linalg_eigvalsh")
+def _eigvalsh(A: Any, UPLO: str = "L") -> Jets:
+    return _eigh(A, UPLO)[0]
+
+
+def _symmetric(a: Matrix) -> tuple[list[Cell], Matrix]:
+    """Eigenvalues in rising order, and vectors in columns.  Raises NeedMoreBits where two may be equal."""
+    if len(a) > MOST_ROWS:
+        raise UnknownHere(f"eigenvectors of more than {MOST_ROWS} rows")
+    n = range(len(a))
+    lower = [[a[max(i, j)][min(i, j)].value for j in n] for i in n]
+    try:
+        values, columns = acb_mat(arb_mat(lower)).eig(right=True) if a else ([], None)
+    except ValueError:
+        raise NeedMoreBits from None
+    order = sorted(n, key=lambda i: float(values[i].real.mid()))
+    like = torch.linalg.eigh(torch.tensor([[float(x.mid()) for x in row] for row in lower], dtype=torch.float64))[1]
+    v = [_unit([columns[k, i] for k in n], like[:, place].tolist()) for place, i in enumerate(order)]
+    eigenvalues = [values[i].real for i in order]
+
+    def slope(i: int, r: int, k: int, m: int) -> arb:
+        others = [j for j in n if j != i]
+        sizes = [v[j][r] * (v[j][k] * v[i][m] + v[j][m] * v[i][k]) for j in others]
+        return HALF * sum((x / (eigenvalues[i] - eigenvalues[j]) for x, j in zip(sizes, others, strict=True)), ZERO)
+
+    found = [made_of(eigenvalues[i], [(a[k][m], v[i][k] * v[i][m]) for k in n for m in n]) for i in n]
+    return found, [[made_of(v[i][r], [(a[k][m], slope(i, r, k, m)) for k in n for m in n]) for i in n] for r in n]
+
+
+def _unit(column: list[Any], like: list[float]) -> list[arb]:
+    """A real eigenvector of length 1, from any multiple of it, in the direction of another one."""
+    largest = max(range(len(column)), key=lambda k: abs(like[k]))
+    real = [(x / column[largest]).real for x in column]
+    length = sum((x * x for x in real), ZERO).sqrt() * (1 if like[largest] > 0 else -1)
+    return [x / length for x in real]
+
+
+@means("_linalg_svd", "linalg_svd")
+def _svd(
+    A: Any, full_matrices: bool = False, compute_uv: bool = True, *, driver: str | None = None
+) -> tuple[Jets, ...]:
+    a = lift(A)
+    m, n = a.shape[-2:]
+    if m < n:
+        u, s, vh = _svd(a.mT)
+        return vh.mT, s, u.mT
+    if full_matrices and m != n:
+        raise UnknownHere("singular vectors that fill up a basis")
+    squares, v = _eigh(matmul(a.mT, a))
+    squares, v = (x.flip(-1) for x in (squares, v))
+    s = Jets(squares.shape, [_root(cell) for cell in squares.cells])
+    u = matmul(a, v) / s.unsqueeze(-2)
+    mids = torch.tensor([float(cell.value.mid()) for cell in (*a.cells, *u.cells)], dtype=torch.float64)
+    like = torch.linalg.svd(mids[: len(a.cells)].reshape(a.shape), full_matrices=False)[0]
+    signs = (like * mids[len(a.cells) :].reshape(u.shape)).sum(-2, keepdim=True).sign()
+    return u * signs, s, (v * signs).mT
+
+
+def _root(cell: Cell) -> Cell:
+    if not cell.value > 0:
+        raise NeedMoreBits
+    root = cell.value.sqrt()
+    return made_of(root, [(cell, HALF / root)])
+
+
+@means("linalg_svdvals")
+def _svdvals(A: Any, *, driver: str | None = None) -> Jets:
+    return _svd(A)[1]

@@ -11,9 +11,13 @@ over all of it, with B = A⁻¹, G = |B| D and ρ = ‖G‖∞ < 1:
     inverse       |(A + E)⁻¹ − B| ≤ G |B| / (1 − ρ)
     determinant   |det(A + E) / det A − 1| ≤ exp(tr G + n ρ² / (1 − ρ)) − 1
     Cholesky      |L' − L| ≤ |L| Φ(|L⁻¹| D |L⁻ᵀ|) / (1 − ρ), Φ the lower triangle with half of the diagonal
+    eigenvalues   |λ' − λ| ≤ ‖E‖F of a symmetric A, and of singular values [Weyl]
+    eigenvectors  ‖v' − v‖ ≤ √2 ‖E‖F / (gap − ‖E‖F), gap the distance to the nearest other eigenvalue [Davis, Kahan]; u
+                  and v of singular values make one of [[0, A], [Aᵀ, 0]], whose eigenvalues are ±σ, and 0
     exponential   |exp(A + E) − exp A| ≤ exp(|A| + D) − exp |A|, term by term of the series
 
-From ρ = 1 on, A + E may be singular and nothing is known.  A right program may form the inverse, and multiply by it.
+where E of reflections is of norms and not of elements, ‖E‖F ≤ ‖e‖F + γ(3 n) ‖A‖F.  From ρ = 1 on, A + E may be singular
+and nothing is known.  A right program may form the inverse, and multiply by it.
 
 Solving is made of these: see torch_ref/taken_apart/matrices.py.
 """
@@ -42,6 +46,7 @@ _DEFINED.impl("slogdet", lambda a: tuple(torch.linalg.slogdet(a)), "CompositeExp
 
 OF_REGULAR = {
     *(aten.linalg_inv_ex.default, aten.linalg_cholesky_ex.default, aten.linalg_solve_triangular.default),
+    *(aten._linalg_eigh.default, aten._linalg_svd.default),
     *(aten.linalg_pinv.atol_rtol_tensor, torch.ops.manual_bp.det.default, torch.ops.manual_bp.slogdet.default),
 }
 """Of regular matrices alone: where nothing is known of a result, what a program has is decided by its roundings."""
@@ -174,3 +179,54 @@ def _matrix_exp(p: Precision, a: Pair) -> Pair:
     block = torch.cat((torch.cat((size, d), -1), torch.cat((torch.zeros_like(size), size + d), -1)), -2)
     moved = torch.linalg.matrix_exp(block)[..., :n, n:].nan_to_num(nan=float("inf"))
     return rounded(p, torch.linalg.matrix_exp(x), moved, (x, e))
+
+
+def _off(p: Precision, x: Tensor, e: Tensor) -> Tensor:
+    """‖E‖F of each matrix, (...,)."""
+    found: Tensor = torch.linalg.matrix_norm(e) + p.gamma(ROUNDINGS * max(x.shape[-2:])) * torch.linalg.matrix_norm(x)
+    return found
+
+
+def _turned_by(off: Tensor, gap: Tensor) -> Tensor:
+    """How far off each vector may be, (..., 1, vectors)."""
+    off = off[..., None]
+    return torch.where(off < gap, 2**0.5 * off / (gap - off), INF)[..., None, :]
+
+
+def _gaps(values: Tensor) -> Tensor:
+    """From each number to the nearest other."""
+    apart = (values[..., :, None] - values[..., None, :]).abs()
+    alone = torch.diag_embed(torch.full_like(values, float("inf")))
+    return (apart + alone).amin(-1) if values.shape[-1] else values
+
+
+@solving(aten._linalg_eigh.default)
+def _eigh(p: Precision, a: Pair, UPLO: str = "L", compute_v: bool = True) -> tuple[Any, ...]:
+    x, e = _spread(a)
+    values, vectors = torch.linalg.eigh(x, UPLO)
+    off = _off(p, x, torch.maximum(e, e.mT))
+    moved = off[..., None].expand_as(values)
+    turned = _turned_by(off, _gaps(values)).expand_as(vectors)
+    return rounded(p, values, moved, (values, moved)), rounded(p, vectors, turned, (vectors, turned))
+
+
+@solving(aten._linalg_svd.default)
+def _svd(
+    p: Precision, a: Pair, full_matrices: bool = False, compute_uv: bool = True, *, driver: str | None = None
+) -> tuple[Any, ...]:
+    x, e = _spread(a)
+    u, s, vh = torch.linalg.svd(x, full_matrices)
+    off = _off(p, x, e)
+    gap = torch.minimum(_gaps(s), 2 * s)
+    if x.shape[-2] != x.shape[-1]:
+        gap = torch.minimum(gap, s)
+    turned, moved = 2**0.5 * _turned_by(off, gap), off[..., None].expand_as(s)
+
+    def vectors(columns: Tensor) -> Pair:
+        """Those beyond the singular values are any that fill up a basis."""
+        more = turned.new_full((*turned.shape[:-1], columns.shape[-1] - s.shape[-1]), float("inf"))
+        off = torch.cat((turned, more), -1).expand_as(columns)
+        return rounded(p, columns, off, (columns, off))
+
+    right, its_error = vectors(vh.mT)
+    return vectors(u), rounded(p, s, moved, (s, moved)), (right.mT, its_error.mT)
