@@ -157,6 +157,8 @@ class Paging(Running):
         return result
 
 
+# An input has one rounding, as the number that it is in float64 rounds to another one in what is computed in.
+INPUT = 1.5
 Done = Callable[[tuple[Any, ...], Mapping[str, Any]], Any]
 """What is done instead of an aten function: of its arguments."""
 
@@ -188,6 +190,8 @@ def _note(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     """Note in what is running a branch or an order that the bounds leave open."""
     if func in bounded_table.BRANCHES:
         _note_branch(*(args[:3] if len(args) > 1 else (args[0], 0.0)), *kwargs.values())
+    if func in bounded_table.JUMPING and isinstance(args[0], Bounded):
+        _note_jump(func, args[0])
     is_place = func in bounded_table.PLACES and len(args) > 1
     if (is_place or func in bounded_table.EXTREMES) and isinstance(args[0], Bounded):
         _note_order(args[0], _dimension(func, args, kwargs))
@@ -300,6 +304,14 @@ def _note_branch(x: Any, *limits: Any) -> None:
         if bool(open_.any()):
             Paging.running[-1].is_tied = True
             Paging.running[-1].is_close |= bool((open_ & (gap > 0)).any())
+
+
+def _note_jump(func: Any, x: Bounded) -> None:
+    """Note where a computed number lies nearer to a jump than its error, so that another program may be on the other
+    side.  An input, which has one rounding at most, is what it is."""
+    computed = torch.where(x.error > INPUT * precision(x.dtype).u * x.value.abs(), x.error, 0.0)
+    is_open = func(x.value - computed) != func(x.value + computed)
+    Paging.running[-1].is_undecided |= bool((is_open & x.value.isfinite()).any())
 
 
 def _note_singular(x: Bounded, result: Bounded) -> None:

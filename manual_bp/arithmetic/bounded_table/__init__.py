@@ -22,6 +22,7 @@ from manual_bp.arithmetic.bounded_table import (
     sums,
     transcendental,
 )
+from manual_bp.arithmetic.bounded_table.elementary import JUMPING
 from manual_bp.arithmetic.bounded_table.expanded import ADDITIONS, DIVISIONS, MAGNITUDES, TERMS
 from manual_bp.arithmetic.bounded_table.exponentials import APART
 from manual_bp.arithmetic.bounded_table.formats import (
@@ -50,6 +51,7 @@ __all__ = [
     "EXACT",
     "EXTREMES",
     "FILLED",
+    "JUMPING",
     "MAGNITUDES",
     "OF_REGULAR",
     "PLACES",

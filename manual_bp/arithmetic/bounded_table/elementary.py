@@ -108,8 +108,9 @@ def _chosen(nearby: Callable[[Tensor], Tensor]) -> Callable[[Precision, Pair], P
     return lambda _, a: (nearby(a[0]), EXACT)
 
 
-for _op in (aten.round, aten.floor, aten.ceil, aten.trunc):
-    arithmetic(_op.default, operands=1)(_chosen(_op.default))
+JUMPING = (aten.round.default, aten.floor.default, aten.ceil.default, aten.trunc.default)
+for _op in JUMPING:
+    arithmetic(_op, operands=1)(_chosen(_op))
 
 
 @arithmetic(aten.relu.default, operands=1)

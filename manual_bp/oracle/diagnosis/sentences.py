@@ -77,7 +77,8 @@ def _subject(verdict: Verdict, arguments: Sequence[str], point: Point) -> str:
     if verdict.by != PROGRAM:
         said = _of("torch's derivative", edit.words)
     elif hasattr(point.rule.page, "FUNCTION"):
-        said = _of(f"the derivative of {point.rule.name}", edit.words)
+        is_value = not any(argument.startswith("d") and argument[1:] in point.rule.inputs for argument in arguments)
+        said = _of(point.rule.name if is_value else f"the derivative of {point.rule.name}", edit.words)
     else:
         said = edit.words
     place = ""

@@ -91,6 +91,31 @@ def test_a_mask_may_fall_either_way_at_nan_of_functions_and_pages():
         assert not compare(prelu, "prelu", cases=[case], diagnose=0).mismatches
 
 
+def quantised(x):
+    step = x.detach().abs().amax() / 7
+    return x + (torch.round(x.detach() / step) * step - x.detach()).detach()
+
+
+def quantised_lower(inputs, dy):
+    """Rounded as if each number had one rounding more."""
+    (x,) = inputs
+    step = x.abs().amax() / 7
+    return torch.round(x / step * (1 - 1e-7)) * step, (dy,)
+
+
+def test_a_jump_is_not_judged_where_roundings_decide_on_which_side_one_is():
+    ones = torch.ones(1, 2)
+    at_jump, beside = (Case((torch.tensor([x]),), ones) for x in ([1.0, 2.0], [1.0, 3.0]))  # 3.5 and 2.33 steps
+    report = compare(quantised_lower, quantised, inputs={"x": (1, 2)}, cases=[at_jump], diagnose=0)
+    assert not report.mismatches
+    assert "numbers on whose order something depends" in report.not_tested[0]
+    assert not compare(quantised_lower, quantised, inputs={"x": (1, 2)}, cases=[beside], diagnose=0).mismatches
+    twice = compare(
+        lambda inputs, dy: (2 * quantised(*inputs), (dy,)), quantised, inputs={"x": (1, 2)}, cases=[beside], diagnose=0
+    )
+    assert [m.argument for m in twice.mismatches] == ["y"]
+
+
 def test_where_the_function_broadcasts_the_candidate_may():
     rule = reference(lambda x, weight: x * weight, {"x": (4, 3), "weight": (3,)})
     refused = refusals(rule, torch.float32, "cpu", NOTHING)
