@@ -22,6 +22,12 @@ from manual_bp.oracle.report import NOT_SOUGHT, Mismatch, Report, Worst
 from manual_bp.registry import RULES, UnknownRuleError
 from manual_bp.rule import Rule
 
+OUT_OF_RANGE = (
+    "it agrees in float32: in float16 squares of gradients above 256 overflow and those below 2^-7 lose digits, and an "
+    "eps below 2^-25 is 0; keep the state in float32, or choose a larger eps"
+)
+"""Of float16, whose largest number is 65504, the smallest normal one 2^-14 and the smallest of all 2^-24."""
+
 
 def compare_optimizer(
     candidate: Driven | type,
@@ -101,6 +107,10 @@ def compare_optimizer(
             f"no page is about {own}: what can be judged is whether it is {page.name}, which it is not; pages are "
             f"about {', '.join(_updates())}",
         )
+    if wrong and diagnose and not said and dtype is torch.float16 and "eps" in page.hyper:
+        options: dict[str, Any] = {"conventions": conventions, "state_error": state_error, "diagnose": 0.0, **fixed}
+        if compare_optimizer(candidate, page, dtype=torch.float32, device=device, **options).passed:
+            report.diagnoses.append(OUT_OF_RANGE)
     report.findings += [words for words in aliases if words not in report.diagnoses]
     if wrong and not report.diagnoses:
         report.patterns.append(pattern(wrong, report.cases))

@@ -149,9 +149,10 @@ def _excuses(judging: Judging, run: Run, position: int, due: Sequence[Tensor]) -
     dtype = judging.dtype
 
     def fits(formula: Formula | None, contract: Contract) -> bool:
-        allowed = judging.allowed(run, position, formula, contract=contract)
-        if any(bool((x.isfinite() & ~width.isfinite()).any()) for x, width in zip(due, allowed, strict=True)):
-            return False  # a formula that may be off by anything excuses nothing
+        # A formula that may be off by anything excuses nothing: there the allowance is the page's own.
+        found = judging.allowed(run, position, formula, contract=contract)
+        both = zip(found, run.allowed[position], strict=True)
+        allowed = [torch.where(width.isfinite(), width, own) for width, own in both]
         worst = judging.worst(run, position, due, allowed)
         return worst is not None and worst[0] <= 1
 
