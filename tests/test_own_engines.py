@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,9 +14,10 @@ from typer.testing import CliRunner
 from manual_bp.cli import app
 from manual_bp.lockstep import brief, lockstep
 from manual_bp.models import mlp
-from manual_bp.training import adam, sgd
+from manual_bp.training import adam, sgd, training_step
 from manual_bp.training.data import Dataset
 from manual_bp.training.engine import StepRecord
+from manual_bp.training.own_options import otherwise
 from manual_bp.training.text import BYTES, Text
 from tests.own_bank import engines, strangers, users
 from tests.own_bank.loop import Loop
@@ -291,6 +293,22 @@ def test_which_parameters_decay_is_judged(decayed, words, bare):
     report = run(engines.Engine(make, options={**engines.ADAMW, "decayed": "weights"}))
     assert report.passed == (not words), report.verdict
     assert words in report.verdict
+
+
+@pytest.mark.parametrize(
+    ("made", "declared", "words"),
+    [
+        (lambda p: torch.optim.AdamW(p, lr=torch.tensor(0.01), weight_decay=0.1), engines.ADAMW, ""),
+        (lambda p: torch.optim.AdamW(p, lr=0.01, betas=(0.95, 0.999), weight_decay=0.1), engines.ADAMW, "its betas is"),
+        (lambda p: torch.optim.AdamW(p, lr=0.01, amsgrad=True, weight_decay=0.1), engines.ADAMW, "its amsgrad is on"),
+        (lambda p: torch.optim.AdamW(p, lr=0.02, weight_decay=0.1), engines.ADAMW, "its lr is 0.02, where 0.01 is"),
+        (lambda p: torch.optim.LBFGS(p, lr=0.05), engines.ONE, "it is LBFGS, where sgd is due"),
+    ],
+)
+def test_what_an_optimiser_says_otherwise_is_told(made, declared, words):
+    step = training_step(mlp([5, 6, 3], "relu"), optimizer=declared["optimizer"])
+    said = otherwise(SimpleNamespace(optimizer=made([torch.ones(1)])), step)
+    assert (words in said) if words else not said, said
 
 
 @pytest.mark.exhaustive

@@ -68,9 +68,11 @@ class Engine(Protocol):
     (manual_bp.training.optimizers); an engine whose optimiser keeps its own moments from step to step may leave it
     aside.
 
-    Two more attributes are used where an engine has them.  `evaluate(state, x)` returns the network's output once
+    Three more attributes are used where an engine has them.  `evaluate(state, x)` returns the network's output once
     training is over, and is judged.  `beside` is a sentence about what the engine knows to be there beside the model,
-    such as a dropout; "" for nothing: where a step is wrong, that is told as the cause.
+    such as a dropout; "" for nothing: where a step is wrong, that is told as the cause.  `optimizer`, with
+    `param_groups` as torch.optim's: where an update is wrong for no cause that is known, it is told which options there
+    are not those that were declared.
     """
 
     def step(self, state: TrainingState, x: Tensor, target: Tensor) -> StepRecord: ...

@@ -21,6 +21,7 @@ from manual_bp.training.engine import COTANGENTS, VALUES, StepRecord
 from manual_bp.training.evaluating import wrong_evaluation
 from manual_bp.training.explaining import cause_of_layer, cause_of_step, frozen_moved, not_moved
 from manual_bp.training.moment import Moment
+from manual_bp.training.own_options import otherwise
 from manual_bp.training.replaying import Replay, replayed, replayed_update
 from manual_bp.training.seeking import MOST_CAUSES, Seen, UpdatesSeen
 from manual_bp.training.step import TrainingState
@@ -272,13 +273,16 @@ class OwnJudge:
         _, cause = self._told
         if self.told_by_gradients and len(self.updates.steps) < 2:
             return disagreements
-        if not cause or cause in self.update_found.sentence:
+        unexplained = self.without_cause or self.update_found.sentence
+        if not cause and (said := otherwise(self.judge.engine, self.judge.training)):
+            sentence = f"{said} ({unexplained})"
+        elif not cause or cause in self.update_found.sentence:
             return disagreements
-        if self.judge.shows_gradients:
+        elif self.judge.shows_gradients:
             sentence = f"the update is wrong: {cause} ({self.update_found.sentence})"
         else:
             told = "as the parameters alone tell, since no gradients are shown"
-            sentence = f"{cause} ({told}; {self.without_cause or self.update_found.sentence})"
+            sentence = f"{cause} ({told}; {unexplained})"
         return [replace(d, sentence=sentence) if d is self.update_found else d for d in disagreements]
 
     def _compared_update(self, judged: Judged, due: StepRecord, width: StepRecord) -> list[Disagreement]:
