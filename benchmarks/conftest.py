@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Callable
+import signal
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -16,9 +18,11 @@ import torch
 from benchmarks.paired import clock_of
 from benchmarks.report import rows_of, table
 from benchmarks.rows import Row
-from benchmarks.tables import words
+from benchmarks.tables import line, words
 
 SCHEMA = 1
+ROW_SECONDS = 900
+"""What takes longer than this is given up, and the next row begins: a whole group is meant to take no longer."""
 PACKAGES = ("manual-bp", "torch", "numpy", "jax", "jaxlib", "pytest-benchmark")
 
 
@@ -61,11 +65,35 @@ def fresh_compiler() -> None:
     torch.compiler.reset()
 
 
+@pytest.fixture(autouse=True)
+def not_for_ever() -> Iterator[None]:
+    """Raises TimeoutError in a row that takes too long; where there is no such signal, nothing does."""
+    if not hasattr(signal, "SIGALRM"):
+        yield
+        return
+
+    def give_up(number: int, frame: object) -> None:
+        raise TimeoutError(f"given up after {ROW_SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(ROW_SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
 @pytest.fixture
-def report(benchmark: Any) -> Callable[[Row, Callable[[], object] | None], None]:
-    """Files a row under its question; pytest-benchmark's own statistics are those of ours, or of nothing."""
+def report(benchmark: Any, pytestconfig: Any) -> Callable[[Row, Callable[[], object] | None], None]:
+    """Files a row under its question and prints it; pytest-benchmark's statistics are of ours, or of nothing."""
+    terminal, capture = map(pytestconfig.pluginmanager.get_plugin, ("terminalreporter", "capturemanager"))
+    began = time.perf_counter()
 
     def file(row: Row, ours: Callable[[], object] | None) -> None:
+        with capture.global_and_fixture_disabled():
+            terminal.ensure_newline()
+            terminal.write_line(f"{line(row)} [{time.perf_counter() - began:.0f} s]")
         benchmark.group = row["question"]
         benchmark.extra_info.update(row)
         benchmark.pedantic(ours or (lambda: None), rounds=3)

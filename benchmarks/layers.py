@@ -23,6 +23,12 @@ products has its rounding in it; a factor that is forgotten is not.  The oracle,
 number, takes half a minute for one of these contestants; the compiled pages' own tests have it judge smaller ones."""
 
 
+UNROLLED = dict.fromkeys(
+    ("lstm", "gru", "rnn"), "it unrolls the steps; nn.LSTM took minutes to compile and became slower than eager"
+)
+"""By rule, why torch.compile does not take part: 447 s on two busy cores, and then 71 ms where eager took 48."""
+
+
 @dataclass(frozen=True)
 class LayerProblem(RuleProblem):
     """A rule at inputs of sizes that were said."""
@@ -49,13 +55,17 @@ def _off(result: Tensor | None, exact: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Layer:
-    """A rule, how long its axes are, and the ratio to the faster torch that is not to be exceeded."""
+    """A rule, how long its axes are, and the ratio to the faster torch that is not to be exceeded.
+
+    small: whether `--quick` has it.
+    """
 
     row: str
     name: str
     sizes: Mapping[str, Any]
     target: float
     hyper: Mapping[str, Any] = field(default_factory=dict)
+    small: bool = True
 
     def problem(self) -> LayerProblem:
         """With numbers drawn."""
@@ -63,6 +73,10 @@ class Layer:
         edge = Edge("benchmark", dict(self.hyper), sizes=dict(self.sizes))
         case = in_dtype(Case(*draw(rule, edge, torch.Generator().manual_seed(0))), torch.float32, "cpu")
         return LayerProblem(rule, self.row, case.inputs, case.dy, dict(case.hyper))
+
+
+SMALL = 8
+"""Height and width of the images of small layers."""
 
 
 def _recurrent(name: str, target: float) -> Layer:
@@ -73,13 +87,13 @@ def _recurrent(name: str, target: float) -> Layer:
 def _convolution(channels: int, filters: int, length: int) -> Layer:
     row = f"convolution 3 × 3, {channels} to {filters} channels, {length} × {length}, batch 128"
     sizes = {"batch": 128, "groups": 1, "channels": channels, "space": (length, length), "filters": filters}
-    return Layer(row, "convolution", {**sizes, "kernel": (3, 3)}, 1.05, {"padding": 1})
+    return Layer(row, "convolution", {**sizes, "kernel": (3, 3)}, 1.05, {"padding": 1}, length <= SMALL)
 
 
 def _pool(name: str, batch: int, channels: int, length: int, kernel: int, **hyper: int) -> Layer:
     row = f"{name} {kernel} × {kernel}, {channels} channels, {length} × {length}, batch {batch}"
     sizes = {"batch": batch, "channels": channels, "space": (length, length)}
-    return Layer(row, name, sizes, 1.05, {"kernel": kernel, **hyper})
+    return Layer(row, name, sizes, 1.05, {"kernel": kernel, **hyper}, length <= SMALL)
 
 
 POOLS = ("max_pool", "avg_pool")

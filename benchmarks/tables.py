@@ -47,6 +47,12 @@ def verdict(row: Row) -> str:
     return "; ".join(found)
 
 
+def line(row: Row) -> str:
+    """A row as it is said as soon as it is measured."""
+    found = [ours(row), *(f"{ratio(row, peer)} of {peer}" for peer in dict.fromkeys(row["best"].values()))]
+    return f"{row['row']}: {', '.join(found)}" + (f"; {verdict(row)}" if row["targets"] else "")
+
+
 def words(rows: Sequence[Row]) -> str:
     """How many targets there are and how many were missed."""
     judged = [t for row in rows for t in row["targets"].values() if t["met"] is not None]

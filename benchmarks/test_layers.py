@@ -1,7 +1,7 @@
 """Layers of everyday sizes, and steps of networks of images, time and peak memory: ours, compiled, beside torch's own.
 
 A network's contestants are judged twice: a small one's step within its allowance, and that of the network as it is
-timed.  `--quick` does the small images alone.
+timed; with `--quick`, which does small layers and images alone, only as it is timed.
 """
 
 from __future__ import annotations
@@ -15,29 +15,27 @@ import torch
 
 from benchmarks.contestants.torch_steps import not_compiled
 from benchmarks.images import PROBLEMS, TINY, ImageProblem, Judge, Torchs, start_of
-from benchmarks.layers import LAYERS, Layer
+from benchmarks.layers import LAYERS, UNROLLED, Layer
 from benchmarks.memory import peak_bytes
 from benchmarks.networks import NetworkJudge, Ours
 from benchmarks.paired import Contestant, measure
 from benchmarks.rows import counted_row, timed_row
-from benchmarks.rules import manual_compiled, manual_eager, torch_compiled, torch_eager
+from benchmarks.rules import manual_compiled, torch_compiled, torch_eager
 from benchmarks.steps import timed
 
 OURS = "manual, compiled"
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.row)
-def test_layer(layer: Layer, device: str, timing, report) -> None:
+def test_layer(layer: Layer, device: str, quick: bool, timing, report) -> None:
     if device != "cpu":
         pytest.skip("recurrences are one loop on the CPU alone; on a GPU these layers were not measured")
+    if quick and not layer.small:
+        pytest.skip("--quick: small layers only")
     problem = layer.problem()
-    runs = {
-        "manual, eager": manual_eager(problem),
-        OURS: manual_compiled(problem),
-        "torch, eager": torch_eager(problem),
-    }
+    runs = {OURS: manual_compiled(problem), "torch, eager": torch_eager(problem)}
     missing = {}
-    if why_not := not_compiled():
+    if why_not := UNROLLED.get(layer.name) or not_compiled():
         missing["torch.compile"] = why_not
     else:
         runs["torch.compile"] = torch_compiled(problem)
@@ -76,13 +74,16 @@ def skip_if_large(problem: ImageProblem, quick: bool) -> None:
 def test_step_of_images(problem, device, quick, timing, report) -> None:
     skip_if_large(problem, quick)
     found, missing = of_images()
-    small = TINY[problem.kind]
-    judge, start = NetworkJudge(small, start_of(small, device)), start_of(problem, device)
+    if not quick:  # half of the compiled programs of the row are small ones
+        small = TINY[problem.kind]
+        judge = NetworkJudge(small, start_of(small, device))
+        for build in found.values():
+            judge.check(build(small))
+            torch.compiler.reset()
+    start = start_of(problem, device)
     at_size = Judge(problem, start)
     contestants = []
     for build in found.values():
-        judge.check(build(small))
-        torch.compiler.reset()
         contestants.append(build(problem))
         at_size.check(contestants[-1])
         contestants[-1].load(start)

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,8 @@ from manual_bp.cli.shared import Device, Json, check_device, check_writable, com
 from manual_bp.interruption import INTERRUPTED
 
 PYTEST_INTERRUPTED = 2
+GRACE_SECONDS = 30
+"""For an interrupted run to print its table and write its file, on a busy machine."""
 GROUPS = ("steps", "transformers", "rules", "layers", "memory", "scaling", "checker")
 
 
@@ -37,7 +40,8 @@ def bench(
     """The benchmarks, as a table of ratios: ours against torch, jax and the physical limit.
     For example: manual-bp bench --quick --only steps
 
-    A target that is missed is said, and is no error; a contestant that computes something else is one.
+    A target that is missed is said, and is no error; a contestant that computes something else is one. Each row is
+    printed as soon as it is measured. Ctrl-C ends with the table of these, and they are saved in FILE.partial.
     """
     with usage():
         check_device(device)
@@ -63,11 +67,13 @@ def bench(
     command += ["--threads", str(threads)] if threads else []
     written = True
     with tempfile.TemporaryDirectory() as folder:
-        # Written where it was asked for when all is measured: an interrupted run leaves an older file as it is.
+        # An interrupted run leaves an older file as it is, and what it measured beside it.
         measured = Path(folder) / "measured.json"
         command += ["--benchmark-json", str(measured)] if json_file else []
         status = _run(command, root)
         if json_file:
+            if status == PYTEST_INTERRUPTED:
+                json_file = json_file.with_name(f"{json_file.name}.partial")
             document = measured.read_text(encoding="utf-8") if measured.exists() else ""
             if document:
                 written = write(json_file, document, "--json")
@@ -83,16 +89,27 @@ def bench(
 
 
 def _run(command: list[str], root: Path) -> int:
-    """The exit status of a command in a session of its own.  Ctrl-C ends it, and with it all that it has started."""
+    """The exit status of a command in a session of its own.  Ctrl-C interrupts it too, so that it says what it has
+    measured, and then ends it, and with it all that it has started."""
     with subprocess.Popen(command, cwd=root, start_new_session=True) as process:
         try:
             return process.wait()
         except KeyboardInterrupt:
-            if hasattr(os, "killpg"):
-                os.killpg(process.pid, signal.SIGTERM)
-            else:
-                process.terminate()
-            raise
+            process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE_SECONDS)
+            return PYTEST_INTERRUPTED
+        finally:
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ends what is left of its session, or of a process alone where there are none: compilers may still be at work."""
+    if hasattr(os, "killpg"):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+    elif process.poll() is None:
+        process.terminate()
 
 
 def checkout() -> Path:

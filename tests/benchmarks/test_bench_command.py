@@ -85,6 +85,32 @@ def test_nothing_measured_leaves_an_older_file(monkeypatch, tmp_path):
     assert (tmp_path / "out.json").read_text() == "older"
 
 
+def test_interrupted_keeps_what_was_measured(monkeypatch, tmp_path):
+    (tmp_path / "out.json").write_text("older")
+    monkeypatch.setattr(bench, "_run", lambda command, root: Path(command[-1]).write_text("{}") and 2)
+    assert run("--json", tmp_path / "out.json").exit_code == 130
+    assert (tmp_path / "out.json").read_text() == "older"
+    assert (tmp_path / "out.json.partial").read_text() == "{}"
+
+
+def test_ctrl_c_lets_a_run_say_what_it_has(monkeypatch, tmp_path):
+    """KeyboardInterrupt while it is waited for: the run gets SIGINT, and time to end."""
+    code = "import time\ntry: print('on', flush=True); time.sleep(60)\nexcept KeyboardInterrupt: open('said', 'w')"
+    popen, wait = subprocess.Popen, subprocess.Popen.wait
+    started = []
+
+    def waits(process, timeout=None):
+        if started:
+            return wait(process, timeout)
+        started.append(process.stdout.readline())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: popen(*a, **k, stdout=subprocess.PIPE))
+    monkeypatch.setattr(popen, "wait", waits)
+    assert bench._run([sys.executable, "-S", "-c", code], tmp_path) == 2
+    assert (tmp_path / "said").exists()
+
+
 @pytest.mark.exhaustive
 def test_one_check_end_to_end(tmp_path):
     """The whole way, on the group that compiles nothing: pytest, the rows, the JSON, the table."""
