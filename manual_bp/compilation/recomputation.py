@@ -18,10 +18,12 @@ from typing import Any
 
 import torch
 
+from manual_bp.compilation import taps  # noqa: F401  (makes the operation)
+from manual_bp.compilation.numbers import stored
 from manual_bp.compilation.products import onednn_linear
 from manual_bp.compilation.updates import add_product
 
-aten = torch.ops.aten
+aten, compared = torch.ops.aten, torch.ops.manual_bp.compared.default
 Node = Any  # torch.fx.Node; mypy cannot know the types of its arguments
 
 # Inputs of layers from which on a step is deep.  Below, one or two of them are all that could be given up.
@@ -41,6 +43,7 @@ def recompute(graph: torch.fx.Graph) -> None:
     """Rewrites the graph of a deep step, whose last result is the loss, so that backward makes some of what forward
     made again."""
     forward = _ancestors_of_loss(graph)
+    _images_again(graph, forward)
     gradients = {node: delta for node in graph.nodes if (delta := _gradient_with(node, forward)) is not None}
     inputs = list(gradients)
     if len(inputs) < DEEP:
@@ -61,6 +64,43 @@ def recompute(graph: torch.fx.Graph) -> None:
                 _follow(graph, product, made[x])
         for user in late:
             user.replace_input_with(x, made[x])
+
+
+def _images_again(graph: torch.fx.Graph, forward: Collection[Node]) -> None:
+    """Makes the input x of a convolution again for the cotangent of its weight, where that takes no product: it is ReLU
+    of what batch norm makes of its own input, which it keeps, or of the sum of that and x' of the block before.
+
+    Backward asks x > 0 too, and where branches meet what passes there is read by each of them: stored, it takes the
+    place of what it is made of.  A resnet of 16 and 32 filters for images of 8 x 8 held 5.4 MiB, and 4.2 so, in 0.94 of
+    the time (cnn: 0.98 and 1.02, which is noise).
+    """
+    convolved = {node.args[0] for node in graph.nodes if node in forward and node.target is aten.convolution.default}
+    gradients = [node for node in graph.nodes if node.target is compared and node.args[0] in convolved]
+    made: dict[Node, Node] = {}
+    for gradient in gradients:
+        x, delta = gradient.args[:2]
+        conditions = [user for user in x.users if user not in forward and user not in gradients]
+        if not _is_elementwise(x) or any(user.target is not aten.gt.Scalar for user in conditions):
+            continue
+        if x not in made:
+            for condition in conditions:
+                condition.replace_input_with(x, _Copier(graph, forward, (), condition.prev, {}).copy(x))
+                for passed in list(condition.users):
+                    if any(node.target is aten.add.Tensor for node in (*passed.users, *passed.all_input_nodes)):
+                        _store(graph, passed)
+            _Copier(graph, forward, {x}, delta, made).copy(x)
+        gradient.replace_input_with(x, made[x])
+
+
+def _is_elementwise(node: Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags
+
+
+def _store(graph: torch.fx.Graph, node: Node) -> None:
+    with graph.inserting_after(node):
+        new = graph.call_function(stored, (node,))
+    new.meta.update(node.meta)
+    node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
 
 
 def is_product(node: Node) -> bool:

@@ -7,7 +7,7 @@ import torch
 
 from manual_bp.compilation import passes, recomputation
 from manual_bp.losses import Loss, names
-from manual_bp.models import mlp, residual_mlp
+from manual_bp.models import cnn, mlp, residual_mlp, resnet
 from manual_bp.training import adam, sgd, training_step
 from tests.training.examples import targets
 
@@ -70,4 +70,32 @@ def test_the_same_bits(name, loss, device, built, monkeypatch, tmp_path):
     assert added[0] > 0
     assert added[1] == 0
     assert all(t.isfinite().all() for t in kept.values())
+    assert not [n for n, t in kept.items() if not torch.equal(got[n], t)]
+
+
+@pytest.mark.exhaustive  # four networks are compiled
+@pytest.mark.parametrize(
+    "model", [cnn((1, 6, 5), 3, (4, 8, "max", 8)), resnet((2, 7, 6), 3, (4, 18))], ids=lambda m: m.name
+)
+def test_images_are_the_same_bits(model, device, monkeypatch, tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    x, target = torch.randn(4, *model.config["image"], generator=generator), torch.randint(3, (4,), generator=generator)
+    found, added, again = [], [], recomputation._images_again
+
+    def counting(graph, forward):
+        before = len(graph.nodes)
+        again(graph, forward)
+        added.append(len(graph.nodes) - before)
+
+    for what, rewrite in (("again", counting), ("kept", lambda graph, forward: None)):
+        monkeypatch.setattr(recomputation, "_images_again", rewrite)
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / what))
+        step = training_step(model, "softmax_cross_entropy", optimizer=sgd(0.1), compiled=True, donate=True)
+        state = step.init(torch.Generator().manual_seed(1), device=device)
+        for _ in range(3):
+            state, cost = step(state, x.to(device), target.to(device))
+        assert [built.kind for built in step.programs] != ["eager"], step.programs[0].why
+        found.append({**state.params, **state.buffers, "loss": cost})
+    got, kept = found
+    assert added[0] > 0
     assert not [n for n, t in kept.items() if not torch.equal(got[n], t)]
