@@ -8,7 +8,8 @@ their rounding error.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -73,7 +74,8 @@ def derivative(
     leaves = [None if x is None else _leaf(x) for x in inputs]
     present = [x for x in leaves if x is not None]
     wanted = [x for x in present if x.requires_grad]
-    with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), _WithoutLooking() as looking:
+    apart = sdpa_kernel(SDPBackend.MATH)
+    with torch.inference_mode(False), torch.enable_grad(), apart, _without_mkldnn(), _WithoutLooking() as looking:
         with torch.no_grad(), Recording(present, lambda op: True, formula_of):  # which refuses what no program tells
             like = parts(function(*leaves, **hyper))
         cotangents = [torch.ones_like(y) for y in like]
@@ -97,6 +99,17 @@ def derivative(
     unknown = tuple(recording.unknown)
     raises = looking.skipped or any(node.op in CHECKS for node in recording.nodes)
     return Derivative(forward, backward, kept != whole, unknown, recording.largest, is_its_own, raises)
+
+
+@contextmanager
+def _without_mkldnn() -> Iterator[None]:
+    """Whose layers nobody takes apart.  (torch.backends.mkldnn.flags warns of Intel's GPUs.)"""
+    before = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(before)
 
 
 class _WithoutLooking(TorchFunctionMode):

@@ -117,6 +117,9 @@ class Recording(Mode):
         if moving and self.stage == "forward" and not torch.is_grad_enabled():
             self.unseen.append(node)
         result = func(*args, **kwargs)
+        if moving and any(x.is_complex() for x in tensors_in((result,))):
+            words = f"makes complex numbers ({func._schema.name}){at(line)}; "
+            raise UntraceableError(f"{words}write it in their real and imaginary parts, which are judged")
         self._leave(result, node, moving)
         return result
 

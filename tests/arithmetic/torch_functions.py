@@ -515,6 +515,7 @@ TORCH: dict[str, Torchs] = {
     # matrices
     "cholesky": one(lambda x: torch.linalg.cholesky(x), definite),
     "cholesky_solve": of(lambda x, z: torch.cholesky_solve(z, torch.linalg.cholesky(x)), x=definite, z=(3, 2)),
+    "cholesky_inverse": one(lambda x: torch.cholesky_inverse(torch.linalg.cholesky(x)), definite),
     "det": one(torch.linalg.det, regular),
     "eigvalsh": one(lambda x: torch.linalg.eigvalsh(x), definite),
     "eigh, a root": one(lambda x: root_of(*torch.linalg.eigh(x)), definite),
@@ -580,6 +581,14 @@ TORCH: dict[str, Torchs] = {
     "triu": one(torch.triu),
     "unfold, of an axis": one(lambda x: x.unfold(1, 3, 1), (3, 6)),
     # recurrences
+    "lstm": of(
+        lambda x, h, c, weight, more: torch.lstm(x, (h, c), [weight, more], False, 1, 0.0, False, False, False)[0],
+        x=(3, 2, 4),
+        h=(1, 2, 3),
+        c=(1, 2, 3),
+        weight=(12, 4),
+        more=(12, 3),
+    ),
     "lstm_cell": of(
         lambda x, h, c, weight, more: torch.lstm_cell(x, (h, c), weight, more),
         x=(3, 4),
@@ -616,8 +625,8 @@ NO_DERIVATIVE = {
 """What torch has no derivative of, runs in formats of 8 and 16 bits alone, or is no function of tensors."""
 
 WORDS = {
-    "fft": "_fft_r2c",
-    "eigvals": "linalg_eig",
+    "fft": "makes complex numbers (aten::_fft_r2c)",
+    "eigvals": "makes complex numbers",
 }
 
 LOSES = {"F.tanh": 1.0}

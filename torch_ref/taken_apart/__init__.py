@@ -99,6 +99,7 @@ TAKEN_APART: dict[Any, Formula] = {
     aten.scatter_reduce.two: places.scatter_reduce,
     aten.index_reduce.default: places.index_reduce,
     aten.cholesky_solve.default: matrices.cholesky_solve,
+    aten.cholesky_inverse.default: matrices.cholesky_inverse,
     aten._linalg_solve_ex.default: matrices.solve_ex,
     aten._linalg_det.default: matrices.det,
     aten._linalg_slogdet.default: matrices.slogdet,

@@ -18,6 +18,12 @@ def cholesky_solve(x: Tensor, factor: Tensor, upper: bool = False) -> Tensor:
     return found
 
 
+def cholesky_inverse(factor: Tensor, upper: bool = False) -> Tensor:
+    inverse = torch.linalg.inv(factor.mT if upper else factor)
+    found: Tensor = inverse.mT @ inverse
+    return found
+
+
 def solve_ex(a: Tensor, b: Tensor, *, left: bool = True, check_errors: bool = False) -> tuple[Tensor, ...]:
     """The solution; in place of factors, which only the derivative reads, what `lu_solve` below multiplies by."""
     inverse = torch.linalg.inv_ex(a).inverse
