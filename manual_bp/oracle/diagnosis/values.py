@@ -217,7 +217,7 @@ def constants(traced: Traced, position: int) -> Iterator[Edit]:
         name = f"`{called(traced, number)}`"
         what = f" in {name_of(traced, Ref(position))}"
         others: dict[str, tuple[float, Callable[[Any], Any]]] = dict(FUNCTIONS)
-        others |= {f"`{c:g}`": (2.1 + i / 10, partial(_always, c)) for i, c in enumerate(PLAIN)}
+        others |= {f"`{c:g}`": (2.1 + i / 5, partial(_always, c)) for i, c in enumerate(PLAIN)}
         for words, (cost, function) in others.items():
             said = f"{worded(words, name)}{what}"
             change = partial(_number, i, function)
