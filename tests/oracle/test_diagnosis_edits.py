@@ -27,7 +27,7 @@ from manual_bp.oracle.diagnosis.search import Search
 from manual_bp.oracle.diagnosis.sentences import of_ratios, ratios_of, told
 from manual_bp.oracle.diagnosis.sketch import Sketch
 from manual_bp.oracle.diagnosis.tracing import UntraceableError, traced
-from manual_bp.oracle.diagnosis.verdict import Verdict
+from manual_bp.oracle.diagnosis.verdict import MORE, Verdict
 from manual_bp.oracle.diagnosis.whole import whole_edits
 from manual_bp.oracle.functions import reference
 from manual_bp.outputs import parts
@@ -457,6 +457,14 @@ def test_what_fits_no_better_than_what_is_due_is_no_evidence():
     assert sample.agrees(due)
     assert sample.evidence(due) == 0
     assert sample.evidence(by_chance) < CERTAIN < sample.evidence(due + 3e-7)
+
+
+def test_that_0_came_is_little_evidence_for_what_gives_0():
+    due, got = drawn(40), torch.zeros(40, dtype=torch.float64)
+    sample = Sample(None, got, due, torch.full_like(due, 1e-7), torch.ones(40, dtype=torch.bool), 0.0)
+    assert 0 < sample.evidence(got) < MORE
+    elsewhere = Sample(None, due + 1, due, sample.allowance, sample.judged, 0.0)
+    assert elsewhere.evidence(due + 1) > MORE
 
 
 def two_at_once(inputs, dy):

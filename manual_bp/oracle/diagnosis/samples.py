@@ -25,6 +25,8 @@ APART = 4
 CERTAIN = 10
 # Of the numbers of one case so many count as independent: what is wrong in many often hangs on a few sums.
 INDEPENDENT = 6
+# Whatever is left out, underflows or is cut off gives 0: that a value is 0 where 0 came is of one edit in four.
+OF_ZERO = 2.0
 # Keeps 0 / 0 from being NaN where nothing may be off; the quotient is judged only where it means something.
 NO_ALLOWANCE = 1e-320
 
@@ -99,11 +101,13 @@ class Sample:
         independently each is so many times nearer with that probability."""
         if not value.shape == self.got.shape == self.expected.shape:
             return math.inf
-        error, rest = ((self.got - x)[self.wrong & self.got.isfinite()].norm() for x in (self.expected, value))
+        where = self.wrong & self.got.isfinite()
+        error, rest = ((self.got - x)[where].norm() for x in (self.expected, value))
         if not error > 0:
             return 0.0
         nearer = max(float(rest / error), torch.finfo(torch.float32).eps)
-        return -math.log2(nearer) * min(int(self.wrong.sum()), INDEPENDENT)
+        bits = -math.log2(nearer) if bool(self.got[where].any()) else min(-math.log2(nearer), OF_ZERO)
+        return bits * min(int(self.wrong.sum()), INDEPENDENT)
 
     def shows(self, value: Tensor) -> bool:
         """Whether it is seen here that a value, which came, is not the right one."""

@@ -15,7 +15,8 @@ from manual_bp.oracle.diagnosis.program import TORCH
 from manual_bp.oracle.diagnosis.samples import CERTAIN
 from manual_bp.oracle.diagnosis.tracing import UntraceableError
 
-# An edit is told where it fits by chance less often than once among as many as were tried, by so many bits.
+# An edit is told where it fits by chance less often than once among as many as were tried, by so many bits; of what a
+# page lists, which people ship, less is enough.
 MORE = 14
 # One of so many wrong cases an edit need not give: where numbers are extreme, what is wrong often overflows or flushes.
 FAILING = 9
@@ -76,7 +77,8 @@ class Verdict:
                 return False
         if self.edit.is_registered and not self.cases:  # NaN alone is no formula
             return False
-        if self.evidence < math.log2(max(tried, 1)) + MORE or not self._is_of_argument(points):
+        needed = CERTAIN if self.edit.is_registered else math.log2(max(tried, 1)) + MORE
+        if self.evidence < needed or not self._is_of_argument(points):
             return False
         return self.explained > self.silent // OTHERS
 
