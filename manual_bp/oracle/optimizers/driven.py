@@ -129,7 +129,7 @@ class of_optimizer:
     def step(self, grads: Sequence[Tensor | None], lrs: Sequence[float]) -> list[Tensor]:
         params = [x for group in self._groups for x in group]
         for group, lr in zip(self.optimizer.param_groups, lrs, strict=True):
-            if isinstance(group["lr"], Tensor):
+            if isinstance(group.get("lr"), Tensor):
                 group["lr"].fill_(lr)  # as a captured graph, which reads it there, must have it
             else:
                 group["lr"] = lr
