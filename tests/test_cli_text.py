@@ -130,7 +130,7 @@ def test_a_recurrent_network_learns_and_writes(tmp_path, text):
         (("train", "--model", "gpt", "--data", "/nowhere"), "data must be 'python' or a file that can be read"),
         (("train", "--model", "gpt", "--augment"), "--augment is for images"),
         (("train", "--model", "gpt", "--loss", "square_loss"), "loss must take the number of the right token"),
-        (("train", "--model", "gpt", "--warmup", 10**6), "more steps than those of the warm-up"),
+        (("train", "--model", "gpt", "--warmup", 10**6), "train longer (--epochs"),
         (("train", "--model", "mlp", "--data", "python"), "folder with IDX files"),
         (("sample", "--model", "/nowhere"), "No such file"),
         (("sample", "--model", "."), "holds no model.safetensors"),

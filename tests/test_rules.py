@@ -29,11 +29,15 @@ from tests.judging import WIDE, as_candidate, by_default, judged, ordinary
 
 def by_turns(names, always, others):
     """Each rule in these dtypes by default, and in one of the others, the next one for the next rule."""
-    for position, name in enumerate(names):
-        for dtype in DTYPES:
-            is_default = dtype in always or dtype is others[position % len(others)]
-            marks = () if is_default else pytest.mark.exhaustive
-            yield pytest.param(name, dtype, marks=marks, id=f"{name}-{short(dtype)}")
+
+    def marks(position, dtype):
+        return () if dtype in always or dtype is others[position % len(others)] else pytest.mark.exhaustive
+
+    return [
+        pytest.param(name, dtype, marks=marks(position, dtype), id=f"{name}-{short(dtype)}")
+        for position, name in enumerate(names)
+        for dtype in DTYPES
+    ]
 
 
 # A page never meets 16 bits: `Rule` computes them in float32, and rounds.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,9 +96,9 @@ def _compiled(function: FlatFunction, example: list[Tensor], step: bool, written
 
 def _exported(function: FlatFunction, example: list[Tensor], dynamic: Any) -> Any:
     """The graph of `function`, with no autograd and no autocast in it.  Raises NotCompiled."""
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch's own, about its own pytrees
-        return traced(function, example, dynamic).run_decompositions(DECOMPOSITIONS)
+    exported = traced(function, example, dynamic)
+    with _tracing(example):
+        return exported.run_decompositions(DECOMPOSITIONS)
 
 
 def traced(function: FlatFunction, example: list[Tensor], dynamic: Any) -> Any:
@@ -111,12 +112,19 @@ def traced(function: FlatFunction, example: list[Tensor], dynamic: Any) -> Any:
             return tuple(function(*flat))
 
     shapes = None if dynamic is None else (tuple(dynamic),)
-    exact = torch.autocast(example[0].device.type, enabled=False)
-    with torch.no_grad(), exact, standing_in(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
+    with _tracing(example):
         copies = tuple(t.clone() for t in example)
         try:
             return torch.export.export(Wrapped(), copies, dynamic_shapes=shapes, strict=False)
         except Exception as error:  # of many types: it asks for a value, for one
             said = next(iter(str(error).splitlines()), "")
             raise NotCompiled(f"it cannot be traced ({type(error).__name__}: {said:.200}).") from error
+
+
+@contextmanager
+def _tracing(example: list[Tensor]) -> Iterator[None]:
+    """No autograd and no autocast, whatever a caller has switched on; stand-ins; no warnings of torch's own pytrees."""
+    exact = torch.autocast(example[0].device.type, enabled=False)
+    with torch.no_grad(), exact, standing_in(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield

@@ -54,7 +54,9 @@ class Function:
 
 
 SQUARE = normal(3, 3)
+EIGENVALUES = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)  # about these, so that they are distinct
 REGULAR: Draw = lambda generator: 2 * torch.eye(3, dtype=torch.float64) + SQUARE(generator)  # noqa: E731
+DISTINCT: Draw = lambda generator: torch.diag(EIGENVALUES) + 0.2 * SQUARE(generator)  # noqa: E731
 POSITIVE_ROW = between(0.6, 2.0, 4)
 POSITIVE = between(0.6, 2.0, 3, 3)
 NUMBERS = [0.0, -0.0, 1.0, -1.0, 1e-30, -1e-30, 1e-300, 3e-42, 1e30, -1e30, 40.0, -40.0, 100.0, -100.0]
@@ -240,6 +242,11 @@ PRODUCTS = {
     "cholesky_ex": Function(
         lambda a: torch.linalg.cholesky_ex(a @ a.mT)[0], (REGULAR,), loose=3
     ),  # of a product with itself
+    # By norms, of which an element of a vector may have little.
+    "eigh": Function(lambda a: torch.linalg.eigh(a + a.mT), (DISTINCT,), loose=1000),
+    "eigvalsh": Function(lambda a: torch.linalg.eigvalsh(a + a.mT), (DISTINCT,), loose=30),
+    "svd": Function(lambda a: torch.linalg.svd(a, full_matrices=False), (DISTINCT,), loose=1000),
+    "svdvals": Function(torch.linalg.svdvals, (DISTINCT,), loose=30),
     "matrix_exp": Function(torch.linalg.matrix_exp, (SQUARE,), loose=5),  # by the series of the absolute values
     "addmm": Function(lambda c, a, b: torch.addmm(c, a, b, beta=2, alpha=0.3), (normal(3), SQUARE, SQUARE)),
     "addmm, beta 0": Function(lambda c, a, b: torch.addmm(c, a, b, beta=0), (normal(3), SQUARE, SQUARE)),
