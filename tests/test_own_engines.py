@@ -50,7 +50,7 @@ def run(engine, steps=2):
     )
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(6)
 @pytest.mark.parametrize("name", engines.WRONG)
 def test_a_wrong_engine_is_named(name):
     report = run(engines.WRONG[name])
@@ -63,7 +63,7 @@ WRONG_LOOPS = {**strangers.WRONG, **users.WRONG}
 RIGHT_LOOPS = {**strangers.RIGHT, **users.RIGHT}
 
 
-@pytest.mark.thinned(5)
+@pytest.mark.thinned(10)
 @pytest.mark.parametrize("name", WRONG_LOOPS)
 def test_a_strangers_wrong_loop_is_named(name):
     """By what it does in three steps: one leaves several causes."""
@@ -457,6 +457,7 @@ class Bare:
         return StepRecord(cost.detach(), **shown, **({"params": after} if "p" in self.shows else {}))
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize(
     ("how", "shows", "words"),
     [

@@ -590,30 +590,34 @@ class Rude:
         lambda g: MagicMock(spec=torch.Tensor),
         lambda g: [g, g.untyped_storage().resize_(0)][0] if g.numel() else None,
         lambda g: Rude(),
-        lambda g: g.reshape(-1)[:1].expand(10**12) if g.numel() else None,
-        lambda g: g.to_sparse(),
     ],
-    ids=["meta", "nested", "fake", "mock", "freed", "rude", "huge", "sparse"],
+    ids=["meta", "nested", "fake", "mock", "freed", "rude"],
 )
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_results_that_cannot_be_read_are_findings(result):
-    """Alone, and beside numbers that are wrong and whose cause is sought."""
+    report = compare(returning(lambda y, grads: (y, (result(*grads),))), "tanh")
+    assert not report.passed
+    assert {m.kind for m in report.mismatches} == {"trap"}
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        lambda g: torch.nested.nested_tensor([g]),
+        lambda g: g.to_sparse(),
+        lambda g: g.reshape(-1)[:1].expand(10**12) if g.numel() else None,
+    ],
+    ids=["nested", "sparse", "huge"],
+)
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_results_that_cannot_be_read_beside_wrong_ones_whose_cause_is_sought(result):
+    calls = count()
 
     def candidate(inputs, dy):
         y, (dx,) = tanh(inputs, dy)
-        return y, (result(dx),)
+        return y, (result(dx) if next(calls) % 3 else -dx,)
 
-    def sometimes(inputs, dy):
-        if next(calls) % 3:
-            return candidate(inputs, dy)
-        y, (dx,) = tanh(inputs, dy)
-        return y, (-dx,)
-
-    report = compare(candidate, "tanh")
-    assert not report.passed
-    assert {m.kind for m in report.mismatches} == {"trap"}
-    calls = count()
-    report = oracle.compare(sometimes, "tanh")
+    report = oracle.compare(candidate, "tanh")
     assert "wrong" in {m.kind for m in report.mismatches}
     assert not [note for note in report.notes if "raised" in note]
 

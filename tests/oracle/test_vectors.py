@@ -57,7 +57,7 @@ def with_results(rule, document, vjp):
     return json.loads(json.dumps(plain(document))), dtype
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(6)
 def test_a_rule_meets_its_own_vectors(rule):
     """By the oracle, and by a reader of HOW; and every mistake that shows in small cases is caught by one."""
     document, dtype = with_results(rule, written(rule), rule.candidate)
