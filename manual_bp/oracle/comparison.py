@@ -208,6 +208,11 @@ class Comparison:
             report.not_tested.append(untaken(name, names, self.rule.defaults.get(name), whose(self.rule)))
         if left_out := self.declared.left_out(self.rule, self.seen):
             report.not_tested.append(left_out)
+        if generated:
+            report.not_tested += [
+                f"{name} > {most}: the work of the function grows with it; a longer one in inputs= is tried"
+                for name, most in getattr(self.rule.page, "GROWING", {}).items()
+            ]
         report.notes += self.declared.notes()
         for (argument, kind, detail), found in self.judge.excused.items():
             worst = max(found, key=lambda m: m.error_over_allowance or 0.0)

@@ -104,6 +104,7 @@ def page_of(function: Function) -> ModuleType:
         "of torch's derivative", backward=losing_backward, forgets=forgets, shows="in saturation", loses_digits=True
     )
     value = Value("of torch", forward=losing_forward, forgets=forgets, shows="in the tails")
+    growing = _growing(function, annotations, recorded, ordinary)
     page = ModuleType(function.called.__name__, function.text or f"The function {function.called.__name__}.")
     vars(page).update(
         FUNCTION=function.called,
@@ -114,7 +115,8 @@ def page_of(function: Function) -> ModuleType:
         SIZES=_lengths(annotations, _shapes(names, ordinary), function.hyper),
         OWN_SIZES=_own_sizes(annotations, function),
         OWN={name: said.tensor for name, said in function.large.items() if said.tensor is not None},
-        LONGEST=_longest(function, annotations, recorded, ordinary),
+        LONGEST={**_longest(function, annotations, ordinary), **growing},
+        GROWING=growing,
         LARGEST=max(LARGEST, 2 * sum(x.numel() for x in ordinary if x is not None)),
         EDGES=tuple(_special(function, recorded, ordinary)),
         MISTAKES=(mistake,) if derivative.changed else (),
@@ -211,17 +213,15 @@ def _shapes(names: list[str], inputs: tuple[Tensor | None, ...]) -> dict[str, tu
     return {name: tuple(x.shape) for name, x in zip(names, inputs, strict=True) if x is not None}
 
 
-def _longest(
+def _growing(
     function: Function, annotations: Mapping[str, Any], recorded: Recorded, ordinary: tuple[Tensor, ...]
 ) -> dict[str, int]:
-    """How long an axis may be: told by what grows when it is made longer.
+    """How long an axis may be with which the work grows: told by making it longer.
 
     An axis over which the program itself grows is a recurrence (MOST_STEPS).  One with whose square a tensor on the way
     grows may be as long as that tensor stays of moderate size.
     """
-    names = list(annotations)
-    sizes: axes.Sizes = {}
-    axes.bind(annotations, _shapes(names, ordinary), sizes, function.hyper)
+    sizes = _bound(function, annotations, ordinary)
     usual = recorded.derivative(ordinary, function.hyper)
     found = {}
     for name, lengths in sizes.items():
@@ -237,10 +237,24 @@ def _longest(
             found[name] = max(MOST_STEPS, lengths[0])
         elif there.largest >= SQUARE * usual.largest:
             found[name] = max(MOST_SQUARED, lengths[0])
-    whole = [annotations[name] for name, x in zip(names, ordinary, strict=True) if x is not None and x.dtype in WHOLE]
+    return found
+
+
+def _longest(function: Function, annotations: Mapping[str, Any], ordinary: tuple[Tensor, ...]) -> dict[str, int]:
+    """How long any other axis may be."""
+    sizes = _bound(function, annotations, ordinary)
+    inputs = zip(annotations, ordinary, strict=True)
+    whole = [annotations[name] for name, x in inputs if x is not None and x.dtype in WHOLE]
     counted = axes.axis_names(whole, function.hyper)
     most = {name: MOST_COUNTED if name in counted else MOST for name in sizes}
-    return {**{name: max(most[name], *lengths) for name, lengths in sizes.items() if lengths}, **found}
+    return {name: max(most[name], *lengths) for name, lengths in sizes.items() if lengths}
+
+
+def _bound(function: Function, annotations: Mapping[str, Any], ordinary: tuple[Tensor, ...]) -> axes.Sizes:
+    """The lengths of axes in the ordinary case."""
+    sizes: axes.Sizes = {}
+    axes.bind(annotations, _shapes(list(annotations), ordinary), sizes, function.hyper)
+    return sizes
 
 
 def _own_sizes(annotations: Mapping[str, Any], function: Function) -> dict[str, Any]:
