@@ -28,7 +28,8 @@ class Loss:
     """J of a network's output and a target.
 
     name: of a rule. hyper: its hyperparameters; the others keep their defaults.
-    Raises ValueError for a rule that is no loss, and for hyperparameters that it does not take or lacks.
+    Raises ValueError for a rule that is no loss, and for hyperparameters that it does not take or lacks, or that are
+    out of range.
     """
 
     name: str
@@ -41,6 +42,18 @@ class Loss:
                 f"required; came {self.name!r}, which takes {list(self.rule.inputs)}. There are {names()}."
             )
         self.rule.check_hyper(self.hyper)
+        if self.hyper:
+            self._try()
+
+    def _try(self) -> None:
+        """The smallest example: there a rule tells of a hyperparameter that is out of range, and not in training."""
+        y = torch.zeros(1, 2)
+        target = torch.zeros(1, dtype=torch.int64) if self.takes_classes else y
+        try:
+            Loss(self.name).of(y, target)
+        except ValueError:  # it is no example of this rule, or a hyperparameter is required
+            return
+        self.of(y, target)
 
     @property
     def rule(self) -> Rule:

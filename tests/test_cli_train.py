@@ -635,6 +635,8 @@ def test_two_processes_in_one_folder(tmp_path):
         (("--dropout", 0.1), "--dropout is for --model residual_mlp"),
         (("--model", "residual_mlp", "--dropout", 1), "dropout must be a probability"),
         (("--epochs", 0), "epochs"),
+        (("--label-smoothing", 2), "label_smoothing ≤ 1; came 2.0"),
+        (("--loss", "huber", "--loss-hyper", "delta=-1"), "delta must be positive; came -1.0"),
         (("--frozen", "W9"), "frozen must be names of"),
         (("--optimizer", "adamw", "--decayed", "W9"), "decayed must be names of"),
         (("--warmup", 10**6, "--cosine"), "train longer (--epochs"),

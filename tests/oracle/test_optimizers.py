@@ -11,6 +11,7 @@ import manual_bp as bp
 from manual_bp.oracle import compare_optimizer, of_optimizer, of_transformation
 from manual_bp.oracle.optimizers.causes import LOOPS, hinted
 from manual_bp.oracle.optimizers.comparison import OUT_OF_RANGE
+from manual_bp.oracle.optimizers.driven import NAMES, PAIRS
 from manual_bp.outputs import parts
 from tests.conftest import short
 
@@ -107,6 +108,25 @@ def test_torch_s_own_is_right(rule, options):
     report = compare_optimizer(of_optimizer(TORCHS[rule], **options), rule)
     assert report.passed, str(report)
     assert not report.notes
+
+
+OPTIONS = [
+    (rule, option)
+    for rule, cls in TORCHS.items()
+    for option in inspect.signature(cls).parameters
+    if any(of_optimizer(cls).takes(n) and option in (n, *NAMES.get(n, ())) for n in UPDATES[rule].hyper)
+    or option in PAIRS
+]
+
+
+@pytest.mark.thinned(4)
+@pytest.mark.parametrize(("rule", "option"), OPTIONS)
+def test_an_option_that_a_constructor_drops_is_missed(rule, option):
+    def dropping(params, **options):
+        return TORCHS[rule](params, **{name: value for name, value in options.items() if name != option})
+
+    dropping.__signature__ = inspect.signature(TORCHS[rule])
+    assert not compare_optimizer(of_optimizer(dropping), rule, diagnose=0).passed
 
 
 @pytest.mark.thinned(2)

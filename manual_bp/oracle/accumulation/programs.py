@@ -209,7 +209,8 @@ def programs() -> Iterator[tuple[str, Program]]:
     yield "the last of {pieces} is left out of the gradient", _without(-1)
     yield "the first of {pieces} is left out of the gradient", _without(0)
     yield (
-        "the gradient is divided by the number of {pieces} twice (double division by the number of pieces, or workers)",
+        "the gradient is divided by the number of {pieces}, though it is a sum, or divided already (double division by "
+        "the number of pieces, or workers)",
         _divided,
     )
     yield (

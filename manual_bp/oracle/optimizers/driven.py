@@ -105,6 +105,7 @@ class of_optimizer:
         numbers) that are not 0.  fixed: further arguments (foreach=True, capturable=True); a hyperparameter that is a
         tensor among them (lr=torch.tensor(1e-3)) is one like it in every group, with the value of the run."""
         self._constructor, self._fixed, self.sparse = Constructor(make, names), fixed, sparse
+        self._lrs: list[float | None] = []
         self.aliases: set[str] = set()
         """Names in its state of what shared memory with the gradient behind a step."""
 
@@ -123,16 +124,24 @@ class of_optimizer:
         arguments = [self._constructor.arguments(each) for each in hyper]
         for own in arguments:
             own |= {n: x.new_tensor(own[n]) for n, x in self._fixed.items() if n in own and isinstance(x, Tensor)}
+        self._lrs = [each["lr"] if self.takes("lr") else None for each in hyper]
+        if len(groups) == 1:  # options that stand in a group too would hide what the constructor makes of its own
+            self.optimizer = self._constructor.make(self._groups[0], **{**self._fixed, **arguments[0]})
+            return
         given = [{"params": group, **own} for group, own in zip(self._groups, arguments, strict=True)]
         self.optimizer = self._constructor.make(given, **{**arguments[0], **self._fixed})
 
     def step(self, grads: Sequence[Tensor | None], lrs: Sequence[float]) -> list[Tensor]:
         params = [x for group in self._groups for x in group]
-        for group, lr in zip(self.optimizer.param_groups, lrs, strict=True):
+        for group, lr, before in zip(self.optimizer.param_groups, lrs, self._lrs, strict=True):
+            if lr == before:  # the one that it was given, and may have lost
+                continue
             if isinstance(group.get("lr"), Tensor):
                 group["lr"].fill_(lr)  # as a captured graph, which reads it there, must have it
             else:
                 group["lr"] = lr
+
+        self._lrs = list(lrs)
 
         def backward() -> Tensor:
             for x, grad in zip(params, grads, strict=True):
@@ -171,6 +180,7 @@ class of_optimizer:
         other = of_optimizer(self._constructor.make, names=self._constructor.names, sparse=self.sparse, **self._fixed)
         other.aliases = self.aliases
         other.begin(self._groups, self._hyper, [])
+        other._lrs = self._lrs
         other.optimizer.load_state_dict(torch.load(file, weights_only=False))
         return other
 
