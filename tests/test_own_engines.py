@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch.nn.functional import cross_entropy, dropout, layer_norm
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
 from typer.testing import CliRunner
 
 from manual_bp.cli import app
@@ -17,7 +17,7 @@ from manual_bp.models import mlp
 from manual_bp.training import adam, sgd, training_step
 from manual_bp.training.data import Dataset
 from manual_bp.training.engine import StepRecord
-from manual_bp.training.own_options import otherwise
+from manual_bp.training.own_options import OwnOptions
 from manual_bp.training.text import BYTES, Text
 from tests.own_bank import engines, strangers, users
 from tests.own_bank.loop import Loop
@@ -136,7 +136,7 @@ def test_the_command_declares_what_is_frozen_and_scheduled(tmp_path):
     file.write_text(
         "import torch_ref\n"
         "from torch.nn import Linear, ReLU, Sequential\n"
-        "from torch.optim.lr_scheduler import LambdaLR\n"
+        "from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR\n"
         "net = Sequential(Linear(64, 64), ReLU(), Linear(64, 32), ReLU(), Linear(32, 10))\n"
         "net[0].requires_grad_(False)\n"
         "factory = torch_ref.engine_of(net, scheduler=lambda o: LambdaLR(o, lambda made: min((made + 1) / 3, 1)))\n"
@@ -306,9 +306,52 @@ def test_which_parameters_decay_is_judged(decayed, words, bare):
     ],
 )
 def test_what_an_optimiser_says_otherwise_is_told(made, declared, words):
-    step = training_step(mlp([5, 6, 3], "relu"), optimizer=declared["optimizer"])
-    said = otherwise(SimpleNamespace(optimizer=made([torch.ones(1)])), step)
+    options = OwnOptions(training_step(mlp([5, 6, 3], "relu"), optimizer=declared["optimizer"]))
+    options.read(SimpleNamespace(optimizer=made([torch.ones(1)])))
+    said = options.otherwise({})
     assert (words in said) if words else not said, said
+
+
+def test_no_option_is_told_that_a_scheduler_has_gone_on_to():
+    """Behind two steps the learning rate is 0, which no step was made with."""
+    weight = torch.ones(1, requires_grad=True)
+    optimizer = torch.optim.Adam([weight], 0.01)
+    scheduler = CosineAnnealingLR(optimizer, 2)
+    options = OwnOptions(training_step(mlp([5, 3], "relu"), optimizer=adam(0.01)))
+    options.read(SimpleNamespace())  # the optimiser is made in the first step, and read behind it alone
+    said = []
+    for _ in range(2):
+        optimizer.step()
+        scheduler.step()
+        options.read(SimpleNamespace(optimizer=optimizer))
+        said.append(options.otherwise({}))
+    unknown, known = said
+    assert not unknown
+    assert "its lr is not the same in every step, where 0.01 is declared" in known
+
+
+@pytest.mark.exhaustive  # 1 s: no cause is found before the options are asked
+def test_options_are_read_at_every_step_of_a_run():
+    net = torch.nn.Linear(5, 3)
+    make = engine_of(net, optimizer=lambda p: torch.optim.Adam(p, 0.01), scheduler=lambda o: CosineAnnealingLR(o, 2))
+    declared = {"optimizer": adam(0.01), "l2": 0.0}
+    report = lockstep(mlp([5, 3], "relu"), data(), engine=make, steps=2, batch_size=4, free=False, **declared)
+    assert "its lr is not the same in every step, where 0.01 is declared" in report.verdict, report.verdict
+
+
+def test_a_groups_decay_is_compared_with_what_is_declared_for_its_parameters():
+    step = training_step(mlp([5, 6, 3], "relu"), **engines.ADAMW, decayed="weights")
+    params = step.init(torch.Generator()).params
+    weights, biases = ([p.requires_grad_() for n, p in params.items() if n[0] == kind] for kind in "Wb")
+
+    def said(**own):
+        options = OwnOptions(step)
+        groups = [{"params": weights, "weight_decay": 0.1}, {"params": biases, **own}]
+        options.read(SimpleNamespace(optimizer=torch.optim.AdamW(groups, lr=0.01)))
+        return options.otherwise(params)
+
+    assert "its weight_decay is 0.01 in a group where 0.0 is declared (for b1 and b2)" in said()
+    assert not said(weight_decay=0.0)
 
 
 @pytest.mark.exhaustive

@@ -92,7 +92,9 @@ class Judge:
         Dropout masks that the other engine shows among its buffers, since it has drawn its own, are those of the step.
         Raises ValueError for a record that cannot be judged.
         """
+        self._own.options.read(self.engine)
         theirs = self.engine.step(copied(state), x.clone(), target.clone())
+        self._own.options.read(self.engine)
         drawn = {
             name: mask for name, mask in getattr(theirs, "buffers", {}).items() if name in self.training.model.masks
         }

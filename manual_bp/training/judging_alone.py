@@ -21,7 +21,7 @@ from manual_bp.training.engine import COTANGENTS, VALUES, StepRecord
 from manual_bp.training.evaluating import wrong_evaluation
 from manual_bp.training.explaining import cause_of_layer, cause_of_step, frozen_moved, not_moved
 from manual_bp.training.moment import Moment
-from manual_bp.training.own_options import otherwise
+from manual_bp.training.own_options import OwnOptions
 from manual_bp.training.replaying import Replay, replayed, replayed_update
 from manual_bp.training.seeking import MOST_CAUSES, Seen, UpdatesSeen
 from manual_bp.training.step import TrainingState
@@ -45,6 +45,7 @@ class OwnJudge:
         self.kept: Tensors | None = None
         self.explained = False
         self.updates = UpdatesSeen(judge.training, judge.dtype)
+        self.options = OwnOptions(judge.training)
         self.update_found: Disagreement | None = None
         self.without_cause, self.told_by_gradients = "", False
         self._told: tuple[int, str] = (0, "")
@@ -274,7 +275,7 @@ class OwnJudge:
         if self.told_by_gradients and len(self.updates.steps) < 2:
             return disagreements
         unexplained = self.without_cause or self.update_found.sentence
-        if not cause and (said := otherwise(self.judge.engine, self.judge.training)):
+        if not cause and self.before and (said := self.options.otherwise(self.before.state.params)):
             sentence = f"{said} ({unexplained})"
         elif not cause or cause in self.update_found.sentence:
             return disagreements
