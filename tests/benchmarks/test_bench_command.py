@@ -95,7 +95,9 @@ def test_interrupted_keeps_what_was_measured(monkeypatch, tmp_path):
 
 def test_ctrl_c_lets_a_run_say_what_it_has(monkeypatch, tmp_path):
     """KeyboardInterrupt while it is waited for: the run gets SIGINT, and time to end."""
-    code = "import time\ntry: print('on', flush=True); time.sleep(60)\nexcept KeyboardInterrupt: open('said', 'w')"
+    # What is started in the background of a shell ignores SIGINT, and so does what it starts.
+    heeds = "import signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code = heeds + "try: print('on', flush=True); time.sleep(60)\nexcept KeyboardInterrupt: open('said', 'w')"
     popen, wait = subprocess.Popen, subprocess.Popen.wait
     started = []
 
