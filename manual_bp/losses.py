@@ -28,8 +28,7 @@ class Loss:
     """J of a network's output and a target.
 
     name: of a rule. hyper: its hyperparameters; the others keep their defaults.
-    Raises ValueError for a rule that is no loss, and for hyperparameters that it does not take or lacks, or that are
-    out of range.
+    Raises ValueError for a rule that is no loss, and for hyperparameters that it does not take or lacks.
     """
 
     name: str
@@ -42,11 +41,10 @@ class Loss:
                 f"required; came {self.name!r}, which takes {list(self.rule.inputs)}. There are {names()}."
             )
         self.rule.check_hyper(self.hyper)
-        if self.hyper:
-            self._try()
 
-    def _try(self) -> None:
-        """The smallest example: there a rule tells of a hyperparameter that is out of range, and not in training."""
+    def require_in_range(self) -> None:
+        """Raises ValueError, as the rule says it, for a hyperparameter out of range: found on the smallest example,
+        before anything is trained."""
         y = torch.zeros(1, 2)
         target = torch.zeros(1, dtype=torch.int64) if self.takes_classes else y
         try:

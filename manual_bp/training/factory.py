@@ -55,6 +55,7 @@ def training_step(
     if not (callable(getattr(optimizer, "init", None)) and callable(getattr(optimizer, "update", None))):
         raise ValueError(f"optimizer must be an Optimizer, such as sgd(lr=0.01); came {_kind(optimizer)}.")
     cost = Loss(loss, loss_hyper)
+    cost.require_in_range()
     check_not_negative("", l2=l2, l1=l1)
     for name, limit in (("max_norm", max_norm), ("clip_norm", clip_norm)):
         if limit is not None and not (is_finite(limit) and limit > 0):

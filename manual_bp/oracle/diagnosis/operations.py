@@ -194,10 +194,7 @@ OPERATIONS: Mapping[str, list[Callable[[Traced, int], Iterator[Edit]]]] = {
     "div": [_swapped(2.9, "{1}/{0} in place of {0}/{1}")],
     "sum": [reduced, unreduced],
     "mean": [reduced, unreduced],
-    **{
-        key: [by_axis]
-        for key in ("convolution", "avg_pool2d", "avg_pool3d", "unfold", "im2col", "col2im", "constant_pad_nd")
-    },
+    **{key: [by_axis] for key in WINDOWS},
     **{key: [products] for key in ("mm", "bmm", "mv", "dot")},
     "where": [_where],
     **{key: [_axis] for key in ("amax", "amin", "_softmax", "_log_softmax")},
