@@ -1,10 +1,9 @@
 """Long short-term memory of float32 on the CPU: the page's formulas, in C++ (lstm.h).
 
 As a loop of torch's, whose steps are a few calls each, 64 steps of 128 units and 32 examples took 1.42 times as long as
-nn.LSTM.  Here weights are packed once and stay in the caches, and a thread takes its examples through all steps: 0.93
-of nn.LSTM's time there, and 0.57 for 32 units (one thread of a Sapphire Rapids, compiled, by turns, forward and
-backward).  The six products alone take 0.7 where the processor does nothing else.  Products are sums of the page's
-terms in another order.
+nn.LSTM.  Here weights are packed once and stay in the caches, and a thread takes its examples through all steps: 0.88
+of nn.LSTM's time there (one thread of a Zen 5, compiled, by turns, forward and backward), of which the six products, at
+nine tenths of what the core can multiply, are 0.7.  Products are sums of the page's terms in another order.
 """
 
 from __future__ import annotations
