@@ -9,16 +9,12 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import settings
-from jaxtyping import config, install_import_hook
+
+import manual_bp as bp
+from manual_bp.signature import DTYPES
 
 # The tests run in as many processes as there are cores; more threads would only wait for one another.
 torch.set_num_threads(1)
-
-# The annotations of these modules are checked while the tests run; rules check their own on every call.
-install_import_hook(["manual_bp.models", "manual_bp.training", "torch_ref.models"], "beartype.beartype")
-
-import manual_bp as bp  # noqa: E402 (after the hook)
-from manual_bp.signature import DTYPES  # noqa: E402
 
 # How many examples hypothesis draws for each test; a rule takes 20 ms for one.
 settings.register_profile("default", max_examples=10, deadline=None)
@@ -113,11 +109,3 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if scores:
         rejected, judged = map(sum, zip(*scores, strict=True))
         terminalreporter.write_line(f"mutation score: {rejected} of {judged} mistakes rejected")
-
-
-@pytest.fixture
-def untyped():
-    """Without the checks of annotations, as users run: what the code itself says of an argument of another type."""
-    config.update("jaxtyping_disable", True)
-    yield
-    config.update("jaxtyping_disable", False)

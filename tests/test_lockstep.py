@@ -316,7 +316,7 @@ def test_an_engine_s_own_wrong_backward_is_not_said_to_be_between_our_layers():
         (lambda r: SimpleNamespace(loss=r.loss), "layers is due; came a SimpleNamespace without it"),
     ],
 )
-def test_what_is_no_record_is_said(change, message, untyped):
+def test_what_is_no_record_is_said(change, message):
     class Odd(TorchEngine):
         def step(self, state, x, target):
             return change(super().step(state, x, target))
@@ -325,7 +325,7 @@ def test_what_is_no_record_is_said(change, message, untyped):
         lockstep(mlp([5, 6, 3]), data(), engine=Odd, against="mine", steps=1, batch_size=8, optimizer=adam())
 
 
-def test_what_is_no_engine_is_said(untyped):
+def test_what_is_no_engine_is_said():
     with pytest.raises(ValueError, match=r"mine: an engine must have a method step.*; came a dict without one"):
         lockstep(mlp([5, 6, 3]), data(), engine=lambda *_, **__: {}, against="mine", steps=1)
 
@@ -346,7 +346,7 @@ def test_a_batch_of_one_is_refused_before_training_where_batch_norm_is(n, batch_
 
 
 @pytest.mark.parametrize("steps", [0, -1, 2.5, True, "3"])
-def test_no_step_is_refused(steps, untyped):
+def test_no_step_is_refused(steps):
     with pytest.raises(ValueError, match="steps must be a whole number, at least 1"):
         lockstep(MODELS["notes"](), data(), engine=TORCH, steps=steps)
 

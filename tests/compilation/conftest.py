@@ -68,11 +68,6 @@ def programs_of_these_tests(tmp_path_factory, request):
         yield folder
 
 
-@pytest.fixture(autouse=True)
-def untyped(untyped):
-    """Whoever traces a step under the checks of annotations waits for them at every operation."""
-
-
 class Interpreted(torch.fx.Interpreter):
     """Runs a graph; what inductor lowers by this package's own nodes is what they stand for.
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -162,15 +161,12 @@ BAD_CALLS = {
 
 @pytest.fixture(scope="module")
 def called_once():
-    """A compiled step that has been called as it should be.  It checks itself what it is given; beartype does not."""
+    """A compiled step that has been called as it should be."""
     step = training_step(MODEL, **OPTIONS, compiled=True)
-    disabled = jaxtyping.config.jaxtyping_disable
     with pytest.MonkeyPatch.context() as patch:
         trace_only(patch)
         step(*begin(step))
-        jaxtyping.config.update("jaxtyping_disable", True)
         yield step
-        jaxtyping.config.update("jaxtyping_disable", disabled)
 
 
 @pytest.mark.parametrize("bad", BAD_CALLS.values(), ids=BAD_CALLS)

@@ -166,7 +166,7 @@ def test_a_batch_in_pieces_makes_the_same_step():
         ({"position": "rope", "heads": 8}, "rope turns pairs, so width / heads must be even; came 1"),
     ],
 )
-def test_bad_options_are_refused(changes, message, untyped):
+def test_bad_options_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         gpt(**{**SIZES, **changes})
 

@@ -88,7 +88,7 @@ def test_a_batch_in_pieces_makes_the_same_step():
         ({"nonlinearity": "relu"}, "nonlinearity"),
     ],
 )
-def test_bad_options_are_refused(given, message, untyped):
+def test_bad_options_are_refused(given, message):
     with pytest.raises(ValueError, match=message):
         recurrent(VOCABULARY, CONTEXT, WIDTH, **given)
 

@@ -223,7 +223,7 @@ NO_NUMBERS = ["a", None, True, math.nan, math.inf, -math.inf, 10**400, 1j, [0.1]
 
 @pytest.mark.parametrize("make", [sgd, adam, adamw], ids=lambda make: make.__name__)
 @pytest.mark.parametrize("value", NO_NUMBERS, ids=lambda value: repr(value)[:12])
-def test_what_is_no_number_is_refused_in_words(make, value, untyped):
+def test_what_is_no_number_is_refused_in_words(make, value):
     """Every argument of every optimiser, as it is found in the signature."""
     for name in inspect.signature(make).parameters:
         good = {} if name == "lr" else {"lr": 0.1}
@@ -238,7 +238,7 @@ def test_what_is_no_number_is_refused_in_words(make, value, untyped):
             make(**good, **{name: value})
 
 
-def test_numbers_of_numpy_are_numbers(untyped):
+def test_numbers_of_numpy_are_numbers():
     assert sgd(np.float32(0.5), momentum=np.float64(0.25), weight_decay=0).config["lr"] == 0.5
 
 
@@ -258,7 +258,7 @@ def test_numbers_of_numpy_are_numbers(untyped):
         (lambda bad: training_step(bad, optimizer=sgd(0.1)), "model must be a Model"),
     ],
 )
-def test_every_other_argument_of_training_likewise(make, message, untyped):
+def test_every_other_argument_of_training_likewise(make, message):
     for value in NO_NUMBERS:
         with pytest.raises(ValueError, match=message):
             make(value)

@@ -63,6 +63,6 @@ def test_a_step_is_made_with_the_learning_rate_of_its_number(optimizer):
         ),
     ],
 )
-def test_bad_schedules_are_refused(make, message, untyped):
+def test_bad_schedules_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
