@@ -62,7 +62,7 @@ def _ratio(product: Product, threads: int) -> float:
         return torch.addmm(y, x, w, beta=0.5, alpha=1 / k, out=y) if left_transposed else torch.mm(x, w, out=y)
 
     def by_onednn() -> object:
-        result = torch.ops.mkldnn._linear_pointwise(x, w.T, None, "none", [], "")
+        result = torch.ops.mkldnn._linear_pointwise(x.contiguous(), w.T, None, "none", [], "")
         return torch.add(y, result, alpha=1 / k, out=y) if left_transposed else result
 
     # One thread's own time does not count what others do while it waits for a processor.

@@ -126,11 +126,16 @@ def _as(factor: Node, narrow: Node) -> Node:
 
 
 def onednn_linear(x: Any, weight: Any, bias: Any) -> Any:
-    """x weightᵀ + bias as inductor's node for oneDNN's operation, whose operands may have any strides."""
+    """x weightᵀ + bias as inductor's node for oneDNN's operation, whose weight may have any strides.
+
+    An x that lies transposed, as δ does in the gradient of a weight, is copied here: the operation would do so element
+    by element, and δᵀ x of 512 x 2048 x 128 took 2.7 ms, of which the product is 1.2 (one thread of a Zen 5).
+    """
     from torch._inductor.ir import FixedLayout, TensorBox
     from torch._inductor.mkldnn_ir import LinearUnary
 
-    operands = [LinearUnary.realize_input(t) for t in (x, weight, bias) if t is not None]
+    whole = LinearUnary.require_contiguous(x)
+    operands = [LinearUnary.realize_input(t) for t in (whole, weight, bias) if t is not None]
     size = [x.get_size()[0], weight.get_size()[0]]
     layout = FixedLayout(device=x.get_device(), dtype=x.get_dtype(), size=size)
     nothing_fused = ["none", [-1], ""]
