@@ -59,6 +59,7 @@ def _compile(exported: Any, choice: Choice, path: Path) -> Path:
     options = {
         **OPTIONS,
         "cpp.threads": choice.threads,
+        "layout_optimization": choice.side_by_side,
         "post_grad_custom_post_pass": passes(choice.onednn, choice.keeps),
     }
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:

@@ -368,7 +368,7 @@ def test_max_pool_passes_the_oracle_and_is_the_page(side_by_side, monkeypatch):
 TAPS = """
 taps::Axis axis(const int64_t* n) { return {n[0], n[1], n[2], n[3], n[4], n[5]}; }
 extern "C" void weight(const int64_t* n, float* weight, const float* l, const float* s) {
-  taps::weight<2>(taps::Sizes{n[0], n[1], n[2], axis(n + 3), axis(n + 9)}, {weight}, {l}, {s});
+  taps::weight<2>(taps::Sizes{n[0], n[1], n[2], axis(n + 3), axis(n + 9), n[15] > 0, n[16] > 0}, {weight}, {l}, {s});
 }
 """
 
@@ -379,13 +379,14 @@ def compared_in_cpp():
 
     library = CppCodeCache.load(f"#include <torch/csrc/inductor/cpp_prefix.h>\n{text('taps.h')}\n{TAPS}")
 
-    def compared(long, short, kernel, *window):
+    def compared(long, short, kernel, *window, in_planes=(False, False)):
         (batch, channels, *space), (_, filters, *steps) = long.shape, short.shape
         axes = zip(space, steps, kernel, *window, strict=True)
-        sizes = [batch, channels, filters, *(number for axis in axes for number in axis)]
-        read = [t.permute(0, 2, 3, 1).contiguous() for t in (long, short)]
+        sizes = [batch, channels, filters, *(number for axis in axes for number in axis), *in_planes]
+        pairs = zip((long, short), in_planes, strict=True)
+        read = [(t if planes else t.permute(0, 2, 3, 1)).contiguous() for t, planes in pairs]
         weight = long.new_empty(filters, channels, *kernel)
-        library.weight((ctypes.c_int64 * 15)(*sizes), *(ctypes.c_void_p(t.data_ptr()) for t in (weight, *read)))
+        library.weight((ctypes.c_int64 * 17)(*sizes), *(ctypes.c_void_p(t.data_ptr()) for t in (weight, *read)))
         return weight
 
     return compared
@@ -401,7 +402,7 @@ def test_the_cotangent_of_a_convolution_s_weight_passes_the_oracle(name, compare
 
 
 def test_the_cotangent_of_a_convolution_s_weight_at_sizes_of_every_kind(compared_in_cpp):
-    """Fewer channels than a vector has floats, whole vectors and rests; rows of taps side by side and apart."""
+    """Fewer channels than a vector has floats, whole vectors, rests; rows of taps and channels, side by side or not."""
     generator = torch.Generator().manual_seed(0)
     any_of = lambda *few: few[int(torch.randint(len(few), (), generator=generator))]  # noqa: E731
     for _ in range(100):
@@ -416,9 +417,15 @@ def test_the_cotangent_of_a_convolution_s_weight_at_sizes_of_every_kind(compared
         window = (kernel, stride, padding, dilation)
         due = pages.compared(long.double(), short.double(), *window, 1)
         farthest = pages.compared(long.double().abs(), short.double().abs(), *window, 1)
-        off = (compared_in_cpp(long, short, *window).double() - due).abs()
+        in_planes = [any_of(False, True) for _ in range(2)]
+        off = (compared_in_cpp(long, short, *window, in_planes=in_planes).double() - due).abs()
         # A rounding for each product and sum of a random walk, and never as many as there are terms.
-        assert (off <= 8 * torch.finfo(torch.float32).eps * farthest).all(), (long.shape, short.shape, window)
+        assert (off <= 8 * torch.finfo(torch.float32).eps * farthest).all(), (
+            long.shape,
+            short.shape,
+            window,
+            in_planes,
+        )
 
 
 # Recurrent layers in C++, likewise.

@@ -3,7 +3,8 @@
 //     weight[f, c, k] = sum over b and l of short[b, f, l] long[b, c, stride l + dilation k - padding],
 //
 // as products of matrices: of the positions l of some rows of windows, which stay in the caches, times what one row of
-// taps meets there.  Channels lie side by side in both, and the taps of a row do too where they are not apart.
+// taps meets there.  Channels lie side by side in both, or are laid so an image at a time, in the caches; and the taps of
+// a row do too where they are not apart.
 // Behind blocks.h; a program may contain this text several times.
 #ifndef MANUAL_BP_TAPS
 #define MANUAL_BP_TAPS
@@ -22,6 +23,7 @@ struct Axis {
 struct Sizes {
   int64_t batch, channels, filters;
   Axis down, along;
+  bool long_in_planes, short_in_planes;  // each channel by itself
   // The taps that one product takes, and in how many products a row of taps is taken.
   int64_t side_by_side() const { return along.gap == 1 ? along.taps : 1; }
   int64_t times() const { return along.taps / side_by_side(); }
@@ -35,6 +37,19 @@ struct Line {
       : memory(new float[n + LANES]()),
         data(memory.get() + (-reinterpret_cast<intptr_t>(memory.get()) / int64_t(sizeof(float)) & (LANES - 1))) {}
 };
+
+// One image of planes, its channels side by side.
+inline void side_by_side(int64_t channels, int64_t positions, const float* from, float* to) {
+  for (int64_t c = 0; c < channels; c += LANES)
+    for (int64_t l = 0; l < positions; l += LANES) {
+      if (c + LANES <= channels && l + LANES <= positions) {
+        at::vec::transpose_mxn<float, LANES, LANES>(from + c * positions + l, positions, to + l * channels + c, channels);
+        continue;
+      }
+      for (int64_t j = l; j < std::min(l + LANES, positions); j++)
+        for (int64_t i = c; i < std::min(c + LANES, channels); i++) to[j * channels + i] = from[i * positions + j];
+    }
+}
 
 // One image in its padding, whose sides are 0 already.
 inline void surround(const Sizes& s, const float* from, float* to) {
@@ -78,12 +93,19 @@ inline void weight(Sizes s, Tensor<float> weight, Tensor<const float> long_, Ten
   Line sums(threads * all);
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
+    int64_t pixels = down.length * along.length, windows = down.windows * along.windows;
     Line x(down.padded() * along.padded() * s.channels + width);
+    Line long_image(s.long_in_planes ? pixels * s.channels : 0), short_image(s.short_in_planes ? windows * s.filters : 0);
+    auto laid = [](bool in_planes, int64_t channels, int64_t positions, const float* from, float* to) -> const float* {
+      if (in_planes) side_by_side(channels, positions, from, to);
+      return in_planes ? to : from;
+    };
     float* own = sums.data + omp_get_thread_num() * all;
 #pragma omp for schedule(static)
     for (int64_t b = 0; b < s.batch; b++) {
-      surround(s, long_.data + b * down.length * along.length * s.channels, x.data);
-      const float* y = short_.data + b * down.windows * along.windows * s.filters;
+      surround(s, laid(s.long_in_planes, s.channels, pixels, long_.data + b * pixels * s.channels, long_image.data), x.data);
+      const float* y =
+          laid(s.short_in_planes, s.filters, windows, short_.data + b * windows * s.filters, short_image.data);
       few ? image<true>(s, x.data, y, own, width) : image<false>(s, x.data, y, own, width);
     }
   }
