@@ -198,8 +198,11 @@ def _is_kept(node: Node, x: Node, forward: Collection[Node]) -> bool:
 
 
 def _is_view(node: Node) -> bool:
-    """Whether a node has no memory of its own, but that of what it is a part of."""
-    return node.target is getitem or any(returned.alias_info for returned in node.target._schema.returns)
+    """Whether a node has no memory of its own, but that of what it is a part of.  What this package puts into a graph,
+    such as a product by oneDNN, is no operation of torch's, and has."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return node.target is getitem
+    return any(returned.alias_info for returned in node.target._schema.returns)
 
 
 class _Copier:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 
 from manual_bp.compilation import passes, recomputation
+from manual_bp.compilation.products import Product
 from manual_bp.losses import Loss, names
 from manual_bp.models import cnn, mlp, residual_mlp, resnet
 from manual_bp.training import adam, sgd, training_step
+from tests.compilation.conftest import interpret
 from tests.training.examples import targets
 
 WIDTH, DEPTH, BATCH = 64, 6, 96
@@ -71,6 +75,15 @@ def test_the_same_bits(name, loss, device, built, monkeypatch, tmp_path):
     assert added[1] == 0
     assert all(t.isfinite().all() for t in kept.values())
     assert not [n for n, t in kept.items() if not torch.equal(got[n], t)]
+
+
+def test_where_onednn_multiplies_too(device, monkeypatch, tmp_path):
+    """On some processors it is faster for every product of a deep step, which then was not compiled."""
+    sizes, ways = product((WIDTH, BATCH), repeat=3), list(product((False, True), repeat=2))
+    every, rewriting = {Product(*size, *way) for size in sizes for way in ways}, passes.passes
+    monkeypatch.setattr(passes, "passes", lambda onednn: rewriting(every))
+    interpret(monkeypatch)
+    test_the_same_bits("multiplied", "square_loss", device, "interpreted", monkeypatch, tmp_path)
 
 
 @pytest.mark.exhaustive  # four networks are compiled
