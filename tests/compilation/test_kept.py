@@ -6,6 +6,9 @@ import ctypes
 import random
 
 import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from manual_bp.compilation import kept
 
@@ -96,3 +99,14 @@ def test_tensors_lie_apart_whatever_a_run_asks_for(memory):
         assert held[0] >= held[1] == held[2] >= at_once(events, sizes)
         kept_less += held[1] < held[0]
     assert kept_less > 50
+
+
+def test_a_step_keeps_its_memory_and_the_body_of_a_loop_in_it_does_not():
+    """Of such a body inductor makes no code: with a loop of small states no step of a network was compiled."""
+
+    def keeps(*results):
+        with FakeTensorMode():
+            return kept.can_keep(make_fx(lambda x: [result(x) for result in results])(torch.empty(3, 4)).graph)
+
+    assert keeps(torch.exp, torch.sum)
+    assert not keeps(torch.sum, torch.exp)
