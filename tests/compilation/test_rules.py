@@ -192,6 +192,18 @@ def test_there_is_a_program_for_each_set_of_what_is_present(traced_only):
     assert len(compiled.programs) == 2
 
 
+@pytest.mark.parametrize("is_there", [False, pytest.param(True, marks=pytest.mark.exhaustive)])
+def test_outputs_that_are_absent_counts_or_truth_values_come_from_one_program(is_there, built):
+    rule = PAGES["outputs_of_every_kind"]
+    compiled = bp.compile_rule(rule)
+    x, count = torch.tensor([0.5, -3.0], dtype=torch.bfloat16), torch.tensor(4)
+    inputs = (x, count, x if is_there else None)
+    for _ in range(2):
+        for due, got in zip(rule.values_alone(inputs), compiled(inputs), strict=True):
+            assert got is due if due is None else torch.equal(got, due) and got.dtype == due.dtype
+    assert len(compiled.programs) == 1
+
+
 def test_sixteen_bits_are_rounded_once(traced_only):
     for rule in (PAGES["three_outputs"], PAGES["momentum"], PAGES["picked_mean"]):
         case = ordinary(rule, torch.bfloat16)

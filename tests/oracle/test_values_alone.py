@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-import manual_bp as bp
 from manual_bp.arithmetic.bounded import contract_of, widths
 from manual_bp.oracle import Case, compare
 from manual_bp.rule import Rule
@@ -84,25 +83,6 @@ def test_recorded_values_are_judged():
     assert not compare(None, RULE, cases=[Case((x, count), None, y=y)]).mismatches
     report = compare(None, RULE, cases=[Case((x, count), None, y=(*y[:3], torch.tensor([True, True])))])
     assert [m.argument for m in report.mismatches] == ["y.is_large"]
-
-
-@pytest.mark.parametrize(
-    ("is_there", "dtype"),
-    [
-        (False, torch.bfloat16),
-        pytest.param(True, torch.bfloat16, marks=pytest.mark.exhaustive),
-        pytest.param(False, torch.float32, marks=pytest.mark.exhaustive),
-    ],
-    ids=str,
-)
-def test_it_is_one_compiled_program(is_there, dtype):
-    compiled = bp.compile_rule(RULE)
-    x, count = torch.tensor([0.5, -3.0], dtype=dtype), torch.tensor(4)
-    inputs = (x, count, x if is_there else None)
-    for _ in range(2):
-        for due, got in zip(RULE.values_alone(inputs), compiled(inputs), strict=True):
-            assert got is due if due is None else torch.equal(got, due) and got.dtype == due.dtype
-    assert len(compiled.programs) == 1
 
 
 def test_a_page_with_a_backward_may_not_leave_an_output_out():
