@@ -95,6 +95,11 @@ def is_wide(result: Tensor | None, error: Tensor | None, share: float) -> bool:
     return bool((finite & ~(error <= share * size)).any() and size > 0)
 
 
+def worst_case(thrown: int, count: int) -> float:
+    """How many times the root mean square of so many runs, in which so many numbers were thrown, errors may make."""
+    return math.sqrt(3 * thrown / count)
+
+
 def narrowed(
     results: Sequence[Tensor | None],
     errors: Sequence[Tensor | None],
@@ -119,7 +124,7 @@ def narrowed(
                 square += (erred.value - x.value).square().sum(0)
         done = count
         spreads = [None if square is None else (square / count).sqrt() for square in squares]
-        worst = math.sqrt(3 * dice.thrown / count)
+        worst = worst_case(dice.thrown, count)
         narrow = [
             _less(x, error, spread, worst, leave) if is_wide(x, error, share) else error
             for x, error, spread in zip(results, errors, spreads, strict=True)
