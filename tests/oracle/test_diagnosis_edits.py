@@ -16,8 +16,9 @@ from manual_bp.oracle.case import Case
 from manual_bp.oracle.diagnosis import diagnose
 from manual_bp.oracle.diagnosis import search as search_module
 from manual_bp.oracle.diagnosis.changes import ARRANGED
-from manual_bp.oracle.diagnosis.conditions import between, condition
+from manual_bp.oracle.diagnosis.conditions import Feature, between, condition
 from manual_bp.oracle.diagnosis.deadline import Deadline
+from manual_bp.oracle.diagnosis.drawn import Drawn
 from manual_bp.oracle.diagnosis.edit import Edit
 from manual_bp.oracle.diagnosis.edits import edits_of
 from manual_bp.oracle.diagnosis.lengths import Lengths
@@ -218,20 +219,29 @@ def test_where_it_is_wrong_is_said_with_what_stands_there(change, words):
     assert words in sentence, sentence
 
 
+def feature(numbers, subject="n", kind="number", is_option=False):
+    return Feature(numbers.double(), subject, kind, is_option)
+
+
 def test_a_condition_is_not_read_off_by_chance():
-    """One of four has the largest number of something."""
-    holds = torch.tensor([False, False, False, True])
-    assert condition({"n": torch.tensor([1.0, 2.0, 3.0, 4.0])}, holds) == ""
-    many, numbers = torch.arange(40) >= 20, torch.arange(40.0)
-    assert condition({"n": numbers}, many) == "n ≥ 20"
-    absent = {"weight is absent?": (~many).double(), "x is not contiguous?": many.double()}
-    assert condition(absent, many, absent) == "weight is given"
+    """One of four has the largest number of something; of forty the half, and nothing else fits as well."""
+    assert condition({"n": feature(torch.arange(4))}, torch.tensor([False, False, False, True])) == ""
+    many, numbers = torch.arange(40) >= 20, torch.arange(40)
+    assert condition({"n": feature(numbers, kind="count")}, many) == "n ≥ 20"
+    both = {"n": feature(numbers), "m": feature(-numbers, "m")}
+    assert condition(both, many) == ""
+    absent = {"weight is absent": feature(~many, "weight", "flag", True)}
+    assert condition({**both, **absent}, many) == "weight is given"
 
 
-def test_bounds_are_round():
+def test_a_bound_is_one_number_where_no_other_could_stand_there_and_a_gap_elsewhere():
     assert between(-0.3, 2.0) == 0
-    assert between(1000.0, 1025.0) == 1024
     assert between(0.92, 1.17) == 1
+    many = torch.arange(40) >= 20
+    wide = torch.where(many, torch.arange(40) + 46, torch.arange(40))
+    assert condition({"n": feature(wide, kind="count")}, many) == "n ≥ 66 (right up to 19)"
+    assert condition({"n": feature(wide / 8)}, many) == "n ≥ 8.25 (right up to 2.375)"
+    assert condition({"n": feature(3 + torch.arange(40) / 20)}, many) == "n ≥ 4"
 
 
 def test_a_sketch_tells_what_the_program_gives():
@@ -307,10 +317,6 @@ def of_the_whole(program, argument):
             yield edit.words, edit.results(program, program.needed([argument])).get(argument)
 
 
-def at_y(rule, inputs, dy, hyper):
-    return rule.vjp((rule.vjp(inputs, dy, **hyper)[0],), dy, **hyper)[1][0]
-
-
 def with_sigmoid_on_top(rule, inputs, dy, hyper):
     return RULES["sigmoid"].vjp(inputs, rule.vjp(inputs, dy, **hyper)[1][0])[1][0]
 
@@ -322,7 +328,6 @@ def with_betas_exchanged(rule, inputs, dy, hyper):
 @pytest.mark.parametrize(
     ("name", "argument", "change", "words"),
     [
-        ("softmax", "dx", at_y, "taken at y in place of x"),
         ("softmax", "dx", with_sigmoid_on_top, "the derivative of sigmoid on top of dx"),
         ("adam_update", "y.param", with_betas_exchanged, "beta1 and beta2 exchanged"),
     ],
@@ -445,7 +450,7 @@ def test_from_which_length_on_it_is_wrong_is_found_by_calling_it(is_wrong, words
 
     records, wrong = few_records(page, candidate)
     search = Search(page, records, wrong, torch.float32, Deadline())
-    said = Lengths(search, candidate).longer(search, candidate, "dx")
+    said = Lengths(Drawn(search, candidate)).longer(search, candidate, "dx")
     assert words in said
     assert bool(words) == bool(said)
 

@@ -4,7 +4,8 @@ Most wrong backwards are the right program with one edit, and the right program 
 operation by operation (`program`), and what every edit of it gives (`edits`, `whole`, `multiples`) is compared with
 what the candidate returned (`search`): an edit that gives it in every case, and in some case is visibly not right, is
 the cause, and is said in words made from the edit (`sentences`), with the line where it stands.  Where only some cases
-or some elements are wrong, it is said what these have in common (`conditions`).
+or some elements are wrong, it is said what these have in common (`conditions`), if that holds in cases drawn to tell it
+from chance too (`drawn`).
 
 What no edit can be is seen otherwise: another answer in another call, in another layout (`calls`), NaN (`numbers`).  So
 a right candidate gets no diagnosis, and neither does one that is wrong without a system.
@@ -20,6 +21,7 @@ import torch
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.diagnosis import calls, numbers, precision
 from manual_bp.oracle.diagnosis.deadline import Deadline, TimeIsUp
+from manual_bp.oracle.diagnosis.drawn import Drawn
 from manual_bp.oracle.diagnosis.lengths import Lengths
 from manual_bp.oracle.diagnosis.records import FEW, NARROW, Record, dtype_of, in_float32, lost_digits, more_records
 from manual_bp.oracle.diagnosis.search import Search
@@ -95,7 +97,8 @@ class _Examination:
     def examine(self, records: Sequence[Record], seen: str = "", excused: Collection[tuple[str, str]] = ()) -> None:
         """Seek why it is wrong in these records."""
         search = Search(self.rule, records, self.left, dtype_of(records), self.deadline, self.conventions, excused)
-        lengths = Lengths(search, self.candidate)
+        drawn = Drawn(search, self.candidate)
+        search.fresh, lengths = drawn.fresh, Lengths(drawn)
         try:
             try:
                 for detector in BEFORE if self.candidate is not None else ():

@@ -33,8 +33,9 @@ ROUNDING = 1e-5
 
 def unsteady(search: Search, candidate: Vjp, argument: str) -> str:
     """In what way it gives another answer when it is called again at the same case; "" if it does not."""
-    # A copy is in another layout.
-    wrong = [p for p in search.points[argument] if p.samples[argument].error > APART**2 and not strided_of(p)]
+    # A copy is in another layout, and at a part of a case it was not called.
+    wrong = [p for p in search.points[argument] if p.samples[argument].error > APART**2]
+    wrong = [p for p in wrong if not (strided_of(p) or p.is_part)]
     wrong.sort(key=lambda p: _worth(p.samples[argument]))
     words = [_again(search, candidate, point, argument) for point in wrong[:CALLS]]
     told = [w for w in words if w]

@@ -1,15 +1,17 @@
 """Conditions: what the cases, or the elements, have in common in which something holds.
 
-A condition says of one feature, or of two, between which bounds it lies; it is read off, and counts only if by chance
-it would hardly be found.
+A condition says of one feature, or of two, between which bounds it lies.  It is told if it is true of all that hold,
+and of no other (or of few), if chance would hardly make one such among all that were asked, and if no feature of
+something else fits as well.  A bound is told as a number where hardly another one could stand there, else as a gap.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,107 +19,143 @@ from torch import Tensor
 from manual_bp import axes
 from manual_bp.inputs import Index
 from manual_bp.oracle.diagnosis.program import Traced
-from manual_bp.oracle.diagnosis.quantities import Called, counts_of, numbers_of
+from manual_bp.oracle.diagnosis.quantities import Called, counts_of
+from manual_bp.oracle.diagnosis.samples import CERTAIN
 
-# So seldom a condition of one feature, and of two, would be found by chance among as many as are tried.
-CHANCE_OF_ONE, CHANCE_OF_TWO = 1e3, 1e6
-# Of hyperparameters and absent inputs, that decide most, there are few.
-CHANCE_OF_OPTION, CHANCE_OF_OPTIONS = 50, 1e4
-# What holds nearly everywhere tells nothing: of so many right ones, for one that is wrong, it is not true.
-OUTSIDE = 0.5
-# Between two numbers a bound is found sooner than among counts: of so many times fewer right ones may it be true.
-OF_NUMBERS = 5
+# A bound is one number if those that it parts lie nearer to each other than this share of them.
+NARROW = 0.1
 
 
-def condition(
-    features: Mapping[str, Tensor], holds: Tensor, options: Collection[str] = (), besides: float | None = None
-) -> str:
-    """What those have in common that hold, and no other, as in "alpha < 0 and x > 1"; "" if nothing.
+Kind = Literal["flag", "count", "number"]
 
-    features: by name, of each its numbers; True and False are 1 and 0, and NaN says nothing.  options: the names of
-        those that say how something is called.  besides: if given, one bound of one feature is asked for, and it may be
-        true of so many others too, as a share of those that hold.
-    """
-    holding, others = int(holds.sum()), int((~holds).sum())
-    if not holding or not others:
+
+class Feature(NamedTuple):
+    """numbers: of each case, or element; NaN where it is not known.  subject: of what it speaks.  kind: a flag is 1 or
+    0, a count a whole number.  is_option: whether it says how the page is called, which decides most."""
+
+    numbers: Tensor
+    subject: str
+    kind: Kind
+    is_option: bool = False
+
+
+Features = Mapping[str, Feature]
+
+
+class _Fit(NamedTuple):
+    """Features that fit, in words; spared: of how many it is true that do not hold; bits: against chance; is_natural:
+    whether people make such a condition, an option, a flag or a sign, and it is not where the numbers happen to lie."""
+
+    words: str
+    subjects: frozenset[str]
+    is_option: bool
+    spared: int
+    bits: float
+    is_natural: bool
+
+
+def condition(features: Features, holds: Tensor, spare: float = 0.0) -> str:
+    """What those have in common that hold, and no other, as in "alpha < 0 and x > 1"; "" if nothing, or if several
+    things fit as well.  spare: of so many others it may be true, as a share of those that hold."""
+    if not bool(holds.any()) or bool(holds.all()):
         return ""
-    chance = _chance(holding, others)
-    boxes = {}
-    for name, numbers in features.items():
-        mine = numbers[holds]
-        if not bool(mine.isnan().any()):
-            boxes[name] = _outside(numbers[~holds], float(mine.min()), float(mine.max()))
-    if besides is not None:
-        return _one_sided(features, holds, boxes, besides)
-    for name in sorted(boxes, key=lambda name: name not in options):
-        if bool(boxes[name].all()):
-            words = _words(name, features[name], holds)
-            by_chance = CHANCE_OF_TWO if " and " in words else CHANCE_OF_ONE
-            if chance > math.log(CHANCE_OF_OPTION if name in options else by_chance):
-                return words
+    single, needed = list(_singles(features, holds)), math.log2(2 * len(features)) + CERTAIN
+    spared = [f for f in single if f.is_natural and f.spared <= spare * int(holds.sum())]
+    fits = [f for f in single if not f.spared and f.bits >= needed]
+    fits = fits or [f for f in _pairs(features, holds) if f.bits >= 2 * needed - CERTAIN]
+    fits = fits or [f for f in spared if f.bits >= needed]
+    if not fits:
+        return ""
+    best, *others = sorted(fits, key=lambda fit: (not fit.is_option, fit.spared))
+    as_good = [fit for fit in others if (fit.is_option, fit.spared) == (best.is_option, best.spared)]
+    if any(fit.subjects != best.subjects for fit in as_good):
+        return ""
+    more = f" (of which {best.spared} more {'is' if best.spared == 1 else 'are'} right)" if best.spared else ""
+    return best.words + more
+
+
+def _singles(features: Features, holds: Tensor) -> Iterator[_Fit]:
+    for name, feature in features.items():
+        outside = _outside(feature, holds)
+        if outside is not None and (words := _words(name, feature, holds, outside)):
+            yield _fit(words, [feature], holds, outside)
+
+
+def _pairs(features: Features, holds: Tensor) -> Iterator[_Fit]:
+    """Two features of different things of which each leaves some out; of lengths and places any two might."""
+    found = {n: _outside(f, holds) for n, f in features.items() if not f.subject.startswith(("axis ", "place"))}
+    boxes = {name: x for name, x in found.items() if x is not None and bool(x[~holds].any())}
     for one, two in itertools.combinations(boxes, 2):
-        are_options = one in options and two in options
-        if chance > math.log(CHANCE_OF_OPTIONS if are_options else CHANCE_OF_TWO):
-            outside_two = boxes[one] | boxes[two]
-            if bool(outside_two.all()):
-                first = _words(one, features[one], holds, ~holds)
-                return f"{first} and {_words(two, features[two], holds, _where(~holds, ~boxes[one]))}"
-    return ""
-
-
-def _one_sided(features: Mapping[str, Tensor], holds: Tensor, boxes: Mapping[str, Tensor], besides: float) -> str:
-    """What is true of all that hold, and of the fewest others: a flag, or that a number is above or below a bound."""
-    holding, others = int(holds.sum()), int((~holds).sum())
-    for name, outside in sorted(boxes.items(), key=lambda each: int((~each[1]).sum())):
-        too = int((~outside).sum())
-        is_count = name.endswith("?") or name.startswith(("how often", "the index", "the number", "the length"))
-        if too > (besides if is_count else besides / OF_NUMBERS) * holding or others - too < OUTSIDE * holding:
+        both = boxes[one] | boxes[two]
+        if features[one].subject == features[two].subject or not bool(both[~holds].all()):
             continue
-        if _chance(holding, others) - _chance(holding, too) <= math.log(CHANCE_OF_ONE * len(boxes)):
-            continue
-        said = _words(name, features[name], holds, _where(~holds, outside))
-        if " and " not in said and " = " not in said:
-            more = f" (of which {too} more {'is' if too == 1 else 'are'} right)" if too else ""
-            return said + more
-    return ""
+        first = _words(one, features[one], holds, boxes[one])
+        second = _words(two, features[two], holds | boxes[one], boxes[two], holds)
+        if first and second:
+            yield _fit(f"{first} and {second}", [features[one], features[two]], holds, both)
 
 
-def _chance(holding: int, others: int) -> float:
-    """In how many ways so many may be chosen, as a logarithm."""
-    return math.lgamma(holding + others + 1) - math.lgamma(holding + 1) - math.lgamma(others + 1)
+def _fit(words: str, features: Sequence[Feature], holds: Tensor, outside: Tensor) -> _Fit:
+    holding, spared = int(holds.sum()), int((~outside & ~holds).sum())
+    bits = _ways(holding, len(holds)) - _ways(holding, holding + spared)
+    if " and " in words:  # an interval may begin at any of the others
+        bits -= math.log2(len(holds) - holding + 1)
+    is_option = all(feature.is_option for feature in features)
+    is_said = is_option or all(feature.kind == "flag" for feature in features) or words.endswith(" 0")
+    is_natural = is_said and "(right" not in words and " and " not in words
+    return _Fit(words, frozenset(f.subject for f in features), is_option, spared, bits, is_natural)
 
 
-def _where(mask: Tensor, of_these: Tensor) -> Tensor:
-    found = mask.clone()
-    found[mask] = of_these
-    return found
+def _ways(some: int, of: int) -> float:
+    """In how many ways so many may be chosen, in bits."""
+    return (math.lgamma(of + 1) - math.lgamma(some + 1) - math.lgamma(of - some + 1)) / math.log(2)
 
 
-def _outside(numbers: Tensor, low: float, high: float) -> Tensor:
-    return (numbers < low) | (numbers > high) | numbers.isnan()
+def _outside(feature: Feature, holds: Tensor) -> Tensor | None:
+    """Where a feature lies outside the bounds of what holds; None if it is not known of all that do."""
+    mine = feature.numbers[holds]
+    if bool(mine.isnan().any()):
+        return None
+    return (feature.numbers < mine.min()) | (feature.numbers > mine.max()) | feature.numbers.isnan()
 
 
-def _words(name: str, numbers: Tensor, holds: Tensor, against: Tensor | None = None) -> str:
-    """Between which bounds a feature lies where something holds; against: of which others it is to be told apart."""
-    mine, theirs = numbers[holds], numbers[~holds if against is None else against]
-    low, high = float(mine.min()), float(mine.max())
+def _words(name: str, feature: Feature, holds: Tensor, outside: Tensor, mine: Tensor | None = None) -> str:
+    """Between which bounds a feature lies; "" if that is no natural thing to say.  mine: those that hold, where
+    others are left out beside them."""
+    own, theirs = feature.numbers[holds if mine is None else mine], feature.numbers[outside & ~holds]
+    low, high = float(own.min()), float(own.max())
     theirs = theirs[~theirs.isnan()]
     below, above = theirs[theirs < low], theirs[theirs > high]
-    if name.endswith("?"):
-        return name.removesuffix("?") if low else _denied(name.removesuffix("?"))
-    if low == high and below.numel() and above.numel():
-        return f"{name} = {low:g}"
+    if not theirs.numel():
+        return ""
+    if feature.kind == "flag":
+        return name if low else _denied(name)
+    if low == high and (low == 0 or (below.numel() and above.numel())):
+        is_pinned = low == 0 or (feature.kind == "count" and below.max() == low - 1 and above.min() == low + 1)
+        return f"{name} = {low:g}" if feature.is_option or is_pinned else ""
     said = []
     if below.numel():
-        bound = between(float(below.max()), low)
-        said.append(f"{name} > {bound:g}" if bound < low else f"{name} ≥ {bound:g}")
+        said.append(_bound(name, feature, float(below.max()), low, "<"))
     if above.numel():
-        bound = between(high, float(above.min()))
-        said.append(f"{name} < {bound:g}" if bound > high else f"{name} ≤ {bound:g}")
-    return " and ".join(said) or f"{name} is known"
+        said.append(_bound(name, feature, float(above.min()), high, ">"))
+    # What lies between two bounds of which nobody can say where they are is together by chance.
+    return " and ".join(said) if len(said) == 1 or "(" not in "".join(said) else ""
 
 
-DENIED = {" is absent": " is given", " is not ": " is ", " is ": " is not ", " holds ": " holds no "}
+def _bound(name: str, feature: Feature, theirs: float, mine: float, sign: str) -> str:
+    """What parts mine from theirs, which lie on that side of it."""
+    low, high = sorted((theirs, mine))
+    beyond, least = (">", "≥") if sign == "<" else ("<", "≤")
+    if feature.kind == "count" and high - low == 1:
+        return f"{name} {least} {mine:g}"
+    is_one = low <= 0 <= high or high - low <= NARROW * max(abs(low), abs(high))
+    if feature.kind != "count" and is_one:
+        bound = between(low, high)
+        return f"{name} {beyond if bound != mine else least} {bound:g}"
+    return f"{name} {least} {mine:.4g} (right {'up to' if sign == '<' else 'from'} {theirs:.4g})"
+
+
+DENIED = {" is absent": " is given", " is not ": " is ", " is ": " is not ", " holds ": " holds no ", " < 0": " ≥ 0"}
 
 
 def _denied(words: str) -> str:
@@ -129,13 +167,9 @@ def _denied(words: str) -> str:
 
 
 def between(low: float, high: float) -> float:
-    """The roundest number from one to the other: 0, a power of two of whole numbers, or that of fewest digits."""
+    """The roundest number from one to the other: 0, or that of fewest digits."""
     if low <= 0 <= high:
         return 0.0
-    if float(low).is_integer() and float(high).is_integer() and 0 < low < high:
-        power = 2.0 ** math.floor(math.log2(high))
-        if low <= power:
-            return power
     middle = (low + high) / 2 if math.isfinite(low + high) else low
     for digits in range(1, 17):
         for number in (middle, low, high):
@@ -148,104 +182,95 @@ def between(low: float, high: float) -> float:
 # ------------------------------------------------------------------------------------------------------ of the cases
 
 
-def of_cases(cases: Sequence[Called]) -> dict[str, Tensor]:
-    """The features of each case, by name; what is not defined in some is left out of it."""
-    each = [_of_case(case) for case in cases]
-    names = dict.fromkeys(name for found in each for name in found)
-    nan = float("nan")
-    return {n: torch.tensor([found.get(n, nan) for found in each], dtype=torch.float64) for n in names}
+def of_cases(cases: Sequence[Called]) -> dict[str, Feature]:
+    """The features of all cases, by name; what is not defined in some is not known there."""
+    each = [dict(_of_case(case)) for case in cases]
+    nan = torch.tensor(float("nan"), dtype=torch.float64)
+    found = {}
+    for name in dict.fromkeys(name for own in each for name in own):
+        like = next(own[name] for own in each if name in own)
+        numbers = torch.stack([own[name].numbers if name in own else nan for own in each])
+        if like.kind == "flag" and like.is_option:
+            numbers = numbers.nan_to_num(0.0)
+        kind: Kind = "number" if any(own[name].kind == "number" for own in each if name in own) else like.kind
+        found[name] = like._replace(numbers=numbers, kind=kind)
+    return found
 
 
-def _of_case(traced: Called) -> dict[str, float]:
+def _of_case(traced: Called) -> Iterator[tuple[str, Feature]]:
     rule, case = traced.rule, traced.case
-    found: dict[str, float] = dict(numbers_of(traced))
+
+    def feature(number: float | Tensor, subject: str, kind: Kind, is_option: bool = False) -> Feature:
+        return Feature(torch.tensor(float(number), dtype=torch.float64), subject, kind, is_option)
+
     for name, value in {**rule.defaults, **case.hyper}.items():
-        if name in rule.hyper and not isinstance(value, float | int):
-            found[f"{name} is {value!r}?"] = 1.0
-        if name in rule.hyper and isinstance(value, tuple) and value and all(type(n) is int for n in value):
-            found[f"the largest {name}"] = float(max(value))
-        elif type(value) is int:
-            found[f"the largest {name}"] = float(value)
-    every = {**rule.defaults, **case.hyper}
-    found |= {f"{name} is set?": 1.0 for name in every if isinstance(every[name], bool) and every[name]}
+        if name in rule.hyper:
+            several = value if isinstance(value, tuple) and value else (value,)
+            if all(type(n) in (int, float) for n in several):  # of each axis of space, perhaps
+                kind: Kind = "count" if all(type(n) is int for n in several) else "number"
+                yield name, feature(max(several), name, kind, True)
+            else:
+                yield f"{name} is {value!r}", feature(1, name, "flag", True)
     present = case.named(rule)
-    for name in rule.inputs:
-        if name in rule.absentable:
-            found[f"{name} is absent?"] = float(name not in present)
+    for name in rule.absentable:
+        yield f"{name} is absent", feature(name not in present, name, "flag", True)
     with suppress(ValueError, KeyError):  # whose axes have no names
-        found |= {f"the length of {name}": length for name, length in counts_of(traced).items()}
+        for axis, length in counts_of(traced).items():
+            if "·" not in axis and " " not in axis:
+                yield f"the length of {axis} is odd", feature(length % 2, f"axis {axis}", "flag")
     for name, x in present.items():
-        found[f"{name} is not contiguous?"] = float(not x.is_contiguous())
-        found[f"the number of axes of {name}"] = float(x.ndim)
-        found[f"the number of elements of {name}"] = float(x.numel())
-        if x.ndim:
-            found[f"the first axis of {name}"] = float(x.shape[0])
-            found[f"the last axis of {name}"] = float(x.shape[-1])
-            found[f"the last axis of {name} modulo 8"] = float(x.shape[-1] % 8)
-            found[f"the last axis of {name} is odd?"] = float(x.shape[-1] % 2)
-        if not x.numel():
-            continue
+        yield f"{name} is not contiguous", feature(not x.is_contiguous(), f"layout of {name}", "flag")
+        yield f"the number of axes of {name}", feature(x.ndim, "axis count", "count")
         if isinstance(rule.inputs.get(name), Index):
-            found[f"{name} is repeated?"] = float(len(set(x.flatten().tolist())) < x.numel())
-        if x.is_floating_point():
+            yield f"{name} is repeated", feature(len(set(x.flatten().tolist())) < x.numel(), name, "flag")
+        if name in rule.inputs and x.is_floating_point() and x.numel():
             finite = x.double()[x.isfinite()]
             if finite.numel():
-                found[f"the smallest of {name}"] = float(finite.min())
-                found[f"the largest of {name}"] = float(finite.max())
-                found[f"the largest |{name}|"] = float(finite.abs().max())
-            found[f"{name} holds 0?"] = float(bool((x == 0).any()))
-            found[f"{name} holds NaN or infinity?"] = float(finite.numel() < x.numel())
-    flags = {name for name in found if name.endswith("?")}
-    return {name: found[name] for name in (*sorted(found.keys() - flags, key=list(found).index), *sorted(flags))}
-
-
-def options_of(traced: Called) -> set[str]:
-    """The features that say how the page is called."""
-    hyper = traced.rule.hyper
-    absent = {f"{name} is absent?" for name in traced.rule.absentable}
-    said = {name for name in _of_case(traced) if name.partition(" is ")[0] in hyper or name.split()[-1] in hyper}
-    return {*hyper, *absent, *said}
+                yield f"the smallest of {name}", feature(finite.min(), name, "number")
+                yield f"the largest of {name}", feature(finite.max(), name, "number")
+                yield f"the largest |{name}|", feature(finite.abs().max(), name, "number")
+            yield f"{name} holds 0", feature(bool((x == 0).any()), name, "flag")
+            yield f"{name} holds NaN or infinity", feature(finite.numel() < x.numel(), name, "flag")
 
 
 # --------------------------------------------------------------------------------------------------- of the elements
 
 
-def of_elements(traced: Traced, argument: str, shape: tuple[int, ...]) -> dict[str, Tensor]:
-    """The features of each element of an argument: the numbers that stand at its place, and where that is."""
-    found: dict[str, Tensor] = {}
+def of_elements(traced: Traced, argument: str, shape: tuple[int, ...]) -> dict[str, Feature]:
+    """The features of each element of an argument: the numbers that stand at its place, and where that is.
+
+    dy has a sign alone: how large it is decides how large an error is, and none is made of that."""
+    found: dict[str, Feature] = {}
 
     def enter(name: str, x: Tensor) -> None:
+        numbers = x.expand(shape).double().flatten()
         if x.dtype == torch.bool:
-            found[f"{name} is True there?"] = x.expand(shape).double().flatten()
-        elif x.is_floating_point():
-            found[name] = x.expand(shape).flatten()
-            found[f"|{name}|"] = found[name].abs()
+            found[f"{name} is True there"] = Feature(numbers, name, "flag")
+        elif name in traced.rule.cotangents:
+            found[f"{name} < 0"] = Feature((numbers < 0).double(), name, "flag")
         else:
-            found[name] = x.expand(shape).double().flatten()
+            found[name] = Feature(numbers, name, "number" if x.is_floating_point() else "count")
+            if x.is_floating_point():
+                found[f"|{name}|"] = Feature(numbers.abs(), name, "number")
 
     known = {n: traced.values[p] for p, n in traced.names.items() if p < len(traced.case.tensors)}
-    known |= {n: x for n, x in traced.right.items() if n.startswith("y") and x is not None}
     for name, x in known.items():
-        if isinstance(x, Tensor) and name != argument and x.ndim <= len(shape):
-            try:
+        # One number for all is one of the case.
+        if isinstance(x, Tensor) and name != argument and x.ndim in range(bool(shape), len(shape) + 1):
+            with suppress(RuntimeError):  # it does not meet this argument
                 enter(name, x)
-            except RuntimeError:  # it does not meet this argument
-                continue
     number = torch.arange(math.prod(shape), dtype=torch.float64)
-    found["the position in memory order"] = number
+    found["the position in memory order"] = Feature(number, "place", "count")
     for axis in range(len(shape)):
-        index = torch.arange(shape[axis]).reshape(-1, *(1,) * (len(shape) - axis - 1)).expand(shape).flatten()
-        found[f"the index on axis {axis}"] = index.double()
-        found[f"the index from the end of axis {axis}"] = shape[axis] - 1 - index.double()
-        found[f"the index on axis {axis} is odd?"] = (index % 2).double()
+        index = torch.arange(shape[axis]).reshape(-1, *(1,) * (len(shape) - axis - 1)).expand(shape).flatten().double()
+        found[f"the index on axis {axis}"] = Feature(index, "place", "count")
+        found[f"the index from the end of axis {axis}"] = Feature(shape[axis] - 1 - index, "place", "count")
+        found[f"the index on axis {axis} is odd"] = Feature(index % 2, "place", "flag")
     for name, spec in traced.rule.inputs.items():
         if isinstance(spec, Index) and name in known and (place := _axis_of(traced, argument, spec.axis)) is not None:
             count = torch.bincount(known[name].flatten().clamp(min=0), minlength=shape[place])[: shape[place]]
             by_axis = count.reshape(-1, *(1,) * (len(shape) - place - 1)).expand(shape)
-            found[f"how often {name} names it"] = by_axis.double().flatten()
-    found["the number of elements"] = torch.full_like(number, math.prod(shape))
-    for name, value in numbers_of(traced).items():
-        found[name] = torch.full_like(number, value)
+            found[f"how often {name} names it"] = Feature(by_axis.double().flatten(), name, "count")
     return found
 
 

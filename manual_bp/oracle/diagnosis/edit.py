@@ -12,6 +12,10 @@ EARLY = 0.1
 PAGE, PAGES = "equals the page with ", "the page's with "
 
 
+class RefusedError(Exception):
+    """The page refuses to be called as an edit calls it; a candidate that gives an answer there has no such edit."""
+
+
 @dataclass(frozen=True, eq=False)
 class Edit:
     """cost: how seldom it is met.  words: what is said of the results that it gives, after their name.
@@ -19,6 +23,7 @@ class Edit:
     position: of the operation where it stands, if any.  kind: what it has in common with the same edit elsewhere.
     operand: which of those of the operation is edited alone.  is_registered: a mistake that the page lists, which may
     well give NaN.  exact: the same mistake in float64, where its roundings are those of the case's precision.
+    fitted: what was read off the numbers of one case, and is known by a name that has to hold for several numbers.
     """
 
     cost: float
@@ -30,6 +35,7 @@ class Edit:
     operand: int | None = None
     is_registered: bool = False
     exact: Edit | None = None
+    fitted: Callable[[Traced], float] | None = None
 
     def at(self, traced: Traced) -> dict[int, Change]:
         """The operations of a program that it changes."""
@@ -80,4 +86,5 @@ def times(edit: Edit, argument: str, words: str, factor: Callable[[Traced], floa
     what = f"{PAGES}{edit.words.removeprefix(PAGE)}"
     if "{} is " in edit.words:
         what = edit.words.partition("{} is ")[2]
-    return Edit(max(edit.cost, 2) + 1.4 + more, f"is {words} times {what}", None, run, edit.position)
+    said = f"is {words} times {what}"
+    return Edit(max(edit.cost, 2) + 1.4 + more, said, None, run, edit.position, fitted=factor)

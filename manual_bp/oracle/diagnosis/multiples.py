@@ -15,7 +15,7 @@ from torch import Tensor
 
 from manual_bp.oracle.diagnosis.edit import PAGE, Edit
 from manual_bp.oracle.diagnosis.program import MOVES, At, Change, Site, Traced, Values
-from manual_bp.oracle.diagnosis.quantities import CONSTANTS, Quantity
+from manual_bp.oracle.diagnosis.quantities import CONSTANTS, Always, Quantity
 from manual_bp.oracle.diagnosis.sketch import Sketch
 from manual_bp.oracle.diagnosis.words import name_of
 from manual_bp.oracle.words import beside_one
@@ -169,7 +169,7 @@ def names_of(factor: float, off: float, traced: Traced) -> Iterator[tuple[float,
     if abs(factor - 1) > off and abs(factor) > off:
         rounded = float(f"{factor:.3g}")
         number = rounded if abs(rounded - factor) <= off else factor
-        yield 0.6, beside_one(number), lambda _, number=number: number  # type: ignore[misc]
+        yield 0.6, beside_one(number), Always(number)
 
 
 def _single(traced: Traced, spot: Spot, factor: float, off: float) -> Iterator[Edit]:
@@ -178,9 +178,8 @@ def _single(traced: Traced, spot: Spot, factor: float, off: float) -> Iterator[E
     for more, words, quantity in names_of(factor, off, traced):
         cost = (1.2 if is_result else 1.9 if spot.is_summand else 2.0) + more
         said = _of_result(words) if is_result else f"{PAGE}{_multiplied_words(traced, spot, words)}"
-        yield Edit(
-            cost, said, {site: spot.change(quantity)}, None, None if is_result else spot.position, operand=spot.operand
-        )
+        position = None if is_result else spot.position
+        yield Edit(cost, said, {site: spot.change(quantity)}, None, position, operand=spot.operand, fitted=quantity)
 
 
 def _added(traced: Traced, argument: str, position: int, factor: float, off: float) -> Iterator[Edit]:
@@ -196,10 +195,11 @@ def _added(traced: Traced, argument: str, position: int, factor: float, off: flo
 
     every = [*names_of(factor, off, traced)]
     if abs(factor - 1) <= off:
-        every = [(0.0, "", lambda _: 1.0)]
+        every = [(0.0, "", Always(1.0))]
     for more, words, quantity in every:
         times_ = f"{words}·" if words else ""
-        yield Edit(2.2 + more, f"{PAGE}`{times_}{name}` added to `{argument}`", {site: partial(plus, quantity)})
+        said = f"{PAGE}`{times_}{name}` added to `{argument}`"
+        yield Edit(2.2 + more, said, {site: partial(plus, quantity)}, fitted=quantity)
 
 
 def _of_result(factor: str) -> str:

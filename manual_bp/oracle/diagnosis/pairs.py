@@ -31,10 +31,12 @@ def multiplied(sketch: Sketch, argument: str) -> Iterator[Edit]:
     square = (given * given).sum(1)
     factors = (given @ due) / square
     near = ((given * factors[:, None] - due).abs() <= tolerance * factors.abs().clamp(min=1)[:, None]).all(1)
+    # What is doubled and halved again is no edit.
+    is_right = ((given * factors[:, None] - sketch.right[row]).abs() <= tolerance).all(1)
     # Roundings of many numbers seldom add up to more than the root of their count.
     off = tolerance.norm() / square.sqrt()
     known = (factors.abs() > NO_FACTOR) & ((factors - 1).abs() > NO_FACTOR) & (off < KNOWN_TO * factors.abs())
-    for i in (near & known).nonzero().flatten().tolist():
+    for i in (near & known & ~is_right).nonzero().flatten().tolist():
         for more, words, quantity in names_of(float(factors[i]), float(off[i]), sketch.program):
             yield times(edits[i][1], argument, words, quantity, more)
 

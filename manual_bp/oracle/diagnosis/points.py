@@ -54,6 +54,11 @@ class Point:
         return self.record.evidence.case.elements
 
     @property
+    def is_part(self) -> bool:
+        """Whether it is the end of a larger case, at which alone the candidate was called."""
+        return self.record.evidence.row is not None
+
+    @property
     def is_extreme(self) -> bool:
         """Whether all numbers of an input are small or great."""
         inputs = [x for x in self.record.evidence.case.inputs if x is not None]

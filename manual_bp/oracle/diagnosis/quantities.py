@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from manual_bp import axes
@@ -72,10 +73,20 @@ Quantity = Callable[["Traced"], float]
 """What a number is in a case; raises where it is not defined."""
 
 
+@dataclass(frozen=True)
+class Always:
+    """A number that is the same in every case."""
+
+    number: float
+
+    def __call__(self, _: Traced) -> float:
+        return self.number
+
+
 def quantities(traced: Traced) -> Iterator[tuple[str, Quantity]]:
     """Every quantity by name, the simplest first."""
     for name, number in CONSTANTS.items():
-        yield name, lambda _, number=number: number  # type: ignore[misc]
+        yield name, Always(number)
     counts = counts_of(traced)
     for words, function in OF_A_COUNT.items():
         for name in counts:
@@ -84,8 +95,8 @@ def quantities(traced: Traced) -> Iterator[tuple[str, Quantity]]:
     for words, function in OF_A_HYPERPARAMETER.items():
         for name in numbers_of(traced):
             yield words.format(name, name), lambda t, f=function, n=name: f(numbers_of(t)[n])  # type: ignore[misc]
-    for one, other in itertools.permutations(counts, 2):
-        words = "/".join(f"({n})" if "·" in n or " " in n else n for n in (one, other))
+    for one, other in itertools.permutations([name for name in counts if "·" not in name], 2):
+        words = "/".join(f"({n})" if " " in n else n for n in (one, other))
         yield words, lambda t, a=one, b=other: counts_of(t)[a] / counts_of(t)[b]  # type: ignore[misc]
 
 

@@ -121,6 +121,13 @@ class Sample:
         same = torch.where(broken, ~self.got.isfinite(), self.right_by(value))
         return bool(broken.any()) and bool(same[self.judged].all())
 
+    def is_finite_where(self, value: Tensor) -> bool:
+        """Whether the candidate is right where this is not finite, which is somewhere."""
+        if not value.shape == self.got.shape == self.expected.shape:
+            return False
+        broken = ~value.isfinite() & self.judged
+        return bool(broken.any()) and not bool((broken & ~self.got.isfinite()).any())
+
     def reproduced(self, value: Tensor) -> int:
         """How many of the wrong numbers a value gives within the allowance: one that is huge elsewhere widens nothing,
         and what is due never counts."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -66,6 +66,7 @@ class Search:
 
     left_out: arguments of which not every case is looked at.  exact, partial: by argument what was found: edits that
     hold in every case, and those that give all that is wrong.
+    fresh: cases that are drawn to tell what is said of an argument from what is so by chance.
     nearest: by argument the edit that gives most of what is wrong at the case that was asked first, and its program's.
     """
 
@@ -79,13 +80,14 @@ class Search:
         conventions: Conventions = OUR_CONVENTIONS,
         excused: Collection[tuple[str, str]] = (),
     ) -> None:
-        self.rule, self.deadline, self.dtype = rule, deadline, dtype
+        self.rule, self.deadline, self.dtype, self.conventions = rule, deadline, dtype, conventions
         self.tried = 0
         self._parts: dict[int, list[Asked]] = {}  # by the case asked first
         self.points: dict[str, list[Point]] = {}
         self.left_out: set[str] = set()
         self.exact: dict[str, list[Verdict]] = {}
         self.partial: dict[str, list[Verdict]] = {}
+        self.fresh: Callable[[str, Sequence[Point], Sequence[Point]], list[Point]] = lambda *_: []
         self.nearest: dict[str, tuple[Edit, str]] = {}
         every = [(end_of(r) if r.evidence.row is not None else r) or r for r in records]
         points = [Point(r, samples_of(rule.arguments, r, False, dtype), rule, conventions) for r in every]
@@ -317,6 +319,8 @@ class Search:
                 continue
             verdict = Verdict(edit, by, name, list(self.points[name]))
             holds = verdict.holds(self.deadline, self.tried)
+            if holds and verdict.explained <= SELDOM:
+                holds = verdict.in_others(self.fresh(name, verdict.agreeing, self.points[name]), self.deadline)
             if holds and (not exactly or (verdict.is_exact and verdict.explained >= TOLD)):
                 (self.exact if verdict.is_exact else self.partial).setdefault(name, []).append(verdict)
             elif name == argument:
@@ -332,5 +336,7 @@ def _is_the_same(edited: Tensor | None, right: Tensor | None) -> bool:
     return edited is not None and right is not None and torch.equal(edited.double(), right.double())
 
 
+# What is seen in so few cases is asked in more, drawn for that.
+SELDOM = 3
 # A number that is fitted says something from the second case on.
 TOLD = 2

@@ -100,7 +100,7 @@ def _exact(search: Search, verdict: Verdict, arguments: list[str]) -> str:
     verdicts = [v for a in arguments for v in search.exact[a] if v.edit is verdict.edit]
     most = max(verdicts, key=lambda v: len(v.agreeing))
     point = search.probe(arguments[0])
-    seen, cases = len(most.agreeing), most.cases
+    seen, cases = len(most.agreeing), len(most.agreed)
     if cases == 1:
         evidence = "so in the only case, and visibly not right there"
     else:
@@ -119,24 +119,30 @@ def _partial(search: Search, argument: str) -> str:
     verdicts = sorted(search.partial.get(argument, ()), key=lambda v: v.cost)[:ASKED]
     point = search.probe(argument)
     deadline = Deadline(COMPLETED)
+    without = ""
     for verdict in verdicts:
         verdict.complete(deadline)
+        fresh = search.fresh(argument, [*verdict.agreeing, *verdict.mixed], verdict.contrary)
+        if not verdict.in_others(fresh, deadline) or verdict.fresh is None:
+            continue
         subject = _subject(verdict, [argument], point).replace("0 everywhere", "0")
-        if not verdict.mixed and not verdict.contrary:  # or it were exact
+        agreeing = [*verdict.agreeing, *verdict.fresh.agreeing]
+        contrary = [*verdict.contrary, *verdict.fresh.contrary]
+        is_whole = not verdict.mixed and not verdict.fresh.mixed
+        if is_whole and not contrary:  # or it were exact
             where = _of_cases(verdict.agreeing, verdict.undefined) if verdict.silent else ""
             return f"{subject}{f', where {where}' if where else ''}; so in {_in(verdict)}{_silent(verdict)}"
-        rest = f"; it is right in {counted(len(verdict.contrary), 'other case')} that would show it"
-        if not verdict.mixed and (found := _of_cases(verdict.agreeing, verdict.contrary)):
+        rest = f"; it is right in {counted(len(contrary), 'other case')} that would show it"
+        if is_whole and (found := _of_cases(agreeing, contrary)):
             return f"{subject}, where {found}; so in {_in(verdict)}{rest}"
         found, count = _of_elements(verdict, argument)
         if found and count >= SEVERAL:
             return f"{subject}, where {found}; so in all of {counted(count, 'number')} that are wrong"
-    for verdict in verdicts:  # of elements without a rule anything might be said
         numbers = sum(int(p.samples[argument].wrong.sum()) for p in verdict.agreeing)
-        if not verdict.mixed and len(verdict.agreeing) >= EVIDENT and numbers >= MANY:
-            rest = f"; it is right in {counted(len(verdict.contrary), 'other case')} that would show it"
-            return f"{_subject(verdict, [argument], point)}, in {_in(verdict)}{rest}"
-    return ""
+        # Of elements without a rule anything might be said.
+        if not without and is_whole and len(verdict.agreeing) >= EVIDENT and numbers >= MANY:
+            without = f"{subject}, in {_in(verdict)}{rest}"
+    return without
 
 
 def _in(verdict: Verdict) -> str:
@@ -154,19 +160,10 @@ def _in(verdict: Verdict) -> str:
     return f"all {len(points)} cases in which it is wrong: {names}"
 
 
-def _of_cases(those: Sequence[Point], others: Sequence[Point], besides: float | None = None) -> str:
-    """What some cases have in common, and no other (or few, as a share of those): of how they are called, or else of
-    anything; "" if nothing is found."""
-    if not those or not others:
-        return ""
-    features = conditions.of_cases([*those, *others])
+def _of_cases(those: Sequence[Point], others: Sequence[Point], spare: float = 0.0) -> str:
+    """What some cases have in common, and no other (or few, as a share of those); "" if nothing is found."""
     holds = torch.tensor([True] * len(those) + [False] * len(others))
-    options = conditions.options_of(those[0])
-    if besides is not None:
-        of_options = {name: x for name, x in features.items() if name in options}
-        if found := conditions.condition(of_options, holds, options):
-            return found
-    return conditions.condition(features, holds, options, besides)
+    return conditions.condition(conditions.of_cases([*those, *others]), holds, spare) if those and others else ""
 
 
 def _of_elements(verdict: Verdict, argument: str) -> tuple[str, int]:
@@ -181,36 +178,51 @@ def _of_elements(verdict: Verdict, argument: str) -> tuple[str, int]:
     return _where(pairs, argument)
 
 
-def _where(pairs: Sequence[tuple[Point, torch.Tensor]], argument: str, besides: float | None = None) -> tuple[str, int]:
+def _where(pairs: Sequence[tuple[Point, torch.Tensor]], argument: str, spare: float = 0.0) -> tuple[str, int]:
     """What the wrong elements have in common of those that count in some cases, and how many there are."""
-    features: list[dict[str, torch.Tensor]] = []
+    found: list[conditions.Features] = []
     holds: list[torch.Tensor] = []
     for point, counts in pairs:
         every = conditions.of_elements(point.traced(), argument, tuple(counts.shape))
-        features.append({name: x[counts.flatten()] for name, x in every.items()})
+        found.append({n: f._replace(numbers=f.numbers[counts.flatten()]) for n, f in every.items()})
         holds.append(point.samples[argument].wrong[counts])
-    names = set.intersection(*(set(f) for f in features)) if features else set()
-    joined = {n: torch.cat([f[n] for f in features]) for n in (features[0] if features else {}) if n in names}
-    wrong = torch.cat(holds) if joined else torch.zeros(0)
+    names = [n for n in (found[0] if found else {}) if all(n in own for own in found)]
+    features = {n: found[0][n]._replace(numbers=torch.cat([own[n].numbers for own in found])) for n in names}
+    wrong = torch.cat(holds) if features else torch.zeros(0)
     if int(wrong.sum()) < EVIDENT:
         return "", 0
-    return conditions.condition(joined, wrong, (), besides), int(wrong.sum())
+    return conditions.condition(features, wrong, spare), int(wrong.sum())
+
+
+def _parted(points: Sequence[Point], argument: str) -> tuple[list[Point], list[Point]]:
+    """Those that are wrong, and those that are right where something else than 0 is due."""
+    samples = [(p, p.samples[argument]) for p in points]
+    right = [
+        p for p, s in samples if not s.is_wrong and bool((s.judged & (s.expected.double().abs() > s.allowance)).any())
+    ]
+    return [p for p, s in samples if s.is_wrong], right
 
 
 def circumstances(search: Search, candidate: Vjp | None, argument: str) -> str:
     """In which cases, or else at which elements, it is wrong, where no edit says why; "" if these have nothing in
     common."""
-    wrong = [p for p in search.points[argument] if p.samples[argument].is_wrong]
-    right = [p for p in search.points[argument] if not p.samples[argument].is_wrong]
+    points = search.points[argument]
+    wrong, right = _parted(points, argument)
+    several = _parted([*points, *search.fresh(argument, wrong, right)], argument)
     looked_at = " looked at" if argument in search.left_out else ""
-    if found := _of_cases(wrong, right, SOME_RIGHT):
-        of = f"{len(wrong)} of {len(wrong) + len(right)} cases{looked_at}"
+    count = len(wrong)
+    if found := _of_cases(*several, SOME_RIGHT):
+        of = f"{count} of {len(points)} cases{looked_at}"
         return f"{argument} is wrong only where {found}; in {of}, for no reason that an edit of one place gives"
-    alike = [p for p in wrong if p.samples[argument].got.shape == p.samples[argument].expected.shape]
-    found, _ = _where([(p, p.samples[argument].judged) for p in alike if p.size <= LARGE], argument, FEW_RIGHT)
+    pairs = []
+    for point in points:
+        sample = point.samples[argument]
+        if point.size <= LARGE and sample.got.shape == sample.expected.shape:  # what is due 0 may be right by chance
+            pairs.append((point, sample.judged & (sample.wrong | (sample.expected.double().abs() > sample.allowance))))
+    found, _ = _where(pairs, argument, FEW_RIGHT)
     if not found:
         return ""
-    where = f"{counted(len(wrong), 'case')} in which it is wrong{looked_at}"
+    where = f"{counted(count, 'case')} in which it is wrong{looked_at}"
     return f"{argument} is wrong only at elements where {found}; so in {where}, for no reason that an edit gives"
 
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from manual_bp.oracle.diagnosis.deadline import Deadline, TimeIsUp
-from manual_bp.oracle.diagnosis.edit import Edit
+from manual_bp.oracle.diagnosis.edit import Edit, RefusedError
 from manual_bp.oracle.diagnosis.points import Point
 from manual_bp.oracle.diagnosis.program import TORCH
+from manual_bp.oracle.diagnosis.quantities import Always
 from manual_bp.oracle.diagnosis.samples import CERTAIN
 from manual_bp.oracle.diagnosis.tracing import UntraceableError
 
@@ -35,7 +36,9 @@ class Verdict:
     right, and the edit gives something else. undefined: cases in which the edit is not defined, as in another
     branch of the page; silent: how many of them are wrong. evidence: how improbable it is, in bits, that an edit
     fits what is wrong by chance, and better than its program fits without any edit, which may lose digits. failed:
-    wrong cases, few among many, in which it is something else too.
+    wrong cases, few among many, in which it is something else too. agreed: cases in which it is what came.
+    is_broken: whether what is not finite was evidence; is_finite: whether elsewhere what came is finite where it gives
+    what is not.  fresh: what it is in cases drawn to tell.
     """
 
     edit: Edit
@@ -47,9 +50,12 @@ class Verdict:
     contrary: list[Point] = field(default_factory=list)
     silent: int = 0
     undefined: list[Point] = field(default_factory=list)
-    cases: int = 0
+    agreed: list[Point] = field(default_factory=list)
     evidence: float = 0.0
     failed: list[Point] = field(default_factory=list)
+    is_broken: bool = False
+    is_finite: bool = False
+    fresh: Verdict | None = None
 
     @property
     def cost(self) -> float:
@@ -58,7 +64,8 @@ class Verdict:
     @property
     def is_exact(self) -> bool:
         is_defined = self.explained > self.silent
-        return bool(self.agreeing) and is_defined and not (self.mixed or self.contrary or self.failed)
+        fresh = self.fresh is None or not (self.fresh.mixed or self.fresh.contrary)
+        return bool(self.agreeing) and is_defined and fresh and not (self.mixed or self.contrary or self.failed)
 
     @property
     def explained(self) -> int:
@@ -75,19 +82,40 @@ class Verdict:
                 return False
             if len(self.failed) > min(wrong, self.explained + FAILING) // FAILING:
                 return False
-        if self.edit.is_registered and not self.cases:  # NaN alone is no formula
+        if self.edit.is_registered and not self.agreed:  # NaN alone is no formula
             return False
         needed = CERTAIN if self.edit.is_registered else math.log2(max(tried, 1)) + MORE
-        if self.evidence < needed or not self._is_of_argument(points):
+        # Whatever overflows gives NaN: it tells only where it came wherever the edit gives it.
+        evidence = math.inf if self.is_broken and not self.is_finite else self.evidence
+        if evidence < needed or not self._is_of_argument(points):
             return False
-        return self.explained > self.silent // OTHERS
+        return self.explained > self.silent // OTHERS and self.is_known
+
+    @property
+    def is_known(self) -> bool:
+        """Whether a name for what was fitted holds for several numbers: for one many names do."""
+        quantity = self.edit.fitted
+        if quantity is None or isinstance(quantity, Always):
+            return True
+        seen = {float(f"{quantity(p.traced(self.by)):.6g}") for p in (*self.agreeing, *self.mixed)}
+        return len(seen) > 1
+
+    def in_others(self, points: list[Point], deadline: Deadline) -> bool:
+        """Ask it in more cases, drawn for that; False if in one of them it is not what came.  The counts are those of
+        the cases that came before."""
+        self.fresh = Verdict(self.edit, self.by, self.argument, list(points))
+        with suppress(TimeIsUp):
+            while self.fresh.left:
+                if not self.fresh._ask_next(deadline) or self.fresh.failed:
+                    return False
+        return True
 
     def _is_of_argument(self, points: list[Point]) -> bool:
         """Whether a registered mistake is one of this argument, and not of another alone while digits that a right
         formula loses too are all that is off here: in some case it gives in float64 too what came, and that is visibly
         not right."""
         exact = self.edit.exact
-        if exact is None or self.evidence == math.inf:
+        if exact is None or self.is_broken or self.evidence == math.inf:
             return True
         for point in points:
             with suppress(Exception):  # it is not defined there
@@ -114,6 +142,9 @@ class Verdict:
             values = edit.results(program, program.needed([argument]))
         except UntraceableError:
             return False
+        except RefusedError:
+            self.contrary += [] if sample.is_wrong else [point]
+            return not sample.is_wrong
         except Exception:  # there is no such operation there, or it is not defined
             self.silent += sample.is_wrong and sample.is_telling
             self.undefined.append(point)
@@ -126,13 +157,15 @@ class Verdict:
         if unedited is not None and unedited.shape == sample.got.shape:
             own = sample.evidence(unedited.double())
         if sample.agrees(value):
-            self.cases += 1
+            self.agreed.append(point)
             if sample.shows(value) and own < CERTAIN:
                 self.agreeing.append(point)
             self.evidence += max(sample.evidence(value) - own, 0.0)
         elif edit.is_registered and sample.breaks_as(value):
             self.agreeing.append(point)
-            self.evidence = math.inf
+            self.is_broken = True
+        elif edit.is_registered and sample.is_finite_where(value):
+            self.is_finite = True
         elif not sample.is_telling or not value.isfinite().all() or self._is_shaky(point, value):
             return True
         elif sample.is_wrong:

@@ -1,11 +1,10 @@
-"""Edits of the whole page: its registered mistakes, other hyperparameters, another page's formula, a forward of which a
-part is taken for constant."""
+"""Edits of the whole page: its registered mistakes, other hyperparameters, other cotangents, another page's formula."""
 
 from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,20 +13,18 @@ from torch import Tensor
 
 from manual_bp.hyperparameters import choices, kinds
 from manual_bp.inputs import Mistake
-from manual_bp.oracle.candidates import candidate
 from manual_bp.oracle.diagnosis.changes import FUNCTIONS, worded
-from manual_bp.oracle.diagnosis.edit import PAGE, Edit
-from manual_bp.oracle.diagnosis.program import MOVES, Site, Traced, Values
-from manual_bp.oracle.diagnosis.words import name_of, place_of
+from manual_bp.oracle.diagnosis.edit import PAGE, Edit, RefusedError
+from manual_bp.oracle.diagnosis.program import Traced, Values
+from manual_bp.oracle.diagnosis.quantities import OF_A_COUNT, counts_of
 from manual_bp.outputs import parts, whole
-from manual_bp.program import Ref
 from manual_bp.registry import RULES
 from manual_bp.rule import Rule
 
 
 def whole_edits(traced: Traced) -> Iterator[Edit]:
     """All of them."""
-    for family in (mistakes, hyperparameters, arguments, formulas, constants_of_forward):
+    for family in (mistakes, hyperparameters, cotangents, formulas):
         yield from family(traced)
 
 
@@ -101,6 +98,11 @@ def hyperparameters(traced: Traced) -> Iterator[Edit]:
         for i, (words, function) in enumerate(functions.items() if name in numeric else ()):
             said = f"{{}} is that of {worded(words, name)}"
             yield Edit(1.8 + i / 20, said, run=partial(_with_hyper, {name: partial(_of_number, function, name)}))
+    given = {**rule.defaults, **traced.case.hyper}
+    for name, axis in itertools.product([n for n in numeric if type(given.get(n)) is float], counts_of(traced)):
+        for words in SCALES if "·" not in axis and " " not in axis else ():
+            said = f"{{}} is that of {name} times {words.format(axis)} in place of {name}"
+            yield Edit(2.7, said, run=partial(_scaled_by_count, name, axis, OF_A_COUNT[words]))
     for one, two in itertools.permutations(rule.hyper, 2):
         if rule.annotations[one] == rule.annotations[two]:
             words = f"{{}} is that of {two} in place of {one}"
@@ -109,6 +111,15 @@ def hyperparameters(traced: Traced) -> Iterator[Edit]:
                 words = f"{{}} is that of {one} and {two} exchanged"
                 exchanged = {one: operator.itemgetter(two), two: operator.itemgetter(one)}
                 yield Edit(2.2, words, run=partial(_with_hyper, exchanged))
+
+
+# Made with the count of the others, added to a sum and not to a mean, or the other way round.
+SCALES = ("{0}/({0} - 1)", "({0} - 1)/{0}", "{}", "1/{}")
+
+
+def _scaled_by_count(name: str, axis: str, function: Callable[[float], float], traced: Traced, needed: int) -> Values:
+    by = function(counts_of(traced)[axis])
+    return _with_hyper({name: lambda hyper: hyper[name] * by}, traced, needed)
 
 
 def _always(value: Any, _: Any) -> Any:
@@ -126,29 +137,22 @@ def _with_hyper(changed: Mapping[str, Callable[[Mapping[str, Any]], Any]], trace
     hyper = {**traced.rule.defaults, **traced.case.hyper}
     hyper |= {name: value(hyper) for name, value in changed.items()}
     try:
-        return _with(traced, hyper=hyper)
-    except ValueError:  # 0 is refused where it is divided by
-        return _with(traced, hyper=hyper | {name: hyper[name] or TINY for name in changed})
+        try:
+            return _with(traced, hyper=hyper)
+        except ValueError:  # 0 is refused where it is divided by
+            return _with(traced, hyper=hyper | {name: hyper[name] or TINY for name in changed})
+    except ValueError as error:
+        raise RefusedError from error
 
 
-# ------------------------------------------------------------------------------------------------- other arguments
+# ------------------------------------------------------------------------------------------------ other cotangents
 
 
-def arguments(traced: Traced) -> Iterator[Edit]:
-    """The page's own backward with others: two inputs of one shape taken for each other, and their cotangents too; y in
-    place of an input; the cotangent of one of several outputs ignored; all of them multiplied by y."""
-    rule, inputs = traced.rule, dict(zip(traced.rule.inputs, traced.inputs, strict=True))
+def cotangents(traced: Traced) -> Iterator[Edit]:
+    """The page's own backward with the cotangent of one of several outputs ignored, or all of them multiplied by y."""
+    rule = traced.rule
     if not rule.has_backward:
         return
-    outputs = [traced.right[name] for name in rule.arguments[: len(rule.outputs)]]
-    for one, two in itertools.combinations([n for n, x in inputs.items() if x is not None], 2):
-        if (inputs[one].shape, inputs[one].dtype) == (inputs[two].shape, inputs[two].dtype):  # type: ignore[union-attr]
-            words = f"{PAGE}`{one}` and `{two}` taken for each other throughout backward"
-            yield Edit(2.2, words, run=partial(_in_each_others_role, f"d{one}", f"d{two}"))
-    for i, (name, x) in enumerate(inputs.items()):
-        if x is not None and x.is_floating_point() and outputs[0] is not None and x.shape == outputs[0].shape:
-            words = f"is the derivative taken at y in place of {name}"
-            yield Edit(2.6, words, run=partial(_at_y, i))
     for i, name in enumerate(rule.cotangents if len(rule.cotangents) > 1 else ()):
         words = f"{name} is ignored: {{}} is that of {name} = 0"
         yield Edit(1.4, words, run=partial(_at_dy, partial(_without, i)))
@@ -167,19 +171,6 @@ def _with(traced: Traced, inputs: Any = None, dy: Any = None, hyper: Mapping[str
 
 def _grads(found: Values) -> Values:
     return {name: x for name, x in found.items() if name.startswith("d")}
-
-
-def _in_each_others_role(one: str, two: str, traced: Traced, needed: int) -> Values:
-    names = list(traced.rule.inputs)
-    i, j, given = names.index(one[1:]), names.index(two[1:]), list(traced.inputs)
-    given[i], given[j] = given[j], given[i]
-    grads = _grads(_with(traced, given))
-    return {**grads, one: grads.get(two), two: grads.get(one)}
-
-
-def _at_y(i: int, traced: Traced, needed: int) -> Values:
-    given, y = traced.inputs, traced.right[traced.rule.arguments[0]]
-    return _grads(_with(traced, (*given[:i], y, *given[i + 1 :])))
 
 
 def _without(i: int, j: int, d: Tensor, y: Tensor) -> Tensor:
@@ -228,54 +219,3 @@ def _at_other(other: Rule, traced: Traced, needed: int) -> Values:
 def _on_top(other: Rule, name: str, traced: Traced, needed: int) -> Values:
     x, dx = traced.inputs[list(traced.rule.inputs).index(name)], traced.right[f"d{name}"]
     return {f"d{name}": other.vjp((x,), dx, **_of_own(other, traced))[1][0]}
-
-
-# ------------------------------------------------------------------------------------- parts of forward as constants
-
-
-def constants_of_forward(traced: Traced) -> Iterator[Edit]:
-    """A value of forward taken for a constant, so that its part of the derivative is missing."""
-    differentiate = getattr(candidate("torch"), "autograd", None)
-    if differentiate is None or not traced.rule.has_backward:
-        return
-    reduced = [traced.sites[p] for p, n in enumerate(traced.nodes) if n.name in REDUCTIONS]
-    reduced = [site for site in dict.fromkeys(reduced) if site.stage == "forward"]
-    if len(reduced) > 1:
-        words = f"{PAGE}all statistics (sums, means and extrema of forward) taken for constants"
-        yield Edit(2.6, words, run=partial(_constant, differentiate, reduced))
-    for position, node in enumerate(traced.nodes):
-        value, stage = traced.values[position], traced.sites[position].stage
-        if stage != "forward" or node.name in MOVES or not isinstance(value, Tensor) or not value.is_floating_point():
-            continue
-        words = f"{PAGE}{name_of(traced, Ref(position))} of forward taken for a constant{place_of(traced, position)}"
-        yield Edit(3.1, words, run=partial(_constant, differentiate, [traced.sites[position]]))
-
-
-REDUCTIONS = ("sum", "mean", "amax", "amin", "max", "min", "var", "std", "logsumexp", "norm", "var_mean")
-
-
-def _constant(differentiate: Any, sites: Sequence[Site], traced: Traced, needed: int) -> Values:
-    return _differentiated(differentiate, traced, [p for site in sites for p in traced.positions[site]])
-
-
-def _differentiated(differentiate: Any, traced: Traced, positions: list[int]) -> Values:
-    rule, case = traced.rule, traced.case
-    count = len([x for x in case.inputs if x is not None])
-    outputs = [traced.results[name] for name in rule.arguments[: len(rule.outputs)]]
-    of_value = traced.needed(rule.arguments[: len(rule.outputs)])
-    constant = frozenset(positions)
-
-    def forward(*inputs: Any, **_: Any) -> Any:
-        there = [x for x in inputs if x is not None]
-        run: dict[int, Any] = dict(enumerate(there))
-        for position in range(count, max(outputs) + 1):
-            if of_value >> position & 1:
-                run[position] = traced.step(position, run)
-                run[position] = run[position].detach() if position in constant else run[position]
-        found = [run[p] for p in outputs]
-        return whole(found, like=traced.dy) if len(found) > 1 else found[0]
-
-    y, grads = differentiate(forward)(traced.inputs, traced.dy)
-    del y
-    found = zip(rule.arguments[len(outputs) :], grads, strict=True)
-    return {name: x for name, x in found if isinstance(x, Tensor)}

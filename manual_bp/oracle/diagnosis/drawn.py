@@ -1,0 +1,115 @@
+"""Cases drawn to tell one claim from another: what is said of the cases that came has to hold in these too.
+
+What is due there is what the page gives in float64, and what is off is so visibly: by more than the root of a rounding,
+so that nothing hangs on how far off a right program may be.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manual_bp import axes
+from manual_bp.inputs import Edge
+from manual_bp.oracle.calling import call
+from manual_bp.oracle.case import Case
+from manual_bp.oracle.diagnosis.deadline import Deadline
+from manual_bp.oracle.diagnosis.points import LARGE, Point, evenly
+from manual_bp.oracle.diagnosis.records import Record
+from manual_bp.oracle.diagnosis.samples import samples_of
+from manual_bp.oracle.diagnosis.search import Search
+from manual_bp.oracle.drawing import draw
+from manual_bp.oracle.evidence import OF_ITS_VALUES, Evidence
+from manual_bp.oracle.variation import in_precision, wide
+from manual_bp.outputs import parts
+from manual_bp.rule import Rule, Vjp
+
+# How a case is called is put together with the lengths of another, of so many that are wrong and right.
+OF_EACH = 4
+# So long it is drawn for one question.
+SECONDS = 0.3
+# A case of more elements takes long.
+MOST = 16 * LARGE
+
+
+def lengths_of(rule: Rule, case: Case) -> axes.Sizes:
+    """Every axis of a case by name, with its lengths."""
+    sizes: axes.Sizes = {}
+    shapes = {n: tuple(x.shape) for n, x in zip(rule.inputs, case.inputs, strict=True) if x is not None}
+    axes.bind(rule.annotations, shapes, sizes, case.hyper)
+    return sizes
+
+
+class Drawn:
+    """Of a search: the cases that were drawn, each once."""
+
+    def __init__(self, search: Search, candidate: Vjp | None) -> None:
+        self.search, self.candidate = search, candidate
+        self._points: dict[Any, Point | None] = {}
+
+    def point(self, like: Case, sizes: Mapping[str, Any], seed: int = 0) -> Point | None:
+        """A case that is called as another one, with such lengths; None where the page is not defined or the candidate
+        gives nothing."""
+        key = id(like), str(sizes), seed
+        if key not in self._points:
+            with suppress(ValueError):  # the page is not defined for these lengths
+                self._points[key] = self._drawn(like, sizes, seed)
+        return self._points.setdefault(key, None)
+
+    def _drawn(self, like: Case, sizes: Mapping[str, Any], seed: int) -> Point | None:
+        search, rule, conventions = self.search, self.search.rule, self.search.conventions
+        absent = [name for name, x in zip(rule.inputs, like.inputs, strict=True) if x is None]
+        name = ", ".join(f"{axis} = {length}" for axis, length in sizes.items())
+        edge = Edge(f"{name} (drawn)", given={**like.hyper, **dict.fromkeys(absent)}, sizes=sizes)
+        case = Case(*draw(rule, edge, torch.Generator().manual_seed(seed)), edge.name)
+        case = in_precision(case, search.dtype)
+        wider = case.with_tensors(wide(x) for x in case.tensors)
+        results = call(self.candidate, rule, case).results if self.candidate is not None else None
+        if not results:
+            return None
+        y, grads = rule.vjp(wider.inputs, wider.dy, **conventions.hyper(rule, case.hyper))
+        due = [wide(x).double() if isinstance(x, Tensor) else None for x in (*parts(y), *(grads or ()))]
+        beyond = [None if x is None else _beyond(x, search.dtype) for x in due]
+        found = Evidence(case, tuple(due), tuple(beyond), (None,) * len(due), OF_ITS_VALUES)
+        record = Record(found, results)
+        visible = torch.finfo(search.dtype).eps ** 0.5
+        samples = samples_of(rule.arguments, record, False, search.dtype)
+        samples = {argument: replace(sample, slack=visible) for argument, sample in samples.items()}
+        return Point(record, samples, rule, conventions)
+
+    def fresh(self, argument: str, wrong: Sequence[Point], right: Sequence[Point]) -> list[Point]:
+        """Cases that are called as one that is wrong, or right, with the lengths of another, so that what came together
+        by chance comes apart; and longer ones than those that are wrong."""
+        if self.candidate is None:
+            return []
+        several = [[p for p in points if p.size <= MOST and not p.is_part] for points in (wrong, right)]
+        one, two = ([p.case for p in evenly(points, OF_EACH)] for points in several)
+        crossed = [(one[i % len(one)], two[i % len(two)]) for i in range(OF_EACH)] if one and two else []
+        pairs = [*crossed, *((b, a) for a, b in crossed), *((case, case) for case in one)]
+        wanted = [(like, lengths_of(self.search.rule, other)) for like, other in pairs]
+        wanted += [(case, longer) for case in one[:2] for longer in _longer(lengths_of(self.search.rule, case))]
+        deadline, found = Deadline(SECONDS), []
+        for seed, (like, lengths) in enumerate(wanted):
+            point = self.point(like, lengths, seed) if deadline.left else None
+            found += [point] if point is not None and argument in point.samples else []
+        return found
+
+
+def _longer(sizes: axes.Sizes) -> Iterator[axes.Sizes]:
+    """The longest axis half as long again, and twice as long and one."""
+    axis = max(sizes, key=lambda name: math.prod(sizes[name]), default=None)
+    if axis is not None and len(sizes[axis]) == 1:
+        (n,) = sizes[axis]
+        for length in (n + n // 2, 2 * n + 1):
+            yield {**sizes, axis: (length,)}
+
+
+def _beyond(due: Tensor, dtype: torch.dtype) -> Tensor:
+    largest = float(due.abs().nan_to_num(0, 0, 0).max()) if due.numel() else 0.0
+    return torch.full(due.shape, torch.finfo(dtype).eps ** 0.5 * largest, dtype=torch.float64)
