@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.oracle import compare
 from manual_bp.oracle.case import Case
 from manual_bp.oracle.diagnosis import diagnose
@@ -23,6 +24,7 @@ from manual_bp.oracle.diagnosis.edit import Edit
 from manual_bp.oracle.diagnosis.edits import edits_of
 from manual_bp.oracle.diagnosis.lengths import Lengths
 from manual_bp.oracle.diagnosis.program import PAGE, TORCH
+from manual_bp.oracle.diagnosis.quantities import Always
 from manual_bp.oracle.diagnosis.samples import CERTAIN, Sample, samples_of
 from manual_bp.oracle.diagnosis.search import Search
 from manual_bp.oracle.diagnosis.sentences import of_ratios, ratios_of, told
@@ -30,11 +32,12 @@ from manual_bp.oracle.diagnosis.sketch import Sketch
 from manual_bp.oracle.diagnosis.tracing import UntraceableError, traced
 from manual_bp.oracle.diagnosis.verdict import MORE, Verdict
 from manual_bp.oracle.diagnosis.whole import whole_edits
+from manual_bp.oracle.evidence import evidence
 from manual_bp.oracle.functions import reference
 from manual_bp.outputs import parts
 from manual_bp.registry import RULES
 from manual_bp.rule import Rule, Vjp
-from tests.oracle.few import few_cases, few_records, spread
+from tests.oracle.few import few_cases, few_records, judged, spread
 from tests.pages import PAGES
 
 # Of each page so many edits by default are tried, evenly spread over those that people make often.
@@ -310,6 +313,45 @@ def test_an_axis_is_read_interleaved_and_its_last_block_is_left_out():
     assert any("the tail after the last full block of 4 rows" in words for words in found), found
 
 
+def parts_exchanged(program):
+    one, two, three, four = program.right["dweight"].chunk(4)
+    return torch.cat([one, three, two, four])
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "hyper", "argument", "due", "words"),
+    [
+        ("linear", [(5, 3), (8, 3), (8,)], {}, "dweight", parts_exchanged, "parts 2 and 3 of 4 of `dweight` exchanged"),
+        (
+            "huber",
+            [(4, 5), (4, 5)],
+            {"delta": 0.3, "reduction": "sum"},
+            "dx",
+            lambda p: (
+                p.dy
+                * torch.where(p.residuals.difference.abs() < 0.3, p.residuals.difference, p.residuals.difference.sign())
+            ),
+            "±1 in place of ±`delta` where |difference| > `delta`",
+        ),
+        (
+            "rms_norm",
+            [(3, 4), None],
+            {"eps": 0.7},
+            "dx",
+            lambda p: RULES["rms_norm"].vjp(p.inputs, p.dy, eps=1e-6)[1][0],
+            "`1e-06` in place of `eps`",
+        ),
+    ],
+)
+def test_what_people_write_in_one_place_is_told(name, inputs, hyper, argument, due, words):
+    rule, tensors = RULES[name], tuple(None if shape is None else drawn(*shape) for shape in inputs)
+    y, _ = rule.pure(*tensors, **{**rule.defaults, **hyper})
+    dy = drawn(2, *y.shape)[1] + 1
+    program = traced(rule, Case(tensors, dy, hyper))
+    found = words_of_edits_that_give(due(program), program, argument)
+    assert any(words in w for w in found), found
+
+
 def of_the_whole(program, argument):
     """What is said of every edit of the whole page, with what it gives."""
     for edit in whole_edits(program):
@@ -453,6 +495,38 @@ def test_from_which_length_on_it_is_wrong_is_found_by_calling_it(is_wrong, words
     said = Lengths(Drawn(search, candidate)).longer(search, candidate, "dx")
     assert words in said
     assert bool(words) == bool(said)
+
+
+def test_cases_are_drawn_in_which_what_came_together_comes_apart():
+    """It is wrong for a negative alpha, which was seen with other lengths alone."""
+    page = PAGES["bell"]
+
+    def candidate(inputs: Any, dy: Any, alpha: float = 1.0) -> Any:
+        y, (dx,) = page.vjp(inputs, dy, alpha=alpha)
+        return y, (3 * dx if alpha < 0 else dx,)
+
+    cases = [Case((drawn(n),), drawn(2, n)[1], {"alpha": alpha}) for n, alpha in ((3, -1.0), (40, 1.0))]
+    cases = [case.with_tensors(x.float() for x in case.tensors) for case in cases]
+    every = [evidence(page, case, contract_of(torch.float32)) for case in cases]
+    records, wrong = judged(page, candidate, every, torch.float32)
+    search = Search(page, records, wrong, torch.float32, Deadline())
+    points = search.points["dx"]
+    fresh = Drawn(search, candidate).fresh("dx", points[:1], points[1:])
+    assert {(p.case.hyper["alpha"], p.size) for p in fresh} >= {(-1.0, 40), (1.0, 3)}
+    assert all(p.samples["dx"].is_wrong == (p.case.hyper["alpha"] < 0) for p in fresh)
+
+
+def test_a_name_that_holds_for_one_number_is_none():
+    page = PAGES["bell"]
+    records, _ = few_records(page, lambda inputs, dy, **hyper: (page.vjp(inputs, dy, **hyper)[0], (2 * dy,)))
+    search = Search(page, records, {"dx"}, torch.float32, Deadline())
+    points = [p for p in search.points["dx"] if "alpha" in p.case.hyper]
+    verdict = Verdict(Edit(1.0, "", fitted=lambda program: program.case.hyper["alpha"]), PAGE, "dx", [], points)
+    assert verdict.is_known
+    verdict.agreeing = points[:1]
+    assert not verdict.is_known
+    verdict.edit = Edit(1.0, "", fitted=Always(2.0))
+    assert verdict.is_known
 
 
 def test_what_fits_no_better_than_what_is_due_is_no_evidence():

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,9 +16,9 @@ from torch import Tensor
 from manual_bp.oracle.diagnosis.blocks import blocks
 from manual_bp.oracle.diagnosis.edit import PAGE, Edit, together
 from manual_bp.oracle.diagnosis.operations import operations
-from manual_bp.oracle.diagnosis.orders import origin, reordered, rounds
-from manual_bp.oracle.diagnosis.program import MOVES, At, Change, Site, Traced
-from manual_bp.oracle.diagnosis.uses import OFTEN, uses
+from manual_bp.oracle.diagnosis.orders import reordered, rounds
+from manual_bp.oracle.diagnosis.program import MOVES, At, Site, Traced
+from manual_bp.oracle.diagnosis.uses import uses
 from manual_bp.oracle.diagnosis.values import (
     constants,
     operands,
@@ -28,7 +27,6 @@ from manual_bp.oracle.diagnosis.values import (
     scaled_by_others,
     values,
 )
-from manual_bp.program import Ref
 
 
 def edits_of(traced: Traced, needed: int) -> Iterator[Edit]:
@@ -37,7 +35,6 @@ def edits_of(traced: Traced, needed: int) -> Iterator[Edit]:
     every: list[Edit] = []
     for edit in _single(traced, needed):
         every.append(edit)
-        yield from _of_last_round(traced, edit)
         if edit.kind:
             kinds.setdefault(edit.kind, []).append(edit)
         yield edit
@@ -48,21 +45,6 @@ def edits_of(traced: Traced, needed: int) -> Iterator[Edit]:
         for group in (several, backward) if 1 < len(backward) < len(several) else (several,):
             if len(group) > 1:
                 yield together(group)
-
-
-def _of_last_round(traced: Traced, edit: Edit) -> Iterator[Edit]:
-    """An edit of what a loop makes in every round, in the last alone, where that is a result."""
-    positions = [p for site in edit.changes or () for p in traced.positions[site]]
-    ends = {origin(traced, Ref(p)).position for p in traced.results.values()} if len(positions) > 1 else set()
-    if edit.changes and len(edit.changes) == 1 and ends & set(positions) and edit.cost <= OFTEN:
-        ((site, change),) = edit.changes.items()
-        words = f"{edit.words} in the last round alone"
-        yield replace(edit, cost=edit.cost + 0.4, words=words, changes={site: partial(_at_the_end, change)}, kind="")
-
-
-def _at_the_end(change: Change, at: At) -> Any:
-    own = at.traced.positions[at.traced.sites[at.position]]
-    return change(at) if at.position == own[-1] else at.result()
 
 
 def exchanged(traced: Traced) -> Iterator[Edit]:

@@ -114,18 +114,21 @@ def _outside(traced: Traced, position: int) -> Iterator[Edit]:
     yield at_site(traced, position, 2.2, f"{name} added outside and not inside {of}", change, "outside")
 
 
-def _inside(traced: Traced, position: int) -> Iterator[Edit]:
-    """What is added after a function is taken, added before it."""
-    for i, ref in enumerate(traced.nodes[position].args[:2]):
-        if isinstance(ref, Ref) and traced.nodes[ref.position].name in FUNCTIONS:
-            added, of = (name_of(traced, r) for r in (traced.nodes[position].args[1 - i], ref))
+def _clamp(traced: Traced, position: int) -> Iterator[Edit]:
+    """What lies beyond two bounds of one size, or where that begins, taken for 1."""
+    node = traced.nodes[position]
+    if len(node.args) != 3 or type(node.args[2]) not in (int, float) or node.args[1] != -node.args[2]:
+        return
+    of, bound = name_of(traced, node.args[0]), name_of(traced, node.args[2])
 
-            def change(at: At, i: int = i) -> Any:
-                inner = at.traced.nodes[at.node.args[i].position]
-                x, *others = at.place(list(inner.args))
-                return inner.op(x + at.place(at.node.args[1 - i]), *others)
+    def change(begins: bool, at: At) -> Any:
+        x, _, most = at.place(list(at.node.args))
+        return torch.where(x.abs() <= (1 if begins else most), x, torch.sign(x) * (most if begins else 1))
 
-            yield at_site(traced, position, 2.4, f"{added} added inside and not outside {of}", change, "inside")
+    words = f"±1 in place of ±{bound} where |{of.strip('`')}| > {bound}"
+    yield at_site(traced, position, 2.6, words, partial(change, False))
+    words = f"±{bound} where |{of.strip('`')}| > 1, and not where it is > {bound}"
+    yield at_site(traced, position, 2.6, words, partial(change, True))
 
 
 def _axis(traced: Traced, position: int) -> Iterator[Edit]:
@@ -182,13 +185,12 @@ WRITING: Mapping[str, Callable[..., Tensor]] = {
 
 FUNCTIONS = (
     *("sqrt", "exp", "log", "neg", "abs", "reciprocal", "rsqrt", "tanh", "sigmoid", "expm1", "log1p", "erf", "relu"),
-    *("pow", "square", "sin", "cos", "clamp", "clamp_min", "clamp_max", "bitwise_not", "logical_not"),
+    *("pow", "square", "sin", "cos", "clamp_min", "clamp_max", "bitwise_not", "logical_not"),
 )
 
 WINDOWS = ("convolution", "avg_pool2d", "avg_pool3d", "unfold", "im2col", "col2im", "constant_pad_nd")
 
 OPERATIONS: Mapping[str, list[Callable[[Traced, int], Iterator[Edit]]]] = {
-    "add": [_inside],
     "sub": [_swapped(2.5, "{1} - {0} in place of {0} - {1}")],
     "rsub": [_swapped(2.5, "{0} - {1} in place of {1} - {0}")],
     "div": [_swapped(2.9, "{1}/{0} in place of {0}/{1}")],
@@ -199,6 +201,7 @@ OPERATIONS: Mapping[str, list[Callable[[Traced, int], Iterator[Edit]]]] = {
     "where": [_where],
     **{key: [_axis] for key in ("amax", "amin", "_softmax", "_log_softmax")},
     "cumsum": [_axis, _restarted],
+    "clamp": [_left_out, _outside, _clamp],
     **{key: [_only_written] for key in WRITING},
     **{key: [_left_out, _outside] for key in FUNCTIONS},
 }

@@ -3,6 +3,7 @@ another round of a loop, or of an earlier call."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -15,6 +16,9 @@ from manual_bp.oracle.diagnosis.program import At, Traced
 from manual_bp.oracle.diagnosis.quantities import Quantity, counts_of, numbers_of
 from manual_bp.oracle.diagnosis.words import name_of
 from manual_bp.program import Ref
+
+# Of so many parts an axis is made where it holds halves, or the gates of a recurrent cell.
+PARTS = (2, 3, 4)
 
 
 def counts(traced: Traced) -> Iterator[tuple[str, Quantity]]:
@@ -32,9 +36,11 @@ def reordered(traced: Traced, position: int) -> Iterator[Edit]:
     """The elements along one axis of a value in another order."""
     value, name = traced.values[position], name_of(traced, Ref(position))
     for axis, length in enumerate(value.shape):
-        if length > 2:
-            words = f"the halves of {name} exchanged along axis {axis}"
-            yield at_site(traced, position, 3.3, words, partial(_changed, _halved, axis, lambda _: 2.0))
+        for of in (n for n in PARTS if length > n and length % n == 0):
+            for one, two in itertools.combinations(range(of), 2):
+                parts = "the halves" if of == 2 else f"parts {one + 1} and {two + 1} of {of}"
+                words = f"{parts} of {name} exchanged along axis {axis}"
+                yield at_site(traced, position, 3.3, words, partial(_exchanged, axis, of, one, two))
         for i, (words, count) in enumerate(counts(traced)):
             number = count(traced)
             if 1 < number < length and length % number == 0:
@@ -54,8 +60,10 @@ def _changed(change: Callable[..., Tensor], axis: int, count: Quantity, *more: A
     return change(at.result(), axis, int(count(at.traced)), *others)
 
 
-def _halved(x: Tensor, axis: int, count: int) -> Tensor:
-    return x.roll(x.shape[axis] // count, axis) if x.shape[axis] % 2 == 0 else x.new_full(x.shape, torch.nan)
+def _exchanged(axis: int, number: int, one: int, two: int, at: At) -> Any:
+    parts = list(torch.unflatten(at.result(), axis, (number, -1)).unbind(axis))
+    parts[one], parts[two] = parts[two], parts[one]
+    return torch.cat(parts, axis)
 
 
 def _interleaved(x: Tensor, axis: int, count: int) -> Tensor:

@@ -30,20 +30,17 @@ def _power(n: float) -> float:
 
 
 POWER = "the power of two from n on in place of n in {1} (the block's size for the row's length)"
-ROOT = "the square root of the number of elements in {1}"
 FACTORS: Mapping[str, Mapping[str, tuple[float, Callable[[float], float]]]] = {
     "mean": {
         "the sum of {0} in place of its mean": (2.0, lambda n: n),
-        "n - 1 in place of n in {1}": (2.6, lambda n: n / (n - 1)),
+        "n - 1 in place of n in {1}": (2.4, lambda n: n / (n - 1)),
         POWER: (2.7, lambda n: n / _power(n)),
         "n + 1 in place of n in {1}": (3.4, lambda n: n / (n + 1)),
-        ROOT: (3.4, lambda n: n**0.5),
     },
     "sum": {
         "the mean of {0} in place of its sum": (2.0, lambda n: 1 / n),
         POWER: (2.7, lambda n: n / _power(n)),
         "{1} multiplied by the number of its elements": (2.9, lambda n: n),
-        ROOT: (3.4, lambda n: n**-0.5),
     },
 }
 """By what a mean or a sum of n numbers {0}, called {1}, is too large."""
@@ -207,8 +204,3 @@ def products(traced: Traced, position: int) -> Iterator[Edit]:
         yield at_site(
             traced, position, cost - 0.7, words.format("element", name), partial(_in_parts, {0: -1}, weigh), words
         )
-    if inner:
-        yield at_site(
-            traced, position, 2.4, f"{name} divided by the number of its summands",
-            lambda at: at.result() / at.place(at.node.args[0]).shape[-1],
-        )  # fmt: skip

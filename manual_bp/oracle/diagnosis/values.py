@@ -13,7 +13,7 @@ from torch import Tensor
 from manual_bp.oracle.diagnosis.changes import ARRANGED, CLAMPED, FUNCTIONS, INDICES, MASKS, NUMBERS, worded
 from manual_bp.oracle.diagnosis.edit import Edit, at_site
 from manual_bp.oracle.diagnosis.program import MOVES, At, Traced
-from manual_bp.oracle.diagnosis.words import called, name_of
+from manual_bp.oracle.diagnosis.words import called, hyperparameter, name_of
 from manual_bp.program import Ref
 
 # A mask that a page computes often only helps it to keep digits: what is edited there is seldom the cause.
@@ -218,6 +218,9 @@ def constants(traced: Traced, position: int) -> Iterator[Edit]:
         what = f" in {name_of(traced, Ref(position))}"
         others: dict[str, tuple[float, Callable[[Any], Any]]] = dict(FUNCTIONS)
         others |= {f"`{c:g}`": (2.1 + i / 5, partial(_always, c)) for i, c in enumerate(PLAIN)}
+        default = traced.rule.defaults.get(hyperparameter(traced, number))
+        if isinstance(default, int | float) and not isinstance(default, bool):
+            others[f"`{default:g}`"] = (2.0, partial(_always, default))
         for words, (cost, function) in others.items():
             said = f"{worded(words, name)}{what}"
             change = partial(_number, i, function)

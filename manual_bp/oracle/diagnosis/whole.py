@@ -16,7 +16,6 @@ from manual_bp.inputs import Mistake
 from manual_bp.oracle.diagnosis.changes import FUNCTIONS, worded
 from manual_bp.oracle.diagnosis.edit import PAGE, Edit, RefusedError
 from manual_bp.oracle.diagnosis.program import Traced, Values
-from manual_bp.oracle.diagnosis.quantities import OF_A_COUNT, counts_of
 from manual_bp.outputs import parts, whole
 from manual_bp.registry import RULES
 from manual_bp.rule import Rule
@@ -98,11 +97,6 @@ def hyperparameters(traced: Traced) -> Iterator[Edit]:
         for i, (words, function) in enumerate(functions.items() if name in numeric else ()):
             said = f"{{}} is that of {worded(words, name)}"
             yield Edit(1.8 + i / 20, said, run=partial(_with_hyper, {name: partial(_of_number, function, name)}))
-    given = {**rule.defaults, **traced.case.hyper}
-    for name, axis in itertools.product([n for n in numeric if type(given.get(n)) is float], counts_of(traced)):
-        for words in SCALES if "·" not in axis and " " not in axis else ():
-            said = f"{{}} is that of {name} times {words.format(axis)} in place of {name}"
-            yield Edit(2.7, said, run=partial(_scaled_by_count, name, axis, OF_A_COUNT[words]))
     for one, two in itertools.permutations(rule.hyper, 2):
         if rule.annotations[one] == rule.annotations[two]:
             words = f"{{}} is that of {two} in place of {one}"
@@ -111,15 +105,6 @@ def hyperparameters(traced: Traced) -> Iterator[Edit]:
                 words = f"{{}} is that of {one} and {two} exchanged"
                 exchanged = {one: operator.itemgetter(two), two: operator.itemgetter(one)}
                 yield Edit(2.2, words, run=partial(_with_hyper, exchanged))
-
-
-# Made with the count of the others, added to a sum and not to a mean, or the other way round.
-SCALES = ("{0}/({0} - 1)", "({0} - 1)/{0}", "{}", "1/{}")
-
-
-def _scaled_by_count(name: str, axis: str, function: Callable[[float], float], traced: Traced, needed: int) -> Values:
-    by = function(counts_of(traced)[axis])
-    return _with_hyper({name: lambda hyper: hyper[name] * by}, traced, needed)
 
 
 def _always(value: Any, _: Any) -> Any:
