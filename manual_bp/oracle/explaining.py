@@ -12,7 +12,7 @@ from manual_bp.oracle.calling import called_otherwise
 from manual_bp.oracle.combined import known
 from manual_bp.oracle.comparison import Comparison
 from manual_bp.oracle.conventions import told
-from manual_bp.oracle.diagnosis import Record, diagnose
+from manual_bp.oracle.diagnosis import Diagnosis, Record, diagnose
 from manual_bp.oracle.diagnosis.deadline import Deadline
 from manual_bp.oracle.memory import overlap
 from manual_bp.oracle.misshapen import misshapen
@@ -50,11 +50,13 @@ def explain(run: Comparison, seconds: float, pieces: Lengths | None = None) -> N
         report.diagnoses += several
         explained |= wrong if several else set()
         if not several:
-            shared = _sought(run, wrong, explained, deadline, one)
-        if not report.diagnoses:
-            late = Deadline(max(deadline.left, seconds / 4))
-            report.diagnoses += _between_pieces(run, None, late)
-            explained |= wrong if report.diagnoses else set()
+            found = _sought(run, wrong, explained, deadline, one)
+            shared = found.shared
+            if not found.has_cause and report.diagnoses == found.sentences:  # that says where at most
+                late = Deadline(max(deadline.left, seconds / 4))
+                several = _between_pieces(run, None, late)
+                report.diagnoses = several or found.sentences
+                explained |= wrong if several else set()
     misshapes = _misshapen(run, {m.argument for m in others if m.detail.startswith("shape")})
     explained |= misshapes.keys()
     report.diagnoses[:0] = dict.fromkeys(misshapes.values())
@@ -128,9 +130,9 @@ def _is_the_page(run: Comparison) -> bool:
 
 def _sought(
     run: Comparison, wrong: set[str], explained: set[str], deadline: Deadline, otherwise: list[str]
-) -> dict[str, str]:
+) -> Diagnosis:
     """Seek a cause of what is wrong in these arguments, and add to those that are explained; otherwise: what is said if
-    none is found.  What the wrong values of each share."""
+    none is found.  What was found, in the rule's own words."""
     report = run.report
     try:
         known = {(m.argument, m.case) for m in report.mismatches}
@@ -139,9 +141,9 @@ def _sought(
     except Exception as error:  # the verdict stands without it, and the failure is said
         report.notes.append(f"no diagnosis: it raised {type(error).__name__}: {error}")
         report.diagnoses += otherwise
-        return {}
+        return Diagnosis([], set(), {})
     said = [told(run.rule, sentence) for sentence in found.sentences]
     report.diagnoses += said or otherwise
     explained |= found.explained if said or not otherwise else wrong
     report.search = found.search
-    return found.shared
+    return found._replace(sentences=said)

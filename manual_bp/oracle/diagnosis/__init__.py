@@ -54,12 +54,14 @@ AFTER: tuple[Callable[[Search, Vjp | None, str], str], ...] = (
 class Diagnosis(NamedTuple):
     """sentences: why it is wrong, best first, each with its evidence; none for a right candidate.
     explained: the arguments that they are about.  shared: of others, what all their wrong numbers have in common.
-    search: that the search was cut short, or a part of it failed, if so, in words."""
+    search: that the search was cut short, or a part of it failed, if so, in words.
+    has_cause: whether some of the sentences say why, and not only where."""
 
     sentences: list[str]
     explained: set[str]
     shared: dict[str, str]
     search: str = ""
+    has_cause: bool = False
 
 
 class _Examination:
@@ -74,7 +76,7 @@ class _Examination:
         self.explained: set[str] = set()
         self.shared: dict[str, str] = {}
         self.failed: list[str] = []
-        self.cut = False
+        self.cut = self.has_cause = False
 
     def ask(self, search: Search, detector: Callable[..., str], seen: str = "") -> None:
         """Pages are anybody's: where one raises, that is said, and what others find stands."""
@@ -87,10 +89,11 @@ class _Examination:
                 self.failed.append(f"of the search for the cause a part failed: {failure}")
                 return
             if sentence:
-                self.tell([argument], sentence + seen)
+                self.tell([argument], sentence + seen, detector is not circumstances)
 
-    def tell(self, arguments: Sequence[str], sentence: str) -> None:
+    def tell(self, arguments: Sequence[str], sentence: str, is_cause: bool = True) -> None:
         self.sentences.append(sentence)
+        self.has_cause |= is_cause
         self.explained |= set(arguments)
         self.left -= set(arguments)
 
@@ -163,4 +166,5 @@ def diagnose(
     more = f"more may be found with diagnose={MORE_TIME * deadline.seconds:g}"
     ended = f"the search for the cause ended after {deadline.seconds:g} s: {more}" if found.cut else ""
     shared = {a: text for a, text in found.shared.items() if a in found.left}
-    return Diagnosis(found.sentences, found.explained, shared, "; ".join(filter(None, [ended, *found.failed])))
+    said = "; ".join(filter(None, [ended, *found.failed]))
+    return Diagnosis(found.sentences, found.explained, shared, said, found.has_cause)

@@ -18,13 +18,13 @@ class TimeIsUp(BaseException):
 
 class Deadline:
     """seconds: that this thread computes from now on, so that what is found depends little on what else runs; and
-    PATIENCE times as many of wall clock, for a candidate that waits."""
+    so many times as many of wall clock, for a candidate that waits."""
 
-    def __init__(self, seconds: float = math.inf) -> None:
+    def __init__(self, seconds: float = math.inf, patience: float = PATIENCE) -> None:
         self.seconds = seconds
         self._end = time.thread_time() + seconds
         self._asked = time.monotonic()
-        self._latest = self._asked + PATIENCE * seconds
+        self._latest = self._asked + patience * seconds
 
     @property
     def left(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
@@ -127,8 +128,8 @@ class Search:
 
     def run_listed(self) -> None:
         """Ask the mistakes that the page lists, each at one case, and in all others where it fits: they are few, and
-        are asked at any rate, unless they take long."""
-        deadline, self.deadline = self.deadline, Deadline(LISTED)
+        are asked at any rate, unless they take long to be computed, however busy the machine is."""
+        deadline, self.deadline = self.deadline, Deadline(LISTED, patience=math.inf)
         try:
             for probe, arguments in self._by_probe():
                 samples = {a: probe.samples[a] for a in arguments}
@@ -337,6 +338,6 @@ def _is_the_same(edited: Tensor | None, right: Tensor | None) -> bool:
 
 
 # What is seen in so few cases is asked in more, drawn for that.
-SELDOM = 3
+SELDOM = 6
 # A number that is fitted says something from the second case on.
 TOLD = 2

@@ -106,7 +106,9 @@ def _exact(search: Search, verdict: Verdict, arguments: list[str]) -> str:
     else:
         looked_at = " looked at" if arguments[0] in search.left_out else ""
         evidence = f"so in all {cases} cases{looked_at}, and visibly not right in {seen if seen < cases else 'each'}"
-    where = _of_cases(most.agreeing, most.undefined)  # elsewhere the page does not come by there
+    drawn = most.fresh or most
+    agreeing, undefined = [*most.agreeing, *drawn.agreeing], [*most.undefined, *drawn.undefined]
+    where = _of_cases(agreeing, undefined)  # elsewhere the page does not come by there
     return f"{_subject(verdict, arguments, point)}{f', where {where}' if where else ''}; {evidence}{_silent(most)}"
 
 
