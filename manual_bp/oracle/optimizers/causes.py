@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import combinations
 
@@ -64,8 +64,9 @@ def _ignored(values: Mapping[str, float], call: Call) -> None:
     call.hyper.update(values)
 
 
-def _of_first_group(name: str, call: Call) -> None:
-    call.hyper[name] = call.first_group[name]
+def _of_group(which: str, names: Sequence[str], call: Call) -> None:
+    group = getattr(call, f"{which}_group")
+    call.hyper.update({name: group[name] for name in names})
 
 
 def _lost(call: Call) -> None:
@@ -95,6 +96,10 @@ def _zero_for_none_undecayed(call: Call) -> None:
     if call.grad is None:
         call.hyper["weight_decay"] = 0.0
     _zero_for_none(call)
+
+
+def _decayed_without(call: Call) -> None:
+    call.decays_without = True
 
 
 def _none_for_zero(call: Call) -> None:
@@ -219,11 +224,11 @@ def loops(rule: Rule) -> Iterator[tuple[str, Change]]:
         )
         yield "decay of parameters of one axis alone (biases, norms)", partial(_undecayed, False)
         yield "a parameter without a gradient is stepped as with a gradient of 0, undecayed", _zero_for_none_undecayed
+        yield "a parameter without a gradient decays", _decayed_without
         yield "decay by the lr of the first step for ever", _decayed_by_first
         for words, factor in FACTORS.items():
             yield f"decay is {words} times what is due", partial(_decayed, factor)
-    for name in ("lr", *(name for name in rule.hyper if name not in ("step", "lr"))):
-        yield f"{name} of the first group is used for all", partial(_of_first_group, name)
+    yield from _of_groups(rule)
     for name, value in rule.ordinary.items():
         if name not in ("step", "lr") and isinstance(value, float):
             yield f"{name} is ignored: it is {value:g}, whatever is given", partial(_ignored, {name: value})
@@ -249,6 +254,17 @@ def loops(rule: Rule) -> Iterator[tuple[str, Change]]:
         yield f"{a} and {b} are exchanged when the state is saved and loaded", partial(_exchanged, (a, b))
     for dtype in (torch.bfloat16, torch.float16):
         yield f"the state is stored in {str(dtype).removeprefix('torch.')}", partial(_stored, dtype)
+
+
+def _of_groups(rule: Rule) -> Iterator[tuple[str, Change]]:
+    """Hyperparameters of one group that are used for all: each alone, those that are given together, all but lr."""
+    single = [name for name in rule.hyper if name not in ("step", "lr")]
+    together = {name: parts for name, parts in PAIRS.items() if all(part in single for part in parts)}
+    ways = {"all hyperparameters but lr": single, "lr": ["lr"], **{name: [name] for name in single}, **together}
+    for which in ("first", "last"):
+        for words, names in ways.items():
+            verb = "is" if len(names) == 1 else "are"
+            yield f"{words} of the {which} group {verb} used for all", partial(_of_group, which, names)
 
 
 def beginnings(rule: Rule) -> Iterator[tuple[str, Change]]:

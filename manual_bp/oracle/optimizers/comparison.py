@@ -183,7 +183,7 @@ def _run(driven: Driven, scenario: Scenario, report: Report, device: str) -> Run
             grads = [None if grad is None else grad.to(device) for grad in moment.grads]
             params.append([x.cpu() for x in driven.step(grads, moment.lrs)])
     except Exception as error:
-        if not begun and isinstance(error, ValueError):  # as torch's do for what they do not take
+        if not begun and isinstance(error, ValueError | TypeError):  # as torch's do for what they do not take
             report.not_tested.append(f"{scenario.name}: the constructor refuses it: {error}")
             return None
         if getattr(driven, "sparse", False) and "sparse" in str(error):

@@ -53,13 +53,20 @@ class Driven(Protocol):
 
 
 class Constructor:
-    """What a constructor calls the hyperparameters of a page.  names: by hyperparameter, where it is none of the
-    usual."""
+    """What a constructor calls the hyperparameters of a page.
 
-    def __init__(self, make: Callable[..., Any], names: Mapping[str, str] | None = None) -> None:
+    names: by hyperparameter, where it is none of the usual.  passes_on: whether one that takes `**anything` gets them
+    by the page's names, and pairs: what it does not name it passes on.  Optional parts of the state are asked for only
+    where they are named, as who passes on what it does not know may leave it aside.
+    """
+
+    def __init__(
+        self, make: Callable[..., Any], names: Mapping[str, str] | None = None, passes_on: bool = False
+    ) -> None:
         self.make = make
         self.names = dict(names or {})
         self.parameters = inspect.signature(make).parameters
+        self.takes_any = passes_on and any(p.kind is p.VAR_KEYWORD for p in self.parameters.values())
 
     @property
     def published(self) -> str:
@@ -71,18 +78,25 @@ class Constructor:
     def name(self, hyper: str) -> str | None:
         """The parameter for a hyperparameter or an optional part of the state; None if there is none."""
         candidates = (self.names.get(hyper), *NAMES.get(hyper, (hyper,)), *FLAGS.get(hyper, ()))
-        return next((name for name in candidates if name in self.parameters), None)
+        if named := next((name for name in candidates if name in self.parameters), None):
+            return named
+        return hyper if self.takes_any and hyper not in FLAGS and not self._paired(hyper) else None
 
     def takes(self, hyper: str) -> bool:
-        return self.name(hyper) is not None or any(
-            pair in self.parameters and hyper in parts for pair, parts in PAIRS.items()
-        )
+        return self.name(hyper) is not None or self._paired(hyper)
+
+    def _paired(self, hyper: str) -> bool:
+        return any(hyper in parts for pair, parts in PAIRS.items() if self._has(pair))
+
+    def _has(self, pair: str) -> bool:
+        alone = any(name in self.parameters for part in PAIRS[pair] for name in NAMES[part])
+        return pair in self.parameters or (self.takes_any and not alone)
 
     def arguments(self, hyper: Hyper) -> dict[str, Any]:
         """Arguments for the constructor."""
         found = {name: value for key, value in hyper.items() if (name := self.name(key)) is not None}
         for pair, parts in PAIRS.items():
-            if pair in self.parameters and all(part in hyper for part in parts):
+            if self._has(pair) and all(part in hyper for part in parts):
                 found[pair] = tuple(hyper[part] for part in parts)
         return found
 
@@ -104,7 +118,7 @@ class of_optimizer:
         if it is none of the usual.  sparse: whether gradients come as sparse tensors, of the rows (of one axis: the
         numbers) that are not 0.  fixed: further arguments (foreach=True, capturable=True); a hyperparameter that is a
         tensor among them (lr=torch.tensor(1e-3)) is one like it in every group, with the value of the run."""
-        self._constructor, self._fixed, self.sparse = Constructor(make, names), fixed, sparse
+        self._constructor, self._fixed, self.sparse = Constructor(make, names, passes_on=True), fixed, sparse
         self._lrs: list[float | None] = []
         self.aliases: set[str] = set()
         """Names in its state of what shared memory with the gradient behind a step."""
@@ -134,7 +148,7 @@ class of_optimizer:
     def step(self, grads: Sequence[Tensor | None], lrs: Sequence[float]) -> list[Tensor]:
         params = [x for group in self._groups for x in group]
         for group, lr, before in zip(self.optimizer.param_groups, lrs, self._lrs, strict=True):
-            if lr == before:  # the one that it was given, and may have lost
+            if lr == before and "lr" in group:  # the one that it was given, and may have lost
                 continue
             if isinstance(group.get("lr"), Tensor):
                 group["lr"].fill_(lr)  # as a captured graph, which reads it there, must have it

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.oracle.optimizers.driven import Driven
+from manual_bp.oracle.optimizers.driven import FLAGS, Driven
 from manual_bp.rule import Rule
 
 STEPS = 6
@@ -80,9 +80,9 @@ def scenarios(rule: Rule, driven: Driven, dtype: torch.dtype) -> tuple[list[Scen
     strong = max((s for s in found), key=lambda s: sum(s.hyper[0][n] != ordinary[n] for n in ordinary))
     given, rate = strong.hyper[0], strong.moments[0].lrs[0]
     for name in sorted(rule.absentable):
-        if driven.takes(name):
+        if name in FLAGS and driven.takes(name):
             found.append(run(f"with {name}", steady(rate=rate), given, options=frozenset({name})))
-        elif name != "momentum_buffer":
+        elif name in FLAGS:
             untried.append(f"{name}: there is no option for it")
     rates = [rate * factor for factor in (1.0, 1.0, 0.25, 0.25, 2.0, 0.5)]
     found.append(run("lr changes", [Moment(drawn(), (each,)) for each in rates], given))

@@ -45,12 +45,12 @@ def causes(judging: Judging, wrong: Sequence[Run], right: Sequence[Run], deadlin
                 contradicted.append(words)
         if contradicted:
             return contradicted[:1], ""
-        for words, formula, change in _two(judging):
-            if _explains(judging, runs, formula, change, deadline):
-                return [words], ""
         for words, change in sharings():
             deadline.check()
             if all(_shares(judging, run, change) for run in runs):
+                return [words], ""
+        for words, formula, change in _two(judging):
+            if _explains(judging, runs, formula, change, deadline):
                 return [words], ""
         for words, options, formula, change in _beside_conventions(judging.rule):
             asked = [replace(r, scenario=replace(r.scenario, options=r.scenario.options | options)) for r in runs]

@@ -38,6 +38,7 @@ class Call:
     grad_before: that of the step before, 0 in the first.
     enters: (param, grad) -> what the update is given in place of them.  is_lazy: whether rows (of one axis: numbers)
     without a gradient are left alone.  stored: in which precision the state is kept.
+    decays_without: whether a parameter decays that has no gradient.
     loads: how often the state was loaded so far.  key: under which the state is kept, where several tensors may share
     one; counts_by_key: whether t is counted there too.
     """
@@ -71,6 +72,7 @@ class Call:
     loads: int = 0
     key: Hashable = None
     counts_by_key: bool = True
+    decays_without: bool = False
 
 
 Change = Callable[[Call], None]
@@ -145,7 +147,9 @@ def expected(
             change(call)
         state = _found(state, first, call)
         param = param.double()
-        if call.grad is not None:
+        if call.grad is None and call.decays_without:
+            param = _decayed(param, call)
+        elif call.grad is not None:
             after, new = _stepped(rule, formula, param, call.grad.double(), state, call)
             param, state = _kept(call, param, after), _kept_all(call, state, new)
             if call.stored is not None:
@@ -212,7 +216,7 @@ def allowances(
             change(call)
         state = _found(state, first, call)
         if call.grad is None:
-            found.append(torch.zeros(param.shape, dtype=torch.float64))
+            found.append(_width_without(param, call, contract))
             continue
         with torch.no_grad(), Paging():
             stands_for = _hidden(enter(param, contract), contract)
@@ -226,6 +230,22 @@ def allowances(
             width = width + (after.value - exact[k]).abs().nan_to_num(torch.inf, torch.inf)
         found.append(width)
     return found
+
+
+def _decayed(param: Tensor, call: Call) -> Tensor:
+    """Of lr and weight_decay, coupled or not, without a gradient and a state."""
+    after: Tensor = param - call.hyper["lr"] * call.hyper["weight_decay"] * param
+    return after
+
+
+def _width_without(param: Tensor, call: Call, contract: Contract) -> Tensor:
+    """How far off a parameter may be that has no gradient."""
+    if not call.decays_without:
+        return torch.zeros(param.shape, dtype=torch.float64)
+    with torch.no_grad(), Paging():
+        after = _decayed(_hidden(enter(param, contract), contract), call)
+    width: Tensor = leave(after, contract)
+    return width
 
 
 StateError = float | torch.dtype

@@ -53,7 +53,41 @@ def _swapped(self, saved):
         state["exp_avg"], state["exp_avg_sq"] = state["exp_avg_sq"], state["exp_avg"]
 
 
+class OfFirstGroup(Adam):
+    """All hyperparameters but lr are those of param_groups[0]."""
+
+    def one(self, p, g, s, lr, *rest):
+        first = self.param_groups[0]
+        super().one(p, g, s, lr, *first["betas"], first["eps"], first["weight_decay"])
+
+
+class DecaysAll(Adam):
+    """Parameters without a gradient decay too."""
+
+    @torch.no_grad()
+    def begin_step(self):
+        super().begin_step()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    p.mul_(1 - group["lr"] * group["weight_decay"])
+
+
+class ByShape(Adam):
+    """Parameters of one shape share their moments."""
+
+    def __init__(self, *args, **given):
+        super().__init__(*args, **given)
+        self.kept = {}
+
+    def one(self, p, g, s, *rest):
+        super().one(p, g, self.kept.setdefault(p.shape, {}), *rest)
+
+
 WRONG = [
+    wrong("options of the first group", "all hyperparameters but lr of the first group", lambda: OfFirstGroup),
+    wrong("decay without a gradient", "a parameter without a gradient decays", lambda: DecaysAll),
+    wrong("moments shared by shape", "kept by shape", lambda: ByShape),
     wrong("decay not of biases", "biases", lambda: adam("no decay of vectors")),
     wrong("decay of biases alone", "one axis alone", lambda: adam("decay of vectors alone")),
     wrong(
@@ -245,6 +279,7 @@ RIGHT = [
     right("written by hand", lambda: adam("")),
     right("written by hand, coupled", lambda: adam("", decoupled=False), "adam_update"),
     right("sgd by hand", lambda: sgd(""), "sgd_update"),
+    right("options that are passed on", lambda: of_optimizer(lambda p, **given: torch.optim.AdamW(p, **given))),
     right("foreach", lambda: of_optimizer(torch.optim.AdamW, foreach=True)),
     right("fused", lambda: of_optimizer(torch.optim.AdamW, fused=True)),
     right("fused sgd", lambda: of_optimizer(torch.optim.SGD, fused=True), "sgd_update"),
