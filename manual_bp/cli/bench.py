@@ -18,7 +18,17 @@ from typing import Annotated
 
 import typer
 
-from manual_bp.cli.shared import Device, Json, check_device, check_writable, complain, one_of, usage, write
+from manual_bp.cli.shared import (
+    Device,
+    Json,
+    check_device,
+    check_writable,
+    complain,
+    cores,
+    one_of,
+    usage,
+    write,
+)
 from manual_bp.interruption import INTERRUPTED
 
 PYTEST_INTERRUPTED = 2
@@ -49,6 +59,9 @@ def bench(
         groups = list(dict.fromkeys(only or GROUPS))
         if unknown := [group for group in groups if group not in GROUPS]:
             raise ValueError(f"--only must be one of {list(GROUPS)}; came {unknown[0]!r}.")
+        if threads and threads > cores():
+            most = f"{cores()}, the processors that this process may use"
+            raise ValueError(f"--threads must be at most {most}; came {threads}.")
         root = checkout()
         if missing := [name for name in ("pytest", "pytest_benchmark") if importlib.util.find_spec(name) is None]:
             raise ValueError(f"bench needs {missing[0]}; it is not installed. Run: pip install 'manual-bp[tests]'")

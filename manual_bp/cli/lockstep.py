@@ -248,7 +248,7 @@ def lockstep(
 
             if len(names) > 1:
                 raise ValueError("--engine is an engine of one network; say which: --model mlp.")
-            factory = load(engine, "a factory of engines")
+            factory = load(engine, "a factory of engines, such as torch_ref.engine_of(module),")
         how: dict[str, Any] = {"l2": l2, "clip_norm": clip_norm, "frozen": tuple(frozen or ())}
         how["decayed"] = decayed or None
         if warmup or cosine:

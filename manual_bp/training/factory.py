@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from types import MappingProxyType
 from typing import Any
 
+from manual_bp.chain import leaves
 from manual_bp.losses import Loss
 from manual_bp.models.model import Model
 from manual_bp.training.arguments import check_bool, check_not_negative, is_finite
@@ -86,12 +87,16 @@ WEIGHTS = "weights"
 
 def _decayed(names: Collection[str], step: Step) -> frozenset[str]:
     config = step.optimizer.config
+    given = {names} if isinstance(names, str) else set(names)
+    known = {name for leaf in leaves(step.model).values() for name in leaf.names.values()} - set(step.model.masks)
+    if unknown := sorted(given - known - {WEIGHTS}):
+        raise ValueError(f"decayed must be {WEIGHTS!r} or names of {sorted(known)}; came {unknown}.")
     if step.optimizer.name not in MAKERS or not config.get("weight_decay"):
         raise ValueError(
             f"decayed is for one of {list(MAKERS)} with a weight_decay above 0; came {step.optimizer.name} with "
-            f"{config.get('weight_decay', 'none')}. Leave it out, or give the optimiser its weight decay."
+            f"{config.get('weight_decay', 'none')}. Leave it out, or take one that decays: adamw(lr=0.001), "
+            "--optimizer adamw on the command line, or sgd and adam with a weight_decay=."
         )
-    given = {names} if isinstance(names, str) else set(names)
     return frozenset(given - {WEIGHTS} | set(step.weights) if WEIGHTS in given else given)
 
 

@@ -68,7 +68,9 @@ class OwnOptions:
                 if len(values) > 1:
                     found.append(f"its groups' learning rates are {_listed(values)} behind the last step")
             elif name in self.changing:
-                found.append(f"its {name} is not the same in every step, where {due!r} is declared for all")
+                cycled = name in ("betas", "momentum")
+                remedy = "; a cycle of it cannot be declared: OneCycleLR(..., cycle_momentum=False)" if cycled else ""
+                found.append(f"its {name} is not the same in every step, where {due!r} is declared for all{remedy}")
             elif name in SCHEDULED and not self.read_before and any("initial_lr" in group for group in groups):
                 continue  # the first step may have been made with another
             elif name == "weight_decay" and step.decayed is not None:
