@@ -19,7 +19,7 @@ from manual_bp.training.data import Dataset
 from manual_bp.training.engine import StepRecord
 from manual_bp.training.own_options import OwnOptions
 from manual_bp.training.text import BYTES, Text
-from tests.own_bank import engines, strangers, users
+from tests.own_bank import engines, strangers, trainers, users
 from tests.own_bank.loop import Loop
 from torch_ref.training.engine import TorchEngine
 from torch_ref.training.modules import engine_of
@@ -59,8 +59,8 @@ def test_a_wrong_engine_is_named(name):
         assert any(word in report.verdict for word in words.split("|")), (words, report.verdict)
 
 
-WRONG_LOOPS = {**strangers.WRONG, **users.WRONG}
-RIGHT_LOOPS = {**strangers.RIGHT, **users.RIGHT}
+WRONG_LOOPS = {**strangers.WRONG, **users.WRONG, **trainers.WRONG}
+RIGHT_LOOPS = {**strangers.RIGHT, **users.RIGHT, **trainers.RIGHT}
 
 
 @pytest.mark.thinned(10)
@@ -85,6 +85,13 @@ def test_a_strangers_right_loop_passes(name):
 def test_a_right_engine_passes(name):
     report = run(engines.RIGHT[name])
     assert report.passed, report.verdict
+
+
+@pytest.mark.parametrize("own", ["LeftOut", "BuiltAnew"])
+def test_an_update_that_is_wrong_in_one_step_alone_is_seen(own):
+    """In a step in which what is right is not judged alone."""
+    report = run(engines.Engine(getattr(trainers, own), options=engines.MOMENTUM), steps=3)
+    assert report.verdict.startswith("first disagreement in step 3 at linear1: the update is wrong")
 
 
 class Evaluating(TorchEngine):
@@ -405,7 +412,7 @@ def test_a_module_and_the_reference_decay_what_is_declared():
 @pytest.mark.parametrize(
     ("decayed", "optimizer", "words"),
     [
-        (["W9"], engines.ADAMW["optimizer"], "decayed must be names of .*; came .*W9"),
+        (["W9"], engines.ADAMW["optimizer"], "decayed must be .weights. or names of .*; came .*W9"),
         ("weights", sgd(0.05), "decayed is for one of .* with a weight_decay above 0; came sgd with 0.0"),
     ],
 )

@@ -16,25 +16,29 @@ SEEDS = (1, 2)
 """Of what is drawn in the one and the other: an engine that is made seeds them alike."""
 
 
-def by_chance(fresh: Callable[[], Engine] | None, judged: Judged, dtype: torch.dtype) -> str:
-    """That two engines make different steps from the same numbers, in words; "" if not, or if none can be made."""
+def by_chance(fresh: Callable[[], Engine] | None, judged: Judged, dtype: torch.dtype, of_update: bool = False) -> str:
+    """That two engines make different steps, or updates, from the same numbers, in words; "" if not, or if none can be
+    made."""
     if fresh is None:
         return ""
     try:
         first, other = (_step(fresh, judged, seed) for seed in SEEDS)
-        ours = {"": judged.ours.loss, **judged.ours.gradients}
-        width = {"": judged.width.loss, **judged.width.gradients}
-        one, two = ({"": r.loss, **r.gradients} for r in (first, other))
+        ours, width, one, two = (_flat(r, of_update) for r in (judged.ours, judged.width, first, other))
         differ = [n for n in ours if n in one and n in two and _differ(one[n], two[n], 2 * width[n], dtype)]
     except Exception:  # of a stranger's engine, which may be made once alone
         return ""
     if not differ:
         return ""
-    what = "the loss" if not differ[0] else f"the gradient of {differ[0]}"
+    what = "the loss" if not differ[0] else f"the {'update' if of_update else 'gradient'} of {differ[0]}"
+    usual = "noise on gradients or parameters" if of_update else "dropout that is left on, or data that are augmented"
     return (
         f"something is drawn by chance that the model does not have: two steps from the same numbers differ in {what} "
-        "(dropout that is left on, or data that are augmented)"
+        f"({usual})"
     )
+
+
+def _flat(record: StepRecord, of_update: bool) -> dict[str, Tensor]:
+    return record.params if of_update else {"": record.loss, **record.gradients}
 
 
 def _step(fresh: Callable[[], Engine], judged: Judged, seed: int) -> StepRecord:

@@ -14,7 +14,7 @@ from manual_bp.chain import Tensors, Visit
 from manual_bp.oracle.checking import compare
 from manual_bp.training.engine import StepRecord
 from manual_bp.training.hypotheses import hypotheses
-from manual_bp.training.moment import Moment
+from manual_bp.training.moment import Moment, Updated
 from manual_bp.training.step import Step, TrainingState
 from manual_bp.training.visits import visit_case
 
@@ -29,13 +29,20 @@ NEARER = 8
 
 
 def cause_of_step(
-    step: Step, now: Moment, before: Moment | None, width: StepRecord, suspects: Collection[str], most: int = 1
+    step: Step,
+    now: Moment,
+    before: Moment | None,
+    width: StepRecord,
+    suspects: Collection[str],
+    most: int = 1,
+    of_the_loss: bool = True,
 ) -> str:
     """The wrong step that an engine's step is, in words; "" if none of those that are known.
 
-    most: so many are said, where several are."""
+    most: so many are said, where several are.  of_the_loss: whether it is to make the loss that is shown, too."""
     with_params = not now.shown.gradients.keys() >= now.due.gradients.keys()
     due, shown, allowed = (_flat(record, with_params) for record in (now.due, now.shown, width))
+    allowed = {name: w for name, w in allowed.items() if of_the_loss or name != "loss"}
     found: list[str] = []
     # What an engine shows may be of no size that a hypothesis thinks of: the verdict stands without a cause.
     with suppress(*IMPOSSIBLE):
@@ -43,8 +50,11 @@ def cause_of_step(
             with suppress(*IMPOSSIBLE):
                 record = made()
                 if with_params:
+                    if not fitting(_flat(record, False), due, shown, allowed)[0]:  # an update takes longer
+                        continue
                     record = _updated(step, now, record)
-                if _is(_flat(record, with_params), due, shown, allowed):
+                words = words if of_the_loss else words.partition("; the loss that is shown")[0]
+                if words not in found and _is(_flat(record, with_params), due, shown, allowed):
                     found.append(words)
                     if len(found) == most:
                         break
@@ -54,6 +64,8 @@ def cause_of_step(
 def _updated(step: Step, now: Moment, made: StepRecord) -> StepRecord:
     """With the parameters that the update makes of a wrong step's gradients, which are all that is seen of these."""
     state = replace(now.state, params=wide(now.state.params), optimizer=wide(now.state.optimizer))
+    if isinstance(made, Updated):
+        return made
     return replace(made, params=dict(step.update(state, wide(made.gradients), {}).params))
 
 

@@ -14,16 +14,18 @@ import torch
 from torch import Tensor
 
 from manual_bp.arithmetic.perturbed import wide
-from manual_bp.chain import Layer, Leaf, Tensors, Visit, leaves, probe
+from manual_bp.chain import BatchNorm, Layer, Leaf, Tensors, Visit, leaves, probe
 from manual_bp.training.clipping import clip_by_norm
 from manual_bp.training.engine import COTANGENTS, ManualEngine, StepRecord
 from manual_bp.training.moment import Hypothesis, Moment
+from manual_bp.training.rows import Rows, of_rows
 from manual_bp.training.step import Step, TrainingState
 from manual_bp.training.variants import Cut, Variant, followed, variants
 from manual_bp.training.wrong_gradients import wrong_gradients, wrong_precision
 from manual_bp.training.wrong_losses import outputs_of, wrong_losses
 from manual_bp.training.wrong_masks import normalised_by_pieces, unknown_masks, wrong_masks, wrong_modes
-from manual_bp.training.wrong_pieces import of_rows, wrong_pieces
+from manual_bp.training.wrong_penalties import wrong_penalties
+from manual_bp.training.wrong_pieces import stepped, wrong_pieces
 from manual_bp.training.wrong_places import wrong_places
 from manual_bp.training.wrong_shares import wrong_shares
 
@@ -40,11 +42,13 @@ def hypotheses(step: Step, now: Moment, before: Moment | None, suspects: Collect
     yield from _of_data(step, now, before, run)
     yield from wrong_masks(step, now, before, run)
     yield from wrong_modes(step, run)
-    yield from wrong_pieces(step, now, run)
+    rows = Rows(step, now, run)
+    yield from wrong_pieces(rows)
     yield from wrong_losses(step, now, run)
     if before is not None:
         yield from _of_gradients(step, now, before)
-    yield from wrong_shares(step, now, run)
+    yield from wrong_shares(rows)
+    yield from stepped(rows)
     for name, leaf in leaves(step.model).items():
         if name in suspects:
             yield (
@@ -55,8 +59,9 @@ def hypotheses(step: Step, now: Moment, before: Moment | None, suspects: Collect
     yield from _everywhere(step, run)
     yield from _of_layers(followed, step, suspects, run)
     yield from normalised_by_pieces(step, now, run)
-    yield from _of_penalties(step, now, run)
+    yield from wrong_penalties(step, now, run)
     yield from _of_sharing(step, now)
+    yield from _of_running(step, now)
     yield from wrong_gradients(step, now)
     yield from wrong_precision(step, now, run)
     yield from wrong_places(step, now, before, run)
@@ -84,7 +89,13 @@ def _of_frozen(step: Step, now: Moment) -> Iterator[Hypothesis]:
         if not shown.gradients[n].any() and g.any()
         if torch.equal(shown.params[n].to(state.params[n]), state.params[n])
     ]
-    if names:
+    if names and len(names) == len(due.gradients) - len(step.frozen):
+        yield (
+            "all gradients are 0, and nothing moves: the step is skipped, its gradients come late, or nothing passes "
+            "back from the loss",
+            lambda: replace(due, gradients={n: torch.zeros_like(g) for n, g in due.gradients.items()}),
+        )
+    elif names:
         many, listed = len(names) > 1, _listed(names)
         yield (
             f"the gradient{'s' * many} of {listed} {'are' if many else 'is'} 0, and {'they do' if many else 'it does'} "
@@ -133,10 +144,11 @@ def _of_gradients(step: Step, now: Moment, before: Moment) -> Iterator[Hypothesi
     def with_(gradients: Callable[[str, Tensor], Tensor]) -> StepRecord:
         return replace(now.due, gradients={name: gradients(name, g) for name, g in now.due.gradients.items()})
 
-    yield (
-        "the gradients are those of the step before",
-        lambda: with_(lambda name, g: before.due.gradients[name].to(g)),
-    )
+    for late, past in enumerate(now.past, 1):
+        yield (
+            f"the gradients are those of {'the step' if late == 1 else f'{late} steps'} before",
+            lambda past=past: with_(lambda name, g: past[name].to(g)),  # type: ignore[misc]
+        )
     yield (
         "the gradients of the steps before are not set to zero: those of this step are added to them",
         lambda: with_(lambda name, g: g + before.shown.gradients[name].to(g)),
@@ -216,45 +228,24 @@ def _everywhere(step: Step, run: Callable[..., StepRecord]) -> Iterator[Hypothes
                 yield f"every {rule}: {words}", lambda layers=layers: run(_with(step, layers))  # type: ignore[misc]
 
 
-def _of_penalties(step: Step, now: Moment, run: Callable[..., StepRecord]) -> Iterator[Hypothesis]:
-    for name, lam in (("l2", step.l2), ("l1", step.l1)):
-        if not lam:
-            continue
-        changes: dict[str, Any] = {
-            f"the penalty ({name}) is left out": 0.0,
-            f"the penalty ({name}) is twice what is due": 2 * lam,
-            f"the penalty ({name}) is half of what is due": lam / 2,
-            f"the penalty ({name}) is divided by the batch's size": lam / len(now.x),
-        }
-        for words, value in changes.items():
-            own = _penalising(step, name, value)
-            yield words, lambda own=own: run(own)  # type: ignore[misc]
-        for counts in (True, False):
-            said = "" if counts else ", and is not counted in the loss"
-            yield (
-                f"the penalty ({name}) is on biases and all other parameters too, where it is on weights alone{said}",
-                lambda counts=counts, name=name: _penalised(step, now, name, counts),  # type: ignore[misc]
-            )
-        yield (
-            f"the penalty ({name}) is in the gradient, and not in the loss that is shown",
-            lambda name=name: replace(now.due, loss=run(_penalising(step, name, 0.0)).loss),  # type: ignore[misc]
-        )
-
-
-def _penalising(step: Step, name: str, lam: float) -> Step:
-    return replace(step, l2=lam) if name == "l2" else replace(step, l1=lam)
-
-
-def _penalised(step: Step, now: Moment, name: str, counts: bool) -> StepRecord:
-    lam: float = getattr(step, name)
-    others = [p for p in now.due.gradients if p not in step.weights]
-    params = wide({p: now.state.params[p] for p in others})
-    values = {p: lam / 2 * w.square().sum() if name == "l2" else lam * w.abs().sum() for p, w in params.items()}
-    grads = {p: lam * w if name == "l2" else lam * w.sign() for p, w in params.items()}
-    due = now.due
-    loss = due.loss.double() + sum(values.values()) if counts else due.loss
-    gradients = {p: g.double() + grads[p] if p in grads else g for p, g in due.gradients.items()}
-    return replace(due, loss=loss, gradients=gradients)
+def _of_running(step: Step, now: Moment) -> Iterator[Hypothesis]:
+    """Running statistics of another momentum, which is read off those that are shown."""
+    due, state = wide(now.due.buffers), wide(now.state.buffers)
+    shown = {n: t for n, t in wide(now.shown.buffers).items() if n in due and due[n].is_floating_point()}
+    names = [n for n in shown if n in state]
+    if not names:
+        return
+    came, wanted = (torch.cat([(t[n] - state[n]).flatten() for n in names]) for t in (shown, due))
+    if not float(wanted.norm()):
+        return
+    c = float(came @ wanted / (wanted @ wanted))
+    momenta = {leaf.momentum for leaf in leaves(step.model).values() if isinstance(leaf, BatchNorm)}
+    momentum = momenta.pop() if len(momenta) == 1 else None  # of a mean over all batches so far there is none
+    own = f": their momentum is {c * momentum:.4g}" if momentum is not None else ""
+    yield (
+        f"the running statistics go {c:.4g} of the way that is due{own}",
+        lambda: replace(now.due, buffers={**due, **{n: state[n] + c * (due[n] - state[n]) for n in names}}),
+    )
 
 
 def _of_sharing(step: Step, now: Moment) -> Iterator[Hypothesis]:

@@ -13,18 +13,20 @@ import torch
 from torch import Tensor
 
 from manual_bp.arithmetic.perturbed import wide
-from manual_bp.chain import Tensors, Visit, summed
+from manual_bp.chain import Tensors, summed
 from manual_bp.oracle.errors import errors
 from manual_bp.training.chance import by_chance
 from manual_bp.training.disagreement import UPDATE, UPDATE_OR_GRADIENT, Disagreement, Judged
 from manual_bp.training.engine import COTANGENTS, VALUES, StepRecord
 from manual_bp.training.evaluating import wrong_evaluation
-from manual_bp.training.explaining import cause_of_layer, cause_of_step, frozen_moved, not_moved
+from manual_bp.training.explaining import cause_of_step, frozen_moved, not_moved
+from manual_bp.training.following import Seen
 from manual_bp.training.moment import Moment
+from manual_bp.training.own_layers import cause_of_own_layer
 from manual_bp.training.own_options import OwnOptions
 from manual_bp.training.replaying import Replay, replayed, replayed_update
-from manual_bp.training.seeking import MOST_CAUSES, Seen, UpdatesSeen
-from manual_bp.training.step import TrainingState
+from manual_bp.training.seeking import MOST_CAUSES, UpdatesSeen
+from manual_bp.training.updating import MOST_PAST
 from manual_bp.training.visits import copied
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ class OwnJudge:
         self.updates = UpdatesSeen(judge.training, judge.dtype)
         self.options = OwnOptions(judge.training)
         self.update_found: Disagreement | None = None
+        self.at_update: tuple[Moment, Moment | None, Judged] | None = None
         self.without_cause, self.told_by_gradients = "", False
         self._told: tuple[int, str] = (0, "")
 
@@ -62,12 +65,13 @@ class OwnJudge:
             replay = replayed(step, state, judged.x, judged.target, theirs, self.judge.dtype, judged.number)
             found += self._layers(judged, replay)
         total = {} if self.before is None else dict(self.before.total)
-        now = Moment(state, judged.x, judged.target, _wide(judged.ours), theirs, total)
+        past = () if self.before is None else (self.before.due.gradients, *self.before.past)
+        now = Moment(state, judged.x, judged.target, _wide(judged.ours), theirs, total, past[:MOST_PAST])
         if (found or whole) and replay is not None:
             shows_gradients = self.judge.shows_gradients
-            whole = [d for d in whole if not (shows_gradients and UPDATE in d.sentence)]
-            found = self._explained(judged, replay, now, found, whole)
-        found += self._update(judged, whole)
+            others = [d for d in whole if not (shows_gradients and UPDATE in d.sentence)]
+            found = self._explained(judged, replay, now, found, others)
+        found += self._update(judged, now, whole)
         found += self._evaluation(judged) if not found else []
         self.before = replace(now, total=summed(total, theirs.gradients))
         return found
@@ -152,7 +156,9 @@ class OwnJudge:
             most = MOST_CAUSES if is_blunt else 1
             cause = cause or cause_of_step(judge.training, now, self.before, judged.width, suspects, most)
             cause = cause or by_chance(judge.fresh, judged, judge.dtype)
-            cause = cause or (self._cause_of_layer(replay, judged, found[0]) if found else "")
+            # Of an engine that shows no layers, one that is wrong in more than one place may have another wrong layer.
+            is_there = bool(found) and (shows or len({d.layer for d in found}) == 1)
+            cause = cause or (cause_of_own_layer(judge, replay, judged, found[0]) if is_there else "")
             self.told_by_gradients = is_blunt and cause not in ("", still)
             is_bare = is_update and (is_blunt or cause in ("", still))
             cause = cause or still
@@ -169,40 +175,6 @@ class OwnJudge:
             self.update_found, self.without_cause = result[0], without_cause
         return result + ([replace(d, sentence=f"{d.sentence}; {said}") for d in whole] if found else [])
 
-    def _cause_of_layer(self, replay: Replay, judged: Judged, first: Disagreement) -> str:
-        """What the oracle says of the layer whose backward, or forward, is wrong by itself."""
-        judge = self.judge
-        layer = first.layer
-        if first.quantity in COTANGENTS:
-            above = judge.takers.get(layer, [])
-            if len(above) != 1:
-                return ""
-            (layer,) = above
-        if layer not in replay.visits:
-            return ""
-        said = cause_of_layer(self._as_shown(layer, replay.visits[layer], judged), judge.dtype)
-        return f"{layer}: {said}" if said else ""
-
-    def _as_shown(self, layer: str, visit: Visit, judged: Judged) -> Visit:
-        """A layer's visit with the results that the engine has shown in place of those that are due."""
-        judge, theirs = self.judge, judged.theirs
-        below = [name for name, above in judge.takers.items() if above == [layer]]
-        dx = visit.dx
-        if len(below) == 1 and not isinstance(dx, tuple):
-            shown = theirs.layers.get(below[0], {})
-            dx = next((shown[k].detach().cpu().double() for k in COTANGENTS if k in shown), dx)
-        dparams = dict(visit.dparams)
-        for name in dparams:
-            sharing = [leaf for leaf in judge.leaves.values() if name in leaf.names.values()]
-            if name in theirs.gradients and len(sharing) == 1:
-                dparams[name] = self._without_penalties(name, theirs.gradients[name], judged.state)
-        return replace(visit, dx=dx, dparams=dparams)
-
-    def _without_penalties(self, name: str, gradient: Tensor, state: TrainingState) -> Tensor:
-        step, weight = self.judge.training, state.params[name].double().cpu()
-        penalty = step.l2 * weight + step.l1 * weight.sign() if name in step.weights else 0.0
-        return gradient.detach().cpu().double() - penalty
-
     def _said(self, theirs: StepRecord, found: list[Disagreement]) -> str:
         """Which side's layers agree by themselves."""
         judge, against = self.judge, self.judge.against
@@ -217,7 +189,7 @@ class OwnJudge:
 
     # ------------------------------------------------------------------------------------------------------ update
 
-    def _update(self, judged: Judged, whole: list[Disagreement]) -> list[Disagreement]:
+    def _update(self, judged: Judged, now: Moment, whole: list[Disagreement]) -> list[Disagreement]:
         """The update by its page, alone, on the engine's own gradients."""
         judge, theirs, state = self.judge, judged.theirs, judged.state
         if not theirs.params:
@@ -250,7 +222,7 @@ class OwnJudge:
                 break
         self.updates.note(Seen(judged.number, state, dict(own.optimizer), gradients, theirs), bool(found))
         if found and self.update_found is None:
-            self.update_found = found[0]
+            self.update_found, self.at_update = found[0], (now, self.before, judged)
         return found
 
     def _note_bare(self, judged: Judged, whole: list[Disagreement]) -> None:
@@ -270,21 +242,35 @@ class OwnJudge:
         if self.update_found is None or not any(d is self.update_found for d in disagreements):
             return disagreements
         if self._told[0] != len(self.updates.steps):
-            self._told = len(self.updates.steps), self.updates.cause()
+            self._told = len(self.updates.steps), self.updates.cause() or self._of_other_gradients()
         _, cause = self._told
         if self.told_by_gradients and len(self.updates.steps) < 2:
             return disagreements
         unexplained = self.without_cause or self.update_found.sentence
-        if not cause and self.before and (said := self.options.otherwise(self.before.state.params)):
+        said = self.options.otherwise(self.before.state.params) if self.before else ""
+        if not cause and said:
             sentence = f"{said} ({unexplained})"
         elif not cause or cause in self.update_found.sentence:
             return disagreements
         elif self.judge.shows_gradients:
-            sentence = f"the update is wrong: {cause} ({self.update_found.sentence})"
+            sentence = f"the update is wrong: {cause}{f'; {said}' if said else ''} ({self.update_found.sentence})"
         else:
             told = "as the parameters alone tell, since no gradients are shown"
-            sentence = f"{cause} ({told}; {unexplained})"
+            sentence = f"{cause} ({told}; {f'{said}; ' if said else ''}{unexplained})"
         return [replace(d, sentence=sentence) if d is self.update_found else d for d in disagreements]
+
+    def _of_other_gradients(self) -> str:
+        """Of which gradients an update is that is none of those that are shown, in words; "" if none are found."""
+        if self.at_update is None or not self.judge.shows_gradients:
+            return ""
+        now, before, judged = self.at_update
+        step = self.judge.training
+        bare = replace(now, shown=StepRecord(now.shown.loss, params=now.shown.params))
+        most = MOST_CAUSES if step.optimizer.name in BLUNT else 1
+        cause = cause_of_step(step, bare, before, judged.width, set(), most, of_the_loss=False)
+        if not cause:
+            return by_chance(self.judge.fresh, judged, self.judge.dtype, of_update=True)
+        return f"it is made of other gradients than those that are shown: {cause}"
 
     def _compared_update(self, judged: Judged, due: StepRecord, width: StepRecord) -> list[Disagreement]:
         judge, theirs = self.judge, judged.theirs

@@ -14,8 +14,10 @@ from manual_bp.training.step import TrainingState
 
 @dataclass(frozen=True)
 class Moment:
-    """One step: where it began, its data, what is due and what an engine showed; total: its gradients so far, added
-    up."""
+    """One step: where it began, its data, what is due and what an engine showed.
+
+    total: its gradients so far, added up.  past: the gradients that were due in the steps before, the latest first.
+    """
 
     state: TrainingState
     x: Tensor
@@ -23,6 +25,12 @@ class Moment:
     due: StepRecord
     shown: StepRecord
     total: Tensors = field(default_factory=dict)
+    past: tuple[Tensors, ...] = ()
+
+
+@dataclass(frozen=True)
+class Updated(StepRecord):
+    """What a step would show whose parameters are no update of its gradients as they are shown."""
 
 
 Hypothesis = tuple[str, Callable[[], StepRecord]]

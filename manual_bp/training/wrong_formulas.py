@@ -16,7 +16,7 @@ from manual_bp.registry import RULES
 from manual_bp.rule import Rule
 from manual_bp.training.optimizers import Optimizer, decay_of
 from manual_bp.training.step import Step
-from manual_bp.training.wrong_updates import After, Updating, WrongUpdate
+from manual_bp.training.updating import After, Updating, WrongUpdate
 
 
 def wrong_formulas(step: Step) -> Iterator[WrongUpdate]:

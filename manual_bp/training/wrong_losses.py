@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from manual_bp.arithmetic.perturbed import wide
 from manual_bp.chain import fits_activation
 from manual_bp.hyperparameters import choices
 from manual_bp.inputs import Mistake
@@ -16,6 +19,7 @@ from manual_bp.registry import RULES
 from manual_bp.rule import Rule
 from manual_bp.training.engine import StepRecord
 from manual_bp.training.moment import Hypothesis, Moment
+from manual_bp.training.nearest import DIGITS, nearest
 from manual_bp.training.step import Step
 from manual_bp.wording import counted
 
@@ -58,6 +62,7 @@ def wrong_losses(step: Step, now: Moment, run: Callable[..., StepRecord]) -> Ite
             "log_softmax is left out: the loss is −x of the right class, as nll_loss makes it of logits",
             lambda: run(bare),
         )
+    yield from _of_a_number(step, now, run)
     for words, loss in _others(step.loss):
         other = replace(step, loss=loss)
         yield words, lambda own=other: run(own)  # type: ignore[misc]
@@ -84,7 +89,7 @@ def _others(loss: Loss) -> Iterator[tuple[str, Loss]]:
     usual = {n: choices(rule.annotations[n]) for n in rule.hyper} | getattr(rule.page, "USUAL", {})
     for name, values in usual.items():
         own = {**rule.defaults, **loss.hyper}[name]
-        for value in values:
+        for value in dict.fromkeys((*(rule.defaults[n] for n in (name,) if n in rule.defaults), *values)):
             if value != own:
                 yield (
                     f"{name} of the loss is {value!r}, where {own!r} is due",
@@ -103,6 +108,41 @@ def _others(loss: Loss) -> Iterator[tuple[str, Loss]]:
                 f"the output passes {name} before the loss, which takes it as it is",
                 _Behind(loss.name, loss.hyper, name),
             )
+
+
+def _of_a_number(step: Step, now: Moment, run: Callable[..., StepRecord]) -> Iterator[Hypothesis]:
+    """A penalty, or a hyperparameter of the loss, of another size: which, what is shown tells."""
+    names = [n for n in now.due.gradients if n in now.shown.gradients]
+    loss, rule = step.loss, step.loss.rule
+    ways: list[tuple[str, Any, Callable[[float], Step]]] = [
+        (f"the penalty ({name})", getattr(step, name), lambda c, name=name: replace(step, **{name: c}))  # type: ignore[misc]
+        for name in ("l2", "l1")
+    ]
+    for name in rule.hyper:
+        own = {**rule.defaults, **loss.hyper}.get(name)
+        if isinstance(own, float):
+            ways.append(
+                (
+                    f"{name} of the loss",
+                    own,
+                    lambda c, name=name: replace(step, loss=Loss(loss.name, {**loss.hyper, name: c})),  # type: ignore[misc]
+                )
+            )
+    ways.append(("the factor by which the output is multiplied before the loss", 1.0, lambda c: _multiplied(step, c)))
+
+    def flat(record: StepRecord) -> Tensor:
+        gradients = wide({n: record.gradients[n] for n in names})
+        return torch.cat([wide({"": record.loss})[""][None], *(g.flatten() for g in gradients.values())])
+
+    for what, own, of in ways:
+        found = None
+        with suppress(ValueError):  # a number that the loss refuses
+            found = nearest(lambda c, of=of: flat(run(of(c))), flat(now.shown), float(own))  # type: ignore[misc]
+        for number in () if found is None else dict.fromkeys((float(f"{found:.{DIGITS}g}"), found)):
+            if number > 0:
+                meant = "" if own else f"; if that is meant, declare it: {what[-3:-1]}={number:.6g}"
+                words = f"{what} is {number:.6g}, where {f'{own:g}' if own else 'none'} is due"
+                yield words + (meant if what.endswith(")") else ""), lambda c=number, of=of: run(of(c))  # type: ignore[misc]
 
 
 @dataclass(frozen=True)
@@ -133,6 +173,21 @@ class _Behind(Loss):
         _, (dy,) = rule.vjp((y,), da)
         assert dy is not None
         return cost, dy
+
+
+def _multiplied(step: Step, factor: float) -> Step:
+    return replace(step, loss=_Multiplied(step.loss.name, step.loss.hyper, factor))
+
+
+@dataclass(frozen=True)
+class _Multiplied(Loss):
+    """A loss of a multiple of the output."""
+
+    factor: float = 1.0
+
+    def vjp(self, y: Tensor, target: Tensor, vjp: RuleVjp = Rule.vjp) -> tuple[Tensor, Tensor]:
+        cost, dy = super().vjp(self.factor * y, target, vjp)
+        return cost, self.factor * dy
 
 
 @dataclass(frozen=True)

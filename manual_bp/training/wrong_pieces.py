@@ -1,4 +1,5 @@
-"""Wrong steps of a batch that is taken in pieces: the means of unequal ones averaged, or the means of all added up."""
+"""Wrong steps of a batch that is taken in pieces: one of them alone counts, the means of unequal ones are averaged, the
+means of all are added up, or each is clipped by itself."""
 
 from __future__ import annotations
 
@@ -8,63 +9,181 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from manual_bp.training.clipping import clip_by_norm
 from manual_bp.training.engine import StepRecord
-from manual_bp.training.moment import Hypothesis, Moment
-from manual_bp.training.step import Step, TrainingState
+from manual_bp.training.moment import Hypothesis, Moment, Updated
+from manual_bp.training.rows import Rows, bare
 
-# A batch of more examples is not tried in pieces of every size.
-MOST_ROWS = 32
-
-
-def wrong_pieces(step: Step, now: Moment, run: Callable[..., StepRecord]) -> Iterator[Hypothesis]:
-    yield from _averaged(step, now, run)
-    yield from _added(step, now, run)
+MOST_RUNS = 128
+"""Of pieces, where their gradients are not made of those of examples: so many have all sizes of 32 together."""
+NEAR = 0.01
+"""Gradients that are to be those shown are nearer to them by so much than what is due, or are not looked at."""
 
 
-def of_rows(step: Step, now: Moment, rows: slice, run: Callable[..., StepRecord]) -> StepRecord:
-    """The step of some examples alone."""
-    masks = {n: now.state.buffers[n][rows] for n in step.model.masks if n in now.state.buffers}
-    state = replace(now.state, buffers={**now.state.buffers, **masks})
-    return replace(run(state=state, x=now.x[rows], target=now.target[rows]), layers={})  # of as many rows as there are
+def wrong_pieces(rows: Rows) -> Iterator[Hypothesis]:
+    if rows.each is not None:
+        yield from _alone(rows)
+        yield from _clipped(rows)
+    yield from _averaged(rows)
+    yield from _added(rows)
 
 
-def _averaged(step: Step, now: Moment, run: Callable[..., StepRecord]) -> Iterator[Hypothesis]:
-    n = len(now.x)
+def _ends(size: int, n: int) -> list[int]:
+    return [min(end, n) for end in range(size, n + size, size)]
+
+
+def _alone(rows: Rows) -> Iterator[Hypothesis]:
+    """As where gradients are set to zero in the loop over the pieces, or the loop is left early."""
+    assert rows.each is not None
+    losses, gradients = rows.each
+    n = rows.n
     for size in range(1, n):
-        if n % size and not step.model.masks and n <= MOST_ROWS:
+        number = -(-n // size)
+        last = n - size * (number - 1)  # the last piece may be shorter
+        for words, some in ((f"the first {size}", slice(0, size)), (f"the last {last}", slice(n - last, n))):
+            mean = gradients[some].mean(0)
+            for by, also in ((1, ""), (number, f", and their mean is divided by {number}, the number of such pieces")):
+                if by == number and n % size == 0 and size == n - size and some.start == 0:
+                    continue  # the same as for the last
+                counts = "counts" if some.stop - some.start == 1 else "count"
+                said = f"{words} of the {n} examples of the batch alone {counts}{also}"
+                yield from _of_loss(rows, said, mean / by, losses[some].mean() / by)
+
+
+def _of_loss(rows: Rows, words: str, flat: Tensor, loss: Tensor, is_clipped: bool = False) -> Iterator[Hypothesis]:
+    """Gradients with what may be shown for their loss, where they are near to those that are shown."""
+    if not _is_near(rows, flat):
+        return
+    now = rows.now
+    for also, shown in (
+        ("", loss + rows.penalty[0]),
+        ("; the loss that is shown is right, and its gradient is not", now.due.loss),
+        ("; the loss that is shown is another", now.shown.loss.detach().cpu().double()),
+    ):
+
+        def made(shown: Tensor = shown) -> StepRecord:
+            found = replace(rows.record(flat, loss), loss=shown)
+            return _as_it_is(rows, found) if is_clipped else found
+
+        yield words + ("" if is_clipped and shown is now.due.loss else also), made
+
+
+def _as_it_is(rows: Rows, record: StepRecord) -> StepRecord:
+    """With the parameters that its gradients make which are not clipped once more."""
+    params = replace(rows.step, clip_norm=None).update(rows.state, record.gradients, {}).params
+    return Updated(**{**vars(record), "params": params})
+
+
+def _is_near(rows: Rows, flat: Tensor) -> bool:
+    if (wanted := rows.shown) is None:
+        return True
+    return float((flat - wanted).norm()) <= NEAR * float((rows.flat(rows.whole.gradients) - wanted).norm())
+
+
+def _clipped(rows: Rows) -> Iterator[Hypothesis]:
+    """Each by itself, or what has been added up behind each; the mean of each is divided before, or their sum after."""
+    limit = rows.step.clip_norm
+    if limit is None:
+        return
+    due = rows.now.due.loss - rows.penalty[0]
+    for size in range(1, rows.n):
+        ends = _ends(size, rows.n)
+        _, means = rows.pieces(ends)
+        number = len(ends)
+        shares = torch.tensor([end - start for start, end in zip((0, *ends), ends, strict=False)]) / rows.n
+        what = "example" if size == 1 else f"of the {number} pieces of {size}"
+        alone = f"the gradient of each {what} is clipped by itself"
+        so_far = f"what is added up is clipped behind each {what}"
+        for also, by, after in (
+            ("", torch.full((number,), 1 / number), 1.0),
+            ("", shares, 1.0),
+            (", of a cost that is not divided", torch.ones(number), 1.0),
+            (", and their mean is taken then", torch.ones(number), 1 / number),
+        ):
+            total = running = torch.zeros_like(means[0])
+            for piece in means * by[:, None]:
+                total, running = total + _shortened(piece, limit), _shortened(running + piece, limit)
+            due_is = f"{also}, where clipping of their sum is due"
+            yield from _of_loss(rows, alone + due_is, after * total, due, is_clipped=True)
+            if after == 1.0:
+                yield from _of_loss(rows, so_far + due_is, running, due, is_clipped=True)
+
+
+def _shortened(gradient: Tensor, limit: float) -> Tensor:
+    return clip_by_norm({"": gradient}, limit)[0][""]
+
+
+def stepped(rows: Rows) -> Iterator[Hypothesis]:
+    """Each piece makes an update of its own, and the next one begins there."""
+    n = rows.n
+    for size in [size for size in range(n - 1, 0, -1) if n % size == 0]:
+        number = n // size
+        if number > MOST_RUNS // 4:
+            continue
+        for by, also in ((number, ""), (1, ", whose costs are not divided")):
             words = (
-                f"it is the mean of the means of pieces of {size}, the last of which is shorter: its rows count more"
+                f"the optimiser makes a step for each of the {number} pieces of {size}{also}, where one of all is due"
             )
-            yield words, lambda size=size: _mean_of_pieces(step, now, size, run)  # type: ignore[misc]
+            made: list[StepRecord] = []  # computed once, if it is asked for
+
+            def of_pieces(size: int = size, by: int = by, made: list[StepRecord] = made) -> StepRecord:
+                if not made:
+                    made.append(_stepped(rows, size, by))
+                return made[0]
+
+            yield words, of_pieces
             yield (
-                f"{words}, in the gradients alone",
-                lambda size=size: replace(_mean_of_pieces(step, now, size, run), loss=now.due.loss),  # type: ignore[misc]
+                f"{words}; the loss that is shown is another",
+                lambda of_pieces=of_pieces: replace(of_pieces(), loss=rows.now.shown.loss),  # type: ignore[misc]
             )
 
 
-def _mean_of_pieces(step: Step, now: Moment, size: int, run: Callable[..., StepRecord]) -> StepRecord:
-    pieces = _pieces(step, now, size, run)
-    return bare(StepRecord.combine(lambda *tensors: sum(tensors) / len(tensors), *pieces))
+def _stepped(rows: Rows, size: int, by: int) -> StepRecord:
+    state, losses = rows.state, []
+    for start in range(0, rows.n, size):
+        record = rows.of(slice(start, start + size), state=state)
+        gradients = {name: g / by for name, g in record.gradients.items()}
+        state = replace(rows.step.update(state, gradients, state.buffers), buffers=state.buffers, steps=state.steps)
+        losses.append(record.loss)
+    mean = torch.stack(losses).mean()
+    return Updated(mean + rows.penalty[0], gradients=gradients, params=state.params)
 
 
-def _added(step: Step, now: Moment, run: Callable[..., StepRecord]) -> Iterator[Hypothesis]:
+def _averaged(rows: Rows) -> Iterator[Hypothesis]:
+    n, runs = rows.n, 0
+    for size in range(n - 1, 0, -1):
+        runs += -(-n // size)
+        if n % size == 0 or (rows.each is None and (rows.step.model.masks or runs > MOST_RUNS)):
+            continue
+        words = f"it is the mean of the means of pieces of {size}, the last of which is shorter: its rows count more"
+        if rows.each is not None:
+            losses, gradients = rows.pieces(_ends(size, n))
+            yield from _of_loss(rows, words, gradients.mean(0), losses.mean())
+            continue
+        for also, with_loss in (("", True), (", in the gradients alone", False)):
+            yield words + also, lambda size=size, with_loss=with_loss: _mean_of_pieces(rows, size, with_loss)  # type: ignore[misc]
+
+
+def _mean_of_pieces(rows: Rows, size: int, with_loss: bool) -> StepRecord:
+    pieces = _pieces(rows, size)
+    found = bare(StepRecord.combine(lambda *tensors: sum(tensors) / len(tensors), *pieces))
+    value, penalties = rows.penalty
+    gradients = {n: g + penalties[n] for n, g in found.gradients.items()}
+    return replace(found, loss=found.loss + value if with_loss else rows.now.due.loss, gradients=gradients)
+
+
+def _added(rows: Rows) -> Iterator[Hypothesis]:
     """As many pieces as the shown loss, or the gradients, are times what is due; a penalty counts once, or in each."""
-    n = len(now.x)
-    plain = replace(step, l2=0.0, l1=0.0)
-    penalised = bool(step.l2 or step.l1)
-
-    def run_plain(state: TrainingState, x: Tensor, target: Tensor) -> StepRecord:
-        return run(plain, state, x, target)
-
-    whole = run_plain(now.state, now.x, now.target)
+    n, whole, now = rows.n, rows.whole, rows.now
+    penalised = rows.is_penalised
     for number in sorted(_numbers(whole, now)):
-        for size in [s for s in range(2, n) if -(-n // s) == number][:MOST_ROWS]:
+        for size in [s for s in range(2, n) if -(-n // s) == number][: max(1, MOST_RUNS // number)]:
             equal = n % size == 0
             made: list[list[StepRecord]] = []  # computed once, if it is asked for
 
             def pieces(size: int = size, made: list[list[StepRecord]] = made) -> list[StepRecord]:
                 if not made:
-                    made.append(_pieces(step, now, size, run_plain))
+                    made.append(_pieces(rows, size))
                 return made[0]
 
             short = "" if equal else ", the last of which is shorter,"
@@ -122,10 +241,9 @@ def _sum(pieces: list[StepRecord], whole: StepRecord, now: Moment, times: int, l
     return replace(found, loss=loss(pieces), gradients=gradients)
 
 
-def _pieces(step: Step, now: Moment, size: int, run: Callable[..., StepRecord]) -> list[StepRecord]:
-    return [bare(of_rows(step, now, slice(k, k + size), run)) for k in range(0, len(now.x), size)]
-
-
-def bare(record: StepRecord) -> StepRecord:
-    """Loss and gradients alone."""
-    return replace(record, layers={}, params={}, buffers={}, optimizer={})
+def _pieces(rows: Rows, size: int) -> list[StepRecord]:
+    """Without penalties."""
+    if rows.each is None:
+        return [rows.of(slice(k, k + size)) for k in range(0, rows.n, size)]
+    losses, gradients = rows.pieces(_ends(size, rows.n))
+    return [StepRecord(loss, gradients=rows.named(g)) for loss, g in zip(losses, gradients, strict=True)]

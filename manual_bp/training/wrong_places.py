@@ -11,14 +11,8 @@ from torch import Tensor
 from manual_bp.arithmetic.perturbed import wide
 from manual_bp.training.engine import StepRecord
 from manual_bp.training.moment import Hypothesis, Moment
+from manual_bp.training.nearest import DIGITS, nearest
 from manual_bp.training.step import Step
-
-# Gauss and Newton's iteration for one number; near the root each step doubles the digits.
-ITERATIONS = 8
-SLOPE = 1e-5
-"""Of the differences by which it finds its slope: half of float64's digits."""
-# Of a number that a program was given seldom more digits are due.
-DIGITS = 3
 
 
 def wrong_places(
@@ -44,8 +38,8 @@ def wrong_places(
         return run(state=replace(now.state, params=moved))
 
     for words, direction in ways:
-        far = _far(lambda c, d=direction: _flat(at(d, c).gradients, names), shown)  # type: ignore[misc]
-        if far is None:
+        far = nearest(lambda c, d=direction: _flat(at(d, c).gradients, names), shown)  # type: ignore[misc]
+        if not far:
             continue
         for number in dict.fromkeys((float(f"{far:.{DIGITS}g}"), far)):
             said = f"the gradients are those at other parameters: moved {words.format(f'{number:.4g}')}"
@@ -57,24 +51,6 @@ def wrong_places(
                 f"{said}; so is the loss that is shown",
                 lambda d=direction, c=number: replace(at(d, c), layers={}),  # type: ignore[misc]
             )
-
-
-def _far(gradient: Callable[[float], Tensor], shown: Tensor) -> float | None:
-    """How far along a direction the gradient is nearest to what is shown; None for nowhere."""
-    far = 0.0
-    for _ in range(ITERATIONS):
-        here = gradient(far)
-        slope = (gradient(far + SLOPE) - here) / SLOPE
-        length = float(slope @ slope)
-        if not length:
-            return None
-        move = float(slope @ (shown - here)) / length
-        far += move
-        if not abs(far) < 1 / SLOPE:  # nan too
-            return None
-        if abs(move) <= SLOPE * abs(far):
-            break
-    return far if far else None
 
 
 def _flat(tensors: dict[str, Tensor], names: list[str]) -> Tensor:

@@ -8,19 +8,17 @@ was shown.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 
 import torch
 from torch import Tensor
 
-from manual_bp.chain import BatchNorm, leaves
 from manual_bp.training.engine import StepRecord
-from manual_bp.training.moment import Hypothesis, Moment
-from manual_bp.training.step import Step
+from manual_bp.training.moment import Hypothesis
+from manual_bp.training.rows import Rows, bare
 from manual_bp.training.wrong_losses import outputs_of
-from manual_bp.training.wrong_pieces import MOST_ROWS, bare, of_rows
 from manual_bp.wording import counted
 
 # Shares are told of numbers that are so many times as many: a few would be fitted by any.
@@ -31,65 +29,50 @@ SAME = 0.02
 """By how much shares that are one and the same may differ: what is told is then asked exactly."""
 MOST_LISTED = 6
 
-Runner = Callable[..., StepRecord]
 
-
-def wrong_shares(step: Step, now: Moment, run: Runner) -> Iterator[Hypothesis]:
-    n = len(now.x)
-    names = [name for name in now.due.gradients if name in now.shown.gradients]
-    numbers = sum(now.due.gradients[name].numel() for name in names)
-    meets = any(isinstance(leaf, BatchNorm) for leaf in leaves(step.model).values())
-    if meets or not 1 < n <= MOST_ROWS or len(names) < len(now.due.gradients) or numbers < NUMBERS * n:
+def wrong_shares(rows: Rows) -> Iterator[Hypothesis]:
+    n, wanted, now = rows.n, rows.shown, rows.now
+    if wanted is None or rows.numbers < NUMBERS * n or rows.each is None or not bool(wanted.isfinite().all()):
         return
-    plain = replace(step, l2=0.0, l1=0.0)
+    losses, gradients = rows.each
 
-    def one(row: int, target: Tensor = now.target) -> StepRecord:
-        return bare(of_rows(plain, replace(now, target=target), slice(row, row + 1), run_plain))
+    def made(shares: Tensor, loss: Tensor | None) -> StepRecord:
+        found = rows.record(shares @ gradients / n, shares @ losses / n)
+        return found if loss is None else replace(found, loss=loss)
 
-    def run_plain(state: object, x: Tensor, target: Tensor) -> StepRecord:
-        return run(plain, state, x, target)
-
-    whole = run(plain)
-    penalties = {name: now.due.gradients[name].double() - whole.gradients[name] for name in names}
-    wanted = _flat({name: now.shown.gradients[name].double().cpu() - penalties[name].cpu() for name in names}, names)
-    if not bool(wanted.isfinite().all()):
-        return
-    penalty = now.due.loss.double() - whole.loss
-
-    def made(records: Sequence[StepRecord], shares: Tensor, loss: Tensor | None) -> StepRecord:
-        gradients = {
-            name: penalties[name] + sum(float(w) / n * r.gradients[name] for w, r in zip(shares, records, strict=True))
-            for name in names
-        }
-        own = sum(float(w) / n * r.loss for w, r in zip(shares, records, strict=True))
-        return replace(whole, loss=own + penalty if loss is None else loss, gradients=gradients, layers={}, params={})
-
-    records = [one(row) for row in range(n)]
-    classes = now.target.tolist() if step.loss.takes_classes and now.target.ndim == 1 else None
-    for words, shares in _named(_solved(records, wanted, names, n), classes):
+    step, target = rows.step, now.target
+    classes = target.tolist() if step.loss.takes_classes and target.ndim == 1 else None
+    for words, shares in _named(_solved(gradients, wanted, n), classes):
         for also, loss in (
             ("", None),
             ("; the loss that is shown is right, and its gradient is not", now.due.loss),
             ("; the loss that is shown is another", now.shown.loss),
         ):
-            yield words + also, lambda s=shares, loss=loss: made(records, s, loss)  # type: ignore[misc]
+            yield words + also, lambda s=shares, loss=loss: made(s, loss)  # type: ignore[misc]
     number = outputs_of(step, now) if classes else 0
-    if number and n * number <= MOST_RUNS and numbers >= NUMBERS * n * number:
-        pairs = [one(row, torch.full_like(now.target, c)) for row in range(n) for c in range(number)]
-        found = _solved(pairs, wanted, names, n, number).view(n, number)
+    if number and n * number <= MOST_RUNS and rows.numbers >= NUMBERS * n * number:
+        pairs = torch.stack(
+            [
+                rows.flat(rows.of(slice(row, row + 1), torch.full_like(target, c)).gradients)
+                for row in range(n)
+                for c in range(number)
+            ]
+        )
+        found = _solved(pairs, wanted, n, number).view(n, number)
         if bool((found.max(1).values > 0.5).all()):
             own = found.argmax(1)
-            words = _of_targets(own.tolist(), now.target.tolist())
-            yield words, lambda: run(target=own.to(now.target))
+            words = _of_targets(own.tolist(), target.tolist())
+            yield words, lambda: _of_target(rows, own.to(target))
 
 
-def _flat(gradients: dict[str, Tensor], names: Sequence[str]) -> Tensor:
-    return torch.cat([gradients[name].flatten() for name in names])
+def _of_target(rows: Rows, target: Tensor) -> StepRecord:
+    found = bare(rows.run(target=target))
+    return rows.record(rows.flat(found.gradients), found.loss)
 
 
-def _solved(records: Sequence[StepRecord], wanted: Tensor, names: Sequence[str], n: int, number: int = 0) -> Tensor:
-    """How often each counts in what is wanted, the mean over n of them; so many together count once, if number."""
-    columns = torch.stack([_flat({k: g.double().cpu() for k, g in r.gradients.items()}, names) for r in records], 1) / n
+def _solved(gradients: Tensor, wanted: Tensor, n: int, number: int = 0) -> Tensor:
+    """How often each row counts in what is wanted, the mean over n of them; so many together count once, if number."""
+    columns = gradients.T / n
     if number:  # else the gradients of one example's classes, each times its probability, are 0 together
         once = torch.eye(n, dtype=torch.float64).repeat_interleave(number, 1) * float(columns.norm()) / n
         columns, wanted = torch.cat([columns, once]), torch.cat([wanted, once.sum(1) / number])

@@ -8,54 +8,20 @@ a function of where a step begins; what it returns as the optimiser's state may 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from manual_bp.chain import Tensors, leaves
-from manual_bp.outputs import parts
-from manual_bp.registry import RULES
+from manual_bp.chain import Tensors
 from manual_bp.training.clipping import clip_by_norm
 from manual_bp.training.optimizers import MAKERS, Optimizer
 from manual_bp.training.step import Step, TrainingState
+from manual_bp.training.updating import MOST_PAST, After, Updating, WrongUpdate
+from manual_bp.training.wrong_clippings import wrong_clippings
 
-After = tuple[Mapping[str, Tensor], Mapping[str, Tensor]]
-"""Parameters and the optimiser's state."""
-
-
-@dataclass(frozen=True)
-class Updating:
-    """Where one update begins: its step, the state before it, and gradients by name; all in float64.
-
-    former: the gradients of the step before, if there was one.  is_own: whether the optimiser's state is the one that
-    this wrong update has itself left, and none before its first step.
-    """
-
-    step: Step
-    state: TrainingState
-    gradients: Tensors
-    former: Tensors | None = None
-    is_own: bool = False
-
-    def after(
-        self, step: Step | None = None, state: TrainingState | None = None, gradients: Tensors | None = None
-    ) -> After:
-        found = (step or self.step).update(state or self.state, gradients or self.gradients, {})
-        return found.params, found.optimizer
-
-    @property
-    def optimizer(self) -> Optimizer:
-        """Of this step: with its learning rate."""
-        step = self.step
-        return step.schedule.at(step.optimizer, self.state.steps) if step.schedule else step.optimizer
-
-
-WrongUpdate = tuple[str, Callable[[Updating], After]]
-MOST_LAYERS = 8
-"""Of so many each is tried as the one that is clipped, or is not."""
 # A loop that makes its update seldom makes it this often at most.
 MOST_SELDOM = 4
 
@@ -69,11 +35,8 @@ def wrong_updates(step: Step) -> Iterator[WrongUpdate]:
         lost += f" (or momentum is 0, where {momentum!r} is due)" if momentum else ""
         yield lost, lambda of: of.after(state=_anew(of))
     yield from _of_the_rate(step)
-    yield from _of_clipping(step)
-    words = "the update is made of the gradients of the step before"
-    yield words, lambda of: of.after(gradients=_former(of, of.gradients))
-    nothing = "; of 0 in the first step"
-    yield words + nothing, lambda of: of.after(gradients=_former(of, _zeros(of.gradients)))
+    yield from wrong_clippings(step)
+    yield from _of_the_past()
     yield "the gradients of all steps so far are added up: they are not set to zero", _added_up
     if step.clip_norm is not None:
         words = "the gradients are not set to zero: those of each step are added to what clipping has left of the sum"
@@ -90,6 +53,7 @@ def wrong_updates(step: Step) -> Iterator[WrongUpdate]:
     doubled = "" if keeps else ", or the learning rate is twice what is due"
     yield f"the parameters are updated twice{doubled}", lambda of: of.after(state=_stepped(of))
     yield "the sign of the update is wrong: it goes uphill", _uphill
+    yield from _of_changed_gradients()
     yield from _of_options(step)
     if keeps:
         yield from _of_the_count(step)
@@ -106,10 +70,55 @@ def _zeros(tensors: Tensors) -> dict[str, Tensor]:
     return {name: torch.zeros_like(t) for name, t in tensors.items()}
 
 
-def _former(of: Updating, first: Tensors) -> Tensors:
-    if of.former is None or not of.former.keys() >= of.gradients.keys():
-        return first
-    return {name: of.former[name] for name in of.gradients}
+def _of_the_past() -> Iterator[WrongUpdate]:
+    """Gradients that are late, as where they are computed beside the updates; and what is done until they are there."""
+    for late in range(1, MOST_PAST + 1):
+        words = f"the update is made of the gradients of {'the step' if late == 1 else f'{late} steps'} before"
+        till = "till then" if late > 1 else "in the first step"
+        yield words, lambda of, late=late: of.after(gradients=_late(of, late))  # type: ignore[misc]
+        yield (
+            f"{words}; of 0 {till}",
+            lambda of, late=late: of.after(gradients=_late(of, late) if len(of.past) >= late else _zeros(of.gradients)),  # type: ignore[misc]
+        )
+        yield (
+            f"{words}; none is made {till}",
+            lambda of, late=late: (  # type: ignore[misc]
+                of.after(gradients=_late(of, late)) if len(of.past) >= late else (of.state.params, of.state.optimizer)
+            ),
+        )
+
+
+def _late(of: Updating, late: int) -> Tensors:
+    """The gradients of so many steps before, or of the first."""
+    return (of.gradients, *of.past)[min(late, len(of.past))]
+
+
+def _of_changed_gradients() -> Iterator[WrongUpdate]:
+    """What methods do to gradients that nobody declared here."""
+    changes: dict[str, Callable[[Tensor], Tensor]] = {
+        "the signs of the gradients go into the update, and not their sizes": torch.sign,
+        "the gradient of each weight is centred: the mean of each row is taken off": lambda g: (
+            g - g.flatten(1).mean(1).view(-1, *[1] * (g.ndim - 1)) if g.ndim > 1 else g
+        ),
+        "the gradient of each tensor is divided by its own norm": lambda g: g / g.norm(),
+    }
+    for words, change in changes.items():
+        yield (
+            words,
+            lambda of, change=change: of.after(gradients={n: change(g) for n, g in of.gradients.items()}),  # type: ignore[misc]
+        )
+
+
+def sometimes(step: Step) -> Iterator[WrongUpdate]:
+    """What may be wrong in some steps, and not in the others."""
+    if step.optimizer.init({"w": torch.zeros(1)}):
+        yield "the optimiser's state is lost: it begins anew", lambda of: of.after(state=_anew(of))
+    yield "no update is made", lambda of: (of.state.params, of.state.optimizer)
+    if step.clip_norm is not None:
+        yield "clipping is left out", lambda of: of.after(replace(of.step, clip_norm=None))
+    yield "the parameters are updated twice", lambda of: of.after(state=_stepped(of))
+    yield "the gradients are those of the step before", lambda of: of.after(gradients=_late(of, 1))
+    yield "the sign of the update is wrong: it goes uphill", _uphill
 
 
 def _added_up(of: Updating, clipped: bool = False) -> After:
@@ -149,67 +158,6 @@ def _of_the_rate(step: Step) -> Iterator[WrongUpdate]:
     yield "the schedule of the learning rate is left out", lambda of: of.after(replace(of.step, schedule=None))
 
 
-def _of_clipping(step: Step) -> Iterator[WrongUpdate]:
-    limit = step.clip_norm
-    if limit is None:
-        return
-    plain = replace(step, clip_norm=None)
-    yield (
-        "clipping is left out or comes after the update: the gradients go into it as they are",
-        lambda of: of.after(plain),
-    )
-
-    def each(of: Updating) -> After:
-        page = RULES["clip_by_norm"].page
-        return of.after(plain, gradients={n: page.clipped([g], limit)[0][0] for n, g in of.gradients.items()})
-
-    yield "clipping is by the norm of each tensor, where that of all gradients together is due", each
-    yield (
-        f"clipping is by value (to ±{limit:g}), where that by the norm of all gradients is due",
-        lambda of: of.after(plain, gradients={n: g.clamp(-limit, limit) for n, g in of.gradients.items()}),
-    )
-    for whose, names in _parts(step):
-        for words, keeps in (
-            (f"clipping is of {whose} alone, by their own norm", True),
-            (f"clipping is by the norm of {whose} alone, and shortens all", False),
-        ):
-
-            def partly(of: Updating, names: Any = names, keeps: Any = keeps) -> After:
-                inside = {n: g for n, g in of.gradients.items() if n in names}
-                clipped, norm = RULES["clip_by_norm"].page.clipped(list(inside.values()), limit)
-                by = torch.clamp(limit / (norm + 1e-6), max=1.0)
-                others = of.gradients if keeps else {n: by * g for n, g in of.gradients.items()}
-                own = {**others, **dict(zip(inside, clipped, strict=True))}
-                return of.after(plain, gradients=own)
-
-            yield words, partly
-    for mistake in RULES["clip_by_norm"].mistakes:
-
-        def clipped(of: Updating, mistake: Any = mistake) -> After:
-            flat = torch.cat([g.flatten() for g in of.gradients.values()])
-            clipped, *_ = parts(mistake.backward(grad=flat, max_norm=limit, eps=1e-6))
-            pieces = torch.split(clipped, [g.numel() for g in of.gradients.values()])
-            named = zip(of.gradients.items(), pieces, strict=True)
-            return of.after(plain, gradients={n: piece.view_as(g) for (n, g), piece in named})
-
-        yield f"clipping is the known mistake '{mistake.name}', which forgets {mistake.forgets}", clipped
-
-
-def _parts(step: Step) -> Iterator[tuple[str, list[str]]]:
-    """Parameters that somebody may clip by themselves: weights, all others, those of one layer, of all but one."""
-    layers = [list(leaf.names.values()) for leaf in leaves(step.model).values()]
-    layers = [[name for name in names if name not in step.frozen] for names in layers]
-    layers = [names for k, names in enumerate(layers) if names and names not in layers[:k]]
-    every = list(dict.fromkeys(name for names in layers for name in names))
-    yield "weights", [name for name in every if name in step.weights]
-    yield "biases and all that are no weights", [name for name in every if name not in step.weights]
-    if 1 < len(layers) <= MOST_LAYERS:
-        for names in layers:
-            yield " and ".join(names), names
-        for names in layers if len(layers) > 2 else ():
-            yield f"all but {' and '.join(names)}", [name for name in every if name not in names]
-
-
 def _stepped(of: Updating) -> TrainingState:
     params, optimizer = of.after()
     return replace(of.state, params=dict(params), optimizer=dict(optimizer))
@@ -220,7 +168,7 @@ def _uphill(of: Updating) -> After:
     return {name: 2 * of.state.params[name] - p for name, p in params.items()}, optimizer
 
 
-def _mixed(first: After, other: After, names: list[str]) -> After:
+def mixed(first: After, other: After, names: list[str]) -> After:
     """The other's for these parameters and their state."""
     params, optimizer = (
         {n: theirs[n] if n in names or n.partition(".")[2] in names else x for n, x in ours.items()}
@@ -271,9 +219,12 @@ def _of_the_count(step: Step) -> Iterator[WrongUpdate]:
         "t is one too large": lambda t: t + 1,
         "t is that of the first step in every step": torch.zeros_like,
         "the moments are not corrected for their beginning at 0": lambda t: torch.full_like(t, 1e6),
-        "t is counted twice in each step": lambda t: 2 * t + 1,
         "t is 1 in the second step too: it is counted after the step": lambda t: (t - 1).clamp(min=0),
     }
+    for times in (2, 3, 4, 8):
+        often = "twice" if times == 2 else f"{times} times"
+        words[f"t is counted {often} in each step"] = lambda t, times=times: times * (t + 1) - 1  # type: ignore[misc]
+        words[f"t is counted {often} in each step, once in the first"] = lambda t, times=times: times * t  # type: ignore[misc]
     for said, count in words.items():
         yield said, lambda of, count=count: _counted(of, count(of.state.optimizer["step"]))  # type: ignore[misc]
     yield "t is counted at each tensor, and not once for each step", _counted_at_each
@@ -292,7 +243,7 @@ def _counted_at_each(of: Updating) -> After:
     params, optimizer = of.after()
     found = {**params}, {**optimizer}
     for index, name in enumerate(of.gradients):
-        found = _mixed(found, _counted(of, t * number + index), [name])  # type: ignore[assignment]
+        found = mixed(found, _counted(of, t * number + index), [name])  # type: ignore[assignment]
     return found
 
 
@@ -309,7 +260,7 @@ def _shared(of: Updating) -> After:
         state = of.state
         for name in names:
             made = of.after(state=state)
-            found = _mixed(found, made, [name])
+            found = mixed(found, made, [name])
             left = {kind: t for n, t in made[1].items() for kind, _, of_ in (n.partition("."),) if of_ == name}
             shared = {f"{kind}.{each}": t for kind, t in left.items() for each in names}
             state = replace(state, optimizer={**state.optimizer, **shared})
