@@ -102,7 +102,7 @@ def _fit(words: str, features: Sequence[Feature], holds: Tensor, outside: Tensor
         bits -= math.log2(len(holds) - holding + 1)
     is_option = all(feature.is_option for feature in features)
     is_said = is_option or all(feature.kind == "flag" for feature in features) or words.endswith(" 0")
-    is_natural = is_said and "(right" not in words and " and " not in words
+    is_natural = is_said and not any(said in words for said in ("(right", " and ", " is odd"))
     return _Fit(words, frozenset(f.subject for f in features), is_option, spared, bits, is_natural)
 
 
@@ -138,6 +138,8 @@ def _words(name: str, feature: Feature, holds: Tensor, outside: Tensor, mine: Te
         said.append(_bound(name, feature, float(below.max()), low, "<"))
     if above.numel():
         said.append(_bound(name, feature, float(above.min()), high, ">"))
+    if said == [f"{name} > 0"] and name.startswith("|"):  # where it is 0 nothing of it is seen
+        return ""
     # What lies between two bounds of which nobody can say where they are is together by chance.
     return " and ".join(said) if len(said) == 1 or "(" not in "".join(said) else ""
 

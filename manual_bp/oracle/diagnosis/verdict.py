@@ -12,7 +12,7 @@ from manual_bp.oracle.diagnosis.deadline import Deadline, TimeIsUp
 from manual_bp.oracle.diagnosis.edit import Edit, RefusedError
 from manual_bp.oracle.diagnosis.points import Point
 from manual_bp.oracle.diagnosis.program import TORCH
-from manual_bp.oracle.diagnosis.quantities import Always
+from manual_bp.oracle.diagnosis.quantities import CONSTANTS, Always
 from manual_bp.oracle.diagnosis.samples import CERTAIN
 from manual_bp.oracle.diagnosis.tracing import UntraceableError
 
@@ -95,8 +95,10 @@ class Verdict:
     def is_known(self) -> bool:
         """Whether a name for what was fitted holds for several numbers: for one many names do."""
         quantity = self.edit.fitted
-        if quantity is None or isinstance(quantity, Always):
+        if quantity is None or (isinstance(quantity, Always) and quantity.number in CONSTANTS.values()):
             return True
+        if isinstance(quantity, Always):  # any number may be read off one case
+            return self.explained > 1
         seen = {float(f"{quantity(p.traced(self.by)):.6g}") for p in (*self.agreeing, *self.mixed)}
         return len(seen) > 1
 
