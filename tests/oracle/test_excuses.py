@@ -12,6 +12,7 @@ from manual_bp.inputs import Edge
 from manual_bp.oracle import Case, compare
 from manual_bp.oracle.case import in_dtype
 from manual_bp.oracle.drawing import draw
+from manual_bp.oracle.errors import errors
 from manual_bp.oracle.kept_evidence import generated_evidence
 from manual_bp.outputs import parts, whole
 from tests.conftest import short
@@ -126,6 +127,13 @@ def test_what_is_no_number_where_one_is_due_is_wrong(instead, dtype):
     case = Case((torch.tensor([0.7, -0.3, 1.2], dtype=dtype),), torch.ones(3, dtype=dtype) * 0.75)
     report = compare(candidate, "relu", dtype=dtype, cases=[case], diagnose=0)
     assert [(m.kind, m.argument) for m in report.mismatches] == [("wrong", "dx")]
+
+
+def test_where_a_step_may_overflow_every_number_is_right_and_nan_is_not():
+    inf, nan = torch.inf, torch.nan
+    got, due = torch.tensor([3.0, inf, nan, nan, 3.0]), torch.tensor([1.0, 1.0, 1.0, nan, nan]).double()
+    ratio, _ = errors(got, due, torch.full_like(due, inf), torch.float32)
+    assert ratio.tolist() == [0, 0, inf, 0, inf]
 
 
 def test_a_variance_that_overflows_in_16_bits_is_wrong():
