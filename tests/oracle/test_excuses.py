@@ -12,7 +12,7 @@ from manual_bp.inputs import Edge
 from manual_bp.oracle import Case, compare
 from manual_bp.oracle.case import in_dtype
 from manual_bp.oracle.drawing import draw
-from manual_bp.oracle.errors import errors
+from manual_bp.oracle.errors import errors, ulp
 from manual_bp.oracle.kept_evidence import generated_evidence
 from manual_bp.outputs import parts, whole
 from tests.conftest import short
@@ -134,6 +134,13 @@ def test_where_a_step_may_overflow_every_number_is_right_and_nan_is_not():
     got, due = torch.tensor([3.0, inf, nan, nan, 3.0]), torch.tensor([1.0, 1.0, 1.0, nan, nan]).double()
     ratio, _ = errors(got, due, torch.full_like(due, inf), torch.float32)
     assert ratio.tolist() == [0, 0, inf, 0, inf]
+
+
+def test_a_unit_in_the_last_place_is_as_far_as_the_next_number(dtype):
+    least = torch.finfo(dtype).smallest_normal
+    x = torch.tensor([1.0, 1.5, 2.0, -3.0, 1000.0, 2.0**-7, least, least / 4], dtype=dtype)
+    next_one = x.abs().nextafter(torch.full_like(x, torch.inf))
+    assert torch.equal(ulp(x, dtype), next_one.double() - x.abs().double())
 
 
 def test_a_variance_that_overflows_in_16_bits_is_wrong():
