@@ -99,7 +99,7 @@ def target_forgotten(x, target, dy):
     return ((x - target) ** 2).sum() / (2 * len(x)), g, -g
 
 
-@bank.wrong("formula", r"plus|x \+ target|\+ target|target.*sign|-target")
+@bank.wrong("formula", r"plus|x \+ target|\+ target|target.*sign|sign of .target|-target")
 def x_plus_target(x, target, dy):
     g = dy * (x + target) / len(x)
     return loss(x, target), g, -g
