@@ -310,6 +310,11 @@ def test_which_parameters_decay_is_judged(decayed, words, bare):
         (lambda p: torch.optim.AdamW(p, lr=0.01, amsgrad=True, weight_decay=0.1), engines.ADAMW, "its amsgrad is on"),
         (lambda p: torch.optim.AdamW(p, lr=0.02, weight_decay=0.1), engines.ADAMW, "its lr is 0.02, where 0.01 is"),
         (lambda p: torch.optim.LBFGS(p, lr=0.05), engines.ONE, "it is LBFGS, where sgd is due"),
+        (
+            lambda p: torch.optim.SGD([{"params": p}, {"params": [torch.zeros(1)], "lr": 0.1}], lr=0.05),
+            engines.ONE,
+            "groups with a learning rate of their own cannot be declared",
+        ),
     ],
 )
 def test_what_an_optimiser_says_otherwise_is_told(made, declared, words):

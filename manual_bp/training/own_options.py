@@ -15,6 +15,7 @@ FLAGS = ("amsgrad", "maximize")
 """Options of torch.optim that no optimiser of this package has."""
 SCHEDULED = ("lr", "betas", "momentum")
 """Options that torch's schedulers change; each writes `initial_lr` into the groups."""
+OF_GROUPS = "; groups with a learning rate of their own cannot be declared"
 # Parameters in one sentence.
 MOST_NAMED = 5
 
@@ -66,7 +67,7 @@ class OwnOptions:
             values = list(dict.fromkeys(_of(name, groups)))
             if name == "lr" and step.schedule is not None:
                 if len(values) > 1:
-                    found.append(f"its groups' learning rates are {_listed(values)} behind the last step")
+                    found.append(f"its groups' learning rates are {_listed(values)} behind the last step{OF_GROUPS}")
             elif name in self.changing:
                 cycled = name in ("betas", "momentum")
                 remedy = "; a cycle of it cannot be declared: OneCycleLR(..., cycle_momentum=False)" if cycled else ""
@@ -76,7 +77,8 @@ class OwnOptions:
             elif name == "weight_decay" and step.decayed is not None:
                 found += self._decay_otherwise(float(due), groups, params)  # type: ignore[arg-type]
             elif not set(values) <= {_plain(due)}:
-                found.append(f"its {name} is {_listed(values)}, where {due!r} is declared")
+                of_groups = OF_GROUPS if name == "lr" and len(values) > 1 else ""
+                found.append(f"its {name} is {_listed(values)}, where {due!r} is declared{of_groups}")
         found += [f"its {flag} is on" for flag in FLAGS if any(group.get(flag) is True for group in groups)]
         return f"the optimiser that it shows says otherwise: {'; '.join(found)}" if found else ""
 

@@ -31,7 +31,7 @@ class Rows:
 
     def __init__(self, step: Step, now: Moment, run: Runner) -> None:
         self.step, self.now, self._run = replace(step, l2=0.0, l1=0.0), now, run
-        self.is_penalised = bool(step.l2 or step.l1)
+        self.penalising, self.is_penalised = step, bool(step.l2 or step.l1)
         self.names = list(now.due.gradients)
         self.n, self.numbers = len(now.x), sum(g.numel() for g in now.due.gradients.values())
 
@@ -74,6 +74,9 @@ class Rows:
         found = self.now.shown.gradients
         return self.flat(found) - self.flat(self.penalty[1]) if found.keys() >= set(self.names) else None
 
+    def run_penalised(self, state: TrainingState, x: Tensor, target: Tensor) -> StepRecord:
+        return self._run(self.penalising, state, x, target)
+
     def run(
         self, state: TrainingState | None = None, x: Tensor | None = None, target: Tensor | None = None
     ) -> StepRecord:
@@ -85,6 +88,11 @@ class Rows:
         """Where the step begins, in float64."""
         state = self.now.state
         return replace(state, params=wide(state.params), buffers=wide(state.buffers), optimizer=wide(state.optimizer))
+
+    @cached_property
+    def penalties(self) -> Tensor:
+        """The flat gradients of the penalties."""
+        return self.flat(self.penalty[1])
 
     def of(self, rows: slice, target: Tensor | None = None, state: TrainingState | None = None) -> StepRecord:
         """Of some examples alone."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from manual_bp.training.clipping import clip_by_norm
 from manual_bp.training.engine import StepRecord
 from manual_bp.training.moment import Hypothesis, Moment, Updated
-from manual_bp.training.rows import Rows, bare
+from manual_bp.training.rows import Rows, bare, of_rows
 
 MOST_RUNS = 128
 """Of pieces, where their gradients are not made of those of examples: so many have all sizes of 32 together."""
@@ -48,6 +48,9 @@ def _alone(rows: Rows) -> Iterator[Hypothesis]:
                 counts = "counts" if some.stop - some.start == 1 else "count"
                 said = f"{words} of the {n} examples of the batch alone {counts}{also}"
                 yield from _of_loss(rows, said, mean / by, losses[some].mean() / by)
+                if rows.is_penalised and by > 1:
+                    divided = mean / by - (1 - 1 / by) * rows.penalties
+                    yield from _of_loss(rows, f"{said}, the penalty too", divided, losses[some].mean() / by)
 
 
 def _of_loss(rows: Rows, words: str, flat: Tensor, loss: Tensor, is_clipped: bool = False) -> Iterator[Hypothesis]:
@@ -101,12 +104,12 @@ def _clipped(rows: Rows) -> Iterator[Hypothesis]:
             (", and their mean is taken then", torch.ones(number), 1 / number),
         ):
             total = running = torch.zeros_like(means[0])
-            for piece in means * by[:, None]:
+            for piece in (means + rows.penalties) * by[:, None]:  # a penalty is in the cost of each
                 total, running = total + _shortened(piece, limit), _shortened(running + piece, limit)
             due_is = f"{also}, where clipping of their sum is due"
-            yield from _of_loss(rows, alone + due_is, after * total, due, is_clipped=True)
+            yield from _of_loss(rows, alone + due_is, after * total - rows.penalties, due, is_clipped=True)
             if after == 1.0:
-                yield from _of_loss(rows, so_far + due_is, running, due, is_clipped=True)
+                yield from _of_loss(rows, so_far + due_is, running - rows.penalties, due, is_clipped=True)
 
 
 def _shortened(gradient: Tensor, limit: float) -> Tensor:
@@ -139,14 +142,14 @@ def stepped(rows: Rows) -> Iterator[Hypothesis]:
 
 
 def _stepped(rows: Rows, size: int, by: int) -> StepRecord:
-    state, losses = rows.state, []
+    state, losses, gradients, step = rows.state, list[Tensor](), dict[str, Tensor](), rows.penalising
     for start in range(0, rows.n, size):
-        record = rows.of(slice(start, start + size), state=state)
+        record = bare(of_rows(step, replace(rows.now, state=state), slice(start, start + size), rows.run_penalised))
         gradients = {name: g / by for name, g in record.gradients.items()}
-        state = replace(rows.step.update(state, gradients, state.buffers), buffers=state.buffers, steps=state.steps)
+        after = step.update(state, gradients, state.buffers)
+        state = replace(after, buffers=state.buffers, steps=state.steps)
         losses.append(record.loss)
-    mean = torch.stack(losses).mean()
-    return Updated(mean + rows.penalty[0], gradients=gradients, params=state.params)
+    return Updated(torch.stack(losses).mean(), gradients=gradients, params=state.params)
 
 
 def _averaged(rows: Rows) -> Iterator[Hypothesis]:

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import StepLR
 
+from manual_bp.training import sgd
 from tests.own_bank.loop import ADAM, ADAMW, CLIPPED, KINDS, MOMENTUM, ONE, WARM, Bank, Loop, Masked
 
 BANK = Bank()
@@ -93,6 +94,26 @@ class ClippedAlone(Pieces):
 class ZeroedInside(Pieces):
     def before(self):
         self.optimizer.zero_grad()
+
+
+wrong(
+    "zero_grad in the loop, and the penalty with it",
+    "the last 2 of the 8 examples",
+    "the penalty too",
+    l2=0.05,
+    optimizer=sgd(0.05),
+)(
+    type(
+        "Penalised",
+        (ZeroedInside,),
+        {
+            "cost": lambda self, x, target: (
+                Loop.cost(self, x, target)
+                + 0.025 * sum(p.square().sum() for p in self.module.parameters() if p.ndim > 1)
+            )
+        },
+    )
+)
 
 
 @wrong("a step for each piece", "a step for each of the 4 pieces of 2", **ADAM)
