@@ -9,8 +9,8 @@ from torch import Tensor
 
 MOST = 512 * (512 + 512)
 """Of units times what each gate of them reads; more was not measured.  An lstm of 256 units took 1.00 of nn.LSTM's time
-and one of 512 took 0.95, where the page's loop took 1.65; a gru of 256 took 0.36 of nn.GRU's (64 steps, batch 32, one
-thread of a Zen 5, whose cores have caches of 1 MB of their own)."""
+and one of 512 took 0.95, where the page's loop took 1.73 and 1.65; a gru of 512 took 0.41 of nn.GRU's, the loop 0.63
+(64 steps, batch 32, one thread of a Zen 5, whose cores have caches of 1 MB of their own)."""
 
 
 def are_taken(weight_ih: Tensor, weight_hh: Tensor, *tensors: Tensor) -> bool:
