@@ -7,6 +7,7 @@ their rounding error.
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -52,6 +53,10 @@ class Derivative:
     is_its_own: bool
     raises: bool
 
+    @property
+    def operations(self) -> int:
+        return len(self.forward.nodes) + len(self.backward.nodes)
+
     @cached_property
     def value(self) -> Program:
         """inputs -> y, and nothing that only the derivative needs."""
@@ -74,8 +79,8 @@ def derivative(
     leaves = [None if x is None else _leaf(x) for x in inputs]
     present = [x for x in leaves if x is not None]
     wanted = [x for x in present if x.requires_grad]
-    apart = sdpa_kernel(SDPBackend.MATH)
-    with torch.inference_mode(False), torch.enable_grad(), apart, _without_mkldnn(), _WithoutLooking() as looking:
+    apart, plain = sdpa_kernel(SDPBackend.MATH), _without_mkldnn()
+    with _uncollected(), torch.inference_mode(False), torch.enable_grad(), apart, plain, _WithoutLooking() as looking:
         with torch.no_grad(), Recording(present, lambda op: True, formula_of):  # which refuses what no program tells
             like = parts(function(*leaves, **hyper))
         cotangents = [torch.ones_like(y) for y in like]
@@ -99,6 +104,19 @@ def derivative(
     unknown = tuple(recording.unknown)
     raises = looking.skipped or any(node.op in CHECKS for node in recording.nodes)
     return Derivative(forward, backward, kept != whole, unknown, recording.largest, is_its_own, raises)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Of the many objects of a long recording all are kept: to look again and again which are not takes half the
+    time."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
 
 
 @contextmanager
@@ -227,19 +245,19 @@ def _parted(whole: Program, inputs: int) -> tuple[Program, Program]:
     needed = {ref.position for _, node in behind for ref in node.refs} | {ref.position for ref in refs_in(grads)}
     saved = sorted(position for position in needed if position in ahead)
 
-    forward_places = {old: Ref(new) for new, old in enumerate(sorted(ahead))}
+    forward_places = {old: new for new, old in enumerate(sorted(ahead))}
 
     def forward_ref(ref: Ref) -> Ref:
-        return forward_places[ref.position]._replace(item=ref.item)
+        return Ref(forward_places[ref.position], ref.item)
 
     nodes = tuple(replaced(whole.nodes[p], forward_ref) for p in sorted(ahead))
-    forward = Program(nodes, inputs, (mapped(y, forward_ref), tuple(forward_places[p] for p in saved)))
+    forward = Program(nodes, inputs, (mapped(y, forward_ref), tuple(Ref(forward_places[p]) for p in saved)))
 
     entering = [*saved, *cotangents]
-    backward_places = {old: Ref(new) for new, old in enumerate((*entering, *(p for p, _ in behind)))}
+    backward_places = {old: new for new, old in enumerate((*entering, *(p for p, _ in behind)))}
 
     def backward_ref(ref: Ref) -> Ref:
-        return backward_places[ref.position]._replace(item=ref.item)
+        return Ref(backward_places[ref.position], ref.item)
 
     nodes = (
         *(Node(None, stage="backward") for _ in entering),

@@ -196,7 +196,7 @@ def widths(
             return [*parts(y), *grads]
 
         def run(how: How, count: int) -> list[Tensor | None]:
-            return repeated(again, given, lambda x: enter(x, contract), how, count, at_once=not is_recorded)
+            return repeated(again, given, lambda x: enter(x, contract), how, count)
 
         try:
             found = narrowed(results, errors, run, how, lambda x: leave(x, contract), share)

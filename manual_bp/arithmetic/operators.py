@@ -8,6 +8,7 @@ floating-point format to another is no operation of it, and numbers that it make
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -36,6 +37,7 @@ ALWAYS = (aten.reshape.default, aten.empty_strided.default)
 VIEWS = (aten.view.default, aten._unsafe_view.default)
 
 
+@cache  # asked of every operation that is recorded, and tables compare operators by their schemas
 def is_bounded(op: Any) -> bool:
     """Whether running error analysis knows what an operator does to a bound, or needs not."""
     table = bounded_table
@@ -66,6 +68,8 @@ def on_tensors(
             args = tuple(map(_entered, args))
         if op in VIEWS and not isinstance(args[0], Bounded):
             op = aten.reshape.default  # what comes may lie in memory in another way than what was recorded
+        if op is aten.take.default:  # which torch.vmap runs one by one
+            return args[0].reshape(-1)[args[1]]
         if op in CASTS:
             wanted = wanted or args[1]
             x = args[0]

@@ -17,6 +17,7 @@ from manual_bp.oracle.drawing import draw, sizes_of
 from manual_bp.oracle.images import images
 from manual_bp.oracle.indices import indexed, thinned
 from manual_bp.oracle.layouts import aliased, laid_out
+from manual_bp.oracle.short_lengths import of_short_lengths
 from manual_bp.oracle.sizes import BEYOND, BLOCKS, LONG, OFF, SIGNS, fits, sized, weighted
 from manual_bp.oracle.values import hyperparameters, named, valued, within_range
 from manual_bp.outputs import parts
@@ -96,6 +97,7 @@ def generated(
     further = [*many_sizes, *aliased(rule, found[0])]
     found += [Further(**vars(case)) for case in further if _is_sound(rule, case)]
     found += _sized(rule, declared, dtype, device, generator)
+    found += of_short_lengths(rule, found, lambda edge: defined(declared.sizes(rule, [edge], usual)))
     return [case for case in found if declared.fits(rule, case.inputs, case.hyper)]
 
 
@@ -271,8 +273,9 @@ def _sizes(rule: Rule) -> Iterator[Edge]:
                 yield Edge(f"{name} = {rank}", sizes={name: rank})
             yield Edge(f"{name} empty", sizes={name: (0, 3)})
         else:
-            for length in LENGTHS:
-                yield Edge(f"{name} = {length}", sizes={name: length})
+            few = {n: length for n, length in getattr(rule.page, "FEW_STEPS", {}).items() if n != name}
+            for length in LENGTHS if name not in getattr(rule.page, "STEPS", {}) else LENGTHS[:1]:
+                yield Edge(f"{name} = {length}", sizes={**few, name: length})
 
 
 def _one_row(rule: Rule) -> Iterator[Edge]:

@@ -193,7 +193,10 @@ class Declared:
                 for name, draw in edge.given.items()
                 if callable(draw) and new != lengths
             }
-            return replace(edge, given={**edge.given, **given, **drawn}, sizes={**chosen, **edge.sizes, variadic: new})
+            fitted = {name: axes.as_tuple(n) for name, n in {**chosen, **edge.sizes, variadic: new}.items()}
+            alike = [name for name in rule.alike if name in fitted]  # a kernel has as many axes as what it moves over
+            fitted = axes.with_ranks(fitted, [variadic], alike)
+            return replace(edge, given={**edge.given, **given, **drawn}, sizes={**edge.sizes, **fitted})
         return replace(edge, sizes={**chosen, **edge.sizes})
 
     def notes(self) -> list[str]:

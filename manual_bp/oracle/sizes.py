@@ -29,6 +29,8 @@ from manual_bp.rule import Rule
 BLOCKS = (8, 16, 32, 64, 128, 256, 512, 1024)
 OFF = (-1, 0, 1)
 WHOLE = 32
+# Up to this one also those along which a function loops step by step, each of which takes its time.
+FEW_BLOCKS = 16
 # Beyond two limits: what a block of 1024 threads adds up with four loads each, and the blocks that an axis of a CUDA
 # grid may have (65 535).
 BEYOND = (4097, 65_537)
@@ -92,12 +94,15 @@ def sized(rule: Rule) -> Iterator[tuple[Edge, ...]]:
         for shape in (*vectors, *MATRICES):
             yield (Edge(f"{name} = {shape if len(shape) > 1 else shape[0]}", sizes={name: shape}),)
         return
-    names = looped_axes(rule)
+    steps = getattr(rule.page, "STEPS", {})
+    every = looped_axes(rule)
+    names = [name for name in every if name not in steps]
     for position, block in enumerate(BLOCKS):
         for off in OFF:
             turn = position + off  # so that a list of axes is sometimes empty, on and off a block
-            # Every axis has all three lengths in the end, each beside others.
-            lengths = {name: block + OFF[(turn + i) % len(OFF)] for i, name in enumerate(names)}
+            # Every axis has all three lengths in the end, each beside others; a recurrence has few of them.
+            at_once_too = every if block <= FEW_BLOCKS else names
+            lengths = {name: block + OFF[(turn + i) % len(OFF)] for i, name in enumerate(at_once_too)}
             at_once = _edge(rule, lengths, turn)
             if block <= WHOLE and fits(rule, at_once, {}):
                 yield (at_once,)
@@ -116,6 +121,9 @@ def sized(rule: Rule) -> Iterator[tuple[Edge, ...]]:
     ]
     for name, image in _images(rule).items():
         yield (_edge(rule, {name: image}, turn=0),)
+    for name, several in steps.items():
+        for length in several:
+            yield _edges(rule, {name: length}, turn=0)
     for lengths in (*pairs, *({name: length} for length in BEYOND for name in names)):
         yield tuple(_edge(rule, lengths, turn=0, tiny=(tiny,), long=True) for tiny in TINIEST)
 
@@ -156,6 +164,7 @@ def _edge(
     sizes: dict[str, tuple[int, ...]] = {}
     own = getattr(rule.page, "SIZES", {})
     own = getattr(rule.page, "SHORTEST", own) if long else own
+    own = {**own, **getattr(rule.page, "FEW_STEPS", {})}
     for position, (name, variadic) in enumerate(rule.axis_names.items()):
         short = LISTS[turn % len(LISTS)] if variadic else (tiny[position % len(tiny)],)
         if name in own:  # beside a very long axis a list is one axis

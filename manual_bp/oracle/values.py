@@ -151,7 +151,7 @@ def _over_octaves(rule: Rule, name: str, dim: int, draw: Draw | None = None, wor
     """One input (or dy) times a power of 2, another one at each position of one of its axes."""
     tokens = axes.tokens(rule.annotation(name))
     axis = next((f for token in tokens[dim : dim + 1] for f in axes.factors(token) if f in rule.axis_names), None)
-    if axis is None:
+    if axis is None or axis in getattr(rule.page, "STEPS", {}):  # of so many steps of a loop a case takes too long
         return
     ordinary = draw or _ordinary(rule, name)
 
@@ -160,7 +160,7 @@ def _over_octaves(rule: Rule, name: str, dim: int, draw: Draw | None = None, wor
         return ordinary(shape, generator) * torch.exp2(exponents.double()).reshape(-1, *(1,) * (len(shape) - dim - 1))
 
     lists = {other: (2,) for other, variadic in rule.axis_names.items() if variadic}  # so that a token is one axis
-    sizes = {**lists, axis: (ALONG * len(ORDINARY),)}
+    sizes = {**lists, **getattr(rule.page, "FEW_STEPS", {}), axis: (ALONG * len(ORDINARY),)}
     edge = Edge(f"{words or name} over octaves along {axis}", {name: drawn}, sizes)
     if fits(rule, edge, dict.fromkeys(rule.axis_names, (2,))):
         yield edge

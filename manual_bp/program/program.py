@@ -98,10 +98,10 @@ class Program:
         kept = [p for p in range(len(self.nodes)) if p in needed or p < self.inputs]
         if len(kept) == len(self.nodes):
             return self
-        new = {old: Ref(position) for position, old in enumerate(kept)}
+        new = {old: position for position, old in enumerate(kept)}
 
         def moved(ref: Ref) -> Ref:
-            return new[ref.position]._replace(item=ref.item)
+            return Ref(new[ref.position], ref.item)
 
         nodes = tuple(replaced(self.nodes[p], moved) for p in kept)
         return Program(nodes, self.inputs, mapped(self.results, moved))

@@ -22,6 +22,7 @@ import linecache
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -104,11 +105,14 @@ class Recording(Mode):
         if func is aten.as_strided.default:  # a view, which is known by where it lies
             return func(*args, **kwargs)
         line = self._line()
-        if self._is_taken_apart(func, args) and (found := self._apart(func, args, kwargs, line)) is not NotImplemented:
+        tensors = tensors_in(args)
+        is_unknown = not self.elementary(func) and any(x.is_floating_point() for x in tensors)
+        is_apart = is_unknown and not func._schema.is_mutable and func not in self._inside  # torch goes in circles
+        if is_apart and (found := self._apart(func, args, kwargs, line)) is not NotImplemented:
             return found
-        is_unknown = not self.elementary(func) and any(x.is_floating_point() for x in tensors_in(args))
-        moving = any(self._moves(x) for x in tensors_in((args, kwargs)))
-        self._refuse_what_no_program_tells(func, args, moving, line)
+        moving = any(map(self._moves, (*tensors, *tensors_in(kwargs))))
+        if _may_be_refused(func):
+            self._refuse_what_no_program_tells(func, args, moving, line)
         if func._schema.is_mutable:
             return self._in_place(func, args, kwargs, line, moving)
         node = Node(func, self._refs(args), self._refs(kwargs), line, self.stage)
@@ -124,11 +128,6 @@ class Recording(Mode):
         return result
 
     # ------------------------------------------------------------------------------------------------ taking apart
-
-    def _is_taken_apart(self, func: Any, args: tuple[Any, ...]) -> bool:
-        """What works on no number is no arithmetic; and torch takes some operations apart in a circle."""
-        is_arithmetic = not func._schema.is_mutable and any(x.is_floating_point() for x in tensors_in(args))
-        return is_arithmetic and func not in self._inside and not self.elementary(func)
 
     def _apart(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], line: Line | None) -> Any:
         """What the operations give into which torch takes this one apart, each recorded; NotImplemented if there are
@@ -221,9 +220,10 @@ class Recording(Mode):
             self._stored[storage._cdata] = _Stored(ref, tuple(x.shape), x.stride(), int(x.storage_offset()), 0)
         known = _Known(ref, self._stored[storage._cdata].version)
         self._own[id(x)] = known
-        before = self._known.get(_place(x))
+        place = _place(x)
+        before = self._known.get(place)
         if before is None or before.version != known.version:  # what is detached lies where it lay
-            self._known[_place(x)] = known
+            self._known[place] = known
 
     # ------------------------------------------------------------------------------------------------------- in place
 
@@ -311,6 +311,13 @@ class Recording(Mode):
         if line is not None:
             self._lines[torch._C._autograd._get_sequence_nr() - 1] = line  # that of the node made for this operation
         return line
+
+
+@cache  # asked of every operation, of which a program has a few dozen kinds
+def _may_be_refused(func: Any) -> bool:
+    """Whether a program might not tell what an operation does."""
+    tags = (torch.Tag.nondeterministic_seeded, torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
+    return func._schema.name == "aten::equal" or any(tag in func.tags for tag in tags)
 
 
 def _dtype(args: tuple[Any, ...]) -> torch.dtype | None:

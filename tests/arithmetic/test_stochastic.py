@@ -11,6 +11,7 @@ from manual_bp.arithmetic.bounded_tensor import Bounded, Dice, done_so
 from manual_bp.arithmetic.stochastic import repeated, worst_case
 from manual_bp.inputs import Edge
 from manual_bp.oracle.cases import draw
+from manual_bp.oracle.functions import reference
 from manual_bp.rule import Rule
 from tests.arithmetic.planted import rule_of
 from tests.pages import PAGES
@@ -204,10 +205,20 @@ def in_place(x: Tensor, weight: Tensor) -> list[Tensor]:
     return [states]
 
 
-@pytest.mark.parametrize("function", [stepwise, in_place])
+def third(x: Tensor) -> Tensor:
+    return x * torch.full(x.shape, 1 / 3, dtype=x.dtype)
+
+
+def as_recorded(x: Tensor, weight: Tensor) -> list[Tensor]:
+    """By the program of a function that is a reference, which rounds the numbers that it makes."""
+    return [reference(third, {"x": (6, 4)}).pure(x)[0]]
+
+
+@pytest.mark.parametrize("function", [stepwise, in_place, as_recorded])
 def test_runs_at_once_err_as_runs_one_after_the_other_do(inputs: tuple[Tensor, Tensor], function) -> None:
     """Each by itself, and as widely; what is written in place into what is of no run is done run by run."""
     x, weight = inputs[0][:6, :4], inputs[1][:4, :4]
+    function(x, weight)  # which is recorded once
 
     def spread(at_once: bool) -> Tensor:
         (values,) = repeated(

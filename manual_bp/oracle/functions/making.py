@@ -19,6 +19,7 @@ from manual_bp.arithmetic.operators import narrowest
 from manual_bp.inputs import Draw, Edge, Index, Input, Mistake, Value
 from manual_bp.oracle.candidates import differentiator
 from manual_bp.oracle.drawing import SMALL
+from manual_bp.oracle.functions.lengths import few_steps, growing, longest
 from manual_bp.oracle.functions.page import Recorded, Residuals
 from manual_bp.oracle.functions.spoken import Spoken, array_type
 from manual_bp.oracle.words import listed
@@ -26,18 +27,10 @@ from manual_bp.outputs import parts
 from manual_bp.program import Program
 from manual_bp.program.recording import at
 
-# Axes are made so many times longer to see what grows with them; with its square is what grows by more than SQUARE.
-TIMES, SQUARE = 4, 8
-# So long is a recurrence, and a square: 257 is one beyond a block of 256, and its square takes 0.5 MB.
-MOST_STEPS, MOST_SQUARED = 33, 257
-# No other axis is longer: 4097 is one beyond a block of 1024 threads with four loads each.  A program that makes a
-# square where the function makes none, as of numbers of nodes, then takes 0.1 GB and not the whole memory.
-MOST = 4097
-# Nor one along which there are indices: what has one index adds up equal terms, whose roundings are all to one side;
-# of so many they are within what random roundings are allowed.
-MOST_COUNTED, WHOLE = 257, (torch.int32, torch.int64)
 # No case has more elements: unknown operations, each of which is run a dozen times.
 LARGEST = 2**15
+# Of positions on an axis.
+WHOLE = (torch.int32, torch.int64)
 
 
 @dataclass(frozen=True)
@@ -104,7 +97,14 @@ def page_of(function: Function) -> ModuleType:
         "of torch's derivative", backward=losing_backward, forgets=forgets, shows="in saturation", loses_digits=True
     )
     value = Value("of torch", forward=losing_forward, forgets=forgets, shows="in the tails")
-    growing = _growing(function, annotations, recorded, ordinary)
+    sizes = _bound(function, annotations, ordinary)
+    whole = [annotations[n] for n, x in zip(names, ordinary, strict=True) if x is not None and x.dtype in WHOLE]
+
+    def recorded_at(sizes: axes.Sizes) -> Any:
+        return recorded.derivative(_drawn(function, annotations, sizes), function.hyper)
+
+    steps, squared = growing(sizes, recorded_at)
+    most = {**{name: max(lengths) for name, lengths in steps.items()}, **squared}
     page = ModuleType(function.called.__name__, function.text or f"The function {function.called.__name__}.")
     vars(page).update(
         FUNCTION=function.called,
@@ -115,8 +115,10 @@ def page_of(function: Function) -> ModuleType:
         SIZES=_lengths(annotations, _shapes(names, ordinary), function.hyper),
         OWN_SIZES=_own_sizes(annotations, function),
         OWN={name: said.tensor for name, said in function.large.items() if said.tensor is not None},
-        LONGEST={**_longest(function, annotations, ordinary), **growing},
-        GROWING=growing,
+        LONGEST={**longest(sizes, axes.axis_names(whole, function.hyper)), **most},
+        GROWING=most,
+        STEPS=steps,
+        FEW_STEPS=few_steps(sizes, steps, recorded_at),
         LARGEST=max(LARGEST, 2 * sum(x.numel() for x in ordinary if x is not None)),
         EDGES=tuple(_special(function, recorded, ordinary)),
         MISTAKES=(mistake,) if derivative.changed else (),
@@ -211,43 +213,6 @@ def _lengths(
 
 def _shapes(names: list[str], inputs: tuple[Tensor | None, ...]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(x.shape) for name, x in zip(names, inputs, strict=True) if x is not None}
-
-
-def _growing(
-    function: Function, annotations: Mapping[str, Any], recorded: Recorded, ordinary: tuple[Tensor, ...]
-) -> dict[str, int]:
-    """How long an axis may be with which the work grows: told by making it longer.
-
-    An axis over which the program itself grows is a recurrence (MOST_STEPS).  One with whose square a tensor on the way
-    grows may be as long as that tensor stays of moderate size.
-    """
-    sizes = _bound(function, annotations, ordinary)
-    usual = recorded.derivative(ordinary, function.hyper)
-    found = {}
-    for name, lengths in sizes.items():
-        if len(lengths) != 1 or lengths[0] < 2:
-            continue
-        longer = {**sizes, name: (TIMES * lengths[0],)}
-        inputs = _drawn(function, annotations, longer)
-        try:
-            there = recorded.derivative(inputs, function.hyper)
-        except ValueError:
-            continue
-        if len(there.backward.nodes) > len(usual.backward.nodes):
-            found[name] = max(MOST_STEPS, lengths[0])
-        elif there.largest >= SQUARE * usual.largest:
-            found[name] = max(MOST_SQUARED, lengths[0])
-    return found
-
-
-def _longest(function: Function, annotations: Mapping[str, Any], ordinary: tuple[Tensor, ...]) -> dict[str, int]:
-    """How long any other axis may be."""
-    sizes = _bound(function, annotations, ordinary)
-    inputs = zip(annotations, ordinary, strict=True)
-    whole = [annotations[name] for name, x in inputs if x is not None and x.dtype in WHOLE]
-    counted = axes.axis_names(whole, function.hyper)
-    most = {name: MOST_COUNTED if name in counted else MOST for name in sizes}
-    return {name: max(most[name], *lengths) for name, lengths in sizes.items() if lengths}
 
 
 def _bound(function: Function, annotations: Mapping[str, Any], ordinary: tuple[Tensor, ...]) -> axes.Sizes:

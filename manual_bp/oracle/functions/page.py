@@ -114,7 +114,13 @@ def _in_order(given: Iterable[Any]) -> tuple[Any, ...]:
 
 
 def _are_bounded(values: Iterable[Any]) -> bool:
-    return any(isinstance(x, Bounded) for x in values)
+    return any(isinstance(_without_runs(x), Bounded) for x in values)
+
+
+def _without_runs(x: Any) -> Any:
+    """What torch.vmap hides, which has an axis of runs more (manual_bp/arithmetic/stochastic.py)."""
+    functorch = torch._C._functorch
+    return functorch.get_unwrapped(x) if isinstance(x, Tensor) and functorch.is_batchedtensor(x) else x
 
 
 def name_of(function: Callable[..., Any]) -> str:

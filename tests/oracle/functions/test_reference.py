@@ -422,3 +422,45 @@ def test_of_a_wrong_program_kinks_are_certified_where_there_may_be_some_and_few_
     report = compare(gaps_halved, gaps, inputs={"x": (5,), "y": (5,)}, cases=[case], diagnose=0)
     assert len(report.mismatches) == 2
     assert bool(asked) is is_asked
+
+
+def smoothed(x, a, kept=None):
+    """An exponential moving average.  kept: what becomes of a carry behind so many steps, if not itself."""
+    h, rows = torch.zeros_like(x[:, 0]), []
+    for t in range(x.shape[1]):
+        h = (h if kept is None else kept(h, t)) * torch.sigmoid(a) + x[:, t]
+        rows.append(h)
+    return torch.stack(rows, 1)
+
+
+def convolved(x, weight):
+    return F.conv1d(x, weight)
+
+
+def forgetting(h, t):
+    return h.detach() if t and t % 64 == 0 else h
+
+
+def wrong_of_width(width):
+    def vjp(inputs, dy):
+        y, (dx, dweight) = torch_ref.vjp(convolved)(inputs, dy)
+        return y, (dx, 2 * dweight if inputs[1].shape[-1] == width else dweight)
+
+    return vjp
+
+
+CONVOLVED = {"x": (2, 3, 9), "weight": (4, 3, 3)}
+
+
+@pytest.mark.parametrize(
+    ("candidate", "function", "inputs"),
+    [
+        (torch_ref.vjp(lambda x, a: smoothed(x, a, forgetting)), smoothed, {"x": (2, 6, 3), "a": (3,)}),
+        (wrong_of_width(5), convolved, CONVOLVED),
+        (wrong_of_width(7), convolved, CONVOLVED),
+    ],
+    ids=["a carry dropped every 64 steps", "a kernel of 5", "a kernel of 7"],
+)
+def test_a_length_at_which_a_program_goes_wrong_is_among_the_cases(candidate, function, inputs) -> None:
+    report = compare(candidate, function, inputs=inputs, diagnose=0)
+    assert report.mismatches, str(report)
