@@ -59,12 +59,14 @@ class Input:
     optional: a candidate may return None for its cotangent (few need the cotangent of a target).
     outweighs: by how much the last of very many numbers is larger than it would be.  Of a sum whose summands do not
         fade with the numbers (log(1 + eˣ) at 0 is log 2) nothing could be seen of its end otherwise.
+    free: whether it may hold any numbers; labels, or probabilities that add up to 1, are none that may be scaled.
     """
 
     draw: Draw = field(default_factory=normal)
     cotangent: bool = True
     optional: bool = False
     outweighs: float = 1.0
+    free: bool = True
 
 
 @dataclass(frozen=True)

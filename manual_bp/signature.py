@@ -16,7 +16,7 @@ from torch import Tensor
 
 from manual_bp import axes
 from manual_bp.hyperparameters import UnfitError, kinds, of_kind
-from manual_bp.inputs import Index
+from manual_bp.inputs import Index, Input
 from manual_bp.outputs import parts
 from manual_bp.pages import check_page
 
@@ -142,7 +142,12 @@ class Signature:
 
     def may_be_scaled(self, name: str) -> bool:
         """Whether an input is a number of any size: one with a cotangent, or any of a page of values alone."""
-        return self.is_number(name) and (self.inputs[name].cotangent or not self.has_backward)
+        return self.is_free(name) and (self.inputs[name].cotangent or not self.has_backward)
+
+    def is_free(self, name: str) -> bool:
+        """Whether an input may hold any numbers, as labels may not."""
+        spec = self.inputs[name]
+        return self.is_number(name) and (not isinstance(spec, Input) or spec.free)
 
     def kind(self, name: str) -> torch.dtype | None:
         """The dtype of an input that is a mask or an index; None for a number, and for whatever stands for a mask."""

@@ -293,7 +293,7 @@ def _opposite(rule: Rule, case: AnyCase) -> AnyCase:
     """The case with inputs of the opposite sign and the other mask: what is 0 in one need not be 0 in the other, so
     that an element which is never written shows."""
     named = zip(rule.inputs, case.inputs, strict=True)
-    inputs = (-x if rule.is_number(name) else (x == 0).to(x.dtype) for name, x in named)
+    inputs = (-x if rule.is_free(name) else x if rule.is_number(name) else (x == 0).to(x.dtype) for name, x in named)
     return replace(case, inputs=tuple(inputs), name=f"{case.name} of opposite sign")
 
 

@@ -35,6 +35,7 @@ from manual_bp.oracle.cases import one_row
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.elements import exponents, fits_float64
 from manual_bp.oracle.truth import CERTIFIED_ELEMENTS, CERTIFIED_ON_THE_WAY, Part, Values, certified_kinks, truth_at
+from manual_bp.oracle.variation import wide_case
 from manual_bp.rule import Rule
 
 OUR_CONVENTIONS = Conventions()
@@ -96,6 +97,8 @@ def evidence(rule: Rule, case: Case, contract: Contract, conventions: Convention
         found = evidence(rule, row, contract, conventions)
         return found if isinstance(found, str) else repeated_in_rows(found, case)
     called, case = case, replace(case, hyper=conventions.hyper(rule, case.hyper))
+    if hasattr(rule.page, "FUNCTION") and (why := _raises(rule, case)):
+        return why
     try:
         width = widths(rule, case.inputs, case.dy, contract, **case.hyper)
     except ValueError as error:
@@ -145,6 +148,18 @@ def evidence(rule: Rule, case: Case, contract: Contract, conventions: Convention
     if dispute and hasattr(rule.page, "FUNCTION"):  # both are of one program
         return UNDECIDED
     return Evidence(called, expected, allowance, kinks, "certified truth" + allowed_by, dispute)
+
+
+def _raises(rule: Rule, case: Case) -> str:
+    """What somebody's function raises at a case, which is none then: it may look at numbers before it does what was
+    recorded; "" if nothing."""
+    inputs, _ = wide_case(case)
+    try:
+        with torch.no_grad():
+            rule.page.FUNCTION(*(None if x is None else x.clone() for x in inputs), **case.hyper)
+    except Exception as error:  # whatever it is that a function of somebody's raises
+        return f"{rule.name} raises {type(error).__name__} there: {error}"
+    return ""
 
 
 def _is_smooth(width: Widths) -> bool:

@@ -79,7 +79,7 @@ def aliased(rule: Rule, ordinary: Case) -> Iterator[Case]:
     tensors = ordinary.named(rule)
     alike: dict[str, list[str]] = {}
     for name in tensors:
-        if name not in rule.inputs or rule.is_number(name):
+        if name not in rule.inputs or rule.is_free(name):
             alike.setdefault(str(rule.annotation(name).dim_str), []).append(name)
 
     def case(name: str, changed: dict[str, Tensor]) -> Case:

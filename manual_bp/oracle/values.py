@@ -90,7 +90,7 @@ def valued(rule: Rule, dtype: torch.dtype) -> Iterator[Edge]:
         is_input = name in rule.inputs
         for dim in range(len(dims) if is_input else min(len(dims), 1)):  # what depends on dy is linear in it
             yield from _over_octaves(rule, name, dim)
-    first = next((name for name in rule.inputs if rule.is_number(name)), None)
+    first = next((name for name in rule.inputs if rule.is_free(name)), None)
     if first is None:
         return
     ordinary = _ordinary(rule, first)
@@ -131,7 +131,7 @@ def named(given: dict[str, Any]) -> str:
 
 def _numbers(rule: Rule) -> list[str]:
     cotangents = rule.cotangents if rule.has_backward else ()
-    return [*(name for name in rule.inputs if rule.is_number(name)), *cotangents]
+    return [*(name for name in rule.inputs if rule.is_free(name)), *cotangents]
 
 
 def _ordinary(rule: Rule, name: str) -> Draw:
@@ -184,7 +184,7 @@ def _elementwise(rule: Rule, dtype: torch.dtype) -> Iterator[Edge]:
         if not edge.raises and given not in seen:
             seen.append(given)
     seen += [given for given in hyperparameters(rule) if not any(map(given.__eq__, seen))]
-    for name in (name for name in rule.inputs if rule.is_number(name)):
+    for name in (name for name in rule.inputs if rule.is_free(name)):
         for values, words in ((dense, "of every ordinary size"), (every, "of every magnitude")):
             yield Edge(f"{name} {words}", {name: _these(values)}, {axis: (len(values),)})
         for given in seen[1:]:

@@ -312,7 +312,7 @@ def _special(function: Function, recorded: Recorded, ordinary: tuple[Tensor | No
     torch's own derivative is finite there: what divides by an input, or takes every maximum, shows there alone."""
     for position, (name, spec) in enumerate(function.specs.items()):
         x, said = ordinary[position], function.given.get(name)
-        if not isinstance(spec, Input) or not spec.cotangent or x is None:
+        if not isinstance(spec, Input) or not spec.cotangent or not spec.free or x is None:
             continue
         changes: dict[str, Callable[[Tensor], Tensor]] = {
             f"zeros in {name}": _with_zeros,

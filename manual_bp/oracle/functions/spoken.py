@@ -98,7 +98,7 @@ def _of_tensor(x: Tensor) -> Spoken:
         return flat[torch.randint(max(len(flat), 1), shape, generator=generator)]
 
     wide = x.double() if x.is_floating_point() else x
-    return Spoken(Input(drawn, cotangent=x.is_floating_point()), tuple(x.shape), x.dtype, True, wide)
+    return Spoken(_as(wide, drawn), tuple(x.shape), x.dtype, True, wide)
 
 
 def _repeated(x: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -129,7 +129,17 @@ def _of_draw(name: str, draw: Callable[..., Any]) -> Spoken:
         return _repeated(_wide(name, own)((), generator), shape)
 
     sample = _wide(name, own)((), torch.Generator().manual_seed(0))
-    return Spoken(Input(drawn, cotangent=sample.is_floating_point()), tuple(sample.shape), sample.dtype, True)
+    return Spoken(_as(sample, drawn), tuple(sample.shape), sample.dtype, True)
+
+
+def _as(sample: Tensor, draw: Draw) -> Input:
+    """An input that is drawn so.  Of numbers that are whole and not all alike (labels, signs, counts), or that add up
+    to 1 along the last axis (probabilities), others mean nothing: a right program may rest on what they are."""
+    is_number = sample.is_floating_point()
+    whole = is_number and bool((sample == sample.round()).all()) and len(sample.unique()) > 1
+    total = sample.sum(-1) if is_number and sample.ndim and sample.shape[-1] > 1 else None
+    parts = total is not None and bool((sample >= 0).all() and torch.allclose(total, torch.ones_like(total)))
+    return Input(draw, cotangent=is_number, free=not (whole or parts))
 
 
 def _wide(name: str, draw: Callable[..., Any]) -> Draw:

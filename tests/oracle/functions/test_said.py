@@ -158,3 +158,43 @@ def test_a_list_is_as_good_as_a_tuple():
     )
     assert not report.mismatches
     assert report.worst["dx"].by_case
+
+
+def cost_of_probabilities(p, t):
+    return F.binary_cross_entropy(p, t)
+
+
+def soft_cross_entropy(x, t):
+    return -(t * x.log_softmax(-1)).sum(-1).mean()
+
+
+def for_labels_that_add_up_to_one(factor):
+    def vjp(inputs, dy):
+        x, t = inputs
+        dx = factor * (x.softmax(-1) - t) / len(x)
+        return soft_cross_entropy(x, t), (dy * dx, -dy * x.log_softmax(-1) / len(x))
+
+    return vjp
+
+
+def one_hot(generator):
+    return torch.eye(5, dtype=torch.float64)[torch.randint(5, (4,), generator=generator)]
+
+
+def between(generator):
+    return 0.1 + 0.8 * torch.rand(4, 5, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "function", "inputs", "passes"),
+    [
+        (torch_ref.vjp(cost_of_probabilities), cost_of_probabilities, {"p": between, "t": between}, True),
+        (for_labels_that_add_up_to_one(1.0), soft_cross_entropy, {"x": (4, 5), "t": one_hot}, True),
+        (for_labels_that_add_up_to_one(1.01), soft_cross_entropy, {"x": (4, 5), "t": one_hot}, False),
+    ],
+    ids=["the function raises beyond 1", "labels are not scaled", "a factor"],
+)
+def test_what_an_input_cannot_be_is_no_case(candidate, function, inputs, passes):
+    report = compare(candidate, function, inputs=inputs, diagnose=0)
+    assert report.passed is passes, str(report)
+    assert any("should be between 0 and 1" in text for text in report.not_tested) is (function is cost_of_probabilities)
