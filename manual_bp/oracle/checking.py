@@ -182,7 +182,50 @@ def compare(
     explain(comparison, diagnose, pieces)
     if is_generated and candidate is not None and report.raised and not report.cases:
         report.diagnoses += with_the_other(candidate, rule, dtype, own=False)
+    narrow = Contract(dtype, dtype)
+    if isinstance(found, Generated) and diagnose and not report.diagnoses and contract != narrow:
+        report.diagnoses += _of_the_storage(comparison, made(rule, dtype, device, narrow, chosen_conventions, declared))
     return report
+
+
+def _of_the_storage(wrong: Comparison, found: Generated) -> list[str]:
+    """That a candidate without a known cause is right if it may compute in the precision in which it stores.
+
+    found: the evidence under that contract; first where the candidate was wrong, as one is hardly ever right there.
+    """
+    if not wrong.report.mismatches or any(m.kind != "wrong" for m in wrong.report.mismatches):
+        return []
+    again = _under(wrong, found.contract)
+    cases = {m.case for m in wrong.report.mismatches}
+    for position, case in enumerate(found.cases):
+        if case.name in cases:
+            again.judge_case(found.at(position))
+    if again.report.mismatches:
+        return []
+    again = _under(wrong, found.contract)
+    _judge_generated(again, found)
+    if again.report.mismatches:
+        return []
+    name = str(found.contract.storage)
+    words = name.removeprefix("torch.")
+    return [
+        f"it is right for a program that computes in {words} throughout, and not in float32; if that is all that it "
+        f"promises, declare contract=Contract({name}, {name})"
+    ]
+
+
+def _under(comparison: Comparison, contract: Contract) -> Comparison:
+    """A new run of the same candidate, which promises another precision."""
+    return Comparison(
+        comparison.candidate,
+        comparison.rule,
+        comparison.dtype,
+        comparison.report.device,
+        contract,
+        comparison.conventions,
+        comparison.strict,
+        declared=comparison.declared,
+    )
 
 
 def _judge_generated(comparison: Comparison, found: Generated, chosen: Callable[[Case], bool] = lambda _: True) -> None:

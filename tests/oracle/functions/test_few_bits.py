@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+import torch_ref
 from manual_bp.oracle import Case, compare
 
 ROOT = math.sqrt(2 / math.pi)
@@ -48,3 +49,14 @@ def test_what_is_off_alike_at_numbers_nearby_is_no_rounding(candidate, is_wrong)
     given = {"x": (4, 6), "weight": (10, 6)}
     report = compare(candidate, gated, inputs=given, cases=[case], dtype=torch.bfloat16, diagnose=0)
     assert {m.argument for m in report.mismatches} == ({"dx", "dweight"} if is_wrong else set()), str(report)
+
+
+def cost(x, target):
+    return -(target * (x - x.logsumexp(-1, keepdim=True))).sum(-1).mean()
+
+
+def test_a_program_of_16_bits_throughout_is_told_which_contract_takes_it():
+    inputs = {"x": (4, 7), "target": (4, 7)}
+    report = compare(torch_ref.vjp(cost), cost, inputs=inputs, dtype=torch.bfloat16)
+    assert not report.passed
+    assert "contract=Contract(torch.bfloat16, torch.bfloat16)" in report.diagnoses[0], report
