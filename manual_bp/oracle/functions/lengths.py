@@ -15,6 +15,8 @@ MOST_SQUARED = 257
 # A recurrence is as long as the longest of these blocks, and one step longer, for which its program has no more than
 # so many operations: in a second they are recorded and run with bounds.  Beside another axis that is long it is short.
 STEPS, MOST_OPERATIONS, FEW_STEPS = (32, 64, 128, 256), 6000, 3
+# And one is a block itself, up to this one.
+EXACT = 64
 # No other axis is longer: 4097 is one beyond a block of 1024 threads with four loads each.  A program that makes a
 # square where the function makes none, as of numbers of nodes, then takes 0.1 GB and not the whole memory.
 MOST = 4097
@@ -55,7 +57,7 @@ def _steps(usual: int, longer: int, operations: int, more: int) -> tuple[int, ..
     these (as the square, where a loop is within another one), so they grow beyond."""
     power = max(1.0, math.log(more / operations) / math.log(longer / usual))
     block = max(n for n in STEPS if n == STEPS[0] or more * (n / longer) ** power <= MOST_OPERATIONS)
-    return tuple(max(n, usual) for n in (block, block + 1))
+    return tuple(max(n, usual) for n in (min(block, EXACT), block + 1))
 
 
 def few_steps(sizes: axes.Sizes, recurrences: Iterable[str], recorded_at: RecordedAt) -> dict[str, int]:

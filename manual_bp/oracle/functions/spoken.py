@@ -136,7 +136,7 @@ def _as(sample: Tensor, draw: Draw) -> Input:
     """An input that is drawn so.  Of numbers that are whole and not all alike (labels, signs, counts), or that add up
     to 1 along the last axis (probabilities), others mean nothing: a right program may rest on what they are."""
     is_number = sample.is_floating_point()
-    whole = is_number and bool((sample == sample.round()).all()) and len(sample.unique()) > 1
+    whole = is_number and bool((sample == sample.round()).all() and (sample != sample.flatten()[:1]).any())
     total = sample.sum(-1) if is_number and sample.ndim and sample.shape[-1] > 1 else None
     parts = total is not None and bool((sample >= 0).all() and torch.allclose(total, torch.ones_like(total)))
     return Input(draw, cotangent=is_number, free=not (whole or parts))
