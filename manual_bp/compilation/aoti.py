@@ -17,7 +17,7 @@ from torch import Tensor
 
 from manual_bp.compilation.cache import address, keep_text, kept, kept_text, machine
 from manual_bp.compilation.choice import Choice
-from manual_bp.compilation.inductor import NotCompiled, in_own_folder
+from manual_bp.compilation.inductor import NotCompiled, in_own_folder, inputs_of
 from manual_bp.compilation.passes import OPTIONS, passes
 
 # Loads a program and does nothing with it.
@@ -37,10 +37,10 @@ class LoaderCrashes(NotLoaded):
 
 
 def compiled(
-    exported: Any, example: list[Tensor], choice: Choice
+    graph: torch.fx.GraphModule, example: list[Tensor], choice: Choice
 ) -> tuple[Callable[[list[Tensor]], Sequence[Tensor]], bool]:
     """What runs the graph, and whether it was loaded and not compiled.  Raises NotCompiled, NotLoaded."""
-    name = address(exported, example, choice)
+    name = address(graph, example, choice)
     path = kept(name)
     if path and _is_whole(path):
         try:
@@ -49,15 +49,17 @@ def compiled(
             raise
         except NotLoaded:
             pass  # it may be damaged in a way that only shows now
-    return _loaded(in_own_folder(lambda folder: _compile(exported, choice, folder / name)), choice.threads), False
+    return _loaded(in_own_folder(lambda folder: _compile(graph, choice, folder / name)), choice.threads), False
 
 
-def _compile(exported: Any, choice: Choice, path: Path) -> Path:
+def _compile(graph: torch.fx.GraphModule, choice: Choice, path: Path) -> Path:
     """The program in `path`, whole or not at all.  Raises NotCompiled, and what inductor raises."""
-    from torch._inductor import aoti_compile_and_package
+    from torch._inductor import aot_compile
+    from torch._inductor.package.package import package_aoti
 
     options = {
         **OPTIONS,
+        "aot_inductor.package": True,
         "cpp.threads": choice.threads,
         "layout_optimization": choice.side_by_side,
         "post_grad_custom_post_pass": passes(choice.onednn, choice.keeps),
@@ -66,7 +68,8 @@ def _compile(exported: Any, choice: Choice, path: Path) -> Path:
         unfinished = Path(scratch) / path.name
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
-            aoti_compile_and_package(exported, package_path=str(unfinished), inductor_configs=options)
+            files: Any = aot_compile(graph, inputs_of(graph), options=options)
+            package_aoti(str(unfinished), files)
         if not _is_whole(unfinished):
             raise NotCompiled(f"what was written to {path.parent} is not what was read there; is its disk full?")
         unfinished.chmod(0o600)

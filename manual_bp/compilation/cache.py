@@ -12,7 +12,6 @@ import warnings
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -102,15 +101,14 @@ def keep_text(name: str, said: str) -> None:
         Path(unfinished).replace(path)
 
 
-def address(exported: Any, example: list[Tensor], choice: object) -> str:
+def address(traced: torch.fx.GraphModule, example: list[Tensor], choice: object) -> str:
     """The name of a program's file: a hash of all that the program depends on: the traced graph itself with its
     shapes and constants, the machine, how it is compiled (`choice` in words), and the text of this package, whose
     passes change what is compiled.
     """
-    graph = [str(exported.graph_module.code), str(exported.range_constraints)]
-    graph += [f"{n.name} {n.meta.get('val')}" for n in exported.graph.nodes]
+    graph = [traced.code, *(f"{n.name} {n.meta.get('val')}" for n in traced.graph.nodes)]
     layouts = [f"{t.dtype} {tuple(t.shape)} {t.stride()} {t.device}" for t in example]
-    constants = [f"{name} {t.dtype} {t.tolist()}" for name, t in sorted(exported.constants.items())]
+    constants = [f"{name} {t.dtype} {t.tolist()}" for name, t in sorted(traced.named_buffers())]
     parts = [*machine(), repr(choice), text(), *graph, *layouts, *constants]
     return f"{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:32]}.pt2"
 

@@ -102,7 +102,10 @@ def spread(condition: Tensor, x: Tensor, other: float) -> Tensor:
 
 
 def _short_last_axis(x: Tensor, dim: int | None) -> bool:
-    return dim is not None and x.ndim > 0 and dim % x.ndim == x.ndim - 1 and 0 < x.shape[-1] <= FEW
+    if dim is None or x.ndim == 0 or dim % x.ndim != x.ndim - 1:
+        return False
+    length = x.shape[-1]
+    return isinstance(length, int) and 0 < length <= FEW  # one that may be any is a SymInt
 
 
 DECOMPOSITIONS: dict[Any, Callable[..., Tensor]] = {

@@ -18,6 +18,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+from torch import Tensor
+
 from manual_bp.compilation.cache import HEADERS, VARIABLE, folder
 from manual_bp.compilation.ownership import NotOwn, own_folder, refuse_foreign_content
 
@@ -73,6 +76,11 @@ def _temporary() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="manual_bp-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
+
+
+def inputs_of(graph: torch.fx.GraphModule) -> tuple[Tensor, ...]:
+    """What a traced graph takes, as tensors without numbers."""
+    return tuple(node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder")
 
 
 # Environment variables and torch's modules belong to the whole process.

@@ -6,7 +6,6 @@ whoever calls has decided that.  Inductor keeps these programs in a cache of its
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from manual_bp.compilation.choice import Choice
 from manual_bp.compilation.decompositions import DECOMPOSITIONS
-from manual_bp.compilation.inductor import in_own_folder
+from manual_bp.compilation.inductor import in_own_folder, inputs_of
 from manual_bp.compilation.passes import OPTIONS, passes
 
 # By default inductor's kernels for a GPU are less exact than torch's own: exponentials below 10^-38 are 0, and a
@@ -25,38 +24,41 @@ EXACT: dict[str, Any] = {"eager_numerics.disable_ftz": True, "eager_numerics.div
 TRUSTING: dict[str, Any] = {"size_asserts": False, "alignment_asserts": False}
 
 
-def compiled(exported: Any, choice: Choice) -> tuple[Callable[[list[Tensor]], Sequence[Tensor]], bool]:
+def compiled(graph: torch.fx.GraphModule, choice: Choice) -> tuple[Callable[[list[Tensor]], Sequence[Tensor]], bool]:
     """What runs the graph, and whether inductor had it on disk.  Raises NotCompiled."""
-    return in_own_folder(lambda folder: _compiled(exported, choice))
+    return in_own_folder(lambda folder: _compiled(graph, choice))
 
 
-def prepared(exported: Any) -> torch.fx.GraphModule:
-    """The graph in inductor's own operations, as torch.compile would give it to inductor: a flat list in, a flat list
-    out."""
+def prepared(graph: torch.fx.GraphModule) -> torch.fx.GraphModule:
+    """The graph in inductor's own operations, which write nothing but results, as torch.compile would give it to
+    inductor."""
+    from torch._guards import detect_fake_mode
     from torch._inductor.decomposition import select_decomp_table
     from torch._inductor.fx_passes.joint_graph import constant_fold_uniform_value
     from torch._inductor.fx_passes.post_grad import remove_noop_ops
+    from torch.func import functionalize  # noqa: TID251 (it takes writes out, and derives nothing)
+    from torch.fx.experimental.proxy_tensor import make_fx
 
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore", FutureWarning)
-        module = exported.run_decompositions({**select_decomp_table(), **DECOMPOSITIONS}).module(check_guards=False)
-    graph = torch.fx.GraphModule(module, module.graph)
-    graph.graph.set_codegen(torch.fx.graph.CodeGen())
+    inputs = inputs_of(graph)
+    fakes: Any = detect_fake_mode(inputs)
+    apart = {**select_decomp_table(), **DECOMPOSITIONS}
+    with torch.no_grad(), fakes:
+        flat: torch.fx.GraphModule = make_fx(functionalize(graph), decomposition_table=apart)(*inputs)
     # As torch.compile does before: `passes` look for values, not for views of them, nor for their products with 1.
-    remove_noop_ops(graph.graph)
-    constant_fold_uniform_value(graph)
-    return graph
+    remove_noop_ops(flat.graph)
+    constant_fold_uniform_value(flat)
+    return flat
 
 
-def _compiled(exported: Any, choice: Choice) -> tuple[Callable[[list[Tensor]], Sequence[Tensor]], bool]:
+def _compiled(traced: torch.fx.GraphModule, choice: Choice) -> tuple[Callable[[list[Tensor]], Sequence[Tensor]], bool]:
     from torch._dynamo.utils import counters
     from torch._guards import TracingContext, detect_fake_mode, tracing
     from torch._inductor import config
     from torch._inductor.compile_fx import compile_fx_inner
     from torch._inductor.virtualized import V
 
-    graph = prepared(exported)
-    inputs = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
+    graph = prepared(traced)
+    inputs = inputs_of(graph)
     fakes = detect_fake_mode(inputs)
     # Results have the strides of the traced ones: they may be given to a program again, which takes them as they are.
     output: Any = graph.graph.output_node()

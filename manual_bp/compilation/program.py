@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from manual_bp.compilation import aoti, kernels
 from manual_bp.compilation.choice import choose
 from manual_bp.compilation.cuda import Graph
-from manual_bp.compilation.decompositions import DECOMPOSITIONS
 from manual_bp.compilation.inductor import NotCompiled
 from manual_bp.compilation.products import products
-from manual_bp.compilation.stand_ins import standing_in
-
-FlatFunction = Callable[..., Sequence[Tensor]]
-"""Tensors in, tensors out."""
+from manual_bp.compilation.tracing import Dynamic, FlatFunction, traced
 
 
 @dataclass(frozen=True)
@@ -51,14 +44,18 @@ def plain(t: Tensor) -> Tensor:
 
 
 def build(
-    function: FlatFunction, example: list[Tensor], *, step: bool = False, written: int = 0, dynamic: Any = None
+    function: FlatFunction,
+    example: list[Tensor],
+    *,
+    step: bool = False,
+    written: int = 0,
+    dynamic: Dynamic = (),
 ) -> Program:
     """`function` compiled for contiguous tensors like `example`, which may share memory.
 
     step: whether it is a whole training step, which is called again and again for one state.
     written: into how many of its first inputs the function writes.
-    dynamic: per tensor, the axes whose length may differ from call to call, as torch.export's dynamic_shapes; those
-        lengths may be any but 0.  By default none.
+    dynamic: per tensor, the axes whose length may differ from call to call: it may be any but 0.  By default none.
     Where it cannot be compiled, the program is the function itself, and a warning says why.
     """
     try:
@@ -72,10 +69,10 @@ def _eager(function: FlatFunction) -> Callable[[list[Tensor]], Sequence[Tensor]]
     return lambda flat: function(*flat)
 
 
-def _compiled(function: FlatFunction, example: list[Tensor], step: bool, written: int, dynamic: Any) -> Program:
+def _compiled(function: FlatFunction, example: list[Tensor], step: bool, written: int, dynamic: Dynamic) -> Program:
     device = example[0].device
-    exported = _exported(function, example, dynamic)
-    found_products = set(products(exported.graph)) if dynamic is None else set()
+    graph = traced(function, example, dynamic)
+    found_products = set(products(graph.graph)) if not dynamic else set()
     floating = next((t.dtype for t in example if t.is_floating_point()), None)
     choice = choose(device, floating, found_products, max(t.numel() for t in example), step)
     if choice.kind == "aoti":
@@ -83,48 +80,12 @@ def _compiled(function: FlatFunction, example: list[Tensor], step: bool, written
         if choice.onednn:
             how += f", oneDNN for {len(choice.onednn)} of {len(found_products)} kinds of product"
         try:
-            run, found = aoti.compiled(exported, example, choice)
+            run, found = aoti.compiled(graph, example, choice)
             return Program(run, "aoti", f"AOTInductor {how}", found)
         except aoti.NotLoaded as error:
-            run, found = kernels.compiled(exported, choice)
+            run, found = kernels.compiled(graph, choice)
             return Program(run, "inductor", f"inductor {how}, called from Python: {error}", found)
-    run, found = kernels.compiled(exported, choice)
+    run, found = kernels.compiled(graph, choice)
     if choice.kind == "triton":
         return Program(run, choice.kind, "inductor's kernels of Triton", found)
     return Program(Graph(run, example, written), choice.kind, "inductor's kernels, captured in one CUDA graph", found)
-
-
-def _exported(function: FlatFunction, example: list[Tensor], dynamic: Any) -> Any:
-    """The graph of `function`, with no autograd and no autocast in it.  Raises NotCompiled."""
-    exported = traced(function, example, dynamic)
-    with _tracing(example):
-        return exported.run_decompositions(DECOMPOSITIONS)
-
-
-def traced(function: FlatFunction, example: list[Tensor], dynamic: Any) -> Any:
-    """The graph of `function` as torch has it before it takes operations apart.  Raises NotCompiled.
-
-    The examples are copies: of two that shared memory, torch.export would make one.
-    """
-
-    class Wrapped(torch.nn.Module):  # noqa: TID251 (torch.export takes nothing else)
-        def forward(self, *flat: Tensor) -> tuple[Tensor, ...]:
-            return tuple(function(*flat))
-
-    shapes = None if dynamic is None else (tuple(dynamic),)
-    with _tracing(example):
-        copies = tuple(t.clone() for t in example)
-        try:
-            return torch.export.export(Wrapped(), copies, dynamic_shapes=shapes, strict=False)
-        except Exception as error:  # of many types: it asks for a value, for one
-            said = next(iter(str(error).splitlines()), "")
-            raise NotCompiled(f"it cannot be traced ({type(error).__name__}: {said:.200}).") from error
-
-
-@contextmanager
-def _tracing(example: list[Tensor]) -> Iterator[None]:
-    """No autograd and no autocast, whatever a caller has switched on; stand-ins; no warnings of torch's own pytrees."""
-    exact = torch.autocast(example[0].device.type, enabled=False)
-    with torch.no_grad(), exact, standing_in(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        yield

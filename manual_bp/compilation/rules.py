@@ -153,12 +153,11 @@ class CompiledRule:
         if key not in self._programs:
             run = function.of_flat(next((t.dtype for t in example if t.is_floating_point()), None))
             if elementwise:
-                # Any length will do as an example but 0 and 1, which torch.export takes for constants; it also says
-                # whether the program is for large tensors.
+                # Any length will do as an example but 0 and 1, which torch takes for constants; it also says whether
+                # the program is for large tensors.
                 n = ONE_THREAD_ELEMENTS if small else 2 * ONE_THREAD_ELEMENTS
                 stand_in = [t.new_ones(n // math.prod(t.shape[1:]), *t.shape[1:]) for t in example]
-                lengths = [{0: torch.export.Dim.DYNAMIC} for _ in stand_in]
-                self._programs[key] = build(run, stand_in, dynamic=lengths)
+                self._programs[key] = build(run, stand_in, dynamic=[(0,) for _ in stand_in])
             else:
                 self._programs[key] = build(run, example)
         return self._programs[key]

@@ -9,15 +9,13 @@ of them with `--exhaustive`.
 from __future__ import annotations
 
 import os
-from functools import cache
 
 import pytest
 import torch
 from torch._inductor import config
 from torch._inductor.pattern_matcher import stable_topological_sort
-from torch.export import exported_program
 
-from manual_bp.compilation import kernels, passes, program
+from manual_bp.compilation import kernels, passes, program, tracing
 from manual_bp.compilation.choice import Choice
 from manual_bp.compilation.numbers import stored
 from manual_bp.compilation.products import onednn_linear
@@ -34,23 +32,6 @@ FOR_MANY = {
 }
 
 
-# Of each graph anew torch.export collects the functions that it does not take apart, and overrides each of them for all
-# kinds of device, which takes longer than to trace a page.
-COLLECTING = "_collect_all_valid_cia_ops"
-FOR_DEVICES = ("_AUTOGRAD_ALIAS_BACKEND_KEYS_TO_OVERRIDE", "_BACKEND_KEYS_TO_OVERRIDE")
-
-
-def export_for_the_cpu(patch: pytest.MonkeyPatch) -> None:
-    """From now on they are collected once, and overridden where these tests call them."""
-    if torch.cuda.is_available() or not all(hasattr(exported_program, name) for name in (COLLECTING, *FOR_DEVICES)):
-        return
-    collected = cache(getattr(exported_program, COLLECTING))
-    patch.setattr(exported_program, COLLECTING, lambda: set(collected()))
-    for name in FOR_DEVICES:
-        keys = [key for key in getattr(exported_program, name) if key.name.endswith(("CPU", "Meta"))]
-        patch.setattr(exported_program, name, keys)
-
-
 @pytest.fixture(autouse=True, scope="package")
 def programs_of_these_tests(tmp_path_factory, request):
     """A user's cache of this run, so that nothing built earlier is judged.  pytest-xdist's processes share it.
@@ -61,8 +42,6 @@ def programs_of_these_tests(tmp_path_factory, request):
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "programs"
     with pytest.MonkeyPatch.context() as patch, config.patch(FOR_MANY if by_default else {}):
-        if by_default:
-            export_for_the_cpu(patch)
         patch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
         patch.setenv("XDG_CACHE_HOME", str(folder))
         yield folder
@@ -95,12 +74,12 @@ class Interpreted(torch.fx.Interpreter):
         return super().call_function(target, args, kwargs)
 
 
-def rewritten(function, example, dynamic=None):
+def rewritten(function, example, dynamic=()):
     """The graph that inductor would be given, with everything that this package does to it.
 
     Operations are taken apart in one go: in two, as `build` does it, each page's graph is the same, in twice the time.
     """
-    graph = kernels.prepared(program.traced(function, example, dynamic))
+    graph = kernels.prepared(tracing.traced(function, example, dynamic))
     for node in list(graph.graph.nodes):
         if node.target is torch.ops.aten._assert_tensor_metadata.default:  # inductor drops them before our passes
             graph.graph.erase_node(node)
@@ -152,7 +131,7 @@ def trace_only(patch: pytest.MonkeyPatch) -> None:
     """From now on a program is the traced graph itself: what is built in a fifth of a second is the same function."""
 
     def traced(function, example, step, written, dynamic):
-        graph = program._exported(function, example, dynamic).module(check_guards=False)
+        graph = tracing.traced(function, example, dynamic)
         return program.Program(lambda flat: graph(*flat), "traced", "as it was traced")
 
     patch.setattr(program, "_compiled", traced)

@@ -13,7 +13,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from manual_bp.compilation import kernels, program
+from manual_bp.compilation import kernels, tracing
 from manual_bp.compilation.rows import MANY, PARTS
 
 INF, NAN = math.inf, math.nan
@@ -118,7 +118,7 @@ def given() -> list[Tensor]:
 @cache
 def tested() -> frozenset[object]:
     """The operations in the graph of all of them."""
-    graph = kernels.prepared(program.traced(all_of_them, given(), None))
+    graph = kernels.prepared(tracing.traced(all_of_them, given()))
     return frozenset(node.target for node in graph.graph.nodes if node.op == "call_function")
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import manual_bp as bp
-from manual_bp.compilation import program
+from manual_bp.compilation import tracing
 from manual_bp.models import residual_mlp
 from manual_bp.training import sgd, training_step
 from tests.compilation.conftest import trace_only
@@ -198,8 +198,8 @@ def test_a_rule_under_autocast_is_the_rule(traced_only):
 def test_no_program_has_autocast_in_it():
     x = drawn(SIZE, SIZE)
     with torch.autocast("cpu", torch.bfloat16):
-        graph = program._exported(lambda x: [x @ x], [x], None)
-    assert torch.equal(graph.module()(x)[0], x @ x)
+        graph = tracing.traced(lambda x: [x @ x], [x])
+    assert torch.equal(graph(x)[0], x @ x)
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])

@@ -10,13 +10,13 @@ from torch._inductor.graph import GraphLowering
 from torch._inductor.scheduler import SchedulerNode
 from torch._inductor.virtualized import V
 
-from manual_bp.compilation import cpp, kernels, program, taps
+from manual_bp.compilation import cpp, kernels, taps, tracing
 from manual_bp.compilation.inductor import NotCompiled
 
 
 def scheduled(function, *example):
     """Inductor's nodes, in the order in which the program runs them."""
-    graph = kernels.prepared(program.traced(function, example, None))
+    graph = kernels.prepared(tracing.traced(function, example))
     taps.lower()
     given = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
     fakes = detect_fake_mode(given)

@@ -280,13 +280,14 @@ def test_that_the_loader_failed_once_is_not_kept(home, monkeypatch):
 
 
 def test_what_inductor_wrote_is_read_again(home, monkeypatch):
-    def half(exported, package_path, inductor_configs):
-        Path(package_path).write_bytes(b"half of it")
+    def half(path, files):
+        Path(path).write_bytes(b"half of it")
 
-    monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", half)
+    monkeypatch.setattr("torch._inductor.aot_compile", lambda graph, inputs, options: [])
+    monkeypatch.setattr("torch._inductor.package.package.package_aoti", half)
     own_folder(home)
     with pytest.raises(NotCompiled, match="is its disk full"):
-        aoti._compile(None, ON_ONE_THREAD, home / "program.pt2")
+        aoti._compile(torch.fx.symbolic_trace(lambda: ()), ON_ONE_THREAD, home / "program.pt2")
     assert not list(home.iterdir())
 
 

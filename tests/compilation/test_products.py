@@ -11,7 +11,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from manual_bp.compilation import measured
 from manual_bp.compilation.products import Product, by_tensor_cores
 from manual_bp.compilation.products import products as products_of
-from manual_bp.compilation.program import _exported, build
+from manual_bp.compilation.program import build
+from manual_bp.compilation.tracing import traced
 
 aten = torch.ops.aten
 NARROW = (torch.float16, torch.bfloat16)
@@ -78,7 +79,7 @@ def test_rows_along_several_axes_are_one_for_the_library_that_multiplies():
     def step(x, w):
         return x @ w.T, x.transpose(0, 1) @ w.T, x @ x.mT
 
-    graph = _exported(step, [torch.ones(4, 3, 6), torch.ones(5, 6)], None).graph
+    graph = traced(step, [torch.ones(4, 3, 6), torch.ones(5, 6)], None).graph
     assert list(products_of(graph)) == [Product(12, 5, 6, False, True)]
 
 

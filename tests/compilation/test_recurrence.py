@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from manual_bp.compilation import program
+from manual_bp.compilation import program, tracing
 from manual_bp.rules.recurrent._steps import over_time
 
 DIRECTIONS = pytest.mark.parametrize("last_first", [False, True])
@@ -59,5 +59,5 @@ def test_a_program_takes_the_same_steps(last_first, time, built):
 
 def test_a_program_does_not_grow_with_the_number_of_steps():
     function = halved_and_added(last_first=True)
-    few, many = (nodes_of(program._exported(function, given(time), None).graph_module) for time in (5, 500))
+    few, many = (nodes_of(tracing.traced(function, given(time))) for time in (5, 500))
     assert few == many

@@ -259,6 +259,12 @@ def test_compiled_rule_refuses_what_the_rule_refuses():
         bp.compile_rule(several)(case.inputs, case.dy[0])
 
 
+def test_what_is_another_function_for_other_lengths_runs_uncompiled():
+    with pytest.warns(RuntimeWarning, match="another function for other lengths"):
+        built = program.build(lambda x: [x + 1 if len(x) > 7 else x], [torch.ones(8)], dynamic=[(0,)])
+    assert torch.equal(built.run([torch.ones(2)])[0], torch.ones(2))
+
+
 def test_what_cannot_be_traced_runs_uncompiled_and_says_so():
     with pytest.warns(RuntimeWarning, match="not compiled, so slower: it cannot be traced"):
         built = program.build(lambda x: [x + 1 if x.sum() > 0 else x], [torch.ones(2)])

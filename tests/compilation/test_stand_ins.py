@@ -12,7 +12,7 @@ import torch
 from torch._inductor.fx_passes.post_grad import stable_topological_sort
 
 import manual_bp as bp
-from manual_bp.compilation import kernels, program, stand_ins, taps
+from manual_bp.compilation import kernels, stand_ins, taps, tracing
 from manual_bp.compilation.cpp import text
 from manual_bp.compilation.stand_ins import scaled_dot_product_attention as stand_in
 from manual_bp.compilation.stand_ins import standing_in
@@ -58,7 +58,7 @@ def test_biases_before_attention_and_gelu_are_added_on_the_way(view):
         return y, dq, dk, dv, a, da, da.flatten(0, 1).sum(0)
 
     given = [torch.randn(shape, generator=torch.Generator().manual_seed(0)) for shape in ((2, 3, 5), (5, 8), (8,))]
-    graph, seen = kernels.prepared(program.traced(around, given, None)), set()
+    graph, seen = kernels.prepared(tracing.traced(around, given)), set()
     for node in graph.graph.nodes:
         node.target = view if node.target in stand_ins.VIEWS else node.target
     stand_ins.rewrite(graph.graph)
