@@ -638,7 +638,7 @@ def test_two_processes_in_one_folder(tmp_path):
         (("--label-smoothing", 2), "label_smoothing ≤ 1; came 2.0"),
         (("--loss", "huber", "--loss-hyper", "delta=-1"), "delta must be positive; came -1.0"),
         (("--frozen", "W9"), "frozen must be names of"),
-        (("--optimizer", "adamw", "--decayed", "W9"), "decayed must be names of"),
+        (("--optimizer", "adamw", "--decayed", "W9"), "decayed must be 'weights' or names of"),
         (("--warmup", 10**6, "--cosine"), "train longer (--epochs"),
         (("--lr", "nan"), "lr must be a finite number and not negative; came nan"),
         (("--seed", 10**20), "seed"),
