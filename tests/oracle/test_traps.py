@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+from collections import Counter
 from functools import partial
 from itertools import count
 from unittest.mock import MagicMock
@@ -417,6 +418,23 @@ def test_raising_in_a_later_call_only():
         return tanh(inputs, dy)
 
     assert "raised SystemExit: done, when it was called again" in str(compare(candidate, "tanh"))
+
+
+@pytest.mark.parametrize(("raises", "words"), [(True, "called again and again"), (False, "some of many calls alike")])
+def test_what_goes_wrong_in_one_of_many_calls_alone(raises, words):
+    """In the fiftieth on the same numbers, as where each call takes a stream that none gives back."""
+    calls = Counter()
+
+    def candidate(inputs, dy):
+        y, (dx,) = tanh(inputs, dy)
+        calls[dy.shape, float(dy.double().sum())] += 1
+        is_due = max(calls.values()) < 50
+        if raises and not is_due:
+            raise RuntimeError("no stream is left")
+        return y, (dx if is_due else 2 * dx,)
+
+    (found,) = compare(candidate, "tanh").mismatches
+    assert words in f"{found.detail} {found.pattern}"
 
 
 @pytest.mark.parametrize("change", ["resize_", "set_", "t_", "zero_"])
