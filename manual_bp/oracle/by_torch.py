@@ -33,6 +33,9 @@ MODERATE_LOSS = 2.0**11
 # torch's value within so many roundings of truth, at each element, is that of the same function: no slip is so small.
 AGREED = 64
 
+# Of the largest element, in float64: another derivative is further off, and roundings are nearly always nearer.
+APART = 2.0**-20
+
 
 def derivative(rule: Rule, case: Case) -> Values | str:
     """y and the cotangents by torch.autograd in float64."""
@@ -129,6 +132,25 @@ def disputed(rule: Rule, case: Case, certified: list[Part], torchs: Values) -> s
     place = f"{rule.arguments[position]}{list(index) if index else ''}"
     told = told_apart(float(ours[index]), float(theirs[index]))
     return f"{place} is {told[0]} by the page and {told[1]} by torch"
+
+
+def declares_another(rule: Rule, case: Case, certified: list[Part], torchs: Values) -> bool:
+    """Whether what torch gives as the derivative of somebody's function is that of other values than it has, as is the
+    0 of a padding row, the mean over the uses of a row (scale_grad_by_freq), or what a hook makes of it: that is then
+    what the function declares, and truth is the derivative of its values alone."""
+    if not hasattr(rule.page, "FUNCTION"):
+        return False
+    compared = [
+        (position, part[0], (part[0] - torch_).abs())
+        for position, (part, torch_) in enumerate(zip(certified, torchs, strict=True))
+        if position >= len(rule.outputs) and part is not None and torch_ is not None and torch_.numel()
+    ]
+    far = [(i, off) for i, due, off in compared if bool((off > APART * due.nan_to_num().abs().max()).any())]
+    if not far:
+        return False
+    found = widths(rule, *wide_case(case), contract_of(torch.float64), **case.hyper)
+    own = (*found.outputs, *found.grads)
+    return any(bool((off > 2 * width).any()) for i, off in far if (width := own[i]) is not None)
 
 
 def with_widths(rule: Rule, case: Case, results: Values, width: Values, beside: Values) -> list[Part]:

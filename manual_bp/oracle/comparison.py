@@ -213,6 +213,7 @@ class Comparison:
                 f"{name} > {most}: the work of the function grows with it; a longer one in inputs= is tried"
                 for name, most in getattr(self.rule.page, "GROWING", {}).items()
             ]
+            report.not_tested += self._at_one_value()
         report.notes += self.declared.notes()
         for (argument, kind, detail), found in self.judge.excused.items():
             worst = max(found, key=lambda m: m.error_over_allowance or 0.0)
@@ -225,6 +226,27 @@ class Comparison:
                 report.not_tested.append(f"{argument}: {why}")
         report.clean()
         return report
+
+    def _at_one_value(self) -> list[str]:
+        """Hyperparameters of a function of which nobody said what else they may be, and that no case set otherwise."""
+        if self.candidate is None or not hasattr(self.rule.page, "FUNCTION"):
+            return []
+        alone = {
+            name: value
+            for name, value in self.rule.ordinary.items()
+            if name not in dict(self.declared.hyper)
+            and name not in self.untaken
+            and all(case.hyper.get(name, value) == value for case in self.answered)
+        }
+        return [
+            f"{name} other than {value!r}: "
+            + (
+                "annotate it as Literal[...] of the words that it may be"
+                if isinstance(value, str)
+                else f'pass hyper={{"{name}": ...}} to have another one tried'
+            )
+            for name, value in alone.items()
+        ]
 
     def _untested(self, argument: str, generated: bool) -> str:
         """Why a required argument was not tested; "" if it was, or need not be."""
@@ -272,11 +294,15 @@ class Comparison:
         return called.results
 
     def _is_given(self, case: Case) -> bool:
-        """Whether a case has the inputs and sizes that the caller named, where the reference is a function: at others
-        it may be that the candidate is not meant for them, and nobody said so."""
+        """Whether a case has the inputs, sizes and numbers for hyperparameters that the caller named, where the
+        reference is a function: at others it may be that the candidate is not meant for them, and nobody said so."""
         named = case.named(self.rule)
         shapes = getattr(self.rule.page, "GIVEN", {})
-        return all(name in named and tuple(named[name].shape) == shape for name, shape in shapes.items())
+        if not all(name in named and tuple(named[name].shape) == shape for name, shape in shapes.items()):
+            return False
+        ordinary = self.rule.ordinary if hasattr(self.rule.page, "FUNCTION") else {}
+        numbers = {n: value for n, value in ordinary.items() if type(value) in (int, float)}
+        return all(case.hyper.get(name, value) == value for name, value in numbers.items())
 
     def _take_in(self, called: Call, case: Case) -> None:
         """What was seen beside the results; what is right but may harm is a mismatch under strict."""

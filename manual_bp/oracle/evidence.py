@@ -22,6 +22,7 @@ from torch import Tensor
 from manual_bp.arithmetic.bounded import Contract, Widths, widths
 from manual_bp.oracle.by_torch import (
     NO_TWIN,
+    declares_another,
     derivative,
     disputed,
     own_convention,
@@ -111,6 +112,8 @@ def evidence(rule: Rule, case: Case, contract: Contract, conventions: Convention
     autograd = derivative(rule, case)
     is_cheap = isinstance(case, WellConditioned) and not rule.elementwise and not isinstance(autograd, str)
     certified = None if is_cheap or width.largest > CERTIFIED_ON_THE_WAY else truth_at(rule, case)
+    if certified is not None and not isinstance(autograd, str) and declares_another(rule, case, certified, autograd):
+        certified = None
     has_twin = twin_of(rule) is not None
     if not has_twin and certified is not None and not _is_complete(certified, len(rule.outputs)):
         autograd = own_convention(rule, case) or autograd

@@ -190,7 +190,12 @@ class Judge:
         self.judged[argument].append(Judged(found.case, expected, allowance))
 
     def _excused(self, position: int, found: Evidence, like: Tensor) -> Tensor:
-        """Where nothing is judged: the gradient at a NaN input."""
+        """Where nothing is judged: the gradient at a NaN input, and that of a function none of whose values is a number
+        (a mean of nothing, 0 / 0): right programs differ in what they make of it."""
+        values = [y for y in found.expected[: self.outputs] if y is not None and y.numel()]
+        is_grad = position >= self.outputs and hasattr(self.rule.page, "FUNCTION")
+        if is_grad and values and not any(bool(y.isfinite().any()) for y in values):
+            return torch.ones_like(like, dtype=torch.bool)
         x = self._input(self.arguments[position], found.case)
         is_number = x is not None and x.is_floating_point()
         return x.cpu().isnan() if x is not None and is_number else torch.zeros_like(like, dtype=torch.bool)

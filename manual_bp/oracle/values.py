@@ -36,6 +36,9 @@ FRACTION = 1 / 8
 # Hyperparameters that any page may be given: integers where a real number is meant, and integers that are no powers.
 WHOLE = (1, 2)
 COUNTS = (1, 2, 3, 7)
+# An integer that is a function's default without an annotation is tried as one: of those that are meant as a real
+# number all but 7 would be tried anyway.
+GENERAL: dict[Any, tuple[int, ...]] = {int: COUNTS, float: WHOLE, int | float: COUNTS}
 # A function's own formula need not be that of a right program, which multiplies an input, a value or a slope by a
 # number on the way: 2x · dy where torch adds x · dy twice, 16 for the sixteenth power.
 ROOM = 16.0
@@ -57,7 +60,7 @@ def usual(rule: Rule) -> dict[str, tuple[Any, ...]]:
     named = getattr(rule.page, "USUAL", {})
     found = {}
     for name in rule.hyper:
-        general = {int: COUNTS, float: WHOLE}.get(rule.annotations[name], choices(rule.annotations[name]))
+        general = GENERAL.get(rule.annotations[name]) or choices(rule.annotations[name])
         values = dict.fromkeys(map(_typed, (*named.get(name, ()), *general)))
         found[name] = tuple(value for _, value in values)
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import cycle
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -308,10 +309,18 @@ def _specs(function: Function, grads: tuple[Any, ...]) -> dict[str, Input | Inde
 
 
 def _special(function: Function, recorded: Recorded, ordinary: tuple[Tensor | None, ...]) -> Iterator[Edge]:
-    """Zeros in an input, few values, so that there are ties, and a tensor that was given of the opposite sign, if
-    torch's own derivative is finite there: what divides by an input, or takes every maximum, shows there alone."""
+    """A mask that hides nothing or all, zeros in an input, few values, so that there are ties, and a tensor that was
+    given of the opposite sign, if torch's own derivative is finite there: what divides by an input, or by how many are
+    left, or takes every maximum, shows there alone."""
     for position, (name, spec) in enumerate(function.specs.items()):
         x, said = ordinary[position], function.given.get(name)
+        if isinstance(spec, Input) and x is not None and x.dtype is torch.bool:
+            for value in (False, True):
+                all_so = torch.full_like(x, value)
+                if _is_finite(function, recorded, (*ordinary[:position], all_so, *ordinary[position + 1 :])):
+                    yield Edge(
+                        f"all {name} {value}", {name: _changed(spec.draw, partial(torch.full_like, fill_value=value))}
+                    )
         if not isinstance(spec, Input) or not spec.cotangent or not spec.free or x is None:
             continue
         changes: dict[str, Callable[[Tensor], Tensor]] = {

@@ -160,6 +160,55 @@ def test_what_is_detached_is_constant_in_either_arithmetic() -> None:
     assert report.passed, str(report)
 
 
+def padded(index, table, padding_idx=0):
+    return F.embedding(index, table, padding_idx)
+
+
+def mean_of_some(x, kept):
+    """0 / 0 where none is."""
+    return torch.where(kept, x * x, 0.0).sum() / kept.sum()
+
+
+def mean_of_some_by_hand(inputs, dy):
+    x, kept = inputs
+    return mean_of_some(x, kept), (torch.where(kept, 2 * x, 0.0) * (dy / kept.sum()), None)
+
+
+def turned(x, cos, width: int = 4):
+    """Where the width is another one, cos is broadcast, or the function is not defined."""
+    return torch.cat([x.narrow(-1, 0, width) * cos.repeat(2), x[..., width:]], -1)
+
+
+def turned_by_hand(inputs, dy, width=4):
+    x, cos = inputs
+    if width != 4:
+        raise RuntimeError("a width of 4 is meant")
+    left, right = (dy * x)[..., :4].sum_to_size(4).chunk(2)
+    return turned(x, cos), (torch.cat([dy[..., :4] * cos.repeat(2), dy[..., 4:]], -1), left + right)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "function", "inputs"),
+    [
+        (torch_ref.vjp(padded), padded, {"index": ((4, 3), Index("8")), "table": (8, 5)}),
+        (mean_of_some_by_hand, mean_of_some, {"x": (4, 9), "kept": lambda g: torch.rand(4, 9, generator=g) < 0.2}),
+        (turned_by_hand, turned, {"x": (3, 6), "cos": (2,)}),
+    ],
+    ids=["torch's derivative is not that of the values", "0 / 0", "a number that nobody named is refused"],
+)
+def test_a_right_program_passes(candidate, function, inputs) -> None:
+    report = compare(candidate, function, inputs=inputs, diagnose=0)
+    assert report.passed, str(report)
+
+
+def test_a_word_of_which_others_are_not_known_is_said() -> None:
+    def summed(x, reduction="mean"):
+        return x.mean() if reduction == "mean" else x.sum()
+
+    report = compare(torch_ref.vjp(summed), summed, inputs={"x": (4, 3)}, diagnose=0)
+    assert any("reduction other than 'mean'" in text for text in report.not_tested), report.not_tested
+
+
 def leaky(x):
     return torch.where(x > 0, x, 0.1 * x)
 
@@ -449,7 +498,48 @@ def wrong_of_width(width):
     return vjp
 
 
+def gated(x, h, weight, recurrent):
+    """Three gates of each unit in one product."""
+    a, b, c = (x @ weight.T + h @ recurrent.T).chunk(3, -1)
+    return torch.sigmoid(a) * h + torch.sigmoid(b) * c
+
+
+def spread(x, sinks):
+    """As many heads as sinks, in one axis."""
+    return (x.view(len(x), len(sinks), -1) * sinks[:, None]).flatten(1)
+
+
+def recent(x, window=3):
+    apart = torch.arange(len(x))[:, None] - torch.arange(len(x))
+    return torch.where((apart >= 0) & (apart < window), 1.0, 0.0).to(x.dtype) @ x
+
+
+def averaged(x, mask):
+    return torch.where(mask, x * x, 0.0).sum() / mask.sum().clamp(min=1)
+
+
+def averaged_of_some(inputs, dy):
+    x, mask = inputs
+    return averaged(x, mask), (torch.where(mask, 2 * x, 0.0) * (dy / mask.sum()), None)
+
+
+def wrong_where(function, is_so):
+    """The last cotangent is twice what is due where the inputs are so."""
+
+    def vjp(inputs, dy, **hyper):
+        y, grads = torch_ref.vjp(function)(inputs, dy, **hyper)
+        return y, (*grads[:-1], 2 * grads[-1] if is_so(*inputs, **hyper) else grads[-1])
+
+    return vjp
+
+
+def drawn_mask(generator):
+    return torch.rand(4, 9, generator=generator) < 0.6
+
+
 CONVOLVED = {"x": (2, 3, 9), "weight": (4, 3, 3)}
+GATED = {"x": (2, 5), "h": (2, 4), "weight": (12, 5), "recurrent": (12, 4)}
+SPREAD = {"x": (5, 12), "sinks": (3,)}
 
 
 @pytest.mark.parametrize(
@@ -458,9 +548,23 @@ CONVOLVED = {"x": (2, 3, 9), "weight": (4, 3, 3)}
         (torch_ref.vjp(lambda x, a: smoothed(x, a, forgetting)), smoothed, {"x": (2, 6, 3), "a": (3,)}),
         (wrong_of_width(5), convolved, CONVOLVED),
         (wrong_of_width(7), convolved, CONVOLVED),
+        (wrong_where(gated, lambda x, h, *weights: h.shape[1] != 4), gated, GATED),
+        (wrong_where(spread, lambda x, sinks: len(sinks) != 3), spread, SPREAD),
+        (wrong_where(spread, lambda x, sinks: x.shape[1] != 4 * len(sinks)), spread, SPREAD),
+        (wrong_where(recent, lambda x, window: window != 3), recent, {"x": (6, 4)}),
+        (averaged_of_some, averaged, {"x": (4, 9), "mask": drawn_mask}),
     ],
-    ids=["a carry dropped every 64 steps", "a kernel of 5", "a kernel of 7"],
+    ids=[
+        "a carry dropped every 64 steps",
+        "a kernel of 5",
+        "a kernel of 7",
+        "a hidden size of 4",
+        "3 heads",
+        "heads of 4",
+        "a window of 3",
+        "a mask that hides all",
+    ],
 )
-def test_a_length_at_which_a_program_goes_wrong_is_among_the_cases(candidate, function, inputs) -> None:
+def test_what_a_program_is_wrong_for_is_among_the_cases(candidate, function, inputs) -> None:
     report = compare(candidate, function, inputs=inputs, diagnose=0)
     assert report.mismatches, str(report)
