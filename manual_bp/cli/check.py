@@ -13,6 +13,7 @@ import typer
 
 from manual_bp.cli.shared import (
     DTYPES,
+    OUTPUT,
     Device,
     Json,
     check_device,
@@ -108,6 +109,11 @@ def check(
     For example: manual-bp check my_kernels.py:my_vjp --against rms_norm
     """
     with usage():
+        if isolate and html_file is not None:  # which is said before torch is imported
+            raise ValueError("--html calls the candidate again in this process, so it does not go with --isolate.")
+        is_recorded = target.endswith(".json")
+        if is_recorded and isolate:
+            raise ValueError("--isolate is for a candidate that is called; came results in a file. Leave it out.")
         from manual_bp.oracle import Contract, compare
         from manual_bp.oracle.foreign import quoted, readable
         from manual_bp.oracle.isolation import CandidateEnded, Isolated, isolated
@@ -118,13 +124,8 @@ def check(
         check_device(device)
         check_writable(json_file)
         check_writable(html_file, "--html")
-        if isolate and html_file is not None:
-            raise ValueError("--html calls the candidate again in this process, so it does not go with --isolate.")
         (chosen,) = chosen_dtypes(dtype)
-        is_recorded = target.endswith(".json")
         if is_recorded:
-            if isolate:
-                raise ValueError("--isolate is for a candidate that is called; came results in a file. Leave it out.")
             cases, chosen, recorded_of = _results(Path(target))  # which say their dtype
         if compute is not None:
             (computing,) = chosen_dtypes(compute, "--compute")
@@ -153,6 +154,14 @@ def check(
                 highlight=False,
                 soft_wrap=True,
             )
+        name = rule if isinstance(rule, str) else rule.name
+
+        def without_verdict(words: str) -> dict[str, Any]:
+            return {"report": json.loads(Report(name, dtype, device, findings=[words]).to_json())}
+
+        is_file = json_file is not None and (json_file.is_file() or not json_file.exists())
+        if is_file and json_file != OUTPUT:  # for a candidate that ends the process
+            write_json(json_file, "check", False, without_verdict("the process ended before there was a verdict"))
         searching = notices.status("searching for the cause")
 
         def tell_verdict(report: Report) -> None:
@@ -176,8 +185,7 @@ def check(
         except (CandidateEnded, SystemExit) as error:
             words = str(error) if isinstance(error, CandidateEnded) else f"the candidate raised SystemExit: {error}"
             out.print(f"finding: {readable(words)}", style="bold red", markup=False, highlight=False)
-            ended = Report(rule if isinstance(rule, str) else rule.name, dtype, device, findings=[words])
-            write_json(json_file, "check", False, {"report": json.loads(ended.to_json())})
+            write_json(json_file, "check", False, without_verdict(words))
             raise typer.Exit(1) from None
         finally:
             searching.stop()
@@ -259,7 +267,7 @@ def reference_of(
 def forget(*files: Path | None) -> None:
     """The verdict of an earlier run shall not stand where this one ends without any."""
     for file in files:
-        if file is not None and file.is_file():
+        if file is not None and file != OUTPUT and file.is_file():
             with suppress(OSError):  # which is said when it is written
                 file.write_text("")
 

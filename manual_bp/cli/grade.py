@@ -9,6 +9,7 @@ import typer
 from manual_bp.cli.check import forget, reference_of, values
 from manual_bp.cli.shared import (
     DTYPES,
+    OUTPUT,
     Device,
     Json,
     check_device,
@@ -93,7 +94,8 @@ def grade(
         )
     text = verdict.to_json()
     notices.print(str(verdict), markup=False, highlight=False, soft_wrap=True)
-    out.print(text, markup=False, highlight=False, soft_wrap=True)
+    if json_file != OUTPUT:
+        out.print(text, markup=False, highlight=False, soft_wrap=True)
     written = json_file is None or write(json_file, text + "\n", "--json")
     if not verdict.passed:
         raise typer.Exit(1)

@@ -9,7 +9,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -107,7 +107,25 @@ Dtype = Annotated[
     str | None, typer.Option(help=f"{', '.join(DTYPES)}; by default all.", autocompletion=one_of(*DTYPES))
 ]
 Device = Annotated[str, typer.Option(help="cpu or cuda.", autocompletion=one_of("cpu", "cuda"))]
-Json = Annotated[Path | None, typer.Option("--json", help="Write the same as one JSON document.")]
+OUTPUT = Path("-")
+"""In place of a file, the output."""
+
+
+def _words_apart(context: typer.Context, path: Path | None) -> Path | None:
+    """Where the document is the output, all that is printed, by the candidate too, goes where notices do."""
+    if path == OUTPUT:
+        context.with_resource(redirect_stdout(sys.stderr))
+    return path
+
+
+Json = Annotated[
+    Path | None,
+    typer.Option(
+        "--json",
+        help="Write the same as one JSON document; - for the output, and words to stderr.",
+        callback=_words_apart,
+    ),
+]
 ModelName = Annotated[
     str,
     typer.Option(
@@ -218,7 +236,7 @@ def versions() -> dict[str, str]:
 
 def check_writable(path: Path | None, option: str = "--json") -> None:
     """Refuse at once what could not be written after all the work.  Raises ValueError that says why."""
-    if path is None:
+    if path is None or path == OUTPUT:
         return
     folder = path.parent
     if path.is_dir():
@@ -235,7 +253,11 @@ def check_writable(path: Path | None, option: str = "--json") -> None:
 def write(path: Path, text: str, option: str) -> bool:
     """Whether the file could be written.  If not, a sentence says so; what was found has been printed before."""
     try:
-        path.write_text(text, encoding="utf-8")
+        if path == OUTPUT and sys.__stdout__ is not None:
+            sys.__stdout__.write(text)
+            sys.__stdout__.flush()
+        else:
+            path.write_text(text, encoding="utf-8")
     except OSError as error:
         complain(f"{option} {str(path)!r} cannot be written: {error.strerror or error}. What is printed holds.")
         return False

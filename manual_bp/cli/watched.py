@@ -81,7 +81,9 @@ def _no_verdict(status: int) -> int:
 
     ended = f"with status {status}" if status >= 0 else f"by the signal {signal_name(-status)}"
     more = "; with --isolate more can be said" if sys.argv[1:2] == ["check"] else ""
-    print(f"finding: the process ended {ended} before there was a verdict{more}")
+    is_document = "-" in sys.argv or "--json=-" in sys.argv  # then the output is for it alone
+    where = sys.stderr if is_document else sys.stdout
+    print(f"finding: the process ended {ended} before there was a verdict{more}", file=where)
     return 1
 
 

@@ -158,3 +158,23 @@ def test_bad_usage_is_status_2(against, options, words):
     result = run("right", against, *options)
     assert result.exit_code == 2, result.output
     assert re.search(re.escape(words), " ".join(result.output.split())), result.output
+
+
+def interrupted(inputs, dy, eps=1e-3):
+    raise KeyboardInterrupt
+
+
+def test_the_file_says_it_where_there_is_no_verdict(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[MODULE], "right", interrupted)
+    file = tmp_path / "out.json"
+    assert run("right", "scaled", "--inputs", "x=4x9,weight=9", "--json", str(file)).exit_code == 130
+    document = json.loads(file.read_text())
+    assert not document["passed"]
+    assert "before there was a verdict" in document["report"]["findings"][0]
+
+
+def test_the_document_may_be_the_output_alone(capfd):
+    result = run("without_eps", "scaled", "--inputs", "x=4x9,weight=9", "--hyper", "eps=1e-2", "--json", "-")
+    assert not result.stdout
+    assert "FAILS" in result.stderr
+    assert not json.loads(capfd.readouterr().out)["passed"]
