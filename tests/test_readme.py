@@ -16,7 +16,9 @@ import torch
 
 ROOT = Path(__file__).parent.parent
 CODE = ("manual_bp", "torch_ref", "benchmarks", "tests")
-GUIDES = sorted([ROOT / "README.md", *(path for folder in CODE for path in (ROOT / folder).rglob("*.md"))])
+# Not in hidden folders: pytest leaves a README in its cache, benchmarks/.pytest_cache.
+FOUND = [path for folder in CODE for path in (ROOT / folder).rglob("*.md")]
+GUIDES = sorted([ROOT / "README.md", *(path for path in FOUND if "/." not in path.relative_to(ROOT).as_posix())])
 TEXTS = {str(path.relative_to(ROOT)): path.read_text("utf-8") for path in GUIDES}
 BLOCKS = [
     (name, language, block)
