@@ -19,7 +19,7 @@ from manual_bp.training.data import Dataset
 from manual_bp.training.engine import StepRecord
 from manual_bp.training.own_options import OwnOptions
 from manual_bp.training.text import BYTES, Text
-from tests.own_bank import engines, strangers, trainers, users
+from tests.own_bank import engines, inputs_and_losses, strangers, trainers, users
 from tests.own_bank.loop import Loop
 from torch_ref.training.engine import TorchEngine
 from torch_ref.training.modules import engine_of
@@ -59,8 +59,9 @@ def test_a_wrong_engine_is_named(name):
         assert any(word in report.verdict for word in words.split("|")), (words, report.verdict)
 
 
-WRONG_LOOPS = {**strangers.WRONG, **users.WRONG, **trainers.WRONG}
-RIGHT_LOOPS = {**strangers.RIGHT, **users.RIGHT, **trainers.RIGHT}
+BANKS = (strangers, users, trainers, inputs_and_losses)
+WRONG_LOOPS = {name: loop for bank in BANKS for name, loop in bank.WRONG.items()}
+RIGHT_LOOPS = {name: loop for bank in BANKS for name, loop in bank.RIGHT.items()}
 
 
 @pytest.mark.thinned(10)

@@ -30,7 +30,8 @@ def by_chance(fresh: Callable[[], Engine] | None, judged: Judged, dtype: torch.d
     if not differ:
         return ""
     what = "the loss" if not differ[0] else f"the {'update' if of_update else 'gradient'} of {differ[0]}"
-    usual = "noise on gradients or parameters" if of_update else "dropout that is left on, or data that are augmented"
+    of_data = "dropout that is left on, or data that are augmented or mixed"
+    usual = "noise on gradients or parameters" if of_update else of_data
     return (
         f"something is drawn by chance that the model does not have: two steps from the same numbers differ in {what} "
         f"({usual})"

@@ -22,6 +22,7 @@ from manual_bp.training.rows import Rows, of_rows
 from manual_bp.training.step import Step, TrainingState
 from manual_bp.training.variants import Cut, Variant, followed, variants
 from manual_bp.training.wrong_gradients import wrong_gradients, wrong_precision
+from manual_bp.training.wrong_inputs import wrong_inputs
 from manual_bp.training.wrong_losses import outputs_of, wrong_losses
 from manual_bp.training.wrong_masks import normalised_by_pieces, unknown_masks, wrong_masks, wrong_modes
 from manual_bp.training.wrong_penalties import wrong_penalties
@@ -64,6 +65,7 @@ def hypotheses(step: Step, now: Moment, before: Moment | None, suspects: Collect
     yield from _of_running(step, now)
     yield from wrong_gradients(step, now)
     yield from wrong_precision(step, now, run)
+    yield from wrong_inputs(step, now, run)
     yield from wrong_places(step, now, before, run)
     yield from unknown_masks(step, now, run)
     yield (

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from manual_bp.chain import Tensors
 from manual_bp.training.optimizers import decay_of
 from manual_bp.training.step import Step
+from manual_bp.training.wrong_gradients import ROUNDED, named
 
 FLAGS = ("amsgrad", "maximize")
 """Options of torch.optim that no optimiser of this package has."""
@@ -32,6 +34,7 @@ class OwnOptions:
         self.read_before = True
         self.changing: set[str] = set()
         self.shapes: list[list[tuple[int, ...]]] = []
+        self.kept = ""
 
     def read(self, engine: object) -> None:
         """Note what the engine's optimiser has now, if it shows one."""
@@ -43,6 +46,7 @@ class OwnOptions:
             names = (*self.training.optimizer.config, *FLAGS, "initial_lr")
             now = [{name: _plain(group[name]) for name in names if name in group} for group in groups]
             self.shapes = [[tuple(p.shape) for p in group["params"] if p.requires_grad] for group in groups]
+            self.kept = _kept_in(getattr(optimizer, "state", {}))
         except Exception:  # a stranger's, which may not be made before the first step
             self.read_before &= self.first is not None
             return
@@ -79,6 +83,8 @@ class OwnOptions:
             elif not set(values) <= {_plain(due)}:
                 of_groups = OF_GROUPS if name == "lr" and len(values) > 1 else ""
                 found.append(f"its {name} is {_listed(values)}, where {due!r} is declared{of_groups}")
+        if self.kept:
+            found.append(f"its state is kept in numbers of {self.kept}")
         found += [f"its {flag} is on" for flag in FLAGS if any(group.get(flag) is True for group in groups)]
         return f"the optimiser that it shows says otherwise: {'; '.join(found)}" if found else ""
 
@@ -103,6 +109,19 @@ class OwnOptions:
 
 def _of(name: str, groups: list[dict[str, Any]]) -> list[Any]:
     return [group[name] for group in groups if name in group]
+
+
+def _kept_in(state: Mapping[Tensor, Mapping[str, Any]]) -> str:
+    """The dtype of 16 bits of which all moments of all parameters of more bits are numbers; "" if there is none."""
+    moments = [
+        t
+        for p, kept in state.items()
+        if p.element_size() > 2
+        for t in kept.values()
+        if isinstance(t, Tensor) and t.shape == p.shape and t.is_floating_point() and t.any()
+    ]
+    held = [dtype for dtype in ROUNDED if moments and all(torch.equal(t.to(dtype).to(t.dtype), t) for t in moments)]
+    return named(held[0]) if held else ""
 
 
 def _plain(value: Any) -> Any:

@@ -14,13 +14,14 @@ from manual_bp.arithmetic.perturbed import wide
 from manual_bp.chain import fits_activation
 from manual_bp.hyperparameters import choices
 from manual_bp.inputs import Mistake
-from manual_bp.losses import Loss, RuleVjp, names
+from manual_bp.losses import Loss, RuleVjp, names, one_hot
 from manual_bp.registry import RULES
 from manual_bp.rule import Rule
 from manual_bp.training.engine import StepRecord
 from manual_bp.training.moment import Hypothesis, Moment
 from manual_bp.training.nearest import DIGITS, nearest
 from manual_bp.training.step import Step
+from manual_bp.training.wrong_terms import losses_by_a_number
 from manual_bp.wording import counted
 
 
@@ -66,6 +67,7 @@ def wrong_losses(step: Step, now: Moment, run: Callable[..., StepRecord]) -> Ite
     for words, loss in _others(step.loss):
         other = replace(step, loss=loss)
         yield words, lambda own=other: run(own)  # type: ignore[misc]
+    yield from _of_other_losses(step, now, run)
 
 
 def _scaled_by_any(step: Step, now: Moment, run: Callable[..., StepRecord]) -> Iterator[Hypothesis]:
@@ -98,10 +100,6 @@ def _others(loss: Loss) -> Iterator[tuple[str, Loss]]:
     for mistake in rule.mistakes:
         words = f"the backward of the loss is the known mistake '{mistake.name}' of {rule.name}, which forgets "
         yield f"{words}{mistake.forgets}", _Mistaken(loss.name, loss.hyper, mistake)
-    for name in names():
-        other = RULES[name]
-        if name != loss.name and not set(other.hyper) - set(other.defaults):
-            yield f"the loss is {name}, where {loss.name} is due", Loss(name)
     for name, before in RULES.items():
         if fits_activation(before) and before.chapter == "activation" and not set(before.hyper) - set(before.defaults):
             yield (
@@ -134,15 +132,59 @@ def _of_a_number(step: Step, now: Moment, run: Callable[..., StepRecord]) -> Ite
         gradients = wide({n: record.gradients[n] for n in names})
         return torch.cat([wide({"": record.loss})[""][None], *(g.flatten() for g in gradients.values())])
 
-    for what, own, of in ways:
+    def numbers(of: Callable[[float], Step], own: float) -> Iterator[float]:
         found = None
         with suppress(ValueError):  # a number that the loss refuses
-            found = nearest(lambda c, of=of: flat(run(of(c))), flat(now.shown), float(own))  # type: ignore[misc]
-        for number in () if found is None else dict.fromkeys((float(f"{found:.{DIGITS}g}"), found)):
+            found = nearest(lambda c: flat(run(of(c))), flat(now.shown), own)
+        yield from () if found is None else dict.fromkeys((float(f"{found:.{DIGITS}g}"), found))
+
+    for what, own, of in ways:
+        for number in numbers(of, float(own)):
             if number > 0:
                 meant = "" if own else f"; if that is meant, declare it: {what[-3:-1]}={number:.6g}"
                 words = f"{what} is {number:.6g}, where {f'{own:g}' if own else 'none'} is due"
                 yield words + (meant if what.endswith(")") else ""), lambda c=number, of=of: run(of(c))  # type: ignore[misc]
+    for words, loss_of in losses_by_a_number(loss):
+
+        def with_loss(c: float, loss_of: Callable[[float], Loss] = loss_of) -> Step:
+            return replace(step, loss=loss_of(c))
+
+        for number in numbers(with_loss, 0.0):
+            yield f"{words} {number:.6g}", lambda c=number, of=with_loss: run(of(c))  # type: ignore[misc]
+
+
+def _of_other_losses(step: Step, now: Moment, run: Callable[..., StepRecord]) -> Iterator[Hypothesis]:
+    """The loss of another page, of its own kind of targets, of the output or of what makes shares of it; and of any
+    scale, as programs take the mean over the outputs too, or no half.  Those with the fewest options come first: a loss
+    with more may be the same here."""
+    y, _, _ = step.model.forward(now.state.params, now.state.buffers, now.x)
+    bare = replace(step, l2=0.0, l1=0.0)
+    penalty = float(now.due.loss) - float(run(bare).loss)
+    for name in sorted(names(), key=lambda name: len(RULES[name].hyper)):
+        if name == step.loss.name or set(RULES[name].hyper) - set(RULES[name].defaults):
+            continue
+        targets = ""
+        if (takes_classes := Loss(name).takes_classes) != step.loss.takes_classes:
+            targets = f" of {'the class of the largest target' if takes_classes else '1 for the right class, else 0'}"
+        for before in ("", *_making_shares(y)):
+            behind = f", behind {before}" if before else ""
+            words = f"the loss is {name}{targets}{behind}, where {step.loss.name} is due"
+            own = _Another(name, {}, before)
+            yield words, lambda own=own: run(replace(step, loss=own))  # type: ignore[misc]
+            with suppress(ValueError, RuntimeError):  # targets that are none of it
+                cost = float(run(replace(bare, loss=own)).loss)
+                if cost and (c := (float(now.shown.loss) - penalty) / cost):
+                    scaled = replace(step, loss=replace(own, factor=c))
+                    yield f"{words}; times {c:.6g}", lambda own=scaled: run(own)  # type: ignore[misc]
+
+
+def _making_shares(y: Tensor) -> Iterator[str]:
+    """The activations of which every value is between 0 and 1."""
+    for name, rule in RULES.items():
+        if fits_activation(rule) and rule.chapter == "activation" and not set(rule.hyper) - set(rule.defaults):
+            a, _ = rule.forward(y)
+            if bool(((a >= 0) & (a <= 1)).all()):
+                yield name
 
 
 @dataclass(frozen=True)
@@ -188,6 +230,23 @@ class _Multiplied(Loss):
     def vjp(self, y: Tensor, target: Tensor, vjp: RuleVjp = Rule.vjp) -> tuple[Tensor, Tensor]:
         cost, dy = super().vjp(self.factor * y, target, vjp)
         return cost, self.factor * dy
+
+
+@dataclass(frozen=True)
+class _Another(Loss):
+    """A multiple of another loss, whose targets may be of the other kind; before: the activation before it, if any."""
+
+    before: str = ""
+    factor: float = 1.0
+
+    def vjp(self, y: Tensor, target: Tensor, vjp: RuleVjp = Rule.vjp) -> tuple[Tensor, Tensor]:
+        if self.takes_classes and target.is_floating_point():
+            target = target.argmax(1)
+        elif not self.takes_classes and not target.is_floating_point():
+            target = one_hot(target, y.shape[1], y.dtype)
+        loss = _Behind(self.name, self.hyper, self.before) if self.before else Loss(self.name, self.hyper)
+        cost, dy = loss.vjp(y, target, vjp)
+        return self.factor * cost, self.factor * dy
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from manual_bp.training.optimizers import MAKERS, Optimizer
 from manual_bp.training.step import Step, TrainingState
 from manual_bp.training.updating import MOST_PAST, After, Updating, WrongUpdate
 from manual_bp.training.wrong_clippings import wrong_clippings
+from manual_bp.training.wrong_gradients import ROUNDED, named
 
 # A loop that makes its update seldom makes it this often at most.
 MOST_SELDOM = 4
@@ -56,6 +57,9 @@ def wrong_updates(step: Step) -> Iterator[WrongUpdate]:
     yield from _of_changed_gradients()
     yield from _of_options(step)
     if keeps:
+        for dtype in ROUNDED:
+            words = f"the optimiser's state is rounded to {named(dtype)} behind each step"
+            yield words, lambda of, dtype=dtype: _rounded(of, dtype)  # type: ignore[misc]
         yield from _of_the_count(step)
         yield "parameters of one shape share their state: it is kept by shape", _shared
     if step.max_norm is not None:
@@ -228,6 +232,11 @@ def _of_the_count(step: Step) -> Iterator[WrongUpdate]:
     for said, count in words.items():
         yield said, lambda of, count=count: _counted(of, count(of.state.optimizer["step"]))  # type: ignore[misc]
     yield "t is counted at each tensor, and not once for each step", _counted_at_each
+
+
+def _rounded(of: Updating, dtype: torch.dtype) -> After:
+    params, optimizer = of.after()
+    return params, {n: t if n == "step" else t.to(dtype).to(t.dtype) for n, t in optimizer.items()}
 
 
 def _counted(of: Updating, made: Tensor) -> After:
