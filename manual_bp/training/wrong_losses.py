@@ -24,6 +24,9 @@ from manual_bp.training.step import Step
 from manual_bp.training.wrong_terms import losses_by_a_number
 from manual_bp.wording import counted
 
+# A term with a smaller factor is none: what is found for one that is not there is 0 up to rounding.
+NONE = 1e-6
+
 
 def outputs_of(step: Step, now: Moment) -> int:
     """How many outputs there are for each target."""
@@ -150,7 +153,8 @@ def _of_a_number(step: Step, now: Moment, run: Callable[..., StepRecord]) -> Ite
             return replace(step, loss=loss_of(c))
 
         for number in numbers(with_loss, 0.0):
-            yield f"{words} {number:.6g}", lambda c=number, of=with_loss: run(of(c))  # type: ignore[misc]
+            if abs(number) > NONE:
+                yield f"{words} {number:.6g}", lambda c=number, of=with_loss: run(of(c))  # type: ignore[misc]
 
 
 def _of_other_losses(step: Step, now: Moment, run: Callable[..., StepRecord]) -> Iterator[Hypothesis]:

@@ -56,6 +56,11 @@ def _default_lr(call: Call) -> None:
     call.hyper["lr"] = call.defaults["lr"]
 
 
+def _once_loaded(change: Change, call: Call) -> None:
+    if call.loads:
+        change(call)
+
+
 def _begins(name: str, at: float, call: Call) -> None:
     call.begins = {name: at}
 
@@ -166,6 +171,10 @@ def _stored(dtype: torch.dtype, call: Call) -> None:
     call.stored = dtype
 
 
+def _saved_in(dtype: torch.dtype, call: Call) -> None:
+    call.saved = dtype if call.loaded else None
+
+
 LOOPS: Mapping[str, Change] = {
     "t is counted at each tensor, and not once for each step": _t("tensors"),
     "t counts steps in which the parameter has no gradient": _t("steps"),
@@ -191,6 +200,9 @@ LOOPS: Mapping[str, Change] = {
     "rows without a gradient are left alone, their state too (lazy)": _lazy,
 }
 """Of every page."""
+
+OF_ALL = tuple(words for words in LOOPS if "used for all" in words)
+"""Of LOOPS, those that use the hyperparameters of one group for all."""
 
 CONVENTIONS: Mapping[str, Mapping[str, str]] = {
     "schedule": {
@@ -229,6 +241,8 @@ def loops(rule: Rule) -> Iterator[tuple[str, Change]]:
         for words, factor in FACTORS.items():
             yield f"decay is {words} times what is due", partial(_decayed, factor)
     yield from _of_groups(rule)
+    for words, change in (*_of_groups(rule), *((words, LOOPS[words]) for words in OF_ALL)):
+        yield f"{words}, once the state was saved and loaded", partial(_once_loaded, change)
     for name, value in rule.ordinary.items():
         if name not in ("step", "lr") and isinstance(value, float):
             yield f"{name} is ignored: it is {value:g}, whatever is given", partial(_ignored, {name: value})
@@ -254,6 +268,7 @@ def loops(rule: Rule) -> Iterator[tuple[str, Change]]:
         yield f"{a} and {b} are exchanged when the state is saved and loaded", partial(_exchanged, (a, b))
     for dtype in (torch.bfloat16, torch.float16):
         yield f"the state is stored in {str(dtype).removeprefix('torch.')}", partial(_stored, dtype)
+        yield f"the state is saved in {str(dtype).removeprefix('torch.')}", partial(_saved_in, dtype)
 
 
 def _of_groups(rule: Rule) -> Iterator[tuple[str, Change]]:

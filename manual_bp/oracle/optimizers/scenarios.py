@@ -144,6 +144,9 @@ def _in_groups(
     hyper = (given, ordinary)
     moments = [Moment(drawn(), (rate, rate / 2)) for _ in range(STEPS)]
     yield Scenario("in groups", drawn(), groups, hyper, tuple(moments))
+    # In one group, whoever gives every group the options of the first when the state is loaded is right.
+    loaded = _with(moments, 3, loaded=True)
+    yield Scenario("saved and loaded in groups", drawn(), groups, hyper, tuple(loaded))
     absent = [
         Moment((m.grads[0], None if k in (1, 2) else m.grads[1], None), (rate, rate / 2)) for k, m in enumerate(moments)
     ]

@@ -37,7 +37,8 @@ class Call:
     axes: how many the tensor has.  grads: of all tensors.  total: the sum of this and all gradients before;
     grad_before: that of the step before, 0 in the first.
     enters: (param, grad) -> what the update is given in place of them.  is_lazy: whether rows (of one axis: numbers)
-    without a gradient are left alone.  stored: in which precision the state is kept.
+    without a gradient are left alone.  stored: in which precision the state is kept;
+    saved: and was saved, before it.
     decays_without: whether a parameter decays that has no gradient.
     loads: how often the state was loaded so far.  key: under which the state is kept, where several tensors may share
     one; counts_by_key: whether t is counted there too.
@@ -69,6 +70,7 @@ class Call:
     enters: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
     is_lazy: bool = False
     stored: torch.dtype | None = None
+    saved: torch.dtype | None = None
     loads: int = 0
     key: Hashable = None
     counts_by_key: bool = True
@@ -146,6 +148,8 @@ def expected(
         if change:
             change(call)
         state = _found(state, first, call)
+        if call.saved is not None:
+            state = _rounded(state, call.saved)
         param = param.double()
         if call.grad is None and call.decays_without:
             param = _decayed(param, call)
@@ -153,7 +157,7 @@ def expected(
             after, new = _stepped(rule, formula, param, call.grad.double(), state, call)
             param, state = _kept(call, param, after), _kept_all(call, state, new)
             if call.stored is not None:
-                state = {name: None if x is None else x.to(call.stored).double() for name, x in state.items()}
+                state = _rounded(state, call.stored)
         due.append(param)
     return due
 
@@ -309,6 +313,10 @@ def _stepped(
 
 def _entered(state: Mapping[str, Tensor | None], contract: Contract) -> dict[str, Tensor | None]:
     return {name: None if x is None else enter(x, contract) for name, x in state.items()}
+
+
+def _rounded(state: Mapping[str, Tensor | None], dtype: torch.dtype) -> dict[str, Tensor | None]:
+    return {name: None if x is None else x.to(dtype).double() for name, x in state.items()}
 
 
 def _stored(x: Tensor | None, contract: Contract, state_error: StateError) -> Tensor | None:

@@ -68,7 +68,7 @@ ADAM_HYPER = {"step": 3}
 ADAM_USUAL = {
     "step": (1000,),
     "lr": (0.1,),
-    "beta1": (0.95,),
+    "beta1": (0.95, 0.0),  # 0 as in GANs; an update is no longer than lr else, unless gradients grow for long
     "beta2": (0.95,),
     "eps": (1e-3,),
     "weight_decay": (0.1,),
@@ -196,6 +196,9 @@ def varied_step(
     update = lr * m_hat / denominator
     if "the step clamped to lr" in names:
         update = lr * (m_hat / denominator).clamp(-1, 1)
+    if "the step's root mean square held to lr" in names:
+        size = torch.sqrt(torch.mean((m_hat / denominator) ** 2))
+        update = update / torch.clamp(size, min=1.0)
     if "lr inside the moment" in names:
         m = b1 * exp_avg + lr * (one - b1) * grad
         update = m / (one - b1**t) / denominator
@@ -333,6 +336,11 @@ def adam_mistakes(varied: Varied) -> tuple[Mistake, ...]:
         ),
         mistake(
             "the step clamped to lr", "that a step may be longer than lr", "where the newest gradient is the longest"
+        ),
+        mistake(
+            "the step's root mean square held to lr",
+            "that a step may be longer than lr: what Adafactor and StableAdamW divide by is no part of Adam",
+            "where most of the newest gradients are longer than those before",
         ),
         mistake("correction outside the root", "that the correction divides v, below the root", "in the first steps"),
         mistake(

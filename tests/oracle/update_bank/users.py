@@ -94,6 +94,60 @@ class ByPlace(AdamW):
         super().load_state_dict({k: v for k, v in saved.items() if k != "kept"})
 
 
+class LoadsRates(AdamW):
+    """Every group goes on with the first one's lr."""
+
+    lost = ("lr",)
+
+    def load_state_dict(self, saved):
+        super().load_state_dict(saved)
+        for group in self.param_groups:
+            group.update({name: self.param_groups[0][name] for name in self.lost})
+
+
+class LoadsDecays(LoadsRates):
+    lost = ("weight_decay",)
+
+
+class SavesHalf(AdamW):
+    def load_state_dict(self, saved):
+        super().load_state_dict(saved)
+        for s in self.state.values():
+            s["m"], s["v"] = s["m"].bfloat16().to(s["m"]), s["v"].bfloat16().to(s["v"])
+
+
+class Stable(AdamW):
+    """An update whose root mean square is held to lr."""
+
+    def one(self, p, s, group):
+        before = p * (1 - group["lr"] * group["weight_decay"])
+        super().one(p, s, group)
+        size = ((p - before) / group["lr"]).square().mean().sqrt()
+        p.copy_(before + (p - before) / size.clamp(min=1.0))
+
+
+class RootKept(AdamW):
+    """Right: the root of v is kept, and m as a sum."""
+
+    def one(self, p, s, group):
+        (b1, b2), lr, g = group["betas"], group["lr"], p.grad
+        s["t"] += 1
+        s["m"] = b1 * s["m"] + g
+        s["v"] = torch.hypot(b2**0.5 * s["v"], (1 - b2) ** 0.5 * g)
+        m, root = s["m"] * (1 - b1) / (1 - b1 ** s["t"]), s["v"] / (1 - b2 ** s["t"]) ** 0.5
+        p.mul_(1 - lr * group["weight_decay"]).sub_(lr * m / (root + group["eps"]))
+
+
+class LoadsNoOptions(AdamW):
+    """Right: the options of its groups are those that it was made with, whatever was saved."""
+
+    def load_state_dict(self, saved):
+        own = [{name: x for name, x in group.items() if name != "params"} for group in self.param_groups]
+        super().load_state_dict(saved)
+        for group, given in zip(self.param_groups, own, strict=True):
+            group.update(given)
+
+
 class SGD(torch.optim.Optimizer):
     def __init__(self, params, lr=1e-2, momentum=0.0, weight_decay=0.0):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
@@ -193,9 +247,17 @@ PROGRAMS = [
     wrong("the decay of the first group", "adamw_update", DecayOfFirstGroup, "group"),
     wrong("moments in float16", "adamw_update", HalfMoments, "float16"),
     wrong("state by place", "adamw_update", ByPlace, "place"),
+    wrong("a group's lr is lost", "adamw_update", LoadsRates, "lr of the first group is used for all, once the state"),
+    wrong(
+        "a group's decay is lost", "adamw_update", LoadsDecays, "weight_decay of the first group is used for all, once"
+    ),
+    wrong("saved in bfloat16", "adamw_update", SavesHalf, "the state is saved in bfloat16"),
+    wrong("StableAdamW", "adamw_update", Stable, "root mean square held to lr"),
     wrong("decay beside the momentum", "sgd_update", DecoupledSGD, "decay"),
     wrong("the sign of the momentum", "lion_update", Lion, "sign"),
     wrong("magnitudes are added up", "adagrad_update", Adagrad, "square"),
     right("a velocity of the other sign", "sgd_update", NegatedSGD),
+    right("the root of v is kept", "adamw_update", RootKept),
+    right("options that are not loaded", "adamw_update", LoadsNoOptions),
     right("moments in float64", "adamw_update", InDouble),
 ]
