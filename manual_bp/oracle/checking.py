@@ -196,11 +196,11 @@ def _of_the_storage(wrong: Comparison, found: Generated) -> list[str]:
     if not wrong.report.mismatches or any(m.kind != "wrong" for m in wrong.report.mismatches):
         return []
     again = _under(wrong, found.contract)
-    cases = {m.case for m in wrong.report.mismatches}
-    for position, case in enumerate(found.cases):
-        if case.name in cases:
-            again.judge_case(found.at(position))
-    if again.report.mismatches:
+    names = {m.case for m in wrong.report.mismatches}
+    positions = [position for position, case in enumerate(found.cases) if case.name in names]
+    for position in positions:
+        again.judge_case(found.at(position))
+    if again.report.mismatches or again.report.cases < len(positions):  # what is not judged there is not right
         return []
     again = _under(wrong, found.contract)
     _judge_generated(again, found)

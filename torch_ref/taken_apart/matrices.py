@@ -19,7 +19,7 @@ def cholesky_solve(x: Tensor, factor: Tensor, upper: bool = False) -> Tensor:
 
 
 def cholesky_inverse(factor: Tensor, upper: bool = False) -> Tensor:
-    inverse = torch.linalg.inv(factor.mT if upper else factor)
+    inverse = torch.linalg.inv(factor.triu().mT if upper else factor.tril())  # the other triangle is not read
     found: Tensor = inverse.mT @ inverse
     return found
 

@@ -361,13 +361,13 @@ def _runs(
 ) -> bool:
     """Whether the function is defined for these shapes.  positions: what an index is full of, if not of 0."""
     generator = torch.Generator().manual_seed(0)
-    some = [
-        torch.full(shape, (positions or {}).get(name, 0))
-        if isinstance(spec := given[name].spec, Index)
-        else spec.draw(shape, generator)
-        for name, shape in shapes.items()
-    ]
     try:
+        some = [
+            torch.full(shape, (positions or {}).get(name, 0))
+            if isinstance(spec := given[name].spec, Index)
+            else spec.draw(shape, generator)  # which may be for square matrices alone, say
+            for name, shape in shapes.items()
+        ]
         with torch.no_grad():
             called(*some, **hyper)
     except Exception:  # whatever it is that a function of somebody's raises

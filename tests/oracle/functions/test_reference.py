@@ -12,7 +12,7 @@ import torch_ref
 from manual_bp.arithmetic.bounded import contract_of, widths
 from manual_bp.arithmetic.certified import truth
 from manual_bp.arithmetic.operators import is_bounded
-from manual_bp.inputs import Index
+from manual_bp.inputs import Index, Input
 from manual_bp.oracle import Case, compare
 from manual_bp.oracle import evidence as evidence_of
 from manual_bp.oracle import kinds as kinds_of
@@ -160,8 +160,9 @@ def test_what_is_detached_is_constant_in_either_arithmetic() -> None:
     assert report.passed, str(report)
 
 
-def padded(index, table, padding_idx=0):
-    return F.embedding(index, table, padding_idx)
+def looked_up(index, table):
+    """Of which torch declares the mean over the uses of a row."""
+    return F.embedding(index, table, scale_grad_by_freq=True)
 
 
 def mean_of_some(x, kept):
@@ -190,7 +191,7 @@ def turned_by_hand(inputs, dy, width=4):
 @pytest.mark.parametrize(
     ("candidate", "function", "inputs"),
     [
-        (torch_ref.vjp(padded), padded, {"index": ((4, 3), Index("8")), "table": (8, 5)}),
+        (torch_ref.vjp(looked_up), looked_up, {"index": ((4,), Index("8")), "table": (8, 5)}),
         (mean_of_some_by_hand, mean_of_some, {"x": (4, 9), "kept": torch.arange(36).reshape(4, 9) > 20}),
         (turned_by_hand, turned, {"x": (3, 6), "cos": (2,)}),
     ],
@@ -207,6 +208,42 @@ def test_a_word_of_which_others_are_not_known_is_said() -> None:
 
     report = compare(torch_ref.vjp(summed), summed, inputs={"x": (4, 3)}, diagnose=0)
     assert any("reduction other than 'mean'" in text for text in report.not_tested), report.not_tested
+
+
+def lower(shape, generator):
+    """A triangle, for square shapes alone."""
+    return torch.randn(shape, generator=generator, dtype=torch.float64).tril() + 3 * torch.eye(shape[-1])
+
+
+@pytest.mark.parametrize("said", [(3, 3), ((3, 3), Input(lower))], ids=["any numbers", "a triangle"])
+def test_of_a_factor_the_other_triangle_is_not_read(said) -> None:
+    def inverse(factor):
+        return torch.cholesky_inverse(factor)
+
+    report = compare(torch_ref.vjp(inverse), inverse, inputs={"factor": said}, diagnose=0)
+    assert report.passed, str(report)
+
+
+def shares(x, w):
+    best = (x @ w.mT).softmax(-1).topk(2, -1).values
+    return best / best.sum(-1, keepdim=True)
+
+
+def shares_of_all(inputs, dy):
+    """The gradient is that of the shares before they are those of two."""
+    x, w = inputs
+    p = (x.float() @ w.float().mT).softmax(-1)
+    best, which = p.topk(2, -1)
+    d = best * (dy.float() - (best * dy.float()).sum(-1, keepdim=True))
+    dz = torch.zeros_like(p).scatter(-1, which, d)
+    y = best / best.sum(-1, keepdim=True)
+    return y.to(x.dtype), ((dz @ w.float()).to(x.dtype), (dz.mT @ x.float()).to(x.dtype))
+
+
+def test_what_is_not_judged_in_16_bits_throughout_is_not_right_there() -> None:
+    report = compare(shares_of_all, shares, inputs={"x": (5, 6), "w": (7, 6)}, dtype=torch.bfloat16, diagnose=1.0)
+    assert report.mismatches
+    assert not any("throughout" in sentence for sentence in report.diagnoses), str(report)
 
 
 def leaky(x):
