@@ -75,10 +75,7 @@ class Interpreted(torch.fx.Interpreter):
 
 
 def rewritten(function, example, dynamic=()):
-    """The graph that inductor would be given, with everything that this package does to it.
-
-    Operations are taken apart in one go: in two, as `build` does it, each page's graph is the same, in twice the time.
-    """
+    """The graph that inductor would be given, with everything that this package does to it."""
     graph = kernels.prepared(tracing.traced(function, example, dynamic))
     for node in list(graph.graph.nodes):
         if node.target is torch.ops.aten._assert_tensor_metadata.default:  # inductor drops them before our passes

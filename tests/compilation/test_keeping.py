@@ -206,7 +206,7 @@ def compilations(monkeypatch):
     """In place of programs, archives of one file, which loads if it is what was written; a list of the compilations."""
     done = []
 
-    def compile_(exported, choice, path):
+    def compile_(graph, choice, path):
         done.append(path)
         path.unlink(missing_ok=True)
         with zipfile.ZipFile(path, "w") as archive:

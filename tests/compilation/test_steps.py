@@ -40,8 +40,7 @@ def problem(name, dtype, device="cpu", batch=6, loss="square_loss", **compiled):
     return step, state, x, target.to(device)
 
 
-@pytest.mark.exhaustive  # it is traced for 14 CPU seconds
-@pytest.mark.parametrize("donate", [False, True])
+@pytest.mark.parametrize("donate", [True, pytest.param(False, marks=pytest.mark.exhaustive)])  # 2 CPU seconds each
 def test_a_transformer_is_one_program(built, donate):
     """Two steps: its tables of rotations stay as they are, its tied weight gets both cotangents, and a token that is
     not in the vocabulary is refused, at which no program looks."""
@@ -68,7 +67,6 @@ def test_a_transformer_is_one_program(built, donate):
         step(state, torch.full((3, 4), 7), target)
 
 
-@pytest.mark.exhaustive  # compiled for half a minute of CPU time each
 @pytest.mark.parametrize(
     "model", [cnn((1, 9, 8), 3, (20, "max", 5, "avg")), resnet((2, 7, 6), 3, (4, 18))], ids=lambda m: m.name
 )
@@ -302,7 +300,7 @@ def test_where_the_loader_ends_the_process_the_kernels_are_built(monkeypatch, tm
     aborting(monkeypatch)
     monkeypatch.setattr(aoti, "kept", lambda name: tmp_path / name)
     monkeypatch.setattr(aoti, "_is_whole", lambda path: True)
-    monkeypatch.setattr(kernels, "compiled", lambda exported, choice: (lambda flat: [flat[0] + 1], False))
+    monkeypatch.setattr(kernels, "compiled", lambda graph, choice: (lambda flat: [flat[0] + 1], False))
     x = torch.ones(2)
     built = program.build(lambda x: [x + 1], [x])
     assert built.kind == "inductor"

@@ -248,7 +248,8 @@ EDGES = (
         sizes={"space": (6, 8)},
     ),
     Edge(
-        "minus infinity, all of a window", {"x": [[[-_INF, -_INF, -_INF, 1.0]]], "kernel": 3, "stride": 1, "padding": 1}
+        "minus infinity, all of a window whose first tap in x is not at its start",
+        {"x": [[[-_INF, -_INF, -_INF, -_INF, 1.0]]], "kernel": 3, "stride": 1, "padding": 1, "dilation": 2},
     ),
     Edge("infinities", {"x": [[[_INF, 0.0, -_INF, 1.0, _INF, _INF]]], "kernel": 3}),
     Edge("infinite cotangents", {"dy": [[[_INF, 1.0]]], "kernel": 2}, sizes={"batch": 1, "channels": 1, "space": (4,)}),

@@ -216,6 +216,13 @@ MISTAKES = (
         loses_digits=True,
     ),
     Mistake(
+        "1 - σ(-x)",
+        lambda **g: _Parts(**g).cotangents(dx=(1 - g["target"]) * (1 - torch.sigmoid(-g["x"])) - _Parts(**g).positive),
+        forgets="the same where the answer is no: 1 - σ(-x) is σ(x)",
+        shows="at a target of 0, growing with -x; from 17 (float32) or 37 (float64) on no digit is left",
+        loses_digits=True,
+    ),
+    Mistake(
         "through the probabilities",
         lambda **g: _Parts(**g).cotangents(dx=_Parts(**g).through_the_sigmoid()),
         forgets="that σ(x) and 1 - σ(x) sink to 0, where 0/0 is NaN",

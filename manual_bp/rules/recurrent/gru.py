@@ -345,10 +345,15 @@ class _Parts:
         )
 
 
-def _factors_from_gates(s: _Step) -> dict[str, Tensor]:
-    """As `_factors`, from what σ and tanh gave."""
-    r, z, n = torch.sigmoid(s.r), torch.sigmoid(s.z), torch.tanh(s.n)
-    return {"n": (1 - z) * (1 - n**2), "z": (s.h_before - n) * z * (1 - z), "r": s.reset * r * (1 - r)}
+def _sigmoid_slopes_from_gates(s: _Step) -> dict[str, Tensor]:
+    """As `_factors`, with σ' from what σ gave."""
+    r, z = torch.sigmoid(s.r), torch.sigmoid(s.z)
+    return {"z": (s.h_before - torch.tanh(s.n)) * z * (1 - z), "r": s.reset * r * (1 - r)}
+
+
+def _from_gates(s: _Step) -> dict[str, Tensor]:
+    """As `_factors`, all from what σ and tanh gave."""
+    return {**_sigmoid_slopes_from_gates(s), "n": (1 - torch.sigmoid(s.z)) * (1 - torch.tanh(s.n) ** 2)}
 
 
 def _reordered(x: Tensor) -> Tensor:
@@ -542,9 +547,31 @@ MISTAKES = (
     ),
     Mistake(
         "s(1 − s), 1 − t² and n + z (h − n)",
-        lambda **p: _Parts(**p, factors=_factors_from_gates, states=_from_new).cotangents(),
+        lambda **p: _Parts(**p, factors=_from_gates, states=_from_new).cotangents(),
         forgets="that 1 − s and 1 − t² cancel once s or t is near 1, and nearly all of n where z is",
         shows="growing with |a|; from 17 (σ) and 9.1 (tanh) in float32, 37 and 19.1 in float64, no digit is left",
+        loses_digits=True,
+    ),
+    # Each by itself as well: a page that lost one of them would be allowed it, and all at once still be seen to lose.
+    Mistake(
+        "s(1 − s)",
+        lambda **p: _Parts(**p, factors=_sigmoid_slopes_from_gates).cotangents(),
+        forgets="that 1 − s cancels once s is near 1",
+        shows="growing with a; from 17 in float32 and 37 in float64 no digit is left",
+        loses_digits=True,
+    ),
+    Mistake(
+        "1 − z",
+        lambda **p: _Parts(**p, factors=lambda s: {"n": (1 - torch.sigmoid(s.z)) * tanh_slope(s.n)}).cotangents(),
+        forgets="that 1 − z cancels once z is near 1; it is σ(−a)",
+        shows="growing with the update gate's a; from 17 in float32 and 37 in float64 no digit is left",
+        loses_digits=True,
+    ),
+    Mistake(
+        "1 − t²",
+        lambda **p: _Parts(**p, factors=lambda s: {"n": torch.sigmoid(-s.z) * (1 - torch.tanh(s.n) ** 2)}).cotangents(),
+        forgets="that 1 − t² cancels once |t| is near 1",
+        shows="growing with |a|; from 9.1 in float32 and 19.1 in float64 no digit is left",
         loses_digits=True,
     ),
     Mistake(

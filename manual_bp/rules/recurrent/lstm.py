@@ -285,17 +285,16 @@ def _with_bias_of_o_at_f(bias: Tensor) -> Tensor:
     return _reordered(bias, (0, 3, 2, 3), 0)
 
 
-def _factors_from_gates(s: _Step) -> dict[str, Tensor]:
-    """As `_factors`, from what σ and tanh gave."""
+def _sigmoid_slopes_from_gates(s: _Step) -> dict[str, Tensor]:
+    """As `_factors`, with σ' from what σ gave."""
     i, f, o = map(torch.sigmoid, (s.i, s.f, s.o))
+    return {"i": torch.tanh(s.g) * i * (1 - i), "f": s.c_before * f * (1 - f), "o": torch.tanh(s.c) * o * (1 - o)}
+
+
+def _tanh_slopes_from_values(s: _Step) -> dict[str, Tensor]:
+    """As `_factors`, with tanh' from what tanh gave."""
     g, c = torch.tanh(s.g), torch.tanh(s.c)
-    return {
-        "i": g * i * (1 - i),
-        "f": s.c_before * f * (1 - f),
-        "g": i * (1 - g**2),
-        "o": c * o * (1 - o),
-        "c": o * (1 - c**2),
-    }
+    return {"g": torch.sigmoid(s.i) * (1 - g**2), "c": torch.sigmoid(s.o) * (1 - c**2)}
 
 
 MISTAKES = (
@@ -421,9 +420,26 @@ MISTAKES = (
     ),
     Mistake(
         "s(1 − s) and 1 − t²",
-        lambda **p: _Parts(**p, factors=_factors_from_gates).cotangents(),
+        lambda **p: _Parts(
+            **p, factors=lambda s: {**_sigmoid_slopes_from_gates(s), **_tanh_slopes_from_values(s)}
+        ).cotangents(),
         forgets="that 1 − s and 1 − t² cancel once s or t is near 1",
         shows="growing with |a|; from 17 (σ) and 9.1 (tanh) in float32, 37 and 19.1 in float64, no digit is left",
+        loses_digits=True,
+    ),
+    # Each by itself as well: a page that lost one of them would be allowed it, and all at once still be seen to lose.
+    Mistake(
+        "s(1 − s)",
+        lambda **p: _Parts(**p, factors=_sigmoid_slopes_from_gates).cotangents(),
+        forgets="that 1 − s cancels once s is near 1",
+        shows="growing with a; from 17 in float32 and 37 in float64 no digit is left",
+        loses_digits=True,
+    ),
+    Mistake(
+        "1 − t²",
+        lambda **p: _Parts(**p, factors=_tanh_slopes_from_values).cotangents(),
+        forgets="that 1 − t² cancels once |t| is near 1",
+        shows="growing with |a|; from 9.1 in float32 and 19.1 in float64 no digit is left",
         loses_digits=True,
     ),
     Mistake(
