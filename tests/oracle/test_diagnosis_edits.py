@@ -20,7 +20,7 @@ from manual_bp.oracle.diagnosis.changes import ARRANGED
 from manual_bp.oracle.diagnosis.conditions import Feature, between, condition
 from manual_bp.oracle.diagnosis.deadline import Deadline
 from manual_bp.oracle.diagnosis.drawn import Drawn
-from manual_bp.oracle.diagnosis.edit import Edit
+from manual_bp.oracle.diagnosis.edit import Edit, RefusedError
 from manual_bp.oracle.diagnosis.edits import edits_of
 from manual_bp.oracle.diagnosis.lengths import Lengths
 from manual_bp.oracle.diagnosis.program import PAGE, TORCH
@@ -245,6 +245,9 @@ def test_a_bound_is_one_number_where_no_other_could_stand_there_and_a_gap_elsewh
     assert condition({"n": feature(wide, kind="count")}, many) == "n ≥ 66 (right up to 19)"
     assert condition({"n": feature(wide / 8)}, many) == "n ≥ 8.25 (right up to 2.375)"
     assert condition({"n": feature(3 + torch.arange(40) / 20)}, many) == "n ≥ 4"
+    # Where x is nearly 0 nothing is seen of it, and no bound stands there.
+    near_0 = torch.where(torch.arange(40) < 4, torch.arange(40) / 100, torch.arange(40))
+    assert condition({"|x|": feature(near_0)}, (near_0 > 0.02) & ~many) == "|x| < 20"
 
 
 def test_a_sketch_tells_what_the_program_gives():
@@ -505,15 +508,16 @@ def test_cases_are_drawn_in_which_what_came_together_comes_apart():
         y, (dx,) = page.vjp(inputs, dy, alpha=alpha)
         return y, (3 * dx if alpha < 0 else dx,)
 
-    cases = [Case((drawn(n),), drawn(2, n)[1], {"alpha": alpha}) for n, alpha in ((3, -1.0), (40, 1.0))]
+    cases = [Case((drawn(n),), drawn(2, n)[1], {"alpha": alpha}) for n, alpha in ((9, -1.0), (40, 1.0))]
     cases = [case.with_tensors(x.float() for x in case.tensors) for case in cases]
     every = [evidence(page, case, contract_of(torch.float32)) for case in cases]
     records, wrong = judged(page, candidate, every, torch.float32)
     search = Search(page, records, wrong, torch.float32, Deadline())
     points = search.points["dx"]
     fresh = Drawn(search, candidate).fresh("dx", points[:1], points[1:])
-    assert {(p.case.hyper["alpha"], p.size) for p in fresh} >= {(-1.0, 40), (1.0, 3)}
+    assert {(p.case.hyper["alpha"], p.size) for p in fresh} >= {(-1.0, 40), (1.0, 9)}
     assert all(p.samples["dx"].is_wrong == (p.case.hyper["alpha"] < 0) for p in fresh)
+    assert {p.size for p in fresh} >= {10, 41, 15}  # one more, and what leaves another remainder of every block
 
 
 def test_a_name_that_holds_for_one_number_is_none():
@@ -527,6 +531,25 @@ def test_a_name_that_holds_for_one_number_is_none():
     assert not verdict.is_known
     verdict.edit = Edit(1.0, "", fitted=Always(2.0))
     assert verdict.is_known
+
+
+def test_a_number_of_one_case_is_none_of_the_formula():
+    """Without padding `pad` is 0, with which nothing is to be done where it is 1; what a page fills in is told with
+    what it is filled into."""
+    rule, x = RULES["avg_pool"], drawn(1, 1, 7)
+    hyper = {"kernel": 2, "stride": 3, "ceil_mode": True}
+    bare, padded = (
+        traced(rule, Case((x,), torch.ones_like(rule.forward(x, **hyper, padding=pad)[0]), {**hyper, "padding": pad}))
+        for pad in (0, 1)
+    )
+    edit, *_ = (e for e in edits_of(bare, -1) if "`3` in place of `0` in `start`" in e.words)
+    edit.results(bare)
+    with pytest.raises(RefusedError):
+        edit.results(padded)
+    case = Case((drawn(3, 4), torch.tensor([0, 3, -100]), drawn(4)), torch.tensor(1.0).double(), {})
+    every = [e.words for e in edits_of(traced(RULES["softmax_cross_entropy"], case), -1) if "`0`" in e.words]
+    assert any("`0` in `where(" in words and words.endswith("taken for 1") for words in every), every
+    assert not any("with `0` taken for 1" in words for words in every), every
 
 
 def test_what_fits_no_better_than_what_is_due_is_no_evidence():

@@ -24,6 +24,8 @@ from manual_bp.oracle.diagnosis.samples import CERTAIN
 
 # A bound is one number if those that it parts lie nearer to each other than this share of them.
 NARROW = 0.1
+# What is smaller than this share of the usual is nearly 0.
+UNSEEN = 0.01
 
 
 Kind = Literal["flag", "count", "number"]
@@ -134,14 +136,14 @@ def _words(name: str, feature: Feature, holds: Tensor, outside: Tensor, mine: Te
         is_pinned = low == 0 or (feature.kind == "count" and below.max() == low - 1 and above.min() == low + 1)
         return f"{name} = {low:g}" if feature.is_option or is_pinned else ""
     said = []
-    if below.numel():
+    # Where it is 0, or nearly, nothing is seen of it.
+    is_seen = "|" not in name or (below.numel() and float(below.max()) > UNSEEN * float(own.median()))
+    if below.numel() and is_seen:
         said.append(_bound(name, feature, float(below.max()), low, "<"))
     if above.numel():
         said.append(_bound(name, feature, float(above.min()), high, ">"))
-    if said == [f"{name} > 0"] and name.startswith("|"):  # where it is 0 nothing of it is seen
-        return ""
     # What lies between two bounds of which nobody can say where they are is together by chance.
-    return " and ".join(said) if len(said) == 1 or "(" not in "".join(said) else ""
+    return " and ".join(said) if len(said) < 2 or "(" not in "".join(said) else ""
 
 
 def _bound(name: str, feature: Feature, theirs: float, mine: float, sign: str) -> str:

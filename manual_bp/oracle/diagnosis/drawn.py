@@ -6,7 +6,6 @@ so that nothing hangs on how far off a right program may be.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -85,7 +84,7 @@ class Drawn:
 
     def fresh(self, argument: str, wrong: Sequence[Point], right: Sequence[Point]) -> list[Point]:
         """Cases that are called as one that is wrong, or right, with the lengths of another, so that what came together
-        by chance comes apart; and longer ones than those that are wrong."""
+        by chance comes apart; and longer ones than those that are wrong, and such as have one more on one axis."""
         if self.candidate is None:
             return []
         several = [[p for p in points if p.size <= MOST and not p.is_part] for points in (wrong, right)]
@@ -93,7 +92,9 @@ class Drawn:
         crossed = [(one[i % len(one)], two[i % len(two)]) for i in range(OF_EACH)] if one and two else []
         pairs = [*crossed, *((b, a) for a, b in crossed), *((case, case) for case in one)]
         wanted = [(like, lengths_of(self.search.rule, other)) for like, other in pairs]
-        wanted += [(case, longer) for case in one[:2] for longer in _longer(lengths_of(self.search.rule, case))]
+        beside = [(case, lengths_of(self.search.rule, case)) for case in (*one[:2], *two[:2])]
+        wanted += [(case, longer) for case, lengths in beside[: len(one[:2])] for longer in _longer(lengths)]
+        wanted += [(case, next_to) for case, lengths in beside for next_to in _one_more(lengths)]
         deadline, found = Deadline(SECONDS), []
         for seed, (like, lengths) in enumerate(wanted):
             point = self.point(like, lengths, seed) if deadline.left else None
@@ -102,12 +103,20 @@ class Drawn:
 
 
 def _longer(sizes: axes.Sizes) -> Iterator[axes.Sizes]:
-    """The longest axis half as long again, and twice as long and one."""
-    axis = max(sizes, key=lambda name: math.prod(sizes[name]), default=None)
-    if axis is not None and len(sizes[axis]) == 1:
-        (n,) = sizes[axis]
-        for length in (n + n // 2, 2 * n + 1):
-            yield {**sizes, axis: (length,)}
+    """One axis longer: one short of a power of two, which leaves another remainder of every block, or the longest twice
+    as long and one."""
+    lengths = {axis: length[0] for axis, length in sizes.items() if len(length) == 1}
+    for axis, n in lengths.items():
+        yield {**sizes, axis: ((1 << (n + 1).bit_length()) - 1,)}
+        if n == max(lengths.values()):
+            yield {**sizes, axis: (2 * n + 1,)}
+
+
+def _one_more(sizes: axes.Sizes) -> Iterator[axes.Sizes]:
+    """One axis longer by one: an odd length becomes an even one, and a multiple of a block none."""
+    for axis, length in sizes.items():
+        if len(length) == 1:
+            yield {**sizes, axis: (length[0] + 1,)}
 
 
 def _beyond(due: Tensor, dtype: torch.dtype) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.oracle.diagnosis.changes import ARRANGED, CLAMPED, FUNCTIONS, INDICES, MASKS, NUMBERS, worded
-from manual_bp.oracle.diagnosis.edit import Edit, at_site
+from manual_bp.oracle.diagnosis.edit import Edit, RefusedError, at_site
 from manual_bp.oracle.diagnosis.program import MOVES, At, Traced
 from manual_bp.oracle.diagnosis.words import called, hyperparameter, name_of
 from manual_bp.program import Ref
@@ -24,6 +24,8 @@ def values(traced: Traced, position: int) -> Iterator[Edit]:
     """The value of an operation, an input, a residual or a result changed by itself."""
     value = traced.values[position]
     name = name_of(traced, Ref(position))
+    if traced.nodes[position].name in NOTHING and position not in traced.names and traced.used_by[position]:
+        name = f"{name} in {name_of(traced, Ref(traced.used_by[position][0]))}"  # there are several of it
     stage = traced.sites[position].stage
     first: Mapping[str, tuple[float, Callable[[Tensor], Tensor]]] = INDICES
     if value.is_floating_point() or value.dtype == torch.bool:
@@ -223,7 +225,7 @@ def constants(traced: Traced, position: int) -> Iterator[Edit]:
             others[f"`{default:g}`"] = (2.0, partial(_always, default))
         for words, (cost, function) in others.items():
             said = f"{worded(words, name)}{what}"
-            change = partial(_number, i, function)
+            change = partial(_number, i, function, None if hyperparameter(traced, number) else number)
             yield at_site(traced, position, cost + 0.3, said, change, f"{words} for {number}")
 
 
@@ -238,8 +240,11 @@ NUMERIC = frozenset((
 """Operations whose arguments that are numbers are numbers of the formula, and not axes or sizes."""
 
 
-def _number(i: int, function: Callable[[float], float], at: At) -> Any:
+def _number(i: int, function: Callable[[float], float], number: float | None, at: At) -> Any:
+    """number: which alone is changed; None for a hyperparameter, which is another number elsewhere."""
     args = at.place(list(at.node.args))
+    if number is not None and args[i] != number:
+        raise RefusedError("it is no number of the formula")
     args[i] = function(float(args[i]))
     return at.with_args(args)
 
