@@ -7,9 +7,13 @@ import torch
 
 import manual_bp as bp
 import torch_ref
+from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.inputs import Input, normal
 from manual_bp.oracle import Case, accumulated, compare
+from manual_bp.oracle.accumulation.causes import cause_of_pieces
 from manual_bp.oracle.cases import generated
+from manual_bp.oracle.evidence import evidence
+from tests.oracle.few import judged
 from tests.oracle.optimizers.bank import loops
 
 RIGHT = {
@@ -97,6 +101,27 @@ def test_pieces_that_nobody_declared_are_found_before_the_search_of_the_page(can
     report = compare(candidate, "fused_linear_cross_entropy", min_size=1)
     assert report.diagnoses[0].startswith(words), str(report)
     assert not report.search, report.search  # that of the page would have been cut short
+
+
+def test_pieces_are_no_share_of_a_batch_where_all_batches_are_of_one_length():
+    """Pieces of 16 rows, which are half of 33 too, rounded down."""
+    rule = bp.RULES["square_loss"]
+
+    def last_alone(inputs, dy):
+        y, _ = rule.vjp(inputs, dy)
+        x, target = inputs
+        rows = torch.arange(len(x))[:, None] >= (len(x) - 1) // 16 * 16
+        dx = torch.where(rows, dy * (x - target) / len(x), 0)
+        return y, (dx, -dx)
+
+    def said(*lengths):
+        generator = torch.Generator().manual_seed(0)
+        inputs = [torch.randn(2, n, 5, generator=generator) for n in lengths]
+        cases = [Case((x, target), torch.tensor(1.0), name=str(i)) for i, (x, target) in enumerate(inputs)]
+        every = [evidence(rule, case, contract_of(torch.float32)) for case in cases]
+        return cause_of_pieces(rule, judged(rule, last_alone, every, torch.float32)[0], None, lambda: None)
+
+    assert "pieces of 16, 16 and 1 rows" in said(33, 33)
 
 
 def test_a_nan_is_no_sum_of_calls():

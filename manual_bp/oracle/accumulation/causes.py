@@ -17,6 +17,7 @@ from manual_bp.oracle.diagnosis import Record
 from manual_bp.oracle.diagnosis.deadline import Deadline, TimeIsUp
 from manual_bp.oracle.invocation import invoked
 from manual_bp.oracle.results import is_dense
+from manual_bp.oracle.words import listed
 from manual_bp.outputs import parts
 from manual_bp.rule import Rule, Vjp
 
@@ -138,7 +139,7 @@ def cause_of_pieces(
         every: list[tuple[int, tuple[str, Program]]] = list(product((0, len(some) // MISSED), asked))
         for most, (program_words, program) in every:
             check()
-            telling = missed = 0
+            missed, telling = 0, list[Found]()
             for k, record in enumerate(some):
                 if k == len(found):
                     found.append(_found(rule, record, way, known))
@@ -146,11 +147,20 @@ def cause_of_pieces(
                 told = _tells(record, program(taken)) if taken is not None else None
                 if taken is None or (told is None and (missed := missed + 1) > most):
                     break
-                telling += bool(told) and len(taken.pieces) > 1  # one alone is no piece
+                telling += [taken] if told and len(taken.pieces) > 1 else []  # one alone is no piece
             else:
-                if telling >= min(TELLING, len(some)):
-                    return program_words.replace("{pieces}", words)
+                if len(telling) >= min(TELLING, len(some)):
+                    said = words if pieces is not None else _worded(words, way, telling)
+                    return program_words.replace("{pieces}", said)
     return ""
+
+
+def _worded(words: str, way: Lengths, telling: Sequence[Found]) -> str:
+    """Shares of a batch as lengths where only batches of one length tell: half of 33 rows is 16 as well."""
+    is_share = isinstance(way, int) or callable(way)
+    if not is_share or len({sum(found.lengths) for found in telling}) > 1:
+        return words
+    return f"pieces of {listed([str(n) for n in telling[0].lengths])} rows"
 
 
 def _found(rule: Rule, record: Record, way: Lengths, known: dict[tuple[int, ...], Found | None]) -> Found | None:
