@@ -484,6 +484,7 @@ def test_a_state_that_is_one_step_late_is_told_in_loops_of_any_length(gate):
         (lambda n: n > 8, "right up to a length of 8 of the axis rows, and wrong from 9 on"),
         (lambda n: n > 8 and n % 8, "wrong where the axis rows is longer than 8 and no multiple of 8"),
         (lambda n: n == 19, ""),
+        (lambda n: n == 19 or n % 3 == 0, ""),  # of 1 to 4 so is what is no multiple of 2
     ],
 )
 def test_from_which_length_on_it_is_wrong_is_found_by_calling_it(is_wrong, words):

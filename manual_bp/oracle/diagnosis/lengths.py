@@ -85,8 +85,8 @@ def _of_length(along: _Along, length: int) -> str:
     if not is_wrong(length):
         return ""
     for block in BLOCKS:
-        is_right = not any(is_wrong(n) for n in (block, 2 * block, 1, block // 2, block - 1))
-        if is_right and is_wrong(block + 1) and is_wrong(2 * block - 1):
+        is_right = not any(is_wrong(n) for n in (block, 2 * block, 3 * block, 1, block // 2, block - 1))
+        if is_right and is_wrong(block + 1) and is_wrong(2 * block - 1) and is_wrong(2 * block + 1):
             longer = f"longer than {block} and no multiple of {block}"
             return along.said(f"wrong where the axis {along.axis} is {longer}", block + 1)
     low, high = 1, length
