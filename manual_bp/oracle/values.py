@@ -93,6 +93,9 @@ def valued(rule: Rule, dtype: torch.dtype) -> Iterator[Edge]:
         is_input = name in rule.inputs
         for dim in range(len(dims) if is_input else min(len(dims), 1)):  # what depends on dy is linear in it
             yield from _over_octaves(rule, name, dim)
+    for name in rule.cotangents if rule.has_backward else ():
+        if axes.tokens(rule.annotation(name)):  # the gradient of a loss that asks for one class, or for the last step
+            yield Edge(f"{name} 0 but for one element of each row", {name: _one_of_each_row})
     first = next((name for name in rule.inputs if rule.is_free(name)), None)
     if first is None:
         return
@@ -171,6 +174,14 @@ def _over_octaves(rule: Rule, name: str, dim: int, draw: Draw | None = None, wor
 
 def _normal(shape: Shape, generator: torch.Generator) -> Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def _one_of_each_row(shape: Shape, generator: torch.Generator) -> Tensor:
+    drawn = _normal(shape, generator)
+    if not drawn.numel():
+        return drawn
+    place = torch.randint(shape[-1], (*shape[:-1], 1), generator=generator)
+    return torch.zeros_like(drawn).scatter(-1, place, drawn)
 
 
 def _elementwise(rule: Rule, dtype: torch.dtype) -> Iterator[Edge]:

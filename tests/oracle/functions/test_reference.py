@@ -605,3 +605,12 @@ SPREAD = {"x": (5, 12), "sinks": (3,)}
 def test_what_a_program_is_wrong_for_is_among_the_cases(candidate, function, inputs) -> None:
     report = compare(candidate, function, inputs=inputs, diagnose=0)
     assert report.mismatches, str(report)
+
+
+def test_elements_without_dy_are_seen() -> None:
+    def only_where_dy(inputs, dy):
+        y = torch.log_softmax(inputs[0], -1)
+        return y, (torch.where(dy == 0, 0.0, dy - y.exp() * dy.sum(-1, keepdim=True)),)
+
+    report = compare(only_where_dy, lambda x: torch.log_softmax(x, -1), inputs={"x": (4, 7)}, diagnose=0)
+    assert not report.passed
