@@ -178,7 +178,7 @@ def _normal(shape: Shape, generator: torch.Generator) -> Tensor:
 
 def _one_of_each_row(shape: Shape, generator: torch.Generator) -> Tensor:
     drawn = _normal(shape, generator)
-    if not drawn.numel():
+    if not shape or not drawn.numel():
         return drawn
     place = torch.randint(shape[-1], (*shape[:-1], 1), generator=generator)
     return torch.zeros_like(drawn).scatter(-1, place, drawn)
