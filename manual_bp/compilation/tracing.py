@@ -62,8 +62,12 @@ def _without_numbers(t: Tensor, dynamic: Collection[int], fake: Any) -> Tensor:
 @contextmanager
 def _tracing(example: list[Tensor]) -> Iterator[None]:
     """No autograd and no autocast, whatever a caller has switched on; stand-ins; torch.compiler.is_exporting()."""
+    from torch._dynamo import config
     from torch._export.utils import _compiling_state_context
 
+    # scan traces its step by dynamo, which takes numbers of Python that differ from the last scan's for inputs of the
+    # step: inductor refuses these.
+    fixed = config.patch(automatic_dynamic_shapes=False)
     exact = torch.autocast(example[0].device.type, enabled=False)
-    with torch.no_grad(), exact, standing_in(), _compiling_state_context():
+    with torch.no_grad(), exact, fixed, standing_in(), _compiling_state_context():
         yield
