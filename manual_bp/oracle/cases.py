@@ -41,6 +41,8 @@ COUPLED = 64
 SOUND = 0.1
 # A case of a cost is drawn so often until its end costs something, which for two classes every other one does.
 DRAWN = 6
+# Numbers with which a recurrence leaves the range are halved at most so often: to a 64th.
+HALVED = 6
 # Up to so many inputs that may be absent, every set of them is left out; of more, each alone and all.
 TOGETHER = 3
 
@@ -151,7 +153,7 @@ def _sized(
                 continue
             case = in_dtype(case.with_tensors(heavy(case)), dtype, device)
             if _is_defined(rule, case):
-                yield case
+                yield _in_range(rule, case, dtype) if getattr(rule.page, "STEPS", None) else case
 
     if not rule.elementwise:
         for alternatives in sized(rule):
@@ -169,6 +171,20 @@ def _sized(
         length = math.prod(shape)
         if length - BLOCKS[-1] in OFF or length in BEYOND:  # on all blocks, one off all, or beyond a limit
             yield _opposite(rule, case)
+
+
+def _in_range(rule: Rule, case: Sized, dtype: torch.dtype) -> Sized:
+    """The case, or, where a recurrence of so many steps leaves the range of the dtype, that of smaller numbers: right
+    programs differ in what they make of infinities on the way."""
+    for _ in range(HALVED):
+        wide = in_dtype(case, torch.float64, "cpu")
+        y, grads = rule.vjp(wide.inputs, wide.dy, **case.hyper)
+        due = [x for x in (*parts(y), *grads) if x is not None and x.is_floating_point() and x.numel()]
+        if all(float(x.abs().max()) <= torch.finfo(dtype).max for x in due):
+            break
+        numbers = case.named(rule).items()
+        case = case.with_tensors(x / 2 if name in rule.inputs and rule.is_free(name) else x for name, x in numbers)
+    return case
 
 
 def _acts_on_negative(rule: Rule) -> bool:

@@ -17,6 +17,7 @@ from manual_bp.oracle import Case, compare
 from manual_bp.oracle import evidence as evidence_of
 from manual_bp.oracle import kinds as kinds_of
 from manual_bp.oracle import truth as truth_of
+from manual_bp.oracle.cases import generated
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.functions import reference
 from tests.oracle.function_bank import REFUSED
@@ -614,3 +615,17 @@ def test_elements_without_dy_are_seen() -> None:
 
     report = compare(only_where_dy, lambda x: torch.log_softmax(x, -1), inputs={"x": (4, 7)}, diagnose=0)
     assert not report.passed
+
+
+def test_a_recurrence_of_many_steps_stays_in_range() -> None:
+    def decaying(x, decay):
+        states, h = [], torch.zeros_like(x[0])
+        for now in x:
+            h = decay * h + now
+            states.append(h)
+        return torch.stack(states)
+
+    rule = reference(decaying, {"x": (7, 5), "decay": (5,)})
+    long = [case for case in generated(rule, torch.float32) if len(case.inputs[0]) > 100]
+    assert long
+    assert all(bool(rule.forward(*case.inputs)[0].isfinite().all()) for case in long)
