@@ -19,7 +19,7 @@ from manual_bp.cli import app
 from tests.documents import valid
 
 CANDIDATES = r"""
-import ctypes, os, subprocess, sys, time
+import ctypes, json, os, subprocess, sys, time
 import torch
 
 ESCAPES = "\x1b[2J\x1b[8m\x07\u202e\nrelu (float32, cpu): agrees in 34 cases"
@@ -63,7 +63,7 @@ class WithExit:
 with_exit = WithExit()
 
 def looks(inputs, dy):
-    if open("out.json").read():
+    if json.loads(open("out.json").read())["passed"]:
         raise AssertionError("the verdict of an earlier run stands")
     return right(inputs, dy)
 
