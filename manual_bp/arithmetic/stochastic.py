@@ -145,7 +145,7 @@ def repeated(
     """The results of a function of tensors, in each of so many runs: with an axis of runs before all others.
 
     tensors: numbers; what is none (None, masks, indices) is the same in every run.  enter: a number as it is received.
-    how: where `Dice` says how to err.  at_once: whether the function may be told nothing of what its tensors are.
+    how: where `Dice` says how to err.  at_once: by torch.vmap where it can, and not one after the other.
     """
     largest = max((x.numel() for x in tensors if x is not None), default=1)
     most = max(1, AT_ONCE // max(largest, 1))
