@@ -13,6 +13,9 @@ from typing import Any
 
 Schema = dict[str, Any]
 
+VERSION = 1
+"""Of the document around what a command found, which may hold one that has a version of its own."""
+
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 NUMBER: Schema = {"anyOf": [{"type": "number"}, {"enum": ["nan", "inf", "-inf"]}]}
 FLAG: Schema = {"type": "boolean"}
@@ -156,10 +159,8 @@ def _of(cls: type, **more: Schema) -> tuple[Schema, Schema]:
 
 def _written_by(command: str, content: Schema, parts: Schema) -> Schema:
     """The document around what a command found, as `manual_bp.cli.shared.write_json` writes it."""
-    from manual_bp.cli.shared import SCHEMA
-
     versions = {"type": "object", "additionalProperties": WORDS}
-    head = {"schema": {"const": SCHEMA}, "command": {"const": command}}
+    head = {"schema": {"const": VERSION}, "command": {"const": command}}
     fields = head | content | {"passed": FLAG, "versions": versions}
     return {**_closed(fields, f"The result of manual-bp {command}."), "$defs": parts}
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import manual_bp
+from manual_bp.documents import VERSION
 from manual_bp.interruption import INTERRUPTED
 from manual_bp.networks import MODELS
 
@@ -28,7 +29,6 @@ except ImportError as error:  # the core does not need them
         f"manual-bp needs the command line's packages ({error}). Run: pip install 'manual-bp[cli]'"
     ) from None
 
-SCHEMA = 1
 Item = TypeVar("Item")
 
 # A file or a pipe has no width of its own: its lines are as long as they are, and only its tables are folded.
@@ -270,7 +270,7 @@ def write_json(path: Path | None, command: str, passed: bool, content: dict[str,
 
     if path is None:
         return
-    document = {"schema": SCHEMA, "command": command, **content, "passed": passed, "versions": versions()}
+    document = {"schema": VERSION, "command": command, **content, "passed": passed, "versions": versions()}
     if not write(path, json.dumps(plain(document), indent=1, allow_nan=False) + "\n", "--json"):
         raise typer.Exit(2 if passed else 1)
 

@@ -6,44 +6,18 @@ and ball arithmetic take as long for one element as for some hundred.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from manual_bp.oracle.case import Case, Further
-
-if TYPE_CHECKING:
-    from manual_bp.oracle.evidence import Evidence
+from manual_bp.oracle.evidence import Evidence
+from manual_bp.oracle.exponents import exponents, fits_float64
 
 # So many elements are looked at together: a tenth of a second, for which whoever asks for the first case waits.
 TOGETHER = 2**11
-
-# A formula multiplies with each of its arguments, or divides by it, at most so often on the way to one number.
-POWER = 2
-EXPONENTS = -math.log2(torch.finfo(torch.float64).tiny)
-
-
-def exponents(case: Case) -> list[float]:
-    """Of each tensor, and of each hyperparameter that is a number, the largest |log2| of what is neither 0 nor
-    infinite."""
-    found = []
-    for x in (*case.tensors, *(torch.tensor(h) for h in case.hyper.values() if isinstance(h, float))):
-        if x.is_floating_point():
-            size = x.detach().abs()
-            some = size[(size > 0) & size.isfinite()]
-            ends = [float(end) for end in some.aminmax()] if some.numel() else [1.0]
-            found.append(max(abs(math.log2(end)) for end in ends))
-    return found
-
-
-def fits_float64(largest: Sequence[float]) -> bool:
-    """Whether no product of numbers with such exponents over- or underflows in float64, so that torch can be the
-    reference."""
-    return POWER * sum(largest) < EXPONENTS
 
 
 @dataclass

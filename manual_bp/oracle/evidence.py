@@ -34,7 +34,7 @@ from manual_bp.oracle.by_torch import (
 from manual_bp.oracle.case import Case, Further, WellConditioned
 from manual_bp.oracle.cases import one_row
 from manual_bp.oracle.conventions import Conventions
-from manual_bp.oracle.elements import exponents, fits_float64
+from manual_bp.oracle.exponents import exponents, fits_float64
 from manual_bp.oracle.truth import CERTIFIED_ELEMENTS, CERTIFIED_ON_THE_WAY, Part, Values, certified_kinks, truth_at
 from manual_bp.oracle.variation import wide_case
 from manual_bp.rule import Rule

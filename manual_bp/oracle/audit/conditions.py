@@ -7,15 +7,14 @@ what it does instead is known, which is the reason to be told.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from manual_bp.inputs import Index
 from manual_bp.oracle.audit.programs import Answer, Program, Results, judged, steady
-from manual_bp.oracle.audit.seen import Seen
+from manual_bp.oracle.audit.seen import Condition, Seen
 from manual_bp.oracle.case import Case
 from manual_bp.outputs import parts
 from manual_bp.rule import Rule
@@ -31,19 +30,6 @@ VECTOR = 8
 LAYOUT, SIZE, PRECISION = "wrong in another layout", "wrong from some size on", "wrong in one dtype"
 OPTION, EDGE, COTANGENT = "wrong for other options", "wrong at edges", "wrong for a general dy"
 CONDITIONS = (LAYOUT, SIZE, PRECISION, OPTION, EDGE, COTANGENT)
-
-
-@dataclass(frozen=True)
-class Condition:
-    """A property of a call.
-
-    kind: the row of the table.  name: what holds, in words.  unmet: what a checker does that makes no such call.
-    """
-
-    kind: str
-    name: str
-    holds: Callable[[Case], bool]
-    unmet: Callable[[Seen], str]
 
 
 def conditions(rule: Rule) -> list[Condition]:

@@ -10,14 +10,14 @@ from itertools import chain
 import torch
 
 from manual_bp.arithmetic.bounded import contract_of
-from manual_bp.oracle.audit.conditions import Condition, conditions, wrong_where
+from manual_bp.oracle.audit.conditions import conditions, wrong_where
 from manual_bp.oracle.audit.degenerate import degenerate
 from manual_bp.oracle.audit.equivalents import equivalents
 from manual_bp.oracle.audit.formulas import formulas, options_ignored
 from manual_bp.oracle.audit.handed import is_wrong_at
 from manual_bp.oracle.audit.places import misplaced
 from manual_bp.oracle.audit.programs import Program, Results, results_at
-from manual_bp.oracle.audit.seen import visible_at
+from manual_bp.oracle.audit.seen import Condition, visible_at
 from manual_bp.oracle.audit.sizes import sized_programs
 from manual_bp.oracle.case import Case, in_dtype
 from manual_bp.oracle.kept_evidence import generated_evidence

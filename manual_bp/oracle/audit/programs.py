@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
+from manual_bp.oracle.audit.seen import Seen
 from manual_bp.oracle.case import Case
 from manual_bp.outputs import parts, whole
 from manual_bp.rule import Rule
-
-if TYPE_CHECKING:
-    from manual_bp.oracle.audit.seen import Seen
 
 Results = dict[str, Any]
 """By argument of the rule, such as "y" and "dx", what a program returns for it; None where nothing is due."""

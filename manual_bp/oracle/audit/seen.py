@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,11 +16,21 @@ from manual_bp.oracle.case import Case
 from manual_bp.outputs import parts
 from manual_bp.rule import Rule
 
-if TYPE_CHECKING:
-    from manual_bp.oracle.audit.conditions import Condition
-
 # So many small calls are looked at closely; a bound on their rounding errors takes a few milliseconds each.
 KEPT, SMALL = 12, 2**16
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A property of a call.
+
+    kind: the row of the table.  name: what holds, in words.  unmet: what a checker does that makes no such call.
+    """
+
+    kind: str
+    name: str
+    holds: Callable[[Case], bool]
+    unmet: Callable[[Seen], str]
 
 
 class Seen:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from manual_bp.oracle.case import Case
-from manual_bp.oracle.diagnosis.quantities import quantities
+from manual_bp.oracle.diagnosis.quantities import Quantity, quantities
 from manual_bp.oracle.variation import wide
 from manual_bp.program import Node, Ref
 from manual_bp.program.program import mapped, refs_in
@@ -124,7 +124,7 @@ class Traced:
         return found
 
     @cached_property
-    def quantities(self) -> list[tuple[str, Callable[[Traced], float]]]:
+    def quantities(self) -> list[tuple[str, Quantity]]:
         """What a factor may be (`manual_bp.oracle.diagnosis.quantities`)."""
         return list(quantities(self))
 

@@ -6,14 +6,11 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from manual_bp import axes
 from manual_bp.oracle.case import Case
 from manual_bp.rule import Rule
-
-if TYPE_CHECKING:
-    from manual_bp.oracle.diagnosis.program import Traced
 
 CONSTANTS: Mapping[str, float] = {
     "0": 0.0, "-1": -1.0, "2": 2.0, "1/2": 0.5, "-2": -2.0, "-1/2": -0.5, "3": 3.0, "1/3": 1 / 3, "4": 4.0, "1/4": 0.25,
@@ -69,7 +66,7 @@ class Called(Protocol):
     def case(self) -> Case: ...
 
 
-Quantity = Callable[["Traced"], float]
+Quantity = Callable[[Called], float]
 """What a number is in a case; raises where it is not defined."""
 
 
@@ -79,11 +76,11 @@ class Always:
 
     number: float
 
-    def __call__(self, _: Traced) -> float:
+    def __call__(self, _: Called) -> float:
         return self.number
 
 
-def quantities(traced: Traced) -> Iterator[tuple[str, Quantity]]:
+def quantities(traced: Called) -> Iterator[tuple[str, Quantity]]:
     """Every quantity by name, the simplest first."""
     for name, number in CONSTANTS.items():
         yield name, Always(number)
