@@ -19,7 +19,7 @@ disagreement.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -32,8 +32,8 @@ from manual_bp.models.model import Model
 from manual_bp.networks import learns_images, learns_text, tiny
 from manual_bp.training.arguments import is_whole
 from manual_bp.training.data import Dataset
-from manual_bp.training.disagreement import Disagreement, Row
-from manual_bp.training.engine import FIELDS, Engine, ManualEngine, StepRecord, built, check_record
+from manual_bp.training.disagreement import Disagreement, LockstepReport, Row
+from manual_bp.training.engine import Engine, ManualEngine, StepRecord, built, check_record
 from manual_bp.training.factory import training_step
 from manual_bp.training.fit import check_batches
 from manual_bp.training.judging import Judge
@@ -53,84 +53,8 @@ IMAGE = (1, 5, 4)
 """Of a brief run of a network that takes images: channels, height and width, for two poolings, one with a remainder."""
 SEQUENCES = 9
 """Of a brief run, where an example has FEATURES tokens: every layer sees as many rows as with EXAMPLES, or twice."""
-STATE = tuple(FIELDS[name] for name in ("params", "buffers", "optimizer"))
 BATCH_SIZE, WINDOWS = 64, 4
 """Examples of a mini-batch, if nothing else is said; of a text, whose examples have many tokens."""
-
-
-@dataclass
-class LockstepReport:
-    """The result of `lockstep`.
-
-    rows: the worst of each tensor; ulps are in the last place of the tensor's largest element. disagreements: in the
-    order in which they arose; empty if all holds. flips: units whose branch (the sign at a kink, the winner of a
-    maximum) differed because z lay within its allowance of the
-        kink; the whole-chain gradients of that step and of the layers before are not judged, each layer alone is.
-    losses: per step, (manual, other engine) in lockstep and in the free run.
-    not_free: why there was no free run, or why it ended early; "" if it came to its end.
-    steps: as many as were judged. diverged: the sentence that says in which step the run diverged, or "".
-    training: loss, optimiser and penalties.
-    unshown: what the other engine does not show, so that it was not judged, in words.
-    """
-
-    model: str
-    config: dict[str, Any]
-    data: str
-    dtype: str
-    device: str
-    against: str
-    steps: int
-    rows: list[Row] = field(default_factory=list)
-    disagreements: list[Disagreement] = field(default_factory=list)
-    flips: int = 0
-    losses: list[tuple[float, float]] = field(default_factory=list)
-    free_losses: list[tuple[float, float]] = field(default_factory=list)
-    free_drift: float = 0.0
-    not_free: str = ""
-    diverged: str = ""
-    training: dict[str, Any] = field(default_factory=dict)
-    unshown: list[str] = field(default_factory=list)
-
-    @property
-    def passed(self) -> bool:
-        return not self.disagreements and not self.diverged and self.steps > 0
-
-    @property
-    def verdict(self) -> str:
-        if self.passed and self.unshown:
-            return (
-                f"what {self.against} shows agrees in {counted(self.steps, 'step')}; it does not show, so not judged "
-                f"were: {', '.join(self.unshown)}"
-            )
-        if self.passed:
-            return f"every layer agrees in {counted(self.steps, 'step')}"
-        if not self.disagreements:
-            return self.diverged
-        first = self.disagreements[0]
-        if not first.layer:
-            return first.sentence
-        return f"first disagreement in step {first.step} at {first.layer}: {first.sentence}"
-
-    @property
-    def unshown_state(self) -> str:
-        """What a next step would begin with and is not shown; "" if all of it is."""
-        return next((w for w in self.unshown if w.startswith(STATE)), "")
-
-    def __str__(self) -> str:
-        judged = f"{counted(self.steps, 'step')} in {self.dtype} on {self.device}"
-        worst = max((row.error_over_allowance for row in self.rows), default=0.0)
-        return (
-            f"{self.model} on {self.data}, {judged}, by hand against {self.against}: "
-            f"{'agrees' if self.passed else 'DISAGREES'}, worst error / allowance {worst:.2g}\n{self.verdict}"
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"passed": self.passed, "verdict": self.verdict, **asdict(self)}
-
-    def _repr_html_(self) -> str:
-        from manual_bp.oracle.notebook import of_lockstep
-
-        return of_lockstep(self)
 
 
 def lockstep(

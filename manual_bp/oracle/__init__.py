@@ -8,8 +8,9 @@ from manual_bp.oracle.case import NOT_RECORDED, Case
 from manual_bp.oracle.checking import GradientMismatch, check, compare
 from manual_bp.oracle.grading.grade import grade
 from manual_bp.oracle.grading.verdict import Verdict
+from manual_bp.oracle.mismatch import Mismatch
 from manual_bp.oracle.optimizers import compare_optimizer, of_optimizer, of_transformation
-from manual_bp.oracle.report import Mismatch, Report
+from manual_bp.oracle.report import Report
 
 __all__ = [
     "NOT_RECORDED",

@@ -19,8 +19,9 @@ from manual_bp.oracle.evidence import Evidence
 from manual_bp.oracle.invocation import Call, passable
 from manual_bp.oracle.judgement import Judge
 from manual_bp.oracle.kinds import Kinds
+from manual_bp.oracle.mismatch import Mismatch
 from manual_bp.oracle.raising import tracebacks
-from manual_bp.oracle.report import Mismatch, Report
+from manual_bp.oracle.report import Report
 from manual_bp.oracle.results import same_bits
 from manual_bp.oracle.supplied import tensor_of
 from manual_bp.oracle.trials import own_defaults, trials

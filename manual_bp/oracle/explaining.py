@@ -15,9 +15,10 @@ from manual_bp.oracle.conventions import told
 from manual_bp.oracle.diagnosis import Diagnosis, Record, diagnose
 from manual_bp.oracle.diagnosis.deadline import Deadline
 from manual_bp.oracle.memory import overlap
+from manual_bp.oracle.mismatch import Mismatch
 from manual_bp.oracle.misshapen import misshapen
 from manual_bp.oracle.raising import where_raised
-from manual_bp.oracle.report import NOT_SOUGHT, Mismatch
+from manual_bp.oracle.report import NOT_SOUGHT
 from manual_bp.oracle.results import OVERWROTE, is_dense, same_bits
 from manual_bp.oracle.summary import named, patterns
 from manual_bp.outputs import parts

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manual_bp.oracle.words import number
+
 # A finer picture is smaller than what a phone resolves.
 CELLS = 64
 # As many cells can carry their numbers legibly.
@@ -23,11 +25,6 @@ NUMBERED = 48
 FLOOR = 1e-2
 # Stands for the colour of the page's text, which the picture takes over by being inline.
 INK = "#010203"
-
-
-def number(value: float | None) -> str:
-    """Three digits."""
-    return "" if value is None else f"{value:.3g}"
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 from manual_bp.oracle.declared import Declared
 from manual_bp.oracle.evidence import Evidence
 from manual_bp.oracle.functions import rule_of
+from manual_bp.oracle.notebook import template
 from manual_bp.oracle.pictures import pictures_of, worst_first
 from manual_bp.oracle.surroundings import plain
-from manual_bp.oracle.tables import arguments_of, row_of, template, verdict_of
+from manual_bp.oracle.tables import row_of
 from manual_bp.rule import Rule, Vjp
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def to_html(
     """
     given = dict(options or {})
     rule = rule_of(rule, given.get("inputs"), given.get("hyper"), given.get("cases"))
-    verdict = verdict_of(report)
+    verdict = report.told
     pictures, without = pictures_of(report, rule, candidate, evidences, given)
     about = {
         "test": title,
@@ -74,7 +75,7 @@ def to_html(
             report=report,
             rule=rule,
             verdict=verdict,
-            arguments=arguments_of(report),
+            arguments=report.arguments,
             rows=[row_of(m) for m in report.mismatches[:ROWS]],
             more=max(len(report.mismatches) - ROWS, 0),
             pictures=pictures,

@@ -16,9 +16,10 @@ from manual_bp.oracle.errors import errors
 from manual_bp.oracle.evidence import Evidence
 from manual_bp.oracle.foreign import named as named_type
 from manual_bp.oracle.kinds import Kinds
+from manual_bp.oracle.mismatch import Mismatch, Worst
 from manual_bp.oracle.overflow import overflown
 from manual_bp.oracle.pattern import pattern
-from manual_bp.oracle.report import Mismatch, Report, Worst
+from manual_bp.oracle.report import Report
 from manual_bp.oracle.results import same_bits
 from manual_bp.oracle.vacuity import Judged
 from manual_bp.outputs import parts

@@ -23,7 +23,8 @@ from manual_bp.oracle.errors import errors
 from manual_bp.oracle.evidence import Evidence, evidence
 from manual_bp.oracle.heatmap import CELLS, draw, plane_of
 from manual_bp.oracle.kept_evidence import generated_evidence
-from manual_bp.oracle.report import Mismatch, Report
+from manual_bp.oracle.mismatch import Mismatch
+from manual_bp.oracle.report import Report
 from manual_bp.oracle.supplied import supplied
 from manual_bp.rule import Rule, Vjp
 

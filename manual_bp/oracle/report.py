@@ -1,4 +1,4 @@
-"""What a comparison found, as data, as JSON and as text."""
+"""What a comparison found, as data, as JSON, as text and as a notebook shows it."""
 
 from __future__ import annotations
 
@@ -7,57 +7,14 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from manual_bp.oracle.foreign import readable, shortened
-from manual_bp.oracle.words import beside_one, counted, cut, grouped, listed, told_apart, without_frames
+from manual_bp.oracle.mismatch import Mismatch, Worst
+from manual_bp.oracle.notebook import ROWS, Table, fragment
+from manual_bp.oracle.tables import HEADS, Verdict, arguments_of, row_of, verdict_of
+from manual_bp.oracle.words import counted, cut, grouped, listed, without_frames
 
 # 2: `diagnoses` holds causes alone, `patterns` what wrong values share where no cause was found, and cases are counted
 # as failed, raised, malformed and left out beside those judged.
 SCHEMA = 2
-
-
-@dataclass(frozen=True)
-class Mismatch:
-    """One place where the candidate is not what it should be.
-
-    kind: "wrong" (a value beyond its allowance), "convention" (a valid subgradient at a kink or tie, and not the
-        declared one), "trap" (shape, dtype, device, None, an exception, an overwritten argument); under strict also
-        "digits" (lost digits) and "16-bit" (right for arithmetic in 16 bits).
-    argument: "y", one of several outputs ("y.h_n"), or the name of a cotangent, such as "dweight".
-    index: of the worst element, or None where the mismatch is not about an element.
-    ulps: error in units of the last place of the expected value.
-    pattern: where the wrong elements of this argument lie, in words (see `manual_bp.oracle.pattern`).
-    """
-
-    kind: str
-    argument: str
-    case: str
-    detail: str = ""
-    index: tuple[int, ...] | None = None
-    expected: float | None = None
-    got: float | None = None
-    ulps: float | None = None
-    error_over_allowance: float | None = None
-    pattern: str = ""
-
-    @property
-    def where(self) -> str:
-        """The kind of the pattern alone, such as "a column": without indices."""
-        return self.pattern.partition(":")[0].rstrip("0123456789 ()of")
-
-    def __str__(self) -> str:
-        where = f"{self.argument}{list(self.index) if self.index else ''} in case {self.case!r}"
-        if self.expected is None or self.got is None:
-            return f"{self.kind}: {where}: {self.detail}"
-        expected, got = told_apart(self.expected, self.got)
-        said = (f"expected {expected}, got {got}", self.size, self.pattern, self.detail)
-        return f"{self.kind}: {where}: {'; '.join(filter(None, said))}"
-
-    @property
-    def size(self) -> str:
-        """How far off it is, in words; "" where that is infinitely far, which the numbers say."""
-        ulps, ratio = self.ulps, self.error_over_allowance
-        if ulps is None or ratio is None or not max(ulps, ratio) < float("inf"):
-            return ""
-        return f"{ulps:.3g} ulp, {beside_one(ratio, 3)} times the allowance"
 
 
 # More is not read at first; the verbose text and the JSON document hold all.
@@ -68,29 +25,6 @@ NAMED, NOTES_SHOWN = 3, 5
 SHORT, LONG = 200, 500
 NOT_SOUGHT = "no cause was sought"
 ALL = "all of it: report.text(verbose=True), or --verbose"
-# An allowance whose largest error in so many cases is below 1/100 of it says little about what it lets pass.
-LOOSE = 0.01
-CASES_TO_JUDGE_LOOSENESS = 10
-
-
-@dataclass
-class Worst:
-    """The largest error of one argument over all cases, and in each of them."""
-
-    ulps: float = 0.0
-    error_over_allowance: float = 0.0
-    by_case: list[float] = field(default_factory=list)
-
-    def note(self, ratio: float, ulps: float) -> None:
-        """Take in the largest error over allowance, and the largest error in ulp, of one more case."""
-        self.ulps = max(self.ulps, ulps)
-        self.error_over_allowance = max(self.error_over_allowance, ratio)
-        self.by_case.append(ratio)
-
-    @property
-    def loose(self) -> bool:
-        """Whether the allowance is more than a hundred times every error seen.  Exact results say nothing about it."""
-        return len(self.by_case) >= CASES_TO_JUDGE_LOOSENESS and 0 < self.error_over_allowance < LOOSE
 
 
 @dataclass
@@ -232,10 +166,49 @@ class Report:
         document = {"schema": SCHEMA, "passed": self.passed, **asdict(self), "loose": self.loose}
         return json.dumps(plain(document), allow_nan=False)
 
-    def _repr_html_(self) -> str:
-        from manual_bp.oracle.notebook import of_comparison
+    # ------------------------------------------------------------------------------------------------------ in tables
 
-        return of_comparison(self)
+    @property
+    def told(self) -> Verdict:
+        """The verdict in a word and a sentence."""
+        untested = [*self.untested_arguments, *self.untested_hyper]
+        return verdict_of(self.passed, self.cases, self.mismatches, untested, self.verdict)
+
+    @property
+    def arguments(self) -> list[tuple[str, int, str, str, str, str]]:
+        """Per argument: name, cases judged, largest errors, and the verdict as symbol and word."""
+        return arguments_of(self.worst, self.mismatches, self.untested_arguments)
+
+    def _repr_html_(self) -> str:
+        verdict = self.told
+        arguments = [
+            (name, f"{symbol} {word}", str(n), ulps, ratio) for name, n, ulps, ratio, symbol, word in self.arguments
+        ]
+        mismatches = [tuple(row_of(m).values()) for m in self.mismatches[:ROWS]]
+        return fragment(
+            str(self),
+            symbol=verdict.symbol,
+            tone=verdict.tone,
+            headline=f"{self.rule}, {self.dtype} on {self.device}. {verdict.sentence}",
+            causes=self.diagnoses[:1] or self.patterns[:1],
+            tables=[
+                Table(
+                    "Every argument",
+                    ("argument", "verdict", "cases judged", "largest error, ulp", "over allowance"),
+                    arguments,
+                    numbers=(2, 3, 4),
+                    is_open=True,
+                ),
+                Table(f"Mismatches ({len(self.mismatches)})", HEADS, mismatches, numbers=(3, 4, 5, 6, 7)),
+            ],
+            lists={
+                "More diagnoses": self.diagnoses[1:],
+                "Findings": self.findings,
+                "Not tested": self.not_tested,
+                "Notes": self.notes,
+                "Loose allowances": self.loose,
+            },
+        )
 
     def clean(self) -> None:
         """Shorten the words that came from the candidate, and spell out what a terminal would obey."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from manual_bp.oracle.report import Mismatch
+from manual_bp.oracle.mismatch import Mismatch
 from manual_bp.oracle.unwritten import UNWRITTEN
 from manual_bp.oracle.words import of_cases, some
 

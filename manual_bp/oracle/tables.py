@@ -1,22 +1,17 @@
-"""A report in the words of tables, and the templates that tables stand in."""
+"""A verdict, arguments and mismatches in the words of tables."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
-from typing import TYPE_CHECKING
 
-from manual_bp.oracle.heatmap import number
-from manual_bp.oracle.words import beside_one, counted, listed, told_apart
-
-if TYPE_CHECKING:
-    from jinja2 import Template
-
-    from manual_bp.oracle.report import Mismatch, Report
+from manual_bp.oracle.mismatch import Mismatch, Worst
+from manual_bp.oracle.words import beside_one, counted, listed, number, told_apart
 
 # Which kind of several names an argument's verdict; the others lie between.
 SERIOUS = {"wrong": 2, "convention": 0}
+HEADS = ("kind", "argument", "case", "index", "expected", "got", "ulp", "over allowance", "pattern", "detail")
+"""Of the columns of a table of mismatches, in the order of `row_of`."""
 
 
 @dataclass(frozen=True)
@@ -29,35 +24,42 @@ class Verdict:
     sentence: str
 
 
-def verdict_of(report: Report) -> Verdict:
-    """Passed, Failed, Convention (nothing but conventions differ) or Undecided (nothing wrong, not all tested)."""
-    cases = counted(report.cases, "case")
-    if report.passed:
-        return Verdict("Passed", "✔", "good", f"The value and every gradient agree in {cases}.")
-    if not report.mismatches:
-        untested = listed([*report.untested_arguments, *report.untested_hyper]) or "anything"
-        sentence = f"Nothing wrong was found in {cases}, and {untested} could not be tested."
-        return Verdict("Undecided", "?", "warn", sentence)
-    arguments = listed(list(dict.fromkeys(m.argument for m in report.mismatches)))
-    counts = report.verdict.removeprefix("FAILS")
-    if all(m.kind == "convention" for m in report.mismatches):
-        sentence = f"{arguments}: another valid convention, not declared{counts}."
-        return Verdict("Convention", "≠", "warn", sentence)
+def verdict_of(
+    passed: bool, cases: int, mismatches: Sequence[Mismatch], untested: Sequence[str], sentence: str
+) -> Verdict:
+    """Passed, Failed, Convention (nothing but conventions differ) or Undecided (nothing wrong, not all tested).
+
+    cases: how many were judged. untested: arguments and hyperparameters. sentence: `Report.verdict`.
+    """
+    judged = counted(cases, "case")
+    if passed:
+        return Verdict("Passed", "✔", "good", f"The value and every gradient agree in {judged}.")
+    if not mismatches:
+        known = f"Nothing wrong was found in {judged}, and {listed(list(untested)) or 'anything'} could not be tested."
+        return Verdict("Undecided", "?", "warn", known)
+    arguments = listed(list(dict.fromkeys(m.argument for m in mismatches)))
+    counts = sentence.removeprefix("FAILS")
+    if all(m.kind == "convention" for m in mismatches):
+        differs = f"{arguments}: another valid convention, not declared{counts}."
+        return Verdict("Convention", "≠", "warn", differs)
     return Verdict("Failed", "✘", "bad", f"{arguments}: not what is due{counts}.")
 
 
-def arguments_of(report: Report) -> list[tuple[str, int, str, str, str, str]]:
+def arguments_of(
+    worst: Mapping[str, Worst], mismatches: Sequence[Mismatch], untested: Sequence[str]
+) -> list[tuple[str, int, str, str, str, str]]:
     """Per argument: name, cases judged, largest errors, and the verdict as symbol and word."""
     rows = []
-    for name, worst in report.worst.items():
-        kinds = [m.kind for m in report.mismatches if m.argument == name]
-        untested = name in report.untested_arguments
-        symbol, word = ("?", "not tested") if untested else ("✔", "agrees") if worst.by_case else ("–", "not judged")
+    for name, most in worst.items():
+        kinds = [m.kind for m in mismatches if m.argument == name]
+        symbol, word = ("✔", "agrees") if most.by_case else ("–", "not judged")
+        if name in untested:
+            symbol, word = "?", "not tested"
         if kinds:
             word = max(kinds, key=lambda kind: SERIOUS.get(kind, 1))
             symbol = "≠" if word == "convention" else "✘"
-        ulps, ratio = (number(worst.ulps), number(worst.error_over_allowance)) if worst.by_case else ("–", "–")
-        rows.append((name, len(worst.by_case), ulps, ratio, symbol, word))
+        ulps, ratio = (number(most.ulps), number(most.error_over_allowance)) if most.by_case else ("–", "–")
+        rows.append((name, len(most.by_case), ulps, ratio, symbol, word))
     return rows
 
 
@@ -76,16 +78,3 @@ def row_of(m: Mismatch) -> dict[str, str]:
         "pattern": m.pattern,
         "detail": m.detail,
     }
-
-
-@cache
-def template(name: str) -> Template:
-    """The template of that name beside this file.  Raises ImportError if jinja2 is not installed."""
-    try:
-        import jinja2
-    except ImportError:
-        raise ImportError("the HTML page needs jinja2. Run: pip install 'manual-bp[report]'") from None
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(files("manual_bp.oracle").joinpath(name).read_text("utf-8"))

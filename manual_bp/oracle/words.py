@@ -91,3 +91,8 @@ def cut(text: str, most: int) -> str:
     """A text as one line of so many characters at most, but for the dots."""
     line = " ".join(text[: 2 * most].split())  # which may be of any length
     return line if len(text) <= most else f"{line[:most]} ..."
+
+
+def number(value: float | None) -> str:
+    """Three digits."""
+    return "" if value is None else f"{value:.3g}"

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from manual_bp.chain import WEIGHTED, Tensors, Visit, leaves, takers
+from manual_bp.chain import Tensors, Visit
 from manual_bp.oracle.checking import compare
 from manual_bp.oracle.errors import errors, ulp
-from manual_bp.training.disagreement import UPDATE, UPDATE_OR_GRADIENT, Disagreement, Judged, Row
+from manual_bp.training.compared import Compared
+from manual_bp.training.disagreement import Disagreement, Judged
 from manual_bp.training.engine import (
     COTANGENTS,
     VALUES,
@@ -25,12 +26,8 @@ from manual_bp.training.judging_alone import OwnJudge
 from manual_bp.training.step import Step, TrainingState
 from manual_bp.training.visits import branches_differ, copied, diverged, visit_case
 
-LETTERS = {"weight": "W", "bias": "b"}
-# Layers in one sentence.
-MOST_NAMED = 5
 
-
-class Judge:
+class Judge(Compared):
     """The hand-derived step against another engine's, judged one step at a time.
 
     Each of the hand-derived layers is judged alone; of the other engine what it shows is judged alone too, in every
@@ -56,27 +53,13 @@ class Judge:
         trusted: bool = False,
         fresh: Callable[[], Engine] | None = None,
     ) -> None:
-        self.training = step
-        self.manual, self.engine = ManualEngine(step), engine
-        self.dtype, self.device, self.against, self.trusted, self.fresh = dtype, device, against, trusted, fresh
-        self.leaves = leaves(step.model)
-        self.order, self.takers = list(self.leaves), takers(step.model.layer)
-        # What several layers share is judged at the first of them, where its gradient is complete.
-        self.owner: dict[str, str] = {}
-        for layer, leaf in self.leaves.items():
-            self.owner = {**dict.fromkeys((*leaf.names.values(), *leaf.shapes), layer), **self.owner}
+        super().__init__(step, engine, dtype, against, trusted, fresh)
+        self.manual, self.device = ManualEngine(step), device
         self._found: list[Disagreement] = []
         self.flips = 0
         self.diverged = ""
         self.unshown: list[str] = []
-        self.shows_gradients = True
-        self._shown: Mapping[str, Tensors] = {}
-        self._rows: dict[tuple[str, str], Row] = {}
         self._own = OwnJudge(self)
-
-    @property
-    def rows(self) -> list[Row]:
-        return list(self._rows.values())
 
     @property
     def disagreements(self) -> list[Disagreement]:
@@ -101,7 +84,7 @@ class Judge:
         state = replace(state, buffers={**state.buffers, **drawn})
         ours, visits = self.manual.step(state, x, target), dict(self.manual.visits)
         lacking = check_record(theirs, ours, self.against)
-        self._shown = theirs.layers
+        self.shown = theirs.layers
         self.unshown += [words for words in lacking if words not in self.unshown]
         self.shows_gradients = theirs.gradients.keys() >= ours.gradients.keys() - self.training.frozen
         self.diverged = diverged(number, ours, theirs, self.dtype)
@@ -142,19 +125,6 @@ class Judge:
             running = [(name, name.rpartition(".")[2]) for name in leaf.shapes if self.owner[name] == layer]
             yield from self._compare(number, layer, running, [r.buffers for r in records])
 
-    def named(self, layer: str, prefix: str) -> list[tuple[str, str]]:
-        """The parameters that are judged at the layer: name, and letter with a prefix."""
-        leaf = self.leaves[layer]
-        letters = LETTERS if leaf.rule.name in WEIGHTED else {}
-        owned = {local: name for local, name in leaf.names.items() if self.owner[name] == layer}
-        return [(name, prefix + letters.get(local, local)) for local, name in owned.items()]
-
-    @staticmethod
-    def moments(named: list[tuple[str, str]], state: Tensors) -> list[tuple[str, str]]:
-        """What the optimiser keeps for these parameters: name, and letter with the kind in front."""
-        kinds = dict.fromkeys(flat.split(".", 1)[0] for flat in state if flat != "step")
-        return [(f"{kind}.{name}", f"{kind} {letter}") for kind in kinds for name, letter in named]
-
     def _compare(
         self, number: int, layer: str, names: list[tuple[str, str]], tensors: Sequence[Tensors]
     ) -> Iterator[Disagreement]:
@@ -182,95 +152,6 @@ class Judge:
                 f"{letter} is {worst:.3g} times its allowance away from {self.against}'s; {self.origin(layer, letter)}",
             )
 
-    def origin(self, layer: str, letter: str) -> str:
-        """Which piece of the text computed a tensor."""
-        if layer == "loss":
-            return self._origin_of_loss
-        if layer == "optimizer":
-            return self._update
-        rule = self.leaves[layer].rule.name
-        if letter in VALUES or letter.startswith("running"):
-            return f"it comes from the forward of {rule}"
-        if letter not in COTANGENTS:
-            return self._origin_of_gradient(layer, letter) if letter[0] == "d" else self._update
-        takers = [f"of {self.leaves[above].rule.name} ({above})" for above in self.takers[layer]]
-        return f"it comes from the backward {', or '.join(takers) or 'of the loss'}"
-
-    def _origin_of_gradient(self, layer: str, letter: str) -> str:
-        """A parameter that several layers share has one gradient, the sum of theirs."""
-        leaf = self.leaves[layer]
-        name = next(name for name, prefixed in self.named(layer, "d") if prefixed == letter)
-        sharing = [other for other, each in self.leaves.items() if name in each.names.values()]
-        shared = f", added up over {' and '.join(sharing)}, which share {name}" if len(sharing) > 1 else ""
-        return f"it comes from the backward of {leaf.rule.name}{shared}{self._or_above(layer)}{self._or_penalty}"
-
-    def _or_above(self, layer: str) -> str:
-        """What an engine that does not show a layer's cotangent may have wrong in place of its backward: what passes it
-        back, up to the next layer of which something is shown."""
-        found: list[str] = []
-        above, ends = [layer], False
-        while above:
-            unshown = [each for each in above if not any(k in COTANGENTS for k in self._shown.get(each, ()))]
-            ends |= any(not self.takers[each] for each in unshown)
-            above = [t for t in dict.fromkeys(t for each in unshown for t in self.takers[each]) if t not in found]
-            found += above
-        names = [f"{self.leaves[name].rule.name} ({name})" for name in found]
-        listed = ", ".join([*([_few(names)] if names else []), *(["the loss"] if ends else [])])
-        return f", or of what passes back to it and is not shown: {listed}" if listed else ""
-
-    @property
-    def _origin_of_loss(self) -> str:
-        """The loss of an output that is shown was judged by this; else what makes the output may be wrong as well."""
-        if not (unshown := self._unshown_below()):
-            return f"it is the forward of the loss{self._or_penalty}"
-        drawn = self.training.model.masks
-        own = "; masks of dropout that it draws itself are to be shown in buffers" if drawn else ""
-        penalty = " or a penalty" if self._or_penalty else ""
-        if len(unshown) == len(self.order):
-            joined = ", the loss" if penalty else " or the loss"
-            return f"it is the forward of the network{joined}{penalty}; no layer's values are shown{own}"
-        names = [f"{self.leaves[name].rule.name} ({name})" for name in unshown]
-        return (
-            f"it is the forward of the loss{self._or_penalty}, or of what the output is made of and is not shown: "
-            f"{_few(names)}{own}"
-        )
-
-    def _unshown_below(self) -> list[str]:
-        """The layers from the output back to those whose values are shown."""
-        found = [n for n in self.order if not self.takers[n] and not self._shows_value(n)]
-        for name in reversed(self.order):
-            if name not in found and any(above in found for above in self.takers[name]) and not self._shows_value(name):
-                found.append(name)
-        return [name for name in self.order if name in found]
-
-    def _shows_value(self, layer: str) -> bool:
-        return any(letter in VALUES for letter in self._shown.get(layer, ()))
-
-    @property
-    def _or_penalty(self) -> str:
-        return ", or of a penalty" if self.training.l1 or self.training.l2 else ""
-
-    @property
-    def elsewhere(self) -> str:
-        """Where a cause can be if every hand-derived layer is right by itself."""
-        between = ["a sum over the branches of one x"] if any(len(above) > 1 for above in self.takers.values()) else []
-        between += ["the loss"]
-        between += ["the penalty"] if self._or_penalty else []
-        between += ["running statistics"] if any(hasattr(leaf, "momentum") for leaf in self.leaves.values()) else []
-        *first, last = between
-        listed = f"{', '.join(first)} or {last}" if first else last
-        return (
-            f"every hand-derived layer agrees by itself: {self.against}'s step is wrong, or else the cause is between "
-            f"the layers: {listed}"
-        )
-
-    @property
-    def _update(self) -> str:
-        parts = {"clipping": self.training.clip_norm, "max-norm": self.training.max_norm}
-        names = [self.training.optimizer.name, *(name for name, limit in parts.items() if limit is not None)]
-        update = f"({', '.join(names)})"
-        return f"{UPDATE} {update}" if self.shows_gradients else f"{UPDATE_OR_GRADIENT} {update}"
-
     def _alone(self, number: int, visits: dict[str, Visit]) -> list[Disagreement]:
         """In the order of computation: values from the first layer on, cotangents from the last layer back."""
         found = {layer: list(self._alone_one(number, layer, visit)) for layer, visit in visits.items()}
@@ -292,12 +173,6 @@ class Judge:
             sentence = f"the {side} of {leaf.rule.name} is wrong by itself: {mismatch}"
             yield Disagreement(number, layer, f"{mismatch.argument} alone", sentence)
 
-    def note(self, number: int, layer: str, quantity: str, ratio: float, ulps: float) -> None:
-        rule = self.leaves[layer].rule.name if layer in self.leaves else layer
-        row = self._rows.setdefault((layer, quantity), Row(layer, quantity, rule))
-        if ratio > row.error_over_allowance or row.step == 0:
-            row.error_over_allowance, row.ulps, row.step = ratio, ulps, number
-
     def _flipped(self, ours: StepRecord, theirs: StepRecord) -> str | None:
         """The last layer with a unit that took another branch in the other engine, z being a rounding from a kink."""
         last = None
@@ -315,11 +190,6 @@ class Judge:
                 self.flips += flips
                 last = layer
         return last
-
-
-def _few(names: list[str]) -> str:
-    more = [f"{len(names) - MOST_NAMED} more"] if len(names) > MOST_NAMED else []
-    return ", ".join([*names[:MOST_NAMED], *more])
 
 
 def _is_value(quantity: str) -> bool:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from manual_bp.arithmetic.perturbed import wide
 from manual_bp.chain import Tensors, summed
 from manual_bp.oracle.errors import errors
 from manual_bp.training.chance import by_chance
+from manual_bp.training.compared import Compared
 from manual_bp.training.disagreement import UPDATE, UPDATE_OR_GRADIENT, Disagreement, Judged
 from manual_bp.training.engine import COTANGENTS, VALUES, StepRecord
 from manual_bp.training.evaluating import wrong_evaluation
@@ -29,9 +29,6 @@ from manual_bp.training.seeking import MOST_CAUSES, UpdatesSeen
 from manual_bp.training.updating import MOST_PAST
 from manual_bp.training.visits import copied
 
-if TYPE_CHECKING:
-    from manual_bp.training.judging import Judge
-
 # Where the wrong layers of an engine that shows none may be, so many are tried.
 MOST_SUSPECTS = 40
 BLUNT = ("adam", "adamw")
@@ -41,7 +38,7 @@ BLUNT = ("adam", "adamw")
 class OwnJudge:
     """Of one engine, step after step; it remembers what the step before showed."""
 
-    def __init__(self, judge: Judge) -> None:
+    def __init__(self, judge: Compared) -> None:
         self.judge = judge
         self.before: Moment | None = None
         self.kept: Tensors | None = None

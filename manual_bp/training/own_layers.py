@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from manual_bp.chain import Visit
+from manual_bp.training.compared import Compared
 from manual_bp.training.disagreement import Disagreement, Judged
 from manual_bp.training.engine import COTANGENTS
 from manual_bp.training.explaining import cause_of_layer
 from manual_bp.training.replaying import Replay
 from manual_bp.training.step import Step, TrainingState
 
-if TYPE_CHECKING:
-    from manual_bp.training.judging import Judge
 
-
-def cause_of_own_layer(judge: Judge, replay: Replay, judged: Judged, first: Disagreement) -> str:
+def cause_of_own_layer(judge: Compared, replay: Replay, judged: Judged, first: Disagreement) -> str:
     """What the oracle says of the layer whose backward, or forward, is wrong by itself."""
     layer = first.layer
     if first.quantity in COTANGENTS:
@@ -32,7 +29,7 @@ def cause_of_own_layer(judge: Judge, replay: Replay, judged: Judged, first: Disa
     return f"{layer}: {said}" if said else ""
 
 
-def _as_shown(judge: Judge, layer: str, visit: Visit, judged: Judged) -> Visit:
+def _as_shown(judge: Compared, layer: str, visit: Visit, judged: Judged) -> Visit:
     """A layer's visit with the results that the engine has shown in place of those that are due."""
     theirs = judged.theirs
     below = [name for name, above in judge.takers.items() if above == [layer]]

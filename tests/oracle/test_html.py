@@ -17,8 +17,8 @@ from manual_bp.oracle import Case, Report, compare, from_functions
 from manual_bp.oracle.cases import generated
 from manual_bp.oracle.heatmap import outline, plane_of
 from manual_bp.oracle.html import about_page, index_html, to_html
+from manual_bp.oracle.notebook import template
 from manual_bp.oracle.pictures import axis_names, pictures_of, worst_first
-from manual_bp.oracle.tables import template, verdict_of
 
 pytest.importorskip("jinja2")
 
@@ -276,13 +276,13 @@ def test_outline():
 
 
 def test_verdicts():
-    assert verdict_of(Report("elu", "float32", "cpu", 3)).word == "Passed"
+    assert Report("elu", "float32", "cpu", 3).told.word == "Passed"
     undecided = Report("elu", "float32", "cpu", 3, untested_arguments=["dx"])
-    assert verdict_of(undecided).word == "Undecided"
-    assert verdict_of(Report("elu", "float32", "cpu")).word == "Undecided"
+    assert undecided.told.word == "Undecided"
+    assert Report("elu", "float32", "cpu").told.word == "Undecided"
     (kink,) = (m for m in bp.relu.mistakes if m.name == "kink passes")
     report = compare(bp.relu.mistaken(kink.backward), "relu", diagnose=0)
-    assert verdict_of(report).word == "Convention"
+    assert report.told.word == "Convention"
 
 
 def test_index(tmp_path):

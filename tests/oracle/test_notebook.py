@@ -8,9 +8,10 @@ import sys
 import pytest
 
 from manual_bp.lockstep import Disagreement, LockstepReport, Row
-from manual_bp.oracle import notebook
-from manual_bp.oracle.report import Mismatch, Report, Worst
-from manual_bp.oracle.tables import template
+from manual_bp.oracle.mismatch import Mismatch, Worst
+from manual_bp.oracle.notebook import template
+from manual_bp.oracle.report import Report
+from manual_bp.training.disagreement import WRONG
 
 EVIL = "<script>alert(1)</script>"
 
@@ -45,7 +46,7 @@ def test_a_lockstep():
     assert f"✘ mlp on digits, float32: {report.verdict}" in page
     assert ["linear1", "0.25", "3"] in cells(page)
     coloured = re.findall(r'style="background: ([^;]*);[^>]*>([^<]*)<', page)
-    assert coloured == [(notebook.WRONG, "3")]
+    assert coloured == [(WRONG, "3")]
     assert ["1", "1", "1.5"] in cells(page)
 
 

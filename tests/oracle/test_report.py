@@ -18,7 +18,6 @@ from manual_bp.cli import app
 from manual_bp.oracle import Case, Mismatch, Report, compare, diagnosis
 from manual_bp.oracle.cases import generated
 from manual_bp.oracle.evidence import evidence
-from manual_bp.oracle.html import verdict_of
 from manual_bp.oracle.report import SHOWN
 from manual_bp.oracle.summary import named, patterns
 from manual_bp.oracle.words import beside_one, cut, grouped, some, told_apart, without_frames
@@ -110,7 +109,7 @@ def test_headline(fields, words):
     assert found.headline == f"tanh (float32, cpu): {words}"
     assert str(found).startswith(found.headline)
     if words.startswith("FAILS"):
-        assert verdict_of(found).sentence.endswith(f"not what is due{words.removeprefix('FAILS')}.")
+        assert found.told.sentence.endswith(f"not what is due{words.removeprefix('FAILS')}.")
 
 
 def test_order_and_length():

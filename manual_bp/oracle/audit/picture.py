@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,8 +11,6 @@ from manual_bp.oracle.audit.sizes import SIZES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from manual_bp.oracle.audit.report import AuditReport
 
 # Told apart by lightness too, not by colour alone.
 COLOURS = {"X": "#b2182b", "~": "#f4a582", ".": "#92c5de", " ": "#f7f7f7"}
@@ -24,7 +23,11 @@ MEANING = {
 FORMATS = (".svg", ".png", ".pdf")
 
 
-def figure(report: AuditReport) -> Figure:
+Rows = Sequence[tuple[str, Sequence[str]]]
+"""Kinds of error, each with a mark for every size: `AuditReport.chart()`."""
+
+
+def figure(rows: Rows, title: str) -> Figure:
     """Kinds of error (rows) against their sizes (columns), coloured by what the checker said.
 
     Raises ImportError if matplotlib is not installed (manual-bp[plots]), and ValueError if nothing was tried.
@@ -33,7 +36,6 @@ def figure(report: AuditReport) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    rows = report.chart()
     if not rows:
         raise ValueError("a picture needs wrong programs; none was tried. The report says why: print it.")
     marks = list(COLOURS)
@@ -48,7 +50,7 @@ def figure(report: AuditReport) -> Figure:
     axes.grid(which="minor", color="white")
     axes.tick_params(which="both", length=0)
     axes.set_xlabel("size of the error, as a fraction of what is due")
-    axes.set_title(f"{report.checker} against {report.rule} ({report.dtype})", fontsize="medium")
+    axes.set_title(title, fontsize="medium")
     patches = [Patch(facecolor=COLOURS[m], edgecolor="grey", label=MEANING[m]) for m in marks]
     drawn.legend(handles=patches, loc="outside lower center", ncols=2, fontsize="small", frameon=False)
     return drawn
@@ -60,9 +62,9 @@ def check_name(path: Path) -> None:
         raise ValueError(f"a picture's name must end in one of {', '.join(FORMATS)}; came {str(path)!r}.")
 
 
-def save(report: AuditReport, path: Path) -> None:
+def save(rows: Rows, title: str, path: Path) -> None:
     """Write the picture to a file, of the kind that its name ends in.  Raises as `figure`, or ValueError for others."""
     check_name(path)
     buffer = io.BytesIO()
-    figure(report).savefig(buffer, format=path.suffix[1:])
+    figure(rows, title).savefig(buffer, format=path.suffix[1:])
     path.write_bytes(buffer.getvalue())

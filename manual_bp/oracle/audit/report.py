@@ -1,4 +1,4 @@
-"""What an audit found, as data, as JSON and as text."""
+"""What an audit found, as data, as JSON, as text, as a picture and as a notebook shows it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from manual_bp.oracle.audit.picture import COLOURS, save
 from manual_bp.oracle.audit.sizes import KINDS, SIZES
 from manual_bp.oracle.foreign import readable
+from manual_bp.oracle.notebook import Table, fragment
 from manual_bp.oracle.report import plain
 from manual_bp.oracle.words import counted, cut, some
 
@@ -16,6 +18,10 @@ SCHEMA = 1
 # Of a kind so many programs that pass are named in the table, and a line is cut at so many characters.
 NAMED, LINE = 2, 118
 PASSED, REJECTED, UNSEEN, UNTRIED = "X", ".", "~", " "
+HEADS = ("wrong programs", "rejected", "such as these pass")
+# In a notebook; what explains most of what passes comes first.
+CAUSES = 5
+LEGEND = "X passes; ~ passes, but all that it was shown was right; . rejected; empty: no error beside rounding"
 
 
 @dataclass
@@ -152,15 +158,18 @@ class AuditReport:
     @property
     def headline(self) -> str:
         """The verdict in one line."""
-        of = f"{self.checker} against {self.rule} ({self.dtype})"
         if not any(o.accepted or o.rejected for o in self.outcomes):
-            return f"{of}: NO VERDICT on any program"
+            return f"{self._of}: NO VERDICT on any program"
         right, wrong = len(self.right), len(self.wrong)
         lets = f"lets {len(self.lets_pass)} of {counted(wrong, 'wrong program')} pass"
         refuses = f"refuses {len(self.refuses)} of {counted(right, 'right one')}"
         allowed = sum(o.accepted and self._is_allowed(o) for o in self.wrong)
         more = f"; {allowed} more that pass are allowed" if allowed else ""
-        return f"{of}: {'passes; ' if self.passed else ''}{lets}, {refuses}{more} ({self.seconds:.1f} s)"
+        return f"{self._of}: {'passes; ' if self.passed else ''}{lets}, {refuses}{more} ({self.seconds:.1f} s)"
+
+    @property
+    def _of(self) -> str:
+        return f"{self.checker} against {self.rule} ({self.dtype})"
 
     def _refused(self) -> list[str]:
         if not self.refuses:
@@ -177,7 +186,7 @@ class AuditReport:
     def _table(self, verbose: bool) -> list[str]:
         if not self.wrong:
             return []
-        rows = [("wrong programs", "rejected", "such as these pass")]
+        rows = [HEADS]
         for kind in self.kinds:
             of_kind = self.of_kind(kind)
             passing = [o.name for o in of_kind if o.accepted]
@@ -229,14 +238,37 @@ class AuditReport:
         Raises ImportError if matplotlib is not installed (manual-bp[plots]), and ValueError for another name, or if no
         wrong program was tried.
         """
-        from manual_bp.oracle.audit.picture import save
-
-        save(self, Path(path))
+        save(self.chart(), self._of, Path(path))
 
     def _repr_html_(self) -> str:
-        from manual_bp.oracle.notebook import of_audit
-
-        return of_audit(self)
+        kinds = [
+            (
+                kind,
+                f"{sum(o.rejected for o in self.of_kind(kind))} of {len(self.of_kind(kind))}",
+                "; ".join([o.name for o in self.of_kind(kind) if o.accepted][:2]),
+            )
+            for kind in self.kinds
+        ]
+        chart = [(name, *(mark.strip() for mark in marks)) for name, marks in self.chart()]
+        return fragment(
+            str(self),
+            symbol="✔" if self.passed else "✘",
+            tone="good" if self.passed else "bad",
+            headline=self.headline,
+            causes=[*self.findings, *self.reasons][:CAUSES],
+            tables=[
+                Table("By kind", HEADS, kinds, numbers=(1,), is_open=True),
+                Table(
+                    "By size of the error",
+                    ("size of the error", *(f"{size:g}" for size in SIZES)),
+                    chart,
+                    fills=COLOURS,
+                    is_open=True,
+                ),
+            ],
+            lists={"More reasons": [*self.findings, *self.reasons][CAUSES:], "What it does": self.facts},
+            legend=LEGEND if chart else "",
+        )
 
 
 def _mark(outcome: Outcome | None) -> str:

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from manual_bp.oracle.invocation import call_with, described_error, parameters_of
+from manual_bp.oracle.mismatch import Mismatch, Worst
 from manual_bp.oracle.own_masks.drawing import generators_kept, seed_everything
-from manual_bp.oracle.report import Mismatch, Report, Worst
+from manual_bp.oracle.report import Report
 
 SEEDS = 8
 NUMBER, HEIGHT, WIDTH, CLASSES = 64, 8, 9, 3

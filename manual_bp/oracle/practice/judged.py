@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from manual_bp.oracle.invocation import call_with, described_error, parameters_of
-from manual_bp.oracle.report import Mismatch, Report, Worst
+from manual_bp.oracle.mismatch import Mismatch, Worst
+from manual_bp.oracle.report import Report
 
 Answer = tuple[Any, ...]
 Program = Callable[..., Answer]
