@@ -83,14 +83,7 @@ inline void pack_panels(int64_t rows, int64_t columns, const float* x, int64_t s
 // total += x W for M rows and a vector of units of each gate.
 template <int M, int gates>
 inline void add_product(Vec (&total)[M][gates], const float* x, int64_t stride, int64_t columns, const float* weight) {
-  for (int64_t k = 0; k < columns; k++, weight += gates * LANES) {
-    Vec of_gates[gates];
-    for (int g = 0; g < gates; g++) of_gates[g] = Vec::loadu(weight + g * LANES);
-    for (int m = 0; m < M; m++) {
-      Vec factor(x[m * stride + k]);
-      for (int g = 0; g < gates; g++) total[m][g] = at::vec::fmadd(factor, of_gates[g], total[m][g]);
-    }
-  }
+  for (int64_t k = 0; k < columns; k++, weight += gates * LANES) add_outer(total, x + k, stride, weight);
 }
 
 // Does `run.operator()<M>(row)`, M being the number of rows.
