@@ -86,26 +86,6 @@ inline void add_product(Vec (&total)[M][gates], const float* x, int64_t stride, 
   for (int64_t k = 0; k < columns; k++, weight += gates * LANES) add_outer(total, x + k, stride, weight);
 }
 
-// Does `run.operator()<M>(row)`, M being the number of rows.
-template <int M, typename Run>
-inline void tile_of(int64_t rows, int64_t row, const Run& run) {
-  if constexpr (M > 0) {
-    if (rows == M) return run.template operator()<M>(row);
-    tile_of<M - 1>(rows, row, run);
-  }
-}
-
-// For rows begin..end in tiles of as many as fit into the registers with so many vectors each, as even as can be.
-template <int vectors, typename Run>
-inline void in_tiles(int64_t begin, int64_t end, const Run& run) {
-  constexpr int most = SUMS / vectors;
-  int64_t rows = end - begin, tiles = (rows + most - 1) / most;
-  for (int64_t n = 0; n < tiles; n++) {
-    int64_t row = begin + rows * n / tiles;
-    tile_of<most>(begin + rows * (n + 1) / tiles - row, row, run);
-  }
-}
-
 // to = da W, or to += da W, for rows of da, W in panels.
 inline void through(int64_t rows, int64_t gates, int64_t columns, const float* da, int64_t line, const float* weight,
                     float* to, int64_t stride, bool add = false) {
@@ -114,12 +94,7 @@ inline void through(int64_t rows, int64_t gates, int64_t columns, const float* d
     for (int64_t k = 0; k < gates; k += DEPTH) {
       int64_t depth = std::min(DEPTH, gates - k);
       const float* panel = weight + from * gates + k * width;
-      if (width == PANEL)
-        in_tiles<4>(0, rows, [&]<int M>(int64_t row) {
-          tile<M, 4>(da + row * line + k, line, 1, panel, PANEL, to + row * stride + from, stride, depth, add || k > 0);
-        });
-      else
-        product(rows, width / LANES, da + k, line, 1, panel, width, to + from, stride, depth, add || k > 0);
+      product(rows, width / LANES, da + k, line, 1, panel, width, to + from, stride, depth, add || k > 0);
     }
   }
 }
