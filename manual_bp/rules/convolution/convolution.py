@@ -126,6 +126,11 @@ EDGES = (
         "a remainder of 3 in padding of 2", {"stride": (4, 5), "padding": 2}, sizes={"kernel": (3, 2), "space": (6, 4)}
     ),
     Edge(
+        "a remainder of 2 in padding of 2, along one axis",
+        {"stride": 3, "padding": 2},
+        sizes={"kernel": (2,), "space": (6,)},
+    ),
+    Edge(
         "a remainder with several taps apart",
         {"stride": (4, 3), "padding": 1, "dilation": 2},
         sizes={"space": (10, 7), "kernel": (3, 2)},
