@@ -158,8 +158,13 @@ def samples_of(arguments: Sequence[str], record: Record, kinks: bool, dtype: tor
         if not isinstance(got, Tensor) or not is_dense(got) or expected is None or allowance is None:
             continue
         judged = expected.to(dtype).isfinite() & allowance.isfinite()
-        if got.shape == expected.shape:  # NaN is told from an infinity that is due, whatever is allowed there
-            judged = judged | (expected.isinf() & got.detach().cpu().isnan())
+        if got.shape == expected.shape:
+            returned = got.detach().cpu()
+            # NaN is told from an infinity that is due, whatever is allowed there.
+            judged = judged | (expected.isinf() & returned.isnan())
+            # An exact 0 is right where what is due is no normal number, as the comparison has it (errors.py).
+            flushed = (returned == 0) & (expected.abs() < torch.finfo(dtype).smallest_normal)
+            expected = torch.where(flushed, 0.0, expected)
         judged = judged if kink is None or kinks else judged & ~kink
         if position >= outputs:
             x = found.case.inputs[position - outputs].cpu()
