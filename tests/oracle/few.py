@@ -12,7 +12,7 @@ from torch import Tensor
 from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.inputs import Edge
 from manual_bp.oracle.calling import call
-from manual_bp.oracle.case import Case, in_dtype
+from manual_bp.oracle.case import Case, Further, in_dtype
 from manual_bp.oracle.diagnosis import Record
 from manual_bp.oracle.drawing import draw
 from manual_bp.oracle.errors import errors
@@ -79,14 +79,21 @@ def judged(
     rule: Rule, candidate: Callable[..., Any], every: Iterable[Evidence], dtype: torch.dtype
 ) -> tuple[list[Record], set[str]]:
     """What a candidate returned at those cases at which it did, and which arguments are wrong."""
-    records, wrong = [], set()
+    records: list[Record] = []
+    wrong: set[str] = set()
     for found in every:
+        if wrong and isinstance(found.case, Further):  # these come last, and compare leaves them out too
+            break
         results = call(candidate, rule, found.case).results
         if results is None:
             continue
         records.append(Record(found, results))
         arguments = zip(rule.arguments, results, found.expected, found.allowance, strict=True)
-        wrong |= {name for name, got, expected, allowance in arguments if _is_wrong(got, expected, allowance, dtype)}
+        wrong |= {
+            name
+            for name, got, expected, allowance in arguments
+            if name not in wrong and _is_wrong(got, expected, allowance, dtype)
+        }
     return records, wrong
 
 

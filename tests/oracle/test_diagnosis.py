@@ -34,7 +34,8 @@ LONG = 600.0
 
 
 def records_of(rule, candidate, dtype=torch.float32):
-    """What compare gathers: every generated case at which the candidate returns, and the arguments that are wrong."""
+    """What compare gathers: the generated cases at which the candidate returns, the further ones if it is right in all
+    others; and the arguments that are wrong."""
     every = generated_evidence(rule, dtype, "cpu", contract_of(dtype))
     return judged(rule, candidate, (found for found in every if isinstance(found, Evidence)), dtype)
 
