@@ -29,12 +29,7 @@ NOT_YET = {
         f"{rule}: one memory": "results are not looked at again after a later call"
         for rule in dict.fromkeys(program.rule for program in PROGRAMS)
     },
-    **{
-        f"softmax_cross_entropy: {name}": "dy/n and its product round near the smallest number; one may"
-        for name in ("gathered", "by log_softmax", "torch.autograd")
-    },
     "softmax_cross_entropy: log p in 16 bits, 16-bit logits": "p near 1 is lost as in float32, but refused",
-    "rms_norm: dx: whole blocks": "in 16 bits no case has a little more than a block of 32 columns",
     "gelu: tanh in float16": "no case of an option has numbers of thousands, where x² overflows in float16",
     "softmax_cross_entropy: 1 from a rounded p": "in float16 it is within what arithmetic in 16 bits is granted",
     "softplus: 0 below -10": "in float16 no large dy meets a small derivative",
