@@ -15,7 +15,7 @@ from manual_bp.oracle.functions import reference
 from manual_bp.oracle.report import Report
 from tests.judging import ordinary
 from tests.oracle.function_bank import CANDIDATES, FUNCTIONS, Candidate, Function
-from tests.oracle.function_bank.entry import WIDE
+from tests.oracle.function_bank.entry import SIXTEEN, WIDE
 
 # Of so many functions one is tried by default.
 THINNED = 12
@@ -50,15 +50,20 @@ def torchs(function: Function) -> Candidate:
 
 
 def programs() -> Iterator[Any]:
-    """Every labelled program and torch's in every dtype, function by function, since those of one share evidence; those
-    of a few functions, the first right and the first wrong one in float32, by default."""
+    """Every labelled program and torch's, function by function, since those of one share evidence: a wrong one in every
+    dtype that shows it, a right one in the wide ones and, by turns, in one of the two of 16 bits.
+    By default those of a few functions, the first right and the first wrong one in float32."""
     for position, function in enumerate(FUNCTIONS):
         seen: set[bool] = set()
         for dtype in (dtype for dtype in WIDE if dtype in function.dtypes):
             name = f"torch_s_{function.name}-{str(dtype).removeprefix('torch.')}"
             yield pytest.param(torchs(function), dtype, marks=pytest.mark.exhaustive, id=name)
         for candidate in (c for c in CANDIDATES if c.function is function):
+            has_both = candidate.right and set(SIXTEEN) <= {*function.dtypes}
+            left_out = SIXTEEN[position % 2] if has_both else None
             for dtype in function.dtypes if candidate.right else candidate.shows:
+                if dtype is left_out:
+                    continue
                 is_first = dtype is torch.float32 and candidate.right not in seen and not candidate.shown_by
                 seen |= {candidate.right} if is_first else set()
                 marks = [] if is_first and position % THINNED == 1 else [pytest.mark.exhaustive]
