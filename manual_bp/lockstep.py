@@ -32,11 +32,11 @@ from manual_bp.models.model import Model
 from manual_bp.networks import learns_images, learns_text, tiny
 from manual_bp.training.arguments import is_whole
 from manual_bp.training.data import Dataset
-from manual_bp.training.disagreement import Disagreement, LockstepReport, Row
 from manual_bp.training.engine import Engine, ManualEngine, StepRecord, built, check_record
 from manual_bp.training.factory import training_step
 from manual_bp.training.fit import check_batches
-from manual_bp.training.judging import Judge
+from manual_bp.training.judging.disagreement import Disagreement, LockstepReport, Row
+from manual_bp.training.judging.judge import Judge
 from manual_bp.training.minibatches import MiniBatches
 from manual_bp.training.optimizers import Optimizer, adamw, sgd
 from manual_bp.training.schedules import Schedule, ScheduleOf

@@ -22,7 +22,7 @@ from manual_bp.networks import tiny
 from manual_bp.oracle.candidates import engine_factory
 from manual_bp.training import adam, sgd, training_step
 from manual_bp.training.data import Dataset
-from manual_bp.training.judging import Judge
+from manual_bp.training.judging.judge import Judge
 from tests.training.examples import off_defaults
 from torch_ref.training.engine import TorchEngine
 

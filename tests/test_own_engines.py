@@ -17,7 +17,7 @@ from manual_bp.models import mlp
 from manual_bp.training import adam, sgd, training_step
 from manual_bp.training.data import Dataset
 from manual_bp.training.engine import StepRecord
-from manual_bp.training.own_options import OwnOptions
+from manual_bp.training.judging.own_options import OwnOptions
 from manual_bp.training.text import BYTES, Text
 from tests.own_bank import engines, inputs_and_losses, strangers, trainers, users
 from tests.own_bank.loop import Loop

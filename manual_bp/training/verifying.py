@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.training.engine import Engine
-from manual_bp.training.judging import Judge
+from manual_bp.training.judging.judge import Judge
 from manual_bp.training.step import Step, TrainingState
 
 

@@ -11,7 +11,7 @@ from manual_bp.lockstep import Disagreement, LockstepReport, Row
 from manual_bp.oracle.mismatch import Mismatch, Worst
 from manual_bp.oracle.notebook import template
 from manual_bp.oracle.report import Report
-from manual_bp.training.disagreement import WRONG
+from manual_bp.training.judging.disagreement import WRONG
 
 EVIL = "<script>alert(1)</script>"
 

@@ -13,7 +13,7 @@ import torch
 from manual_bp import losses
 from manual_bp.models import mlp, residual_mlp
 from manual_bp.training import adam, adamw, sgd, training_step
-from manual_bp.training.judging import Judge
+from manual_bp.training.judging.judge import Judge
 from tests.conftest import short
 from tests.training.examples import paired, targets
 from tests.training.wrong_optimizers import WRONG

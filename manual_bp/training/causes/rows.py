@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from manual_bp.arithmetic.perturbed import wide
+from manual_bp.training.causes.moment import Moment
 from manual_bp.training.engine import StepRecord
-from manual_bp.training.moment import Moment
 from manual_bp.training.step import Step, TrainingState
 
 MOST_NUMBERS = 2**25

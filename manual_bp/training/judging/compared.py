@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 import torch
 
 from manual_bp.chain import WEIGHTED, Tensors, leaves, takers
-from manual_bp.training.disagreement import UPDATE, UPDATE_OR_GRADIENT, Row
 from manual_bp.training.engine import COTANGENTS, VALUES, Engine
+from manual_bp.training.judging.disagreement import UPDATE, UPDATE_OR_GRADIENT, Row
 from manual_bp.training.step import Step
 
 LETTERS = {"weight": "W", "bias": "b"}
@@ -19,7 +19,7 @@ MOST_NAMED = 5
 class Compared:
     """The step that is made by hand, the engine that is judged against it, and what both compute.
 
-    engine, against, trusted, fresh, rows: see `manual_bp.training.judging.Judge`.
+    engine, against, trusted, fresh, rows: see `manual_bp.training.judging.judge.Judge`.
     leaves, order: the layers by name, and in the order of computation. takers: whose input each one's output is.
     owner: by parameter or running statistic, the layer at which it is judged.
     shown: of the engine's latest step, the tensors of each layer. shows_gradients: whether it shows those, too.

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from manual_bp.arithmetic.perturbed import wide
 from manual_bp.chain import Tensors, leaves
+from manual_bp.training.causes.updating import After, Updating, WrongUpdate
+from manual_bp.training.causes.wrong_updates import changed_optimizer
 from manual_bp.training.optimizers import MAKERS
 from manual_bp.training.step import Step, TrainingState
-from manual_bp.training.updating import After, Updating, WrongUpdate
-from manual_bp.training.wrong_updates import changed_optimizer
 
 Shown = tuple[TrainingState, Tensors, Tensors]
 """One step: where it began, its gradients, and the parameters that were shown behind it."""

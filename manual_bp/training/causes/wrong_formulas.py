@@ -14,9 +14,9 @@ from manual_bp.oracle.optimizers.driven import FLAGS
 from manual_bp.outputs import parts
 from manual_bp.registry import RULES
 from manual_bp.rule import Rule
+from manual_bp.training.causes.updating import After, Updating, WrongUpdate
 from manual_bp.training.optimizers import Optimizer, decay_of
 from manual_bp.training.step import Step
-from manual_bp.training.updating import After, Updating, WrongUpdate
 
 
 def wrong_formulas(step: Step) -> Iterator[WrongUpdate]:

@@ -17,11 +17,11 @@ from manual_bp.inputs import Mistake
 from manual_bp.losses import Loss, RuleVjp, names, one_hot
 from manual_bp.registry import RULES
 from manual_bp.rule import Rule
+from manual_bp.training.causes.moment import Hypothesis, Moment
+from manual_bp.training.causes.nearest import DIGITS, nearest
+from manual_bp.training.causes.wrong_terms import losses_by_a_number
 from manual_bp.training.engine import StepRecord
-from manual_bp.training.moment import Hypothesis, Moment
-from manual_bp.training.nearest import DIGITS, nearest
 from manual_bp.training.step import Step
-from manual_bp.training.wrong_terms import losses_by_a_number
 from manual_bp.wording import counted
 
 # A term with a smaller factor is none: what is found for one that is not there is 0 up to rounding.

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from manual_bp.arithmetic.perturbed import wide
+from manual_bp.training.causes.moment import Hypothesis, Moment
 from manual_bp.training.engine import StepRecord
-from manual_bp.training.moment import Hypothesis, Moment
 from manual_bp.training.step import Step
 
 

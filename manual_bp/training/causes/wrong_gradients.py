@@ -10,9 +10,9 @@ from torch import Tensor
 
 from manual_bp.arithmetic.perturbed import wide
 from manual_bp.chain import Tensors
+from manual_bp.training.causes.moment import Hypothesis, Moment
 from manual_bp.training.clipping import clip_by_norm
 from manual_bp.training.engine import StepRecord, allowance_of
-from manual_bp.training.moment import Hypothesis, Moment
 from manual_bp.training.step import Step, TrainingState
 
 ROUNDED = (torch.bfloat16, torch.float16)

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from manual_bp.chain import Tensors
 from manual_bp.registry import RULES
+from manual_bp.training.causes.explaining import IMPOSSIBLE
+from manual_bp.training.causes.following import Course, Found
+from manual_bp.training.causes.nearest import nearest
+from manual_bp.training.causes.updating import After, Updating
+from manual_bp.training.causes.wrong_updates import MOST_SELDOM, changed_optimizer
 from manual_bp.training.clipping import clip_by_norm
-from manual_bp.training.explaining import IMPOSSIBLE
-from manual_bp.training.following import Course, Found
-from manual_bp.training.nearest import nearest
 from manual_bp.training.optimizers import MAKERS
-from manual_bp.training.updating import After, Updating
-from manual_bp.training.wrong_updates import MOST_SELDOM, changed_optimizer
 
 Update = Callable[[Updating], After]
 GRID = 12

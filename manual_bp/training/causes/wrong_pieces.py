@@ -9,10 +9,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from manual_bp.training.causes.moment import Hypothesis, Moment, Updated
+from manual_bp.training.causes.rows import Rows, bare, of_rows
 from manual_bp.training.clipping import clip_by_norm
 from manual_bp.training.engine import StepRecord
-from manual_bp.training.moment import Hypothesis, Moment, Updated
-from manual_bp.training.rows import Rows, bare, of_rows
 
 MOST_RUNS = 128
 """Of pieces, where their gradients are not made of those of examples: so many have all sizes of 32 together."""

@@ -1,4 +1,4 @@
-"""Why an engine's step is wrong: the wrong step that makes what the engine shows; of wrong updates see seeking.py."""
+"""Why an engine's step is wrong: the wrong step that makes what the engine shows; of wrong updates see `seeking`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 from manual_bp.arithmetic.perturbed import wide
 from manual_bp.chain import Tensors, Visit
 from manual_bp.oracle.checking import compare
+from manual_bp.training.causes.hypotheses import hypotheses
+from manual_bp.training.causes.moment import Moment, Updated
 from manual_bp.training.engine import StepRecord
-from manual_bp.training.hypotheses import hypotheses
-from manual_bp.training.moment import Moment, Updated
 from manual_bp.training.step import Step, TrainingState
 from manual_bp.training.visits import visit_case
 

@@ -15,10 +15,10 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from manual_bp.training.causes.moment import Hypothesis
+from manual_bp.training.causes.rows import Rows, bare
+from manual_bp.training.causes.wrong_losses import outputs_of
 from manual_bp.training.engine import StepRecord
-from manual_bp.training.moment import Hypothesis
-from manual_bp.training.rows import Rows, bare
-from manual_bp.training.wrong_losses import outputs_of
 from manual_bp.wording import counted
 
 # Shares are told of numbers that are so many times as many: a few would be fitted by any.

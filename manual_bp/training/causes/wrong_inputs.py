@@ -11,9 +11,9 @@ from torch import Tensor
 from manual_bp.arithmetic.perturbed import wide
 from manual_bp.losses import Loss, RuleVjp
 from manual_bp.rule import Rule
+from manual_bp.training.causes.moment import Hypothesis, Moment
+from manual_bp.training.causes.nearest import DIGITS, nearest, nearest_of_several
 from manual_bp.training.engine import StepRecord
-from manual_bp.training.moment import Hypothesis, Moment
-from manual_bp.training.nearest import DIGITS, nearest, nearest_of_several
 from manual_bp.training.step import Step
 
 BYTE = 255.0

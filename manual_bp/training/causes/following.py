@@ -19,12 +19,12 @@ from torch import Tensor
 from manual_bp.arithmetic.perturbed import wide
 from manual_bp.chain import Tensors
 from manual_bp.oracle.diagnosis.deadline import Deadline
+from manual_bp.training.causes.explaining import IMPOSSIBLE, fitting, named_state
+from manual_bp.training.causes.updating import MOST_PAST, After, Updating
+from manual_bp.training.causes.wrong_updates import mixed
 from manual_bp.training.engine import StepRecord
-from manual_bp.training.explaining import IMPOSSIBLE, fitting, named_state
 from manual_bp.training.replaying import replayed_update
 from manual_bp.training.step import Step, TrainingState
-from manual_bp.training.updating import MOST_PAST, After, Updating
-from manual_bp.training.wrong_updates import mixed
 from manual_bp.wording import counted
 
 Made = list[Tensors]

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from manual_bp.arithmetic.perturbed import wide
-from manual_bp.training.following import Course, Found, Made, listed
-from manual_bp.training.wrong_gradients import ROUNDED
+from manual_bp.training.causes.following import Course, Found, Made, listed
+from manual_bp.training.causes.wrong_gradients import ROUNDED
 
 # One number among many wrong ones is no cause: it must account for nearly all that they are off.
 NEARER = 8

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from manual_bp.chain import Tensors
+from manual_bp.training.causes.wrong_gradients import ROUNDED, named
 from manual_bp.training.optimizers import decay_of
 from manual_bp.training.step import Step
-from manual_bp.training.wrong_gradients import ROUNDED, named
 
 FLAGS = ("amsgrad", "maximize")
 """Options of torch.optim that no optimiser of this package has."""

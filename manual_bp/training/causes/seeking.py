@@ -13,14 +13,14 @@ from dataclasses import replace
 import torch
 
 from manual_bp.oracle.diagnosis.deadline import Deadline, TimeIsUp
-from manual_bp.training.explaining import IMPOSSIBLE, frozen_moved, not_moved
-from manual_bp.training.following import Course, Found, Made, Seen, listed
+from manual_bp.training.causes.explaining import IMPOSSIBLE, frozen_moved, not_moved
+from manual_bp.training.causes.following import Course, Found, Made, Seen, listed
+from manual_bp.training.causes.wrong_decays import wrong_decays
+from manual_bp.training.causes.wrong_formulas import wrong_formulas
+from manual_bp.training.causes.wrong_numbers import numbers
+from manual_bp.training.causes.wrong_rates import factors, rates, rounded
+from manual_bp.training.causes.wrong_updates import sometimes, wrong_updates
 from manual_bp.training.step import Step
-from manual_bp.training.wrong_decays import wrong_decays
-from manual_bp.training.wrong_formulas import wrong_formulas
-from manual_bp.training.wrong_numbers import numbers
-from manual_bp.training.wrong_rates import factors, rates, rounded
-from manual_bp.training.wrong_updates import sometimes, wrong_updates
 from manual_bp.wording import counted
 
 SECONDS = 10.0

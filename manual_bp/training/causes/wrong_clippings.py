@@ -11,8 +11,8 @@ import torch
 from manual_bp.chain import leaves
 from manual_bp.outputs import parts
 from manual_bp.registry import RULES
+from manual_bp.training.causes.updating import After, Updating, WrongUpdate
 from manual_bp.training.step import Step
-from manual_bp.training.updating import After, Updating, WrongUpdate
 
 MOST_LAYERS = 8
 """Of so many each is tried as the one that is clipped, or is not."""

@@ -2,7 +2,7 @@
 
 All are made of the gradients that an engine shows, so that what is wrong in these is not told as the update's.  Each is
 a function of where a step begins; what it returns as the optimiser's state may be where its next step begins
-(`manual_bp.training.seeking`), and may hold what it has to remember beside.
+(`manual_bp.training.causes.seeking`), and may hold what it has to remember beside.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from manual_bp.chain import Tensors
+from manual_bp.training.causes.updating import MOST_PAST, After, Updating, WrongUpdate
+from manual_bp.training.causes.wrong_clippings import wrong_clippings
+from manual_bp.training.causes.wrong_gradients import ROUNDED, named
 from manual_bp.training.clipping import clip_by_norm
 from manual_bp.training.optimizers import MAKERS, Optimizer
 from manual_bp.training.step import Step, TrainingState
-from manual_bp.training.updating import MOST_PAST, After, Updating, WrongUpdate
-from manual_bp.training.wrong_clippings import wrong_clippings
-from manual_bp.training.wrong_gradients import ROUNDED, named
 
 # A loop that makes its update seldom makes it this often at most.
 MOST_SELDOM = 4

@@ -14,19 +14,19 @@ from torch import Tensor
 from manual_bp.arithmetic.perturbed import wide
 from manual_bp.chain import Tensors, summed
 from manual_bp.oracle.errors import errors
-from manual_bp.training.chance import by_chance
-from manual_bp.training.compared import Compared
-from manual_bp.training.disagreement import UPDATE, UPDATE_OR_GRADIENT, Disagreement, Judged
+from manual_bp.training.causes.explaining import cause_of_step, frozen_moved, not_moved
+from manual_bp.training.causes.following import Seen
+from manual_bp.training.causes.moment import Moment
+from manual_bp.training.causes.seeking import MOST_CAUSES, UpdatesSeen
+from manual_bp.training.causes.updating import MOST_PAST
 from manual_bp.training.engine import COTANGENTS, VALUES, StepRecord
-from manual_bp.training.evaluating import wrong_evaluation
-from manual_bp.training.explaining import cause_of_step, frozen_moved, not_moved
-from manual_bp.training.following import Seen
-from manual_bp.training.moment import Moment
-from manual_bp.training.own_layers import cause_of_own_layer
-from manual_bp.training.own_options import OwnOptions
+from manual_bp.training.judging.chance import by_chance
+from manual_bp.training.judging.compared import Compared
+from manual_bp.training.judging.disagreement import UPDATE, UPDATE_OR_GRADIENT, Disagreement, Judged
+from manual_bp.training.judging.evaluating import wrong_evaluation
+from manual_bp.training.judging.own_layers import cause_of_own_layer
+from manual_bp.training.judging.own_options import OwnOptions
 from manual_bp.training.replaying import Replay, replayed, replayed_update
-from manual_bp.training.seeking import MOST_CAUSES, UpdatesSeen
-from manual_bp.training.updating import MOST_PAST
 from manual_bp.training.visits import copied
 
 # Where the wrong layers of an engine that shows none may be, so many are tried.

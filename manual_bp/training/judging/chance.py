@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from manual_bp.oracle.errors import errors
-from manual_bp.training.disagreement import Judged
 from manual_bp.training.engine import Engine, StepRecord
+from manual_bp.training.judging.disagreement import Judged
 from manual_bp.training.visits import copied
 
 SEEDS = (1, 2)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from manual_bp.arithmetic.perturbed import wide
+from manual_bp.training.causes.moment import Hypothesis, Moment
+from manual_bp.training.causes.nearest import DIGITS, nearest
 from manual_bp.training.engine import StepRecord
-from manual_bp.training.moment import Hypothesis, Moment
-from manual_bp.training.nearest import DIGITS, nearest
 from manual_bp.training.step import Step
 
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from manual_bp.chain import BatchNorm, Dropout, Layer, Leaf, Tensors, leaves, takers
+from manual_bp.training.causes.moment import Hypothesis, Moment
+from manual_bp.training.causes.variants import Wrapped, evaluating
 from manual_bp.training.engine import COTANGENTS, StepRecord
-from manual_bp.training.moment import Hypothesis, Moment
 from manual_bp.training.step import Step, TrainingState
-from manual_bp.training.variants import Wrapped, evaluating
 
 MOST_UNITS = 64
 """Of a batch: a mask of so many numbers is read off the gradients, by as many runs."""

@@ -11,8 +11,6 @@ from torch import Tensor
 from manual_bp.chain import Tensors, Visit
 from manual_bp.oracle.checking import compare
 from manual_bp.oracle.errors import errors, ulp
-from manual_bp.training.compared import Compared
-from manual_bp.training.disagreement import Disagreement, Judged
 from manual_bp.training.engine import (
     COTANGENTS,
     VALUES,
@@ -22,7 +20,9 @@ from manual_bp.training.engine import (
     allowance_of,
     check_record,
 )
-from manual_bp.training.judging_alone import OwnJudge
+from manual_bp.training.judging.alone import OwnJudge
+from manual_bp.training.judging.compared import Compared
+from manual_bp.training.judging.disagreement import Disagreement, Judged
 from manual_bp.training.step import Step, TrainingState
 from manual_bp.training.visits import branches_differ, copied, diverged, visit_case
 
@@ -32,7 +32,7 @@ class Judge(Compared):
 
     Each of the hand-derived layers is judged alone; of the other engine what it shows is judged alone too, in every
     step in which something disagrees, and, unless it is trusted, in the first, the second, the fourth and so on
-    (`manual_bp.training.judging_alone`).
+    (`manual_bp.training.judging.alone`).
 
     engine: what is judged against; `against` is its name in sentences. trusted: whether it is the reference, so that
         agreement with it is all that is asked.

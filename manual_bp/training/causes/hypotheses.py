@@ -1,7 +1,7 @@
 """Wrong steps of training: what a step would show if it were wrong in one way, and the words for it.
 
 Each is the hand-derived step with one change.  Which of them an engine is, is told by all that the engine shows
-(`manual_bp.training.explaining`).
+(`manual_bp.training.causes.explaining`).
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from torch import Tensor
 
 from manual_bp.arithmetic.perturbed import wide
 from manual_bp.chain import BatchNorm, Layer, Leaf, Tensors, Visit, leaves, probe
+from manual_bp.training.causes.moment import Hypothesis, Moment
+from manual_bp.training.causes.rows import Rows, of_rows
+from manual_bp.training.causes.variants import Cut, Variant, followed, variants
+from manual_bp.training.causes.wrong_gradients import wrong_gradients, wrong_precision
+from manual_bp.training.causes.wrong_inputs import wrong_inputs
+from manual_bp.training.causes.wrong_losses import outputs_of, wrong_losses
+from manual_bp.training.causes.wrong_masks import normalised_by_pieces, unknown_masks, wrong_masks, wrong_modes
+from manual_bp.training.causes.wrong_penalties import wrong_penalties
+from manual_bp.training.causes.wrong_pieces import stepped, wrong_pieces
+from manual_bp.training.causes.wrong_places import wrong_places
+from manual_bp.training.causes.wrong_shares import wrong_shares
 from manual_bp.training.clipping import clip_by_norm
 from manual_bp.training.engine import COTANGENTS, ManualEngine, StepRecord
-from manual_bp.training.moment import Hypothesis, Moment
-from manual_bp.training.rows import Rows, of_rows
 from manual_bp.training.step import Step, TrainingState
-from manual_bp.training.variants import Cut, Variant, followed, variants
-from manual_bp.training.wrong_gradients import wrong_gradients, wrong_precision
-from manual_bp.training.wrong_inputs import wrong_inputs
-from manual_bp.training.wrong_losses import outputs_of, wrong_losses
-from manual_bp.training.wrong_masks import normalised_by_pieces, unknown_masks, wrong_masks, wrong_modes
-from manual_bp.training.wrong_penalties import wrong_penalties
-from manual_bp.training.wrong_pieces import stepped, wrong_pieces
-from manual_bp.training.wrong_places import wrong_places
-from manual_bp.training.wrong_shares import wrong_shares
 
 
 def hypotheses(step: Step, now: Moment, before: Moment | None, suspects: Collection[str]) -> Iterator[Hypothesis]:

@@ -7,10 +7,10 @@ from dataclasses import replace
 from torch import Tensor
 
 from manual_bp.chain import Visit
-from manual_bp.training.compared import Compared
-from manual_bp.training.disagreement import Disagreement, Judged
+from manual_bp.training.causes.explaining import cause_of_layer
 from manual_bp.training.engine import COTANGENTS
-from manual_bp.training.explaining import cause_of_layer
+from manual_bp.training.judging.compared import Compared
+from manual_bp.training.judging.disagreement import Disagreement, Judged
 from manual_bp.training.replaying import Replay
 from manual_bp.training.step import Step, TrainingState
 
