@@ -26,11 +26,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manual_bp.arguments import is_whole
 from manual_bp.chain import Tensors
 from manual_bp.losses import Loss
 from manual_bp.models.model import Model
 from manual_bp.networks import learns_images, learns_text, tiny
-from manual_bp.training.arguments import is_whole
 from manual_bp.training.data import Dataset
 from manual_bp.training.engine import Engine, ManualEngine, StepRecord, built, check_record
 from manual_bp.training.factory import training_step

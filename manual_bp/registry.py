@@ -25,6 +25,7 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
+from manual_bp.loading import file_as_module
 from manual_bp.rule import Rule
 
 GROUP = "manual_bp.rules"
@@ -101,8 +102,6 @@ class Rules(Mapping[str, Rule]):
         return Rule(name, importlib.import_module(self._modules[name]))
 
     def _of_file(self, path: Path) -> Rule:
-        from manual_bp.oracle.loading import file_as_module
-
         try:
             module = file_as_module(path)
         except ValueError as error:

@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from benchmarks.experiments.shared import Results, command, curve, markdown, network, split, spread, train
+from manual_bp.curves.early_stopping import EarlyStopping
+from manual_bp.curves.overfitting import overfitting
 from manual_bp.models import Model
 from manual_bp.training import training_step
 from manual_bp.training.augmentation import augment
 from manual_bp.training.data import Dataset, load
-from manual_bp.training.early_stopping import EarlyStopping
 from manual_bp.training.fit import Augment, EpochRecord, Split, evaluate
 from manual_bp.training.minibatches import MiniBatches
 from manual_bp.training.optimizers import adam
-from manual_bp.training.overfitting import overfitting
 from manual_bp.training.pictures import PALETTE, new_figure, style
 
 if TYPE_CHECKING:

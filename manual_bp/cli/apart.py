@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import IO, Any
 
+from manual_bp.foreign import LONGEST_NAME, readable, shortened, signal_name
 from manual_bp.oracle.audit.report import AuditReport, Outcome
-from manual_bp.oracle.foreign import LONGEST_NAME, readable, shortened, signal_name
 
 SERVE = "from manual_bp.cli.apart import serve; serve()"
 # Seconds for the imports and for the programs to be made, and beyond the time of one program until it is ended.
@@ -149,8 +149,8 @@ def serve() -> None:
 def _audited(question: dict[str, Any], tell: Callable[..., None]) -> AuditReport:
     from manual_bp.cli.check import reference_of
     from manual_bp.cli.shared import chosen_dtypes
+    from manual_bp.loading import load
     from manual_bp.oracle.audit.auditing import audit
-    from manual_bp.oracle.loading import load
 
     options = question["options"]
     (dtype,) = chosen_dtypes(options.pop("dtype", "float32"))

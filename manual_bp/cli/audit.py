@@ -76,10 +76,10 @@ def audit(
     """
     with usage():
         from manual_bp.cli.apart import audit_apart
+        from manual_bp.loading import load
         from manual_bp.oracle.audit import audit as audited
         from manual_bp.oracle.audit.picture import check_name
         from manual_bp.oracle.audit.report import AuditReport, side_by_side
-        from manual_bp.oracle.loading import load
 
         check_writable(json_file)
         check_writable(picture_file, "--picture")

@@ -114,10 +114,10 @@ def check(
         is_recorded = target.endswith(".json")
         if is_recorded and isolate:
             raise ValueError("--isolate is for a candidate that is called; came results in a file. Leave it out.")
+        from manual_bp.foreign import quoted, readable
+        from manual_bp.loading import load
         from manual_bp.oracle import Contract, compare
-        from manual_bp.oracle.foreign import quoted, readable
         from manual_bp.oracle.isolation import CandidateEnded, Isolated, isolated
-        from manual_bp.oracle.loading import load
         from manual_bp.oracle.practice import is_practice
         from manual_bp.oracle.report import Report
 
@@ -237,9 +237,9 @@ def reference_of(
 ) -> Rule:
     """The rule of that name, or the function that MODULE:FUNCTION or PATH.py:FUNCTION means.  find: how it is found,
     otherwise than `load` does.  Raises ValueError for anything else."""
+    from manual_bp.loading import load
     from manual_bp.oracle.functions import rule_of
     from manual_bp.oracle.functions.notation import FORM, inputs_of
-    from manual_bp.oracle.loading import load
     from manual_bp.rule import Rule
 
     if not against.strip():

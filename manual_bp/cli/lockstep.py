@@ -244,7 +244,7 @@ def lockstep(
         hyper = hyper_of(loss_hyper or [], label_smoothing)
         factory = None
         if engine is not None:
-            from manual_bp.oracle.loading import load
+            from manual_bp.loading import load
 
             if len(names) > 1:
                 raise ValueError("--engine is an engine of one network; say which: --model mlp.")

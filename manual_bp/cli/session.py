@@ -16,9 +16,9 @@ from manual_bp.wording import counted
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from manual_bp.curves.overfitting import Overfitting
     from manual_bp.training.checkpoint import Checkpoint
     from manual_bp.training.fit import EpochRecord
-    from manual_bp.training.overfitting import Overfitting
     from manual_bp.training.run import Run
     from manual_bp.training.saturation import Saturation
     from manual_bp.training.step import TrainingState
@@ -105,9 +105,9 @@ class Session:
 
     def _conclude(self, checkpoint: Checkpoint) -> bool:
         """Whether all is well."""
+        from manual_bp.curves.overfitting import overfitting
         from manual_bp.training.confusion import confusion, in_words
         from manual_bp.training.fit import answers_of, examine
-        from manual_bp.training.overfitting import overfitting
         from manual_bp.training.run import CHECKPOINT, METRICS, MODEL
         from manual_bp.training.saved import SavedModel
 

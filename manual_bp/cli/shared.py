@@ -204,7 +204,7 @@ def _narrow(table: Table, wanted: int) -> None:
 
 def complain(text: str) -> None:
     """An error, in one line however long, whatever a candidate or a name of a file puts into it."""
-    from manual_bp.oracle.foreign import readable
+    from manual_bp.foreign import readable
 
     notices.print(f"error: {readable(text)}", style="red", markup=False, highlight=False, soft_wrap=True)
 

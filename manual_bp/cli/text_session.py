@@ -11,8 +11,8 @@ from manual_bp.cli.shared import out
 from manual_bp.wording import counted
 
 if TYPE_CHECKING:
+    from manual_bp.curves.overfitting import Overfitting
     from manual_bp.training.checkpoint import Checkpoint
-    from manual_bp.training.overfitting import Overfitting
     from manual_bp.training.saturation import Saturation
     from manual_bp.training.saved import SavedModel
 
@@ -30,8 +30,8 @@ class TextSession(Session):
         return f"{learned}, the {len(run.validation.x)} last ones to stop by; {run.classes} different tokens"
 
     def _conclude(self, checkpoint: Checkpoint) -> bool:
+        from manual_bp.curves.overfitting import overfitting
         from manual_bp.training.fit import evaluate, examine
-        from manual_bp.training.overfitting import overfitting
         from manual_bp.training.run import CHECKPOINT, METRICS, MODEL
         from manual_bp.training.saved import SavedModel
         from manual_bp.training.text import BYTES

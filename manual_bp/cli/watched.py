@@ -77,7 +77,7 @@ def _status(run: Callable[[], Any]) -> int:
 
 
 def _no_verdict(status: int) -> int:
-    from manual_bp.oracle.foreign import signal_name
+    from manual_bp.foreign import signal_name
 
     ended = f"with status {status}" if status >= 0 else f"by the signal {signal_name(-status)}"
     more = "; with --isolate more can be said" if sys.argv[1:2] == ["check"] else ""

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manual_bp.foreign import named, shortened
 from manual_bp.oracle.case import Case
-from manual_bp.oracle.foreign import named, shortened
 from manual_bp.oracle.memory import copies
 from manual_bp.oracle.replaced import functions_kept, modes_kept
 from manual_bp.oracle.results import bytes_of, damage, has_gaps, plain

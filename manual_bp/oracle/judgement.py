@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from manual_bp.foreign import named as named_type
 from manual_bp.oracle.calling import call
 from manual_bp.oracle.case import Case, Further
 from manual_bp.oracle.errors import errors
 from manual_bp.oracle.evidence import Evidence
-from manual_bp.oracle.foreign import named as named_type
 from manual_bp.oracle.kinds import Kinds
 from manual_bp.oracle.mismatch import Mismatch, Worst
 from manual_bp.oracle.overflow import overflown

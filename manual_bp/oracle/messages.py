@@ -15,7 +15,7 @@ from typing import IO, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from manual_bp.oracle.foreign import LONGEST_NAME, named, shortened
+from manual_bp.foreign import LONGEST_NAME, named, shortened
 from manual_bp.oracle.results import MOST_AXES, is_dense, stand_in
 from manual_bp.rule import Rule
 

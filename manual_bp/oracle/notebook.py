@@ -12,7 +12,7 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from manual_bp.oracle.foreign import readable
+from manual_bp.foreign import readable
 
 if TYPE_CHECKING:
     from jinja2 import Template

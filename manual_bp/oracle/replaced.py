@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from manual_bp.oracle.foreign import named
+from manual_bp.foreign import named
 
 ABSENT = object()
 # Whoever replaces more functions than this has replaced them all.

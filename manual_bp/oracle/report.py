@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from manual_bp.oracle.foreign import readable, shortened
+from manual_bp.foreign import readable, shortened
 from manual_bp.oracle.mismatch import Mismatch, Worst
 from manual_bp.oracle.notebook import ROWS, Table, fragment
 from manual_bp.oracle.tables import HEADS, Verdict, arguments_of, row_of, verdict_of

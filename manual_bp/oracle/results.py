@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manual_bp.foreign import named
 from manual_bp.oracle.case import Case
-from manual_bp.oracle.foreign import named
 from manual_bp.oracle.memory import is_whole, whole
 from manual_bp.outputs import parts
 

@@ -22,8 +22,8 @@ import math
 import torch
 from torch import Tensor
 
+from manual_bp.arguments import is_finite, is_whole
 from manual_bp.signature import DTYPES, computing_dtype
-from manual_bp.training.arguments import is_finite, is_whole
 
 Image = tuple[int, int]
 

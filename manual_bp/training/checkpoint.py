@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manual_bp.curves.early_stopping import Stopping
 from manual_bp.files import safetensors_of_torch, write_atomically
-from manual_bp.training.early_stopping import Stopping
 from manual_bp.training.step import Step, TrainingState
 from manual_bp.training.typed import TOO_NESTED, brief, built
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from manual_bp.arguments import is_finite
 from manual_bp.registry import RULES
-from manual_bp.training.arguments import is_finite
 
 
 def clip_by_norm(gradients: Mapping[str, Tensor], limit: float) -> tuple[dict[str, Tensor], Tensor]:

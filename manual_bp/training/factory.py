@@ -7,10 +7,10 @@ from dataclasses import fields, replace
 from types import MappingProxyType
 from typing import Any
 
+from manual_bp.arguments import check_bool, check_not_negative, is_finite
 from manual_bp.chain import leaves
 from manual_bp.losses import Loss
 from manual_bp.models.model import Model
-from manual_bp.training.arguments import check_bool, check_not_negative, is_finite
 from manual_bp.training.optimizers import MAKERS, Optimizer
 from manual_bp.training.schedules import Schedule
 from manual_bp.training.step import Step

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from manual_bp.arguments import is_finite, is_whole
 from manual_bp.chain import trace
 from manual_bp.losses import Loss
-from manual_bp.training.arguments import is_finite, is_whole
 from manual_bp.training.data import Dataset
 from manual_bp.training.gradient_flow import GradientFlow, gradient_flow
 from manual_bp.training.minibatches import MiniBatches

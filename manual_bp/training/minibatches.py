@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manual_bp.training.arguments import check_bool, is_whole
+from manual_bp.arguments import check_bool, is_whole
 from manual_bp.wording import counted
 
 

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from manual_bp.arguments import check_bool, check_not_negative, is_finite
 from manual_bp.registry import RULES
-from manual_bp.training.arguments import check_bool, check_not_negative, is_finite
 
 Tensors = Mapping[str, Tensor]
 

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from manual_bp.curves.overfitting import Overfitting
 from manual_bp.files import write_atomically
 from manual_bp.training.gradient_flow import TOO_FAR
-from manual_bp.training.overfitting import Overfitting
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manual_bp.curves.early_stopping import EarlyStopping, Stopping
 from manual_bp.losses import Loss
 from manual_bp.models.model import Model
 from manual_bp.training import checkpoint as checkpoints
@@ -23,7 +24,6 @@ from manual_bp.training import history
 from manual_bp.training.augmentation import augment
 from manual_bp.training.checkpoint import Checkpoint
 from manual_bp.training.data import TEST, Dataset
-from manual_bp.training.early_stopping import EarlyStopping, Stopping
 from manual_bp.training.factory import training_step
 from manual_bp.training.fit import Augment, EpochRecord, TakeStep, check_batches, epochs, split
 from manual_bp.training.minibatches import MiniBatches

@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor
 
+from manual_bp.arguments import is_finite, is_whole
 from manual_bp.chain import Layer, Tensors
 from manual_bp.inputs import require
 from manual_bp.registry import RULES
-from manual_bp.training.arguments import is_finite, is_whole
 
 
 def sample(

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from manual_bp.arguments import is_finite, is_whole
 from manual_bp.inputs import require
-from manual_bp.training.arguments import is_finite, is_whole
 from manual_bp.training.optimizers import MAKERS, Optimizer
 
 FLOOR = 0.1

@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 
-from manual_bp.oracle.foreign import LONGEST_NAME, readable
+from manual_bp.foreign import LONGEST_NAME, readable
 from manual_bp.oracle.messages import MOST_AXES, MOST_WORDS, receive_answer, send_answer
 
 MOST = 2**16

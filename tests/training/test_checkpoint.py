@@ -12,11 +12,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from manual_bp.curves.early_stopping import Stopping
 from manual_bp.files import write_atomically
 from manual_bp.models import mlp, residual_mlp
 from manual_bp.training import adam, training_step
 from manual_bp.training.checkpoint import Checkpoint, check_fits, load, save
-from manual_bp.training.early_stopping import Stopping
 
 
 def checkpoint(steps=3, model=None, dtype=torch.float32):

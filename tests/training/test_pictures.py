@@ -9,10 +9,10 @@ import torch
 
 pytest.importorskip("matplotlib")
 
+from manual_bp.curves.overfitting import Overfitting
 from manual_bp.training import pictures
 from manual_bp.training.confusion import confusion, confusion_matrix, in_words, misclassified
 from manual_bp.training.fit import EpochRecord
-from manual_bp.training.overfitting import Overfitting
 
 
 def records(count=20, validation=None, norm=None):

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from manual_bp.foreign import readable
 from manual_bp.oracle.audit.conditions import CONDITIONS
 from manual_bp.oracle.audit.degenerate import CHANGES, RAISES, VALUE
 from manual_bp.oracle.audit.formulas import FORMULAS
@@ -23,7 +24,6 @@ from manual_bp.oracle.audit.seen import Seen
 from manual_bp.oracle.audit.sizes import KINDS, coarse_first
 from manual_bp.oracle.audit.verdicts import Checker, Verdict, ask
 from manual_bp.oracle.candidates import candidate
-from manual_bp.oracle.foreign import readable
 from manual_bp.oracle.functions import rule_of
 from manual_bp.oracle.words import counted, listed
 from manual_bp.rule import Rule

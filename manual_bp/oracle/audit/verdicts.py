@@ -15,8 +15,8 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
+from manual_bp.foreign import named, readable
 from manual_bp.oracle.audit.handed import Handed, TookTooLong
-from manual_bp.oracle.foreign import named, readable
 from manual_bp.oracle.words import cut
 
 Checker = Callable[[Any], Any]

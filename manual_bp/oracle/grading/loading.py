@@ -9,10 +9,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from manual_bp.foreign import named
+from manual_bp.loading import SUFFIX, attribute, file_as_module, load
 from manual_bp.oracle.calling import WRAP
 from manual_bp.oracle.candidates import candidate
-from manual_bp.oracle.foreign import named
-from manual_bp.oracle.loading import SUFFIX, attribute, file_as_module, load
 from manual_bp.rule import Vjp
 
 # Where no name is given: a Vjp, or the module that KernelBench's tasks ask for.

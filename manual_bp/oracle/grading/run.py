@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 
 from manual_bp.arithmetic.bounded import contract_of
+from manual_bp.foreign import readable
 from manual_bp.oracle.calling import for_inputs, variants
 from manual_bp.oracle.case import Case, Further
 from manual_bp.oracle.comparison import Comparison
@@ -16,7 +17,6 @@ from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.declared import Declared
 from manual_bp.oracle.evidence import Evidence, evidence
 from manual_bp.oracle.explaining import explain
-from manual_bp.oracle.foreign import readable
 from manual_bp.oracle.grading.called import SEEN
 from manual_bp.oracle.grading.families import family, in_order
 from manual_bp.oracle.grading.repeated import chosen, repeated

@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from manual_bp import keeper
+from manual_bp.foreign import shortened
 from manual_bp.keeper import Started
 from manual_bp.oracle.calling import OFTEN, SECONDS, Differing, told_by_memory
 from manual_bp.oracle.case import Case
-from manual_bp.oracle.foreign import shortened
 from manual_bp.oracle.grading.lent import Lent
 from manual_bp.oracle.invocation import UNREADABLE, Call, form_fault, parts_of, passable
 from manual_bp.oracle.isolation import LAST_WORDS, WIDEST, CandidateEnded, Isolated, Talk

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from manual_bp.curves.overfitting import overfitting
 from manual_bp.oracle.practice.judged import Program, Situation
-from manual_bp.training.overfitting import overfitting
 
 NAMES = ("found", "epoch")
 EPOCHS = 40

@@ -10,8 +10,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from manual_bp.curves.early_stopping import EarlyStopping
 from manual_bp.oracle.practice.judged import Program, Situation
-from manual_bp.training.early_stopping import EarlyStopping
 
 NAMES = ("epochs", "best")
 TIES = ("first", "last")

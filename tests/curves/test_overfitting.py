@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from manual_bp.training.overfitting import ALPHA, LEAST, _signs, chance_of_rise, overfitting
+from manual_bp.curves.overfitting import ALPHA, LEAST, _signs, chance_of_rise, overfitting
 
 RUNS = 300
 MANY = 1000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from manual_bp.training.arguments import is_finite, is_whole
+from manual_bp.arguments import is_finite, is_whole
 
 
 @dataclass(frozen=True)

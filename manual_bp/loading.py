@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from manual_bp.oracle.foreign import named, shortened
+from manual_bp.foreign import named, shortened
 
 DUE = "a function vjp(inputs, dy, **hyper)"
 SUFFIX = ".py"

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
+from manual_bp.curves.early_stopping import Stopping
 from manual_bp.training import EarlyStopping
-from manual_bp.training.early_stopping import Stopping
 
 NAN, INF = math.nan, math.inf
 
