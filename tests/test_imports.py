@@ -1,6 +1,7 @@
 """No module imports what imports it back: then neither can be read, or moved, alone.
 
-An import inside a function counts, and one that only a type checker sees: what speaks of a type has to know it.
+An import inside a function counts, and one that only a type checker sees: what speaks of a type has to know it.  Nor do
+the folders of a package, each as a whole.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ FILES = {
     for package in PACKAGES
     for path in sorted((ROOT / package).rglob("*.py"))
 }
+Graph = dict[str, set[str]]
 
 
-def imported(node: ast.AST) -> Iterator[str]:
-    """The modules named by every import below `node`, wherever it stands."""
-    if isinstance(node, ast.Import):
-        yield from (alias.name for alias in node.names)
-    elif isinstance(node, ast.ImportFrom):
-        assert node.level == 0, f"line {node.lineno}: an import names its module in full"
-        yield from (f"{node.module}.{alias.name}" for alias in node.names)
-    for child in ast.iter_child_nodes(node):
-        yield from imported(child)
+def imported(tree: ast.AST) -> Iterator[str]:
+    """The modules named by every import, wherever it stands."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: an import names its module in full"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def module(name: str, files) -> str | None:
@@ -38,14 +39,25 @@ def module(name: str, files) -> str | None:
     return name if name in files else module(name.rpartition(".")[0], files) if name else None
 
 
-def circle(files) -> list[str] | None:
+def graph(files) -> Graph:
+    """Of each module those of ours that it imports."""
+    named = {name: {module(other, files) for other in imported(ast.parse(files[name].read_text()))} for name in files}
+    return {name: found - {name, None} for name, found in named.items()}
+
+
+def rooms(modules: Graph) -> Graph:
+    """The same of what lies right below a package: a folder as a whole, or a file."""
+    found: Graph = {}
+    for name, others in modules.items():
+        room, *far = (".".join(each.split(".")[:2]) for each in (name, *others))
+        found.setdefault(room, set()).update({*far} - {room})
+    return found
+
+
+def circle(modules: Graph) -> list[str] | None:
     """Modules each of which imports the next, and the first again at the end."""
-    graph = {
-        name: {found for other in imported(ast.parse(path.read_text())) if (found := module(other, files)) != name}
-        for name, path in files.items()
-    }
     try:
-        TopologicalSorter({name: needed - {None} for name, needed in graph.items()}).prepare()
+        TopologicalSorter(modules).prepare()
     except CycleError as error:
         return error.args[1][::-1]  # graphlib names what is needed first
     return None
@@ -53,8 +65,9 @@ def circle(files) -> list[str] | None:
 
 def test_there_is_no_import_circle():
     assert len(FILES) > len(PACKAGES)
-    found = circle(FILES)
-    assert found is None, "imports in a circle: " + " -> ".join(found)
+    modules = graph(FILES)
+    for found in (circle(modules), circle(rooms(modules))):
+        assert found is None, "imports in a circle: " + " -> ".join(found)
 
 
 @pytest.mark.parametrize("hidden", ["def f():\n    from p import d", "if TYPE_CHECKING:\n    from p.d import g"])
@@ -64,8 +77,14 @@ def test_a_hidden_circle_is_seen(hidden, tmp_path):
     for name, text in texts.items():
         files[name] = tmp_path / name
         files[name].write_text(text)
-    found = circle(files)
+    found = circle(graph(files))
     assert found[0] == found[-1]
     assert set(pairwise(found)) == {("p.a", "p.b.c"), ("p.b.c", "p.d"), ("p.d", "p.a")}
     files["p.b.c"].write_text("")
-    assert circle(files) is None
+    assert circle(graph(files)) is None
+
+
+def test_a_circle_of_rooms_is_seen():
+    modules = {"p.a.x": {"p.b"}, "p.b": {"p.a.y"}, "p.a.y": set()}
+    assert circle(modules) is None
+    assert set(pairwise(circle(rooms(modules)))) == {("p.a", "p.b"), ("p.b", "p.a")}
