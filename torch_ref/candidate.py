@@ -44,7 +44,7 @@ def vjp(fn: Callable[..., Any], *, inputs: Sequence[str] | None = None) -> Vjp:
         return Bound(fn, tuple(f"argument {position}" for position in range(len(given))))(*given, **hyper)
 
     found = _autograd_vjp(arguments_alone)
-    vars(found)["named"] = lambda names: _autograd_vjp(Bound(fn, tuple(names)))  # for `calling.for_inputs`
+    vars(found)["named"] = lambda names: _autograd_vjp(Bound(fn, tuple(names)))  # for `accepted.for_inputs`
     return found
 
 

@@ -61,7 +61,7 @@ def from_functions(forward: Callable[..., Any], backward: Callable[..., Any], *,
     if kind == "numpy":
         reversed_inputs, reversed_dy = vjp_of(_backwards, _as_it_is), vjp_of(_as_it_is, _backwards)
         layouts = {"inputs with negative strides": reversed_inputs, "dy with negative strides": reversed_dy}
-        vars(found)["layouts"] = layouts  # for `calling.variants`
+        vars(found)["layouts"] = layouts  # for `accepted.variants`
     ways = orders(run_forward, run_backward)
     for way in ways.values():
         take_keywords_of(forward, way)

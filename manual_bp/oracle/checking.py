@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from manual_bp.arithmetic.bounded import Contract, contract_of
-from manual_bp.oracle.calling import for_inputs, for_rule, require_candidate, variants
+from manual_bp.oracle.accepted import for_inputs, for_rule, require_candidate, variants
 from manual_bp.oracle.case import Case, Further
 from manual_bp.oracle.comparison import Comparison
 from manual_bp.oracle.conventions import Conventions

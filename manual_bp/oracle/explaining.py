@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from manual_bp.oracle.accepted import called_otherwise
 from manual_bp.oracle.accumulation.causes import between_pieces, between_steps
 from manual_bp.oracle.accumulation.pieces import Lengths
-from manual_bp.oracle.calling import called_otherwise
 from manual_bp.oracle.combined import known
 from manual_bp.oracle.comparison import Comparison
 from manual_bp.oracle.conventions import told

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.foreign import LONGEST_NAME, readable, shortened, signal_name
-from manual_bp.oracle.calling import Elsewhere
+from manual_bp.oracle.accepted import Elsewhere
 from manual_bp.oracle.case import Case
 from manual_bp.oracle.invocation import Call, passable
 from manual_bp.oracle.messages import MOST_TEXTS, form_of, receive_answer, send_question

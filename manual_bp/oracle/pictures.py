@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from manual_bp.arithmetic.bounded import contract_of
-from manual_bp.oracle.calling import call, for_inputs, variants
+from manual_bp.oracle.accepted import for_inputs, variants
+from manual_bp.oracle.calling import call
 from manual_bp.oracle.case import Case
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.declared import Declared

@@ -12,7 +12,7 @@ from torch import Tensor
 from manual_bp.foreign import shortened
 from manual_bp.loading import load
 from manual_bp.oracle import calling
-from manual_bp.oracle.calling import for_inputs, require_candidate, variants
+from manual_bp.oracle.accepted import for_inputs, require_candidate, variants
 from manual_bp.oracle.case import Case
 from manual_bp.oracle.invocation import Call, call_with, described_error, parameters_of
 from manual_bp.oracle.messages import MOST_TEXTS, Form, receive_question, send_answer

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.foreign import shortened
-from manual_bp.oracle.calling import for_inputs, require_candidate
+from manual_bp.oracle.accepted import for_inputs, require_candidate
 from manual_bp.oracle.grading.lent import Borrowed
 from manual_bp.oracle.grading.loading import program
 from manual_bp.oracle.invocation import call_with, described_error, traceback_of

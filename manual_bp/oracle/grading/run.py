@@ -10,7 +10,7 @@ import torch
 
 from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.foreign import readable
-from manual_bp.oracle.calling import for_inputs, variants
+from manual_bp.oracle.accepted import for_inputs, variants
 from manual_bp.oracle.case import Case, Further
 from manual_bp.oracle.comparison import Comparison
 from manual_bp.oracle.conventions import Conventions
