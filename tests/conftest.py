@@ -16,9 +16,9 @@ from manual_bp.signature import DTYPES
 # The tests run in as many processes as there are cores; more threads would only wait for one another.
 torch.set_num_threads(1)
 
-# How many examples hypothesis draws for each test; a rule takes 20 ms for one.
+# How many examples hypothesis draws for each test; a rule takes 20 to 40 ms for one.
 settings.register_profile("default", max_examples=10, deadline=None)
-settings.register_profile("exhaustive", max_examples=100, deadline=None)
+settings.register_profile("exhaustive", max_examples=30, deadline=None)
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
