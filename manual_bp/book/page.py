@@ -6,6 +6,7 @@ import ast
 import inspect
 import math
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -153,15 +154,20 @@ class Page:
 
     @cached_property
     def formulas(self) -> dict[str, str]:
-        """The wrong formulas of mistakes and values, as written, by their names."""
-        source = _source(self.rule)
+        """The wrong formulas of mistakes and values, as written on the page or in a helper of its chapter, by their
+        names."""
+        names = {wrong.name for wrong in self.wrong}
         found = {}
-        for node in ast.walk(ast.parse(source)) if source else ():
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("Mistake", "Value") and len(node.args) > 1:
-                name = node.args[0]
-                if isinstance(name, ast.Constant):
-                    text = ast.get_source_segment(source, node.args[1], padded=True) or ""
-                    found[str(name.value)] = inspect.cleandoc("\n" + text)
+        for source in (
+            *(inspect.getsource(sys.modules[name]) for name in sorted(_helpers(self.rule))),
+            _source(self.rule),
+        ):
+            for node in ast.walk(ast.parse(source)):
+                if isinstance(node, ast.Call) and ast.unparse(node.func) in ("Mistake", "Value") and len(node.args) > 1:
+                    name = node.args[0]
+                    if isinstance(name, ast.Constant) and name.value in names:
+                        text = ast.get_source_segment(source, node.args[1], padded=True) or ""
+                        found[str(name.value)] = inspect.cleandoc("\n" + text)
         return found
 
     @cached_property

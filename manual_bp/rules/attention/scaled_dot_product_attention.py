@@ -8,7 +8,8 @@ For a query q_i and keys k_j, with a scale c that is 1/√width unless it is giv
 
 A query may look at a key if mask says True, if there is one, and under causal if the key is not later than the query:
 j ≤ i counted from the start of both ("top-left"), or from their ends ("bottom-right": j ≤ i + keys − queries), which
-differ where there are not as many keys as queries.  Consecutive heads of q, a group, share a head of k and v.
+differ where there are not as many keys as queries.  One mask (queries, keys) holds for all heads.  Consecutive heads of
+q, a group, share a head of k and v: q has a multiple of their heads, and they have one at least (ValueError).
 
 Derivation.  y is linear in v, with weights p, so that with the cotangent dp_ij = dy_i·v_j of p
 
@@ -33,8 +34,8 @@ keys, not as their product; under causal, keys later than the last of these rows
 Digits.  Where one p is near 1, dp − D cancels for it, and where values lie close together far from 0 it does for all:
 what is left is off by roundings of |dy|·|v|, in any program that knows D as dy·y.
 
-At the edges: a query that may look at no key has y = 0, and nothing depends on it or gets a part of its dy.  So has one
-whose scores are all −∞.  No kinks.
+At the edges: a query that may look at no key, or whose scores are all −∞, has y = 0 and dq = 0, and none of its dy
+reaches k or v.  No kinks.
 
 Source: Vaswani et al., "Attention Is All You Need" (2017), eq. 1; D: Dao et al., "FlashAttention" (2022), appendix B.2;
 groups: Ainslie et al., "GQA" (2023), section 2.2.
@@ -443,6 +444,10 @@ class _Parts:
 Cotangents = tuple[Tensor, Tensor, Tensor, None]
 
 
+def _of(formula: Callable[[_Parts], Cotangents]) -> Callable[..., Cotangents]:
+    return lambda **g: formula(_Parts(**g))
+
+
 def _with(g: dict[str, Any], **changed: Any) -> Cotangents:
     """The cotangents with p and c of another mask or other hyperparameters than forward's, but its y, m and w."""
     parts, other = _Parts(**g), _Parts(**{**g, **changed})
@@ -497,86 +502,104 @@ def _by_remainder(parts: _Parts) -> Cotangents:
     return parts.scale * ds @ k, over_heads(parts.scale * ds.mT @ q), over_heads(p.mT @ dy), None
 
 
+def _y_at_strides_of_dy(parts: _Parts, dy: Tensor) -> Cotangents:
+    y = _by_group(at_strides_of(dy, _all_heads(parts.y)), parts.heads)
+    return parts.cotangents(along=parts.rows(parts.dy * y))
+
+
+def _not_a_number_without_queries(parts: _Parts) -> Cotangents:
+    dq, dk, dv, _ = parts.cotangents()
+    return (dq, dk, dv, None) if parts.queries else (dq, dk + torch.nan, dv + torch.nan, None)
+
+
+def _masked_by_a_number(parts: _Parts) -> Cotangents:
+    """Scores of what may not be looked at are -10000."""
+    allowed = parts.allowed()
+    s = torch.where(allowed, parts.scores(torch.ones_like(allowed)), -1e4)
+    return parts.cotangents(p=torch.softmax(s, -1) if parts.keys else None)
+
+
+def _not_transposed(ds: Tensor, q: Tensor) -> Tensor:
+    """Σ ds q over the heads of a group, where the shapes let it."""
+    return torch.sum(ds @ q, -3) if ds.shape[-2] == ds.shape[-1] else _over_group(ds, q)
+
+
 MISTAKES = (
     Mistake(
         "projection dropped",
-        lambda **g: _Parts(**g).cotangents(along=0.0),
+        _of(lambda r: r.cotangents(along=0.0)),
         forgets="that the sum of a row is in every p of it: D",
         shows="everywhere but where dy and y are orthogonal",
     ),
     Mistake(
         "projection's sign",
-        lambda **g: _Parts(**g).cotangents(along=-_Parts(**g).along),
+        _of(lambda r: r.cotangents(along=-r.along)),
         forgets="that D is subtracted",
         shows="everywhere but where dy and y are orthogonal",
     ),
     Mistake(
         "projection without p",
-        lambda **g: _Parts(**g).cotangents(along=_Parts(**g).rows(_Parts(**g).dp)),
+        _of(lambda r: r.cotangents(along=r.rows(r.dp))),
         forgets="that D is the mean of dp by the weights p",
         shows="for more than one key",
     ),
     Mistake(
         "projection without p before it",
-        lambda **g: _Parts(**g).cotangents(ds=_Parts(**g).p * _Parts(**g).dp - _Parts(**g).along),
+        _of(lambda r: r.cotangents(ds=r.p * r.dp - r.along)),
         forgets="the factor p of D",
         shows="for more than one key",
     ),
     Mistake(
         "projection over the queries",
-        lambda **g: _Parts(**g).cotangents(along=torch.sum(_Parts(**g).p * _Parts(**g).dp, -2, keepdim=True)),
+        _of(lambda r: r.cotangents(along=torch.sum(r.p * r.dp, -2, keepdim=True))),
         forgets="along which axis p adds up to 1",
         shows="everywhere",
     ),
     Mistake(
         "D averaged over the values' width",
-        lambda **g: _Parts(**g).cotangents(along=_Parts(**g).along / max(g["v"].shape[-1], 1)),
+        _of(lambda r: r.cotangents(along=r.along / max(r.v.shape[-1], 1))),
         forgets="that dy·y is a sum",
         shows="for values of more than one number",
     ),
     Mistake(
         "softmax over the queries",
-        lambda **g: _Parts(**g).cotangents(
-            p=torch.where(_Parts(**g).allowed(), torch.softmax(_Parts(**g).s, -2), 0) if g["q"].shape[-2] else None
-        ),
+        _of(lambda r: r.cotangents(p=torch.where(r.allowed(), torch.softmax(r.s, -2), 0) if r.queries else None)),
         forgets="along which axis scores are normalised",
         shows="everywhere",
     ),
     Mistake(
         "p not normalised",
-        lambda **g: _Parts(**g).cotangents(p=torch.exp(_Parts(**g).s - _Parts(**g).m)),
+        _of(lambda r: r.cotangents(p=torch.exp(r.s - r.m))),
         forgets="to divide by the sum of exponentials",
         shows="for more than one key",
     ),
     Mistake(
         "2 for e",
-        lambda **g: _Parts(**g).cotangents(p=_Parts(**g).w * torch.exp2(_Parts(**g).s - _Parts(**g).m)),
+        _of(lambda r: r.cotangents(p=r.w * torch.exp2(r.s - r.m))),
         forgets="the log₂ e with which a kernel that takes powers of 2 multiplies the scores",
         shows="for more than one key",
     ),
     Mistake(
         "largest not subtracted",
-        lambda **g: _Parts(**g).cotangents(
-            p=torch.exp(_Parts(**g).s) / _Parts(**g).rows(torch.exp(_Parts(**g).s)) if g["k"].shape[-2] else None
-        ),
+        _of(lambda r: r.cotangents(p=torch.exp(r.s) / r.rows(torch.exp(r.s)) if r.keys else None)),
         forgets="to take the largest score off first",
         shows="from scores of 89 (float32) or 710 (float64) on, and where nothing may be looked at: NaN",
     ),
     Mistake(
         "scale missing",
-        lambda **g: _Parts(**g).cotangents(scale=1.0),
+        _of(lambda r: r.cotangents(scale=1.0)),
         forgets="that c stands between q·k and s",
         shows="wherever c is not 1",
     ),
     Mistake(
         "scale missing in dk",
-        lambda **g: _Parts(**g).cotangents(dk=_Parts(**g).cotangents(scale=1.0)[1]),
+        _of(lambda r: r.cotangents(dk=r.cotangents(scale=1.0)[1])),
         forgets="that c is in dk as it is in dq: q was scaled in a buffer of its own",
         shows="wherever c is not 1",
     ),
     Mistake(
         "scale twice",
-        lambda **g: _Parts(**g).cotangents(scale=_Parts(**g).scale ** 2),
+        _of(lambda r: r.cotangents(scale=r.scale**2)),
         forgets="that what was multiplied is scaled already",
         shows="wherever c is not 1 or 0",
     ),
@@ -600,34 +623,28 @@ MISTAKES = (
     ),
     Mistake(
         "first values alone",
-        lambda **g: _Parts(**g).cotangents(ds=_of_first_values(_Parts(**g))),
+        _of(lambda r: r.cotangents(ds=_of_first_values(r))),
         forgets="to add up dp over all blocks of the values' width",
         shows="for values of more than one number",
         seen="https://github.com/fla-org/flash-linear-attention/commit/e4c7f88008da",
     ),
     Mistake(
         "dv like k",
-        lambda **g: _Parts(**g).cotangents(
-            dv=torch.constant_pad_nd(_Parts(**g).cotangents()[2], (0, g["k"].shape[-1] - g["v"].shape[-1]), 0.0)
-        ),
+        _of(lambda r: r.cotangents(dv=torch.constant_pad_nd(r.cotangents()[2], (0, r.k.shape[-1] - r.v.shape[-1])))),
         forgets="that v has its own width and strides, and with it dv",
         shows="in the shape, where widths differ",
         seen="https://github.com/Dao-AILab/flash-attention/commit/2423cca3ad20",
     ),
     Mistake(
         "keys beyond the end",
-        lambda **g: _Parts(**g).cotangents(p=_padded(_Parts(**g), 128)),
+        _of(lambda r: r.cotangents(p=_padded(r, 128))),
         forgets="to mask the zeros with which keys are filled up to whole blocks",
         shows="where keys are no multiple of 128",
         seen="https://github.com/Dao-AILab/flash-attention/commit/a4f148b6abe0",
     ),
     Mistake(
         "y at dy's strides",
-        lambda **g: _Parts(**g).cotangents(
-            along=_Parts(**g).rows(
-                _Parts(**g).dy * _by_group(at_strides_of(g["dy"], _all_heads(_Parts(**g).y)), _Parts(**g).heads)
-            )
-        ),
+        lambda **g: _y_at_strides_of_dy(_Parts(**g), g["dy"]),
         forgets="that y and dy lie in memory in ways of their own",
         shows="where dy is not contiguous",
         seen="https://github.com/Dao-AILab/flash-attention/commit/9ee0ff1d9b6a",
@@ -640,52 +657,47 @@ MISTAKES = (
     ),
     Mistake(
         "NaN without queries",
-        lambda **g: _Parts(**g).cotangents(
-            dk=_Parts(**g).cotangents()[1] + (0.0 if g["q"].shape[-2] else torch.nan),
-            dv=_Parts(**g).cotangents()[2] + (0.0 if g["q"].shape[-2] else torch.nan),
-        ),
+        _of(_not_a_number_without_queries),
         forgets="that keys which no query looks at have gradients, which are 0",
         shows="where there is no query",
         seen="https://github.com/Dao-AILab/flash-attention/commit/b46c5875374d",
     ),
     Mistake(
         "last block left out of dq",
-        lambda **g: _Parts(**g).cotangents(
-            dq=_all_heads(_Parts(**g).scale * _for_group(_without_diagonal(_Parts(**g), 2), g["k"]))
-        ),
+        _of(lambda r: r.cotangents(dq=_all_heads(r.scale * _for_group(_without_diagonal(r, 2), r.k)))),
         forgets="to round up how many blocks of keys a query reaches",
         shows="for causal",
         seen="https://github.com/Dao-AILab/flash-attention/commit/ab66326aaa4f",
     ),
     Mistake(
         "first head of each group",
-        lambda **g: _Parts(**g).cotangents(over_group=lambda a, b: a[..., 0, :, :].mT @ b[..., 0, :, :]),
+        _of(lambda r: r.cotangents(over_group=lambda a, b: a[..., 0, :, :].mT @ b[..., 0, :, :])),
         forgets="the sum over the heads that share k and v",
         shows="where heads of keys are shared",
         seen="https://github.com/marin-community/levanter/pull/449",
     ),
     Mistake(
         "last head of each group",
-        lambda **g: _Parts(**g).cotangents(over_group=lambda a, b: a[..., -1, :, :].mT @ b[..., -1, :, :]),
+        _of(lambda r: r.cotangents(over_group=lambda a, b: a[..., -1, :, :].mT @ b[..., -1, :, :])),
         forgets="to add: each head writes over what the one before has written",
         shows="where heads of keys are shared",
     ),
     Mistake(
         "mean over the group",
-        lambda **g: _Parts(**g).cotangents(over_group=lambda a, b: _over_group(a, b) / max(a.shape[-3], 1)),
+        _of(lambda r: r.cotangents(over_group=lambda a, b: _over_group(a, b) / max(a.shape[-3], 1))),
         forgets="that what is shared gets a sum",
         shows="where heads of keys are shared",
     ),
     Mistake(
         "dk and dv of every head",
-        lambda **g: _Parts(**g).cotangents(over_group=lambda a, b: (a.mT @ b).flatten(-4, -3)),
+        _of(lambda r: r.cotangents(over_group=lambda a, b: (a.mT @ b).flatten(-4, -3))),
         forgets="the sum over the heads that share k and v",
         shows="in the shape, where heads of keys are shared",
         seen="https://github.com/marin-community/levanter/pull/449",
     ),
     Mistake(
         "heads shared in turn",
-        lambda **g: _by_remainder(_Parts(**g)),
+        _of(_by_remainder),
         forgets="that consecutive heads share: this is head h mod kv_heads",
         shows="for more than one head of keys, where they are shared",
     ),
@@ -709,35 +721,20 @@ MISTAKES = (
     ),
     Mistake(
         "masked by -10000",
-        lambda **g: (
-            _seeing(g, lambda parts: torch.ones_like(parts.allowed()))
-            if not _Parts(**g).keys
-            else _Parts(**g).cotangents(
-                p=torch.softmax(
-                    torch.where(
-                        _Parts(**g).allowed(), _Parts(**g).scores(torch.ones_like(_Parts(**g).allowed())), -1e4
-                    ),
-                    -1,
-                )
-            )
-        ),
+        _of(_masked_by_a_number),
         forgets="that scores may be below -10000",
         shows="where all that a query may look at is below -9900, and where it may look at nothing",
     ),
     Mistake(
         "NaN where nothing is seen",
-        lambda **g: _Parts(**g).cotangents(p=torch.softmax(_Parts(**g).s, -1) if g["k"].shape[-2] else None),
+        _of(lambda r: r.cotangents(p=torch.softmax(r.s, -1) if r.keys else None)),
         forgets="that a row of -∞ has no softmax: 0/0",
         shows="where a query may look at no key",
         seen="https://github.com/NVIDIA/cudnn-frontend/pull/676",
     ),
     Mistake(
         "all alike where nothing is seen",
-        lambda **g: _Parts(**g).cotangents(
-            p=torch.where(
-                torch.any(_Parts(**g).allowed(), -1, keepdim=True), _Parts(**g).p, 1 / max(_Parts(**g).keys, 1)
-            )
-        ),
+        _of(lambda r: r.cotangents(p=torch.where(r.allowed().any(-1, keepdim=True), r.p, 1 / max(r.keys, 1)))),
         forgets="that a query which may look at no key looks at none: scores of the lowest finite number are all alike",
         shows="where a query may look at no key",
     ),
@@ -785,35 +782,31 @@ MISTAKES = (
     ),
     Mistake(
         "ds not transposed",
-        lambda **g: _Parts(**g).cotangents(
-            over_group=lambda a, b: torch.sum(a @ b, -3) if a.shape[-2] == a.shape[-1] else _over_group(a, b)
-        ),
+        _of(lambda r: r.cotangents(over_group=_not_transposed)),
         forgets="that dk and dv are sums over the queries",
         shows="for as many queries as keys",
     ),
     Mistake(
         "dv from ds",
-        lambda **g: _Parts(**g).cotangents(
-            dv=_over_group(_Parts(**g).p * (_Parts(**g).dp - _Parts(**g).along), _Parts(**g).dy)
-        ),
+        _of(lambda r: r.cotangents(dv=_over_group(r.p * (r.dp - r.along), r.dy))),
         forgets="that the buffer of p has been written over, and holds ds by now",
         shows="everywhere",
     ),
     Mistake(
         "dv from dp",
-        lambda **g: _Parts(**g).cotangents(dv=_over_group(_Parts(**g).dp, _Parts(**g).dy)),
+        _of(lambda r: r.cotangents(dv=_over_group(r.dp, r.dy))),
         forgets="that values are weighted by p",
         shows="everywhere",
     ),
     Mistake(
         "dk and dv exchanged",
-        lambda **g: (_Parts(**g).cotangents()[0], _Parts(**g).cotangents()[2], _Parts(**g).cotangents()[1], None),
+        _of(lambda r: r.cotangents(dk=r.cotangents()[2], dv=r.cotangents()[1])),
         forgets="the order of the inputs",
         shows="everywhere",
     ),
     Mistake(
         "softmax forgotten",
-        lambda **g: _Parts(**g).cotangents(ds=torch.where(_Parts(**g).allowed(), _Parts(**g).dp, 0)),
+        _of(lambda r: r.cotangents(ds=torch.where(r.allowed(), r.dp, 0))),
         forgets="the derivative of softmax: dp is not ds",
         shows="everywhere",
     ),

@@ -150,7 +150,11 @@ EDGES = (
 
 
 class _Parts:
-    """The parts of the right formula, from which wrong ones are made."""
+    """The parts of the right formula, from which wrong ones are made.
+
+    outside: what is added to the root.  count: by what a sum of n squares is divided.  cancelling: whether the variance
+    is E[x²] − μ².  average: what takes the place of the mean over the row.
+    """
 
     def __init__(
         self,
@@ -168,6 +172,7 @@ class _Parts:
         variance = average(x**2) - mean**2 if cancelling else average((x - mean) ** 2)
         variance = variance * (x.shape[-1] / max(count(x.shape[-1]), 1))
         self.x, self.weight, self.bias, self.dy, self.average = x, weight, bias, dy, average
+        self.n, self.rows = x.shape[-1], max(x.shape[:-1].numel(), 1)
         self.s = 1 / (torch.sqrt(variance + eps) + outside)
         self.x_hat = (x - mean) * self.s
         self.g = dy if weight is None else dy * weight
@@ -200,6 +205,18 @@ class _Parts:
         )
 
 
+Cotangents = tuple[Tensor, Tensor | None, Tensor | None]
+
+
+def _of(formula: Callable[[_Parts], Cotangents]) -> Callable[..., Cotangents]:
+    return lambda **p: formula(_Parts(**p))
+
+
+def _with_weight_in_dx(changed: Callable[[Tensor | None], Tensor | None]) -> Callable[..., Cotangents]:
+    """dx as that of another weight."""
+    return lambda **p: _Parts(**p).cotangents(dx=_Parts(**{**p, "weight": changed(p["weight"])}).dx)
+
+
 def _of_example(x: Tensor) -> Tensor:
     """The mean over all axes but the first, shaped to meet x."""
     return torch.mean(x, tuple(range(1, x.ndim)), keepdim=True) if x.ndim > 1 else row_mean(x)
@@ -212,55 +229,55 @@ def _over_first_axis(x: Tensor) -> Tensor:
 MISTAKES = (
     Mistake(
         "statistics as constants",
-        lambda **p: _Parts(**p).cotangents(dx=_Parts(**p).terms(mean=0, projection=0)),
+        _of(lambda r: r.cotangents(dx=r.terms(mean=0, projection=0))),
         forgets="that μ and v depend on x: the mean and the projection term",
         shows="everywhere",
     ),
     Mistake(
         "mean term dropped",
-        lambda **p: _Parts(**p).cotangents(dx=_Parts(**p).terms(mean=0)),
+        _of(lambda r: r.cotangents(dx=r.terms(mean=0))),
         forgets="that μ depends on x",
         shows="unless dy weight is centred",
     ),
     Mistake(
         "projection term dropped",
-        lambda **p: _Parts(**p).cotangents(dx=_Parts(**p).terms(projection=0)),
+        _of(lambda r: r.cotangents(dx=r.terms(projection=0))),
         forgets="that v depends on x",
         shows="unless dy weight and x̂ are orthogonal",
     ),
     Mistake(
         "mean term's sign",
-        lambda **p: _Parts(**p).cotangents(dx=_Parts(**p).terms(mean=-1)),
+        _of(lambda r: r.cotangents(dx=r.terms(mean=-1))),
         forgets="the sign with which μ enters",
         shows="unless dy weight is centred",
     ),
     Mistake(
         "projection term's sign",
-        lambda **p: _Parts(**p).cotangents(dx=_Parts(**p).terms(projection=-1)),
+        _of(lambda r: r.cotangents(dx=r.terms(projection=-1))),
         forgets="the sign of −½ v^(−3/2)",
         shows="unless dy weight and x̂ are orthogonal",
     ),
     Mistake(
         "projection term halved",
-        lambda **p: _Parts(**p).cotangents(dx=_Parts(**p).terms(projection=0.5)),
+        _of(lambda r: r.cotangents(dx=r.terms(projection=0.5))),
         forgets="that the 2 of the square cancels the ½ of the root",
         shows="unless dy weight and x̂ are orthogonal",
     ),
     Mistake(
         "sums for means",
-        lambda **p: _Parts(**p).cotangents(dx=_Parts(**p).terms(mean=p["x"].shape[-1], projection=p["x"].shape[-1])),
+        _of(lambda r: r.cotangents(dx=r.terms(mean=r.n, projection=r.n))),
         forgets="the 1/n of both means",
         shows="for more than one feature",
     ),
     Mistake(
         "direct term averaged",
-        lambda **p: _Parts(**p).cotangents(dx=_Parts(**p).terms(direct=1 / max(p["x"].shape[-1], 1))),
+        _of(lambda r: r.cotangents(dx=r.terms(direct=1 / max(r.n, 1)))),
         forgets="that the direct path is no mean",
         shows="for more than one feature",
     ),
     Mistake(
         "means over all rows",
-        lambda **p: _Parts(**p).cotangents(dx=_Parts(**p).terms(average=torch.mean)),
+        _of(lambda r: r.cotangents(dx=r.terms(average=torch.mean))),
         forgets="that each row has its own means: these are of all rows that a block holds",
         shows="for more than one row",
         seen="https://github.com/flagos-ai/FlagGems/commit/3dd5b0665592",
@@ -287,9 +304,7 @@ MISTAKES = (
     ),
     Mistake(
         "1/(n − 1) in backward",
-        lambda **p: _Parts(**p).cotangents(
-            dx=_Parts(**p).terms(projection=p["x"].shape[-1] / max(p["x"].shape[-1] - 1, 1))
-        ),
+        _of(lambda r: r.cotangents(dx=r.terms(projection=r.n / max(r.n - 1, 1)))),
         forgets="that forward divided the variance by n",
         shows="unless dy weight and x̂ are orthogonal",
     ),
@@ -308,29 +323,26 @@ MISTAKES = (
     ),
     Mistake(
         "variance squared for its root",
-        lambda **p: _Parts(**p).cotangents(
-            dx=_Parts(**p).dx * _Parts(**p).s ** 3,
-            dweight=over_rows(p["dy"] * _Parts(**p).x_hat * _Parts(**p).s ** 3),
-        ),
+        _of(lambda r: r.cotangents(dx=r.dx * r.s**3, dweight=over_rows(r.dy * r.x_hat * r.s**3))),
         forgets="that the deviation is (v + eps)^½, and not (v + eps)²",
         shows="wherever the variance is not 1",
         seen="https://github.com/131250208/TPlinker-joint-extraction/issues/37",
     ),
     Mistake(
         "variance for the deviation",
-        lambda **p: _Parts(**p).cotangents(dx=_Parts(**p).dx * _Parts(**p).s),
+        _of(lambda r: r.cotangents(dx=r.dx * r.s)),
         forgets="the square root: dx is divided by the variance",
         shows="wherever the variance is not 1",
     ),
     Mistake(
         "x̂ in place of x − μ",
-        lambda **p: _Parts(**p).cotangents(dx=_Parts(**p).terms(projection=_Parts(**p).s)),
+        _of(lambda r: r.cotangents(dx=r.terms(projection=r.s))),
         forgets="that v^(−3/2) goes with x − μ: x̂ has been divided by the deviation already",
         shows="wherever the variance is not 1",
     ),
     Mistake(
         "weight missing in dx",
-        lambda **p: _Parts(**p).cotangents(dx=_Parts(**{**p, "weight": None}).dx),
+        _with_weight_in_dx(lambda weight: None),
         forgets="the factor weight between y and x̂",
         shows="wherever weight is not 1",
     ),
@@ -344,58 +356,51 @@ MISTAKES = (
     ),
     Mistake(
         "weight as 1 + w",
-        lambda **p: _Parts(**p).cotangents(
-            dx=_Parts(**{**p, "weight": None if p["weight"] is None else 1 + p["weight"]}).dx
-        ),
+        _with_weight_in_dx(lambda weight: None if weight is None else 1 + weight),
         forgets="that the weight itself is the factor here",
         shows="everywhere",
     ),
     Mistake(
         "dweight from x",
-        lambda **p: _Parts(**p).cotangents(dweight=over_rows(p["dy"] * p["x"])),
+        _of(lambda r: r.cotangents(dweight=over_rows(r.dy * r.x))),
         forgets="to normalise x",
         shows="everywhere",
     ),
     Mistake(
         "dweight from x s",
-        lambda **p: _Parts(**p).cotangents(dweight=over_rows(p["dy"] * p["x"] * _Parts(**p).s)),
+        _of(lambda r: r.cotangents(dweight=over_rows(r.dy * r.x * r.s))),
         forgets="to centre x",
         shows="wherever the mean is not 0",
     ),
     Mistake(
         "dweight and dbias of each row",
-        lambda **p: _Parts(**p).cotangents(dweight=p["dy"] * _Parts(**p).x_hat, dbias=p["dy"]),
+        _of(lambda r: r.cotangents(dweight=r.dy * r.x_hat, dbias=r.dy)),
         forgets="the sum over the rows",
         shows="always, in the shape, unless x is one row",
         seen="https://github.com/davisking/dlib/commit/253098eb1beb",
     ),
     Mistake(
         "dweight and dbias over axis 0 only",
-        lambda **p: _Parts(**p).cotangents(
-            dweight=_over_first_axis(p["dy"] * _Parts(**p).x_hat), dbias=_over_first_axis(p["dy"])
-        ),
+        _of(lambda r: r.cotangents(dweight=_over_first_axis(r.dy * r.x_hat), dbias=_over_first_axis(r.dy))),
         forgets="the other axes of the batch",
         shows="for x of rank 3 and more",
     ),
     Mistake(
         "dweight and dbias averaged",
-        lambda **p: _Parts(**p).cotangents(
-            dweight=over_rows(p["dy"] * _Parts(**p).x_hat) / max(p["x"].shape[:-1].numel(), 1),
-            dbias=over_rows(p["dy"]) / max(p["x"].shape[:-1].numel(), 1),
-        ),
+        _of(lambda r: r.cotangents(dweight=over_rows(r.dy * r.x_hat) / r.rows, dbias=over_rows(r.dy) / r.rows)),
         forgets="that weight and bias reach every row, so their cotangents are sums",
         shows="for more than one row",
     ),
     Mistake(
         "dweight and dbias swapped",
-        lambda **p: _Parts(**p).cotangents(dweight=over_rows(p["dy"]), dbias=over_rows(p["dy"] * _Parts(**p).x_hat)),
+        _of(lambda r: r.cotangents(dweight=over_rows(r.dy), dbias=over_rows(r.dy * r.x_hat))),
         forgets="the order of the inputs",
         shows="everywhere",
         seen="https://github.com/Oneflow-Inc/oneflow/pull/6149",
     ),
     Mistake(
         "dbias from dx",
-        lambda **p: _Parts(**p).cotangents(dbias=over_rows(_Parts(**p).dx)),
+        _of(lambda r: r.cotangents(dbias=over_rows(r.dx))),
         forgets="that the buffer of dy has been given away, and holds dx by now",
         shows="everywhere",
         seen="https://github.com/ml-explore/mlx/commit/110d9b149df9",

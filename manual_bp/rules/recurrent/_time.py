@@ -35,8 +35,3 @@ def through_weight(da: Tensor, x: Tensor) -> Tensor:
 def through_bias(da: Tensor) -> Tensor:
     """db of a_t = ... + b: Σ over steps and examples of da."""
     return torch.sum(torch.flatten(da, 0, 1), 0)
-
-
-def averaged(cotangents: tuple[Tensor, ...], first: int, count: int) -> tuple[Tensor, ...]:
-    """A mistake that recurrent layers share: the cotangents of parameters, from that position on, divided."""
-    return (*cotangents[:first], *(d / count for d in cotangents[first:]))

@@ -6,9 +6,10 @@
     n_t = tanh(W_in x_t + b_in + W_hn (r_t ⊙ h_(t−1)) + b_hn)    reset before
     h_t = (1 − z_t) ⊙ n_t + z_t ⊙ h_(t−1)
 
-for t = 1 to T.  y holds h_1 to h_T, and h_n is h_T.  weight_ih holds W_ir, W_iz and W_in one below the other, and so do
-the others.  The paper resets h before the product; cuDNN and torch reset what the product gives, so that one product
-serves all gates.  x_t and h_t are rows here, so that W h is written h Wᵀ.
+for t = 1 to T, one at least (ValueError).  y holds h_1 to h_T, and h_n is h_T.  weight_ih holds W_ir, W_iz and W_in one
+below the other, and weight_hh and the biases likewise.  The paper resets h before the product; cuDNN and torch reset
+what the product gives, so that one product serves all gates.  In the code x_t and h_t are rows, so that W h is written
+h Wᵀ.
 
 Derivation.  Back-propagation through time: h_t is y_t, the last one is h_n, and the step t+1 reads it in four places,
 in both gates, in n and beside it.  With dh_t for the cotangent of h_t as it comes from all of them, and a_r, a_z and
@@ -36,23 +37,23 @@ that their cotangents are sums.  With da_t for all three of a step,
     dW_ih = Σ_t da_t x_tᵀ    db_ih = Σ_t da_t
     dW_hr = Σ_t da_r h_(t−1)ᵀ    db_hr = Σ_t da_r
 
-and z as r.  For n it is dm_t with h_(t−1) where r resets after the product, and da_n with k_t where before it:
+and z as r, but
 
-    dW_hn = Σ_t dm_t h_(t−1)ᵀ    db_hn = Σ_t dm_t
-    dW_hn = Σ_t da_n k_tᵀ    db_hn = Σ_t da_n
+    dW_hn = Σ_t dm_t h_(t−1)ᵀ    db_hn = Σ_t dm_t    reset after
+    dW_hn = Σ_t da_n k_tᵀ    db_hn = Σ_t da_n    reset before
 
-1 − z is taken as σ(−a_z), and σ' and tanh' at the pre-activations: of a gate that has rounded to 1
-nothing would be left.
+1 − z is taken as σ(−a_z), and σ' and tanh' at the pre-activations: of a gate that has rounded to 1 nothing would be
+left.
 
 No kinks.
 
 Source: Cho et al., "Learning phrase representations using RNN encoder-decoder for statistical machine translation"
-(arXiv 1406.1078), whose z is 1 − z elsewhere; Chung et al. (arXiv 1412.3555); Werbos, "Backpropagation through time:
-what it does and how to do it", Proc. IEEE 78 (1990).
+(arXiv 1406.1078), eq. 5 to 8, which resets before; Chung et al. (arXiv 1412.3555), whose z is 1 − z here; Werbos,
+"Backpropagation through time: what it does and how to do it", Proc. IEEE 78 (1990).
 """
 
 from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -60,15 +61,9 @@ from torch import Tensor
 
 from manual_bp.inputs import Edge, Input, Mistake, Value, constant, normal, uniform
 from manual_bp.rules.recurrent._gates import sigmoid_slope, tanh_slope
+from manual_bp.rules.recurrent._mistakes import Cotangents, Parts, in_time
 from manual_bp.rules.recurrent._steps import Tensors, over_time
-from manual_bp.rules.recurrent._time import (
-    averaged,
-    before,
-    initial,
-    require_a_step,
-    through_bias,
-    through_weight,
-)
+from manual_bp.rules.recurrent._time import before, initial, require_a_step, through_bias, through_weight
 
 
 class Residuals(NamedTuple):
@@ -252,34 +247,33 @@ EDGES = (
 
 
 class _Step(NamedTuple):
-    """What the formulas of a step read, of all steps at once: pre-activations, states, and what r resets."""
+    """What the formulas of a step read, of all steps at once.  is_reset: what r is multiplied with."""
 
+    a_r: Tensor
+    a_z: Tensor
+    a_n: Tensor
     r: Tensor
     z: Tensor
     n: Tensor
     h_before: Tensor
-    reset: Tensor
+    is_reset: Tensor
 
 
 def _factors(s: _Step) -> dict[str, Tensor]:
-    """What gives da_n and da_z of dh_t, da_r and what goes on of the cotangent of r ⊙ (what it resets), and the part of
-    dh_t that goes straight on."""
+    """By what dh_t is multiplied to give da_n, da_z and what goes straight on, and the cotangent of what has been reset
+    to give da_r and that of what is reset."""
     return {
-        "n": torch.sigmoid(-s.z) * tanh_slope(s.n),
-        "z": (s.h_before - torch.tanh(s.n)) * sigmoid_slope(s.z),
-        "r": s.reset * sigmoid_slope(s.r),
-        "reset": torch.sigmoid(s.r),
-        "kept": torch.sigmoid(s.z),
+        "n": torch.sigmoid(-s.a_z) * tanh_slope(s.a_n),
+        "z": (s.h_before - s.n) * sigmoid_slope(s.a_z),
+        "kept": s.z,
+        "r": s.is_reset * sigmoid_slope(s.a_r),
+        "reset": s.r,
     }
 
 
-class _Parts:
-    """The parts of the right formula, from which wrong ones are made.
-
-    factors: those that are others than the right ones (`_factors`).  carried: how much of the cotangent that a step
-    hands on reaches the one before it, at step t.  backward_as: where r resets, in backward.  states: forward's values
-    by another formula.
-    """
+class _Parts(Parts):
+    """factors: those that are others than the right ones (`_factors`).  backward_as: where r resets, in backward.
+    states: forward's values by another formula.  to_h, order: as in `in_time`."""
 
     def __init__(
         self,
@@ -292,7 +286,7 @@ class _Parts:
         dy: Outputs,
         reset: Literal["after", "before"],
         factors: Callable[[_Step], dict[str, Tensor]] = lambda _: {},
-        carried: Callable[[int], float] = lambda _: 1.0,
+        to_h: Callable[[int], float] = lambda _: 1.0,
         order: Callable[[range], Iterator[int]] = reversed,
         backward_as: Literal["after", "before"] | None = None,
         states: Callable[..., Outputs] | None = None,
@@ -304,62 +298,63 @@ class _Parts:
         self.h = states(*inputs, reset=reset).y if states else kept.h
         self.h_before = before(h0, self.h)
         a_r, a_z, a_n = torch.chunk(kept.a, 3, -1)
-        self.after = (backward_as or reset) == "after"
-        m = self.h_before @ weight_hh[2 * hidden :].T + bias_hh[2 * hidden :]
-        step = _Step(a_r, a_z, a_n, self.h_before, m if self.after else self.h_before)
-        of = {**_factors(step), **factors(step)}
+        gates = torch.sigmoid(a_r), torch.sigmoid(a_z), torch.tanh(a_n)
         weight_gates, weight_n = torch.split(weight_hh, [2 * hidden, hidden])
-        gates, n, dh = {}, {}, dy.h_n
+        self.after = (backward_as or reset) == "after"
+        is_reset = self.h_before @ weight_n.T + bias_hh[2 * hidden :] if self.after else self.h_before
+        step = _Step(a_r, a_z, a_n, *gates, self.h_before, is_reset)
+        of = {**_factors(step), **factors(step)}
+        da_gates, da_n, dh = {}, {}, dy.h_n
         for t in order(range(len(x))):
             dh = dh + dy.y[t]
-            n[t] = dh * of["n"][t]
-            dreset = n[t] if self.after else n[t] @ weight_n
-            gates[t] = torch.cat([dreset * of["r"][t], dh * of["z"][t]], -1)
+            da_n[t] = dh * of["n"][t]
+            dreset = da_n[t] if self.after else da_n[t] @ weight_n
+            da_gates[t] = torch.cat([dreset * of["r"][t], dh * of["z"][t]], -1)
             through_n = (dreset * of["reset"][t]) @ weight_n if self.after else dreset * of["reset"][t]
-            dh = (dh * of["kept"][t] + gates[t] @ weight_gates + through_n) * carried(t)
-        self.gates, self.n = (torch.stack([d[t] for t in range(len(x))]) for d in (gates, n))
-        self.da, self.dh0, self.r = torch.cat([self.gates, self.n], -1), dh, of["reset"]
+            dh = (dh * of["kept"][t] + da_gates[t] @ weight_gates + through_n) * to_h(t)
+        self.da_gates, self.da_n = (torch.stack([d[t] for t in range(len(x))]) for d in (da_gates, da_n))
+        self.da, self.r, self.of_first = torch.cat([self.da_gates, self.da_n], -1), of["reset"], {"dh0": dh}
 
-    def through_recurrent(self, h_before: Tensor, da: slice = slice(None)) -> tuple[Tensor, Tensor]:
-        """dW_hh and db_hh of the states before the steps, and of those steps alone."""
-        gates, n, r, h = self.gates[da], self.n[da], self.r[da], h_before[da]
+    def through_recurrent(self, h_before: Tensor, steps: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        da_gates, da_n, r, h = self.da_gates[steps], self.da_n[steps], self.r[steps], h_before[steps]
         if self.after:
-            product = torch.cat([gates, n * r], -1)
-            return through_weight(product, h), through_bias(product)
-        weight = torch.cat([through_weight(gates, h), through_weight(n, r * h)])
-        return weight, through_bias(torch.cat([gates, n], -1))
-
-    def cotangents(self, **instead: Tensor) -> tuple[Tensor, ...]:
-        """Those that these parts make, but for the ones that are given."""
-        dweight_hh, dbias_hh = self.through_recurrent(self.h_before)
-        return tuple(
-            {
-                "dx": self.da @ self.weight_ih,
-                "dh0": self.dh0,
-                "dweight_ih": through_weight(self.da, self.x),
-                "dweight_hh": dweight_hh,
-                "dbias_ih": through_bias(self.da),
-                "dbias_hh": dbias_hh,
-                **instead,
-            }.values()
-        )
+            dproduct = torch.cat([da_gates, da_n * r], -1)
+            return through_weight(dproduct, h), through_bias(dproduct)
+        dweight_hh = torch.cat([through_weight(da_gates, h), through_weight(da_n, r * h)])
+        return dweight_hh, through_bias(self.da[steps])
 
 
-def _sigmoid_slopes_from_gates(s: _Step) -> dict[str, Tensor]:
-    """As `_factors`, with σ' from what σ gave."""
-    r, z = torch.sigmoid(s.r), torch.sigmoid(s.z)
-    return {"z": (s.h_before - torch.tanh(s.n)) * z * (1 - z), "r": s.reset * r * (1 - r)}
+def _of(formula: Callable[[_Parts], Cotangents]) -> Callable[..., Cotangents]:
+    return lambda **p: formula(_Parts(**p))
 
 
-def _from_gates(s: _Step) -> dict[str, Tensor]:
-    """As `_factors`, all from what σ and tanh gave."""
-    return {**_sigmoid_slopes_from_gates(s), "n": (1 - torch.sigmoid(s.z)) * (1 - torch.tanh(s.n) ** 2)}
+def _by(factors: Callable[[_Step], dict[str, Tensor]]) -> Callable[..., Cotangents]:
+    """The formula with these in place of the right factors."""
+    return lambda **p: _Parts(**p, factors=factors).cotangents()
 
 
-def _reordered(x: Tensor) -> Tensor:
+def _z_first(x: Tensor) -> Tensor:
     """The gates' parts of x in the order z, r, n."""
     r, z, n = torch.chunk(x, 3)
     return torch.cat([z, r, n])
+
+
+def _of_z_first(**p: Any) -> Cotangents:
+    others = {name: _z_first(x) for name, x in p.items() if name.startswith(("weight", "bias"))}
+    return _Parts(**{**p, **others}).cotangents()
+
+
+def _weight_of_reset_states(r: _Parts) -> Tensor:
+    """dW_hh as where r resets before the product."""
+    return torch.cat([through_weight(r.da_gates, r.h_before), through_weight(r.da_n, r.r * r.h_before)])
+
+
+def _sigmoid_slopes_from_gates(s: _Step) -> dict[str, Tensor]:
+    return {"z": (s.h_before - s.n) * s.z * (1 - s.z), "r": s.is_reset * s.r * (1 - s.r)}
+
+
+def _from_gates(s: _Step) -> dict[str, Tensor]:
+    return {**_sigmoid_slopes_from_gates(s), "n": (1 - s.z) * (1 - s.n**2)}
 
 
 def _mixed(
@@ -404,107 +399,76 @@ VALUES = (
 )
 
 MISTAKES = (
-    Mistake(
-        "h_n's cotangent forgotten",
-        lambda **p: _Parts(**{**p, "dy": p["dy"]._replace(h_n=0 * p["dy"].h_n)}).cotangents(),
-        forgets="that the last state is returned by itself, and may be what the loss reads",
-        shows="wherever dh_n is not 0",
-        seen="https://github.com/open-lm-engine/accelerated-model-architectures/commit/f15adc90f8e6",
-    ),
-    Mistake(
-        "last step of y alone",
-        lambda **p: _Parts(
-            **{**p, "dy": p["dy"]._replace(y=torch.cat([0 * p["dy"].y[:-1], p["dy"].y[-1:]]))}
-        ).cotangents(),
-        forgets="that every step's state is an output: dy_t is added at each",
-        shows="for more than one step",
-    ),
-    Mistake(
-        "state detached",
-        lambda **p: _Parts(**p, carried=lambda t: t == 0).cotangents(),
-        forgets="that a state depends on the one before it: no gradient goes through time",
-        shows="for more than one step",
-    ),
-    Mistake(
-        "truncated",
-        lambda **p: _Parts(**p, carried=lambda t: t % 2).cotangents(),
-        forgets="what lies more than two steps ahead: truncated back-propagation (a deliberate change, to save memory)",
-        shows="wherever a gradient goes further than one step",
-    ),
+    *in_time(_Parts),
     Mistake(
         "direct path forgotten",
-        lambda **p: _Parts(**p, factors=lambda s: {"kept": torch.zeros_like(s.z)}).cotangents(),
+        _by(lambda s: {"kept": torch.zeros_like(s.z)}),
         forgets="dh_t ⊙ z_t: that h_(t−1) stands in h_t itself",
         shows="everywhere",
     ),
     Mistake(
         "direct path without its gate",
-        lambda **p: _Parts(**p, factors=lambda s: {"kept": torch.ones_like(s.z)}).cotangents(),
+        _by(lambda s: {"kept": torch.ones_like(s.z)}),
         forgets="z_t between h_t and h_(t−1)",
         shows="unless everything is kept",
     ),
     Mistake(
         "z and 1 − z swapped",
-        lambda **p: _Parts(
-            **p,
-            factors=lambda s: {
-                "n": torch.sigmoid(s.z) * tanh_slope(s.n),
-                "z": (torch.tanh(s.n) - s.h_before) * sigmoid_slope(s.z),
-                "kept": torch.sigmoid(-s.z),
-            },
-        ).cotangents(),
+        _by(
+            lambda s: {
+                "n": s.z * tanh_slope(s.a_n),
+                "z": (s.n - s.h_before) * sigmoid_slope(s.a_z),
+                "kept": torch.sigmoid(-s.a_z),
+            }
+        ),
         forgets="that z is how much is kept: this is the gradient of z n + (1 − z) h",
         shows="everywhere",
     ),
     Mistake(
         "update gate missing in dn",
-        lambda **p: _Parts(**p, factors=lambda s: {"n": tanh_slope(s.n)}).cotangents(),
+        _by(lambda s: {"n": tanh_slope(s.a_n)}),
         forgets="1 − z_t between n_t and h_t",
         shows="unless nothing is kept",
     ),
     Mistake(
         "tanh missing in dn",
-        lambda **p: _Parts(**p, factors=lambda s: {"n": torch.sigmoid(-s.z)}).cotangents(),
+        _by(lambda s: {"n": torch.sigmoid(-s.a_z)}),
         forgets="tanh'(a_n)",
         shows="away from a_n = 0",
     ),
     Mistake(
         "tanh' at n",
-        lambda **p: _Parts(
-            **p, factors=lambda s: {"n": torch.sigmoid(-s.z) * tanh_slope(torch.tanh(s.n))}
-        ).cotangents(),
+        _by(lambda s: {"n": torch.sigmoid(-s.a_z) * tanh_slope(s.n)}),
         forgets="that tanh' is taken at a_n, and not at n, which has been through tanh already",
         shows="away from a_n = 0",
     ),
     Mistake(
         "dz's sign",
-        lambda **p: _Parts(
-            **p, factors=lambda s: {"z": (torch.tanh(s.n) - s.h_before) * sigmoid_slope(s.z)}
-        ).cotangents(),
+        _by(lambda s: {"z": (s.n - s.h_before) * sigmoid_slope(s.a_z)}),
         forgets="that more z means more of h and less of n",
         shows="everywhere",
     ),
     Mistake(
         "dz from the state alone",
-        lambda **p: _Parts(**p, factors=lambda s: {"z": s.h_before * sigmoid_slope(s.z)}).cotangents(),
+        _by(lambda s: {"z": s.h_before * sigmoid_slope(s.a_z)}),
         forgets="that z takes from n what it gives to h",
         shows="away from n = 0",
     ),
     Mistake(
         "gates' slopes forgotten",
-        lambda **p: _Parts(**p, factors=lambda s: {"z": s.h_before - torch.tanh(s.n), "r": s.reset}).cotangents(),
+        _by(lambda s: {"z": s.h_before - s.n, "r": s.is_reset}),
         forgets="σ' of both gates",
         shows="everywhere",
     ),
     Mistake(
         "reset gate as a constant",
-        lambda **p: _Parts(**p, factors=lambda s: {"r": torch.zeros_like(s.r)}).cotangents(),
+        _by(lambda s: {"r": torch.zeros_like(s.r)}),
         forgets="that r depends on x and h",
         shows="everywhere",
     ),
     Mistake(
         "reset gate forgotten on the way to h",
-        lambda **p: _Parts(**p, factors=lambda s: {"reset": torch.ones_like(s.r)}).cotangents(),
+        _by(lambda s: {"reset": torch.ones_like(s.r)}),
         forgets="r_t between n_t and h_(t−1), and in dW_hn",
         shows="unless the reset gates are open",
     ),
@@ -522,26 +486,19 @@ MISTAKES = (
     ),
     Mistake(
         "dbias_hh of n like dbias_ih",
-        lambda **p: _Parts(**p).cotangents(dbias_hh=through_bias(_Parts(**p).da)),
+        _of(lambda r: r.cotangents(dbias_hh=through_bias(r.da))),
         forgets="that b_hn stands inside of the reset, behind r_t",
         shows="for reset = after",
     ),
     Mistake(
         "dweight_hn from r ⊙ h, whatever was asked",
-        lambda **p: _Parts(**p).cotangents(
-            dweight_hh=torch.cat(
-                [
-                    through_weight(_Parts(**p).gates, _Parts(**p).h_before),
-                    through_weight(_Parts(**p).n, _Parts(**p).r * _Parts(**p).h_before),
-                ]
-            )
-        ),
+        _of(lambda r: r.cotangents(dweight_hh=_weight_of_reset_states(r))),
         forgets="that r resets units of the product and not of h, after it",
         shows="for reset = after",
     ),
     Mistake(
         "dweight_hn from h, whatever was asked",
-        lambda **p: _Parts(**p).cotangents(dweight_hh=through_weight(_Parts(**p).da, _Parts(**p).h_before)),
+        _of(lambda r: r.cotangents(dweight_hh=through_weight(r.da, r.h_before))),
         forgets="r: beside da_n where it resets after the product, and beside h where before it",
         shows="everywhere",
     ),
@@ -555,107 +512,41 @@ MISTAKES = (
     # Each by itself as well: a page that lost one of them would be allowed it, and all at once still be seen to lose.
     Mistake(
         "s(1 − s)",
-        lambda **p: _Parts(**p, factors=_sigmoid_slopes_from_gates).cotangents(),
+        _by(_sigmoid_slopes_from_gates),
         forgets="that 1 − s cancels once s is near 1",
         shows="growing with a; from 17 in float32 and 37 in float64 no digit is left",
         loses_digits=True,
     ),
     Mistake(
         "1 − z",
-        lambda **p: _Parts(**p, factors=lambda s: {"n": (1 - torch.sigmoid(s.z)) * tanh_slope(s.n)}).cotangents(),
+        _by(lambda s: {"n": (1 - s.z) * tanh_slope(s.a_n)}),
         forgets="that 1 − z cancels once z is near 1; it is σ(−a)",
         shows="growing with the update gate's a; from 17 in float32 and 37 in float64 no digit is left",
         loses_digits=True,
     ),
     Mistake(
         "1 − t²",
-        lambda **p: _Parts(**p, factors=lambda s: {"n": torch.sigmoid(-s.z) * (1 - torch.tanh(s.n) ** 2)}).cotangents(),
+        _by(lambda s: {"n": torch.sigmoid(-s.a_z) * (1 - s.n**2)}),
         forgets="that 1 − t² cancels once |t| is near 1",
         shows="growing with |a|; from 9.1 in float32 and 19.1 in float64 no digit is left",
         loses_digits=True,
     ),
     Mistake(
         "gates z, r, n",
-        lambda **p: _Parts(
-            **{**p, **{n: _reordered(p[n]) for n in p if n.startswith(("weight", "bias"))}}
-        ).cotangents(),
+        _of_z_first,
         forgets="the order of the gates, r, z, n: this is the gradient of a layer whose update gate comes first",
         shows="everywhere",
     ),
     Mistake(
         "cotangents in order z, r, n",
-        lambda **p: tuple(
-            _reordered(d) if n.startswith(("weight", "bias")) else d
-            for n, d in zip(p, _Parts(**p).cotangents(), strict=False)
-        ),
+        _of(lambda r: r.cotangents(**{name: _z_first(d) for name, d in r.of_parameters().items()})),
         forgets="the order of the gates, r, z, n: each cotangent stands in another's place",
         shows="everywhere",
     ),
     Mistake(
-        "steps solved forwards",
-        lambda **p: _Parts(**p, order=iter).cotangents(),
-        forgets="that the last step comes first",
-        shows="for more than one step",
-    ),
-    Mistake(
-        "dx in reverse",
-        lambda **p: _Parts(**p).cotangents(dx=_Parts(**p).da.flip(0) @ p["weight_ih"]),
-        forgets="that cotangents are found from the last step to the first, and must be turned round",
-        shows="for more than one step",
-    ),
-    Mistake(
         "dh0 forgotten",
-        lambda **p: _Parts(**p).cotangents(dh0=torch.zeros_like(p["h0"])),
+        _of(lambda r: r.cotangents(dh0=torch.zeros_like(r.h[0]))),
         forgets="that the state before the first step is an input",
         shows="everywhere",
-    ),
-    Mistake(
-        "dweight_hh from the state after the step",
-        lambda **p: _Parts(**p).cotangents(dweight_hh=_Parts(**p).through_recurrent(_Parts(**p).h)[0]),
-        forgets="that W_hh reads h_(t−1)",
-        shows="everywhere",
-    ),
-    Mistake(
-        "dweight_hh without the first step",
-        lambda **p: _Parts(**p).cotangents(
-            dweight_hh=_Parts(**p).through_recurrent(_Parts(**p).h_before, slice(1, None))[0]
-        ),
-        forgets="that h0 is read too",
-        shows="wherever h0 is not 0",
-    ),
-    Mistake(
-        "weights' cotangents of the first step alone",
-        lambda **p: _Parts(**p).cotangents(
-            dweight_ih=through_weight(_Parts(**p).da[:1], p["x"][:1]),
-            dweight_hh=_Parts(**p).through_recurrent(_Parts(**p).h_before, slice(1))[0],
-            dbias_ih=through_bias(_Parts(**p).da[:1]),
-            dbias_hh=_Parts(**p).through_recurrent(_Parts(**p).h_before, slice(1))[1],
-        ),
-        forgets="to add up: each step overwrites what the one after it left",
-        shows="for more than one step",
-    ),
-    Mistake(
-        "averaged over the steps",
-        lambda **p: averaged(_Parts(**p).cotangents(), 2, len(p["x"])),
-        forgets="that every step reads the weights, so that their cotangents are sums",
-        shows="for more than one step",
-    ),
-    Mistake(
-        "averaged over the batch",
-        lambda **p: averaged(_Parts(**p).cotangents(), 2, max(p["x"].shape[1], 1)),
-        forgets="that every example reads the weights: a mean is for the loss to take",
-        shows="for more than one example",
-    ),
-    Mistake(
-        "dbias_hh of 0",
-        lambda **p: _Parts(**p).cotangents(dbias_hh=torch.zeros_like(p["bias_hh"])),
-        forgets="that both biases are added at every step",
-        shows="everywhere",
-    ),
-    Mistake(
-        "gradient clipped",
-        lambda **p: tuple(d.clamp(-1, 1) for d in _Parts(**p).cotangents()),
-        forgets="that the gradient may really be large (a deliberate change, to keep steps of training short)",
-        shows="where a cotangent is beyond ±1",
     ),
 )

@@ -1,38 +1,38 @@
 """Long short-term memory: a state behind gates, which one multiplication by a gate takes from step to step.
 
-    a_t = W_ih x_t + b_ih + W_hh h_(t−1) + b_hh
-    c_t = σ(f_t) ⊙ c_(t−1) + σ(i_t) ⊙ tanh(g_t)
-    h_t = σ(o_t) ⊙ tanh(c_t)
+    a_t = W_ih x_t + b_ih + W_hh h_(t−1) + b_hh      its four parts, in this order: a_i, a_f, a_g, a_o
+    i_t = σ(a_i)      f_t = σ(a_f)      g_t = tanh(a_g)      o_t = σ(a_o)
+    c_t = f_t ⊙ c_(t−1) + i_t ⊙ g_t
+    h_t = o_t ⊙ tanh(c_t)
 
-for t = 1 to T, where i, f, g and o are the four parts of the pre-activations a, in this order.  y holds h_1 to h_T, h_n
-is h_T and c_n is c_T.  x_t and h_t are rows here, so that W h is written h Wᵀ.
+for t = 1 to T, one at least (ValueError).  y holds h_1 to h_T, h_n is h_T and c_n is c_T.  In the code x_t and h_t are
+rows, so that W h is written h Wᵀ.
 
 Derivation.  Back-propagation through time, with two states: h_t is y_t, is read by the gates of the step t+1, and the
-last one is h_n.  c_t makes h_t, is kept by the step t+1 behind its forget gate, and the last one is c_n.  With d for
-the cotangent as it comes from all of them, and da_t for di_t, df_t, dg_t and do_t together,
+last one is h_n.  c_t makes h_t, is kept by the step t+1 behind its forget gate, and the last one is c_n.  With dh_t and
+dc_t for the cotangents as they come from all of them, and da_t for that of a_t,
 
     dh_t = dy_t + W_hhᵀ da_(t+1)    t < T
     dh_T = dy_T + dh_n
-    dc_t = dh_t ⊙ σ(o_t) tanh'(c_t) + dc_(t+1) ⊙ σ(f_(t+1))    t < T
-    dc_T = dh_T ⊙ σ(o_T) tanh'(c_T) + dc_n
+    dc_t = dh_t ⊙ o_t tanh'(c_t) + dc_(t+1) ⊙ f_(t+1)    t < T
+    dc_T = dh_T ⊙ o_T tanh'(c_T) + dc_n
 
 and by the product rule in the two lines that make the states
 
-    di_t = dc_t ⊙ tanh(g_t) σ'(i_t)
-    df_t = dc_t ⊙ c_(t−1) σ'(f_t)
-    dg_t = dc_t ⊙ σ(i_t) tanh'(g_t)
-    do_t = dh_t ⊙ tanh(c_t) σ'(o_t)
+    da_i = dc_t ⊙ g_t σ'(a_i)
+    da_f = dc_t ⊙ c_(t−1) σ'(a_f)
+    da_g = dc_t ⊙ i_t tanh'(a_g)
+    da_o = dh_t ⊙ tanh(c_t) σ'(a_o)
 
 What dh_t and dc_t are multiplied with depends on no later step: it is taken of all steps at once.  Before the first
-step dh0 = W_hhᵀ da_1 and dc0 = dc_1 ⊙ σ(f_1) are left.  Every step reads the same weights, so that
+step dh0 = W_hhᵀ da_1 and dc0 = dc_1 ⊙ f_1 are left.  Every step reads the same weights, so that
 
     dx_t = W_ihᵀ da_t
     dW_ih = Σ_t da_t x_tᵀ    dW_hh = Σ_t da_t h_(t−1)ᵀ    db_ih = db_hh = Σ_t da_t
 
-Along c alone a gradient is a product of σ(f_t), with no weight in it: where the forget gates are open, it does not
-vanish.
+Along c alone a gradient is a product of f_t, with no weight in it: where the forget gates are open, it does not vanish.
 
-σ' and tanh' are taken at the pre-activations and at c_t: of a gate that has rounded to 1, s (1 − s) has no digits.
+σ' and tanh' are taken at the pre-activations and at c_t: of a gate s that has rounded to 1, s (1 − s) has no digits.
 
 No kinks.
 
@@ -42,7 +42,7 @@ what it does and how to do it", Proc. IEEE 78 (1990).
 """
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -50,15 +50,9 @@ from torch import Tensor
 
 from manual_bp.inputs import Edge, Input, Mistake, constant, normal, uniform
 from manual_bp.rules.recurrent._gates import sigmoid_slope, tanh_slope
+from manual_bp.rules.recurrent._mistakes import Cotangents, Parts, in_time
 from manual_bp.rules.recurrent._steps import Tensors, over_time
-from manual_bp.rules.recurrent._time import (
-    averaged,
-    before,
-    initial,
-    require_a_step,
-    through_bias,
-    through_weight,
-)
+from manual_bp.rules.recurrent._time import before, initial, require_a_step, through_bias, through_weight
 
 
 class Residuals(NamedTuple):
@@ -96,9 +90,9 @@ def forward(
     def step(states: Tensors, now: Tensors) -> tuple[Tensors, Tensors]:
         (h, c), (from_x_t,) = states, now
         a_t = from_x_t + h @ recurrent
-        i, f, g, o = torch.chunk(a_t, 4, -1)
-        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-        h = torch.sigmoid(o) * torch.tanh(c)
+        a_i, a_f, a_g, a_o = torch.chunk(a_t, 4, -1)
+        c = torch.sigmoid(a_f) * c + torch.sigmoid(a_i) * torch.tanh(a_g)
+        h = torch.sigmoid(a_o) * torch.tanh(c)
         return (h, c), (a_t, c, h)
 
     (h_n, c_n), (a, c, h) = over_time(step, (h0, c0), (from_x,))
@@ -117,27 +111,27 @@ def backward(
     Float[Tensor, "4*hidden"],
 ]:
     x, h0, c0, weight_ih, weight_hh, a, c, h = residuals
-    i, f, g, o = torch.chunk(a, 4, -1)
+    a_i, a_f, a_g, a_o = torch.chunk(a, 4, -1)
+    i, f, g, o = torch.sigmoid(a_i), torch.sigmoid(a_f), torch.tanh(a_g), torch.sigmoid(a_o)
     da_from_states = torch.cat(
         [
-            torch.tanh(g) * sigmoid_slope(i),  # of dc_t, as the next two
-            before(c0, c) * sigmoid_slope(f),
-            torch.sigmoid(i) * tanh_slope(g),
-            torch.tanh(c) * sigmoid_slope(o),  # of dh_t
+            g * sigmoid_slope(a_i),  # times dc_t, as the next two
+            before(c0, c) * sigmoid_slope(a_f),
+            i * tanh_slope(a_g),
+            torch.tanh(c) * sigmoid_slope(a_o),  # times dh_t
         ],
         -1,
     )
-    dc_from_dh = torch.sigmoid(o) * tanh_slope(c)
-    kept = torch.sigmoid(f)
+    dc_from_dh = o * tanh_slope(c)
 
     def step(states: Tensors, now: Tensors) -> tuple[Tensors, Tensors]:
-        (dh, dc), (dy_t, dc_from_dh_t, da_from_states_t, kept_t) = states, now
+        (dh, dc), (dy_t, dc_from_dh_t, da_from_states_t, f_t) = states, now
         dh = dh + dy_t
         dc = dc + dh * dc_from_dh_t
         da_t = torch.cat([dc, dc, dc, dh], -1) * da_from_states_t
-        return (da_t @ weight_hh, dc * kept_t), (da_t,)  # of the states before the step
+        return (da_t @ weight_hh, dc * f_t), (da_t,)  # of the states before the step
 
-    each = (dy.y, dc_from_dh, da_from_states, kept)
+    each = (dy.y, dc_from_dh, da_from_states, f)
     (dh0, dc0), (da,) = over_time(step, (dy.h_n, dy.c_n), each, last_first=True)
     dbias = through_bias(da)
     dweight_hh = through_weight(da, before(h0, h))
@@ -201,8 +195,12 @@ EDGES = (
 
 
 class _Step(NamedTuple):
-    """What the formulas of a step read, of all steps at once: pre-activations and states."""
+    """What the formulas of a step read, of all steps at once."""
 
+    a_i: Tensor
+    a_f: Tensor
+    a_g: Tensor
+    a_o: Tensor
     i: Tensor
     f: Tensor
     g: Tensor
@@ -212,23 +210,19 @@ class _Step(NamedTuple):
 
 
 def _factors(s: _Step) -> dict[str, Tensor]:
-    """What dc_t is multiplied with to give di, df, dg and dc_(t−1), and dh_t to give do and its part of dc_t."""
+    """By what dc_t is multiplied to give da_i, da_f, da_g and dc_(t−1), and dh_t to give da_o and its part of dc_t."""
     return {
-        "i": torch.tanh(s.g) * sigmoid_slope(s.i),
-        "f": s.c_before * sigmoid_slope(s.f),
-        "g": torch.sigmoid(s.i) * tanh_slope(s.g),
-        "o": torch.tanh(s.c) * sigmoid_slope(s.o),
-        "c": torch.sigmoid(s.o) * tanh_slope(s.c),
-        "kept": torch.sigmoid(s.f),
+        "i": s.g * sigmoid_slope(s.a_i),
+        "f": s.c_before * sigmoid_slope(s.a_f),
+        "g": s.i * tanh_slope(s.a_g),
+        "o": torch.tanh(s.c) * sigmoid_slope(s.a_o),
+        "c": s.o * tanh_slope(s.c),
+        "kept": s.f,
     }
 
 
-class _Parts:
-    """The parts of the right formula, from which wrong ones are made.
-
-    factors: those that are others than the right ones (`_factors`).  to_h, to_c: how much of the cotangent that a step
-    hands on reaches the state before it, at step t.
-    """
+class _Parts(Parts):
+    """factors: those that are others than the right ones (`_factors`).  to_h, to_c, order: as in `in_time`."""
 
     def __init__(
         self,
@@ -247,8 +241,9 @@ class _Parts:
     ) -> None:
         _, kept = forward(x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh)
         self.x, self.weight_ih, self.h, self.h_before = x, weight_ih, kept.h, before(h0, kept.h)
-        i, f, g, o = torch.chunk(kept.a, 4, -1)
-        step = _Step(i, f, g, o, before(c0, kept.c), kept.c)
+        a_i, a_f, a_g, a_o = torch.chunk(kept.a, 4, -1)
+        gates = torch.sigmoid(a_i), torch.sigmoid(a_f), torch.tanh(a_g), torch.sigmoid(a_o)
+        step = _Step(a_i, a_f, a_g, a_o, *gates, before(c0, kept.c), kept.c)
         of = {**_factors(step), **factors(step)}
         da, dh, dc = {}, dy.h_n, dy.c_n
         for t in order(range(len(x))):
@@ -256,81 +251,60 @@ class _Parts:
             dc = dc + dh * of["c"][t]
             da[t] = torch.cat([dc * of["i"][t], dc * of["f"][t], dc * of["g"][t], dh * of["o"][t]], -1)
             self.dc, dh, dc = dc, (da[t] @ weight_hh) * to_h(t), dc * of["kept"][t] * to_c(t)
-        self.da, self.dh0, self.dc0 = torch.stack([da[t] for t in range(len(x))]), dh, dc
-
-    def cotangents(self, **instead: Tensor) -> tuple[Tensor, ...]:
-        """Those that these parts make, but for the ones that are given."""
-        dbias = through_bias(self.da)
-        return tuple(
-            {
-                "dx": self.da @ self.weight_ih,
-                "dh0": self.dh0,
-                "dc0": self.dc0,
-                "dweight_ih": through_weight(self.da, self.x),
-                "dweight_hh": through_weight(self.da, self.h_before),
-                "dbias_ih": dbias,
-                "dbias_hh": dbias,
-                **instead,
-            }.values()
-        )
+        self.da, self.of_first = torch.stack([da[t] for t in range(len(x))]), {"dh0": dh, "dc0": dc}
 
 
-def _reordered(x: Tensor, order: tuple[int, ...], dim: int) -> Tensor:
-    """The gates' parts of x in another order."""
-    parts = torch.chunk(x, 4, dim)
-    return torch.cat([parts[k] for k in order], dim)
+def _of(formula: Callable[[_Parts], Cotangents]) -> Callable[..., Cotangents]:
+    return lambda **p: formula(_Parts(**p))
 
 
-def _with_bias_of_o_at_f(bias: Tensor) -> Tensor:
-    return _reordered(bias, (0, 3, 2, 3), 0)
+def _by(factors: Callable[[_Step], dict[str, Tensor]]) -> Callable[..., Cotangents]:
+    """The formula with these in place of the right factors."""
+    return lambda **p: _Parts(**p, factors=factors).cotangents()
+
+
+def _of_parameters(changed: Callable[[Tensor], Tensor]) -> Callable[..., Cotangents]:
+    """The formula of a layer whose weights and biases are changed ones."""
+
+    def formula(**p: Any) -> Cotangents:
+        others = {name: changed(x) for name, x in p.items() if name.startswith(("weight", "bias"))}
+        return _Parts(**{**p, **others}).cotangents()
+
+    return formula
+
+
+def _o_before_g(x: Tensor) -> Tensor:
+    """The gates' parts of x in the order i, f, o, g."""
+    i, f, g, o = torch.chunk(x, 4)
+    return torch.cat([i, f, o, g])
+
+
+def _bias_of_o_at_f(x: Tensor) -> Tensor:
+    i, _, g, o = torch.chunk(x, 4)
+    return torch.cat([i, o, g, o]) if x.ndim == 1 else x
+
+
+def _of_half(da: Tensor) -> Tensor:
+    """The biases' cotangent of the first half of the batch."""
+    return through_bias(da[:, : da.shape[1] // 2])
 
 
 def _sigmoid_slopes_from_gates(s: _Step) -> dict[str, Tensor]:
-    """As `_factors`, with σ' from what σ gave."""
-    i, f, o = map(torch.sigmoid, (s.i, s.f, s.o))
-    return {"i": torch.tanh(s.g) * i * (1 - i), "f": s.c_before * f * (1 - f), "o": torch.tanh(s.c) * o * (1 - o)}
+    return {"i": s.g * s.i * (1 - s.i), "f": s.c_before * s.f * (1 - s.f), "o": torch.tanh(s.c) * s.o * (1 - s.o)}
 
 
 def _tanh_slopes_from_values(s: _Step) -> dict[str, Tensor]:
-    """As `_factors`, with tanh' from what tanh gave."""
-    g, c = torch.tanh(s.g), torch.tanh(s.c)
-    return {"g": torch.sigmoid(s.i) * (1 - g**2), "c": torch.sigmoid(s.o) * (1 - c**2)}
+    return {"g": s.i * (1 - s.g**2), "c": s.o * (1 - torch.tanh(s.c) ** 2)}
 
 
 MISTAKES = (
+    *in_time(_Parts, ("to_h", "to_c")),
     Mistake(
         "c_n's cotangent ignored",
         lambda **p: _Parts(**{**p, "dy": p["dy"]._replace(c_n=0 * p["dy"].c_n)}).cotangents(),
         forgets="that the last cell state is returned too: dc_T begins with dc_n",
         shows="wherever dc_n is not 0",
         seen="https://github.com/deeplearning4j/deeplearning4j/issues/8838",
-    ),
-    Mistake(
-        "h_n's cotangent forgotten",
-        lambda **p: _Parts(**{**p, "dy": p["dy"]._replace(h_n=0 * p["dy"].h_n)}).cotangents(),
-        forgets="that the last state is returned by itself, and may be what the loss reads",
-        shows="wherever dh_n is not 0",
-        seen="https://github.com/open-lm-engine/accelerated-model-architectures/commit/f15adc90f8e6",
-    ),
-    Mistake(
-        "last step of y alone",
-        lambda **p: _Parts(
-            **{**p, "dy": p["dy"]._replace(y=torch.cat([0 * p["dy"].y[:-1], p["dy"].y[-1:]]))}
-        ).cotangents(),
-        forgets="that every step's state is an output: dy_t is added at each",
-        shows="for more than one step",
-    ),
-    Mistake(
-        "states detached",
-        lambda **p: _Parts(**p, to_h=lambda t: t == 0, to_c=lambda t: t == 0).cotangents(),
-        forgets="that a state depends on the one before it: no gradient goes through time",
-        shows="for more than one step",
-    ),
-    Mistake(
-        "truncated",
-        lambda **p: _Parts(**p, to_h=lambda t: t % 2, to_c=lambda t: t % 2).cotangents(),
-        forgets="what lies more than two steps ahead: truncated back-propagation (a deliberate change, to save memory)",
-        shows="wherever a gradient goes further than one step",
     ),
     Mistake(
         "no way through the gates",
@@ -341,88 +315,84 @@ MISTAKES = (
     Mistake(
         "no way along the cell state",
         lambda **p: _Parts(**p, to_c=lambda t: t == 0).cotangents(),
-        forgets="dc_(t+1) σ(f_(t+1)): that the next step keeps c_t",
+        forgets="dc_(t+1) ⊙ f_(t+1): that the next step keeps c_t",
         shows="for more than one step",
     ),
     Mistake(
         "forget gate twice",
-        lambda **p: _Parts(**p, factors=lambda s: {"kept": torch.sigmoid(s.f) ** 2}).cotangents(),
+        _by(lambda s: {"kept": s.f**2}),
         forgets="that dc_(t+1) has met its gate already",
         shows="unless the forget gates are open",
     ),
     Mistake(
         "forget gate forgotten",
-        lambda **p: _Parts(**p, factors=lambda s: {"kept": torch.ones_like(s.f)}).cotangents(),
-        forgets="σ(f_(t+1)) between c_(t+1) and c_t",
+        _by(lambda s: {"kept": torch.ones_like(s.f)}),
+        forgets="f_(t+1) between c_(t+1) and c_t",
         shows="unless the forget gates are open",
     ),
     Mistake(
         "forget gate of the step before",
-        lambda **p: _Parts(**p, factors=lambda s: {"kept": torch.roll(torch.sigmoid(s.f), 1, 0)}).cotangents(),
+        _by(lambda s: {"kept": torch.roll(s.f, 1, 0)}),
         forgets="that c_t is kept by the gate of the step t+1: an index is off by one",
         shows="for more than one step",
     ),
     Mistake(
         "input gate for forget gate",
-        lambda **p: _Parts(**p, factors=lambda s: {"kept": torch.sigmoid(s.i)}).cotangents(),
+        _by(lambda s: {"kept": s.i}),
         forgets="which gate keeps c",
         shows="everywhere",
     ),
     Mistake(
         "output gate missing in dc",
-        lambda **p: _Parts(**p, factors=lambda s: {"c": tanh_slope(s.c)}).cotangents(),
-        forgets="σ(o_t) between c_t and h_t",
+        _by(lambda s: {"c": tanh_slope(s.c)}),
+        forgets="o_t between c_t and h_t",
         shows="unless the output gates are open",
     ),
     Mistake(
         "tanh missing in dc",
-        lambda **p: _Parts(**p, factors=lambda s: {"c": torch.sigmoid(s.o)}).cotangents(),
+        _by(lambda s: {"c": s.o}),
         forgets="tanh'(c_t)",
         shows="away from c = 0",
     ),
     Mistake(
         "tanh' at tanh(c)",
-        lambda **p: _Parts(**p, factors=lambda s: {"c": torch.sigmoid(s.o) * tanh_slope(torch.tanh(s.c))}).cotangents(),
+        _by(lambda s: {"c": s.o * tanh_slope(torch.tanh(s.c))}),
         forgets="that tanh' is taken at c_t, and not at what has been through tanh already",
         shows="away from c = 0",
     ),
     Mistake(
         "df from the cell state after the step",
-        lambda **p: _Parts(**p, factors=lambda s: {"f": s.c * sigmoid_slope(s.f)}).cotangents(),
+        _by(lambda s: {"f": s.c * sigmoid_slope(s.a_f)}),
         forgets="that the forget gate meets c_(t−1)",
         shows="everywhere",
     ),
     Mistake(
         "do from the cell state itself",
-        lambda **p: _Parts(**p, factors=lambda s: {"o": s.c * sigmoid_slope(s.o)}).cotangents(),
+        _by(lambda s: {"o": s.c * sigmoid_slope(s.a_o)}),
         forgets="that the output gate meets tanh(c_t)",
         shows="away from c = 0",
     ),
     Mistake(
         "di from the pre-activation of g",
-        lambda **p: _Parts(**p, factors=lambda s: {"i": s.g * sigmoid_slope(s.i)}).cotangents(),
-        forgets="that the input gate meets tanh(g_t)",
-        shows="away from g = 0",
+        _by(lambda s: {"i": s.a_g * sigmoid_slope(s.a_i)}),
+        forgets="that the input gate meets g_t, which has been through tanh",
+        shows="away from a_g = 0",
     ),
     Mistake(
         "dg like a gate",
-        lambda **p: _Parts(**p, factors=lambda s: {"g": torch.sigmoid(s.i) * sigmoid_slope(s.g)}).cotangents(),
+        _by(lambda s: {"g": s.i * sigmoid_slope(s.a_g)}),
         forgets="that g goes through tanh, and the gates through σ",
         shows="everywhere",
     ),
     Mistake(
         "gates' slopes forgotten",
-        lambda **p: _Parts(
-            **p, factors=lambda s: {"i": torch.tanh(s.g), "f": s.c_before, "o": torch.tanh(s.c)}
-        ).cotangents(),
+        _by(lambda s: {"i": s.g, "f": s.c_before, "o": torch.tanh(s.c)}),
         forgets="σ' of the three gates",
         shows="everywhere",
     ),
     Mistake(
         "s(1 − s) and 1 − t²",
-        lambda **p: _Parts(
-            **p, factors=lambda s: {**_sigmoid_slopes_from_gates(s), **_tanh_slopes_from_values(s)}
-        ).cotangents(),
+        _by(lambda s: {**_sigmoid_slopes_from_gates(s), **_tanh_slopes_from_values(s)}),
         forgets="that 1 − s and 1 − t² cancel once s or t is near 1",
         shows="growing with |a|; from 17 (σ) and 9.1 (tanh) in float32, 37 and 19.1 in float64, no digit is left",
         loses_digits=True,
@@ -430,38 +400,33 @@ MISTAKES = (
     # Each by itself as well: a page that lost one of them would be allowed it, and all at once still be seen to lose.
     Mistake(
         "s(1 − s)",
-        lambda **p: _Parts(**p, factors=_sigmoid_slopes_from_gates).cotangents(),
+        _by(_sigmoid_slopes_from_gates),
         forgets="that 1 − s cancels once s is near 1",
         shows="growing with a; from 17 in float32 and 37 in float64 no digit is left",
         loses_digits=True,
     ),
     Mistake(
         "1 − t²",
-        lambda **p: _Parts(**p, factors=_tanh_slopes_from_values).cotangents(),
+        _by(_tanh_slopes_from_values),
         forgets="that 1 − t² cancels once |t| is near 1",
         shows="growing with |a|; from 9.1 in float32 and 19.1 in float64 no digit is left",
         loses_digits=True,
     ),
     Mistake(
         "gates i, f, o, g",
-        lambda **p: _Parts(
-            **{**p, **{n: _reordered(p[n], (0, 1, 3, 2), 0) for n in p if n.startswith(("weight", "bias"))}}
-        ).cotangents(),
+        _of_parameters(_o_before_g),
         forgets="the order of the gates, i, f, g, o: this is the gradient of a layer whose output gate comes third",
         shows="everywhere",
     ),
     Mistake(
         "cotangents in order i, f, o, g",
-        lambda **p: tuple(
-            _reordered(d, (0, 1, 3, 2), 0) if n.startswith(("weight", "bias")) else d
-            for n, d in zip(p, _Parts(**p).cotangents(), strict=False)
-        ),
+        _of(lambda r: r.cotangents(**{name: _o_before_g(d) for name, d in r.of_parameters().items()})),
         forgets="the order of the gates, i, f, g, o: each cotangent stands in another's place",
         shows="everywhere",
     ),
     Mistake(
         "output gate's bias at the forget gate",
-        lambda **p: _Parts(**{**p, **{n: _with_bias_of_o_at_f(p[n]) for n in ("bias_ih", "bias_hh")}}).cotangents(),
+        _of_parameters(_bias_of_o_at_f),
         forgets="that each gate has a bias of its own",
         shows="wherever the biases of f and o differ",
         seen="https://github.com/ddbourgin/numpy-ml/issues/42",
@@ -475,98 +440,34 @@ MISTAKES = (
         shows="everywhere",
     ),
     Mistake(
-        "steps solved forwards",
-        lambda **p: _Parts(**p, order=iter).cotangents(),
-        forgets="that the last step comes first",
-        shows="for more than one step",
-    ),
-    Mistake(
-        "dx in reverse",
-        lambda **p: _Parts(**p).cotangents(dx=_Parts(**p).da.flip(0) @ p["weight_ih"]),
-        forgets="that cotangents are found from the last step to the first, and must be turned round",
-        shows="for more than one step",
-    ),
-    Mistake(
         "dh0 and dc0 forgotten",
-        lambda **p: _Parts(**p).cotangents(dh0=torch.zeros_like(p["h0"]), dc0=torch.zeros_like(p["c0"])),
+        _of(lambda r: r.cotangents(**{name: torch.zeros_like(d) for name, d in r.of_first.items()})),
         forgets="that the states before the first step are inputs",
         shows="everywhere",
     ),
     Mistake(
         "dh0 and dc0 swapped",
-        lambda **p: _Parts(**p).cotangents(dh0=_Parts(**p).dc0, dc0=_Parts(**p).dh0),
+        _of(lambda r: r.cotangents(dh0=r.of_first["dc0"], dc0=r.of_first["dh0"])),
         forgets="the order of the inputs",
         shows="everywhere",
     ),
     Mistake(
         "dc0 without its gate",
-        lambda **p: _Parts(**p).cotangents(dc0=_Parts(**p).dc),
-        forgets="σ(f_1) between c0 and c_1",
+        _of(lambda r: r.cotangents(dc0=r.dc)),
+        forgets="f_1 between c0 and c_1",
         shows="unless the forget gates of the first step are open",
     ),
     Mistake(
-        "dweight_hh from the state after the step",
-        lambda **p: _Parts(**p).cotangents(dweight_hh=through_weight(_Parts(**p).da, _Parts(**p).h)),
-        forgets="that W_hh reads h_(t−1)",
-        shows="everywhere",
-    ),
-    Mistake(
-        "dweight_hh without the first step",
-        lambda **p: _Parts(**p).cotangents(dweight_hh=through_weight(_Parts(**p).da[1:], _Parts(**p).h_before[1:])),
-        forgets="that h0 is read too",
-        shows="wherever h0 is not 0",
-    ),
-    Mistake(
-        "weights' cotangents of the first step alone",
-        lambda **p: _Parts(**p).cotangents(
-            dweight_ih=through_weight(_Parts(**p).da[:1], p["x"][:1]),
-            dweight_hh=through_weight(_Parts(**p).da[:1], _Parts(**p).h_before[:1]),
-            dbias_ih=through_bias(_Parts(**p).da[:1]),
-            dbias_hh=through_bias(_Parts(**p).da[:1]),
-        ),
-        forgets="to add up: each step overwrites what the one after it left",
-        shows="for more than one step",
-    ),
-    Mistake(
         "biases' cotangents of one thread's examples",
-        lambda **p: _Parts(**p).cotangents(
-            dbias_ih=through_bias(_Parts(**p).da[:, : p["x"].shape[1] // 2]),
-            dbias_hh=through_bias(_Parts(**p).da[:, : p["x"].shape[1] // 2]),
-        ),
+        _of(lambda r: r.cotangents(dbias_ih=_of_half(r.da), dbias_hh=_of_half(r.da))),
         forgets="that threads share them, each with a part of the batch: what one has added is overwritten by another",
         shows="for more than one example",
         seen="https://github.com/nntrainer/nntrainer/commit/5a9615928080",
     ),
     Mistake(
-        "averaged over the steps",
-        lambda **p: averaged(_Parts(**p).cotangents(), 3, len(p["x"])),
-        forgets="that every step reads the weights, so that their cotangents are sums",
-        shows="for more than one step",
-    ),
-    Mistake(
-        "averaged over the batch",
-        lambda **p: averaged(_Parts(**p).cotangents(), 3, max(p["x"].shape[1], 1)),
-        forgets="that every example reads the weights: a mean is for the loss to take",
-        shows="for more than one example",
-    ),
-    Mistake(
-        "dbias_hh of 0",
-        lambda **p: _Parts(**p).cotangents(dbias_hh=torch.zeros_like(p["bias_hh"])),
-        forgets="that both biases are added at every step, so that both cotangents are one sum",
-        shows="everywhere",
-    ),
-    Mistake(
         "biases share one cotangent",
-        lambda **p: _Parts(**p).cotangents(
-            dbias_ih=through_bias(_Parts(**p).da) / 2, dbias_hh=through_bias(_Parts(**p).da) / 2
-        ),
+        _of(lambda r: r.cotangents(dbias_ih=through_bias(r.da) / 2, dbias_hh=through_bias(r.da) / 2)),
         forgets="that the derivative of a sum by each summand is 1",
         shows="everywhere",
-    ),
-    Mistake(
-        "gradient clipped",
-        lambda **p: tuple(d.clamp(-1, 1) for d in _Parts(**p).cotangents()),
-        forgets="that the gradient may really be large (a deliberate change, to keep steps of training short)",
-        shows="where a cotangent is beyond ±1",
     ),
 )

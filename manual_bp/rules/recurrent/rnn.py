@@ -3,8 +3,8 @@
     a_t = W_ih x_t + b_ih + W_hh h_(t−1) + b_hh
     h_t = φ(a_t)
 
-for t = 1 to T, where φ is tanh or relu.  y holds h_1 to h_T, and h_n is h_T.  x_t and h_t are rows here, so that W h is
-written h Wᵀ.
+for t = 1 to T, one at least (ValueError), where φ is tanh or relu.  y holds h_1 to h_T, and h_n is h_T.  In the code
+x_t and h_t are rows, so that W h is written h Wᵀ.
 
 Derivation.  Back-propagation through time: h_t is read in three places: it is y_t, it makes a_(t+1), and the last one
 is h_n.  With dh_t for the cotangent of h_t as it comes from all of them, and da_t for that of a_t,
@@ -19,8 +19,8 @@ step t reads the weights too, the same ones as all others, so that their cotange
     dx_t = W_ihᵀ da_t
     dW_ih = Σ_t da_t x_tᵀ    dW_hh = Σ_t da_t h_(t−1)ᵀ    db_ih = db_hh = Σ_t da_t
 
-dh_1 is a product of T factors W_hhᵀ diag φ'(a_t): where these shrink or stretch, it vanishes or explodes as the T-th
-power (Bengio et al.).  This page cuts off neither time nor size.
+On its way from dh_n to dh0 a gradient meets T factors W_hhᵀ diag φ'(a_t): where these shrink or stretch, it vanishes or
+explodes as a T-th power (Bengio et al.).  This page cuts off neither time nor size.
 
 tanh' = 1/cosh² is taken at a_t and not from h_t: once h_t has rounded to 1, 1 − h_t² has no digits, and what goes
 through that step would be 0.
@@ -41,15 +41,9 @@ from torch import Tensor
 
 from manual_bp.inputs import Edge, Input, Mistake, constant, normal, uniform
 from manual_bp.rules.recurrent._gates import tanh_slope
+from manual_bp.rules.recurrent._mistakes import Cotangents, Parts, in_time
 from manual_bp.rules.recurrent._steps import Tensors, over_time
-from manual_bp.rules.recurrent._time import (
-    averaged,
-    before,
-    initial,
-    require_a_step,
-    through_bias,
-    through_weight,
-)
+from manual_bp.rules.recurrent._time import before, initial, require_a_step, through_bias, through_weight
 
 
 class Residuals(NamedTuple):
@@ -196,12 +190,9 @@ EDGES = (
 )
 
 
-class _Parts:
-    """The parts of the right formula, from which wrong ones are made.
-
-    slope: of the pre-activations and the states, in place of φ'(a).  through: what is carried from a step to the next
-    in order, of da_t, the recurrent weight and t.
-    """
+class _Parts(Parts):
+    """slope: of a and h, in place of φ'(a).  weight_back: what cotangents go back through, in place of W_hh.
+    to_h, order: as in `in_time`."""
 
     def __init__(
         self,
@@ -214,54 +205,32 @@ class _Parts:
         dy: Outputs,
         nonlinearity: Literal["tanh", "relu"],
         slope: Callable[[Tensor, Tensor], Tensor] | None = None,
-        through: Callable[[Tensor, Tensor, int], Tensor] = lambda da, weight, _: da @ weight,
+        weight_back: Tensor | None = None,
+        to_h: Callable[[int], float] = lambda _: 1.0,
         order: Callable[[range], Iterator[int]] = reversed,
     ) -> None:
         _, kept = forward(x, h0, weight_ih, weight_hh, bias_ih, bias_hh, nonlinearity=nonlinearity)
         self.x, self.weight_ih, self.h, self.h_before = x, weight_ih, kept.h, before(h0, kept.h)
         slopes = slope(kept.a, kept.h) if slope else _slope(kept.a, nonlinearity)
+        weight_back = weight_hh if weight_back is None else weight_back
         da, from_later = {}, dy.h_n
         for t in order(range(len(x))):
             da[t] = (dy.y[t] + from_later) * slopes[t]
-            from_later = through(da[t], weight_hh, t)
-        self.da, self.dh0 = torch.stack([da[t] for t in range(len(x))]), from_later
-
-    def cotangents(self, **instead: Tensor) -> tuple[Tensor, ...]:
-        """Those that these parts make, but for the ones that are given."""
-        dbias = through_bias(self.da)
-        return tuple(
-            {
-                "dx": self.da @ self.weight_ih,
-                "dh0": self.dh0,
-                "dweight_ih": through_weight(self.da, self.x),
-                "dweight_hh": through_weight(self.da, self.h_before),
-                "dbias_ih": dbias,
-                "dbias_hh": dbias,
-                **instead,
-            }.values()
-        )
+            from_later = (da[t] @ weight_back) * to_h(t)
+        self.da, self.of_first = torch.stack([da[t] for t in range(len(x))]), {"dh0": from_later}
 
 
-def _tanh_slope_of_state(_: Tensor, h: Tensor) -> Tensor:
-    return 1 - h**2
+def _of(formula: Callable[[_Parts], Cotangents]) -> Callable[..., Cotangents]:
+    return lambda **p: formula(_Parts(**p))
+
+
+def _sloping(slope: Callable[[Tensor, Tensor, Literal["tanh", "relu"]], Tensor]) -> Callable[..., Cotangents]:
+    """The formula with this in place of φ'(a), of a, h and the nonlinearity."""
+    return lambda **p: _Parts(**p, slope=lambda a, h: slope(a, h, p["nonlinearity"])).cotangents()
 
 
 MISTAKES = (
-    Mistake(
-        "h_n's cotangent forgotten",
-        lambda **p: _Parts(**{**p, "dy": p["dy"]._replace(h_n=0 * p["dy"].h_n)}).cotangents(),
-        forgets="that the last state is returned by itself, and may be what the loss reads",
-        shows="wherever dh_n is not 0",
-        seen="https://github.com/open-lm-engine/accelerated-model-architectures/commit/f15adc90f8e6",
-    ),
-    Mistake(
-        "last step of y alone",
-        lambda **p: _Parts(
-            **{**p, "dy": p["dy"]._replace(y=torch.cat([0 * p["dy"].y[:-1], p["dy"].y[-1:]]))}
-        ).cotangents(),
-        forgets="that every step's state is an output: dy_t is added at each",
-        shows="for more than one step",
-    ),
+    *in_time(_Parts),
     Mistake(
         "h_n's cotangent at every step",
         lambda **p: _Parts(**{**p, "dy": Outputs(p["dy"].y + p["dy"].h_n, 0 * p["dy"].h_n)}).cotangents(),
@@ -269,132 +238,58 @@ MISTAKES = (
         shows="for more than one step",
     ),
     Mistake(
-        "state detached",
-        lambda **p: _Parts(**p, through=lambda da, weight, t: (da @ weight) * (t == 0)).cotangents(),
-        forgets="that a state depends on the one before it: no gradient goes through time",
-        shows="for more than one step",
-    ),
-    Mistake(
-        "truncated",
-        lambda **p: _Parts(**p, through=lambda da, weight, t: (da @ weight) * (t % 2)).cotangents(),
-        forgets="what lies more than two steps ahead: truncated back-propagation (a deliberate change, to save memory)",
-        shows="wherever a gradient goes further than one step",
-    ),
-    Mistake(
         "recurrent weight transposed",
-        lambda **p: _Parts(**p, through=lambda da, weight, _: da @ weight.T).cotangents(),
+        lambda **p: _Parts(**p, weight_back=p["weight_hh"].T).cotangents(),
         forgets="that a cotangent goes back through W_hhᵀ; the matrix is square, so that its shape does not tell",
         shows="unless weight_hh is symmetric",
     ),
     Mistake(
         "slope forgotten",
-        lambda **p: _Parts(**p, slope=lambda a, _: torch.ones_like(a)).cotangents(),
+        _sloping(lambda a, h, kind: torch.ones_like(a)),
         forgets="φ'(a)",
         shows="everywhere but where φ' is 1",
     ),
     Mistake(
         "slope of the state",
-        lambda **p: _Parts(**p, slope=lambda _, h: _slope(h, p["nonlinearity"])).cotangents(),
+        _sloping(lambda a, h, kind: _slope(h, kind)),
         forgets="that φ' is taken at a_t, and not at h_t, which has been through φ already",
         shows="away from 0, for tanh",
     ),
     Mistake(
         "slope of the step before",
-        lambda **p: _Parts(**p, slope=lambda a, _: torch.roll(_slope(a, p["nonlinearity"]), 1, 0)).cotangents(),
+        _sloping(lambda a, h, kind: torch.roll(_slope(a, kind), 1, 0)),
         forgets="that da_t goes with a_t: an index is off by one",
         shows="for more than one step",
     ),
     Mistake(
         "tanh's slope, whatever the nonlinearity",
-        lambda **p: _Parts(**p, slope=lambda a, _: tanh_slope(a)).cotangents(),
+        _sloping(lambda a, h, kind: tanh_slope(a)),
         forgets="nonlinearity",
         shows="for relu",
     ),
     Mistake(
         "1 − h²",
-        lambda **p: _Parts(**p, slope=_tanh_slope_of_state if p["nonlinearity"] == "tanh" else None).cotangents(),
+        _sloping(lambda a, h, kind: 1 - h**2 if kind == "tanh" else _slope(a, kind)),
         forgets="that 1 − h² cancels once |h| is near 1",
         shows="growing with |a|; from 9.1 (float32) or 19.1 (float64) nothing goes through such a step",
         loses_digits=True,
     ),
     Mistake(
-        "steps solved forwards",
-        lambda **p: _Parts(**p, order=iter).cotangents(),
-        forgets="that the last step comes first",
-        shows="for more than one step",
-    ),
-    Mistake(
-        "dx in reverse",
-        lambda **p: _Parts(**p).cotangents(dx=_Parts(**p).da.flip(0) @ p["weight_ih"]),
-        forgets="that cotangents are found from the last step to the first, and must be turned round",
-        shows="for more than one step",
-    ),
-    Mistake(
         "dh0 forgotten",
-        lambda **p: _Parts(**p).cotangents(dh0=torch.zeros_like(p["h0"])),
+        _of(lambda r: r.cotangents(dh0=torch.zeros_like(r.h[0]))),
         forgets="that the state before the first step is an input",
         shows="everywhere",
     ),
     Mistake(
         "dh0 without its weight",
-        lambda **p: _Parts(**p).cotangents(dh0=_Parts(**p).da[0]),
+        _of(lambda r: r.cotangents(dh0=r.da[0])),
         forgets="W_hh between h0 and the first pre-activation",
         shows="everywhere",
     ),
     Mistake(
-        "dweight_hh from the state after the step",
-        lambda **p: _Parts(**p).cotangents(dweight_hh=through_weight(_Parts(**p).da, _Parts(**p).h)),
-        forgets="that W_hh reads h_(t−1)",
-        shows="everywhere",
-    ),
-    Mistake(
-        "dweight_hh without the first step",
-        lambda **p: _Parts(**p).cotangents(dweight_hh=through_weight(_Parts(**p).da[1:], _Parts(**p).h_before[1:])),
-        forgets="that h0 is read too",
-        shows="wherever h0 is not 0",
-    ),
-    Mistake(
-        "weights' cotangents of the first step alone",
-        lambda **p: _Parts(**p).cotangents(
-            dweight_ih=through_weight(_Parts(**p).da[:1], p["x"][:1]),
-            dweight_hh=through_weight(_Parts(**p).da[:1], _Parts(**p).h_before[:1]),
-            dbias_ih=through_bias(_Parts(**p).da[:1]),
-            dbias_hh=through_bias(_Parts(**p).da[:1]),
-        ),
-        forgets="to add up: each step overwrites what the one after it left",
-        shows="for more than one step",
-    ),
-    Mistake(
-        "averaged over the steps",
-        lambda **p: averaged(_Parts(**p).cotangents(), 2, len(p["x"])),
-        forgets="that every step reads the weights, so that their cotangents are sums",
-        shows="for more than one step",
-    ),
-    Mistake(
-        "averaged over the batch",
-        lambda **p: averaged(_Parts(**p).cotangents(), 2, max(p["x"].shape[1], 1)),
-        forgets="that every example reads the weights: a mean is for the loss to take",
-        shows="for more than one example",
-    ),
-    Mistake(
-        "dbias_hh of 0",
-        lambda **p: _Parts(**p).cotangents(dbias_hh=torch.zeros_like(p["bias_hh"])),
-        forgets="that both biases are added at every step, so that both cotangents are one sum",
-        shows="everywhere",
-        seen="https://github.com/apache/mxnet/commit/7dd7e7e4ecdd",
-    ),
-    Mistake(
         "biases share one cotangent",
-        lambda **p: _Parts(**p).cotangents(
-            dbias_ih=through_bias(_Parts(**p).da) / 2, dbias_hh=through_bias(_Parts(**p).da) / 2
-        ),
+        _of(lambda r: r.cotangents(dbias_ih=through_bias(r.da) / 2, dbias_hh=through_bias(r.da) / 2)),
         forgets="that the derivative of a sum by each summand is 1",
         shows="everywhere",
-    ),
-    Mistake(
-        "gradient clipped",
-        lambda **p: tuple(d.clamp(-1, 1) for d in _Parts(**p).cotangents()),
-        forgets="that the gradient really explodes (a deliberate change, to keep steps of training short)",
-        shows="where a cotangent is beyond ±1",
     ),
 )
