@@ -2,10 +2,10 @@
 
     y[b, f, l] = bias[f] + Σ_c Σ_k W[f, c, k] x[b, c, i],   i = stride l + dilation k − padding
 
-over the channels c of x and the taps k of a window, for every position l at which the window fits.  l, k and i have a
-part for each axis of space (1, 2 or 3), each with a stride, padding and dilation of its own.  x is 0 outside.  The
-kernel is not turned: signal processing calls this cross-correlation.  With groups, the channels and the filters fall
-into as many equal consecutive parts, and a filter sees the channels of its own part alone.
+over the channels c of x and the taps k of a window, for every position l at which the window fits: one at least
+(ValueError).  l, k and i have a part for each axis of space (1, 2 or 3), each with a stride, padding and dilation of
+its own.  x is 0 outside.  The kernel is not turned: signal processing calls this cross-correlation.  With groups, the
+channels and the filters fall into as many equal consecutive parts, and a filter sees the channels of its own part.
 
 Derivation.  y is linear in x, in W and in bias, so each cotangent is a sum over every y that its argument reaches, of
 dy times the factor with which it does:
@@ -23,15 +23,14 @@ positions.  With the reach d = dilation (kernel − 1) + 1 of a window,
 
     steps = ⌊(space + 2 padding − d) / stride⌋ + 1      r = (space + 2 padding − d) mod stride
 
-The windows end at stride (steps − 1) + d = space + 2 padding − r, and r places remain, which transposed convolution
-calls its output padding.  Without them dx would be r places too short: it ends padding places before the windows do,
-and the last r of its places are 0 only as far as they lie behind the last window: all of them if padding = 0, and none
-if padding ≥ r.
+the windows end r places before the padded x does.  Without these places (transposed convolution calls r its output
+padding) dx would be r places too short.  As x ends padding places before the padded x, only the last r − padding places
+of dx, if any, are behind all windows and 0: cut off where there is padding, others are lost.
 
 dW is the convolution of x with dy: in its sum k is the position, and l the tap, of a window as large as dy, which moves
 by dilation and has its taps stride apart.  So stride and dilation have changed places, and since the sum is over b, so
-have batch and channels.  The window has ⌊r / dilation⌋ positions more than W has taps, all behind the last: there stand
-products with places that no window read.
+have batch and channels.  This window has ⌊r / dilation⌋ positions more than W has taps, all behind the last, where no
+window stood: they are cut off.
 
 Source: Dumoulin & Visin, "A guide to convolution arithmetic for deep learning" (arXiv 1603.07285), chapters 2 and 4.
 """

@@ -1,32 +1,36 @@
 """Upsampling: more places, whose numbers are taken from the nearest ones or lie between them.
 
-Each axis of space (1, 2 or 3) gets `scale` times as many places, a whole number, by itself.  With n places before, m
-after, and place l of these, one axis gives
+Each axis of space (1, 2 or 3) gets `scale` times as many places, by itself: m where n were before.  Place l of these is
 
-    nearest                y_l = x_i,                         i = ⌊l / scale⌋
-    linear                 y_l = (1 − λ) x_i + λ x_{i+1},     i = ⌊q⌋,  λ = q − i
-        align_corners=False    q = max((l + ½) / scale − ½, 0):  places are cells, whose centres are compared
-        align_corners=True     q = l (n − 1) / (m − 1):          the first and the last number stay at the ends
+    nearest    y_l = x_i,                       i = ⌊l / scale⌋
+    linear     y_l = (1 − λ) x_i + λ x_{i+1},   i = ⌊q⌋,  λ = q − i
 
-and x_{i+1} is x_i again behind the last.  Several axes are done one after another, which gives bilinear and trilinear
-interpolation.
+where behind the last place x_{i+1} is x_i again, and q, a place between those before, is
+
+    q = max((l + ½) / scale − ½, 0)    align_corners=False
+    q = l (n − 1) / (m − 1)            align_corners=True
+
+The first compares the centres of places, which are cells; the second keeps the first and the last number at the ends.
+Several axes are done one after another, which gives bilinear and trilinear interpolation.
+
+A scale, one for all axes or one for each, is whole or a fraction a / b of whole numbers up to 1024, for which the
+nearest floating-point number stands: of 5 places 1.4, which is 7 / 5, makes 7, and 0.6 makes 3, so that some of those
+before may get nothing.  What makes a part of a place is refused (ValueError): libraries round it down, and differ in
+whether q is then made of the scale or of m / n.
 
 Derivation.  On one axis y = A x with a matrix A that does not depend on x, so dx = Aᵀ dy: what a place gave, with which
 weight, it is given back.
 
-    nearest    dx_i = Σ_{l: ⌊l / scale⌋ = i} dy_l,   where scale is whole the sum of a block of scale places
-    linear     dx_i = Σ_{l: ⌊q⌋ = i} (1 − λ_l) dy_l + Σ_{l: ⌊q⌋ + 1 = i} λ_l dy_l
+    nearest    dx_i = Σ_{l: ⌊l / scale⌋ = i} dy_l
+    linear     dx_i = Σ_{l: ⌊q⌋ = i} (1 − λ_l) dy_l + Σ_{l: min(⌊q⌋ + 1, n − 1) = i} λ_l dy_l
 
-A of several axes is the product of those of each, in any order, and so is its transpose.
+Places are counted from 0, so that n − 1 is the last, which has both parts of those behind it.  For nearest and a whole
+scale the sum is that of a block.  A of several axes is the product of those of each, in any order, and so is its
+transpose.
 
-A scale, one for all axes or one for each, is whole or a fraction a / b of whole numbers up to 1024: of 5 places 7 / 5
-makes 7, and 3 / 5 makes 3, so that some of those before may get nothing.  The floating-point number 1.4 stands for
-7 / 5.  What makes a part of a place is refused: libraries round it down, and differ in whether q is then made of the
-scale or of m / n.
-
-So q is a fraction of whole numbers, i is found in whole numbers, and λ as so many parts of one.  Where q is a
-floating-point number, as in torch, λ = q − i has lost as many digits as i has: at the 1000th place three of the seven
-of float32.
+Digits.  q is a fraction of whole numbers, so that i is found in whole numbers, and λ as so many parts of one.  Where q
+is a floating-point number, as in torch, λ = q − i has lost as many digits as i has: at the 1000th place three of the
+seven of float32.
 
 Source: Gonzalez & Woods, "Digital Image Processing", section 2.4.4; Odena, Dumoulin & Olah, "Deconvolution and
 Checkerboard Artifacts" (Distill, 2016).
@@ -86,7 +90,7 @@ def backward(
 
 
 class _Between(NamedTuple):
-    """Of every place after, on one axis: i, and i + 1 within the axis, and their weights: so many of `parts` parts."""
+    """Of every place l of an axis: i, and i + 1 or else the last, and their weights: so many of `parts` parts."""
 
     lower: Tensor
     upper: Tensor
@@ -96,7 +100,7 @@ class _Between(NamedTuple):
 
 
 MOST = 1024
-"""Of a and b: such fractions are further apart than float64 rounds, and what is made of them is a number in float32."""
+"""Of a and b: such fractions are further apart than float64 rounds, and their parts are exact in float32."""
 
 
 def _fractions(scale: float | tuple[float, ...], axes: int) -> Scale:
@@ -289,8 +293,8 @@ def _half_a_block_early(r: _Right, axis: int) -> Tensor:
     return r.nearest(axis, ahead=a // b // 2)
 
 
-def _other_scale(r: _Right, axis: int) -> Tensor:
-    """A of one axis where q is computed from the sizes alone, as 'half pixels' do not."""
+def _from_edges(r: _Right, axis: int) -> Tensor:
+    """A of one axis where q is l / scale."""
     n, (a, b) = r.space[axis], r.scale[axis]
     numerator = torch.arange(n * a // b, device=r.x.device) * b
     lower, weight = numerator // a, (numerator % a).to(r.x.dtype) / a
@@ -299,9 +303,8 @@ def _other_scale(r: _Right, axis: int) -> Tensor:
     return (lower[:, None] == places) * (1 - weight)[:, None] + (upper[:, None] == places) * weight[:, None]
 
 
-def _keeps(r: _Right) -> bool:
-    """Whether half a cell makes no difference."""
-    return r.mode == "nearest" or r.align_corners
+def _compares_centres(r: _Right) -> bool:
+    return r.mode == "linear" and not r.align_corners
 
 
 def _rounded(length: int, scale: tuple[int, int], align_corners: bool, like: Tensor) -> _Between:
@@ -370,7 +373,7 @@ MISTAKES = (
     ),
     Mistake(
         "without half a cell",
-        _of(lambda r: r.dx(lambda axis: r.matrix(axis) if _keeps(r) else _other_scale(r, axis))),
+        _of(lambda r: r.dx(lambda axis: _from_edges(r, axis)) if _compares_centres(r) else r.dx()),
         forgets="that centres of cells are compared, and not their edges: q is l / scale",
         shows="for mode linear without align_corners",
     ),

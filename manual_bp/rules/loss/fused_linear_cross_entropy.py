@@ -267,7 +267,7 @@ MISTAKES = (
         "p - 1 at the label",
         _sloping(Parts.by_log_softmax),
         forgets="that p - 1 cancels once the label is nearly certain",
-        shows="at a label with p near 1; from 1 - p = 1e-7 (float32) or 1e-16 (float64) on no digit is left",
+        shows="at a label with p near 1; below 1 - p = 3e-8 (float32) or 6e-17 (float64) no digit is left",
         seen="https://github.com/Samyssmile/edux/issues/201",
         loses_digits=True,
     ),

@@ -22,8 +22,8 @@ a mean; then
 
 and 0, whatever it holds, in a row that does not count.  The class weights are constants.
 
-Digits.  p_c − 1 cancels where the target is nearly certain, which is where training ends: there is no digit left from
-p_c = 1 − 10⁻⁸ (float32) on.  But p_c − 1 = e^z_c − 1 is expm1(z_c), which keeps all of them, if z_c does.  For that,
+Digits.  p_c − 1 cancels where the target is nearly certain, which is where training ends: below 1 − p_c = 3e-8
+(float32) p_c has rounded to 1.  But p_c − 1 = e^z_c − 1 is expm1(z_c), which keeps all digits, if z_c does.  For that,
 let m be the largest logit, at k = a.  Then
 
     z_k = (x_k − m) − log(1 + Σ_{j≠a} e^(x_j − m))
@@ -205,7 +205,7 @@ MISTAKES = (
         "p - 1 at the label",
         lambda **g: Parts(**g).by_log_softmax(),
         forgets="that p - 1 cancels once the label is nearly certain",
-        shows="at a label with p near 1; from 1 - p = 1e-7 (float32) or 1e-16 (float64) on no digit is left",
+        shows="at a label with p near 1; below 1 - p = 3e-8 (float32) or 6e-17 (float64) no digit is left",
         seen="https://github.com/Samyssmile/edux/issues/201",
         loses_digits=True,
     ),
