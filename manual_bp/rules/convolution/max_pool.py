@@ -17,8 +17,7 @@ The largest of a window is the largest of its rows' largest.  So forward goes al
 first, and beside the numbers it carries the places where they stood.
 
 At a tie every convex combination of the tied taps is a subgradient; this page gives all of dy to the first of them, row
-by row, as torch does: since only what is larger than all before it takes over, in a row and then among rows, no later
-one of equals is chosen.
+by row, as torch does: only what is larger than all before it takes over, in a row and then among rows.
 
 With ceil_mode there is one more window on an axis where places remain behind the last one, if it starts in x or in the
 padding before it.  It overhangs, and its taps outside do not count.  The padding is at most half of the kernel, as in
@@ -80,7 +79,7 @@ def largest(x: Tensor, axes: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]
 def _along(
     x: Tensor, place: Tensor, axis: int, count: int, taps: int, step: int, pad: int, gap: int
 ) -> tuple[Tensor, Tensor]:
-    """The largest of every window along one axis, and its place: only what is larger than all before it takes over."""
+    """The largest of every window along one axis, and its place."""
 
     def read(t: Tensor, tap: int, outside: float) -> Tensor:
         behind = step * (count - 1) + gap * (taps - 1) + 1 - pad - t.shape[axis]
@@ -88,11 +87,11 @@ def _along(
         return padded[(slice(None),) * axis + (slice(gap * tap, gap * tap + step * (count - 1) + 1, step),)]
 
     start = step * torch.arange(count, device=x.device) - pad
-    first = torch.where(start < 0, start % gap, start)
+    first = torch.where(start < 0, start % gap, start)  # the first tap in x wins unless another is larger: of -inf too
     y, winner = read(x, 0, -math.inf), torch.index_select(place, axis, first)
     for tap in range(1, taps):
         number = read(x, tap, -math.inf)
-        larger = (number > y) | number.isnan()
+        larger = (number > y) | number.isnan()  # as in torch a NaN is what a window with one gives
         y, winner = torch.where(larger, number, y), torch.where(larger, read(place, tap, 0), winner)
     return y, winner
 

@@ -128,7 +128,8 @@ def varied_step(
     beta2: float,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """`adam_step` but for the things of these names: mistakes, other conventions, and what loses digits."""
+    """`adam_step`, line by line in its order, but for the things of these names: mistakes, other conventions, and what
+    loses digits.  Several names at once are several changes, which is how others' optimisers are told apart."""
     if "betas swapped" in names:
         beta1, beta2 = beta2, beta1
     one = torch.ones_like(param) if IN_PRECISION in names else 1.0
@@ -262,8 +263,8 @@ ADAM_CONVENTIONS = {
 def adam_mistakes(varied: Varied) -> tuple[Mistake, ...]:
     """The wrong formulas that do not depend on where the decay is."""
 
-    def mistake(name: str, forgets: str, shows: str) -> Mistake:
-        return Mistake(name, partial(varied, frozenset({name})), forgets, shows)
+    def mistake(name: str, forgets: str, shows: str, seen: str | None = None) -> Mistake:
+        return Mistake(name, partial(varied, frozenset({name})), forgets, shows, seen)
 
     return (
         mistake("uphill", "that a step goes against the gradient", "everywhere"),
@@ -308,12 +309,18 @@ def adam_mistakes(varied: Varied) -> tuple[Mistake, ...]:
             "in the first steps",
         ),
         mistake("t counted twice a step", "that t grows by 1: it is counted where it is made, and again", "at once"),
-        mistake("t frozen at 1", "to count: it corrects each step as the first", "from the second step on"),
+        mistake(
+            "t frozen at 1",
+            "to count: it corrects each step as the first, by 1 − β",
+            "from the second step on",
+            seen="https://github.com/eriklindernoren/ML-From-Scratch/issues/35",
+        ),
         mistake(
             "eps before the correction",
             "that eps is added to √v̂, as in the paper's algorithm 1; TensorFlow and Keras add it to √v, before the "
             "correction, and mean another eps",
             "where eps is felt beside √v; at eps = 1e-8 in float32 only for gradients below 0.1",
+            seen="https://github.com/pytorch/pytorch/pull/22628",
         ),
         mistake(
             "eps inside the root",
