@@ -218,14 +218,13 @@ class _Whole:
         return (g @ self.weight if dx is None else dx, g.mT @ self.x if dweight is None else dweight, None)
 
 
-def _sloping(slope: Callable[[Parts], tuple[Tensor, None, None]], **changed: Any) -> Callable[..., Cotangents]:
+def _of(formula: Callable[[_Whole], Cotangents]) -> Callable[..., Cotangents]:
+    return lambda **g: formula(_Whole(g))
+
+
+def _sloping(slope: Callable[[Parts], tuple[Tensor, None, None]]) -> Callable[..., Cotangents]:
     """A formula with another cotangent of the logits than the right one."""
-
-    def formula(**g: Any) -> Cotangents:
-        whole = _Whole(g, **changed)
-        return whole.cotangents(slope(whole.parts)[0])
-
-    return formula
+    return _of(lambda whole: whole.cotangents(slope(whole.parts)[0]))
 
 
 def _with_every_label(**g: Any) -> _Whole:
@@ -299,45 +298,43 @@ MISTAKES = (
     ),
     Mistake(
         "classes beyond the end",
-        lambda **g: _Whole(g).cotangents(_Whole(g).parts.dx(p=_padded(_Whole(g), 128))[0]),
+        _of(lambda r: r.cotangents(r.parts.dx(p=_padded(r, 128))[0])),
         forgets="to mask the logits with which classes are filled up to whole blocks",
         shows="where classes are no multiple of 128",
     ),
     Mistake(
         "small p left out",
-        lambda **g: _Whole(g).cotangents(
-            _Whole(g).parts.dx(p=torch.where(_Whole(g).parts.p < 2**-12, 0, _Whole(g).parts.p))[0]
-        ),
+        _sloping(lambda parts: parts.dx(p=torch.where(parts.p < 2**-12, 0, parts.p))),
         forgets="that many small p add up (a deliberate change, which leaves out what bfloat16 cannot add to 1)",
         shows="where a class is improbable",
     ),
     Mistake(
         "label's row alone in dx",
-        lambda **g: _Whole(g).cotangents(dx=(_Whole(g).g * _Whole(g).parts.one_hot) @ g["weight"]),
+        _of(lambda r: r.cotangents(dx=(r.g * r.parts.one_hot) @ r.weight)),
         forgets="that all classes share the denominator",
         shows="for two classes and more",
     ),
     Mistake(
         "label's row alone in dweight",
-        lambda **g: _Whole(g).cotangents(dweight=(_Whole(g).g * _Whole(g).parts.one_hot).mT @ g["x"]),
+        _of(lambda r: r.cotangents(dweight=(r.g * r.parts.one_hot).mT @ r.x)),
         forgets="that all classes share the denominator",
         shows="for two classes and more",
     ),
     Mistake(
         "logits for their cotangent in dweight",
-        lambda **g: _Whole(g).cotangents(dweight=_Whole(g).logits.mT @ g["x"]),
+        _of(lambda r: r.cotangents(dweight=r.logits.mT @ r.x)),
         forgets="that the buffer of the logits is to be written over with their cotangent first",
         shows="everywhere",
     ),
     Mistake(
         "p in dweight",
-        lambda **g: _Whole(g).cotangents(dweight=_Whole(g).parts.p.mT @ g["x"]),
+        _of(lambda r: r.cotangents(dweight=r.parts.p.mT @ r.x)),
         forgets="the label",
         shows="everywhere",
     ),
     Mistake(
         "dweight not transposed",
-        lambda **g: _Whole(g).cotangents(dweight=(_Whole(g).g.mT @ g["x"]).mT),
+        _of(lambda r: r.cotangents(dweight=(r.g.mT @ r.x).mT)),
         forgets="that weight has a row for each class",
         shows="in the shape, and for as many classes as features",
     ),
@@ -349,7 +346,7 @@ MISTAKES = (
     ),
     Mistake(
         "dy twice",
-        lambda **g: _Whole(g).cotangents(_Whole(g).g * g["dy"]),
+        _of(lambda r: r.cotangents(r.g * r.parts.dy)),
         forgets="that what was made with dy is not multiplied by it again",
         shows="wherever dy is not 1",
     ),

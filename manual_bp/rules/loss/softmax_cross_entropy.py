@@ -39,6 +39,7 @@ Recognition and Machine Learning" (2006), eq. 4.108 and 4.109; smoothing: Szeged
 Architecture", CVPR 2016, section 7.
 """
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -190,20 +191,33 @@ VALUES = (
 )
 
 
+Cotangents = tuple[Tensor, None, None]
+
+
+def _of(formula: Callable[[Parts], Cotangents]) -> Callable[..., Cotangents]:
+    return lambda **g: formula(Parts(**g))
+
+
 def _with_every_label(target: Tensor, **others: Any) -> Parts:
     """As if each target that is no class were class 0."""
     return Parts(target=target.clamp(min=0, max=others["x"].shape[1] - 1), **{**others, "ignore_index": -100})
 
 
-def _on_top(parts: Parts) -> tuple[Tensor, None, None]:
+def _on_top(parts: Parts) -> Cotangents:
     ((dx, *_), p) = (parts.dx(), parts.p)
     return p * (dx - torch.sum(p * dx, 1, keepdim=True)), None, None
+
+
+def _smoothed_over_others(parts: Parts) -> Cotangents:
+    """ε/(K − 1) for each class but the label."""
+    on_others = parts.on_each * (parts.classes / max(parts.classes - 1, 1)) * (1 - parts.one_hot)
+    return parts.dx(t=parts.t(on_each=0.0) + on_others * per_class(parts.weight, parts.x))
 
 
 MISTAKES = (
     Mistake(
         "p - 1 at the label",
-        lambda **g: Parts(**g).by_log_softmax(),
+        _of(Parts.by_log_softmax),
         forgets="that p - 1 cancels once the label is nearly certain",
         shows="at a label with p near 1; below 1 - p = 3e-8 (float32) or 6e-17 (float64) no digit is left",
         seen="https://github.com/Samyssmile/edux/issues/201",
@@ -211,47 +225,47 @@ MISTAKES = (
     ),
     Mistake(
         "p rounded before 1 is taken off",
-        lambda **g: Parts(**g).dx(p=Parts(**g).p.bfloat16().to(g["x"].dtype)),
+        _of(lambda r: r.dx(p=r.p.bfloat16().to(r.x.dtype))),
         forgets="that p - 1 needs the digits of p that 16 bits do not hold",
         shows="everywhere, and most where the label is nearly certain",
         seen="https://github.com/linkedin/Liger-Kernel/commit/be1cdc176be7",
     ),
     Mistake(
         "cotangent dropped",
-        lambda **g: Parts(**g).dx(dy=1.0),
+        _of(lambda r: r.dx(dy=1.0)),
         forgets="dy",
         shows="wherever dy is not 1: when the cost is scaled or is one of several",
         seen="https://github.com/chainer/chainer/commit/e60dd3efbca0",
     ),
     Mistake(
         "sign",
-        lambda **g: Parts(**g).dx(dy=-g["dy"]),
+        _of(lambda r: r.dx(dy=-r.dy)),
         forgets="that the cost falls as the label's logit rises",
         shows="everywhere",
         seen="https://github.com/deeplearning4j/deeplearning4j/issues/345",
     ),
     Mistake(
         "p alone",
-        lambda **g: Parts(**g).dx(torch.sum(Parts(**g).t(), 1, keepdim=True) * Parts(**g).p),
+        _of(lambda r: r.dx(torch.sum(r.t(), 1, keepdim=True) * r.p)),
         forgets="the label",
         shows="everywhere",
     ),
     Mistake(
         "1 taken off every class",
-        lambda **g: Parts(**g).dx(torch.sum(Parts(**g).t(), 1, keepdim=True) * (Parts(**g).p - 1)),
+        _of(lambda r: r.dx(torch.sum(r.t(), 1, keepdim=True) * (r.p - 1))),
         forgets="that only the label's own logit is subtracted",
         shows="for two classes and more",
     ),
     Mistake(
         "1/n forgotten",
-        lambda **g: Parts(**g).dx(divisor=1.0),
+        _of(lambda r: r.dx(divisor=1.0)),
         forgets="that the cost is a mean",
         shows="for a mean of more than one row",
         seen="https://github.com/tensorflow/swift-apis/pull/42",
     ),
     Mistake(
         "1/n twice",
-        lambda **g: Parts(**g).dx(divisor=Parts(**g).rows ** 2),
+        _of(lambda r: r.dx(divisor=r.rows**2)),
         forgets="that the cost is divided once",
         shows="for a mean of more than one row",
     ),
@@ -264,46 +278,44 @@ MISTAKES = (
     ),
     Mistake(
         "mean over all rows",
-        lambda **g: Parts(**g).dx(divisor=max(g["target"].numel(), 1)),
+        _of(lambda r: r.dx(divisor=max(r.target.numel(), 1))),
         forgets="that ignored rows are not counted, and that each counts with its weight",
         shows="for a mean, where a row is ignored or classes are weighted",
         seen="https://github.com/eladhoffer/utils.pytorch/issues/4",
     ),
     Mistake(
         "weights forgotten in the mean",
-        lambda **g: Parts(**g).dx(divisor=Parts(**g).counts.sum()),
+        _of(lambda r: r.dx(divisor=r.counts.sum())),
         forgets="that a weighted mean is divided by the sum of the weights",
         shows="for a mean with weights",
     ),
     Mistake(
         "mean over the batch alone",
-        lambda **g: Parts(**g).dx(divisor=max(len(g["x"]), 1)),
+        _of(lambda r: r.dx(divisor=max(len(r.x), 1))),
         forgets="that every position of space is a row",
         shows="for a mean, where a row has space axes",
     ),
     Mistake(
         "mean over the classes too",
-        lambda **g: Parts(**g).dx(divisor=Parts(**g).rows * g["x"].shape[1]),
+        _of(lambda r: r.dx(divisor=r.rows * r.classes)),
         forgets="that the classes of a row share one cost",
         shows="for a mean of two classes and more",
     ),
     Mistake(
         "class weight forgotten",
-        lambda **g: Parts(**g).dx(t=Parts(**g).t(weight=torch.ones_like(Parts(**g).weight))),
+        _of(lambda r: r.dx(t=r.t(weight=torch.ones_like(r.weight)))),
         forgets="the weight of the label's class",
         shows="with weights",
     ),
     Mistake(
         "weight of each class in its own column",
-        lambda **g: Parts(**g).dx(
-            per_class(Parts(**g).weight, g["x"]) * (Parts(**g).p - Parts(**{**g, "weight": None}).t())
-        ),
+        _of(lambda r: r.dx(per_class(r.weight, r.x) * (r.p - r.t(weight=torch.ones_like(r.weight))))),
         forgets="that all of a row is weighted as its label",
         shows="with weights",
     ),
     Mistake(
         "ignored rows too",
-        lambda **g: Parts(**g).dx(counts=torch.ones_like(Parts(**g).counts)),
+        _of(lambda r: r.dx(counts=torch.ones_like(r.counts))),
         forgets="that what is ignored does not reach the cost",
         shows="where a row is ignored",
         seen="https://github.com/PaddlePaddle/Paddle/pull/28622",
@@ -324,11 +336,7 @@ MISTAKES = (
     ),
     Mistake(
         "masked by multiplication",
-        lambda **g: (
-            Parts(**g).dx(counts=torch.ones_like(Parts(**g).counts))[0] * Parts(**g).counts[:, None],
-            None,
-            None,
-        ),
+        _of(lambda r: (r.dx(counts=torch.ones_like(r.counts))[0] * r.counts[:, None], None, None)),
         forgets="that 0 times infinity is NaN",
         shows="where all rows are ignored",
         seen="https://github.com/linkedin/Liger-Kernel/commit/53d5934c796d",
@@ -341,20 +349,14 @@ MISTAKES = (
     ),
     Mistake(
         "smoothing over the other classes",
-        lambda **g: Parts(**g).dx(
-            t=Parts(**g).t(on_each=0.0)
-            + Parts(**g).on_each
-            * (g["x"].shape[1] / max(g["x"].shape[1] - 1, 1))
-            * (1 - Parts(**g).one_hot)
-            * per_class(Parts(**g).weight, g["x"])
-        ),
+        _of(_smoothed_over_others),
         forgets="that the label has its part of ε too: this is ε/(K - 1) for each of the others",
         shows="for label_smoothing above 0",
         seen="https://github.com/pytorch/pytorch/issues/7455",
     ),
     Mistake(
         "smoothing at full strength",
-        lambda **g: Parts(**g).dx(t=Parts(**g).t(on_each=1 / g["x"].shape[1] if Parts(**g).on_each else 0.0)),
+        _of(lambda r: r.dx(t=r.t(on_each=1 / r.classes if r.on_each else 0.0))),
         forgets="the ε of ε/K",
         shows="for label_smoothing between 0 and 1",
         seen="https://github.com/TimDettmers/ConvE/issues/55",
@@ -367,40 +369,40 @@ MISTAKES = (
     ),
     Mistake(
         "label not scaled down",
-        lambda **g: Parts(**g).dx(t=Parts(**g).t(on_label=1.0)),
+        _of(lambda r: r.dx(t=r.t(on_label=1.0))),
         forgets="the 1 - ε of the label",
         shows="for label_smoothing above 0",
     ),
     Mistake(
         "p - t",
-        lambda **g: Parts(**g).dx(Parts(**g).p - Parts(**g).t()),
+        _of(lambda r: r.dx(r.p - r.t())),
         forgets="that p is multiplied with the sum of t, which is not 1 once classes are weighted",
         shows="with weights",
         seen="https://github.com/kvark/meganeura/pull/102",
     ),
     Mistake(
         "softmax over the batch",
-        lambda **g: Parts(**g).dx(p=torch.softmax(g["x"], 0)),
+        _of(lambda r: r.dx(p=torch.softmax(r.x, 0))),
         forgets="along which axis the classes lie",
         shows="everywhere",
         seen="https://github.com/deeplearning4j/deeplearning4j/issues/345",
     ),
     Mistake(
         "softmax twice",
-        lambda **g: Parts(**g).dx(p=torch.softmax(Parts(**g).p, 1)),
+        _of(lambda r: r.dx(p=torch.softmax(r.p, 1))),
         forgets="that what it was given has already been through softmax",
         shows="for two classes and more",
         seen="https://github.com/vahidk/EffectiveTensorflow/issues/9",
     ),
     Mistake(
         "softmax's derivative on top",
-        lambda **g: _on_top(Parts(**g)),
+        _of(_on_top),
         forgets="that p - 1 is the derivative with respect to the logits already",
         shows="for two classes and more",
     ),
     Mistake(
         "exponential overflows",
-        lambda **g: Parts(**g).dx(p=torch.exp(g["x"]) / torch.sum(torch.exp(g["x"]), 1, keepdim=True)),
+        _of(lambda r: r.dx(p=torch.exp(r.x) / torch.sum(torch.exp(r.x), 1, keepdim=True))),
         forgets="to take the largest logit off first",
         shows="from x = 89 (float32) or 710 (float64), where infinity over infinity is NaN, and far below -89",
         seen="https://github.com/apache/singa/pull/540",
