@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import chain, zip_longest
@@ -81,6 +82,10 @@ def audit(
         raise ValueError(f"dtype must be one of {[str(d) for d in DTYPES]}; came {dtype}. Pass dtype=torch.float32.")
     if unknown := [kind for kind in allow if kind not in KINDS_OF_WRONG]:
         raise ValueError(f"allow must name kinds of wrong programs, of {list(KINDS_OF_WRONG)}; came {unknown[0]!r}.")
+    if not 0 < timeout < math.inf:
+        raise ValueError(f"timeout must be a positive number of seconds; came {timeout}.")
+    if not (seconds >= 0 and smallest >= 0):
+        raise ValueError(f"seconds and smallest must be 0 or more; came {seconds} and {smallest}.")
     name, called = named_checker(checker, rule, dtype)
     run = Audit(name, called, rule, dtype, timeout, seconds, smallest, tuple(allow))
     run.on_program, run.on_outcome = on_program, on_outcome
@@ -239,15 +244,16 @@ class Audit:
     def _facts(self) -> list[str]:
         seen = self.seen
         if not seen.calls:
-            return [] if cannot_fail(self.report) else ["it never calls the program"]
+            never = "no call that it makes fits the rule" if seen.refused else "it never calls the program"
+            return [] if cannot_fail(self.report) else [never]
         dtypes = listed(sorted(str(d).removeprefix("torch.") for d in seen.dtypes))
         name, shape = seen.largest or ("", ())
         constant = seen.constants and "dy is not constant" not in seen.held and self.rule.has_backward
         dy = f"; dy is {listed([f'{c:g}' for c in sorted(seen.constants)[:3]])} throughout" if constant else ""
-        each = counted(seen.calls_each, "call")
-        return [
-            f"it makes at most {each} of a program, in {dtypes or 'no dtype'}; the largest tensor is {name} {shape}{dy}"
-        ]
+        most = max((o.calls for o in self.report.wrong), default=0)
+        each = counted(seen.calls_each, "call") + (" of a right program" if most > seen.calls_each else " of a program")
+        each += f" and {most} of a wrong one" if most > seen.calls_each else ""
+        return [f"it makes at most {each}, in {dtypes or 'no dtype'}; the largest tensor is {name} {shape}{dy}"]
 
 
 def _tally(hows: Sequence[str]) -> str:

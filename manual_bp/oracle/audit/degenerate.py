@@ -1,4 +1,4 @@
-"""Results that are no gradient at all: NaN, None, a constant, another shape or dtype, an exception."""
+"""Results that are no gradient at all: NaN, None, a constant, another sign, shape or dtype, an exception."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from manual_bp.rule import Rule
 
 NOT_A_NUMBER, INFINITE, NOTHING, RAISES = "NaN", "infinite", "None", "raises"
 SHAPE, DTYPE, CONSTANT, VALUE = "another shape", "another dtype", "a constant", "y is wrong"
+SIGN = "the wrong sign"
 
 
 def one_nan(x: Tensor) -> Tensor:
@@ -30,6 +31,7 @@ CHANGES: dict[str, dict[str, Callable[[Tensor], Any]]] = {
     NOT_A_NUMBER: {"NaN everywhere": lambda x: torch.full_like(x, torch.nan), "NaN in one element": one_nan},
     INFINITE: {"infinite everywhere": lambda x: torch.full_like(x, torch.inf)},
     NOTHING: {"None": lambda _: None},
+    SIGN: {"× -1": torch.neg},
     CONSTANT: {"0 everywhere": torch.zeros_like, "1 everywhere": torch.ones_like},
     SHAPE: {"with one axis more, of length 1": lambda x: x[None], "its sum alone": lambda x: x.sum()},
     DTYPE: {"in another dtype": other_dtype},

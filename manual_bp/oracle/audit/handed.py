@@ -66,7 +66,7 @@ class Handed:
     def vjp(self, inputs: tuple[Any, ...], dy: Any = None, **hyper: Any) -> Any:
         """(y, grads), or of a page without backward y.  Raises ValueError for what does not fit the rule."""
         self._in_time()
-        own, all_hyper = self._rule.sorted_inputs(tuple(inputs), hyper)
+        own, all_hyper = self._fitting(inputs, hyper)
         case = Case(own, tuple(dy) if isinstance(dy, tuple | list) else dy, all_hyper)
         y, grads = self._rule.vjp(case.inputs, case.dy, **case.hyper)
         right = by_argument(self._rule, y, grads)
@@ -82,7 +82,7 @@ class Handed:
         self._in_time()
         if self._seen is not None:
             self._seen.values = True
-        own, all_hyper = self._rule.sorted_inputs(tuple(inputs), hyper)
+        own, all_hyper = self._fitting(inputs, hyper)
         y, _ = self._rule.forward(*own, **all_hyper)
         if not self._of_values:
             return y
@@ -90,6 +90,14 @@ class Handed:
         right = by_argument(self._rule, y, absent)
         got = self._got(Case(own, None, all_hyper), right)
         return whole([got[name] for name in self._rule.arguments[: len(self._rule.outputs)]], like=y)
+
+    def _fitting(self, inputs: Sequence[Any], hyper: dict[str, Any]) -> Any:
+        try:
+            return self._rule.sorted_inputs(tuple(inputs), hyper)
+        except Exception:
+            if self._seen is not None:
+                self._seen.refused = True
+            raise
 
     def apply(self, *given: Any, **hyper: Any) -> Any:
         """As `apply` of an autograd.Function: inputs, then hyperparameters, by position or by name."""

@@ -13,15 +13,26 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from manual_bp.oracle.audit.conditions import constant_dy
-from manual_bp.oracle.audit.degenerate import CONSTANT, DTYPE, INFINITE, NOT_A_NUMBER, NOTHING, RAISES, SHAPE, VALUE
+from manual_bp.oracle.audit.degenerate import (
+    CONSTANT,
+    DTYPE,
+    INFINITE,
+    NOT_A_NUMBER,
+    NOTHING,
+    RAISES,
+    SHAPE,
+    SIGN,
+    VALUE,
+)
 from manual_bp.oracle.audit.formulas import LENGTH, MISTAKE
 from manual_bp.oracle.audit.handed import is_wrong_at
+from manual_bp.oracle.audit.places import PLACE
 from manual_bp.oracle.audit.programs import Program, results_at
 from manual_bp.oracle.audit.remembered import OVERWRITES, SECOND, STATE
 from manual_bp.oracle.audit.report import AuditReport, Outcome
 from manual_bp.oracle.audit.seen import Seen
 from manual_bp.oracle.audit.sizes import ELEMENT, FACTORS, KINDS, ROW, SIDES, SIZES, written
-from manual_bp.oracle.words import of_cases
+from manual_bp.oracle.words import counted, of_cases
 from manual_bp.outputs import parts, whole
 from manual_bp.rule import Rule
 
@@ -33,6 +44,7 @@ MUCH = 30.0
 WHOLE = 1.0
 # Kinds whose own reason says more than that no number is looked at.
 PLAIN_TO_SEE = (NOT_A_NUMBER, NOTHING, RAISES, SHAPE, DTYPE, OVERWRITES)
+NO_NUMBERS = (NOTHING, RAISES, SHAPE, DTYPE)
 # An error in one place, or of both signs, that must be so many times one everywhere to be seen is averaged away.
 AVERAGED = 5.0
 
@@ -89,7 +101,7 @@ class Reasons:
         if compares_with_itself(self.report):
             yield "it compares the program with itself: nothing is rejected but what differs between two equal calls"
         program = self.programs[o.name]
-        if o.shown == 0 and o.kind in (*KINDS, LENGTH) and self.seen.is_zero(o.argument):
+        if o.shown == 0 and o.kind in (*KINDS, SIGN, LENGTH) and self.seen.is_zero(o.argument):
             yield self._zero(o.argument)
         if o.shown == 0:
             yield from self._unseen(o, program)
@@ -132,8 +144,13 @@ class Reasons:
     # ------------------------------------------------------------------------------------------- seen and let pass
 
     def _overlooked(self, o: Outcome) -> Iterator[str]:
+        if o.calls > self.seen.calls_each and len({right.calls for right in self.report.right}) == 1:
+            most, once = max(p.calls for p in self.report.lets_pass), counted(self.seen.calls_each, "time")
+            yield f"it tries again until a program passes: up to {most} times, where it calls a right one {once}"
         if o.argument and self._is_never_looked_at(o.argument):
             yield f"{o.argument} is not looked at: whatever comes for it passes"
+        if looks_at_nothing(self.report) and o.kind == NOT_A_NUMBER:
+            yield "its verdict does not depend on the numbers that come for gradients"
         if o.kind == NOT_A_NUMBER:
             yield "NaN passes: no comparison with NaN is true, so an error of NaN is above no limit"
         if o.kind == NOTHING:
@@ -150,6 +167,12 @@ class Reasons:
             yield "another dtype passes: dtypes are not compared"
         if o.kind == OVERWRITES:
             yield "that the program overwrites what it is given is not looked for"
+        if o.kind == SIGN and self._from(o.argument, FACTORS) is not None:
+            yield f"a wrong sign passes: {o.argument} × -1 is not told from {o.argument}, whose size alone is compared"
+        if o.kind == PLACE and self._from(o.argument, FACTORS) is not None and self._places_pass(o.argument):
+            yield f"right numbers of {o.argument} in the wrong place pass: its size is compared, and not each element"
+        if o.kind == MISTAKE and not self.seen.directly and self._is_of_another_shape(self.programs[o.name]):
+            yield f"{ENGINE}: a gradient is summed or repeated there until it has the shape of its input"
         yield from self._cancelling(o)
         if o.size is not None:
             yield from self._sized(o)
@@ -159,8 +182,22 @@ class Reasons:
         yield f"{SHOWN} of {_rough(o.shown)} times the largest number due, it lets the program pass"
 
     def _is_never_looked_at(self, argument: str) -> bool:
-        of = [o for o in self.report.wrong if o.argument == argument and o.shown > 0]
+        # What is of another shape torch.autograd may reject, and what is None a checker that does not ask further.
+        of = [o for o in self.report.wrong if o.argument == argument and o.shown > 0 and o.kind not in NO_NUMBERS]
         return bool(of) and all(o.accepted for o in of) and any(o.rejected for o in self.report.wrong)
+
+    def _places_pass(self, argument: str) -> bool:
+        """Whether several programs pass that only put the right numbers of an argument elsewhere."""
+        return sum(o.accepted and o.shown > 0 for o in self.report.of_kind(PLACE) if o.argument == argument) > 1
+
+    def _is_of_another_shape(self, program: Program) -> bool:
+        """Whether a result has not the shape that is due, at some call."""
+        for case in self.seen.kept:
+            right = results_at(self.rule, case)
+            got = program.begin()(case, right)
+            if any(isinstance(got[a], torch.Tensor) and got[a].shape != right[a].shape for a in right):
+                return True
+        return False
 
     def _sized(self, o: Outcome) -> Iterator[str]:
         assert o.size is not None
@@ -177,8 +214,9 @@ class Reasons:
         if o.kind in FACTORS and self._one_passes(large, small):
             yield f"errors of one sign pass: a {argument} {o.kind} passes, and what is off to the other side is seen"
         if o.kind in (ELEMENT, ROW):
-            own, factor = self.report.smallest_seen(argument, o.kind), self._from(argument, FACTORS)
-            if factor is not None and (own is None or own > AVERAGED * factor) and o.size >= factor:
+            own, factor = self.report.smallest_seen(argument, o.kind), self._surely_from(argument)
+            off = o.size if o.kind == ELEMENT else o.shown  # a row of small numbers is little off
+            if factor is not None and (own is None or own > AVERAGED * factor) and off >= factor:
                 where = "one element" if o.kind == ELEMENT else "the last row"
                 if own is None:
                     yield f"{where} of {argument} may be off by {SIZES[-1]:g} times the largest: not all is compared"
@@ -196,9 +234,12 @@ class Reasons:
     def _cancelling(self, o: Outcome) -> Iterator[str]:
         """Errors of both signs, of which the sum or mean is small."""
         if o.kind == "off at random":
-            own, factor = self.report.smallest_seen(o.argument, o.kind), self._from(o.argument, FACTORS)
+            own, factor = self.report.smallest_seen(o.argument, o.kind), self._surely_from(o.argument)
             if factor is not None and (own is None or own > AVERAGED * factor) and (o.size or 0) >= factor:
-                yield f"errors of both signs cancel: {o.argument} is compared by a sum or mean of signed errors"
+                yield (
+                    f"errors of both signs cancel: {o.argument} is compared by one number made of all of it, "
+                    "such as a sum, a mean or a norm"
+                )
 
     def _one_passes(self, up: float | None, down: float | None) -> bool:
         if up is None or down is None:
@@ -211,6 +252,11 @@ class Reasons:
     def _from(self, argument: str, kinds: Sequence[str]) -> float | None:
         found = [s for s in (self.report.smallest_seen(argument, kind) for kind in kinds) if s is not None]
         return min(found) if found else None
+
+    def _surely_from(self, argument: str) -> float | None:
+        """From where a factor is seen above 1 and below: of fresh numbers one of them may be seen early by chance."""
+        each = [self.report.smallest_seen(argument, kind) for kind in FACTORS]
+        return None if None in each else max(s for s in each if s is not None)
 
     def _tolerance(self, argument: str, kind: str) -> str:
         """Where an error of a kind begins to be seen."""

@@ -53,6 +53,8 @@ class Seen:
         """Whether y alone was asked for, as forward of an autograd function is."""
         self.directly = False
         """Whether gradients were asked for as a Vjp gives them, and not of torch.autograd."""
+        self.refused = False
+        """Whether a call did not fit the rule's inputs."""
         self.of_losses = True
         """Whether every cotangent is a single number."""
         self.largest: tuple[str, tuple[int, ...]] | None = None

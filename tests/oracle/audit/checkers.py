@@ -35,6 +35,23 @@ class Checkers:
         _, (dx,) = program((x,), dy)
         return dx, due(self.reference, x, dy)
 
+    def by_size(self, program: Any) -> bool:
+        """The norms alone are compared: neither a sign nor a place is seen."""
+        got, expected = self.both(program, 4, 5)
+        return bool((got.norm() - expected.norm()).abs() <= 1e-3 * expected.norm())
+
+    def tries_again(self, program: Any) -> bool:
+        """Five times, each less strictly than before."""
+        return any(torch.allclose(*self.both(program, 4, 5), atol=1e-5 * 10**n) for n in range(4))
+
+    def absolute_of_sixteen(self, program: Any) -> None:
+        """Not faulty, but of one tolerance: every element is compared."""
+        got, expected = self.both(program, 4, 5)
+        assert (got - expected).abs().max() < 1e-4
+
+    def another_number_of_inputs(self, program: Any) -> None:
+        program((self.drawn(4, 5),) * 7, self.drawn(4, 5))
+
     def sound(self, program: Any) -> None:
         """Not faulty, but at one size, and in one dtype."""
         torch.testing.assert_close(*self.both(program, 4, 5))
