@@ -161,11 +161,13 @@ class Torch:
         """The Vjp of a function that is written in torch operations: a page's own forward, where there is no twin."""
         return vjp(forward)
 
-    def derivative(self, function: Callable[..., Any], inputs: Any, hyper: Any, elementary: Any, keeps: bool) -> Any:
+    def derivative(
+        self, function: Callable[..., Any], inputs: Any, hyper: Any, elementary: Any, keeps: bool, is_known: bool
+    ) -> Any:
         """The programs of a function and its derivative (torch_ref/derivative.py)."""
         from torch_ref.derivative import derivative
 
-        return derivative(function, inputs, hyper, elementary, keeps)
+        return derivative(function, inputs, hyper, elementary, keeps, is_known)
 
     def leaving(self, function: Callable[..., Any], body: Any, inputs: Any, hyper: Any) -> list[Any]:
         """Where the numbers of a function leave torch (torch_ref/leaving.py)."""

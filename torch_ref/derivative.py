@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -39,8 +39,9 @@ class Derivative:
 
     forward: inputs -> (y, saved).  backward: (*saved, *dy) -> one cotangent for each input, None where y does not
     depend on it or it is no number.  changed: whether formulas that keep their digits stand in place of torch's own.
-    unknown: operations that are neither elementary nor can be taken apart.  largest: how many elements
-    the largest result on the way has.  is_its_own: whether the derivative is declared and not that of the operations
+    unknown: operations that are neither elementary nor can be taken apart.  elements: how many each result on the way
+    has, in the order in which they were made.  broadcast: likewise, the shapes of tensors of which one may be broadcast
+    to another.  is_its_own: whether the derivative is declared and not that of the operations
     forward (an autograd.Function, a result made under no_grad).  raises: whether the function looks whether its numbers
     are fit for it, and may raise.
     """
@@ -49,7 +50,8 @@ class Derivative:
     backward: Program
     changed: bool
     unknown: tuple[Node, ...]
-    largest: int
+    elements: tuple[int, ...]
+    broadcast: tuple[tuple[tuple[int, ...], ...], ...]
     is_its_own: bool
     raises: bool
 
@@ -69,19 +71,22 @@ def derivative(
     hyper: Mapping[str, Any],
     elementary: Elementary,
     keeps_digits: bool = True,
+    is_known: bool = False,
 ) -> Derivative:
     """Of function(*inputs, **hyper); None stands for an input that is absent.
 
     elementary: the operations that are recorded as they are.  keeps_digits: whether formulas that keep their digits
-    take the place of those of torch's own that lose them (torch_ref/keeping_digits.py).  Raises UntraceableError (a
-    ValueError), and whatever the function raises.
+    take the place of those of torch's own that lose them (torch_ref/keeping_digits.py).  is_known: whether the function
+    was recorded before, and nothing in it refused: once more, it is not looked at whole operations before these are
+    taken apart.  Raises UntraceableError (a ValueError), and whatever the function raises.
     """
     leaves = [None if x is None else _leaf(x) for x in inputs]
     present = [x for x in leaves if x is not None]
     wanted = [x for x in present if x.requires_grad]
     apart, plain = sdpa_kernel(SDPBackend.MATH), _without_mkldnn()
     with _uncollected(), torch.inference_mode(False), torch.enable_grad(), apart, plain, _WithoutLooking() as looking:
-        with torch.no_grad(), Recording(present, lambda op: True, formula_of):  # which refuses what no program tells
+        refusing = nullcontext() if is_known else Recording(present, lambda op: True, formula_of)
+        with torch.no_grad(), refusing:  # what no program tells
             like = parts(function(*leaves, **hyper))
         cotangents = [torch.ones_like(y) for y in like]
         is_kept = (lambda op: op in FORMULAS or elementary(op)) if keeps_digits else elementary
@@ -103,7 +108,8 @@ def derivative(
     forward, backward = _parted(kept, len(present))
     unknown = tuple(recording.unknown)
     raises = looking.skipped or any(node.op in CHECKS for node in recording.nodes)
-    return Derivative(forward, backward, kept != whole, unknown, recording.largest, is_its_own, raises)
+    elements, broadcast = tuple(recording.elements), tuple(recording.broadcast)
+    return Derivative(forward, backward, kept != whole, unknown, elements, broadcast, is_its_own, raises)
 
 
 @contextmanager

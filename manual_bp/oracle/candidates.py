@@ -33,6 +33,7 @@ class Differentiator(Protocol):
         hyper: Mapping[str, Any],
         elementary: Callable[[Any], bool],
         keeps_digits: bool,
+        is_known: bool,
     ) -> Any: ...
 
     def leaving(

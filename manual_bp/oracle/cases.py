@@ -219,8 +219,9 @@ def first_block(case: Case) -> Case | None:
 
 
 def _is_weighted(rule: Rule, name: str) -> bool:
-    """Whether numbers of that name are weights of sums: cotangents, and inputs of any size."""
-    return name not in rule.inputs or rule.may_be_scaled(name)
+    """Whether numbers of that name are weights of sums: cotangents, and inputs of any size; but not those that a
+    function puts in order, as light ones lie so near to each other that rounding errors decide it."""
+    return name not in rule.inputs or (rule.may_be_scaled(name) and not getattr(rule.page, "ORDERS", False))
 
 
 def _absences(rule: Rule) -> Iterator[Edge]:
@@ -257,10 +258,13 @@ def _ends(grad: Tensor) -> bool:
 
 def _is_defined(rule: Rule, case: Case) -> bool:
     """Whether there is a y, of the cotangent's shape: where an edge says what dy is, y may have another one with other
-    hyperparameters."""
+    hyperparameters; a function may be defined by chance, where 1 is broadcast."""
     try:
         y, _ = rule.forward(*case.inputs, **case.hyper)
     except ValueError:
+        return False
+    is_coupled = hasattr(rule.page, "FUNCTION") and not rule.elementwise
+    if is_coupled and rule.page.IS_BROADCAST_ANEW(case.inputs, {**rule.ordinary, **case.hyper}):
         return False
     both = zip(parts(y), parts(case.dy), strict=True) if rule.has_backward else ()
     return all(a is None or d is None or a.shape == d.shape for a, d in both)

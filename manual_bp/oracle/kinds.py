@@ -211,10 +211,13 @@ class Kinds:
             of_few_bits = self.contract != self._narrow and excuse.finer is FINER[self.dtype]
             is_finer = of_few_bits and not torch.equal(there.nan_to_num(), rounded.nan_to_num())
             return is_finer and self._is_steady_nearby(excuse, candidate, position, found, there, beyond)
-        error, bound = (there - expected).abs(), excuse.bounds(contract_of(excuse.finer))[position]
+        error = (there - expected).abs()
+        stays = (error > SHRINKS * (got - expected).abs()) & beyond
+        if not bool(stays.any()):  # as nearly always, and the bound is one of the whole page
+            return False
+        bound = excuse.bounds(contract_of(excuse.finer))[position]
         assert bound is not None
-        stays = (error > SHRINKS * (got - expected).abs()) & (error > bound)
-        return bool(stays[beyond].any())
+        return bool((stays & (error > bound)).any())
 
     def _is_steady_nearby(
         self, excuse: Excuse, candidate: Vjp, position: int, found: Evidence, there: Tensor, beyond: Tensor

@@ -97,6 +97,7 @@ def sized(rule: Rule) -> Iterator[tuple[Edge, ...]]:
     steps = getattr(rule.page, "STEPS", {})
     every = looped_axes(rule)
     names = [name for name in every if name not in steps]
+    last = {name: _last_block(rule, name) for name in names}
     for position, block in enumerate(BLOCKS):
         for off in OFF:
             turn = position + off  # so that a list of axes is sometimes empty, on and off a block
@@ -109,12 +110,12 @@ def sized(rule: Rule) -> Iterator[tuple[Edge, ...]]:
             elif block <= WHOLE:
                 for name, length in lengths.items():
                     yield _edges(rule, {name: length}, turn)
-            elif block == BLOCKS[-1] or len(names) == 1:
-                for name in names:
-                    yield _edges(rule, {name: block + off}, turn)
-            elif off == 0:
+            else:
                 for name, length in lengths.items():
-                    yield _edges(rule, {name: length}, turn)
+                    if block == last.get(name) or len(names) == 1:
+                        yield _edges(rule, {name: block + off}, turn)
+                    elif off == 0:
+                        yield _edges(rule, {name: length}, turn)
     pairs = [
         dict(zip(pair, PAIR if _is_matrix(rule, pair) else SMALLER_PAIR, strict=True))
         for pair in combinations(names, 2)
@@ -126,6 +127,12 @@ def sized(rule: Rule) -> Iterator[tuple[Edge, ...]]:
             yield _edges(rule, {name: length}, turn=0)
     for lengths in (*pairs, *({name: length} for length in BEYOND for name in names)):
         yield tuple(_edge(rule, lengths, turn=0, tiny=(tiny,), long=True) for tiny in TINIEST)
+
+
+def _last_block(rule: Rule, name: str) -> int:
+    """The largest block that an axis exceeds: what is tried beyond it must stand for all that is longer."""
+    longest = getattr(rule.page, "LONGEST", {}).get(name, BLOCKS[-1] + OFF[-1])
+    return max((block for block in BLOCKS if block + OFF[-1] <= longest), default=0)
 
 
 def _images(rule: Rule) -> dict[str, tuple[int, ...]]:

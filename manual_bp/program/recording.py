@@ -71,7 +71,8 @@ class Recording(Mode):
 
     nodes: what was seen so far, the inputs first.  unknown: those on numbers that are neither elementary nor can be
     taken apart.  unseen: those forward that torch.autograd is not shown, though they depend on an input (no_grad, the
-    body of an autograd.Function).  largest: the number of elements of the largest result.  stage: what new ones belong
+    body of an autograd.Function).  elements: how many each result has, in the order in which they were made.
+    broadcast: likewise, the shapes of tensors of which one may be broadcast to another.  stage: what new ones belong
     to.
     """
 
@@ -84,7 +85,8 @@ class Recording(Mode):
         self.nodes: list[Node] = []
         self.unknown: list[Node] = []
         self.unseen: list[Node] = []
-        self.largest = 0
+        self.elements: list[int] = []
+        self.broadcast: list[tuple[tuple[int, ...], ...]] = []
         self.stage = "forward"
         self._kept: list[Any] = []  # so that no address is used twice
         self._own: dict[int, _Known] = {}
@@ -124,6 +126,8 @@ class Recording(Mode):
         if moving and any(x.is_complex() for x in tensors_in((result,))):
             words = f"makes complex numbers ({func._schema.name}){at(line)}; "
             raise UntraceableError(f"{words}write it in their real and imaginary parts, which are judged")
+        if _broadcasts(func):
+            self.broadcast.append(tuple(tuple(x.shape) for x in (*tensors, *tensors_in((result,)))))
         self._leave(result, node, moving)
         return result
 
@@ -213,7 +217,7 @@ class Recording(Mode):
 
     def _remember(self, x: Tensor, ref: Ref) -> None:
         self._kept.append(x)
-        self.largest = max(self.largest, x.numel())
+        self.elements.append(x.numel())
         storage = x.untyped_storage()
         if storage._cdata not in self._stored:
             self._kept.append(storage)
@@ -318,6 +322,11 @@ def _may_be_refused(func: Any) -> bool:
     """Whether a program might not tell what an operation does."""
     tags = (torch.Tag.nondeterministic_seeded, torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
     return func._schema.name == "aten::equal" or any(tag in func.tags for tag in tags)
+
+
+@cache
+def _broadcasts(func: Any) -> bool:
+    return func is aten.expand.default or torch.Tag.pointwise in func.tags
 
 
 def _dtype(args: tuple[Any, ...]) -> torch.dtype | None:

@@ -8,7 +8,8 @@ from typing import Any
 
 from manual_bp import axes
 
-# Axes are made so many times longer to see what grows with them; with its square is what grows by more than SQUARE.
+# Axes are made so many times longer to see what grows with them, and as many times again: with its square is what grows
+# by more than SQUARE each time.  A length less a constant (of a window) grows so at the first of them alone.
 TIMES, SQUARE = 4, 8
 # So long is a square: 257 is one beyond a block of 256, and its square takes 0.5 MB.
 MOST_SQUARED = 257
@@ -47,9 +48,25 @@ def growing(sizes: axes.Sizes, recorded_at: RecordedAt) -> tuple[dict[str, tuple
             continue
         if there.operations > usual.operations:
             steps[name] = _steps(lengths[0], longer, usual.operations, there.operations)
-        elif there.largest >= SQUARE * usual.largest:
+        elif _may_be_squared(usual, there) and _is_squared(there, {**sizes, name: (TIMES * longer,)}, recorded_at):
             squared[name] = max(MOST_SQUARED, lengths[0])
     return steps, squared
+
+
+def _is_squared(there: Any, longer: axes.Sizes, recorded_at: RecordedAt) -> bool:
+    try:
+        return _may_be_squared(there, recorded_at(longer))
+    except ValueError:
+        return False
+
+
+def _may_be_squared(short: Any, long: Any) -> bool:
+    """Whether a result of the longer program is so much larger than that of the same operation of the shorter one, if
+    they have the same operations; else whether the largest is.  (The largest alone may be one that does not grow, such
+    as a weight, beside which a square is hidden for long.)"""
+    if len(short.elements) != len(long.elements):
+        return bool(max(long.elements) >= SQUARE * max(short.elements))
+    return any(n >= SQUARE * m for m, n in zip(short.elements, long.elements, strict=True) if m)
 
 
 def _steps(usual: int, longer: int, operations: int, more: int) -> tuple[int, ...]:

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from manual_bp import axes
 from manual_bp.arithmetic.bounded import Paging, contract_of, enter, leave
+from manual_bp.arithmetic.bounded_table.meanings import EXTREMES
+from manual_bp.arithmetic.bounded_table.plain import PLACES
 from manual_bp.arithmetic.operators import narrowest
 from manual_bp.inputs import Draw, Edge, Index, Input, Mistake, Value
 from manual_bp.oracle.candidates import differentiator
@@ -124,8 +126,10 @@ def page_of(function: Function) -> ModuleType:
         EDGES=tuple(_special(function, recorded, ordinary)),
         MISTAKES=(mistake,) if derivative.changed else (),
         CERTIFIED=not derivative.is_its_own,
+        ORDERS=any(node.op in EXTREMES or node.op in PLACES for node in derivative.forward.nodes),
         GIVEN={name: said.shape for name, said in function.given.items() if said.shape is not None},
         VALUES=(value,) if derivative.changed else (),
+        IS_BROADCAST_ANEW=partial(recorded.is_broadcast_anew, derivative),
         BROADCAST=_broadcast(derivative.forward, _shapes(names, ordinary)),
     )
     if outputs:

@@ -17,6 +17,7 @@ from manual_bp.arithmetic.bounded_tensor import Bounded
 from manual_bp.arithmetic.operators import is_bounded, on_jets, on_tensors
 from manual_bp.dispatch import without_modes
 from manual_bp.oracle.candidates import differentiator
+from manual_bp.oracle.functions.alike import are_broadcast_anew
 from manual_bp.program import Program
 
 # So many programs of one function are kept: every case of a comparison, twice over.
@@ -38,6 +39,12 @@ class Recorded:
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
         self._kept: OrderedDict[Any, Any] = OrderedDict()
+        self._known: set[Any] = set()  # hyperparameters with which it was recorded
+
+    def is_broadcast_anew(self, usual: Any, inputs: tuple[Any, ...], hyper: Mapping[str, Any]) -> bool:
+        """Whether it is defined at these inputs by chance.  usual: its programs at the usual ones."""
+        wide = tuple(x.double() if x is not None and x.is_floating_point() else x for x in inputs)
+        return are_broadcast_anew(usual.broadcast, self.derivative(wide, hyper).broadcast)
 
     def derivative(self, inputs: tuple[Any, ...], hyper: Mapping[str, Any], keeps_digits: bool = True) -> Any:
         """Its programs for inputs like these.  Raises ValueError where the function raises, or no program tells what it
@@ -51,9 +58,12 @@ class Recorded:
 
     def _derived(self, inputs: tuple[Any, ...], hyper: Mapping[str, Any], keeps_digits: bool) -> Any:
         given = tuple(None if x is None else _plain(x).contiguous() for x in inputs)
+        way = tuple(hyper.items())
         try:
             with without_modes():
-                found = differentiator().derivative(self.function, given, hyper, is_bounded, keeps_digits)
+                found = differentiator().derivative(
+                    self.function, given, hyper, is_bounded, keeps_digits, way in self._known
+                )
         except (RuntimeError, IndexError, TypeError, AssertionError) as error:
             shapes = ", ".join("None" if x is None else str(tuple(x.shape)) for x in given)
             raise ValueError(f"{name_of(self.function)} raises {type(error).__name__} at {shapes}: {error}") from error
@@ -63,6 +73,7 @@ class Recorded:
                 f"{name_of(self.function)} uses {node.op} ({where}), whose rounding error is not known; write it with "
                 "other operations of torch, or give it a meaning in manual_bp/arithmetic/bounded_table/"
             )
+        self._known.add(way)
         return found
 
     def forward(self, inputs: tuple[Any, ...], hyper: Mapping[str, Any]) -> tuple[Any, Residuals]:
