@@ -143,6 +143,8 @@ class Widths(NamedTuple):
     is_close: of somebody's function, whether a branch (above a limit or below) was taken that errors leave open.
     is_undecided: likewise, whether an order of numbers (the largest, a sorting) was decided that they leave open.
     is_tied: likewise, whether numbers on which a branch or an order depends may be equal, as they are at a kink or tie.
+    is_order_tied: likewise, whether computed numbers are equal on whose order something may depend, so that roundings
+        order them.
     stochastic: whether some of it is what stochastic arithmetic finds, because the bound is wide.
     largest: how many elements the largest tensor has that the page made on the way.
     """
@@ -153,6 +155,7 @@ class Widths(NamedTuple):
     is_undecided: bool = False
     is_close: bool = False
     is_tied: bool = False
+    is_order_tied: bool = False
     largest: int = 0
 
 
@@ -211,6 +214,7 @@ def widths(
         is_undecided=paging.is_undecided,
         is_close=paging.is_close,
         is_tied=paging.is_tied,
+        is_order_tied=paging.is_order_tied,
         largest=paging.largest,
     )
 

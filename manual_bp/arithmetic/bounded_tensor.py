@@ -123,8 +123,8 @@ class Paging(Running):
 
     def __init__(self, how: How | None = None, notes: bool = False) -> None:
         """notes: whether it is noted if an order was decided that the bounds leave open (is_undecided), or a branch
-        (is_close), and if numbers may be equal on which either depends (is_tied).  largest: how many elements the
-        largest tensor has that was made."""
+        (is_close), and if numbers may be equal on which either depends (is_tied), or computed ones are on whose order
+        something depends (is_order_tied).  largest: how many elements the largest tensor has that was made."""
         super().__init__()
         self.largest = 0
         self.how = how
@@ -132,6 +132,7 @@ class Paging(Running):
         self.is_undecided = False
         self.is_close = False
         self.is_tied = False
+        self.is_order_tied = False
 
     def __enter__(self) -> Paging:
         self.running.append(self)
@@ -278,16 +279,24 @@ def _dimension(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> i
 
 def _note_order(x: Bounded, dim: int) -> None:
     """Note where two numbers lie nearer to each other than their errors, so that another program may order them in
-    another way.  Equal ones are a tie, for which there is a convention."""
+    another way.  Equal ones are a tie, for which there is a convention; but computed ones may be so here alone, as the
+    products with equal rows of a matrix, of which a kernel may add up the last columns in another order."""
     if not x.ndim or not x.value.numel():
         return
     values, order = x.value.sort(dim)
-    errors = x.error.gather(dim, order)
+    errors, computed = (e.gather(dim, order) for e in (x.error, _computed(x)))
     last = values.shape[dim] - 1
     gaps = values.narrow(dim, 1, last) - values.narrow(dim, 0, last)
     open_ = gaps <= errors.narrow(dim, 1, last) + errors.narrow(dim, 0, last)
+    is_computed = computed.narrow(dim, 1, last) + computed.narrow(dim, 0, last) > 0
     Paging.running[-1].is_tied |= bool(open_.any())
+    Paging.running[-1].is_order_tied |= bool(((gaps == 0) & is_computed).any())
     Paging.running[-1].is_undecided |= bool((open_ & (gaps > 0)).any())
+
+
+def _computed(x: Bounded) -> Tensor:
+    """The errors of computed numbers.  An input, which has one rounding at most, is what it is."""
+    return torch.where(x.error > INPUT * precision(x.dtype).u * x.value.abs(), x.error, 0.0)
 
 
 def _note_branch(x: Any, *limits: Any) -> None:
@@ -308,8 +317,8 @@ def _note_branch(x: Any, *limits: Any) -> None:
 
 def _note_jump(func: Any, x: Bounded) -> None:
     """Note where a computed number lies nearer to a jump than its error, so that another program may be on the other
-    side.  An input, which has one rounding at most, is what it is."""
-    computed = torch.where(x.error > INPUT * precision(x.dtype).u * x.value.abs(), x.error, 0.0)
+    side."""
+    computed = _computed(x)
     is_open = func(x.value - computed) != func(x.value + computed)
     Paging.running[-1].is_undecided |= bool((is_open & x.value.isfinite()).any())
 

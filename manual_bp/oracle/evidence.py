@@ -112,6 +112,8 @@ def evidence(rule: Rule, case: Case, contract: Contract, conventions: Convention
     autograd = derivative(rule, case)
     is_cheap = isinstance(case, WellConditioned) and not rule.elementwise and not isinstance(autograd, str)
     certified = None if is_cheap or width.largest > CERTIFIED_ON_THE_WAY else truth_at(rule, case)
+    if certified is None and width.is_order_tied and not is_cheap and case.elements <= CERTIFIED_ELEMENTS:
+        return UNDECIDED  # truth depends on the order of equal numbers, and that on roundings
     if certified is not None and not isinstance(autograd, str) and declares_another(rule, case, certified, autograd):
         certified = None
     has_twin = twin_of(rule) is not None

@@ -298,11 +298,16 @@ def masked_mean_pool(hidden: Float[Tensor, "batch tokens width"], kept: Bool[Ten
 POOL = Function(masked_mean_pool, {"hidden": (4, 5, 6), "kept": mask(4, 5)})
 
 
-def _pool(inputs, dy, weights):
+def _count(kept, least=1):
+    """Of what is kept in each row; 1 where nothing is, so that the mean is 0 there."""
+    return kept.double().sum(1, keepdim=True).clamp(min=least)
+
+
+def _pool(inputs, dy, weights, least=1, shortest=1e-12):
     hidden, kept = inputs
-    share = kept.to(hidden.dtype) / kept.sum(1, keepdim=True)
+    share = (kept / _count(kept, least)).to(hidden.dtype)
     pooled = torch.einsum("bt,btw->bw", share, hidden)
-    length = pooled.square().sum(1, keepdim=True).sqrt()
+    length = pooled.square().sum(1, keepdim=True).sqrt().clamp(min=shortest)
     y = pooled / length
     dpooled = (dy - y * (y * dy).sum(1, keepdim=True)) / length
     return y, (weights(kept)[..., None].to(hidden.dtype) * dpooled[:, None], None)
@@ -310,12 +315,17 @@ def _pool(inputs, dy, weights):
 
 @right(POOL, "by shares of the tokens")
 def pool_by_shares(inputs, dy):
-    return _pool(inputs, dy, lambda kept: kept.double() / kept.sum(1, keepdim=True))
+    return _pool(inputs, dy, lambda kept: kept / _count(kept))
+
+
+@wrong(POOL, "0 / 0 where nothing is kept", shown_by={"kept": lambda generator: torch.zeros(4, 5, dtype=torch.bool)})
+def pool_of_nothing(inputs, dy):
+    return _pool(inputs, dy, lambda kept: kept / _count(kept, 0), least=0, shortest=0)
 
 
 @wrong(POOL, "padding gets the gradient as well: the mask is not applied")
 def pool_mask_forgotten(inputs, dy):
-    return _pool(inputs, dy, lambda kept: (1 / kept.double().sum(1, keepdim=True)).expand(kept.shape))
+    return _pool(inputs, dy, lambda kept: (1 / _count(kept)).expand(kept.shape))
 
 
 @wrong(POOL, "the mean divides by all tokens")

@@ -129,19 +129,6 @@ def test_what_cannot_be_recorded_is_refused_with_its_line(refused) -> None:
         reference(refused.forward, refused.inputs)
 
 
-def router(x, w, *, k=2):
-    chosen, experts = (x @ w.mT).softmax(-1).topk(k, -1)
-    return chosen / chosen.sum(-1, keepdim=True), experts
-
-
-def test_an_order_that_rounding_leaves_open_is_not_judged() -> None:
-    """Of the experts of a router: an output of integers has no cotangent."""
-    inputs = {"x": (5, 8), "w": (6, 8)}
-    report = compare(torch_ref.vjp(router), router, inputs=inputs, diagnose=0)
-    assert report.passed, str(report)
-    assert any("order" in text for text in report.not_tested)
-
-
 def straight_through(x):
     return x + (torch.round(x) - x).detach()
 
@@ -394,26 +381,6 @@ def test_numbers_that_a_function_makes_have_the_precision_of_the_program() -> No
     bound = widths(rule, (x, weight, index), dy, contract_of(torch.float32)).outputs[0]
     total = torch.zeros(4, 300).index_add(0, index, x)
     assert bool((bound >= 40 * 2**-24 * (total.abs() @ weight.abs())).all()), "300 roundings of one in 2^24"
-
-
-def picked(x, weight):
-    """How many are above a threshold says which one is read."""
-    z = x.sort(-1, descending=True).values
-    count = (z > 0).sum(-1, keepdim=True).clamp(min=1)
-    return x * weight - z.gather(-1, count - 1)
-
-
-def routed(x):
-    p = x.softmax(-1)
-    best, which = p.topk(2, -1)
-    return torch.zeros_like(p).scatter(-1, which, best / best.sum(-1, keepdim=True))
-
-
-@pytest.mark.parametrize(("function", "inputs"), [(picked, {"x": (4, 6), "weight": (6,)}), (routed, {"x": (4, 6)})])
-def test_an_index_that_a_tie_leaves_open_is_no_error_and_leaves_other_cases_certified(function, inputs) -> None:
-    report = compare(torch_ref.vjp(function), function, inputs=inputs, diagnose=0)
-    assert report.passed, str(report)
-    assert not any("not certified" in note for note in report.notes)
 
 
 def gauss(inputs, dy):

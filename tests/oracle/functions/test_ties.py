@@ -1,0 +1,78 @@
+"""Orders of numbers that are equal, or nearly so: what depends on them is judged where truth is the same for all."""
+
+from functools import partial
+
+import pytest
+import torch
+
+import torch_ref
+from manual_bp.oracle import Case, compare
+
+
+def router(x, w, *, k=2):
+    chosen, experts = (x @ w.mT).softmax(-1).topk(k, -1)
+    return chosen / chosen.sum(-1, keepdim=True), experts
+
+
+def test_an_order_that_rounding_leaves_open_is_not_judged() -> None:
+    """Of the experts of a router: an output of integers has no cotangent."""
+    inputs = {"x": (5, 8), "w": (6, 8)}
+    report = compare(torch_ref.vjp(router), router, inputs=inputs, diagnose=0)
+    assert report.passed, str(report)
+    assert any("order" in text for text in report.not_tested)
+
+
+def second(x, w):
+    """By values of which ball arithmetic cannot tell that they are equal."""
+    return (x @ w.mT).softmax(-1).topk(2, -1).values[..., 1]
+
+
+def best(x, w):
+    """By an index that has no derivative."""
+    return x * w[(x @ w.mT).argmax(-1)]
+
+
+def pooled(x, w):
+    return (x @ w.mT).max(-1).values
+
+
+def with_a_column_of_its_own(inputs, dy, function):
+    """The last column of x wᵀ is rounded otherwise than the first ones, as by many a kernel."""
+    x, w = inputs
+    step = torch.zeros_like(w)
+    step[-1] = 2.0**-23 * w[-1]
+    return torch_ref.vjp(function)((x, w + step), dy)
+
+
+@pytest.mark.parametrize(("function", "is_judged"), [(second, False), (best, False), (pooled, True)])
+def test_equal_products_whose_order_roundings_decide_are_not_judged_by_it(function, is_judged) -> None:
+    """The largest of them is judged: it has any of its subgradients."""
+    generator = torch.Generator().manual_seed(0)
+    x, row = torch.randn(5, 4, generator=generator), torch.randn(1, 4, generator=generator)
+    inputs = (x, row.expand(6, 4))
+    case = Case(inputs, torch.ones_like(function(*inputs)))
+    candidate = partial(with_a_column_of_its_own, function=function)
+    shapes = {"x": (5, 4), "w": (6, 4)}
+    report = compare(candidate, function, inputs=shapes, cases=[case], diagnose=0)
+    assert not report.mismatches, str(report)
+    assert any("order" in text for text in report.not_tested) is not is_judged
+
+
+def picked(x, weight):
+    """How many are above a threshold says which one is read."""
+    z = x.sort(-1, descending=True).values
+    count = (z > 0).sum(-1, keepdim=True).clamp(min=1)
+    return x * weight - z.gather(-1, count - 1)
+
+
+def routed(x):
+    p = x.softmax(-1)
+    best, which = p.topk(2, -1)
+    return torch.zeros_like(p).scatter(-1, which, best / best.sum(-1, keepdim=True))
+
+
+@pytest.mark.parametrize(("function", "inputs"), [(picked, {"x": (4, 6), "weight": (6,)}), (routed, {"x": (4, 6)})])
+def test_an_index_that_a_tie_leaves_open_is_no_error_and_leaves_other_cases_certified(function, inputs) -> None:
+    report = compare(torch_ref.vjp(function), function, inputs=inputs, diagnose=0)
+    assert report.passed, str(report)
+    assert not any("not certified" in note for note in report.notes)
