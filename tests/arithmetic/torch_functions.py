@@ -424,7 +424,8 @@ TORCH: dict[str, Torchs] = {
     "minimum": two(torch.minimum),
     "mvlgamma": one(lambda x: torch.mvlgamma(x, 2), ABOVE_ONE),
     "nan_to_num": one(torch.nan_to_num),
-    "polygamma": one(lambda x: torch.polygamma(2, x), POSITIVE),
+    # torch sums in steps of 1 from x to 9, from a large negative x on without end
+    "polygamma": one(lambda x: torch.polygamma(2, x.abs()), POSITIVE),
     "pow": one(lambda x: torch.pow(x, 3)),
     "pow, of a tensor": two(torch.pow, POSITIVE),
     "pow, of a number": one(lambda x: torch.pow(1.7, x)),
