@@ -91,11 +91,12 @@ def gelu_slope(dy: Tensor, x: Tensor) -> Tensor:
 
 
 def gelu_tanh_slope(dy: Tensor, x: Tensor) -> Tensor:
-    """dy (s + x s(u) s(-u) u'), with u = 2 √(2/π) (x + 0.044715 x³) and s = s(u): (1 + tanh(u/2)) / 2 is s(u)."""
+    """dy (s(u) + x s(u) s(-u) u'), with u = 2 √(2/π) (x + 0.044715 x³): (1 + tanh(u/2)) / 2 is s(u), and s(u) s(-u) has
+    no branch at 0 as |u| has."""
     scale = 2 * math.sqrt(2 / math.pi)
     u = scale * (x + 0.044715 * x * x * x)
-    e = torch.exp(-u.abs())
-    return dy * (torch.sigmoid(u) + x * (e / (1 + e) ** 2) * (scale * (1 + 3 * 0.044715 * x * x)))
+    slope = torch.sigmoid(u) * torch.sigmoid(-u)
+    return dy * (torch.sigmoid(u) + x * slope * (scale * (1 + 3 * 0.044715 * x * x)))
 
 
 def _of_the_input(op: Any) -> Callable[[Program, Node], tuple[Any, ...] | None]:

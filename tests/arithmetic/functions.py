@@ -182,6 +182,7 @@ TRANSCENDENTAL = {
     "ndtri": one(torch.special.ndtri, UNIT, [[1e-30, 1e-3, 0.5, 0.999]]),
     "erfcx": one(torch.special.erfcx, extremes=[[0.0, 1e-30, -3.0, 30.0, 1e4]]),
     "lgamma": one(torch.lgamma, POSITIVE, [[1e-30, 1e-3, 0.999, 1.0, 1.001, 2.0, 2.001, 10.0, 1e3]]),
+    "lgamma below 0": one(torch.lgamma, between(-0.8, -0.2, 3, 3), [[-1e-30, -0.5, -2.4570248, -3.1435809, -99.5]]),
     "i0": one(torch.special.i0, apart(3, 3), [[0.0, 1e-30, 8.0, -8.01, 30.0, -80.0]]),
     "i0e": one(torch.special.i0e, apart(3, 3), [[0.0, 1e-30, 8.0, -8.01, 30.0, 1e4, -1e15]]),
     "i1": one(torch.special.i1, apart(3, 3), [[0.0, 1e-30, 8.0, -8.01, 30.0, -80.0]]),

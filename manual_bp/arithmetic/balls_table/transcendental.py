@@ -9,7 +9,7 @@ from manual_bp.arithmetic.balls import Jets, apply, means
 from manual_bp.arithmetic.balls_table.elementary import certain, elementary, pairwise
 from manual_bp.arithmetic.jets import NAN, Cell, made_of
 
-from flint import arb  # isort: skip  (after balls, whose message says how to install it)
+from flint import acb, arb  # isort: skip  (after balls, whose message says how to install it)
 
 
 def _log_of(base: int) -> Callable[[Any], Jets]:
@@ -56,14 +56,22 @@ def _scaled(name: str) -> Callable[[Any], Any]:
 
 means("special_i0e")(_scaled("i0"))
 means("special_i1e")(_scaled("special_i1"))
-means("lgamma", "special_gammaln")(elementary(arb.lgamma, lambda x, _: x.digamma()))
+
+
+def _lgamma(x: arb) -> arb:
+    """log |Γ(x)|, which is the real part of log Γ(x) where Γ is negative."""
+    return x.lgamma() if x > 0 else acb(x).lgamma().real
+
+
+means("lgamma", "special_gammaln")(elementary(_lgamma, lambda x, _: x.digamma()))
 
 
 def _poly(n: int, x: arb) -> arb:
-    """ψ⁽ⁿ⁾(x) = (-1)ⁿ⁺¹ n! ζ(n + 1, x) for n of at least 1."""
+    """ψ⁽ⁿ⁾(x) = (-1)ⁿ⁺¹ n! ζ(n + 1, x) for n of at least 1, of which arb knows the complex one alone below 0."""
     if n == 0:
         return x.digamma()
-    value: arb = arb(n).fac() * arb(n + 1).zeta(x)
+    zeta: arb = arb(n + 1).zeta(x) if x > 0 else acb(n + 1).zeta(acb(x)).real
+    value = arb(n).fac() * zeta
     return value if n % 2 else -value
 
 

@@ -94,7 +94,6 @@ SLOPES: dict[str, tuple[Any, Steepest]] = {
         _at_ends(lambda t: math.sqrt(2) * ROOT_PI * torch.exp(torch.special.ndtri(t) ** 2 / 2), 0.0, 1.0),
     ),
     "erfcx": (aten.special_erfcx.default, lambda x, e: 2 / ROOT_PI - 2 * (x - e) * torch.special.erfcx(x - e)),
-    "lgamma": (aten.lgamma.default, _at_ends(torch.digamma, 0.0)),
     "i0": (aten.i0.default, _at_far(torch.special.i1)),
     "i0e": (aten.special_i0e.default, lambda x, e: _i0e_slope(nearest_to_zero((x, e)).abs())),
     "i1": (aten.special_i1.default, _at_far(_i1_slope)),
@@ -143,6 +142,22 @@ def _atan2(p: Precision, y: Pair, x: Pair) -> Pair:
     propagated = torch.where((room > 0) & ~crosses, times(1 / room**2, change), 2 * math.pi)
     propagated = torch.where(y[1] + x[1] > 0, propagated.clamp(max=2 * math.pi), EXACT)
     return rounded(p, torch.atan2(y[0], x[0]), propagated, y, roundings=ulps("atan2"))
+
+
+@arithmetic(aten.lgamma.default, operands=1)
+def _lgamma(p: Precision, a: Pair) -> Pair:
+    """log |Γ(x)|, whose slope ψ rises with x between two poles (0, -1, -2 ...), and above 0.
+
+    Below 0 it is log(π / |sin πx|) - log Γ(1 - x), terms that are nearly equal beside each of its roots.
+    """
+    x, e = a
+    low, high = x - e, x + e
+    has_no_pole = (low > 0) | ((high < 0) & (low > high.floor()))
+    slope = torch.where(has_no_pole, torch.maximum(torch.digamma(low).abs(), torch.digamma(high).abs()), INF)
+    value = torch.lgamma(x)
+    reflected = torch.where(x < 0, torch.lgamma(1 - x).abs(), EXACT)
+    terms = ulps("lgamma") * p.u * (reflected + (value + reflected).abs())
+    return rounded(p, value, times(slope, e) + torch.where(x < 0, terms, EXACT), a, roundings=ulps("lgamma"))
 
 
 @arithmetic(aten.digamma.default, operands=1)
