@@ -21,7 +21,17 @@ from manual_bp.oracle import Case, compare
 from manual_bp.oracle.functions import reference
 from manual_bp.outputs import parts, whole
 
-from .torch_functions import FUNCTIONS, LOSES, MISSING, NO_DERIVATIVE, OVERFLOWS, RANDOM, ROUGH, Torchs
+from .torch_functions import (
+    COARSE,
+    FUNCTIONS,
+    LOSES,
+    MISSING,
+    NO_DERIVATIVE,
+    RANDOM,
+    ROUGH,
+    TORCH_IS_WRONG,
+    Torchs,
+)
 
 every_function = pytest.mark.parametrize("name", FUNCTIONS)
 
@@ -82,7 +92,8 @@ def test_what_is_certified_is_what_torch_says_within_a_narrow_bound(name: str) -
         )  # of the bound in float32; float64 has 2^29 more digits than that
         assert not ((known - due).abs() > share * allowed + 1e-300)[smooth].any(), argument
         if name not in LOSES:
-            assert not ((found.double() - due).abs() > allowed)[smooth].any(), f"{argument} in float32"
+            off = (found.double() - due).abs()
+            assert not (off > COARSE.get(name, 1.0) * allowed)[smooth].any(), f"{argument} in float32"
         if argument.startswith("d"):
             told += bool((1e-3 * known.abs() > allowed)[smooth].any()) or not bool((known[smooth] != 0).any())
     assert told, "no cotangent is known well enough to tell 1.001 times it from itself"
@@ -106,7 +117,8 @@ def test_torchs_own_derivative_passes_and_one_in_a_thousand_more_does_not(name: 
     dtype, slip = (torch.float32, 1e-3) if position % 2 or name in ROUGH else (torch.float64, 1e-6)
     how = {"inputs": given.inputs, "dtype": dtype, "diagnose": 0}
     report = compare(right, given.function, **how)
-    assert report.passed if name not in OVERFLOWS else OVERFLOWS[name] in str(report), str(report)
+    assert report.passed == (name not in TORCH_IS_WRONG), str(report)
+    assert all(TORCH_IS_WRONG[name] in str(mismatch) for mismatch in report.mismatches), str(report)
     inputs, dy = at_random(given, dtype)
     _, grads = right(inputs, dy)
     if any(g is not None and bool((g != 0).any()) for g in grads):
