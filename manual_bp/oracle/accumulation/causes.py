@@ -42,6 +42,14 @@ NEVER_ZEROED = (
 )
 
 
+def _is_wrong_in_one_row(rule: Rule, records: Sequence[Record]) -> bool:
+    """Whether it is wrong where there is nothing to take apart, in more cases than may be off for another reason; 0
+    comes of a piece that is left out as it is not full."""
+    cases = [(r, r.evidence.case) for r in records if r.evidence.row is None]
+    single = [r for r, case in cases if Apart.of(rule, case.inputs, case.dy).length(case.inputs) == 1]
+    return MISSED * sum(_wrong(r, is_0=False) > 0 for r in single) > max(len(single), MISSED)
+
+
 def _ways(pieces: Lengths | None) -> Mapping[str, Lengths]:
     """How the batch may be taken apart, in words."""
     if pieces is not None:
@@ -127,7 +135,7 @@ def cause_of_pieces(
     `between_pieces`.
     """
     some = _asked(rule, records)
-    if not some or not rule.has_backward:
+    if not some or not rule.has_backward or (pieces is None and _is_wrong_in_one_row(rule, records)):
         return ""
     asked = [(words, program) for words, program in programs() if not early or program in OF_PIECES_ALONE]
     known: dict[tuple[int, ...], Found | None] = {}  # ways of which several take a small batch apart alike
@@ -210,10 +218,10 @@ def _wide(case: Case) -> Case:
     return case.with_tensors(x.detach().cpu().double() if x.is_floating_point() else x.cpu() for x in case.tensors)
 
 
-def _wrong(record: Record) -> int:
-    """How many numbers are off."""
+def _wrong(record: Record, is_0: bool = True) -> int:
+    """How many numbers are off.  is_0: those too that are 0."""
     return sum(
-        int(((got.cpu().double() - due).abs() > width).sum())
+        int((((got.cpu().double() - due).abs() > width) & ((got.cpu() != 0) | is_0)).sum())
         for got, due, width in _numbers(record)
         if got.shape == due.shape
     )
