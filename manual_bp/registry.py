@@ -86,9 +86,14 @@ class Rules(Mapping[str, Rule]):
         return name in self._modules or name in self._short
 
     @cached_property
+    def chapters(self) -> dict[str, str]:
+        """The chapter of every rule by its name, of which none is loaded for that."""
+        return {name: module.split(".")[-2] for name, module in self._modules.items()}
+
+    @cached_property
     def _short(self) -> dict[str, str]:
         """By its name without that of its chapter, a page whose name ends in it."""
-        ends = {name: "_" + module.split(".")[-2] for name, module in self._modules.items()}
+        ends = {name: f"_{chapter}" for name, chapter in self.chapters.items()}
         return {name.removesuffix(end): name for name, end in ends.items() if name.endswith(end)}
 
     def _of_package(self, name: str) -> Rule:

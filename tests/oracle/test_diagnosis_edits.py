@@ -454,13 +454,15 @@ def test_of_a_page_that_takes_long_fewer_cases_are_looked_at(monkeypatch):
     assert search.left_out == {"dx"}
 
 
+@pytest.mark.parametrize("steps", [zip, lambda a, b: ((a[t], b[t]) for t in range(len(a)))], ids=["zip", "index"])
 @pytest.mark.parametrize("gate", [torch.clone, torch.sigmoid], ids=["given", "made"])
-def test_a_state_that_is_one_step_late_is_told_in_loops_of_any_length(gate):
-    """Of a gate that is given, and of one that is made in the loop, so that more is made of its cotangent there."""
+def test_a_state_that_is_one_step_late_is_told_in_loops_of_any_length(gate, steps):
+    """Of a gate that is given, and of one that is made in the loop, so that more is made of its cotangent there; where
+    each step's are taken by an index too, so that torch adds up what is written into zeros."""
 
     def scan(a, b):
         h, states = torch.zeros_like(b[0]), []
-        for a_t, b_t in zip(a, b, strict=True):
+        for a_t, b_t in steps(a, b):
             h = gate(a_t) * h + b_t
             states.append(h)
         return torch.stack(states)

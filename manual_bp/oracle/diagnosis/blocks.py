@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor
 
-from manual_bp.oracle.diagnosis.edit import Edit, at_site
-from manual_bp.oracle.diagnosis.program import At, Traced
-from manual_bp.oracle.diagnosis.words import name_of
-from manual_bp.program import Ref
+from manual_bp.oracle.diagnosis.edit import Edit, Slot
 
 Weights = Callable[[Tensor, int], Tensor]
 """Whether each index, of so many, is kept; or by what it is multiplied."""
@@ -51,45 +48,33 @@ BLOCKED: dict[str, tuple[float, Callable[[int, Tensor, int], Tensor]]] = {
 }
 
 
-def weights(length: int) -> Iterator[tuple[str, float, Weights]]:
+@cache
+def weights(length: int) -> tuple[tuple[str, float, Weights], ...]:
     """What is done to the parts of an axis of this length, that are not left as they are, with how seldom it is met."""
     index = torch.arange(length)
     found = [(words, cost, weigh) for words, (cost, weigh) in PARTS.items()]
     for j, block in enumerate(BLOCKS):
         for words, (cost, weigh) in BLOCKED.items():
             found.append((words.format("{0}", "{1}", block), cost + j / 100, partial(weigh, block)))
-    for words, cost, weighted in found:
-        if length and bool((weighted(index, length) != 1).any()):
-            yield words, cost, weighted
+    return tuple(each for each in found if length and bool((each[2](index, length) != 1).any()))
 
 
-def weighted(weigh: Weights, axis: int, x: Tensor) -> Tensor:
-    """x with 0 where an index on one axis is not kept, or with every index multiplied."""
+def weighted(weigh: Weights, axis: int | None, x: Tensor) -> Tensor:
+    """x with 0 where an index on one axis (None: in memory order) is not kept, or with every index multiplied."""
+    if axis is None:
+        return weighted(weigh, 0, x.reshape(-1)).reshape(x.shape)
     length = x.shape[axis]
     by = weigh(torch.arange(length), length).reshape(-1, *(1,) * (x.ndim - axis % x.ndim - 1))
     return torch.where(by, x, torch.zeros((), dtype=x.dtype)) if by.dtype == torch.bool else x * by
 
 
-def _flat(weigh: Weights, x: Tensor) -> Tensor:
-    return weighted(weigh, 0, x.reshape(-1)).reshape(x.shape)
-
-
-def blocks(traced: Traced, position: int) -> Iterator[Edit]:
+def blocks(slot: Slot) -> Iterator[Edit]:
     """Of an input, a residual or a result the elements, rows or columns of a part."""
-    value, name = traced.values[position], name_of(traced, Ref(position))
-    stage = traced.sites[position].stage
-    places: list[tuple[str, int, Callable[..., Tensor]]] = [
-        ("element", value.numel(), _flat),
-        ("column", value.shape[-1], lambda weigh, x: weighted(weigh, -1, x)),
-        ("row", value.shape[0], lambda weigh, x: weighted(weigh, 0, x)),
-    ]
-    for i, (place, length, of) in enumerate(places[: 1 if value.ndim == 1 else 3]):
+    value, name = slot.value, slot.name
+    places = (("element", value.numel(), None), ("column", value.shape[-1], -1), ("row", value.shape[0], 0))
+    for i, (place, length, axis) in enumerate(places[: 1 if value.ndim == 1 else 3]):
         for words, cost, weigh in weights(length):
             if not value.is_floating_point() and weigh(torch.arange(1), 1).dtype != torch.bool:
                 continue
-            more = i / 10 + {"results": -0.3, "inputs": 0.0}.get(stage, 0.1)
-            yield at_site(traced, position, cost + more, words.format(place, name), partial(_changed, of, weigh))
-
-
-def _changed(of: Callable[..., Tensor], weigh: Weights, at: At) -> Tensor:
-    return of(weigh, at.result())
+            more = i / 10 + {"results": -0.3, "inputs": 0.0}.get(slot.stage, 0.1)
+            yield slot.edit(cost + more, words.format(place, name), partial(weighted, weigh, axis))

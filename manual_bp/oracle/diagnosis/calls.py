@@ -76,24 +76,15 @@ def _again(search: Search, candidate: Vjp, point: Point, argument: str) -> str:
     three = result(2)
     if three is not None and _is_same(two, three, sample):
         drawn = "it draws random numbers, and differs when these do"
-        return f"{drawn}{_drawn_behind(search, candidate, point, argument)}"
+        return f"{drawn}{_drawn_behind(search, argument)}"
     return "no two calls gave the same"
 
 
-def _drawn_behind(search: Search, candidate: Vjp, point: Point, argument: str) -> str:
-    """Whether backward alone draws, and forward does not, in words."""
-    outputs = [name for name in search.rule.arguments if not name.startswith("d") and name in point.samples]
-    if argument in outputs or not outputs:
+def _drawn_behind(search: Search, argument: str) -> str:
+    """Whether backward alone draws, and forward does not, as all that it gives is right in every case, in words."""
+    outputs = [name for name in search.rule.arguments if not name.startswith("d")]
+    if argument in outputs or any(name in search.wrong for name in outputs):
         return ""
-    case = point.record.evidence.case
-    for output in outputs:
-        with seeded(1):
-            one = _result(search, candidate, case, output)
-        with seeded(2):
-            two = _result(search, candidate, case, output)
-        sample = point.samples[output]
-        if one is None or two is None or not (_is_same(one, two, sample) and _is_same(one, sample.expected, sample)):
-            return ""
     masks = [name for name in search.rule.inputs if search.rule.kind(name) is torch.bool]
     again = f" with another {' or '.join(masks)} than the given one" if masks else ""
     return (
@@ -167,8 +158,10 @@ def contiguous(search: Search, candidate: Vjp, argument: str) -> str:
     if not smallest:
         return ""
     cases = of_cases([name for strided in smallest for name in blamed[strided]], NAMED)
-    names = " and ".join(dict.fromkeys(name for strided in smallest for name in strided))
-    return f"{argument}: {names} is read as if it were contiguous: with a contiguous copy of it all is right; {cases}"
+    names = list(dict.fromkeys(name for strided in smallest for name in strided))
+    said = "is read as if it were contiguous: with a contiguous copy of it"
+    said = said if len(names) == 1 else "are read as if they were contiguous: with contiguous copies of them"
+    return f"{argument}: {' and '.join(names)} {said} all is right; {cases}"
 
 
 def _mended(search: Search, candidate: Vjp, point: Point, argument: str) -> bool:
@@ -191,8 +184,10 @@ def another_mask(search: Search, argument: str) -> str:
         for scaled in (True, False) if is_mask else ():
             pairs = [_followed(point, argument, name, scaled) for point in search.points[argument]]
             known = [pair for pair in pairs if pair is not None]
-            total, other = sum(n for n, _ in known), sum(k for _, k in known)
-            if len(known) == len(pairs) and other >= NUMBERS:
+            total, more, less = (sum(counts) for counts in zip(*known, strict=True)) if known else (0, 0, 0)
+            other = more + less
+            # What is left out alone is no other mask.
+            if len(known) == len(pairs) and other >= NUMBERS and more and less:
                 scale = "" if scaled else ", and without its scale"
                 return (
                     f"that of another {name} than the given one (a fresh one?){scale}: each of {total} numbers is that "
@@ -201,16 +196,17 @@ def another_mask(search: Search, argument: str) -> str:
     return ""
 
 
-def _followed(point: Point, argument: str, name: str, scaled: bool) -> tuple[int, int] | None:
-    """How many numbers tell kept from dropped, and how many of these are the other one; None if any is neither."""
+def _followed(point: Point, argument: str, name: str, scaled: bool) -> tuple[int, int, int] | None:
+    """How many numbers tell kept from dropped, and how many of these are kept, and dropped, where the mask is not so;
+    None if any is neither."""
     sample, program = point.samples[argument], point.traced()
     if sample.got.shape != sample.expected.shape:
         return None
     if not sample.got.numel():
-        return 0, 0
+        return 0, 0, 0
     positions = {n: p for p, n in program.names.items() if program.sites[p].stage == "inputs"}
     if name not in positions:  # without a mask nothing is dropped
-        return None if sample.is_wrong else (0, 0)
+        return None if sample.is_wrong else (0, 0, 0)
     mask = program.values[positions[name]]
 
     def filled(fill: Callable[[Tensor], Tensor]) -> Tensor | None:
@@ -227,7 +223,8 @@ def _followed(point: Point, argument: str, name: str, scaled: bool) -> tuple[int
     is_kept, is_dropped = ((sample.got - x).abs() <= tolerance for x in (kept, dropped))
     if not bool((is_kept | is_dropped | ~tells)[sample.judged].all()):
         return None
-    return int(tells.sum()), int((tells & (is_kept != mask.bool())).sum())
+    more, less = tells & is_kept & ~mask.bool(), tells & ~is_kept & mask.bool()
+    return int(tells.sum()), int(more.sum()), int(less.sum())
 
 
 def own_mask(search: Search, candidate: Vjp | None, argument: str) -> str:

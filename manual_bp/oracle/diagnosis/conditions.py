@@ -104,7 +104,8 @@ def _fit(words: str, features: Sequence[Feature], holds: Tensor, outside: Tensor
         bits -= math.log2(len(holds) - holding + 1)
     is_option = all(feature.is_option for feature in features)
     is_said = is_option or all(feature.kind == "flag" for feature in features) or words.endswith(" 0")
-    is_natural = is_said and not any(said in words for said in ("(right", " and ", " is odd"))
+    # Of all numbers of a case that the largest is above 0 is nearly always true.
+    is_natural = is_said and not any(said in words for said in ("(right", " and ", " is odd", "est of "))
     return _Fit(words, frozenset(f.subject for f in features), is_option, spared, bits, is_natural)
 
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
 
-from manual_bp.oracle.diagnosis.program import Change, Site, Traced, Values
+from torch import Tensor
+
+from manual_bp.oracle.diagnosis.program import Altered, At, Change, Site, Traced, Values
+from manual_bp.oracle.diagnosis.words import name_of
+from manual_bp.program import Ref
 
 # The first operation costs so much more than the last.
 EARLY = 0.1
@@ -55,6 +61,60 @@ def at_site(
     that which stands next to the result is told."""
     cost += EARLY * (1 - position / len(traced.nodes))
     return Edit(cost, PAGE + words, {traced.sites[position]: change}, None, position, kind, operand)
+
+
+class Slot(NamedTuple):
+    """Where something else may stand: a value of a program, or one operand of an operation alone."""
+
+    traced: Traced
+    position: int
+    operand: int | None = None
+
+    @property
+    def ref(self) -> Ref:
+        return Ref(self.position) if self.operand is None else self.traced.nodes[self.position].args[self.operand]
+
+    @property
+    def value(self) -> Any:
+        """What stands there."""
+        value = self.traced.values[self.ref.position]
+        return value if self.ref.item is None else value[self.ref.item]
+
+    @property
+    def name(self) -> str:
+        return name_of(self.traced, self.ref)
+
+    @property
+    def stage(self) -> str:
+        return self.traced.sites[self.position].stage
+
+    @property
+    def operands(self) -> Iterator[Slot]:
+        """The operands of an operation that are tensors."""
+        slots = (Slot(self.traced, self.position, i) for i, _ in enumerate(self.traced.nodes[self.position].args))
+        return (slot for slot in slots if isinstance(slot.ref, Ref) and isinstance(slot.value, Tensor))
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether what stands there is used elsewhere too."""
+        return len(self.traced.used_by[self.ref.position]) > 1
+
+    def edit(
+        self, cost: float, words: str, function: Callable[[Any], Any], kind: str = "", arg: int | None = None
+    ) -> Edit:
+        """A function of what stands there.  arg: of what the operation is called with, which is no tensor, in its
+        place."""
+        change = partial(_altered, lambda x, _: function(x), self.operand if arg is None else arg)
+        return at_site(self.traced, self.position, cost, words, change, kind, self.operand)
+
+    def edit_at(self, cost: float, words: str, function: Altered, kind: str = "") -> Edit:
+        """A function of what stands there, and of what else there is in that run."""
+        change = partial(_altered, function, self.operand)
+        return at_site(self.traced, self.position, cost, words, change, kind, self.operand)
+
+
+def _altered(function: Altered, operand: int | None, at: At) -> Any:
+    return at.altered(lambda x: function(x, at), operand)
 
 
 def together(edits: Sequence[Edit]) -> Edit:

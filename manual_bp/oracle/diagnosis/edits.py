@@ -14,19 +14,12 @@ from typing import Any
 from torch import Tensor
 
 from manual_bp.oracle.diagnosis.blocks import blocks
-from manual_bp.oracle.diagnosis.edit import PAGE, Edit, together
+from manual_bp.oracle.diagnosis.edit import PAGE, Edit, Slot, together
 from manual_bp.oracle.diagnosis.operations import operations
 from manual_bp.oracle.diagnosis.orders import reordered, rounds
 from manual_bp.oracle.diagnosis.program import MOVES, At, Site, Traced
 from manual_bp.oracle.diagnosis.uses import uses
-from manual_bp.oracle.diagnosis.values import (
-    constants,
-    operands,
-    other_operands,
-    other_values,
-    scaled_by_others,
-    values,
-)
+from manual_bp.oracle.diagnosis.values import combined_with_others, constants, functions, operands, others
 
 
 def edits_of(traced: Traced, needed: int) -> Iterator[Edit]:
@@ -78,18 +71,15 @@ def _single(traced: Traced, needed: int) -> Iterator[Edit]:
             continue
         seen.add(site)
         is_named = site.stage in ("inputs", "residuals", "results")
+        slot = Slot(traced, position)
         if node.name not in MOVES or is_named:
-            yield from values(traced, position)
-            yield from other_values(traced, position)
-            yield from scaled_by_others(traced, position)
-        if is_named and traced.values[position].ndim:
-            yield from blocks(traced, position)
-            yield from reordered(traced, position)
-        if not is_named:
-            yield from rounds(traced, position)
-            yield from operations(traced, position)
-            if node.name in MOVES:
-                yield from other_operands(traced, position)
-            else:
-                yield from operands(traced, position)
-                yield from constants(traced, position)
+            for family in (functions, others, combined_with_others):
+                yield from family(slot)
+        if is_named:
+            for family in (blocks, reordered) if slot.value.ndim else ():
+                yield from family(slot)
+            continue
+        for family in (rounds, operations) if node.name in MOVES else (rounds, operations, constants):
+            yield from family(slot)
+        for operand in slot.operands:
+            yield from operands(operand)

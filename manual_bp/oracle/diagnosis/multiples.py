@@ -7,19 +7,18 @@ a name; whether it is that in every case is seen as of any other edit.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from manual_bp.oracle.diagnosis.edit import PAGE, Edit
-from manual_bp.oracle.diagnosis.program import MOVES, At, Change, Site, Traced, Values
+from manual_bp.oracle.diagnosis.edit import PAGE, Edit, Slot
+from manual_bp.oracle.diagnosis.program import MOVES, Altered, At, Site, Traced, Values
 from manual_bp.oracle.diagnosis.quantities import CONSTANTS, Always, Quantity
 from manual_bp.oracle.diagnosis.sketch import Sketch
-from manual_bp.oracle.diagnosis.words import name_of
 from manual_bp.oracle.words import beside_one
-from manual_bp.program import Ref
 
 # A factor is read off so many numbers, at least, of as many as there are.
 NUMBERS = 3
@@ -29,28 +28,7 @@ UNCERTAIN = 0.02
 NAMES = 6
 
 
-class Spot(NamedTuple):
-    """A value, or one operand of an operation, that may be multiplied."""
-
-    position: int
-    operand: int | None
-    name: str
-    is_summand: bool
-
-    def change(self, factor: Quantity) -> Change:
-        return partial(_multiplied, self.operand, factor)
-
-
-def _multiplied(operand: int | None, factor: Quantity, at: At) -> Any:
-    by = factor(at.traced)
-    if operand is None:
-        return at.result() * by
-    args = at.place(list(at.node.args))
-    args[operand] = args[operand] * by
-    return at.with_args(args)
-
-
-def spots_of(traced: Traced, needed: int) -> Iterator[Spot]:
+def slots_of(traced: Traced, needed: int) -> Iterator[Slot]:
     """Where something may be multiplied, each once."""
     seen: set[Site] = set()
     for position, node in enumerate(traced.nodes):
@@ -58,15 +36,17 @@ def spots_of(traced: Traced, needed: int) -> Iterator[Spot]:
         if site in seen or not needed >> position & 1 or not isinstance(value, Tensor):
             continue
         seen.add(site)
-        is_named = site.stage in ("inputs", "residuals", "results")
+        slot, is_named = Slot(traced, position), site.stage in ("inputs", "residuals", "results")
         if not value.is_floating_point() and (site.stage != "results" or value.dtype == torch.bool):
             continue
         if is_named or node.name not in MOVES:
-            yield Spot(position, None, name_of(traced, Ref(position)), False)
+            yield slot
         if node.name in ("add", "sub", "mul", "where") and not is_named:
-            for i, ref in enumerate(node.args):
-                if isinstance(ref, Ref) and isinstance(traced.values[ref.position], Tensor):
-                    yield Spot(position, i, name_of(traced, ref), node.name in ("add", "sub"))
+            yield from slot.operands
+
+
+def _times(factor: Quantity) -> Altered:
+    return lambda x, at: x * factor(at.traced)
 
 
 def multiples(sketch: Sketch) -> Iterator[Edit]:
@@ -74,28 +54,28 @@ def multiples(sketch: Sketch) -> Iterator[Edit]:
     traced = sketch.program
     for argument, sample in sketch.samples.items():
         if argument in traced.results and not sample.got.any():  # which says no more than that, of however few numbers
-            yield from _single(traced, Spot(traced.results[argument], None, argument, False), 0.0, 0.0)
-    for spot in spots_of(traced, sketch.needed):
+            yield from _single(Slot(traced, traced.results[argument]), 0.0, 0.0)
+    for slot in slots_of(traced, sketch.needed):
+        twice = slot.edit(0, "", lambda x: 2 * x)
         try:
-            change = sketch.change(Edit(0, "", {traced.sites[spot.position]: spot.change(lambda _: 2.0)}))
+            change = sketch.change(twice)
         except Exception:  # not defined here
             continue
         known = {1.0, 0.0}
         for argument in _solvable(sketch, change):
-            if solved := _solved(sketch, argument, _doubled(sketch, spot).get(argument)):
+            if solved := _solved(sketch, argument, _growth(sketch, twice).get(argument)):
                 known.add(solved.factor)
-                yield from _single(traced, spot, *solved)
+                yield from _single(slot, *solved)
         # It may have come as a mean or a sum of several, and what is made of it be no multiple for that.
-        if traced.sites[spot.position].stage == "inputs":
+        if slot.stage == "inputs":
             for factor in CONSTANTS.values():
                 if all(abs(factor - other) > UNCERTAIN for other in known):
-                    yield from _single(traced, spot, factor, 0.0)
+                    yield from _single(slot, factor, 0.0)
         # Of a variance that is kept the results are no multiple, and it may have been divided by another count.
-        if traced.sites[spot.position].stage == "residuals" and known == {1.0, 0.0}:
+        if slot.stage == "residuals" and known == {1.0, 0.0}:
             for words, quantity in traced.quantities:
                 if "- 1)" in words and "√" not in words:
-                    said = f"{PAGE}{_multiplied_words(traced, spot, words)}"
-                    yield Edit(2.7, said, {traced.sites[spot.position]: spot.change(quantity)}, None, spot.position)
+                    yield slot.edit_at(2.6, _multiplied_words(slot, words), _times(quantity))
     for argument in sketch.samples:
         inputs = [p for p in traced.names if traced.sites[p].stage == "inputs"]
         for position in (p for p in inputs if traced.values[p].is_floating_point()):
@@ -114,13 +94,11 @@ def _solvable(sketch: Sketch, change: Tensor) -> Iterator[str]:
                 yield argument
 
 
-def _doubled(sketch: Sketch, spot: Spot) -> Values:
-    """By what each argument grows if a spot is doubled."""
-    traced = sketch.program
+def _growth(sketch: Sketch, edit: Edit) -> Values:
+    """By what each argument grows with an edit."""
     sketch.check()
-    changes = dict.fromkeys(traced.positions[traced.sites[spot.position]], spot.change(lambda _: 2.0))
-    found = traced.edited(changes, sketch.needed)
-    return {a: x.double() - traced.right[a] for a, x in found.items() if x is not None}  # type: ignore[operator]
+    found, right = edit.results(sketch.program, sketch.needed), sketch.program.right
+    return {a: x.double() - right[a] for a, x in found.items() if x is not None}  # type: ignore[operator]
 
 
 class Factor(NamedTuple):
@@ -172,14 +150,14 @@ def names_of(factor: float, off: float, traced: Traced) -> Iterator[tuple[float,
         yield 0.6, beside_one(number), Always(number)
 
 
-def _single(traced: Traced, spot: Spot, factor: float, off: float) -> Iterator[Edit]:
-    site = traced.sites[spot.position]
-    is_result = site.stage == "results"
+def _single(slot: Slot, factor: float, off: float) -> Iterator[Edit]:
+    traced, is_result = slot.traced, slot.stage == "results"
+    is_summand = slot.operand is not None and traced.nodes[slot.position].name in ("add", "sub")
     for more, words, quantity in names_of(factor, off, traced):
-        cost = (1.2 if is_result else 1.9 if spot.is_summand else 2.0) + more
-        said = _of_result(words) if is_result else f"{PAGE}{_multiplied_words(traced, spot, words)}"
-        position = None if is_result else spot.position
-        yield Edit(cost, said, {site: spot.change(quantity)}, None, position, operand=spot.operand, fitted=quantity)
+        edit = slot.edit_at(0, _multiplied_words(slot, words), _times(quantity))
+        cost = (1.2 if is_result else 1.9 if is_summand else 2.0) + more
+        said, position = (_of_result(words), None) if is_result else (edit.words, slot.position)
+        yield replace(edit, cost=cost, words=said, position=position, fitted=quantity)
 
 
 def _added(traced: Traced, argument: str, position: int, factor: float, off: float) -> Iterator[Edit]:
@@ -210,9 +188,7 @@ def _of_result(factor: str) -> str:
     return f"is {factor} times what it should be"
 
 
-def _multiplied_words(traced: Traced, spot: Spot, factor: str) -> str:
-    if factor == "0":
-        return f"{spot.name} left out"
-    if factor == "-1":
-        return f"the wrong sign of {spot.name}"
-    return f"{spot.name} multiplied by {factor}"
+def _multiplied_words(slot: Slot, factor: str) -> str:
+    return {"0": f"{slot.name} left out", "-1": f"the wrong sign of {slot.name}"}.get(
+        factor, f"{slot.name} multiplied by {factor}"
+    )

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from manual_bp.oracle.diagnosis.blocks import BLOCKS
-from manual_bp.oracle.diagnosis.edit import Edit, at_site
-from manual_bp.oracle.diagnosis.program import At, Change, Traced
+from manual_bp.oracle.diagnosis.edit import Edit, Slot, at_site
+from manual_bp.oracle.diagnosis.program import At
 from manual_bp.oracle.diagnosis.reductions import by_axis, products, reduced, unreduced
 from manual_bp.oracle.diagnosis.words import name_of
 from manual_bp.program import Ref
@@ -45,130 +45,118 @@ ALIKE: tuple[tuple[float, tuple[str, ...]], ...] = (
 """Operations that are taken for each other, on the same operands, with how seldom that is met."""
 
 
-def _another(traced: Traced, position: int) -> Iterator[Edit]:
+def _another(slot: Slot) -> Iterator[Edit]:
     """Another operation on the same operands."""
-    own, seen = traced.nodes[position].name, set[str]()
+    own, seen = slot.traced.nodes[slot.position].name, set[str]()
     for cost, names in ALIKE:
         for other in names if own in names else ():
             if other != own and other not in seen and {own, other} != {"sub", "rsub"}:
                 seen.add(other)
-                words = f"{CALLED.get(other, other)} in place of {CALLED.get(own, own)}"
-                said = f"{words} in {name_of(traced, Ref(position))}"
-                yield at_site(traced, position, cost, said, partial(_by, getattr(torch, other)), f"{other} for {own}")
+                words = f"{CALLED.get(other, other)} in place of {CALLED.get(own, own)} in {slot.name}"
+                yield _called(slot, cost, words, getattr(torch, other), f"{other} for {own}")
 
 
-def _by(op: Callable[..., Any], at: At) -> Any:
-    return op(*at.place(list(at.node.args)), **at.place(at.node.kwargs))
+def _called(slot: Slot, cost: float, words: str, op: Callable[..., Any], kind: str = "") -> Edit:
+    """Something else called with what an operation is called with."""
+    return at_site(slot.traced, slot.position, cost, words, lambda at: op(*at.args(), **at.place(at.node.kwargs)), kind)
 
 
-def _left_out(traced: Traced, position: int) -> Iterator[Edit]:
+def _left_out(slot: Slot) -> Iterator[Edit]:
     """An operation left out, so that its operand stands there."""
-    node = traced.nodes[position]
-    if isinstance(node.args[0], Ref):
-        words = f"{name_of(traced, node.args[0])} in place of {name_of(traced, Ref(position))}"
-        yield at_site(traced, position, 2.3, words, lambda at: at.place(at.node.args[0]).expand(at.result().shape))
+    operand = slot.traced.nodes[slot.position].args[0]
+    if isinstance(operand, Ref):
+        words = f"{name_of(slot.traced, operand)} in place of {slot.name}"
+        yield slot.edit_at(2.3, words, lambda x, at: at.args()[0].expand(x.shape))
 
 
-def _swapped(cost: float, words: str) -> Callable[[Traced, int], Iterator[Edit]]:
+def _swapped(cost: float, words: str) -> Callable[[Slot], Iterator[Edit]]:
     """The first two operands exchanged."""
 
-    def family(traced: Traced, position: int) -> Iterator[Edit]:
-        one, two = (name_of(traced, a) for a in traced.nodes[position].args[:2])
-
-        def change(at: At) -> Any:
-            first, second, *others = at.place(list(at.node.args))
-            return at.node.op(second, first, *others, **at.place(at.node.kwargs))
-
-        yield at_site(traced, position, cost, words.format(one, two), change)
+    def family(slot: Slot) -> Iterator[Edit]:
+        node = slot.traced.nodes[slot.position]
+        said = words.format(*(name_of(slot.traced, a) for a in node.args[:2]))
+        yield _called(slot, cost, said, lambda one, two, *others, **more: node.op(two, one, *others, **more))
 
     return family
 
 
-def _where(traced: Traced, position: int) -> Iterator[Edit]:
+def _where(slot: Slot) -> Iterator[Edit]:
     """A choice that is made the other way round, or always in one way."""
-    condition, one, two = (name_of(traced, a) for a in traced.nodes[position].args)
-
-    def picked(order: Callable[[Any, Any, Any], Any]) -> Change:
-        return lambda at: order(*at.place(list(at.node.args))).expand(at.result().shape)
-
-    yield at_site(traced, position, 2.4, f"{one} and {two} exchanged", picked(lambda c, a, b: torch.where(c, b, a)))
-    yield at_site(traced, position, 2.6, f"{one} everywhere, and not only where {condition}", picked(lambda c, a, b: a))
-    yield at_site(traced, position, 2.7, f"{two} everywhere, not {one} where {condition}", picked(lambda c, a, b: b))
+    condition, one, two = (name_of(slot.traced, a) for a in slot.traced.nodes[slot.position].args)
+    yield _called(slot, 2.4, f"{one} and {two} exchanged", lambda c, a, b: torch.where(c, b, a))
+    words = f"{one} everywhere, and not only where {condition}"
+    yield slot.edit_at(2.6, words, lambda x, at: at.args()[1].expand(x.shape))
+    words = f"{two} everywhere, not {one} where {condition}"
+    yield slot.edit_at(2.7, words, lambda x, at: at.args()[2].expand(x.shape))
 
 
-def _outside(traced: Traced, position: int) -> Iterator[Edit]:
+def _outside(slot: Slot) -> Iterator[Edit]:
     """What is added before a function is taken, added after it."""
-    node = traced.nodes[position]
-    inner = traced.nodes[node.args[0].position] if isinstance(node.args[0], Ref) else None
+    node = slot.traced.nodes[slot.position]
+    inner = slot.traced.nodes[node.args[0].position] if isinstance(node.args[0], Ref) else None
     if inner is None or inner.name != "add":
         return
-    name, of = name_of(traced, inner.args[1]), name_of(traced, Ref(position))
 
     def change(at: At) -> Any:
-        before = at.traced.nodes[at.node.args[0].position]
-        x, added = at.place(list(before.args[:2]))
-        if at.node.name in ("rsqrt", "reciprocal"):
-            return 1 / (1 / at.with_args([x, *at.place(list(at.node.args[1:]))]) + added)
-        return at.with_args([x, *at.place(list(at.node.args[1:]))]) + added
+        x, added = at.place(list(at.traced.nodes[at.node.args[0].position].args[:2]))
+        found = at.with_args([x, *at.args()[1:]])
+        return 1 / (1 / found + added) if at.node.name in ("rsqrt", "reciprocal") else found + added
 
-    yield at_site(traced, position, 2.2, f"{name} added outside and not inside {of}", change, "outside")
+    words = f"{name_of(slot.traced, inner.args[1])} added outside and not inside {slot.name}"
+    yield at_site(slot.traced, slot.position, 2.2, words, change, "outside")
 
 
-def _clamp(traced: Traced, position: int) -> Iterator[Edit]:
+def _clamp(slot: Slot) -> Iterator[Edit]:
     """What lies beyond two bounds of one size, or where that begins, taken for 1."""
-    node = traced.nodes[position]
-    if len(node.args) != 3 or type(node.args[2]) not in (int, float) or node.args[1] != -node.args[2]:
+    args = slot.traced.nodes[slot.position].args
+    if len(args) != 3 or type(args[2]) not in (int, float) or args[1] != -args[2]:
         return
-    of, bound = name_of(traced, node.args[0]), name_of(traced, node.args[2])
+    of, bound = name_of(slot.traced, args[0]).strip("`"), name_of(slot.traced, args[2])
+    for words, begin, end in (
+        (f"±1 in place of ±{bound} where |{of}| > {bound}", lambda most: most, lambda most: 1),
+        (f"±{bound} where |{of}| > 1, and not where it is > {bound}", lambda most: 1, lambda most: most),
+    ):
 
-    def change(begins: bool, at: At) -> Any:
-        x, _, most = at.place(list(at.node.args))
-        return torch.where(x.abs() <= (1 if begins else most), x, torch.sign(x) * (most if begins else 1))
+        def changed(x: Tensor, _: float, most: float, begin: Any = begin, end: Any = end) -> Tensor:
+            return torch.where(x.abs() <= begin(most), x, torch.sign(x) * end(most))
 
-    words = f"±1 in place of ±{bound} where |{of.strip('`')}| > {bound}"
-    yield at_site(traced, position, 2.6, words, partial(change, False))
-    words = f"±{bound} where |{of.strip('`')}| > 1, and not where it is > {bound}"
-    yield at_site(traced, position, 2.6, words, partial(change, True))
+        yield _called(slot, 2.6, words, changed)
 
 
-def _axis(traced: Traced, position: int) -> Iterator[Edit]:
+def _axis(slot: Slot) -> Iterator[Edit]:
     """Another axis of a softmax, a cumulative sum, an extremum."""
-    node, name = traced.nodes[position], name_of(traced, Ref(position))
-    x = traced.values[position]
-    for axis in range(x.ndim):
-        words = f"axis {axis} in place of its own in {name}"
-
-        def change(at: At, axis: int = axis) -> Any:
-            args = at.place(list(at.node.args))
-            args[1] = [axis] if isinstance(args[1], list | tuple) else axis
-            return at.with_args(args)
-
-        if len(node.args) > 1 and isinstance(node.args[1], int | list | tuple):
-            yield at_site(traced, position, 3, words, change)
+    args = slot.traced.nodes[slot.position].args
+    for axis in range(slot.value.ndim if len(args) > 1 and isinstance(args[1], int | list | tuple) else 0):
+        words = f"axis {axis} in place of its own in {slot.name}"
+        another = [axis] if isinstance(args[1], list | tuple) else axis
+        yield slot.edit(3, words, partial(_instead, another), arg=1)
 
 
-def _restarted(traced: Traced, position: int) -> Iterator[Edit]:
+def _instead(another: Any, _: Any) -> Any:
+    return another
+
+
+def _restarted(slot: Slot) -> Iterator[Edit]:
     """A running sum that begins anew in each block."""
-    name, axis = name_of(traced, Ref(position)), traced.nodes[position].args[1]
+    axis = slot.traced.nodes[slot.position].args[1]
     for j, block in enumerate(BLOCKS):
         for from_end, words in ((False, ""), (True, ", counted from the end")):
-            if block < traced.values[position].shape[axis]:
-                said = f"{name} begun anew in every block of {block}{words}"
-                yield at_site(traced, position, 2.6 + j / 100, said, partial(_anew, block, from_end))
+            if block < slot.value.shape[axis]:
+                said = f"{slot.name} begun anew in every block of {block}{words}"
+                yield at_site(slot.traced, slot.position, 2.6 + j / 100, said, partial(_anew, block, from_end))
 
 
 def _anew(block: int, from_end: bool, at: At) -> Any:
-    x, axis, *others = at.place(list(at.node.args))
+    x, axis, *others = at.args()
     first = x.shape[axis] % block if from_end else 0
-    lengths = [first] * (first > 0) + [block] * ((x.shape[axis] - first) // block)
-    lengths += [x.shape[axis] - sum(lengths)] * (sum(lengths) < x.shape[axis])
-    return torch.cat([at.with_args([part, axis, *others]) for part in x.split(lengths, axis)], axis)
+    parts = [x.narrow(axis, 0, first), *x.narrow(axis, first, x.shape[axis] - first).split(block, axis)]
+    return torch.cat([at.with_args([part, axis, *others]) for part in parts], axis)
 
 
-def _only_written(traced: Traced, position: int) -> Iterator[Edit]:
+def _only_written(slot: Slot) -> Iterator[Edit]:
     """What adds at an index, and only writes there."""
-    words = f"what comes last at an index written where it is to be added in {name_of(traced, Ref(position))}"
-    yield at_site(traced, position, 1.9, words, partial(_by, WRITING[traced.nodes[position].name]), "written")
+    words = f"what comes last at an index written where it is to be added in {slot.name}"
+    yield _called(slot, 1.9, words, WRITING[slot.traced.nodes[slot.position].name], "written")
 
 
 def _put(x: Tensor, indices: Any, values: Tensor, *_: Any) -> Tensor:
@@ -190,7 +178,7 @@ FUNCTIONS = (
 
 WINDOWS = ("convolution", "avg_pool2d", "avg_pool3d", "unfold", "im2col", "col2im", "constant_pad_nd")
 
-OPERATIONS: Mapping[str, list[Callable[[Traced, int], Iterator[Edit]]]] = {
+OPERATIONS: Mapping[str, list[Callable[[Slot], Iterator[Edit]]]] = {
     "sub": [_swapped(2.5, "{1} - {0} in place of {0} - {1}")],
     "rsub": [_swapped(2.5, "{0} - {1} in place of {1} - {0}")],
     "div": [_swapped(2.9, "{1}/{0} in place of {0}/{1}")],
@@ -207,7 +195,7 @@ OPERATIONS: Mapping[str, list[Callable[[Traced, int], Iterator[Edit]]]] = {
 }
 
 
-def operations(traced: Traced, position: int) -> Iterator[Edit]:
+def operations(slot: Slot) -> Iterator[Edit]:
     """All of one operation."""
-    for family in (_another, *OPERATIONS.get(traced.nodes[position].name, ())):
-        yield from family(traced, position)
+    for family in (_another, *OPERATIONS.get(slot.traced.nodes[slot.position].name, ())):
+        yield from family(slot)

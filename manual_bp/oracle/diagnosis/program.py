@@ -20,6 +20,8 @@ from manual_bp.program import Node, Ref
 from manual_bp.program.program import mapped, refs_in
 from manual_bp.rule import Rule
 
+# Of so many terms that are made alike a sum may be that of the rounds of a loop.
+ROUNDS = 3
 PAGE, TORCH = "page", "torch"
 """Whose program it is."""
 
@@ -70,9 +72,23 @@ class At(NamedTuple):
         """What it gives for other arguments."""
         return self.node.op(*args, **self.place(self.node.kwargs))
 
+    def args(self) -> list[Any]:
+        """With what it is called."""
+        return list(self.place(list(self.node.args)))
+
+    def altered(self, function: Callable[[Any], Any], operand: int | None = None) -> Any:
+        """A function of the result; or the result with that function of one operand in its place."""
+        if operand is None:
+            return function(self.result())
+        args = self.args()
+        args[operand] = function(args[operand])
+        return self.with_args(args)
+
 
 Change = Callable[[At], Any]
 """What an operation gives in place of its result."""
+Altered = Callable[[Any, At], Any]
+"""What stands in one place is changed to, seeing what else there is in that run."""
 
 
 @dataclass(eq=False)
@@ -117,6 +133,26 @@ class Traced:
         return found
 
     @cached_property
+    def gathered(self) -> dict[int, list[Ref]]:
+        """Where what all rounds of a loop give is put together, in order, and what they give: it is stacked, or added
+        up; as torch derives an index, each is written into zeros of its own before."""
+        found, sums = dict[int, list[Ref]](), dict[int, list[int]]()
+        for position, node in enumerate(self.nodes):
+            if node.name == "stack":
+                found[position] = [ref for ref in node.args[0] if isinstance(ref, Ref)]
+            elif node.name == "add" and all(isinstance(a, Ref) for a in node.args[:2]):
+                terms = [p for a in node.args[:2] for p in sums.get(a.position, [a.position])]
+                if len({self.nodes[p].name for p in terms}) == 1 and len(set(terms)) > 1:
+                    sums[position] = terms
+        for position, terms in sums.items():
+            is_part = any(user in sums for user in self.used_by[position])
+            if len(terms) >= ROUNDS and not is_part:
+                each = [self.nodes[p] for p in terms]
+                is_written = each[0].name == "select_scatter" and all(isinstance(n.args[1], Ref) for n in each)
+                found[position] = [n.args[1] if is_written else Ref(p) for n, p in zip(each, terms, strict=True)]
+        return found
+
+    @cached_property
     def positions(self) -> dict[Site, list[int]]:
         found: dict[Site, list[int]] = {}
         for position, site in enumerate(self.sites):
@@ -157,12 +193,10 @@ class Traced:
 
     def needed(self, arguments: Sequence[str]) -> int:
         """The operations on which these results depend, as bits."""
-        if tuple(arguments) not in self._needed:
-            self._needed[tuple(arguments)] = self._needed_by(arguments)
-        return self._needed[tuple(arguments)]
-
-    def _needed_by(self, arguments: Sequence[str]) -> int:
-        return self.needed_at([self.results[a] for a in arguments if a in self.results])
+        key = tuple(arguments)
+        if key not in self._needed:
+            self._needed[key] = self.needed_at([self.results[a] for a in key if a in self.results])
+        return self._needed[key]
 
     def needed_at(self, positions: Iterable[int]) -> int:
         """The operations on which these depend, as bits."""

@@ -80,6 +80,17 @@ class Always:
         return self.number
 
 
+@dataclass(frozen=True)
+class OfHyperparameter:
+    """A function of a hyperparameter."""
+
+    name: str
+    function: Callable[[float], float]
+
+    def __call__(self, case: Called) -> float:
+        return self.function(numbers_of(case)[self.name])
+
+
 def quantities(traced: Called) -> Iterator[tuple[str, Quantity]]:
     """Every quantity by name, the simplest first."""
     for name, number in CONSTANTS.items():
@@ -91,7 +102,7 @@ def quantities(traced: Called) -> Iterator[tuple[str, Quantity]]:
             yield words.format(one, one) if words != "{}" else name, lambda t, f=function, n=name: f(counts_of(t)[n])  # type: ignore[misc]
     for words, function in OF_A_HYPERPARAMETER.items():
         for name in numbers_of(traced):
-            yield words.format(name, name), lambda t, f=function, n=name: f(numbers_of(t)[n])  # type: ignore[misc]
+            yield words.format(name, name), OfHyperparameter(name, function)
     for one, other in itertools.permutations([name for name in counts if "·" not in name], 2):
         words = "/".join(f"({n})" if " " in n else n for n in (one, other))
         yield words, lambda t, a=one, b=other: counts_of(t)[a] / counts_of(t)[b]  # type: ignore[misc]

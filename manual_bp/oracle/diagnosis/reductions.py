@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.oracle.diagnosis.blocks import Weights, weighted, weights
-from manual_bp.oracle.diagnosis.edit import Edit, at_site
+from manual_bp.oracle.diagnosis.blocks import weighted, weights
+from manual_bp.oracle.diagnosis.edit import Edit, Slot
 from manual_bp.oracle.diagnosis.orders import counts
-from manual_bp.oracle.diagnosis.program import MOVES, At, Site, Traced
+from manual_bp.oracle.diagnosis.program import MOVES, Altered, At, Site
 from manual_bp.oracle.diagnosis.quantities import Quantity
-from manual_bp.oracle.diagnosis.values import mapped_operand, meets
+from manual_bp.oracle.diagnosis.values import meets
 from manual_bp.oracle.diagnosis.words import name_of
 from manual_bp.program import Ref
 
@@ -46,36 +46,30 @@ FACTORS: Mapping[str, Mapping[str, tuple[float, Callable[[float], float]]]] = {
 """By what a mean or a sum of n numbers {0}, called {1}, is too large."""
 
 
-def reduced(traced: Traced, position: int) -> Iterator[Edit]:
+def reduced(slot: Slot) -> Iterator[Edit]:
     """A sum or mean of something else: over other axes, by another count, without a part."""
-    node = traced.nodes[position]
+    traced, node, name = slot.traced, slot.traced.nodes[slot.position], slot.name
     x = traced.values[node.args[0].position] if isinstance(node.args[0], Ref) else node.args[0]
-    axes = _axes(node.args, x)
-    name, of = name_of(traced, Ref(position)), name_of(traced, node.args[0])
-    for words, (cost, factor) in FACTORS[node.name].items():
-        yield at_site(traced, position, cost, words.format(of, name), partial(_times, factor), words)
-    names = node.name
-    for others in itertools.combinations(range(x.ndim), len(axes)):
-        if set(others) != set(axes):
-            words = f"the {names} of {of} over {_said(others)} in place of {name}"
-            yield at_site(traced, position, 3.2, words, partial(_over_others, others), f"{names} over {others}")
-    yield from _elsewhere(traced, position, x, axes)
-    if len(axes) == 1 and traced.values[position].ndim == x.ndim:
+    axes, of, how = _axes(node.args, x), name_of(traced, node.args[0]), node.name
+    for words, (cost, factor) in FACTORS[how].items():
+        yield slot.edit_at(cost, words.format(of, name), _by_count(factor), words)
+    yield from _over_other_axes(slot, x, axes)
+    if len(axes) == 1 and slot.value.ndim == x.ndim:
         for said, length in counts(traced):
             if 1 < length(traced) < x.shape[axes[0]]:
                 words = f"the mean over each of {said} parts of the axis in place of that over all of it, in {name}"
-                yield at_site(traced, position, 3.3, words, partial(_of_each_part, length), f"mean of {said} parts")
+                yield slot.edit_at(3.3, words, partial(_of_each_part, length), f"mean of {said} parts")
     for words, cost, weigh in weights(x.shape[axes[-1]] if axes else 0):
-        change = partial(_in_parts, {0: axes[-1]}, weigh)
-        yield at_site(traced, position, cost - 0.7, words.format("element", name), change, words)
+        part = partial(weighted, weigh, axes[-1])
+        yield slot.edit(cost - 0.7, words.format("element", name), part, words, arg=0)
 
 
-def unreduced(traced: Traced, position: int) -> Iterator[Edit]:
+def unreduced(slot: Slot) -> Iterator[Edit]:
     """What is summed in place of the sum, where both are broadcast to the same shape."""
-    node, right = traced.nodes[position], traced.values[position]
-    if isinstance(node.args[0], Ref) and right.ndim == traced.values[node.args[0].position].ndim:
-        words = f"{name_of(traced, node.args[0])} of each element alone in place of {name_of(traced, Ref(position))}"
-        yield at_site(traced, position, 2.5, words, lambda at: at.place(at.node.args[0]))
+    of = slot.traced.nodes[slot.position].args[0]
+    if isinstance(of, Ref) and slot.value.ndim == slot.traced.values[of.position].ndim:
+        words = f"{name_of(slot.traced, of)} of each element alone in place of {slot.name}"
+        yield slot.edit_at(2.5, words, lambda _, at: at.args()[0])
 
 
 SHAPED: Mapping[str, Callable[[list[int]], list[int]]] = {
@@ -90,23 +84,19 @@ SHAPED: Mapping[str, Callable[[list[int]], list[int]]] = {
 """What a list of whole numbers, one of each axis, is changed to: strides, paddings, dilations."""
 
 
-def by_axis(traced: Traced, position: int) -> Iterator[Edit]:
+def by_axis(slot: Slot) -> Iterator[Edit]:
     """A convolution or a window with other strides, paddings or dilations."""
-    node = traced.nodes[position]
+    node = slot.traced.nodes[slot.position]
     names = [argument.name for argument in node.op._schema.arguments]
     for i, given in enumerate(node.args):
         if isinstance(given, list | tuple) and given and all(type(n) is int for n in given):
             for words, function in SHAPED.items():
-                said = words.format(f"its {names[i]} {tuple(given)}")
-                yield at_site(
-                    traced, position, 2.8, f"{said} in {name_of(traced, Ref(position))}", partial(_with, i, function)
-                )
+                said = f"{words.format(f'its {names[i]} {tuple(given)}')} in {slot.name}"
+                yield slot.edit_at(2.8, said, partial(_shaped, i, function))
 
 
-def _with(i: int, function: Callable[[list[int]], list[int]], at: At) -> Any:
-    args = at.place(list(at.node.args))
-    args[i] = function(list(args[i]))
-    found, right = at.with_args(args), at.result()
+def _shaped(i: int, function: Callable[[list[int]], list[int]], right: Tensor, at: At) -> Any:
+    found = at.altered(lambda given: function(list(given)), i)
     if found.shape == right.shape:
         return found
     # Of another size it is cut off, or filled up with zeros, as whoever writes into what is due would.
@@ -114,40 +104,48 @@ def _with(i: int, function: Callable[[list[int]], list[int]], at: At) -> Any:
     return aten.constant_pad_nd(found, pads)
 
 
-def _elsewhere(traced: Traced, position: int, x: Tensor, axes: list[int]) -> Iterator[Edit]:
-    """A sum or mean over other axes, where what it gives is broadcast to the shape of what was reduced."""
-    node, right = traced.nodes[position], traced.values[position]
-    met = [position] if right.ndim == x.ndim or (x.ndim and meets(right, x)) else []
-    for user, other in enumerate(traced.nodes):
-        value = traced.values[user]
-        if other.name in MOVES and any(ref.position == position for ref in other.refs) and isinstance(value, Tensor):
-            met += [user] if value.numel() == right.numel() and meets(value, x) else []
-    names = node.name
-    for user in met:
-        for size in range(1, x.ndim + 1):
-            for over in itertools.combinations(range(x.ndim), size):
-                if set(over) != set(axes):
-                    words = f"the {names} over {_said(over)} in place of {name_of(traced, Ref(position))}"
-                    change = partial(_kept_axes, traced.sites[position], over)
-                    yield at_site(traced, user, 3.1, words, change, f"kept {names} over {over}")
-        if x.ndim > 1:
-            words = f"the {names} of each example in place of {name_of(traced, Ref(position))}"
-            change = partial(_kept_axes, traced.sites[position], None)
-            yield at_site(traced, user, 3.0, words, change, f"kept {names} of each example")
-            words = f"the {names} over all axes past the second in place of {name_of(traced, Ref(position))}"
-            change = partial(_kept_axes, traced.sites[position], ())
-            yield at_site(traced, user, 3.1, words, change, f"kept {names} of space")
+def _over_other_axes(slot: Slot, x: Tensor, axes: list[int]) -> Iterator[Edit]:
+    """Where what it gives keeps its shape, or is broadcast to that of what was reduced."""
+    traced, right, how = slot.traced, slot.value, slot.traced.nodes[slot.position].name
+    met = [slot] if right.ndim == x.ndim or (x.ndim and meets(right, x)) else []
+    for moved in traced.used_by[slot.position]:
+        value = traced.values[moved]
+        if traced.nodes[moved].name in MOVES and isinstance(value, Tensor) and value.numel() == right.numel():
+            met += [Slot(traced, moved)] if meets(value, x) else []
+    subsets = itertools.chain(*(itertools.combinations(range(x.ndim), size) for size in range(1, x.ndim + 1)))
+    others = {over: (3.1, f"the {how} over {_said(over)}") for over in subsets if set(over) != set(axes)}
+    for over, (_, words) in others.items():
+        if len(over) == len(axes):
+            said = f"{words} in place of {slot.name}"
+            yield slot.edit_at(3.2, said, partial(_over, over), f"{how} over {over}")
+    if x.ndim > 1:
+        others |= {EACH: (3.0, f"the {how} of each example"), SPACE: (3.1, f"the {how} over all axes past the second")}
+    for user, (over, (cost, words)) in itertools.product(met, others.items()):
+        change = partial(_kept_axes, traced.sites[slot.position], over)
+        yield user.edit_at(cost, f"{words} in place of {slot.name}", change, f"kept {how} over {over}")
 
 
-def _kept_axes(site: Site, over: tuple[int, ...] | None, at: At) -> Any:
-    """None: over all axes but the first; (): over all past the second, if there are any."""
+EACH, SPACE = (-1,), ()
+"""All axes but the first, and all past the second, of however many."""
+
+
+def _kept_axes(site: Site, over: tuple[int, ...], right: Tensor, at: At) -> Tensor:
     others, own = at.traced.positions[site], at.traced.positions[at.traced.sites[at.position]]
     node = at.traced.nodes[others[own.index(at.position)] if len(others) == len(own) else others[-1]]
     x = at.place(node.args[0])
-    axes = tuple(range(1, x.ndim)) if over is None else over or tuple(range(2, x.ndim))
-    if not axes:
-        return at.result()
-    return (torch.mean if node.name == "mean" else torch.sum)(x, axes, keepdim=True)
+    axes = {EACH: range(1, x.ndim), SPACE: range(2, x.ndim)}.get(over, over)
+    return REDUCED[node.name](x, tuple(axes), keepdim=True) if axes else right
+
+
+REDUCED: Mapping[str, Callable[..., Tensor]] = {"mean": torch.mean, "sum": torch.sum}
+
+
+def _over(axes: tuple[int, ...], right: Tensor, at: At) -> Tensor:
+    x = at.args()[0]
+    found = REDUCED[at.node.name](x, axes, keepdim=right.ndim == x.ndim)
+    if right.ndim != x.ndim and found.shape != right.shape:
+        raise ValueError("of another shape here")
+    return found
 
 
 def _axes(args: Any, x: Tensor) -> list[int]:
@@ -155,52 +153,27 @@ def _axes(args: Any, x: Tensor) -> list[int]:
     return [axis % max(x.ndim, 1) for axis in given]
 
 
-def _times(factor: Callable[[float], float], at: At) -> Any:
-    result = at.result()
-    x = at.place(at.node.args[0])
-    n = x.numel() / max(result.numel(), 1)
-    return result * factor(n)
+def _by_count(factor: Callable[[float], float]) -> Altered:
+    return lambda result, at: result * factor(at.args()[0].numel() / max(result.numel(), 1))
 
 
 def _said(axes: Sequence[int]) -> str:
     return f"ax{'e' if len(axes) > 1 else 'i'}s {', '.join(map(str, axes))}"
 
 
-def _over_others(others: tuple[int, ...], at: At) -> Any:
-    x, right = at.place(at.node.args[0]), at.result()
-    found = (torch.mean if at.node.name == "mean" else torch.sum)(x, others, keepdim=right.ndim == x.ndim)
-    if right.ndim != x.ndim and found.shape != right.shape:
-        raise ValueError("of another shape here")
-    return found
-
-
-def _of_each_part(count: Quantity, at: At) -> Any:
+def _of_each_part(count: Quantity, _: Tensor, at: At) -> Tensor:
     """A mean over a part of an axis, for the elements of that part; a sum is that of a mean that is divided later."""
-    x, n = at.place(at.node.args[0]), int(count(at.traced))
+    x, n = at.args()[0], int(count(at.traced))
     (axis,) = _axes(at.node.args, x)
-    found = torch.unflatten(x, axis, (n, -1)).mean(axis + 1).repeat_interleave(x.shape[axis] // n, axis)
+    found: Tensor = torch.unflatten(x, axis, (n, -1)).mean(axis + 1).repeat_interleave(x.shape[axis] // n, axis)
     return found if at.node.name == "mean" else found * x.shape[axis]
 
 
-def _in_parts(axes: Mapping[int, int], weigh: Weights, at: At) -> Any:
-    """Of some operands, along an axis of each, only a part is reduced; a mean is still divided by the whole count."""
-    args = at.place(list(at.node.args))
-    for i, axis in axes.items():
-        args[i] = weighted(weigh, axis, args[i])
-    return at.with_args(args)
-
-
-def products(traced: Traced, position: int) -> Iterator[Edit]:
+def products(slot: Slot) -> Iterator[Edit]:
     """Matrix products with an operand transposed, or without a part of what is summed."""
-    node, name = traced.nodes[position], name_of(traced, Ref(position))
-    for i in (0, 1):
-        operand = node.args[i]
-        x = traced.values[operand.position] if isinstance(operand, Ref) else operand
-        if x.ndim >= 2 and x.shape[-1] == x.shape[-2]:
-            words = f"{name_of(traced, operand)} transposed in {name}"
-            yield at_site(traced, position, 2.6, words, partial(mapped_operand, i, lambda x: x.mT))
-    inner = traced.values[node.args[0].position].shape[-1] if isinstance(node.args[0], Ref) else 0
-    for words, cost, weigh in weights(inner):
-        yield at_site(
-            traced, position, cost - 0.7, words.format("element", name), partial(_in_parts, {0: -1}, weigh), words
-        )
+    operands = list(slot.operands)
+    for operand in operands[:2]:
+        if operand.value.ndim >= 2 and operand.value.shape[-1] == operand.value.shape[-2]:
+            yield operand.edit(2.6, f"{operand.name} transposed in {slot.name}", lambda x: x.mT)
+    for words, cost, weigh in weights(operands[0].value.shape[-1] if operands else 0):
+        yield slot.edit(cost - 0.7, words.format("element", slot.name), partial(weighted, weigh, -1), words, arg=0)

@@ -27,6 +27,8 @@ CERTAIN = 10
 INDEPENDENT = 6
 # Whatever is left out, underflows or is cut off gives 0: that a value is 0 where 0 came is of one edit in four.
 OF_ZERO = 2.0
+# A rounding of bfloat16 is 2^-9; of sums of some such terms the largest need not be as large as these.
+LITTLE = 2**-6
 # Keeps 0 / 0 from being NaN where nothing may be off; the quotient is judged only where it means something.
 NO_ALLOWANCE = 1e-320
 
@@ -66,6 +68,14 @@ class Sample:
         if self.got.shape != self.expected.shape:
             return torch.zeros_like(self.judged)
         return self.judged & ~((self.got - self.expected).abs() <= self.allowance)
+
+    @property
+    def is_off_by_little(self) -> bool:
+        """Whether nothing is off by more than a few roundings of 16 bits, relative to the largest number."""
+        if self.got.shape != self.expected.shape or not bool(self.wrong.any()):
+            return False
+        error = (self.got - self.expected)[self.judged].abs().max()
+        return bool(error <= LITTLE * self.expected[self.judged].abs().max())
 
     @cached_property
     def is_telling(self) -> bool:

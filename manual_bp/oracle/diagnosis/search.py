@@ -37,10 +37,12 @@ from manual_bp.rule import Rule
 ENOUGH = 4
 # A claim about a part of the numbers rests on so many that are wrong.
 EVIDENT = 3
-# Edits that are met so often are asked before torch's derivative is looked at.
-OFTEN = 2.5
+# Edits that are met so often are asked before torch's derivative is looked at, for which it loads a second's worth.
+OFTEN = 3.0
 # These are asked before all others are so much as made, which takes long in a loop of many rounds.
 FIRST = 1.6
+# How much sooner something is rounded where all is off by little.
+LITTLE = -1.5
 # How seldom a part of a registered mistake is met.
 PART = 2.6
 # In so many seconds a page is written down at the cases that are looked at, but at so many cases at least.
@@ -81,7 +83,8 @@ class Search:
         conventions: Conventions = OUR_CONVENTIONS,
         excused: Collection[tuple[str, str]] = (),
     ) -> None:
-        self.rule, self.deadline, self.dtype, self.conventions = rule, deadline, dtype, conventions
+        self.rule, self.wrong, self.dtype, self.conventions = rule, frozenset(wrong), dtype, conventions
+        self.deadline = deadline
         self.tried = 0
         self._parts: dict[int, list[Asked]] = {}  # by the case asked first
         self.points: dict[str, list[Point]] = {}
@@ -182,7 +185,8 @@ class Search:
             if sample.got.shape != sample.expected.shape and argument in program.results and not is_whole:
                 edits += misshapen(program, argument, tuple(sample.got.shape))
         more = ANOTHER if by == TORCH else 0.0
-        every = [Asked(e.cost + self._unlikely(program, e) + more, e, sketch) for e in edits]
+        is_little = all(sample.is_off_by_little for sample in samples.values())
+        every = [Asked(e.cost + self._unlikely(program, e, is_little) + more, e, sketch) for e in edits]
         return sorted(every, key=lambda each: each.cost)
 
     def _in_time(self, *families: Iterator[Edit]) -> list[Edit]:
@@ -305,11 +309,12 @@ class Search:
         pairs = [(probe.samples.get(a), x.double()) for a, x in values.items() if isinstance(x, Tensor)]
         return any(s is not None and bool(s.differs(x).any()) and not s.agrees(x) for s, x in pairs)
 
-    def _unlikely(self, program: Traced, edit: Edit) -> float:
-        """An edit of forward changes y too, which may be right."""
+    def _unlikely(self, program: Traced, edit: Edit, is_little: bool) -> float:
+        """An edit of forward changes y too, which may be right; what is off by little was rounded rather."""
+        more = LITTLE if is_little and "rounded to" in edit.words else 0.0
         if edit.position is None or any(a in self.points for a in self.rule.arguments if a.startswith("y")):
-            return 0.0
-        return 1.0 if program.sites[edit.position].stage in ("forward", "inputs") else 0.0
+            return more
+        return more + (1.0 if program.sites[edit.position].stage in ("forward", "inputs") else 0.0)
 
     def _confirm(self, edit: Edit, argument: str, by: str, exactly: bool = False) -> None:
         """Ask an edit in all cases, and enter what comes of it: for every argument that is open too."""

@@ -3,13 +3,12 @@ of what it is made of.  Of what forward keeps: at all uses too, while y is as it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from manual_bp.oracle.diagnosis.edit import PAGE, Edit, at_site
-from manual_bp.oracle.diagnosis.program import MOVES, At, Traced
-from manual_bp.oracle.diagnosis.values import finder, other_operand
+from manual_bp.oracle.diagnosis.edit import PAGE, Edit, Slot
+from manual_bp.oracle.diagnosis.program import MOVES, Altered, At, Traced
+from manual_bp.oracle.diagnosis.values import with_other
 from manual_bp.oracle.diagnosis.words import name_of
 from manual_bp.program import Ref
 
@@ -58,17 +57,22 @@ def _made_with(traced: Traced, position: int, needed: int, edits: Sequence[Edit]
     name = name_of(traced, Ref(position))
     for edit in edits:
         words = f"{edit.words.removeprefix(PAGE)} in {name}"
-        own = partial(_otherwise, edit, position, finder(traced, position, position))
         if is_kept:
-            yield at_site(traced, position, edit.cost + ALONE, f"{words} as it is kept for backward", own)
+            kept = Slot(traced, position)
+            made = _made_otherwise(edit, kept, position)
+            yield kept.edit_at(edit.cost + ALONE, f"{words} as it is kept for backward", made)
         for user, i in _uses_of(traced, position, needed):
-            find = partial(_otherwise, edit, position, finder(traced, user, position))
-            words_here = f"{words} where it makes {name_of(traced, Ref(user))}"
-            cost = edit.cost + AT_ONE + ALONE * is_kept
-            yield at_site(traced, user, cost, words_here, partial(other_operand, i, find), operand=i)
+            here = Slot(traced, user, i)
+            cost, words_here = edit.cost + AT_ONE + ALONE * is_kept, f"{words} where it makes {Slot(traced, user).name}"
+            yield here.edit_at(cost, words_here, _made_otherwise(edit, here, position))
 
 
-def _otherwise(edit: Edit, position: int, find: Callable[[At], Any], at: At) -> Any:
-    """What a value is after an edit."""
-    changed = at.traced.after(edit.at(at.traced), at.traced.needed_at([at.position]))
-    return find(At(at.traced, at.position, changed))
+def _made_otherwise(edit: Edit, slot: Slot, position: int) -> Altered:
+    """What a value that stands somewhere is after an edit."""
+    find = with_other(lambda _, made: made, slot.traced, slot.position, position)
+
+    def otherwise(x: Any, at: At) -> Any:
+        changed = at.traced.after(edit.at(at.traced), at.traced.needed_at([at.position]))
+        return find(x, At(at.traced, at.position, changed))
+
+    return otherwise

@@ -1,65 +1,64 @@
-"""Edits of values: a value, or one operand of an operation, is another."""
+"""Edits of what stands somewhere: a value, or one operand of an operation, is another."""
 
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Callable, Collection, Iterator, Mapping
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from manual_bp.oracle.diagnosis.changes import ARRANGED, CLAMPED, FUNCTIONS, INDICES, MASKS, NUMBERS, worded
-from manual_bp.oracle.diagnosis.edit import Edit, RefusedError, at_site
-from manual_bp.oracle.diagnosis.program import MOVES, At, Traced
+from manual_bp.oracle.diagnosis.edit import Edit, RefusedError, Slot
+from manual_bp.oracle.diagnosis.program import MOVES, Altered, At, Traced
 from manual_bp.oracle.diagnosis.words import called, hyperparameter, name_of
 from manual_bp.program import Ref
 
 # A mask that a page computes often only helps it to keep digits: what is edited there is seldom the cause.
 HELPING = 0.8
+KEPT = ("residuals", "results")
 
 
-def values(traced: Traced, position: int) -> Iterator[Edit]:
-    """The value of an operation, an input, a residual or a result changed by itself."""
-    value = traced.values[position]
-    name = name_of(traced, Ref(position))
-    if traced.nodes[position].name in NOTHING and position not in traced.names and traced.used_by[position]:
-        name = f"{name} in {name_of(traced, Ref(traced.used_by[position][0]))}"  # there are several of it
-    stage = traced.sites[position].stage
+def functions(slot: Slot) -> Iterator[Edit]:
+    """A function of what stands there, or its elements arranged otherwise."""
+    value, name, node = slot.value, slot.name, slot.traced.nodes[slot.position]
+    is_own = slot.operand is None
+    if is_own and node.name in NOTHING and slot.position not in slot.traced.names:  # there are several of it
+        users = slot.traced.used_by[slot.position]
+        name = f"{name} in {name_of(slot.traced, Ref(users[0]))}" if users else name
     first: Mapping[str, tuple[float, Callable[[Tensor], Tensor]]] = INDICES
     if value.is_floating_point() or value.dtype == torch.bool:
         first = NUMBERS if value.is_floating_point() else MASKS
-    tables = [first, ARRANGED, *([CLAMPED] if first is NUMBERS and stage in ("inputs", "residuals") else [])]
+    is_given = is_own and slot.stage in ("inputs", "residuals")
+    tables = [first, ARRANGED, *([CLAMPED] if first is NUMBERS and is_given else [])]
+    more = {"results": -0.3, "inputs": 0.0, "residuals": 0.1}.get(slot.stage, 0.4) if is_own else 0.6
+    is_run = slot.stage in ("forward", "backward")
     for table in tables if value.ndim else tables[:1]:
         for words, (cost, function) in table.items():
-            cost += {"results": -0.3, "inputs": 0, "residuals": 0.1}.get(stage, 0.4)
-            cost += HELPING if table is MASKS and stage in ("forward", "backward") else 0.0
-            kind = words if "rounded to" in words and stage in ("forward", "backward") else ""
-            yield at_site(traced, position, cost, worded(words, name), partial(_changed, function), kind)
-
-
-def _changed(function: Callable[[Tensor], Tensor], at: At) -> Any:
-    return function(at.result())
-
-
-def other_values(traced: Traced, position: int) -> Iterator[Edit]:
-    """Another value of the same shape in place of one, wherever it is used."""
-    value, name = traced.values[position], name_of(traced, Ref(position))
-    stage = traced.sites[position].stage
-    near = _near(traced, position) if stage == "residuals" else set()
-    for other in _fitting(traced, position, value, near):
-        cost = (2.9 if other in traced.names else 3.3 if other in near else 3.9) + (
-            0.0 if stage in ("residuals", "results") else 0.4
-        )
-        words = f"{name_of(traced, Ref(other))} in place of {name}"
-        yield at_site(traced, position, cost, words, partial(_instead, finder(traced, position, other)))
+            cost += more + (HELPING if is_own and is_run and table is MASKS else 0.0)
+            kind = words if is_own and is_run and "rounded to" in words else ""
+            yield slot.edit(cost, worded(words, name), function, kind)
 
 
 # In a program of more operations only values that have a name are taken in place of others.
 SHORT = 60
 NOTHING = frozenset(("scalar_tensor", "full", "zeros_like", "ones_like", "zeros", "ones"))
 """What gives constants alone."""
+
+
+def others(slot: Slot) -> Iterator[Edit]:
+    """Another value of the same shape and kind in place of one; of an operand too, if it is used elsewhere."""
+    value, name = slot.value, slot.name
+    near = _near(slot.traced, slot.ref.position) if slot.operand is not None or slot.stage == "residuals" else set()
+    more = 0.2 if slot.operand is not None else 0.0 if slot.stage in KEPT else 0.4
+    for other in _others(slot.traced, slot.position, near):
+        x = slot.traced.values[other]
+        if other != slot.ref.position and x.shape == value.shape and x.dtype == value.dtype:
+            cost = (2.9 if other in slot.traced.names else 3.3 if other in near else 3.9) + more
+            words = f"{name_of(slot.traced, Ref(other))} in place of {name}"
+            yield slot.edit_at(cost, words, with_other(_second, slot.traced, slot.position, other))
 
 
 def _near(traced: Traced, position: int) -> set[int]:
@@ -88,49 +87,43 @@ def _others(traced: Traced, position: int, near: Collection[int] = ()) -> Iterat
             yield other
 
 
-def _fitting(traced: Traced, position: int, value: Tensor, near: Collection[int] = ()) -> Iterator[int]:
-    """Those of this shape and kind."""
-    for other in _others(traced, position, near):
-        x = traced.values[other]
-        if x.shape == value.shape and x.dtype == value.dtype:
-            yield other
-
-
-def finder(traced: Traced, position: int, other: int) -> Callable[[At], Any]:
-    """How to find another value in any run: in a loop that of the same round."""
+def with_other(combine: Callable[[Any, Any], Any], traced: Traced, position: int, other: int) -> Altered:
+    """What stands somewhere combined with another value, wherever that is in any run: in a loop in the same round."""
     site, own = traced.sites[other], traced.sites[position]
 
-    def find(at: At) -> Any:
-        others, each = at.traced.positions[site], at.traced.positions[own]
-        found = others[each.index(at.position)] if len(others) == len(each) else others[-1]
-        return at.value(Ref(found))
+    def combined(x: Any, at: At) -> Any:
+        found, each = at.traced.positions[site], at.traced.positions[own]
+        return combine(x, at.value(Ref(found[each.index(at.position)] if len(found) == len(each) else found[-1])))
 
-    return find
-
-
-def _instead(find: Callable[[At], Any], at: At) -> Any:
-    return find(at)
+    return combined
 
 
-def scaled_by_others(traced: Traced, position: int) -> Iterator[Edit]:
-    """A value multiplied or divided by another once more."""
-    value, name = traced.values[position], name_of(traced, Ref(position))
+def _second(_: Any, other: Any) -> Any:
+    return other
+
+
+ONCE_MORE: Mapping[str, tuple[float, Callable[[Any, Any], Any]]] = {
+    "{0} multiplied by {1} once more": (0.0, operator.mul),
+    "{0} divided by {1} once more": (0.1, operator.truediv),
+    "{1} added to {0}": (0.3, operator.add),
+    "{1} subtracted from {0}": (0.4, operator.sub),
+}
+"""What is made of a value and another; which broadcasts to its shape."""
+
+
+def combined_with_others(slot: Slot) -> Iterator[Edit]:
+    """A value with another multiplied, divided or added once more."""
+    value, traced, name = slot.value, slot.traced, slot.name
     if not value.is_floating_point() or not value.numel():
         return
-    for other in _others(traced, position):
+    for other in _others(traced, slot.position):
         x = traced.values[other]
         if not x.is_floating_point() or not meets(x, value):
             continue
-        cost = (3.0 if other in traced.names else 4.0) + (0.2 if traced.sites[position].stage == "results" else 0.4)
-        find, of = finder(traced, position, other), name_of(traced, Ref(other))
-        words = f"{name} multiplied by {of} once more"
-        yield at_site(traced, position, cost, words, partial(_combined, torch.mul, find))
-        words = f"{name} divided by {of} once more"
-        yield at_site(traced, position, cost + 0.1, words, partial(_combined, torch.div, find))
-        words = f"{of} added to {name}"
-        yield at_site(traced, position, cost + 0.3, words, partial(_combined, torch.add, find))
-        words = f"{of} subtracted from {name}"
-        yield at_site(traced, position, cost + 0.4, words, partial(_combined, torch.sub, find))
+        cost = (3.0 if other in traced.names else 4.0) + (0.2 if slot.stage == "results" else 0.4)
+        for words, (more, combine) in ONCE_MORE.items():
+            said = words.format(name, name_of(traced, Ref(other)))
+            yield slot.edit_at(cost + more, said, with_other(combine, traced, slot.position, other))
 
 
 def meets(x: Tensor, value: Tensor) -> bool:
@@ -139,98 +132,47 @@ def meets(x: Tensor, value: Tensor) -> bool:
     return x.ndim <= value.ndim and all(own in (1, due) for own, due in pairs)
 
 
-def _combined(op: Callable[[Tensor, Tensor], Tensor], find: Callable[[At], Any], at: At) -> Any:
-    return op(at.result(), find(at))
+def operands(slot: Slot) -> Iterator[Edit]:
+    """One operand of an operation left out; or changed, where that is used elsewhere too and else the value itself is
+    edited."""
+    name = slot.traced.nodes[slot.position].name
+    if name in ("mul", "div", "add", "sub"):
+        what, neutral, cost = ("factor", 1.0, 1.9) if name in ("mul", "div") else ("summand", 0.0, 1.7)
+        yield slot.edit(cost, f"the {what} {slot.name} left out", _filled(neutral))
+    if name not in MOVES and (slot.is_shared or slot.traced.nodes[slot.ref.position].name in MOVES):
+        yield from functions(slot)
+    if slot.is_shared and slot.ref.item is None:
+        yield from others(slot)
 
 
-# --------------------------------------------------------------------------------------------------------- operands
-
-
-def operands(traced: Traced, position: int) -> Iterator[Edit]:
-    """One operand of an operation changed, or another value in its place, where that value is used elsewhere too."""
-    node = traced.nodes[position]
-    for i, ref in enumerate(node.args):
-        if not isinstance(ref, Ref):
-            continue
-        value, name = traced.values[ref.position], name_of(traced, ref)
-        value = value if ref.item is None else value[ref.item]
-        if not isinstance(value, Tensor):
-            continue
-        if node.name in ("mul", "div", "add", "sub"):
-            neutral = 1.0 if node.name in ("mul", "div") else 0.0
-            kind = "factor" if neutral else "summand"
-            words = f"the {kind} {name} left out"
-            cost = 1.9 if neutral else 1.7
-            yield at_site(traced, position, cost, words, partial(_filled_operand, i, neutral), operand=i)
-        if len(traced.used_by[ref.position]) < 2 and traced.nodes[ref.position].name not in MOVES:
-            continue  # the value itself is edited
-        for table in (NUMBERS, ARRANGED) if value.is_floating_point() else (MASKS,):
-            for words, (cost, function) in table.items():
-                yield at_site(
-                    traced, position, cost + 0.6, worded(words, name), partial(mapped_operand, i, function), operand=i
-                )
-    yield from other_operands(traced, position)
-
-
-def other_operands(traced: Traced, position: int) -> Iterator[Edit]:
-    """Another value in place of one operand, where that is used elsewhere too."""
-    for i, ref in enumerate(traced.nodes[position].args):
-        if not isinstance(ref, Ref) or not isinstance(traced.values[ref.position], Tensor):
-            continue
-        if len(traced.used_by[ref.position]) < 2:
-            continue
-        near = _near(traced, ref.position)
-        for other in _fitting(traced, position, traced.values[ref.position], near):
-            if other != ref.position:
-                cost = 3.1 if other in traced.names else 3.3 if other in near else 4.1
-                words = f"{name_of(traced, Ref(other))} in place of {name_of(traced, ref)}"
-                change = partial(other_operand, i, finder(traced, position, other))
-                yield at_site(traced, position, cost, words, change, operand=i)
-
-
-def _filled_operand(i: int, number: float, at: At) -> Any:
-    args = at.place(list(at.node.args))
-    args[i] = torch.full_like(args[i], number)
-    return at.with_args(args)
-
-
-def mapped_operand(i: int, function: Callable[[Tensor], Tensor], at: At) -> Any:
-    args = at.place(list(at.node.args))
-    args[i] = function(args[i])
-    return at.with_args(args)
-
-
-def other_operand(i: int, find: Callable[[At], Any], at: At) -> Any:
-    args = at.place(list(at.node.args))
-    args[i] = find(at)
-    return at.with_args(args)
+def _filled(number: float) -> Callable[[Tensor], Tensor]:
+    return lambda x: torch.full_like(x, number)
 
 
 # Where a number is written into a formula, these are others.
 PLAIN = (0.0, 1.0, 2.0, -1.0, 0.5, 3.0, 4.0, 1e-5, 1e-6, 1e-8, 1e-12)
 
 
-def constants(traced: Traced, position: int) -> Iterator[Edit]:
-    """Another number in place of a constant."""
-    node = traced.nodes[position]
+def constants(slot: Slot) -> Iterator[Edit]:
+    """Another number in place of a constant of an operation."""
+    traced, node = slot.traced, slot.traced.nodes[slot.position]
     for i, number in enumerate(node.args):
         if type(number) not in (int, float) or node.name not in NUMERIC:
             continue
-        name = f"`{called(traced, number)}`"
-        what = f" in {name_of(traced, Ref(position))}"
+        name, own = f"`{called(traced, number)}`", hyperparameter(traced, number)
         others: dict[str, tuple[float, Callable[[Any], Any]]] = dict(FUNCTIONS)
-        others |= {f"`{c:g}`": (2.1 + i / 5, partial(_always, c)) for i, c in enumerate(PLAIN)}
-        default = traced.rule.defaults.get(hyperparameter(traced, number))
+        others |= {f"`{c:g}`": (2.1 + i / 5, _always(c)) for i, c in enumerate(PLAIN)}
+        default = traced.rule.defaults.get(own)
         if isinstance(default, int | float) and not isinstance(default, bool):
-            others[f"`{default:g}`"] = (2.0, partial(_always, default))
+            others[f"`{default:g}`"] = (2.0, _always(default))
         for words, (cost, function) in others.items():
-            said = f"{worded(words, name)}{what}"
-            change = partial(_number, i, function, None if hyperparameter(traced, number) else number)
-            yield at_site(traced, position, cost + 0.3, said, change, f"{words} for {number}")
+            said, kind = f"{worded(words, name)} in {slot.name}", f"{words} for {number}"
+            change = _of_number(function, None if own else number)
+            yield slot.edit(cost + 0.3, said, change, kind, arg=i)
 
 
-def _always(number: float, _: float) -> float:
-    return number
+def _always(number: float) -> Callable[[Any], float]:
+    return lambda _: number
 
 
 NUMERIC = frozenset((
@@ -240,13 +182,15 @@ NUMERIC = frozenset((
 """Operations whose arguments that are numbers are numbers of the formula, and not axes or sizes."""
 
 
-def _number(i: int, function: Callable[[float], float], number: float | None, at: At) -> Any:
+def _of_number(function: Callable[[float], float], number: float | None) -> Callable[[float], float]:
     """number: which alone is changed; None for a hyperparameter, which is another number elsewhere."""
-    args = at.place(list(at.node.args))
-    if number is not None and args[i] != number:
-        raise RefusedError("it is no number of the formula")
-    args[i] = function(float(args[i]))
-    return at.with_args(args)
+
+    def changed(own: float) -> float:
+        if number is not None and own != number:
+            raise RefusedError("it is no number of the formula")
+        return function(float(own))
+
+    return changed
 
 
 # ------------------------------------------------------------------------------------------------- of another shape
@@ -255,8 +199,8 @@ def _number(i: int, function: Callable[[float], float], number: float | None, at
 def misshapen(traced: Traced, argument: str, shape: tuple[int, ...]) -> Iterator[Edit]:
     """What has the shape that came, where another is due: a value that was not reduced, or by another axis; the right
     numbers arranged otherwise."""
-    position = traced.results[argument]
-    right, name = traced.values[position], f"`{argument}`"
+    slot = Slot(traced, traced.results[argument])
+    right, name = slot.value, f"`{argument}`"
     seen: list[Tensor] = []
 
     def new(x: Tensor) -> bool:
@@ -272,29 +216,32 @@ def misshapen(traced: Traced, argument: str, shape: tuple[int, ...]) -> Iterator
             continue
         if new(arranged):
             ranks = f"its numbers {words}: {tuple(right.shape)} is due, and {shape} came, at the first case"
-            yield at_site(traced, position, 2, ranks, partial(_arranged, change, len(shape), right.ndim))
+            yield slot.edit(2, ranks, _arranged(change, len(shape), right.ndim))
     if new(right.mT if right.ndim > 1 else right):
-        yield at_site(traced, position, 1.9, f"{name} transposed", lambda at: at.result().mT)
-    for other, x in enumerate(traced.values[:position]):
+        yield slot.edit(1.9, f"{name} transposed", lambda x: x.mT)
+    for other, x in enumerate(traced.values[: slot.position]):
         if not isinstance(x, Tensor) or not x.is_floating_point():
             continue
-        of, find = name_of(traced, Ref(other)), finder(traced, position, other)
+        of = name_of(traced, Ref(other))
         if new(x):
-            yield at_site(traced, position, 2.5, f"{of} in place of {name}", partial(_instead, find))
+            yield slot.edit_at(2.5, f"{of} in place of {name}", with_other(_second, traced, slot.position, other))
         for axis, (how, reduce) in itertools.product(range(x.ndim), (("sum", torch.sum), ("mean", torch.mean))):
             for keeps in (False, True):
                 if new(reduce(x, axis, keepdim=keeps)):
                     words = f"the {how} of {of} over axis {axis} alone in place of {name}"
-                    yield at_site(traced, position, 2.7, words, partial(_over_one, reduce, find, axis, keeps))
+                    reduced = _over_one(reduce, axis, keeps)
+                    yield slot.edit_at(2.7, words, with_other(reduced, traced, slot.position, other))
 
 
-def _arranged(change: Callable[..., Tensor], rank: int, due: int, at: At) -> Any:
-    x = at.result()
-    if rank == due:
-        raise ValueError("in which shape is known of one case alone")
-    shape = (1,) * (rank - due) + tuple(x.shape) if rank > due else (x.numel(),) * min(rank, 1)
-    return change(x, shape)
+def _arranged(change: Callable[..., Tensor], rank: int, due: int) -> Callable[[Tensor], Tensor]:
+    def arranged(x: Tensor) -> Tensor:
+        if rank == due:
+            raise ValueError("in which shape is known of one case alone")
+        shape = (1,) * (rank - due) + tuple(x.shape) if rank > due else (x.numel(),) * min(rank, 1)
+        return change(x, shape)
+
+    return arranged
 
 
-def _over_one(reduce: Callable[..., Tensor], find: Callable[[At], Any], axis: int, keeps: bool, at: At) -> Any:
-    return reduce(find(at), axis, keepdim=keeps)
+def _over_one(reduce: Callable[..., Tensor], axis: int, keeps: bool) -> Callable[[Any, Tensor], Tensor]:
+    return lambda _, other: reduce(other, axis, keepdim=keeps)

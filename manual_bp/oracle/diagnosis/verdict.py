@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -12,7 +13,7 @@ from manual_bp.oracle.diagnosis.deadline import Deadline, TimeIsUp
 from manual_bp.oracle.diagnosis.edit import Edit, RefusedError
 from manual_bp.oracle.diagnosis.points import Point
 from manual_bp.oracle.diagnosis.program import TORCH
-from manual_bp.oracle.diagnosis.quantities import CONSTANTS, Always
+from manual_bp.oracle.diagnosis.quantities import CONSTANTS, Always, OfHyperparameter
 from manual_bp.oracle.diagnosis.samples import CERTAIN
 from manual_bp.oracle.diagnosis.tracing import UntraceableError
 
@@ -93,14 +94,21 @@ class Verdict:
 
     @property
     def is_known(self) -> bool:
-        """Whether a name for what was fitted holds for several numbers: for one many names do."""
+        """Whether a name for what was fitted holds for several numbers: for one many names do, and that of a
+        hyperparameter is told where it is the same in all cases."""
         quantity = self.edit.fitted
         if quantity is None or (isinstance(quantity, Always) and quantity.number in CONSTANTS.values()):
             return True
         if isinstance(quantity, Always):  # any number may be read off one case
             return self.explained > 1
-        seen = {float(f"{quantity(p.traced(self.by)):.6g}") for p in (*self.agreeing, *self.mixed)}
-        return len(seen) > 1
+
+        def numbers(points: Sequence[Point]) -> set[float]:
+            return {float(f"{quantity(p.traced(self.by)):.6g}") for p in points}
+
+        if len(numbers([*self.agreeing, *self.mixed])) > 1:
+            return True
+        every = [*self.agreeing, *self.mixed, *self.agreed, *self.contrary]
+        return isinstance(quantity, OfHyperparameter) and self.explained > 1 and len(numbers(every)) == 1
 
     def in_others(self, points: list[Point], deadline: Deadline) -> bool:
         """Ask it in more cases, drawn for that; False if in one of them it is not what came.  The counts are those of

@@ -172,17 +172,22 @@ def _at_dy(change: Callable[[int, Tensor, Tensor], Tensor], traced: Traced, need
 # --------------------------------------------------------------------------------------------------------- formulas
 
 
+# What people put on top of a gradient once more is the derivative of an activation.
+ON_TOP = "activation"
+
+
 def formulas(traced: Traced) -> Iterator[Edit]:
-    """The formula of another page of the same chapter; the derivative of one of one input on top of the right one."""
+    """The formula of another page of the same chapter; the derivative of an activation on top of the right one."""
     own = traced.rule
-    for other in RULES.values():
-        if other.name == own.name or other.has_backward != own.has_backward:
-            continue
+    near = [name for name, chapter in RULES.chapters.items() if chapter in (own.chapter, ON_TOP) and name != own.name]
+    for other in (RULES[name] for name in near):  # to load them all takes a second
         needed = set(other.inputs) - other.absentable
         has_hyper = other.defaults.keys() >= set(other.hyper) - set(own.hyper)
-        if other.chapter == own.chapter and needed <= set(own.inputs) and has_hyper:
+        if other.has_backward != own.has_backward or not has_hyper:
+            continue
+        if other.chapter == own.chapter and needed <= set(own.inputs):
             yield Edit(3, f"is the formula of {other.name}", run=partial(_at_other, other))
-        if len(other.inputs) == 1 and other.has_backward and has_hyper:
+        if other.chapter == ON_TOP and len(other.inputs) == 1:
             for name in own.inputs:
                 if own.is_number(name) and traced.right.get(f"d{name}") is not None:
                     words = f"{PAGE}the derivative of {other.name} on top of d{name}"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.oracle.diagnosis.program import MOVES, TORCH, At, Traced
+from manual_bp.oracle.diagnosis.program import MOVES, TORCH, Traced
 from manual_bp.program import Ref
 
 # Of an expression so many operations are written out; of what lies deeper "…".
@@ -106,19 +106,12 @@ def term_of(traced: Traced, position: int, operand: int | None = None, arguments
     """The name that the page gives to the summand that an operation, or one operand of it, contributes to one of some
     arguments; "" if there is none."""
 
-    def without(at: At) -> Any:
-        if operand is None:
-            return torch.zeros_like(at.result())
-        args = at.place(list(at.node.args))
-        args[operand] = torch.zeros_like(args[operand])
-        return at.with_args(args)
-
     rule = traced.rule
     if not rule.has_backward or not hasattr(rule.page, "terms") or traced.by == TORCH:
         return ""
     try:
         named = rule.page.terms(traced.residuals, traced.dy)
-        others = traced.edited({position: without})
+        others = traced.edited({position: lambda at: at.altered(torch.zeros_like, operand)})
     except Exception:  # it is asked for a name alone
         return ""
     for argument, terms in named.items():
