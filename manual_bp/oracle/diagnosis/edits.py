@@ -7,7 +7,7 @@ tried first.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -24,20 +24,54 @@ from manual_bp.oracle.diagnosis.values import combined_with_others, constants, f
 
 def edits_of(traced: Traced, needed: int) -> Iterator[Edit]:
     """All edits of one operation, and those that are made in the same way wherever they can be, in no order."""
+    often = list(often_met(traced, needed))
+    yield from often
+    yield from seldom_met(traced, needed, often)
+
+
+def often_met(traced: Traced, needed: int) -> Iterator[Edit]:
+    """Of the families of which some edits are met often: of one value, operand, operation or number."""
     kinds: dict[str, list[Edit]] = {}
-    every: list[Edit] = []
-    for edit in _single(traced, needed):
-        every.append(edit)
-        if edit.kind:
-            kinds.setdefault(edit.kind, []).append(edit)
-        yield edit
+    for slot in _slots(traced, needed):
+        is_named, is_move = slot.stage in NAMED, traced.nodes[slot.position].name in MOVES
+        single = [functions(slot), others(slot)] if is_named or not is_move else []
+        if not is_named:
+            single += [operations(slot), *map(operands, slot.operands), *([] if is_move else [constants(slot)])]
+        for edit in itertools.chain(*single):
+            if edit.kind:
+                kinds.setdefault(edit.kind, []).append(edit)
+            yield edit
     yield from exchanged(traced)
-    yield from uses(traced, needed, every)
     for several in kinds.values():
         backward = [edit for edit in several if _stage(traced, edit) == "backward"]
         for group in (several, backward) if 1 < len(backward) < len(several) else (several,):
             if len(group) > 1:
                 yield together(group)
+
+
+def seldom_met(traced: Traced, needed: int, often: Sequence[Edit]) -> Iterator[Edit]:
+    """The others: one value with another once more, parts and orders of axes, other rounds of a loop, one use alone.
+    often: those that are met often."""
+    for slot in _slots(traced, needed):
+        is_named = slot.stage in NAMED
+        if is_named or traced.nodes[slot.position].name not in MOVES:
+            yield from combined_with_others(slot)
+        for family in (rounds,) if not is_named else (blocks, reordered) if slot.value.ndim else ():
+            yield from family(slot)
+    yield from uses(traced, needed, often)
+
+
+NAMED = ("inputs", "residuals", "results")
+"""What has a name, and is no operation of the page."""
+
+
+def _slots(traced: Traced, needed: int) -> Iterator[Slot]:
+    """The value of every operation, each site once."""
+    seen: set[Site] = set()
+    for position, site in enumerate(traced.sites):
+        if site not in seen and needed >> position & 1 and isinstance(traced.values[position], Tensor):
+            seen.add(site)
+            yield Slot(traced, position)
 
 
 def exchanged(traced: Traced) -> Iterator[Edit]:
@@ -61,25 +95,3 @@ def _value_of(site: Site, at: At) -> Any:
 
 def _stage(traced: Traced, edit: Edit) -> str:
     return traced.sites[edit.position].stage if edit.position is not None else ""
-
-
-def _single(traced: Traced, needed: int) -> Iterator[Edit]:
-    seen: set[Site] = set()
-    for position, node in enumerate(traced.nodes):
-        site = traced.sites[position]
-        if site in seen or not needed >> position & 1 or not isinstance(traced.values[position], Tensor):
-            continue
-        seen.add(site)
-        is_named = site.stage in ("inputs", "residuals", "results")
-        slot = Slot(traced, position)
-        if node.name not in MOVES or is_named:
-            for family in (functions, others, combined_with_others):
-                yield from family(slot)
-        if is_named:
-            for family in (blocks, reordered) if slot.value.ndim else ():
-                yield from family(slot)
-            continue
-        for family in (rounds, operations) if node.name in MOVES else (rounds, operations, constants):
-            yield from family(slot)
-        for operand in slot.operands:
-            yield from operands(operand)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from manual_bp.oracle.case import Case
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.diagnosis.deadline import Deadline, TimeIsUp
 from manual_bp.oracle.diagnosis.edit import Edit
-from manual_bp.oracle.diagnosis.edits import edits_of
+from manual_bp.oracle.diagnosis.edits import often_met, seldom_met
 from manual_bp.oracle.diagnosis.multiples import multiples
 from manual_bp.oracle.diagnosis.orders import kept_values
 from manual_bp.oracle.diagnosis.pairs import multiplied, paired
@@ -37,8 +37,6 @@ from manual_bp.rule import Rule
 ENOUGH = 4
 # A claim about a part of the numbers rests on so many that are wrong.
 EVIDENT = 3
-# Edits that are met so often are asked before torch's derivative is looked at, for which it loads a second's worth.
-OFTEN = 3.0
 # These are asked before all others are so much as made, which takes long in a loop of many rounds.
 FIRST = 1.6
 # How much sooner something is rounded where all is off by little.
@@ -168,35 +166,23 @@ class Search:
         telling = [p for p in wrong if p.samples[argument].is_telling] or wrong
         return max(telling, key=lambda p: worth(p, argument))
 
-    def _edits(self, probe: Point, by: str, samples: dict[str, Sample], is_whole: bool = False) -> list[Asked]:
-        """All edits of a program that may give what was returned at a case, those that are met most often first;
-        is_whole: those of the whole page alone."""
-        try:
-            program = probe.traced(by)
-            sketch = Sketch(program, {} if is_whole else samples, lambda: self.deadline.check())
-            if is_whole:  # the registered mistakes were asked
-                edits = [e for e in self._in_time(whole_edits(program)) if not e.is_registered]
-            else:
-                edits = self._in_time(multiples(sketch), edits_of(program, program.needed(list(samples))))
-        except (UntraceableError, RuntimeError, TypeError, ValueError, AttributeError):
-            return []  # there is no such program
-        edits += kept_values(program, self._of_first) if is_whole else ()
-        for argument, sample in samples.items():
-            if sample.got.shape != sample.expected.shape and argument in program.results and not is_whole:
-                edits += misshapen(program, argument, tuple(sample.got.shape))
-        more = ANOTHER if by == TORCH else 0.0
-        is_little = all(sample.is_off_by_little for sample in samples.values())
-        every = [Asked(e.cost + self._unlikely(program, e, is_little) + more, e, sketch) for e in edits]
-        return sorted(every, key=lambda each: each.cost)
+    def _sketch(self, probe: Point, by: str, samples: Mapping[str, Sample]) -> Sketch | None:
+        """Of a program at a case; None where there is none."""
+        with suppress(UntraceableError, RuntimeError, TypeError, ValueError, AttributeError):
+            return Sketch(probe.traced(by), samples, lambda: self.deadline.check())
+        return None
 
-    def _in_time(self, *families: Iterator[Edit]) -> list[Edit]:
-        """The edits of some families that say something in this precision."""
-        found = []
-        for edit in itertools.chain(*families):
-            self.deadline.check()
-            if self.dtype == torch.float64 or "rounded to float32" not in edit.words:
-                found.append(edit)
-        return found
+    def _asked(self, sketch: Sketch, samples: Mapping[str, Sample], *families: Iterator[Edit]) -> list[Asked]:
+        """The edits of some families that say something in this precision, those that are met most often first."""
+        found, program = [], sketch.program
+        more = ANOTHER if program.by == TORCH else 0.0
+        is_little = all(sample.is_off_by_little for sample in samples.values())
+        with suppress(UntraceableError, RuntimeError, TypeError, ValueError, AttributeError):  # it has no more
+            for edit in itertools.chain(*families):
+                self.deadline.check()
+                if self.dtype == torch.float64 or "rounded to float32" not in edit.words:
+                    found.append(Asked(edit.cost + self._unlikely(program, edit, is_little) + more, edit, sketch))
+        return sorted(found, key=lambda each: each.cost)
 
     def _of_first(self, program: Traced) -> Traced | None:
         """The program at the first case with such a shape; None if it is that."""
@@ -204,32 +190,47 @@ class Search:
         return None if first is None or first.name == program.case.name else first.traced(program.by)
 
     def _search(self, probe: Point, arguments: list[str]) -> None:
-        """Beside its mistakes ask the page's edits that are met most often, then its others and those of torch's
-        derivative, then two at once."""
+        """Beside its mistakes ask the page as a whole, edits of the families that are met often, of the page and of
+        torch's derivative, then of the others, then two at once: what comes later is not so much as made before."""
         samples = {a: probe.samples[a] for a in arguments}
-        whole = self._edits(probe, PAGE, samples, is_whole=True)
-        self._ask_all([each for each in whole if each.cost < FIRST], probe, samples)
-        if all(a in self.exact for a in samples):
-            return
-        page = self._edits(probe, PAGE, samples)
-        rest = [each._replace(sketch=page[0].sketch) if page else each for each in whole if each.cost >= FIRST]
-        page = sorted([*page, *rest], key=lambda each: each.cost)
-        self._ask_all([each for each in page if each.cost <= OFTEN], probe, samples)
-        if all(a in self.exact for a in samples):
-            return
-        parts = self._parts.get(id(probe), [])
-        others = [*(each for each in page if each.cost > OFTEN), *parts, *self._edits(probe, TORCH, samples)]
-        self._ask_all(sorted(others, key=lambda each: each.cost), probe, samples)
-        for sketch in dict.fromkeys(each.sketch for each in others):
+        left: list[Asked] = []
+        if (bare := self._sketch(probe, PAGE, {})) is not None:
+            unlisted = (edit for edit in whole_edits(bare.program) if not edit.is_registered)  # mistakes were asked
+            whole = self._asked(bare, samples, unlisted, kept_values(bare.program, self._of_first))
+            self._ask_all([each for each in whole if each.cost < FIRST], probe, samples)
+            left = [*(each for each in whole if each.cost >= FIRST), *self._parts.get(id(probe), [])]
+        often: dict[Sketch, list[Asked]] = {}
+        for by in (PAGE, TORCH):
+            if not self._left_of(samples) or (sketch := self._sketch(probe, by, samples)) is None:
+                continue
+            program, needed = sketch.program, sketch.program.needed(list(samples))
+            families = [multiples(sketch), often_met(program, needed)]
+            for argument, sample in samples.items():
+                if sample.got.shape != sample.expected.shape and argument in program.results:
+                    families.append(misshapen(program, argument, tuple(sample.got.shape)))
+            often[sketch] = self._asked(sketch, samples, *families)
+            left = [each._replace(sketch=sketch) for each in left] if by == PAGE else left
+            self._ask_all(sorted([*often[sketch], *left], key=lambda each: each.cost), probe, samples)
+            left = []
+        for sketch, met in often.items():
+            if self._left_of(samples):
+                program, needed = sketch.program, sketch.program.needed(list(samples))
+                seldom = seldom_met(program, needed, [each.edit for each in met])
+                self._ask_all(self._asked(sketch, samples, seldom), probe, samples)
+        for sketch in often:
             self._ask_two(sketch)
             self._note_nearest(sketch)
+
+    def _left_of(self, samples: Mapping[str, Sample]) -> list[str]:
+        """The arguments that nothing explains so far."""
+        return [argument for argument in samples if argument not in self.exact]
 
     def _ask_all(self, edits: Sequence[Asked], probe: Point, samples: dict[str, Sample]) -> list[Asked]:
         """Ask one edit after another; what is returned is to be asked later: parts of mistakes, seldom made alone."""
         parts: list[Asked] = []
         for cost, edit, sketch, is_part in edits:
             self.deadline.check()
-            if all(a in self.exact for a in samples):
+            if not self._left_of(samples):
                 break
             program = sketch.program
             if is_part:

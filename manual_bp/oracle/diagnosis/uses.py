@@ -25,6 +25,7 @@ def uses(traced: Traced, needed: int, edits: Sequence[Edit]) -> Iterator[Edit]:
     if len(traced.nodes) > LONG:
         return
     cheap = [e for e in edits if e.cost <= OFTEN and e.position is not None and e.operand is None]
+    cheap = [e for e in cheap if len(e.changes or ()) == 1]
     kept = [p for p, site in enumerate(traced.sites) if site.stage == "residuals" and needed >> p & 1]
     for position in kept:
         of_forward = [e for e in cheap if e.position in traced.before(position)]
