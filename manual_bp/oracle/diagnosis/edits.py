@@ -36,7 +36,8 @@ def often_met(traced: Traced, needed: int) -> Iterator[Edit]:
         is_named, is_move = slot.stage in NAMED, traced.nodes[slot.position].name in MOVES
         single = [functions(slot), others(slot)] if is_named or not is_move else []
         if not is_named:
-            single += [operations(slot), *map(operands, slot.operands), *([] if is_move else [constants(slot)])]
+            single += [operations(slot), rounds(slot), *map(operands, slot.operands)]
+            single += [] if is_move else [constants(slot)]
         for edit in itertools.chain(*single):
             if edit.kind:
                 kinds.setdefault(edit.kind, []).append(edit)
@@ -50,15 +51,16 @@ def often_met(traced: Traced, needed: int) -> Iterator[Edit]:
 
 
 def seldom_met(traced: Traced, needed: int, often: Sequence[Edit]) -> Iterator[Edit]:
-    """The others: one value with another once more, parts and orders of axes, other rounds of a loop, one use alone.
-    often: those that are met often."""
+    """The others: one use alone, one value with another once more, parts and orders of axes.  often: those that are
+    met often."""
+    yield from uses(traced, needed, often)
     for slot in _slots(traced, needed):
         is_named = slot.stage in NAMED
         if is_named or traced.nodes[slot.position].name not in MOVES:
             yield from combined_with_others(slot)
-        for family in (rounds,) if not is_named else (blocks, reordered) if slot.value.ndim else ():
-            yield from family(slot)
-    yield from uses(traced, needed, often)
+        if is_named and slot.value.ndim:
+            yield from blocks(slot)
+            yield from reordered(slot)
 
 
 NAMED = ("inputs", "residuals", "results")
