@@ -16,9 +16,9 @@ FUNCTIONS: Mapping[str, tuple[float, Callable[[Any], Any]]] = {
     "`2·{0}`": (2.4, lambda x: 2 * x),
     "`{0}/2`": (2.4, lambda x: x / 2),
     "`1/{0}`": (3.0, lambda x: 1 / x),
+    "`|{0}|`": (3.0, abs),  # before the square, which where only the order counts is the same
     "`{0}²`": (3.0, lambda x: x * x),
     "`√{0}`": (3.0, lambda x: x**0.5),
-    "`|{0}|`": (3.0, abs),
     "`1 - {0}`": (3.4, lambda x: 1 - x),
     "`{0} + 1`": (3.8, lambda x: x + 1),
     "`{0} - 1`": (3.9, lambda x: x - 1),
