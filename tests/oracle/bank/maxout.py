@@ -80,8 +80,8 @@ def routed_to_the_smallest(x, dy, pieces):
     return z.max(-1), dz.reshape(x.shape)
 
 
-# Of ones the first wins, so that x taken for 1 is the same.
-@bank.wrong("branch", r"first|another order|wrong place|x is ignored|`x` taken for 1 in `winner`")
+# The first is number 0, and of ones it wins.
+@bank.wrong("branch", r"first|another order|wrong place|x is ignored|`winner` taken for 0|`x` taken for 1 in `winner`")
 def routed_to_the_first(x, dy, pieces):
     return value(x, pieces), scattered(x, dy, 0 * winners(x, pieces), pieces)
 
