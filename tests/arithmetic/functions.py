@@ -227,7 +227,7 @@ PRODUCTS = {
     "dot": two(lambda a, b: torch.dot(a[0], b[0])),
     "batched product": two(lambda a, b: a[None].expand(2, -1, -1) @ b.T[None].expand(2, -1, -1)),
     "bmm": two(torch.bmm, normal(2, 2, 3), normal(2, 3, 2)),
-    "mm": two(torch.mm),
+    "mm": two(torch.mm, extremes=[([[1.5e-162] * 3], [[1.5e-162]] * 3)]),
     "mv": two(torch.mv, SQUARE, normal(3)),
     "inv": Function(torch.linalg.inv, (REGULAR,)),
     "inv_ex": Function(lambda a: torch.linalg.inv_ex(a)[0], (REGULAR,)),

@@ -647,6 +647,7 @@ TORCH_IS_WRONG = {
     "F.interpolate, bicubic, antialias": "x.shape[3] = 3",
     # raises at what is transposed: the sizes of a view, and https://github.com/pytorch/pytorch/issues/175084
     "F.conv_tbc": "view size is not compatible",
+    "kron": "view size is not compatible",
     "F.nll_loss, of images": "grad_input must be contiguous",
 }
 """Where torch itself is wrong, or refuses what it is given, and what the report says of all that it names."""

@@ -28,10 +28,18 @@ def _bilinear(p: Precision, a: Pair, b: Pair, terms: int, product: Callable[[Ten
     fresh = magnitude * p.gamma(terms)
     if magnitude.numel() and magnitude.min() > 0:
         fresh = fresh + terms * p.eta
-    else:  # a product of two numbers that are not 0 may have underflowed in float64 itself
-        rounds = (magnitude > 0) | (product((x != 0).double(), (y != 0).double()) > 0)
+    else:
+        rounds = magnitude > 0
+        if _least(size) * _least(other) == 0:  # a product of two numbers underflows in float64 itself
+            rounds |= product((x != 0).double(), (y != 0).double()) > 0
         fresh = torch.where(rounds, fresh + terms * p.eta, fresh)
     return accumulated(p, product(x, y), propagated, fresh, magnitude)
+
+
+def _least(size: Tensor) -> float:
+    """The least that is not 0; infinity if there is none."""
+    above = size[size > 0]
+    return float(above.min()) if above.numel() else math.inf
 
 
 @arithmetic(aten.mm.default, aten.bmm.default, aten.mv.default, aten.dot.default, operands=2)
