@@ -47,8 +47,9 @@ SOON = 3.3
 PART = 2.6
 # In so many seconds a page is written down at the cases that are looked at, but at so many cases at least.
 WRITTEN, FEWEST = 1.2, 16
-# Seconds that are taken for what the page lists.
-LISTED = 1.5
+# Seconds that are taken for what the page lists: a tenth of one mostly, and what a process of some GB takes to collect
+# its garbage meanwhile.  They are part of the search's own.
+LISTED = 2.5
 # Of so many edits it is asked which is the nearest.
 NEAREST = 300
 
