@@ -1,4 +1,4 @@
-"""How long the axes of a function become, at which lengths it means the same, and how often it is recorded for them."""
+"""How long the axes of a function become, at which lengths it means the same, and what is seen at the longest."""
 
 import pytest
 import torch
