@@ -32,7 +32,10 @@ inline void forward(const Sizes& s, Tensor<float> a, Tensor<float> h, Tensor<flo
         in_tiles<3>(begin, end, [&]<int M>(int64_t row) {
           Vec total[M][3];
           for (int i = 0; i < M; i++)
-            for (int g = 0; g < 3; g++) total[i][g] = bias[g];
+            for (int g = 0; g < 3; g++) {
+              total[i][g] = bias[g];
+              if (t + 1 < s.time) will_write(a.data + ((of_step + s.batch + row + i) * 3 + g) * H + first);
+            }
           add_product(total, x.data + (of_step + row) * s.in, s.in, s.in, of_x + 3 * first * s.in);
           for (int i = 0; i < M; i++)
             for (int g = 0; g < 3; g++)
@@ -80,6 +83,12 @@ inline void gates_of(const Sizes& s, const Given& given, int64_t t, int64_t begi
       int64_t here = std::min(LANES, H - first), of_batch = (begin + row) * H + first;
       int64_t at = t * s.batch * H + of_batch, of_a = (t * s.batch + begin + row) * 3 * H + first;
       float *to = da + row * line + first, *dh_ = dh + row * whole + first;
+      if (t > 0) {
+        for (int g = 0; g < 3; g++) will_read(given.a + of_a - s.batch * 3 * H + g * H);
+        will_read(given.dy + at - s.batch * H);
+        will_read(given.m + at - s.batch * H);
+        will_read((t > 1 ? given.h + (t - 2) * s.batch * H : given.h0) + of_batch);
+      }
       Vec r, z, n, r_rest, z_rest, n_slope;
       sigmoid(Vec::loadu(given.a + of_a, here), r, r_rest);
       sigmoid(Vec::loadu(given.a + of_a + H, here), z, z_rest);

@@ -28,7 +28,10 @@ inline void forward(const Sizes& s, Tensor<float> a, Tensor<float> c, Tensor<flo
         in_tiles<4>(begin, end, [&]<int M>(int64_t row) {
           Vec total[M][4];
           for (int m = 0; m < M; m++)
-            for (int g = 0; g < 4; g++) total[m][g] = Vec::loadu(bias.data + g * H + first, here);
+            for (int g = 0; g < 4; g++) {
+              total[m][g] = Vec::loadu(bias.data + g * H + first, here);
+              if (t + 1 < s.time) will_write(a.data + ((of_step + s.batch + row + m) * 4 + g) * H + first);
+            }
           add_product(total, x.data + (of_step + row) * s.in, s.in, s.in, of_x + 4 * first * s.in);
           for (int m = 0; m < M; m++)
             for (int g = 0; g < 4; g++)
@@ -74,6 +77,11 @@ inline void gates_of(const Sizes& s, const Given& given, int64_t t, int64_t begi
       int64_t here = std::min(LANES, H - first), of_batch = (begin + r) * H + first;
       int64_t at = t * s.batch * H + of_batch, of_a = (t * s.batch + begin + r) * 4 * H + first;
       float *to = da + r * line + first, *dc_ = dc + r * whole + first;
+      if (t > 0) {
+        for (int g = 0; g < 4; g++) will_read(given.a + of_a - s.batch * 4 * H + g * H);
+        will_read(given.dy + at - s.batch * H);
+        will_read((t > 1 ? given.c + (t - 2) * s.batch * H : given.c0) + of_batch);
+      }
       Vec i, f, g, o, tanh_c, i_rest, f_rest, g_slope, o_rest, c_slope;
       sigmoid(Vec::loadu(given.a + of_a, here), i, i_rest);
       sigmoid(Vec::loadu(given.a + of_a + H, here), f, f_rest);
