@@ -56,6 +56,10 @@ class UnknownHere(UnknownFunction):
     """A function has no meaning at these numbers, or of this size, though it has at others: what a tie leaves open."""
 
 
+class LeftOpen(UnknownHere):
+    """What an index is at these numbers is left open by a tie, and then so is what it leads to."""
+
+
 class Option(NamedTuple):
     """One element of a mask or of an index."""
 
@@ -223,7 +227,7 @@ def rearranged(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     The numbers begin with 1, so that 0 stands for the zeros with which some functions fill up (tril, padding).
     """
     if function.__name__ in INDEXING and any(isinstance(x, Jets) for x in args[1:]):
-        raise UnknownHere("an index computed of a mask that a tie leaves open")
+        raise LeftOpen("an index computed of a mask that a tie leaves open")
     pool: list[Any] = []
     kinds: set[type[Grid]] = set()
     if function.__name__ in JOINING:  # whatever is joined with numbers is a number, and with masks a mask
@@ -243,7 +247,7 @@ def rearranged(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
     new_args, new_kwargs = numbered(args), {key: numbered(value) for key, value in kwargs.items()}
     if len(kinds) != 1:
-        raise UnknownHere(f"{function.__name__} with an index that a tie leaves open")
+        raise LeftOpen(f"{function.__name__} with an index that a tie leaves open")
     (kind,) = kinds
     pool.insert(0, Cell(ZERO) if kind is Jets else certain(0))
 

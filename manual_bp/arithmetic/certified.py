@@ -25,7 +25,7 @@ from __future__ import annotations
 import itertools
 from typing import Any, NamedTuple
 
-from manual_bp.arithmetic.balls import UnknownFunction, UnknownHere
+from manual_bp.arithmetic.balls import LeftOpen, UnknownFunction, UnknownHere
 from manual_bp.arithmetic.enclosed import Balls, is_narrow, number
 from manual_bp.arithmetic.jets import ZERO, arb
 from manual_bp.arithmetic.point import ALLOWED_ULPS, Cotangents, Inputs, Point, PrecisionError, inner
@@ -36,6 +36,7 @@ __all__ = [
     "ALLOWED_ULPS",
     "AdjointIdentity",
     "Balls",
+    "LeftOpen",
     "PrecisionError",
     "Subgradient",
     "Truth",

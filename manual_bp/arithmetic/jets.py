@@ -19,7 +19,9 @@ derivative, which is found at once, on the way forward [chapter 3.1].
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 try:
     from flint import arb as arb
@@ -81,6 +83,44 @@ def made_of(value: arb, moves: Iterable[tuple[Cell, arb]]) -> Cell:
     for cell, slope in kept:
         along += slope * (ZERO if cell.along is None else cell.along)
     return Cell(value, along=along)
+
+
+_MADE: list[dict[Hashable, tuple[Cell, ...]]] = []
+
+
+@contextmanager
+def remembered() -> Iterator[None]:
+    """Inside, one function of the same numbers is one number.
+
+    Two that are worked out twice overlap in every precision, and could not be told to be equal: r · a and clamp(r) · a,
+    where r is within the limits, of which a policy's loss takes the smaller one.
+    """
+    _MADE.append({})
+    try:
+        yield
+    finally:
+        _MADE.pop()
+
+
+def once(function: Callable[..., Cell]) -> Callable[..., Cell]:
+    """The function, which inside `remembered` is worked out once for the same numbers."""
+    if not _MADE:
+        return function
+    made = _MADE[-1]
+
+    def of(*cells: Cell) -> Cell:
+        key = (function, *map(_which, cells))
+        if key not in made:
+            made[key] = (function(*cells), *cells)  # which live as long as their ids are asked for
+        return made[key][0]
+
+    return of
+
+
+def _which(cell: Cell) -> Hashable:
+    """An exact constant is told by its value: it becomes a cell anew wherever it is used."""
+    x: Any = cell.value
+    return x.man_exp() if cell.is_constant and x.is_exact() and x.is_finite() else id(cell)
 
 
 def pulled_back(weights: Iterable[tuple[Cell, arb]]) -> Tangent:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from manual_bp.arithmetic import balls_table as balls_table  # fills the table of meanings
 from manual_bp.arithmetic.balls import Jets, NeedMoreBits, UnknownFunction, lift
 from manual_bp.arithmetic.enclosed import check_candidate, unit
-from manual_bp.arithmetic.jets import ZERO, Cell, Leaf, arb, pulled_back
+from manual_bp.arithmetic.jets import ZERO, Cell, Leaf, arb, pulled_back, remembered
 from manual_bp.outputs import parts
 from manual_bp.rule import Grads, Rule
 
@@ -74,7 +74,8 @@ class Point:
     def enclosed(self, attempt: Callable[[int], Result | None]) -> Result:
         """The result of the first precision with which `attempt` succeeds: no NeedMoreBits, and not None."""
         for bits in BITS:
-            with ctx.workprec(bits), _uncollected():
+            again = nullcontext() if bits == BITS[0] else remembered()  # what cannot be told apart may be one number
+            with ctx.workprec(bits), _uncollected(), again:
                 try:
                     result = attempt(bits)
                 except NeedMoreBits:

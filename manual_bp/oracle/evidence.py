@@ -35,7 +35,15 @@ from manual_bp.oracle.case import Case, Further, WellConditioned
 from manual_bp.oracle.cases import one_row
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.exponents import exponents, fits_float64
-from manual_bp.oracle.truth import CERTIFIED_ELEMENTS, CERTIFIED_ON_THE_WAY, Part, Values, certified_kinks, truth_at
+from manual_bp.oracle.truth import (
+    CERTIFIED_ELEMENTS,
+    CERTIFIED_ON_THE_WAY,
+    LeftOpen,
+    Part,
+    Values,
+    certified_kinks,
+    truth_at,
+)
 from manual_bp.oracle.variation import wide_case
 from manual_bp.rule import Rule
 
@@ -111,7 +119,10 @@ def evidence(rule: Rule, case: Case, contract: Contract, conventions: Convention
     allowed_by = STOCHASTIC if width.stochastic else ""
     autograd = derivative(rule, case)
     is_cheap = isinstance(case, WellConditioned) and not rule.elementwise and not isinstance(autograd, str)
-    certified = None if is_cheap or width.largest > CERTIFIED_ON_THE_WAY else truth_at(rule, case)
+    try:
+        certified = None if is_cheap or width.largest > CERTIFIED_ON_THE_WAY else truth_at(rule, case)
+    except LeftOpen:
+        return UNDECIDED
     if certified is None and width.is_order_tied and not is_cheap and case.elements <= CERTIFIED_ELEMENTS:
         return UNDECIDED  # truth depends on the order of equal numbers, and that on roundings
     if certified is not None and not isinstance(autograd, str) and declares_another(rule, case, certified, autograd):

@@ -192,11 +192,14 @@ class Judge:
 
     def _excused(self, position: int, found: Evidence, like: Tensor) -> Tensor:
         """Where nothing is judged: the gradient at a NaN input, and that of a function none of whose values is a number
-        (a mean of nothing, 0 / 0): right programs differ in what they make of it."""
+        (a mean of nothing, 0 / 0): right programs differ in what they make of it.  Nor where torch's derivative of a
+        function is NaN at finite numbers, as 0 · ∞ beside the root of what it has cancelled to 0."""
         values = [y for y in found.expected[: self.outputs] if y is not None and y.numel()]
         is_grad = position >= self.outputs and hasattr(self.rule.page, "FUNCTION")
         if is_grad and values and not any(bool(y.isfinite().any()) for y in values):
             return torch.ones_like(like, dtype=torch.bool)
+        if is_grad and bool(like.isnan().any()) and _is_finite(found.case):
+            return like.isnan()
         x = self._input(self.arguments[position], found.case)
         is_number = x is not None and x.is_floating_point()
         return x.cpu().isnan() if x is not None and is_number else torch.zeros_like(like, dtype=torch.bool)
@@ -285,6 +288,10 @@ def _rows_with_nan(inputs: Sequence[Tensor], like: Tensor) -> Tensor:
     rows = [x.cpu().reshape(len(x), -1).isnan().any(1) for x in inputs if x.ndim and len(x) == len(like)]
     beside = torch.stack([*rows, rows[0]]).any(0) if rows else torch.ones(len(like), dtype=torch.bool)
     return beside.reshape(-1, *(1,) * (like.ndim - 1))
+
+
+def _is_finite(case: Case) -> bool:
+    return all(bool(x.isfinite().all()) for x in case.tensors if x.is_floating_point())
 
 
 def _has_nan(case: Case) -> bool:

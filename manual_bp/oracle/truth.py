@@ -40,8 +40,13 @@ def certified_module() -> ModuleType | None:
     return certified
 
 
+class LeftOpen(Exception):
+    """Somebody's function goes by an index that a tie leaves open there, so that any of several results is right."""
+
+
 def truth_at(rule: Rule, case: Case) -> list[Part] | None:
-    """Certified truth, rounded to float64 once; nan at kinks.  None of a derivative that is not that of forward."""
+    """Certified truth, rounded to float64 once; nan at kinks.  None of a derivative that is not that of forward.
+    Raises LeftOpen."""
     balls = certified_module() if getattr(rule.page, "CERTIFIED", True) else None
     numbers = [x for x in case.tensors if x.is_floating_point()]
     fitting = CERTIFIED_ALONE if rule.elementwise else CERTIFIED_ELEMENTS
@@ -60,6 +65,8 @@ def truth_at(rule: Rule, case: Case) -> list[Part] | None:
             raise
         if not isinstance(unknown, balls.UnknownHere):
             vars(rule.page).update(CERTIFIED=False, UNCERTIFIED=unknown.function)  # nor is it at any other case
+        elif isinstance(unknown, balls.LeftOpen):
+            raise LeftOpen from None
         return None
     u = torch.finfo(torch.float64).eps / 2
     smallest = torch.finfo(torch.float64).smallest_normal * 2 * u

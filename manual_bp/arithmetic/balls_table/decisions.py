@@ -16,9 +16,9 @@ from manual_bp.arithmetic.balls import (
     Choice,
     Grid,
     Jets,
+    LeftOpen,
     NeedMoreBits,
     Option,
-    UnknownHere,
     axes_of,
     certain,
     common_shape,
@@ -47,6 +47,8 @@ def _sign(x: arb) -> int:
 
 def compared(a: Cell, b: Cell) -> int:
     """The sign of a − b; two infinities of one sign are equal, and what is no number counts as the largest."""
+    if a is b:
+        return 0
     if a.value.is_nan() or b.value.is_nan():
         return int(a.value.is_nan()) - int(b.value.is_nan())
     if not a.value.is_finite() and _identical(a.value, b.value):
@@ -69,7 +71,7 @@ def comparison(holds: Callable[[int, int], bool]) -> Callable[[Any, Any], Choice
             return certain(holds is operator.ne)
         sign = compared(a, b)
         here = holds(sign, 0)
-        if sign or (a.is_constant and b.is_constant):
+        if sign or a is b or (a.is_constant and b.is_constant):
             return certain(here)
         slopes = tangent(minus(a, b))
         if not slopes:
@@ -242,12 +244,12 @@ def _masked_fill(input: Any, mask: Any, value: Any) -> Jets:
 
 
 def decided(index: Any) -> Any:
-    """An index that was computed, as plain numbers.  Raises UnknownHere where a tie may change one."""
+    """An index that was computed, as plain numbers.  Raises LeftOpen where a tie may change one."""
     if not isinstance(index, Jets):
         return index
     found = [whole for c in index.cells if c.is_constant and (whole := c.value.unique_fmpz()) is not None]
     if len(found) < len(index.cells):
-        raise UnknownHere("an index computed of a mask that a tie leaves open")
+        raise LeftOpen("an index computed of a mask that a tie leaves open")
     return torch.tensor([int(whole) for whole in found], dtype=torch.int64).reshape(index.shape)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from manual_bp.arithmetic.balls import Jets, NeedMoreBits, common_shape, lift, means, spread
-from manual_bp.arithmetic.jets import ONE, ZERO, Cell, made_of
+from manual_bp.arithmetic.jets import ONE, ZERO, Cell, made_of, once
 
 from flint import arb  # isort: skip  (after balls, whose message says how to install it)
 
@@ -94,7 +94,7 @@ def pairwise(function: Callable[[Cell, Cell], Cell]) -> Callable[[Any, Any], Jet
     def meaning(input: Any, other: Any) -> Jets:
         a, b = lift(input), lift(other)
         shape = common_shape(a, b)
-        return Jets(shape, list(map(function, spread(a, shape), spread(b, shape))))
+        return Jets(shape, list(map(once(function), spread(a, shape), spread(b, shape))))
 
     return meaning
 
@@ -157,7 +157,7 @@ def elementary(value: Callable[[arb], arb], slope: Callable[[arb, arb], arb]) ->
 
     def meaning(input: Any) -> Jets:
         jets = lift(input)
-        return Jets(jets.shape, list(map(of, jets.cells)))
+        return Jets(jets.shape, list(map(once(of), jets.cells)))
 
     return meaning
 

@@ -53,7 +53,8 @@ def _winner(cells: list[Cell]) -> Option:
     tied = [0]
     for i in range(1, len(cells)):
         sign = compared(cells[i], cells[tied[0]])
-        tied = [i] if sign > 0 else [*tied, i] if sign == 0 else tied
+        same = any(cells[i] is cells[j] for j in tied)  # of one number twice none gets ahead
+        tied = [i] if sign > 0 else [*tied, i] if sign == 0 and not same else tied
     return _tied(cells, tied)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.arithmetic.balls import Choice, Grid, Jets, Option, UnknownHere, lift, means, numbering, rearranged
+from manual_bp.arithmetic.balls import Choice, Grid, Jets, LeftOpen, Option, lift, means, numbering, rearranged
 from manual_bp.arithmetic.balls_table.decisions import settled, where
 
 
@@ -43,7 +43,7 @@ def _scattered_by_turns(x: Jets, dim: int, index: Choice, source: Jets) -> Jets:
     for entry in range(index.shape[axis]):
         one = index[(*around, slice(entry, entry + 1))]
         if one.shape != torch.Size(1 if position == axis else length for position, length in enumerate(x.shape)):
-            raise UnknownHere("scatter with an index that a tie leaves open, of fewer lines")
+            raise LeftOpen("scatter with an index that a tie leaves open, of fewer lines")
         options = [_is_place(o, place) for o in one.cells for place in range(n)]
         lines = numbering((*one.shape[:axis], *one.shape[axis + 1 :], n)).movedim(-1, axis).flatten().tolist()
         mask = settled(x.shape, [options[i] for i in lines], torch.bool)

@@ -1,9 +1,12 @@
 """Where a function's own forward overflows on the way no number is due, and everywhere else one is."""
 
+from functools import partial
+
 import pytest
 import torch
 
-from manual_bp.oracle import compare
+import torch_ref
+from manual_bp.oracle import Case, compare
 from manual_bp.oracle.overflow import Watching
 
 # A function, and its slope as a textbook has it.
@@ -108,3 +111,32 @@ def test_where_there_is_a_pole_no_slope_near_it_excuses_one_far_away():
         return slope.where((x.abs() < 2.0**9) | (x.dtype == torch.float64), 2 * slope)
 
     assert not judged((lambda x: 1 / x, lambda x: -1 / (x * x)), twice).passed
+
+
+def decayed(x, rate):
+    """By the root of 1 − a², which cancels to 0 where a is nearly 1: beside x = 0 torch's derivative is 0 · ∞ = NaN."""
+    log_a = -8 * torch.nn.functional.softplus(rate)
+    return x * torch.sqrt(1 - torch.exp(2 * log_a))
+
+
+def stable_decayed(inputs, dy, slope=1.0):
+    x, rate = (t.double() for t in inputs)
+    log_a = -8 * torch.where(rate < 0, rate.exp().log1p(), rate + (-rate).exp().log1p())
+    root = (-torch.expm1(2 * log_a)).sqrt()
+    drate = dy * x * 8 * rate.sigmoid() * torch.exp(2 * log_a) / root
+    y, dx, drate = (t.to(inputs[0].dtype) for t in (x * root, dy * root, slope * drate))
+    return y, (dx, drate)
+
+
+def test_where_torchs_derivative_is_nan_at_finite_numbers_nothing_is_asked_for() -> None:
+    inputs = {"x": (8, 300), "rate": (8, 300)}
+    x, rate = torch.ones(8, 300), torch.linspace(-60, 2, 300).expand(8, 300).clone()
+    x[0] = 0
+    case = Case((x, rate), torch.ones(8, 300))
+    drate = torch_ref.vjp(decayed)((x.double(), rate.double()), case.dy.double())[1][1]
+    assert drate.isnan().any()
+    for candidate in (stable_decayed, torch_ref.vjp(decayed)):
+        report = compare(candidate, decayed, inputs=inputs, cases=[case], diagnose=0)
+        assert "drate" not in {m.argument for m in report.mismatches}, str(report)
+    wrong = compare(partial(stable_decayed, slope=2.0), decayed, inputs=inputs, cases=[case], diagnose=0)
+    assert {m.argument for m in wrong.mismatches} == {"drate"}

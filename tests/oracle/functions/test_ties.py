@@ -76,3 +76,52 @@ def test_an_index_that_a_tie_leaves_open_is_no_error_and_leaves_other_cases_cert
     report = compare(torch_ref.vjp(function), function, inputs=inputs, diagnose=0)
     assert report.passed, str(report)
     assert not any("not certified" in note for note in report.notes)
+
+
+def threshold(x):
+    """The sparse softmax: how many are above the threshold is counted, and where one is on it that is left open."""
+    ordered = x.sort(-1, descending=True).values
+    k, sums = torch.arange(1, x.shape[-1] + 1, dtype=x.dtype, device=x.device), ordered.cumsum(-1)
+    count = ((1 + k * ordered) > sums).sum(-1, keepdim=True)
+    return (x - (sums.gather(-1, count - 1) - 1) / count).clamp(min=0)
+
+
+def zero_on_the_threshold(inputs, dy):
+    y = threshold(*inputs)
+    inside = y > 0
+    mean = torch.where(inside, dy, 0).sum(-1, keepdim=True) / inside.sum(-1, keepdim=True)
+    return y, (torch.where(inside, dy - mean, 0),)
+
+
+def test_where_an_index_is_left_open_torchs_choice_is_not_asked_for() -> None:
+    """torch's clamp passes the gradient at its limit, which a program need not."""
+    report = compare(zero_on_the_threshold, threshold, inputs={"x": (4, 9)}, diagnose=0)
+    assert report.passed, str(report)
+    assert any("order" in text for text in report.not_tested)
+    other = compare(lambda i, dy: (threshold(*i), (dy * (threshold(*i) > 0),)), threshold, inputs={"x": (4, 9)})
+    assert not other.passed
+
+
+def policy_loss(ratio, advantage, *, clip=0.2):
+    return -torch.min(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage).mean()
+
+
+def first_of_equals(inputs, dy, clip=0.2, inside=True):
+    ratio, advantage = inputs
+    clipped = ratio.clamp(1 - clip, 1 + clip)
+    plain = (ratio * advantage <= clipped * advantage) | ((ratio == clipped) if inside else (ratio != ratio))
+    scale = -dy / ratio.numel()
+    grads = torch.where(plain, scale * advantage, 0), scale * torch.where(plain, ratio, clipped)
+    return policy_loss(*inputs, clip=clip), grads
+
+
+def test_one_number_worked_out_twice_is_no_tie() -> None:
+    """Within the limits both are r · a, equal at every input; a tie is where a is 0: there either slope is right."""
+    inputs = {"ratio": (torch.rand(9, generator=torch.Generator().manual_seed(0)) + 0.5), "advantage": (9,)}
+    report = compare(first_of_equals, policy_loss, inputs=inputs, diagnose=0)
+    assert report.passed, str(report)
+    assert any("subgradient" in note for note in report.notes)
+    case = Case((torch.full((9,), 1.1), torch.ones(9)), torch.tensor(1.0))
+    assert not compare(partial(first_of_equals, inside=False), policy_loss, inputs=inputs, cases=[case]).mismatches
+    half = compare(lambda i, dy: (policy_loss(*i), (-dy * i[1] / 18, -dy * i[0] / 9)), policy_loss, cases=[case])
+    assert [m.argument for m in half.mismatches] == ["dratio"]
