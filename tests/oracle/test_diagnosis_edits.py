@@ -265,7 +265,7 @@ def test_a_sketch_tells_what_the_program_gives():
             continue
         if not bool(due.isfinite().all()):
             continue
-        torch.testing.assert_close(sketch.change(edit), due, msg=edit.words)
+        torch.testing.assert_close(sketch.change(edit)[0], due, msg=edit.words)
         changes = edit.at(program)
         direct += len(changes) == 1 and all(sketch._directly(*each) is not None for each in changes.items())
     assert direct > 20
@@ -391,6 +391,22 @@ def test_what_was_padded_at_the_other_end_is_told():
     dy = drawn(3, 7)
     found = words_of_edits_that_give(dy[:, :5], traced(rule, Case((drawn(3, 5),), dy, {})))
     assert any("its pad (-2, 0) in reversed order" in words for words in found), found
+
+
+def test_groups_that_are_interleaved_in_backward_alone_are_told():
+    rule = RULES["group_norm"]
+
+    def candidate(inputs: Any, dy: Tensor, **hyper: Any) -> Any:
+        y, _ = rule.forward(*inputs, **hyper)
+        order = torch.arange(dy.shape[1]).reshape(-1, hyper["groups"]).T.flatten()
+        x, *parameters = inputs
+        moved = (x[:, order], *(None if p is None else p[order] for p in parameters))
+        _, (dx, *others) = rule.vjp(moved, dy[:, order], **hyper)
+        back = order.argsort()
+        return y, (dx[:, back], *(None if d is None else d[back] for d in others))
+
+    records, wrong = few_records(rule, candidate)
+    assert "groups interleaved" in diagnose(rule, candidate, records, wrong, deadline=Deadline(600)).sentences[0]
 
 
 def test_a_cause_in_one_branch_of_a_page_is_told_of_that():

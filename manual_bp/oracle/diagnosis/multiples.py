@@ -49,21 +49,24 @@ def _times(factor: Quantity) -> Altered:
     return lambda x, at: x * factor(at.traced)
 
 
-def multiples(sketch: Sketch) -> Iterator[Edit]:
-    """One value multiplied so that in this case what was returned results."""
+def multiples(sketch: Sketch, of_results: bool = False) -> Iterator[Edit]:
+    """One value multiplied so that in this case what was returned results; or a result alone, which takes no time."""
     traced = sketch.program
     for argument, sample in sketch.samples.items():
         if argument in traced.results and not sample.got.any():  # which says no more than that, of however few numbers
             yield from _single(Slot(traced, traced.results[argument]), 0.0, 0.0)
     for slot in slots_of(traced, sketch.needed):
+        if of_results and slot.stage != "results":
+            continue
         twice = slot.edit(0, "", lambda x: 2 * x)
         try:
-            change = sketch.change(twice)
+            change, found = sketch.change(twice)
         except Exception:  # not defined here
             continue
         known = {1.0, 0.0}
         for argument in _solvable(sketch, change):
-            if solved := _solved(sketch, argument, _growth(sketch, twice).get(argument)):
+            found = twice.results(traced, sketch.needed) if found is None else found
+            if solved := _solved(sketch, argument, _growth(traced, found, argument)):
                 known.add(solved.factor)
                 yield from _single(slot, *solved)
         # It may have come as a mean or a sum of several, and what is made of it be no multiple for that.
@@ -94,11 +97,10 @@ def _solvable(sketch: Sketch, change: Tensor) -> Iterator[str]:
                 yield argument
 
 
-def _growth(sketch: Sketch, edit: Edit) -> Values:
-    """By what each argument grows with an edit."""
-    sketch.check()
-    found, right = edit.results(sketch.program, sketch.needed), sketch.program.right
-    return {a: x.double() - right[a] for a, x in found.items() if x is not None}  # type: ignore[operator]
+def _growth(traced: Traced, results: Values, argument: str) -> Tensor | None:
+    """By what an argument grows where these are the results."""
+    x, right = results.get(argument), traced.right[argument]
+    return None if x is None or right is None else x.double() - right
 
 
 class Factor(NamedTuple):

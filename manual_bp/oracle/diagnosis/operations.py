@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -153,6 +153,29 @@ def _anew(block: int, from_end: bool, at: At) -> Any:
     return torch.cat([at.with_args([part, axis, *others]) for part in parts], axis)
 
 
+def _regrouped(slot: Slot) -> Iterator[Edit]:
+    """An axis split into groups, or put together again, as if these were interleaved: of heads, of channels."""
+    of = slot.traced.nodes[slot.position].args[0]
+    x, value = slot.traced.values[of.position], slot.value
+    if isinstance(x, Tensor) and _interleaved(x, value.shape) is not None:
+        words = f"groups interleaved, and not one after the other, in {slot.name}"
+        yield slot.edit_at(2.6, words, lambda y, at: _interleaved(at.args()[0], y.shape), "interleaved")
+
+
+def _interleaved(x: Tensor, shape: Sequence[int]) -> Tensor | None:
+    """x read in another shape, where the first axis that differs is split or put together with what follows; None if
+    it is not, or if it is the same."""
+    axis = next((i for i, (n, m) in enumerate(zip(x.shape, shape, strict=False)) if n != m), None)
+    if axis is None or not x.numel():
+        return None
+    n, m = x.shape[axis], shape[axis]
+    if 1 < m < n and n % m == 0:
+        return torch.unflatten(x, axis, (n // m, m)).transpose(axis, axis + 1).reshape(shape)
+    if 1 < n < m and m % n == 0:
+        return x.reshape(*shape[:axis], n, m // n, *shape[axis + 1 :]).transpose(axis, axis + 1).reshape(shape)
+    return None
+
+
 def _only_written(slot: Slot) -> Iterator[Edit]:
     """What adds at an index, and only writes there."""
     words = f"what comes last at an index written where it is to be added in {slot.name}"
@@ -189,6 +212,7 @@ OPERATIONS: Mapping[str, list[Callable[[Slot], Iterator[Edit]]]] = {
     "where": [_where],
     **{key: [_axis] for key in ("amax", "amin", "_softmax", "_log_softmax")},
     "cumsum": [_axis, _restarted],
+    **{key: [_regrouped] for key in ("view", "_unsafe_view", "_reshape_alias")},
     "clamp": [_left_out, _outside, _clamp],
     **{key: [_only_written] for key in WRITING},
     **{key: [_left_out, _outside] for key in FUNCTIONS},

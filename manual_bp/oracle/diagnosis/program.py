@@ -6,7 +6,7 @@ loop does in every round has one site, and is edited in every round.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -169,13 +169,11 @@ class Traced:
         return {}
 
     @cached_property
-    def _steps(self) -> dict[int, Callable[[dict[int, Any]], Any]]:
-        return {}
+    def _steps(self) -> list[Callable[[dict[int, Any]], Any]]:
+        return [_step(node, self.values) for node in self.nodes]
 
     def step(self, position: int, changed: dict[int, Any]) -> Any:
         """What an operation gives where some of the earlier values are changed."""
-        if position not in self._steps:
-            self._steps[position] = _step(self.nodes[position], self.values)
         return self._steps[position](changed)
 
     @cached_property
@@ -183,12 +181,8 @@ class Traced:
         """Of each operation, those that depend on it, as bits."""
         found = [0] * len(self.nodes)
         for position in range(len(self.nodes) - 1, -1, -1):
-            for ref in self.nodes[position].refs:
-                found[ref.position] |= 1 << position
-        for position in range(len(self.nodes) - 1, -1, -1):
-            direct = found[position]
-            for user in bits(direct):
-                found[position] |= found[user]
+            for user in self.used_by[position]:
+                found[position] |= 1 << user | found[user]
         return found
 
     def needed(self, arguments: Sequence[str]) -> int:
@@ -220,9 +214,10 @@ class Traced:
         for position in changes:
             mask |= 1 << position | self.later[position]
         changed: dict[int, Any] = {}
+        steps = self._steps
         for position in bits(mask & needed):
             change = changes.get(position)
-            changed[position] = self.step(position, changed) if change is None else change(At(self, position, changed))
+            changed[position] = steps[position](changed) if change is None else change(At(self, position, changed))
         return changed
 
     def before(self, position: int) -> set[int]:
@@ -238,33 +233,38 @@ def _key(x: Tensor) -> Any:
     return tuple(x.shape), x.dtype, x.contiguous().numpy().tobytes()
 
 
-def bits(mask: int) -> Iterator[int]:
-    while mask:
-        low = mask & -mask
-        yield low.bit_length() - 1
-        mask ^= low
+def bits(mask: int) -> list[int]:
+    """The positions of the bits that are set, in order."""
+    return [position for position, bit in enumerate(reversed(f"{mask:b}")) if bit == "1"]
 
 
 def _step(node: Node, values: list[Any]) -> Callable[[dict[int, Any]], Any]:
-    """What a node gives where some of the values are changed."""
+    """What a node gives where some of the values are changed.  It is called a million times: what is the same each time
+    is found once."""
     op, args, kwargs = node.op, list(node.args), dict(node.kwargs)
     slots = [(i, ref.position, ref.item) for i, ref in enumerate(args) if isinstance(ref, Ref)]
-    if refs_in([a for a in args if not isinstance(a, Ref)]) or refs_in(kwargs):
+    nested = [(i, list(a)) for i, a in enumerate(args) if type(a) in (list, tuple) and refs_in(a)]
 
-        def general(changed: dict[int, Any]) -> Any:
-            def value(ref: Ref) -> Any:
-                x = changed[ref.position] if ref.position in changed else values[ref.position]
-                return x if ref.item is None else x[ref.item]
-
-            return op(*mapped(args, value), **mapped(kwargs, value))
-
-        return general
+    def value(changed: dict[int, Any], ref: Any) -> Any:
+        if not isinstance(ref, Ref):
+            return ref
+        x = changed[ref.position] if ref.position in changed else values[ref.position]
+        return x if ref.item is None else x[ref.item]
 
     def step(changed: dict[int, Any]) -> Any:
         own = args.copy()
         for i, position, item in slots:
             x = changed[position] if position in changed else values[position]
             own[i] = x if item is None else x[item]
+        for i, items in nested:
+            own[i] = [value(changed, ref) for ref in items]
         return op(*own, **kwargs)
 
-    return step
+    def general(changed: dict[int, Any]) -> Any:
+        def of(ref: Ref) -> Any:
+            return value(changed, ref)
+
+        return op(*mapped(args, of), **mapped(kwargs, of))
+
+    is_flat = all(isinstance(ref, Ref) or not refs_in(ref) for _, items in nested for ref in items)
+    return step if is_flat and not refs_in(kwargs) else general

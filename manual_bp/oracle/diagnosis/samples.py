@@ -131,6 +131,13 @@ class Sample:
         same = torch.where(broken, ~self.got.isfinite(), self.right_by(value))
         return bool(broken.any()) and bool(same[self.judged].all())
 
+    def is_far_from(self, value: Tensor | None) -> bool:
+        """Whether a value is off by more than its roundings, where numbers are moderate; None: it is what is due."""
+        if value is None or not self.is_telling or not value.shape == self.got.shape == self.expected.shape:
+            return value is None and bool(self.wrong.any())
+        error, size = ((x * self.judged).abs().max() for x in (value - self.got, self.got))
+        return bool(error > LITTLE * size.maximum((value * self.judged).abs().max()))
+
     def is_finite_where(self, value: Tensor) -> bool:
         """Whether the candidate is right where this is not finite, which is somewhere."""
         if not value.shape == self.got.shape == self.expected.shape:

@@ -25,7 +25,7 @@ from manual_bp.oracle.diagnosis.points import MANY, VISIBLE, Point, evenly, spre
 from manual_bp.oracle.diagnosis.program import PAGE, TORCH, Traced, Values
 from manual_bp.oracle.diagnosis.records import Record, end_of
 from manual_bp.oracle.diagnosis.samples import Sample, samples_of
-from manual_bp.oracle.diagnosis.sketch import Sketch
+from manual_bp.oracle.diagnosis.sketch import LONG, Sketch
 from manual_bp.oracle.diagnosis.tracing import UntraceableError
 from manual_bp.oracle.diagnosis.values import misshapen
 from manual_bp.oracle.diagnosis.verdict import ANOTHER, Verdict
@@ -52,6 +52,8 @@ WRITTEN, FEWEST = 1.2, 16
 LISTED = 2.5
 # Of so many edits it is asked which is the nearest.
 NEAREST = 300
+# Of one argument so many edits are kept that hold in some cases alone: beside them an exact one is sought.
+PARTIAL = 16
 
 
 class Asked(NamedTuple):
@@ -97,6 +99,7 @@ class Search:
         every = [(end_of(r) if r.evidence.row is not None else r) or r for r in records]
         points = [Point(r, samples_of(rule.arguments, r, False, dtype), rule, conventions) for r in every]
         at_kinks = [Point(r, samples_of(rule.arguments, r, True, dtype), rule, conventions) for r in every]
+        self._telling: dict[str, list[Point]] = {}  # by argument the cases that refuted an edit, the last one first
         self._first: dict[Any, Point] = {}  # by the shape of the first input
         for point in points:
             self._first.setdefault(_shape(point.record.evidence.case), point)
@@ -207,7 +210,7 @@ class Search:
             if not self._left_of(samples) or (sketch := self._sketch(probe, by, samples)) is None:
                 continue
             program, needed = sketch.program, sketch.program.needed(list(samples))
-            families = [multiples(sketch), often_met(program, needed)]
+            families = [multiples(sketch, len(program.nodes) > LONG), often_met(program, needed)]
             for argument, sample in samples.items():
                 if sample.got.shape != sample.expected.shape and argument in program.results:
                     families.append(misshapen(program, argument, tuple(sample.got.shape)))
@@ -219,7 +222,8 @@ class Search:
         for sketch, met in often.items():
             if self._left_of(samples):
                 program, needed = sketch.program, sketch.program.needed(list(samples))
-                left += self._asked(sketch, samples, seldom_met(program, needed, [each.edit for each in met]))
+                late = multiples(sketch) if len(program.nodes) > LONG else iter(())
+                left += self._asked(sketch, samples, seldom_met(program, needed, [each.edit for each in met]), late)
         self._ask_all(sorted(left, key=lambda each: each.cost), probe, samples)
         for sketch in often:
             self._ask_two(sketch)
@@ -232,25 +236,32 @@ class Search:
     def _ask_all(self, edits: Sequence[Asked], probe: Point, samples: dict[str, Sample]) -> list[Asked]:
         """Ask one edit after another; what is returned is to be asked later: parts of mistakes, seldom made alone."""
         parts: list[Asked] = []
+        refuted = set[Edit | None]()
         for cost, edit, sketch, is_part in edits:
             self.deadline.check()
             if not self._left_of(samples):
                 break
             program = sketch.program
+            if edit.exact in refuted:  # its roundings are not what is off
+                continue
             if is_part:
                 for argument in self.open:
                     self._confirm(edit, argument, program.by, exactly=True)
                 continue
             self.tried += 1
             try:
+                values: Values | None = None
                 if not edit.is_registered and len(sketch.samples) == len(samples):
-                    sketch.tried.append((cost, edit, sketch.change(edit)))
-                    if not sketch.fitting(sketch.tried[-1][2]):
+                    change, values = sketch.change(edit)
+                    sketch.tried.append((cost, edit, change))
+                    if not sketch.fitting(change):
                         continue
-                values = edit.results(program, program.needed(list(samples)))
+                values = values or edit.results(program, program.needed(list(samples)))
             except Exception:  # not defined for these shapes or kinds
                 continue
             given = self._given(edit, samples, values)
+            if edit.is_registered and all(s.is_far_from(values.get(a)) for a, s in samples.items()):
+                refuted.add(edit)
             if edit.is_registered and self._is_contradicted(probe, values):
                 parts += [Asked(PART, replace(edit, cost=PART), sketch, True)] if given else []
             else:
@@ -328,14 +339,27 @@ class Search:
             # It has been asked for another argument already: once more it would take the place of another edit.
             if len(self.exact.get(name, ())) >= ENOUGH or any(v.edit is edit for v in found):
                 continue
-            verdict = Verdict(edit, by, name, list(self.points[name]))
-            holds = verdict.holds(self.deadline, self.tried)
+            alone = exactly or len(self.partial.get(name, ())) >= PARTIAL
+            verdict = Verdict(edit, by, name, self._in_order(name, alone))
+            holds = verdict.holds(self.deadline, self.tried, alone)
             if holds and verdict.explained <= SELDOM:
                 holds = verdict.in_others(self.fresh(name, verdict.agreeing, self.points[name]), self.deadline)
-            if holds and (not exactly or (verdict.is_exact and verdict.explained >= TOLD)):
+            if holds and (not exactly or verdict.explained >= TOLD) and (not alone or verdict.is_exact):
                 (self.exact if verdict.is_exact else self.partial).setdefault(name, []).append(verdict)
-            elif name == argument:
+                continue
+            # Where numbers are extreme even the right edit may fail.
+            if verdict.left and verdict.last is not None and not verdict.last.is_extreme:
+                others = [p for p in self._telling.get(name, ()) if p is not verdict.last]
+                self._telling[name] = [verdict.last, *others]
+            if name == argument:
                 return
+
+    def _in_order(self, argument: str, exactly: bool) -> list[Point]:
+        """The cases in which an edit is asked: what refuted others often refutes it too.  Of one that may hold in some
+        alone it is first seen in how many that are wrong."""
+        points = self.points[argument]
+        first = [p for p in self._telling.get(argument, ()) if exactly or p.samples[argument].is_wrong]
+        return [*first, *(p for p in points if p not in first)]
 
 
 def _shape(case: Case) -> Any:

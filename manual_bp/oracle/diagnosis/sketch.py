@@ -22,6 +22,8 @@ from manual_bp.oracle.diagnosis.samples import Sample
 
 # So many sums are taken of each argument: two unknown factors leave two to tell by.
 SUMS = 4
+# Of longer programs (many rounds of a loop) edits change many values, of which no derivative tells.
+LONG = 500
 # In float64 the sums are so exact, relative to what is summed.
 EXACT = 1e-8
 
@@ -78,13 +80,15 @@ class Sketch:
             rows.append(weights @ terms)
         return torch.stack(rows) if rows else torch.zeros(0, SUMS, dtype=torch.float64)
 
-    def change(self, edit: Edit) -> Tensor:
-        """By what an edit changes the sums; raises where it is not defined."""
+    def change(self, edit: Edit) -> tuple[Tensor, Values | None]:
+        """By what an edit changes the sums, and its results, if they were computed for that; raises where it is not
+        defined."""
         self.check()
         changes = edit.at(self.program)
         if changes and len(changes) == 1 and (found := self._directly(*next(iter(changes.items())))) is not None:
-            return found
-        return self.sums(edit.results(self.program, self.needed))
+            return found, None
+        results = edit.results(self.program, self.needed)
+        return self.sums(results), results
 
     def fitting(self, change: Tensor) -> list[str]:
         """The arguments of which all that is wrong may be what is changed so."""
@@ -133,7 +137,7 @@ class Sketch:
         differentiate = getattr(candidate("torch"), "autograd", None)
         program, values = self.program, self.program.values
         positions = [p for p in bits(self.needed) if isinstance(values[p], Tensor) and values[p].is_floating_point()]
-        if differentiate is None or not positions:
+        if differentiate is None or not positions or len(program.nodes) > LONG:
             return {}
 
         def forward(*moves: Tensor, **_: Any) -> Tensor:

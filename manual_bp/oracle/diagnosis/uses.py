@@ -8,21 +8,20 @@ from typing import Any
 
 from manual_bp.oracle.diagnosis.edit import PAGE, Edit, Slot
 from manual_bp.oracle.diagnosis.program import MOVES, Altered, At, Traced
+from manual_bp.oracle.diagnosis.sketch import LONG
 from manual_bp.oracle.diagnosis.values import with_other
 from manual_bp.oracle.diagnosis.words import name_of
 from manual_bp.program import Ref
 
 # An edit that is met more seldom is not asked of one use alone.
 OFTEN = 2.6
-# Of longer programs (many rounds of a loop) all pairs of operations are too many.
-LONG = 500
 # So much more seldom is what forward keeps made otherwise than all that forward gives, and one use than all.
 ALONE, AT_ONE = 0.4, 0.3
 
 
 def uses(traced: Traced, needed: int, edits: Sequence[Edit]) -> Iterator[Edit]:
     """edits: of one operation."""
-    if len(traced.nodes) > LONG:
+    if len(traced.nodes) > LONG:  # all pairs of operations are too many
         return
     cheap = [e for e in edits if e.cost <= OFTEN and e.position is not None and e.operand is None]
     cheap = [e for e in cheap if len(e.changes or ()) == 1]

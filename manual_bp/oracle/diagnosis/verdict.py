@@ -39,7 +39,7 @@ class Verdict:
     fits what is wrong by chance, and better than its program fits without any edit, which may lose digits. failed:
     wrong cases, few among many, in which it is something else too. agreed: cases in which it is what came.
     is_broken: whether what is not finite was evidence; is_finite: whether elsewhere what came is finite where it gives
-    what is not.  fresh: what it is in cases drawn to tell.
+    what is not.  fresh: what it is in cases drawn to tell.  last: the case that was asked last.
     """
 
     edit: Edit
@@ -57,6 +57,7 @@ class Verdict:
     is_broken: bool = False
     is_finite: bool = False
     fresh: Verdict | None = None
+    last: Point | None = None
 
     @property
     def cost(self) -> float:
@@ -73,13 +74,13 @@ class Verdict:
         """In how many cases it gives what is wrong."""
         return len(self.agreeing) + len(self.mixed)
 
-    def holds(self, deadline: Deadline, tried: int) -> bool:
+    def holds(self, deadline: Deadline, tried: int, exactly: bool = False) -> bool:
         """Ask it in all cases up to the first right one that it contradicts; False if something is wrong that it does
-        not give, or that chance may give as well, among so many as were tried."""
+        not give, or that chance may give as well, among so many as were tried.  exactly: also if it is not exact."""
         points = list(self.left)
         wrong = sum(p.samples[self.argument].is_wrong for p in points)
         while self.left and not self.contrary:
-            if not self._ask_next(deadline):
+            if not self._ask_next(deadline) or (exactly and (self.mixed or self.contrary or self.failed)):
                 return False
             if len(self.failed) > min(wrong, self.explained + FAILING) // FAILING:
                 return False
@@ -146,6 +147,7 @@ class Verdict:
         """Ask it in one more case; False if it is not what is wrong there."""
         deadline.check()
         edit, argument, point = self.edit, self.argument, self.left.pop(0)
+        self.last = point
         sample = point.samples[argument]
         try:
             program = point.traced(self.by)
