@@ -34,6 +34,13 @@ class Dice:
         self.thrown += shape.numel()
         return torch.empty(shape, dtype=torch.float64).uniform_(-1, 1, generator=self.generator)
 
+    def rounded(self, x: Tensor, rest: Tensor) -> Tensor:
+        """x + rest, with a rest of less than the distance to x's neighbour, as one of both by chance: rounded to the
+        nearest, errors of one rounding of float64 would vanish just above a power of 2, where they are half of it."""
+        step = torch.nextafter(x, rest.sign() * torch.inf) - x
+        chance = torch.empty(x.shape, dtype=torch.float64).uniform_(generator=self.generator)
+        return torch.where(chance * step.abs() < rest.abs(), x + step, x)
+
 
 class How(NamedTuple):
     """What a program may do otherwise.
@@ -100,8 +107,11 @@ def done_so(x: Tensor, how: How | None) -> Tensor:
 def _err(x: Bounded) -> None:
     """The error of a number made at random, where that is how things are done."""
     if x.how and x.how.dice is not None:
-        part = x.how.dice.parts(x.value.shape)
-        x.value, x.error = torch.where(x.error > 0, x.value + x.error * part, x.value), torch.zeros_like(x.value)
+        off = x.error * x.how.dice.parts(x.value.shape)
+        erred = x.value + off
+        if x.dtype is torch.float64:
+            erred = x.how.dice.rounded(erred, off - (erred - x.value))
+        x.value, x.error = torch.where(x.error > 0, erred, x.value), torch.zeros_like(x.value)
 
 
 class Running(Mode):
@@ -341,6 +351,8 @@ def _expanded(
 ) -> Tensor:
     """What the magnitudes of the terms add up to into which a result expands; at least its own."""
     own = result.value.abs() + result.error
+    is_finite = result.value.isfinite() & result.error.isfinite()
+    own = torch.where(is_finite, own.clamp(max=torch.finfo(torch.float64).max), own)  # as of a score less finfo.min
     if func not in bounded_table.MAGNITUDES:
         return own
     operands = [

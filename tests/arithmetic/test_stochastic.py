@@ -1,5 +1,7 @@
 """Stochastic arithmetic takes the place of a bound that has lost its meaning, and of no other."""
 
+import math
+
 import pytest
 import torch
 from jaxtyping import Float
@@ -230,3 +232,14 @@ def test_runs_at_once_err_as_runs_one_after_the_other_do(inputs: tuple[Tensor, T
 
     ratio = spread(at_once=True) / spread(at_once=False)
     assert ((ratio > 0.7) & (ratio < 1.4)).all()  # four standard deviations of a quotient of two from 100 runs each
+
+
+@pytest.mark.parametrize("start", [1.01, 1.5, 1.99], ids=["above a power of 2", "between", "below one"])
+def test_in_float64_one_rounding_shows_wherever_the_number_lies(start):
+    """Of numbers beside which the errors are half of the distance to a neighbour, or nearly the whole."""
+    value = torch.full((10000,), start, dtype=torch.float64)
+    x = done_so(Bounded(value, torch.zeros_like(value), torch.float64), How(dice=Dice()))
+    off = (x + 0.0).value - start  # rounded once, by one that makes a difference elsewhere
+    bound = start * 2.0**-53
+    assert bound / math.sqrt(3) < off.square().mean().sqrt() < 3 * bound, "of numbers evenly spread, and one more roll"
+    assert abs(off.mean()) < 5 * bound / 100, "not to one side"
