@@ -306,7 +306,8 @@ def _cotangents(name: str, y: Any, dy: Any) -> list[Tensor]:
 
 
 def enter(x: Tensor, contract: Contract) -> Tensor:
-    """`x` as a program under the contract receives it, in the precision of computation, carrying one rounding of it.
+    """`x` as a program under the contract receives it, in the precision of computation, carrying one rounding of it:
+    but for the format's largest number, which stands for an infinity in masks, and beyond which a rounding would lie.
 
     Masks and indices (bool, int) stay plain tensors.
     """
@@ -315,6 +316,7 @@ def enter(x: Tensor, contract: Contract) -> Tensor:
         return x
     value = x.double().contiguous()  # as a recorded program has it, whose views are of that
     _, error = rounded(precision(contract.compute), value, EXACT, (value, EXACT))
+    error = error.masked_fill(value.abs() == torch.finfo(contract.storage).max, 0.0)
     return converted(Bounded(value, error, contract.storage), dtype=contract.compute)
 
 

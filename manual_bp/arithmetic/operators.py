@@ -110,7 +110,7 @@ def rounded_on_entering(made: Tensor, dtype: torch.dtype) -> Tensor:
     if isinstance(made, Bounded):  # zeros, which a page may write into
         return done_so(Bounded(made.value, made.error, dtype), made.how)
     value = made.double()
-    is_exact = value.float().double() == value
+    is_exact = (value.float().double() == value) | (value.abs() == torch.finfo(torch.float64).max)
     return Bounded(value, torch.where(is_exact, 0.0, 2 * bounded_table.precision(dtype).u * value.abs()), dtype)
 
 

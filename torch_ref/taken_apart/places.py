@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -26,11 +27,11 @@ def running_smallest(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 
 def logcumsumexp(x: Tensor, dim: int) -> Tensor:
-    if not x.ndim:
+    """As torch has it, from place to place: each is rounded anew."""
+    if not x.ndim or not x.shape[dim]:
         return x * 1.0
-    line = x.movedim(dim, -1)
-    later = torch.ones(line.shape[-1], line.shape[-1], dtype=torch.bool).triu(1)
-    return line[..., None, :].masked_fill(later, -math.inf).logsumexp(-1).movedim(-1, dim)
+    first, *others = x.unbind(dim)
+    return torch.stack([*accumulate(others, torch.logaddexp, initial=first)], dim)
 
 
 def kth(x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> tuple[Tensor, Tensor]:

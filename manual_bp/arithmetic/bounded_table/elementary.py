@@ -18,18 +18,31 @@ from manual_bp.arithmetic.bounded_table.meanings import arithmetic, aten
 @arithmetic(aten.add.Tensor, aten.add.Scalar, operands=2)
 def add(p: Precision, a: Pair, b: Pair, alpha: float = 1) -> Pair:
     b = scaled(p, b, alpha)
+    if _are_whole(p, a, b):
+        return a[0] + b[0], EXACT
     return rounded(p, a[0] + b[0], a[1] + b[1], a, b, underflows=False)
 
 
 @arithmetic(aten.sub.Tensor, operands=2)
 def subtract(p: Precision, a: Pair, b: Pair, alpha: float = 1) -> Pair:
     b = scaled(p, b, alpha)
+    if _are_whole(p, a, b):
+        return a[0] - b[0], EXACT
     return rounded(p, a[0] - b[0], a[1] + b[1], a, b, underflows=False)
 
 
 @arithmetic(aten.rsub.Scalar, aten.rsub.Tensor, operands=2)
 def _rsub(p: Precision, a: Pair, b: Pair, alpha: float = 1) -> Pair:
     return subtract(p, b, a, alpha)
+
+
+def _are_whole(p: Precision, a: Pair, b: Pair) -> bool:
+    """Whether one is a number of a page's text and both are whole, exact and small: 1 less a mask of 0 and 1."""
+    number, other = (a, b) if a[1] is EXACT and not a[0].ndim else (b, a)
+    if number[1] is not EXACT or number[0].ndim or not float(number[0].item()).is_integer() or bool(other[1].any()):
+        return False
+    fits = number[0].abs() + other[0].abs() <= 1 / p.u
+    return bool((fits & (other[0] == other[0].round())).all())
 
 
 def scaled(p: Precision, a: Pair, factor: float) -> Pair:
@@ -44,7 +57,11 @@ def multiply(p: Precision, a: Pair, b: Pair) -> Pair:
     else:
         propagated = a[0].abs() * b[1] + (b[0].abs() + b[1]) * a[1]
     roundings = 0.0 if _scales_exactly(a) or _scales_exactly(b) else 1.0
-    return rounded(p, a[0] * b[0], propagated, a, b, roundings=roundings, product=True)
+    value, error = rounded(p, a[0] * b[0], propagated, a, b, roundings=roundings, product=True)
+    for limit, factor in ((a, b), (b, a)):
+        if _is_the_largest(p, limit):  # times a mask of 0 and 1
+            error = torch.where((factor[0].abs() == 1) & (factor[1] == 0), EXACT, error)
+    return value, error
 
 
 @arithmetic(aten.div.Tensor, operands=2)
@@ -59,6 +76,12 @@ def _scales_exactly(factor: Pair) -> bool:
     """Whether multiplying by it only changes the exponent: one exact number, a power of 2."""
     value, error = factor
     return value.ndim == 0 and error is EXACT and abs(math.frexp(value.item())[0]) == 0.5
+
+
+def _is_the_largest(p: Precision, number: Pair) -> bool:
+    """Whether it is the format's largest number, of either sign, which stands for an infinity in masks."""
+    value, error = number
+    return value.ndim == 0 and error is EXACT and abs(value.item()) == p.max
 
 
 @arithmetic(aten.addcmul.default, operands=3)
@@ -303,7 +326,8 @@ def _logaddexp(p: Precision, a: Pair, b: Pair) -> Pair:
     value = torch.logaddexp(a[0], b[0])
     d = torch.where(a[0] == b[0], EXACT, (a[0] - b[0]).abs())
     change = a[1] + b[1]
-    propagated = sum(times(torch.sigmoid(x[0] - y[0] + change).nan_to_num(1.0), x[1]) for x, y in ((a, b), (b, a)))
+    of_a, of_b = (times(torch.sigmoid(x[0] - y[0] + change).nan_to_num(1.0), x[1]) for x, y in ((a, b), (b, a)))
+    propagated = torch.minimum(of_a + of_b, torch.maximum(a[1], b[1]))  # both slopes together are 1
     e = torch.exp(-d)
     internal = (
         p.u * (torch.where(e > 0, e * d, EXACT) / (1 + e) + ulps("exp") * e / (1 + e) + ulps("log1p") * torch.log1p(e))

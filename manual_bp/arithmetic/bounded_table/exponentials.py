@@ -69,8 +69,10 @@ class _Shifted:
 
     @property
     def log_sum_changed(self) -> Tensor:
-        """How far log Σ eˣ may move: log(1 + Σ p (e^|d| − 1)) up, −log(1 − Σ p (1 − e^−|d|)) down."""
-        return torch.maximum(torch.log1p(self.total(self.up)), -torch.log1p(-self.total(self.down)))
+        """How far log Σ eˣ may move: log(1 + Σ p (e^|d| − 1)) up, −log(1 − Σ p (1 − e^−|d|)) down, and no further than
+        the x themselves."""
+        moved = torch.maximum(torch.log1p(self.total(self.up)), -torch.log1p(-self.total(self.down)))
+        return torch.minimum(moved, self.error.amax(self.axes, keepdim=True)) if self.error.numel() else moved
 
 
 @arithmetic(aten._softmax.default, operands=1)
@@ -114,7 +116,9 @@ def _of_logarithm(p: Precision, of: _Shifted) -> Tensor:
 def _apart(lost: float, a: Pair, magnitude: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
     """How far off softmax is as e^(x − log Σ eˣ), where the difference of numbers of such a magnitude loses such a part
     of it."""
-    return times(torch.softmax(a[0], dim), torch.expm1(_log_apart(lost, a, magnitude, dim)))
+    off = _log_apart(lost, a, magnitude, dim)
+    logarithm = torch.log_softmax(a[0], dim)
+    return torch.where(off < 1, logarithm.exp() * torch.expm1(off), (logarithm + off).exp())
 
 
 def _log_apart(lost: float, a: Pair, magnitude: Tensor, dim: int, half_to_float: bool = False) -> Tensor:

@@ -61,6 +61,8 @@ i1 and i1e 1.5e-6 and 2.0e-15; in units of the format's eps that is 3.4, 2.6, 12
 on most machines, but torch's for float32 on the CPU was seen 0.75 ulp off the exact result (torch 2.13, x86); 1 ulp
 is granted."""
 
+FLOAT64 = torch.finfo(torch.float64)
+
 VISIBLE = 16
 """A term of average size is so many times the worst case of a sum which hides none of its terms: up to 1024 terms in
 float32."""
@@ -91,6 +93,13 @@ class Precision:
     accumulate: Precision | None = None
     in_order: bool = False
 
+    @property
+    def overflow(self) -> float:
+        """Exact results below it are rounded to numbers: max and half a unit in its last place, max u / (2 − 2u), of
+        which a little is left out; in float64, where that is no number, max itself.  A score less finfo.min, which
+        stands for −∞ in many masks, is below it."""
+        return min(self.max * (1 + self.u * (1 - 2 * self.u) / 2), FLOAT64.max)
+
     def gamma(self, n: int) -> float:
         """What n roundings can do to a term of a sum, relatively."""
         u = self.accumulate.u if self.accumulate else self.u
@@ -120,9 +129,9 @@ def holds(wide: torch.dtype, narrow: torch.dtype) -> bool:
 def number(x: float, dtype: torch.dtype) -> Pair:
     """A Python number.  2, 0.5 and 1000 are exact; 0.01 and lam/n have been rounded once on entering the format, and
     perhaps once in the Python arithmetic that made them.  Where the format is float64, every Python float would be
-    exact; there it counts as exact if float32 holds it."""
+    exact; there it counts as exact if float32 holds it, or if it is the largest, which is computed by nobody."""
     checked = torch.float32 if dtype == torch.float64 else dtype
-    exact = math.isinf(x) or torch.tensor(x, dtype=checked).item() == x
+    exact = math.isinf(x) or abs(x) == FLOAT64.max or torch.tensor(x, dtype=checked).item() == x
     value = torch.tensor(x, dtype=torch.float64)
     return value, EXACT if exact else 2 * precision(dtype).u * value.abs()
 
@@ -146,7 +155,7 @@ def rounded(
     magnitude = value.abs() + propagated
     if magnitude.numel():
         least, largest = magnitude.aminmax()
-        if least.item() >= 2 * p.tiny and largest.item() <= p.max:  # the ordinary case: nothing of what follows
+        if least.item() >= 2 * p.tiny and largest.item() <= p.overflow:  # the ordinary case: nothing of what follows
             return value, torch.add(propagated, magnitude, alpha=roundings * p.u) if roundings else propagated
     fresh = magnitude * (roundings * p.u)
     if underflows:
@@ -155,7 +164,7 @@ def rounded(
             small |= (value == 0) & reduce(torch.logical_and, [x != 0 for x, _ in operands])
         fresh = torch.where(small, fresh.clamp(min=p.eta), fresh)
     error = propagated + fresh
-    fits = magnitude <= p.max  # a NaN does not
+    fits = magnitude <= p.overflow  # a NaN does not
     if fits.all():
         return value, error
     error = torch.where(fits, error, INF)
