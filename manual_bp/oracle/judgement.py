@@ -12,12 +12,11 @@ from torch import Tensor
 
 from manual_bp.foreign import named as named_type
 from manual_bp.oracle.calling import call
-from manual_bp.oracle.case import Case, Further
+from manual_bp.oracle.case import Case, Further, in_dtype
 from manual_bp.oracle.errors import errors
 from manual_bp.oracle.evidence import Evidence
 from manual_bp.oracle.kinds import Kinds
 from manual_bp.oracle.mismatch import Mismatch, Worst
-from manual_bp.oracle.overflow import overflown
 from manual_bp.oracle.pattern import pattern
 from manual_bp.oracle.report import Report
 from manual_bp.oracle.results import same_bits
@@ -269,10 +268,12 @@ class Judge:
         """Where no number came, one is due, and a step of the function itself overflows, in the arithmetic that was
         promised: nobody said that the function is of use there.  A number that came is judged there as elsewhere."""
         none = beyond & expected.isfinite() & ~got.detach().cpu().isfinite()
-        is_function = self.rule.elementwise and hasattr(self.rule.page, "FUNCTION")
-        if self.strict or not is_function or not bool(none.any()):
+        if self.strict or not hasattr(self.rule.page, "FUNCTION") or not bool(none.any()):
             return torch.zeros_like(none)
-        none &= overflown(self.rule, case, self.kinds.contract.compute)
+        there = in_dtype(case, self.kinds.contract.compute, "cpu")
+        dy = tuple(part for part in parts(there.dy) if part is not None)
+        found = self.rule.page.WITHOUT_OVERFLOWN(there.inputs, dy, case.hyper)[self.arguments.index(argument)]
+        none &= found.isnan()
         if bool(none.any()):
             self.note(f"{argument} is NaN or infinite where a step of the function itself overflows: not judged there")
         return none

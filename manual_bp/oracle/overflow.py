@@ -8,28 +8,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from manual_bp.dispatch import Mode, without_modes
-from manual_bp.oracle.case import Case, in_dtype
-from manual_bp.program.program import tensors_in
-from manual_bp.rule import Rule
+from manual_bp.dispatch import Mode
+from manual_bp.program.program import Evaluate, tensors_in
 
 
-def overflown(rule: Rule, case: Case, dtype: torch.dtype) -> Tensor:
-    """bool[*shape] on the CPU: the elements of a case of an element-wise function at which a step of its forward in
-    `dtype` overflows."""
-    inputs = [None if x is None else x.clone() for x in in_dtype(case, dtype, "cpu").inputs]  # it may write into them
-    watching = Watching(case.tensors[0].shape)
-    with torch.no_grad(), without_modes(), watching:
-        try:
-            rule.page.FUNCTION(*inputs, **case.hyper)
-        except (RuntimeError, ValueError, IndexError, TypeError):  # as one that holds tensors of another dtype
-            return torch.zeros_like(watching.overflown)
-    return watching.overflown
+def without_overflown(evaluate: Evaluate) -> Evaluate:
+    """As `evaluate`, with NaN where an operation overflows, which then spreads to whatever depends on it."""
+
+    def evaluated(op: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        result = evaluate(op, args, kwargs)
+        numbers = [x for x in tensors_in((args, kwargs)) if x.is_floating_point()]
+        is_said = any(isinstance(x, float) and math.isinf(x) for x in args)
+        if not numbers or is_said or not isinstance(result, Tensor) or not result.is_floating_point():
+            return result
+        usual = [_is_usual(x) for x in numbers]
+        if torch.Tag.pointwise not in getattr(op, "tags", ()):  # of an element of the result, any may be an operand
+            usual = [(x.isfinite().all() if x.numel() else torch.ones((), dtype=torch.bool)) for x in numbers]
+        return result.masked_fill(reduce(torch.logical_and, usual, result.isinf()), torch.nan)
+
+    return evaluated
 
 
 class Watching(Mode):

@@ -129,6 +129,7 @@ def page_of(function: Function) -> ModuleType:
         ORDERS=any(node.op in EXTREMES or node.op in PLACES for node in derivative.forward.nodes),
         GIVEN={name: said.shape for name, said in function.given.items() if said.shape is not None},
         VALUES=(value,) if derivative.changed else (),
+        WITHOUT_OVERFLOWN=recorded.without_overflown,
         IS_BROADCAST_ANEW=partial(recorded.is_broadcast_anew, derivative),
         BROADCAST=_broadcast(derivative.forward, _shapes(names, ordinary)),
     )

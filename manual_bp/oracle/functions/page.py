@@ -18,6 +18,8 @@ from manual_bp.arithmetic.operators import is_bounded, on_jets, on_tensors
 from manual_bp.dispatch import without_modes
 from manual_bp.oracle.candidates import differentiator
 from manual_bp.oracle.functions.alike import are_broadcast_anew
+from manual_bp.oracle.overflow import without_overflown
+from manual_bp.outputs import parts
 from manual_bp.program import Program
 
 # So many programs of one function are kept: every case of a comparison, twice over.
@@ -57,6 +59,7 @@ class Recorded:
         return self._kept[key]
 
     def _derived(self, inputs: tuple[Any, ...], hyper: Mapping[str, Any], keeps_digits: bool) -> Any:
+        """As `derivative`.  Where torch has an operation not in 16 bits, as it is in 32."""
         given = tuple(None if x is None else _plain(x).contiguous() for x in inputs)
         way = tuple(hyper.items())
         try:
@@ -65,6 +68,9 @@ class Recorded:
                     self.function, given, hyper, is_bounded, keeps_digits, way in self._known
                 )
         except (RuntimeError, IndexError, TypeError, AssertionError) as error:
+            if isinstance(error, NotImplementedError) and any(map(_is_narrow, given)):
+                wide = tuple(x.float() if x is not None and _is_narrow(x) else x for x in given)
+                return self._derived(wide, hyper, keeps_digits)
             shapes = ", ".join("None" if x is None else str(tuple(x.shape)) for x in given)
             raise ValueError(f"{name_of(self.function)} raises {type(error).__name__} at {shapes}: {error}") from error
         for node in found.unknown:
@@ -94,6 +100,15 @@ class Recorded:
     def losing(self, inputs: tuple[Any, ...], hyper: Mapping[str, Any]) -> tuple[Any, Residuals]:
         """As `forward`, by torch's own formulas, some of which lose digits."""
         return self._run(self.derivative(inputs, hyper, keeps_digits=False), inputs, hyper)
+
+    def without_overflown(
+        self, inputs: tuple[Any, ...], dy: tuple[Tensor, ...], hyper: Mapping[str, Any]
+    ) -> tuple[Any, ...]:
+        """Outputs and cotangents, with NaN wherever they depend on a step of forward that overflows."""
+        found, present = self.derivative(inputs, hyper, keeps_digits=False), [x for x in inputs if x is not None]
+        evaluate = on_tensors(next(x.dtype for x in present if x.is_floating_point()))
+        (y, saved), _ = found.forward.run(_in_order(present), without_overflown(evaluate))
+        return (*parts(y), *found.backward.run((*saved, *_in_order(dy)), evaluate)[0])
 
     def _run(self, found: Any, inputs: tuple[Any, ...], hyper: Mapping[str, Any]) -> tuple[Any, Residuals]:
         """Forward on tensors.  Raises ValueError where the function is not defined for their values, as where one is
@@ -147,6 +162,10 @@ def _kind(x: Any) -> Any:
     return (
         (tuple(x.shape), x.dtype) if x.is_floating_point() else (tuple(x.shape), x.dtype, x.numpy(force=True).tobytes())
     )
+
+
+def _is_narrow(x: Tensor | None) -> bool:
+    return x is not None and x.is_floating_point() and x.dtype.itemsize < torch.float32.itemsize
 
 
 def _plain(x: Any) -> Tensor:

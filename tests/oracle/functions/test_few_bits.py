@@ -1,6 +1,7 @@
 """Arithmetic in 16 bits excuses what is rounded to 16 bits, and no formula that is computed in float32."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -60,3 +61,24 @@ def test_a_program_of_16_bits_throughout_is_told_which_contract_takes_it():
     report = compare(torch_ref.vjp(cost), cost, inputs=inputs, dtype=torch.bfloat16)
     assert not report.passed
     assert "contract=Contract(torch.bfloat16, torch.bfloat16)" in report.diagnoses[0], report
+
+
+def test_a_function_that_torch_has_not_in_16_bits_is_one_there():
+    """As cdist is on the CPU."""
+
+    def function(x, w):
+        return torch.cdist(x, w).square()
+
+    def candidate(inputs, dy, factor=1.0):
+        x, w = (each.float() for each in inputs)
+        difference = x[:, None] - w
+        each = 2 * factor * dy[..., None] * difference
+        y, *grads = (part.to(dy.dtype) for part in (difference.square().sum(-1), each.sum(1), -each.sum(0)))
+        return y, tuple(grads)
+
+    def judged(vjp):
+        return compare(vjp, function, inputs={"x": (4, 3), "w": (5, 3)}, dtype=torch.bfloat16, diagnose=0)
+
+    assert judged(candidate).passed
+    wrong = judged(partial(candidate, factor=-1.0))
+    assert {m.argument for m in wrong.mismatches} == {"dx", "dw"}, str(wrong)

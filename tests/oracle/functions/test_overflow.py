@@ -7,7 +7,9 @@ import torch
 
 import torch_ref
 from manual_bp.oracle import Case, compare
+from manual_bp.oracle.functions import reference
 from manual_bp.oracle.overflow import Watching
+from tests.judging import ordinary
 
 # A function, and its slope as a textbook has it.
 QUOTIENT = (lambda x: x / (x * x + 1), lambda x: (1 - x * x) / ((x * x + 1) * (x * x + 1)))
@@ -86,6 +88,57 @@ def test_a_pole_is_no_overflow():
     with Watching(x.shape) as watching:
         torch.rsqrt(x) + 1 / x
     assert watching.overflown.tolist() == [False, True, False]
+    page = reference(lambda x: torch.rsqrt(x) + 1 / x, {"x": (4, 33)}).page
+    y, _ = page.WITHOUT_OVERFLOWN((x,), (torch.ones(3),), {})
+    assert y.isnan().tolist() == [False, True, False]
+
+
+def polynomial(x, coefficients):
+    value = torch.zeros_like(x)
+    for c in reversed(coefficients.unbind(0)):
+        value = value * x + c
+    return torch.tanh(value)
+
+
+def by_powers(inputs, dy, factor=1.0):
+    """As a sum of powers, of which two are infinite where Horner's rule has one."""
+    x, coefficients = inputs
+    degrees = torch.arange(len(coefficients))[:, None, None]
+    powers = x**degrees
+    value = (coefficients[:, None] * powers).sum(0)
+    dvalue = factor * dy / torch.cosh(value) ** 2
+    slope = (degrees[1:] * coefficients[1:, None] * powers[:-1]).sum(0)
+    return torch.tanh(value), (dvalue * slope, (dvalue * powers).sum(1))
+
+
+def test_of_coupled_numbers_what_depends_on_an_overflow_is_not_judged():
+    inputs = {"x": lambda generator: 2.4 * torch.rand(6, 4, generator=generator).double() - 1.2, "coefficients": (4, 4)}
+    report = compare(by_powers, polynomial, inputs=inputs, diagnose=0)
+    assert report.passed, str(report)
+    assert any("the function itself overflows" in note for note in report.notes)
+    assert not compare(by_powers, polynomial, inputs=inputs, diagnose=0, strict=True).passed
+
+
+def test_what_does_not_depend_on_an_overflow_is_judged():
+    """Rows of their own, of which the first one overflows."""
+
+    def candidate(inputs, dy, also=()):
+        x, w = inputs
+        h = x * x + 1
+        y, slope = (w * x / h).sum(-1), w * (1 - x * x) / (h * h)
+        dx = slope * dy[:, None]
+        dx[[0, *also]] = torch.nan
+        return y, (dx, x / h * dy[:, None])
+
+    def function(x, w):
+        return (w * x / (x * x + 1)).sum(-1)
+
+    case = ordinary(reference(function, {"x": (4, 3), "w": (4, 3)}), torch.float32)
+    case.inputs[0][0] = 1e25
+    given = {"inputs": {"x": (4, 3), "w": (4, 3)}, "cases": [case], "diagnose": 0}
+    assert compare(candidate, function, **given).passed
+    report = compare(partial(candidate, also=[2]), function, **given)
+    assert {(m.kind, m.argument) for m in report.mismatches} == {("wrong", "dx")}, str(report)
 
 
 def test_an_overflow_of_the_candidate_alone_is_wrong_and_said():
