@@ -208,6 +208,7 @@ def test_numbers_that_stand_alone_are_arranged_without_a_warning(words):
     ("change", "words"),
     [
         (lambda dx, x, dy, alpha: torch.where(x > 1, 0, dx), "where x > 1"),
+        (lambda dx, x, dy, alpha: torch.where(alpha * x > 1, 0, dx), "where alpha·x > 1"),
         (lambda dx, x, dy, alpha: 3 * dx if alpha < 0 else dx, "where alpha < 0"),
     ],
 )
@@ -235,6 +236,14 @@ def test_a_condition_is_not_read_off_by_chance():
     assert condition(both, many) == ""
     absent = {"weight is absent": feature(~many, "weight", "flag", True)}
     assert condition({**both, **absent}, many) == "weight is given"
+
+
+def test_what_no_program_is_wrong_for_is_no_condition():
+    """That a target holds 0 may be one; that it holds none is so of most cases that show an error."""
+    many = torch.arange(40) >= 20
+    assert condition({"target holds 0": feature(many, kind="flag")}, many) == "target holds 0"
+    for name in ("target holds 0", "index is repeated", "x holds NaN or infinity"):
+        assert condition({name: feature(~many, kind="flag")}, many) == ""
 
 
 def test_a_bound_is_one_number_where_no_other_could_stand_there_and_a_gap_elsewhere():

@@ -19,7 +19,7 @@ from torch import Tensor
 from manual_bp import axes
 from manual_bp.inputs import Index
 from manual_bp.oracle.diagnosis.program import Traced
-from manual_bp.oracle.diagnosis.quantities import Called, counts_of
+from manual_bp.oracle.diagnosis.quantities import Called, counts_of, numbers_of
 from manual_bp.oracle.diagnosis.samples import CERTAIN
 
 # A bound is one number if those that it parts lie nearer to each other than this share of them.
@@ -162,10 +162,11 @@ def _bound(name: str, feature: Feature, theirs: float, mine: float, sign: str) -
 
 DENIED = {
     " is odd": "",
+    " is repeated": "",
+    " holds ": "",
     " is absent": " is given",
     " is not ": " is ",
     " is ": " is not ",
-    " holds ": " holds no ",
     " < 0": " ≥ 0",
 }
 
@@ -174,7 +175,9 @@ def _denied(words: str) -> str:
     """What holds where these words do not."""
     for said, other in DENIED.items():
         if said in words:
-            return words.replace(said, other, 1) if other else ""  # who works in pairs fails for odd lengths
+            # Who works in pairs fails for odd lengths; and that nothing is 0, NaN or repeated makes no program fail:
+            # where something is, an error may not show.
+            return words.replace(said, other, 1) if other else ""
     raise ValueError(f"no words deny {words!r}")
 
 
@@ -264,6 +267,8 @@ def of_elements(traced: Traced, argument: str, shape: tuple[int, ...]) -> dict[s
             found[name] = Feature(numbers, name, "number" if x.is_floating_point() else "count")
             if x.is_floating_point():
                 found[f"|{name}|"] = Feature(numbers.abs(), name, "number")
+                for h, number in numbers_of(traced).items():  # a threshold is often one of what is computed of it first
+                    found[f"{h}·{name}"] = Feature(number * numbers, name, "number")
 
     known = {n: traced.values[p] for p, n in traced.names.items() if p < len(traced.case.tensors)}
     for name, x in known.items():

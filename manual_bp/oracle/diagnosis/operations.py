@@ -32,7 +32,7 @@ ALIKE: tuple[tuple[float, tuple[str, ...]], ...] = (
     (2.6, ("maximum", "minimum")),
     (2.6, ("clamp_min", "clamp_max", "add")),
     (2.6, ("bitwise_and", "bitwise_or")),
-    (2.5, ("gt", "ge", "lt", "le")),
+    (2.2, ("gt", "ge", "lt", "le")),
     (2.5, ("eq", "ne")),
     (2.8, ("amax", "amin")),
     (2.8, ("argmax", "argmin")),
@@ -159,7 +159,12 @@ def _regrouped(slot: Slot) -> Iterator[Edit]:
     x, value = slot.traced.values[of.position], slot.value
     if isinstance(x, Tensor) and _interleaved(x, value.shape) is not None:
         words = f"groups interleaved, and not one after the other, in {slot.name}"
-        yield slot.edit_at(2.6, words, lambda y, at: _interleaved(at.args()[0], y.shape), "interleaved")
+        yield slot.edit_at(2.6, words, _grouped_otherwise, "interleaved")
+
+
+def _grouped_otherwise(right: Tensor, at: At) -> Tensor:
+    found = _interleaved(at.args()[0], right.shape)
+    return right if found is None else found
 
 
 def _interleaved(x: Tensor, shape: Sequence[int]) -> Tensor | None:

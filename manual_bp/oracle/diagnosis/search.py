@@ -50,6 +50,8 @@ WRITTEN, FEWEST = 1.2, 16
 # Seconds that are taken for what the page lists: a tenth of one mostly, and what a process of some GB takes to collect
 # its garbage meanwhile.  They are part of the search's own.
 LISTED = 2.5
+# How much more seldom an edit of forward is met where y is right, and one of what is made in backward too.
+FORWARD, BOTH = 1.0, 0.4
 # Of so many edits it is asked which is the nearest.
 NEAREST = 300
 # Of one argument so many edits are kept that hold in some cases alone: beside them an exact one is sought.
@@ -330,7 +332,11 @@ class Search:
         more = LITTLE if is_little and "rounded to" in edit.words else 0.0
         if edit.position is None or any(a in self.points for a in self.rule.arguments if a.startswith("y")):
             return more
-        return more + (1.0 if program.sites[edit.position].stage in ("forward", "inputs") else 0.0)
+        stages = {program.sites[p].stage for p in edit.at(program)}
+        if program.sites[edit.position].stage not in ("forward", "inputs"):
+            return more
+        # What is made in the same way in forward and backward may well be made wrong in a backward that computes both.
+        return more + (BOTH if "backward" in stages else FORWARD)
 
     def _confirm(self, edit: Edit, argument: str, by: str, exactly: bool = False) -> None:
         """Ask an edit in all cases, and enter what comes of it: for every argument that is open too."""
