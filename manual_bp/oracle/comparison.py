@@ -214,7 +214,7 @@ class Comparison:
                 f"{name} > {most}: the work of the function grows with it; a longer one in inputs= is tried"
                 for name, most in getattr(self.rule.page, "GROWING", {}).items()
             ]
-            report.not_tested += self._at_one_value()
+            report.not_tested += [*self._at_one_value(), *self._of_one_shape()]
         report.notes += self.declared.notes()
         for (argument, kind, detail), found in self.judge.excused.items():
             worst = max(found, key=lambda m: m.error_over_allowance or 0.0)
@@ -247,6 +247,18 @@ class Comparison:
                 else f'pass hyper={{"{name}": ...}} to have another one tried'
             )
             for name, value in alone.items()
+        ]
+
+    def _of_one_shape(self) -> list[str]:
+        """Inputs of a function that are never of another shape, nor are those that share an axis with them."""
+        fixed = getattr(self.rule.page, "OF_ONE_SHAPE", {})
+        if self.candidate is None or not fixed:
+            return []
+        shapes = ", ".join(f"{name} {shape}" for name, shape in fixed.items())
+        name, shape = next(iter(fixed.items()))
+        return [
+            f"lengths other than those of {shapes}: what is given as a tensor, or by a function without a shape, stays "
+            f'of its shape; pass inputs={{"{name}": ({shape}, draw)}} of a draw(shape, generator) to have others tried'
         ]
 
     def _untested(self, argument: str, generated: bool) -> str:

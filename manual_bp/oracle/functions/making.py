@@ -127,6 +127,9 @@ def page_of(function: Function) -> ModuleType:
         MISTAKES=(mistake,) if derivative.changed else (),
         CERTIFIED=not derivative.is_its_own,
         ORDERS=any(node.op in EXTREMES or node.op in PLACES for node in derivative.forward.nodes),
+        OF_ONE_SHAPE={
+            n: said.shape for n, said in function.given.items() if said.is_fixed and said.shape and not said.axes
+        },
         GIVEN={name: said.shape for name, said in function.given.items() if said.shape is not None},
         VALUES=(value,) if derivative.changed else (),
         WITHOUT_OVERFLOWN=recorded.without_overflown,

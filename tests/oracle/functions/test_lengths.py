@@ -84,3 +84,23 @@ def test_what_is_wrong_beyond_the_largest_block_is_seen(function, inputs, length
 
     assert compare(right, function, inputs=inputs, diagnose=0).passed
     assert not compare(wrong, function, inputs=inputs, diagnose=0).passed
+
+
+def test_that_a_sample_stays_of_its_shape_is_said() -> None:
+    """Its rows are those of x as well, so that what is wrong from some number of rows on could not be seen."""
+
+    def loss(x, target):
+        return torch.nn.functional.cross_entropy(x, target)
+
+    def few_rows(inputs, dy):
+        y, (dx, _) = torch_ref.vjp(loss)(inputs, dy)
+        return y, (torch.where(torch.arange(len(dx))[:, None] < 32, dx, 0), None)
+
+    sample = torch.randint(5, (6,), generator=torch.Generator().manual_seed(0))
+    for given in (sample, lambda generator: torch.randint(5, (6,), generator=generator)):
+        report = compare(few_rows, loss, inputs={"x": (6, 5), "target": given}, diagnose=0)
+        assert any("target (6,)" in text for text in report.not_tested), str(report)
+    draw = (6,), lambda shape, generator: torch.randint(5, shape, generator=generator)
+    report = compare(few_rows, loss, inputs={"x": (6, 5), "target": draw}, diagnose=0)
+    assert not report.passed
+    assert not any("shape" in text for text in report.not_tested)
