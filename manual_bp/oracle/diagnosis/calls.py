@@ -3,7 +3,7 @@ the given one, on the layout of memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -182,18 +182,28 @@ def another_mask(search: Search, argument: str) -> str:
         kind = search.rule.kind(name)
         is_mask = kind is torch.bool or (kind is None and not search.rule.is_number(name))
         for scaled in (True, False) if is_mask else ():
-            pairs = [_followed(point, argument, name, scaled) for point in search.points[argument]]
-            known = [pair for pair in pairs if pair is not None]
-            total, more, less = (sum(counts) for counts in zip(*known, strict=True)) if known else (0, 0, 0)
+            every = _all_followed(search.points[argument], argument, name, scaled)
+            total, more, less = (sum(counts) for counts in zip(*every, strict=True)) if every else (0, 0, 0)
             other = more + less
             # What is left out alone is no other mask.
-            if len(known) == len(pairs) and other >= NUMBERS and more and less:
+            if other >= NUMBERS and more and less:
                 scale = "" if scaled else ", and without its scale"
                 return (
                     f"that of another {name} than the given one (a fresh one?){scale}: each of {total} numbers is that "
                     f"of a kept or of a dropped element, and {other} of them are the other of the two"
                 )
     return ""
+
+
+def _all_followed(points: Sequence[Point], argument: str, name: str, scaled: bool) -> list[tuple[int, int, int]]:
+    """As `_followed` in every case; nothing if any number of any is neither, after which no further case is asked."""
+    found = []
+    for point in points:
+        counts = _followed(point, argument, name, scaled)
+        if counts is None:
+            return []
+        found.append(counts)
+    return found
 
 
 def _followed(point: Point, argument: str, name: str, scaled: bool) -> tuple[int, int, int] | None:
