@@ -82,15 +82,17 @@ def in_float32(vjp):
             return tuple(map(as_float32, x))
         return x.float() if isinstance(x, torch.Tensor) and x.is_floating_point() else x
 
-    def candidate(inputs, dy=None, **hyper):
-        dtype = next(x.dtype for x in (*inputs, *parts(dy)) if x is not None and x.is_floating_point())
+    def candidate(inputs, *dy, **hyper):  # none of a page without backward
+        numbers = (x for x in (*inputs, *(part for each in dy for part in parts(each))) if x is not None)
+        dtype = next(x.dtype for x in numbers if x.is_floating_point())
 
         def rounded(x):
             if isinstance(x, tuple):
                 return tuple(map(rounded, x))
             return x.to(dtype) if isinstance(x, torch.Tensor) and x.is_floating_point() else x
 
-        return rounded(tuple(vjp(as_float32(inputs), as_float32(dy), **hyper)))
+        results = vjp(as_float32(inputs), *as_float32(dy), **hyper)
+        return rounded(tuple(results) if isinstance(results, tuple | list) else results)
 
     return candidate
 

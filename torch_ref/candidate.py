@@ -183,8 +183,15 @@ class Torch:
         """Ready-made checkers of a rule, by name (torch_ref.checkers)."""
         from torch_ref.checkers import checkers
 
-        reference = twin(rule.name) or vjp(lambda *inputs, **hyper: rule.pure(*inputs, **hyper)[0])
+        reference = twin(rule.name) or self._own(rule)
         return checkers(rule, dtype, reference)
+
+    @staticmethod
+    def _own(rule: Rule) -> Vjp:
+        """The page's own forward, where there is no twin: differentiated, or its values."""
+        if rule.has_backward:
+            return vjp(lambda *inputs, **hyper: rule.pure(*inputs, **hyper)[0])
+        return lambda inputs, **hyper: rule.pure(*inputs, **hyper)[0]  # type: ignore[return-value]
 
     def function(self, value: Callable[..., Any], differentiated: Vjp) -> Callable[..., Any]:
         """A function `f(inputs, hyper)` that autograd runs through, made of `value(inputs, hyper) -> y` and a Vjp."""

@@ -29,15 +29,17 @@ def checkers(rule: Rule, dtype: torch.dtype, reference: Any) -> dict[str, Checke
     """By name: gradcheck (in float64, as it asks), its fast mode, assert_close at its defaults and at 1e-2 in `dtype`
     against a reference, and JAX's check_grads where jax is installed.
 
-    reference: the Vjp that results are compared with.
+    reference: the Vjp that results are compared with; of a page without backward, a function of the inputs that gives
+        values, as its programs are, of which only the two that compare have a meaning.
     """
     wide, case = ordinary(rule, torch.float64), ordinary(rule, dtype)
     found = {
-        "gradcheck": gradcheck(rule, wide),
-        "gradcheck fast": gradcheck(rule, wide, fast=True),
         "assert_close": assert_close(rule, case, reference),
         "assert_close 1e-2": assert_close(rule, case, reference, rtol=LOOSE, atol=LOOSE),
     }
+    if not rule.has_backward:
+        return found
+    found |= {"gradcheck": gradcheck(rule, wide), "gradcheck fast": gradcheck(rule, wide, fast=True)}
     if importlib.util.find_spec("jax") is not None:
         found["check_grads"] = check_grads(rule, case)
     return found
@@ -67,9 +69,11 @@ def gradcheck(rule: Rule, case: Case, fast: bool = False) -> Checker:
 
 
 def assert_close(rule: Rule, case: Case, reference: Any, **tolerances: Any) -> Checker:
-    """torch.testing.assert_close of every cotangent with the reference's in the same dtype; with the dtype's defaults
-    if no tolerances are given."""
-    due = reference(case.inputs, case.dy, **case.hyper)[1]
+    """torch.testing.assert_close of every cotangent, or value of a page without backward, with the reference's in the
+    same dtype; with the dtype's defaults if no tolerances are given."""
+    given = (case.inputs, case.dy) if rule.has_backward else (case.inputs,)
+    results = reference(*given, **case.hyper)
+    due = results[1] if rule.has_backward else results
 
     def checker(program: Any) -> bool:
         try:
@@ -83,7 +87,11 @@ def assert_close(rule: Rule, case: Case, reference: Any, **tolerances: Any) -> C
 
 
 def pairs(rule: Rule, case: Case, program: Any, due: Any) -> Iterator[tuple[Any, Tensor]]:
-    """Each cotangent that a program gives, with what is due."""
+    """Each cotangent that a program gives, or value of a page without backward, with what is due."""
+    if not rule.has_backward:
+        values = zip(parts(program(case.inputs, **case.hyper)), parts(due), strict=True)
+        yield from ((got, expected) for got, expected in values if expected is not None)
+        return
     _, grads = program(case.inputs, case.dy, **case.hyper)
     for x, got, expected, spec in zip(case.inputs, grads, due, rule.inputs.values(), strict=True):
         if x is not None and spec.cotangent:

@@ -85,7 +85,7 @@ def test_negative_strides(name, index):
     assert compare(from_functions(forward_numpy, backward_numpy), "tanh").passed
 
 
-ELEMENTWISE = [name for name, rule in bp.RULES.items() if rule.elementwise]
+ELEMENTWISE = [name for name, rule in bp.RULES.items() if rule.elementwise and rule.has_backward]
 ONE_AND_ALL = [pytest.param(n, marks=[] if n == ELEMENTWISE[0] else pytest.mark.exhaustive) for n in ELEMENTWISE]
 
 
@@ -102,8 +102,9 @@ def test_one_wrong_element_among_a_million(name, index):
     def candidate(inputs, dy, **hyper):
         y, (dx, *others) = rule.vjp(inputs, dy, **hyper)
         if dx.numel() > 10**6:
+            dx = dx.clone()  # add's is dy itself
             flat = dx.view(-1)
-            flat[index] = 1.001 * flat[index] + 0.001
+            flat[index] += 0.001 * flat[index].abs() + 0.001
         return y, (dx, *others)
 
     found = judged(candidate, rule, torch.float32, is_large, strict=False).mismatches
