@@ -335,6 +335,14 @@ def parts_exchanged(program):
     [
         ("linear", [(5, 3), (8, 3), (8,)], {}, "dweight", parts_exchanged, "parts 2 and 3 of 4 of `dweight` exchanged"),
         (
+            "scaled_dot_product_attention",
+            [(2, 3, 4, 5), (2, 3, 4, 5), (2, 3, 4, 5), None],
+            {},
+            "dq",
+            lambda p: p.rule.vjp((*p.inputs[:2], p.inputs[2][:, :1].expand(2, 3, 4, 5), None), p.dy)[1][0],
+            "the first of `v` along the third axis from the last",
+        ),
+        (
             "huber",
             [(4, 5), (4, 5)],
             {"delta": 0.3, "reduction": "sum"},

@@ -69,7 +69,7 @@ CLAMPED: Mapping[str, tuple[float, Callable[[Tensor], Tensor]]] = {
 
 
 def _along(change: Callable[[Tensor, int], Tensor], axis: int, x: Tensor) -> Tensor:
-    if axis >= x.ndim - 1:
+    if not -x.ndim <= axis < x.ndim - 1:
         raise IndexError("the last axis is one of its own")
     return change(x, axis).expand_as(x)
 
@@ -87,11 +87,14 @@ ALONG: Mapping[str, tuple[float, Callable[[Tensor, int], Tensor]]] = {
 }
 """What is taken for all along an axis, or in what order."""
 
+AXES: Mapping[str, int] = {"its last axis": -1, "axis 0": 0, "axis 1": 1, "the third axis from the last": -3}
+"""That of heads is the third from the last, of however many axes of a batch."""
+
 ARRANGED: Mapping[str, tuple[float, Callable[[Tensor], Tensor]]] = {
     **{
         f"{words} {said}": (cost + i / 10, partial(_along, change, axis))
         for words, (cost, change) in ALONG.items()
-        for i, (said, axis) in enumerate({"its last axis": -1, "axis 0": 0, "axis 1": 1}.items())
+        for i, (said, axis) in enumerate(AXES.items())
     },
     "the mean of {0} for each of its elements": (3.3, lambda x: x.mean().expand_as(x)),
     "the sum of {0} for each of its elements": (3.3, lambda x: x.sum().expand_as(x)),
