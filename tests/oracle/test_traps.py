@@ -85,15 +85,15 @@ def test_negative_strides(name, index):
     assert compare(from_functions(forward_numpy, backward_numpy), "tanh").passed
 
 
-ELEMENTWISE = [name for name, rule in bp.RULES.items() if rule.elementwise and rule.has_backward]
+ELEMENTWISE = [name for name, rule in bp.RULES.items() if rule.elementwise]
 ONE_AND_ALL = [pytest.param(n, marks=[] if n == ELEMENTWISE[0] else pytest.mark.exhaustive) for n in ELEMENTWISE]
 
 
 def is_large(case):
-    return case.dy.numel() > 10**6
+    return case.tensors[0].numel() > 10**6
 
 
-@pytest.mark.parametrize("name", ONE_AND_ALL)
+@pytest.mark.parametrize("name", [one for one in ONE_AND_ALL if bp.RULES[one.values[0]].has_backward])
 @pytest.mark.parametrize("index", [0, 1, 524_288, 1_048_576, -1])
 def test_one_wrong_element_among_a_million(name, index):
     """Off by a thousandth; a mean over all would be off by 1e-9, and assert_close's relative tolerance is 1.3e-6."""
