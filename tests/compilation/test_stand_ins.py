@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import math
 import pkgutil
 from importlib import import_module
@@ -343,22 +344,23 @@ def test_max_pool_passes_the_oracle_and_is_the_page(side_by_side, monkeypatch):
     assert_right("max_pool")
 
     page, generator = bp.RULES["max_pool"].page, torch.Generator().manual_seed(0)
-    few = torch.tensor([0.0, -0.0, 1.0, 2.0, -math.inf, math.inf, math.nan])  # ties of all kinds; rows beyond a vector
-    for how in (
+    few = torch.tensor([0.0, -0.0, 1.0, 2.0, -math.inf, math.inf, math.nan])  # ties of all kinds
+    hows = (
         {"kernel": 2},
         {"kernel": 3, "stride": 2, "padding": 1},
         {"kernel": (2, 3), "stride": 1, "padding": (1, 0)},
         {"kernel": (3, 2), "stride": (1, 3), "dilation": (2, 5), "ceil_mode": True},
         {"kernel": 5, "stride": 4, "padding": 2, "dilation": (1, 3), "ceil_mode": True},
-    ):
-        x = few[torch.randint(len(few), (2, 19, 21, 37), generator=generator)]
+    )
+    for width, how in itertools.product((37, 9), hows):  # rows beyond a vector, and several in one
+        x = few[torch.randint(len(few), (2, 19, 21, width), generator=generator)]
         x[0] = -math.inf
         y, kept = page.forward(x, **how)
         dy = torch.randn(y.shape, generator=generator)
         with standing_in():
             got, ours = bp.RULES["max_pool"].forward(x, **how)
             (dx,) = bp.RULES["max_pool"].backward(ours, dy)
-        assert torch.equal(ours.winner.long(), kept.winner), how
+        assert torch.equal(ours.winner.long(), kept.winner), (width, how)
         torch.testing.assert_close(got, y, rtol=0, atol=0, equal_nan=True)
         torch.testing.assert_close(dx, page.backward(kept, dy)[0])
 
