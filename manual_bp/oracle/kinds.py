@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -49,6 +50,11 @@ PLAIN = 4
 # A sum that cancels may be small, and its digits are those of its terms: a bound of arithmetic in few bits leaves two
 # bits of what they add up to, or is no wider than the largest number that is due.
 LEFT = 4.0
+# Bounds are kept beside a case of up to so many elements, which is 64 KB for each: of a recurrence they take up to a
+# second.  Of a larger case they are kept no longer than it is judged.
+BOUNDED = 2**13
+_BOUNDS: WeakKeyDictionary[Case, tuple[Any, dict[Any, Values]]] = WeakKeyDictionary()
+"""Of a case: the rule with its text, and what was found of it there."""
 
 
 class Excuse(NamedTuple):
@@ -182,7 +188,7 @@ class Kinds:
         anything would be excused."""
         bound = bounds[position]
         assert bound is not None
-        reach = self._kept(("reach", formula), case, lambda: reach_of(self.rule, case, formula))[position]
+        reach = self._bound(("reach", formula), case, lambda: reach_of(self.rule, case, formula))[position]
         assert reach is not None
         if not self.rule.elementwise:
             finite = expected[expected.isfinite()].abs()
@@ -271,22 +277,36 @@ class Kinds:
     def widths_of(
         self, case: Case, contract: Contract, formula: Mistake | Value | None = None, how: How | None = None
     ) -> Values:
-        """The widths of the page, or of a formula that loses digits, kept for the case's other arguments."""
+        """The widths of the page, or of a formula that loses digits, kept for the case's other arguments and for other
+        candidates."""
 
         def find() -> Values:
             instead = formula.instead if formula else {}
             found = widths(self.rule, case.inputs, case.dy, contract, how=how, **instead, **case.hyper)
             return (*found.outputs, *found.grads)
 
-        return self._kept(("width", formula, how, contract), case, find)
+        return self._bound(("width", formula, how, contract), case, find)
 
     def _lost(self, case: Case, contract: Contract) -> Values:
-        return self._kept(("lost", contract), case, lambda: lost_digits(self.rule, case, contract))
+        return self._bound(("lost", contract), case, lambda: lost_digits(self.rule, case, contract))
 
     def _kept(self, what: Any, case: Case, find: Callable[[], Values]) -> Values:
         if what not in self._known or self._known[what][0] is not case:
             self._known[what] = (case, find())
         return self._known[what][1]
+
+    def _bound(self, what: Any, case: Case, find: Callable[[], Values]) -> Values:
+        """Likewise what no candidate changes, kept as long as the case is, for the next one that is off there."""
+        if case.elements > BOUNDED:
+            return self._kept(what, case, find)
+        page = self.rule.page
+        of = (self.rule, page.forward, getattr(page, "backward", None))
+        if case not in _BOUNDS or _BOUNDS[case][0] != of:
+            _BOUNDS[case] = (of, {})
+        bounds = _BOUNDS[case][1]
+        if what not in bounds:
+            bounds[what] = find()
+        return bounds[what]
 
     def _is_grad(self, position: int) -> bool:
         """Whether an argument of the rule is a cotangent, and no output."""
