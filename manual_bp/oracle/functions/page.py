@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -21,9 +22,12 @@ from manual_bp.oracle.functions.alike import are_broadcast_anew
 from manual_bp.oracle.overflow import without_overflown
 from manual_bp.outputs import parts
 from manual_bp.program import Program
+from manual_bp.program.precision import are_same, with_dtype
 
 # So many programs of one function are kept: every case of a comparison, twice over.
 KEPT = 512
+# In the widest format a function is recorded first, and at so many sets of shapes in another one as well.
+WIDE, SEEN = torch.float64, 2
 
 
 class Residuals(NamedTuple):
@@ -42,6 +46,7 @@ class Recorded:
         self.function = function
         self._kept: OrderedDict[Any, Any] = OrderedDict()
         self._known: set[Any] = set()  # hyperparameters with which it was recorded
+        self._alike: dict[Any, list[bool]] = {}
 
     def is_broadcast_anew(self, usual: Any, inputs: tuple[Any, ...], hyper: Mapping[str, Any]) -> bool:
         """Whether it is defined at these inputs by chance.  usual: its programs at the usual ones."""
@@ -53,10 +58,29 @@ class Recorded:
         does."""
         key = (keeps_digits, *map(_kind, inputs), *hyper.items())
         if key not in self._kept:
-            self._kept[key] = self._derived(inputs, hyper, keeps_digits)
+            self._kept[key] = self._found(inputs, hyper, keeps_digits)
             if len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
         return self._kept[key]
+
+    def _found(self, inputs: tuple[Any, ...], hyper: Mapping[str, Any], keeps_digits: bool) -> Any:
+        """Its programs as recorded in float64, from which most functions differ in narrower formats by the dtypes in it
+        alone: that is seen at two sets of shapes, and not looked at again for others."""
+        dtypes = [x.dtype for x in inputs if isinstance(x, Tensor) and x.is_floating_point()]
+        if not dtypes or any(dtype is not dtypes[0] for dtype in dtypes) or dtypes[0] is WIDE:
+            return self._derived(inputs, hyper, keeps_digits)
+        there = tuple(isinstance(x, Tensor) and x.dtype for x in inputs)
+        seen = self._alike.setdefault((keeps_digits, there, *hyper.items()), [])
+        if not all(seen):
+            return self._derived(inputs, hyper, keeps_digits)
+        wide = self.derivative(tuple(map(_widened, inputs)), hyper, keeps_digits)
+        forward, backward = (with_dtype(program, WIDE, dtypes[0]) for program in (wide.forward, wide.backward))
+        told = replace(wide, forward=forward, backward=backward)
+        if len(seen) == SEEN:
+            return told
+        found = self._derived(inputs, hyper, keeps_digits)
+        seen.append(all(are_same(getattr(found, f.name), getattr(told, f.name)) for f in fields(found)))
+        return found
 
     def _derived(self, inputs: tuple[Any, ...], hyper: Mapping[str, Any], keeps_digits: bool) -> Any:
         """As `derivative`.  Where torch has an operation not in 16 bits, as it is in 32."""
@@ -166,6 +190,11 @@ def _kind(x: Any) -> Any:
 
 def _is_narrow(x: Tensor | None) -> bool:
     return x is not None and x.is_floating_point() and x.dtype.itemsize < torch.float32.itemsize
+
+
+def _widened(x: Any) -> Any:
+    """An input in the widest format."""
+    return _plain(x).to(WIDE) if isinstance(x, Tensor) and x.is_floating_point() else x
 
 
 def _plain(x: Any) -> Tensor:
