@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import combinations
+from itertools import chain, combinations
 
 import torch
 from torch import Tensor
@@ -56,8 +56,15 @@ def is_moderate(case: Case) -> bool:
 def generated(
     rule: Rule, dtype: torch.dtype, device: str = "cpu", seed: int = 0, declared: Declared = NOTHING
 ) -> list[Case]:
+    """Every case of a rule, as `generating` makes them."""
+    return list(generating(rule, dtype, device, seed, declared))
+
+
+def generating(
+    rule: Rule, dtype: torch.dtype, device: str = "cpu", seed: int = 0, declared: Declared = NOTHING
+) -> Iterator[Case]:
     """Every case of a rule: its edges, ranks and sizes that catch people, memory layouts of inputs and cotangent, and
-    then what lies further out.
+    then, each made when it is asked for, what lies further out.
 
     Edges that raise are not cases, nor are those sizes at which the rule is not defined, nor what does not fit what was
     declared; the rule's defaults are the declared ones (`Declared.rule`).
@@ -91,16 +98,36 @@ def generated(
     found += images(rule, found[0], lambda edges: defined(declared.edges(rule, edges, usual)))
     many = [many_rows(row) for row in rows]
     found += [*many, *(_opposite(rule, case) for case in many)]
+    for case in found:
+        if declared.fits(rule, case.inputs, case.hyper):
+            yield case
+    for case in _further(rule, found, defined, declared, dtype, device, generator):
+        found.append(case)
+        if declared.fits(rule, case.inputs, case.hyper):
+            yield case
+    for case in of_short_lengths(rule, found, lambda edge: defined(declared.sizes(rule, [edge], usual))):
+        if declared.fits(rule, case.inputs, case.hyper):
+            yield case
+
+
+def _further(
+    rule: Rule,
+    found: Sequence[Case],
+    defined: Callable[[Iterable[Edge]], Iterator[Case]],
+    declared: Declared,
+    dtype: torch.dtype,
+    device: str,
+    generator: torch.Generator,
+) -> Iterator[Further]:
+    """What lies further out: options and values, memory that is shared, and every size."""
     options = [Edge(named(given), given) for given in hyperparameters(rule)]
-    values = declared.edges(rule, [*options, *valued(rule, dtype)], usual)
-    many_sizes = list(defined(values))
+    values = defined(declared.edges(rule, [*options, *valued(rule, dtype)], sizes_of(rule)))
     if rule.elementwise and hasattr(rule.page, "FUNCTION"):
-        many_sizes = [within_range(rule, case, dtype) for case in many_sizes]
-    further = [*many_sizes, *aliased(rule, found[0])]
-    found += [Further(**vars(case)) for case in further if _is_sound(rule, case)]
-    found += _sized(rule, declared, dtype, device, generator)
-    found += of_short_lengths(rule, found, lambda edge: defined(declared.sizes(rule, [edge], usual)))
-    return [case for case in found if declared.fits(rule, case.inputs, case.hyper)]
+        values = (within_range(rule, case, dtype) for case in values)
+    for case in chain(values, aliased(rule, found[0])):
+        if _is_sound(rule, case):
+            yield Further(**vars(case))
+    yield from _sized(rule, declared, dtype, device, generator)
 
 
 def _longer(rule: Rule, cases: Iterable[Case]) -> list[Case]:

@@ -197,7 +197,13 @@ def _of_the_storage(wrong: Comparison, found: Generated) -> list[str]:
         return []
     again = _under(wrong, found.contract)
     names = {m.case for m in wrong.report.mismatches}
-    positions = [position for position, case in enumerate(found.cases) if case.name in names]
+    positions, missing = [], set(names)
+    for position, case in enumerate(found.cases):
+        if isinstance(case, Further) and not missing:
+            break  # which are made when they are asked for
+        if case.name in names:
+            positions.append(position)
+            missing.discard(case.name)
     for position in positions:
         again.judge_case(found.at(position))
     if again.report.mismatches or again.report.cases < len(positions):  # what is not judged there is not right

@@ -5,16 +5,18 @@ Many cases are the same numbers in another layout, and an element-wise rule is l
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
+from itertools import islice
+from typing import Any
 
 import torch
 
 from manual_bp.arithmetic.bounded import Contract
 from manual_bp.oracle.by_torch import NO_TWIN, OTHER_ARGUMENTS
 from manual_bp.oracle.case import Case, Further
-from manual_bp.oracle.cases import first_block, generated, one_row, repeated
+from manual_bp.oracle.cases import first_block, generating, one_row, repeated
 from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.declared import NOTHING, Declared
 from manual_bp.oracle.elements import Bin, binned, together
@@ -23,6 +25,47 @@ from manual_bp.oracle.surroundings import plain
 from manual_bp.oracle.truth import CERTIFIED_ELEMENTS
 from manual_bp.oracle.variation import wide
 from manual_bp.rule import Rule
+
+
+class AsAskedFor(Sequence[Case]):
+    """Cases, each made when it is first asked for: those that lie further out are not made for a candidate that is
+    wrong before."""
+
+    def __init__(self, make: Callable[[], Iterator[Case]]) -> None:
+        self._make = make
+        self._made: list[Case] = []
+        self._rest: Iterator[Case] | None = None
+
+    def __iter__(self) -> Iterator[Case]:
+        position = 0
+        while position < len(self._made) or self._next():
+            yield self._made[position]
+            position += 1
+
+    def __len__(self) -> int:
+        while self._next():
+            pass
+        return len(self._made)
+
+    def __getitem__(self, position: Any) -> Any:
+        is_ahead = isinstance(position, int) and position >= 0
+        while (not is_ahead or position >= len(self._made)) and self._next():
+            pass
+        return self._made[position]
+
+    def _next(self) -> bool:
+        """Make one more; whether there is one."""
+        with plain():
+            if self._rest is None:
+                self._rest = islice(self._make(), len(self._made), None)
+            try:
+                self._made.append(next(self._rest))
+            except StopIteration:
+                return False
+            except BaseException:  # an interrupted iterator would say that there are no more
+                self._rest = None
+                raise
+        return True
 
 
 class Generated:
@@ -40,12 +83,12 @@ class Generated:
         seed: int = 0,
     ) -> None:
         self.rule, self.contract, self.conventions = rule, contract, conventions
-        self.cases = generated(rule, dtype, device, seed, declared)
+        self.cases = AsAskedFor(lambda: generating(rule, dtype, device, seed, declared))
         self._found: dict[int, Evidence | str] = {}
         self._kept: dict[object, Evidence | str] = {}  # many cases are the same numbers in another layout
 
     def __iter__(self) -> Iterator[Evidence | str]:
-        return map(self.at, range(len(self.cases)))
+        return (self.at(position) for position, _ in enumerate(self.cases))
 
     def at(self, position: int) -> Evidence | str:
         """The evidence at the case of that position, or why there is none."""
