@@ -336,16 +336,20 @@ UNNAMED = {
     ),
     "statistics in 16 bits": (batch_norm_like(stored=torch.bfloat16), "batch_norm", SIXTEEN),
     "unequal shards": (unequal_shards, "square_loss", ""),
-    "frozen batch": (FrozenBatch(), "square_loss", r"`4` in place of"),
+    "frozen batch": (FrozenBatch(), "square_loss", "batch times the page's with `dy` multiplied by 1/4"),
     "off by what is kept": (by_what_is_kept, "dropout", "^dx is shape times that of p=0"),
     # What is left of a count that is halved, and odd ones dropped, is its largest power of two.
-    "tree that drops odd ones": (tree_reduction, "linear", "what lies beyond the largest power of two left out of"),
+    "tree that drops odd ones": (tree_reduction, "linear", "beyond the largest power of two left out of"),
     "tree of a cost": (
         tree_of_cost,
         "l2_penalty",
         "^y equals the page with .* beyond the largest power of two left out",
     ),
-    "few digits by nature": (half_signs, "l1_penalty", "^dweight is 1/2 times the page's with the sign of `dweight`"),
+    "few digits by nature": (
+        half_signs,
+        "l1_penalty",
+        r"^dweight is 1/2 times the page's with `sign\(dweight\)` in place of `dweight`",
+    ),
 }
 """Wrong programs, and what is true of them among what may be said."""
 
