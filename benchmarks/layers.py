@@ -1,4 +1,4 @@
-"""Layers of everyday sizes, forward and backward: recurrent ones, convolutions and poolings."""
+"""Layers of everyday sizes, forward and backward: recurrent ones, convolutions, poolings and a cost with its layer."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class LayerProblem(RuleProblem):
     def check(self, name: str, run: Run) -> None:
         """Raises AssertionError unless what the contestant returns is what the page makes of it in float64."""
         y, grads = run()
-        wide = [None if x is None else x.double() for x in self.inputs]
+        wide = [x.double() if x is not None and x.is_floating_point() else x for x in self.inputs]
         dy = tuple(t.double() for t in parts(self.dy))
         y_due, due = self.rule.vjp(tuple(wide), dy if isinstance(self.dy, tuple) else dy[0], **self.hyper)
         got = [*parts(y), *grads]
@@ -96,6 +96,12 @@ def _pool(name: str, batch: int, channels: int, length: int, kernel: int, **hype
     return Layer(row, name, sizes, 1.05, {"kernel": kernel, **hyper}, length <= SMALL)
 
 
+def _cost(rows: int, features: int, classes: int) -> Layer:
+    row = f"fused_linear_cross_entropy, {rows} × {features}, {classes} classes"
+    sizes = {"rows": rows, "features": features, "classes": classes}
+    return Layer(row, "fused_linear_cross_entropy", sizes, 1.0, small=False)
+
+
 POOLS = ("max_pool", "avg_pool")
 
 LAYERS = (
@@ -108,5 +114,6 @@ LAYERS = (
     *(_pool(name, 128, 32, 8, 2) for name in POOLS),
     *(_pool(name, 128, 32, 28, 2) for name in POOLS),
     *(_pool(name, 32, 64, 56, 3, stride=2, padding=1) for name in POOLS),
+    _cost(1024, 512, 32768),
 )
 """The rows of the table."""

@@ -10,9 +10,13 @@ from benchmarks.rules import manual_eager, torch_eager
 SMALL = Layer("a small one", "rnn", {"time": 3, "batch": 2, "in": 4, "hidden": 5}, 1.0)
 
 
+INDEXED = Layer("one with an index", "fused_linear_cross_entropy", {"rows": 6, "features": 4, "classes": 5}, 1.0)
+
+
+@pytest.mark.parametrize("layer", [SMALL, INDEXED], ids=lambda layer: layer.name)
 @pytest.mark.parametrize("contestant", [manual_eager, torch_eager])
-def test_a_right_contestant_passes(contestant):
-    problem = SMALL.problem()
+def test_a_right_contestant_passes(contestant, layer):
+    problem = layer.problem()
     problem.check("right", contestant(problem))
 
 
