@@ -27,7 +27,7 @@ from manual_bp.oracle.audit.degenerate import (
 from manual_bp.oracle.audit.formulas import LENGTH, MISTAKE
 from manual_bp.oracle.audit.handed import is_wrong_at
 from manual_bp.oracle.audit.places import PLACE
-from manual_bp.oracle.audit.programs import Program, results_at
+from manual_bp.oracle.audit.programs import Program, judged, results_at
 from manual_bp.oracle.audit.remembered import OVERWRITES, SECOND, STATE
 from manual_bp.oracle.audit.report import AuditReport, Outcome
 from manual_bp.oracle.audit.seen import Seen
@@ -173,6 +173,7 @@ class Reasons:
             yield f"right numbers of {o.argument} in the wrong place pass: its size is compared, and not each element"
         if o.kind == MISTAKE and not self.seen.directly and self._is_of_another_shape(self.programs[o.name]):
             yield f"{ENGINE}: a gradient is summed or repeated there until it has the shape of its input"
+        yield from self._of_right_total(o)
         yield from self._cancelling(o)
         if o.size is not None:
             yield from self._sized(o)
@@ -230,6 +231,36 @@ class Reasons:
             yield self._tolerance(argument, FACTORS[0])
         if threshold is not None:
             yield self._tolerance(argument, o.kind)
+
+    def _of_right_total(self, o: Outcome) -> Iterator[str]:
+        """Results that are off by more than what is seen of one sign, and whose sum is right in every call."""
+        found: dict[str, tuple[bool, bool]] = {}
+        for case in self.seen.kept:
+            right = results_at(self.rule, case)
+            got = self.programs[o.name].begin()(case, right)
+            for argument in judged(self.rule):
+                due, came, seen = right[argument], got[argument], self.report.smallest_seen(argument, SIDES[0])
+                if not isinstance(due, torch.Tensor) or not isinstance(came, torch.Tensor) or came.shape != due.shape:
+                    return
+                off, most = (came.double() - due.double()).cpu(), float(due.double().abs().sum())
+                limit = (seen or 0.0) * most
+                is_off = seen is not None and float(off.abs().sum()) >= AVERAGED * limit
+                if is_off and not abs(float(off.sum())) < limit:
+                    return
+                was_off, was_0 = found.get(argument, (False, True))
+                found[argument] = was_off or is_off, was_0 and abs(float(due.double().sum())) < limit
+        off_in = [(argument, is_0) for argument, (is_off, is_0) in found.items() if is_off]
+        if len(off_in) == 1 and self._alike_in_total_pass(*off_in[0]):
+            ((argument, is_0),) = off_in
+            why = "which is 0, and so is any multiple of it" if is_0 else "which is right where its elements are not"
+            yield f"errors of both signs cancel: {argument} is compared by its sum or mean, {why}"
+
+    def _alike_in_total_pass(self, argument: str, is_0: bool) -> bool:
+        """Whether what has the same elements elsewhere passes, and the other sign, if the sum is 0: who compares a
+        direction sees both."""
+        own = [o for o in self.report.wrong if o.argument == argument and o.shown > 0]
+        alike = [o for o in own if o.kind == PLACE or (is_0 and o.kind == SIGN)]
+        return bool(alike) and all(o.accepted for o in alike)
 
     def _cancelling(self, o: Outcome) -> Iterator[str]:
         """Errors of both signs, of which the sum or mean is small."""

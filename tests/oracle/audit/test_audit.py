@@ -182,6 +182,7 @@ def test_a_tolerance_is_told_with_the_smallest_error_that_is_seen():
         ("of_a_fixed_seed", "it tries the same numbers every time it is run"),
         ("by_norm", "an error in one element of dx is averaged away"),
         ("by_signed_mean", "errors of both signs cancel"),
+        ("by_total", "errors of both signs cancel: dx is compared by its sum or mean, which is 0"),
         ("by_direction", "every positive factor of dx passes: its direction alone is compared"),
     ],
 )
