@@ -51,6 +51,7 @@ class Judge:
         self.judged: dict[str, list[Judged]] = {argument: [] for argument in self.required}
         self.excused: dict[tuple[str, str, str], list[Mismatch]] = {}
         self._spread: Case | None = None
+        self._own_dtypes: dict[str, torch.dtype | None] = {}
 
     def finding(self, argument: str, case: Case, text: str) -> None:
         if self.strict:
@@ -83,6 +84,8 @@ class Judge:
         due = (
             self.dtype if kind.dtype is Float or str(got.dtype).removeprefix("torch.") not in kind.dtypes else got.dtype
         )
+        if got.dtype is not due and got.dtype is self._own_dtype(argument, case):
+            due = got.dtype
         for what, is_, should in (
             ("shape", tuple(got.shape), tuple(expected.shape)),
             ("dtype", got.dtype, due),
@@ -92,6 +95,21 @@ class Judge:
                 self.trap(argument, case, f"{what} must be {should}; came {is_}")
                 return False
         return True
+
+    def _own_dtype(self, argument: str, case: Case) -> torch.dtype | None:
+        """In which dtype somebody's function returns an output of inputs as these: of 16 bits it may return a loss, or
+        the logarithm of a sum, in float32."""
+        if not self.is_output(argument) or not hasattr(self.rule.page, "FUNCTION"):
+            return None
+        if argument not in self._own_dtypes:
+            inputs = (None if x is None else x.clone() for x in case.inputs)
+            try:
+                with torch.no_grad():
+                    own = parts(self.rule.page.FUNCTION(*inputs, **case.hyper))[self.arguments.index(argument)]
+            except Exception:  # whatever it is that a function of somebody's raises
+                own = None
+            self._own_dtypes[argument] = own.dtype if isinstance(own, Tensor) else None
+        return self._own_dtypes[argument]
 
     def is_output(self, argument: str) -> bool:
         return argument in self.arguments[: self.outputs]

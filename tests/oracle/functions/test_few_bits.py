@@ -82,3 +82,29 @@ def test_a_function_that_torch_has_not_in_16_bits_is_one_there():
     assert judged(candidate).passed
     wrong = judged(partial(candidate, factor=-1.0))
     assert {m.argument for m in wrong.mismatches} == {"dx", "dw"}, str(wrong)
+
+
+def routed(logits):
+    """Weights in the dtype of the logits, and the loss that balances the load in float32."""
+    p = torch.softmax(logits.float(), -1)
+    return p.to(logits.dtype), (p.mean(0) ** 2).sum()
+
+
+def by_hand(inputs, dy, loss_dtype=torch.float32, factor=2.0):
+    (x,), (dp, dloss) = inputs, dy
+    p = torch.softmax(x.float(), -1)
+    due = dp.float() + dloss.float() * factor * p.mean(0) / len(x)
+    dx = p * (due - (due * p).sum(-1, keepdim=True))
+    return (p.to(x.dtype), (p.mean(0) ** 2).sum().to(loss_dtype)), (dx.to(x.dtype),)
+
+
+def test_an_output_may_have_the_dtype_in_which_the_function_returns_it() -> None:
+    given = {"inputs": {"logits": (5, 8)}, "dtype": torch.bfloat16, "diagnose": 0}
+    for dtype in (torch.float32, torch.bfloat16):
+        report = compare(partial(by_hand, loss_dtype=dtype), routed, **given)
+        assert report.passed, str(report)
+    assert {m.argument for m in compare(partial(by_hand, factor=1.0), routed, **given).mismatches} == {"dlogits"}
+    for dtype in (torch.float64, torch.float16):
+        other = compare(partial(by_hand, loss_dtype=dtype), routed, **given)
+        assert {m.kind for m in other.mismatches} == {"trap"}
+    assert compare(torch_ref.vjp(routed), routed, **given).passed
