@@ -18,8 +18,15 @@ from torch import Tensor
 import manual_bp as bp
 from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.oracle import compare
+from manual_bp.oracle.calling import call
+from manual_bp.oracle.comparison import Comparison
+from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.diagnosis import diagnose
+from manual_bp.oracle.diagnosis import search as search_module
+from manual_bp.oracle.diagnosis.calls import strided_of
 from manual_bp.oracle.diagnosis.deadline import Deadline
+from manual_bp.oracle.diagnosis.points import Point
+from manual_bp.oracle.diagnosis.samples import samples_of
 from manual_bp.oracle.evidence import Evidence
 from manual_bp.oracle.kept_evidence import generated_evidence
 from manual_bp.registry import RULES
@@ -36,11 +43,17 @@ LONG = 600.0
 BESIDE = 0.5
 
 
-def records_of(rule, candidate, dtype=torch.float32):
+def gathered(rule, candidate, dtype=torch.float32):
     """What compare gathers: the generated cases at which the candidate returns, the further ones if it is right in all
-    others; and the arguments that are wrong."""
+    others; the arguments that are wrong; and of these the cases that tell nothing, as digits are lost there."""
     every = generated_evidence(rule, dtype, "cpu", contract_of(dtype))
-    return judged(rule, candidate, (found for found in every if isinstance(found, Evidence)), dtype)
+    records, _ = judged(rule, candidate, (found for found in every if isinstance(found, Evidence)), dtype)
+    comparison = Comparison(candidate, rule, dtype, "cpu", contract_of(dtype), Conventions(), strict=False)
+    for evidence, results in records:
+        comparison.judge_results(candidate, evidence, results)
+    known = {(m.argument, m.case) for m in comparison.report.mismatches}
+    excused = {(m.argument, m.case) for several in comparison.judge.excused.values() for m in several}
+    return records, {argument for argument, _ in known}, excused - known
 
 
 def changed(page: str, change: Callable[..., Tensor], argument: str = "dx") -> Vjp:
@@ -90,6 +103,29 @@ def is_named_first(mistake, sentences):
     return f"'{mistake.name}'" in sentences[0] and (mistake.seen is None or mistake.seen in sentences[0])
 
 
+def alike(rule, mistake, records, wrong):
+    """The mistakes that the page lists which give in all these cases what this one gives, itself among them: of a
+    function for which two stories are told either is true, and the page's first is named."""
+    samples = [samples_of(rule.arguments, record, True, torch.float32) for record in records]
+    for other in (m for m in rule.mistakes if not m.loses_digits):
+        candidate, agrees = rule.mistaken(other.backward), other is mistake
+        if not agrees:
+            called = [call(candidate, rule, record.evidence.case).results for record in records]
+            agrees = all(
+                given is not None and own[a].agrees(given[rule.arguments.index(a)].double())
+                for given, own in zip(called, samples, strict=True)
+                for a in wrong & own.keys()
+            )
+        if agrees:
+            yield other
+
+
+def is_of_layouts(records, wrong, rule):
+    """Whether it is wrong only where tensors are not contiguous, which is told before anything that the page lists."""
+    points = [Point(r, samples_of(rule.arguments, r, False, torch.float32), rule, Conventions()) for r in records]
+    return all(strided_of(p) for p in points if any(p.samples[a].is_wrong for a in wrong & p.samples.keys()))
+
+
 @pytest.mark.thinned(2)
 def test_a_registered_mistake_is_named_first(rule):
     """The first that a few cases show."""
@@ -105,12 +141,18 @@ def test_a_registered_mistake_is_named_first(rule):
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize(("rule", "mistake"), MISTAKES, ids=[f"{rule}-{m.name}" for rule, m in MISTAKES])
-def test_every_registered_mistake_is_named_first(rule, mistake):
+def test_every_registered_mistake_is_named_first(rule, mistake, monkeypatch):
+    monkeypatch.setattr(search_module, "LISTED", LONG)
     rule = RULES[rule]
     candidate = rule.mistaken(mistake.backward)
-    found = diagnose(rule, candidate, *records_of(rule, candidate), deadline=Deadline(BESIDE)).sentences
+    records, wrong, excused = gathered(rule, candidate)
+    if not wrong:  # a note, unless the comparison is strict
+        wrong, excused = {argument for argument, _ in excused}, set()
+    found = diagnose(rule, candidate, records, wrong, deadline=Deadline(BESIDE), excused=excused).sentences
     assert found
-    assert is_named_first(mistake, found), found
+    if is_of_layouts(records, wrong, rule) and "as if it were contiguous" in found[0]:
+        return
+    assert any(is_named_first(each, found) for each in alike(rule, mistake, records, wrong)), found
 
 
 # ------------------------------------------------------------------------------------------------------ right programs
@@ -122,9 +164,9 @@ def test_every_registered_mistake_is_named_first(rule, mistake):
 def test_a_right_candidate_gets_none_even_if_everything_were_called_wrong(rule, dtype):
     page = RULES[rule]
     for candidate in filter(None, (page.candidate, twin(rule))):
-        records, _ = records_of(page, candidate, dtype)
-        found = diagnose(page, candidate, records, set(page.arguments)).sentences
-        assert all("wrong only" in sentence for sentence in found), found  # where torch's formula loses its digits
+        records, wrong, excused = gathered(page, candidate, dtype)
+        assert not wrong
+        assert diagnose(page, candidate, records, set(page.arguments), excused=excused).sentences == []
 
 
 @pytest.mark.parametrize("name", ["bell", "optional_inputs", "three_outputs", "picked_mean"])

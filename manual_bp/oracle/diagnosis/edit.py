@@ -35,7 +35,7 @@ class Edit:
     cost: float
     words: str
     changes: Mapping[Site, Change] | None = None
-    run: Callable[[Traced, int], Values] | None = None
+    run: Callable[[Any, int], Values] | None = None
     position: int | None = None
     kind: str = ""
     operand: int | None = None
@@ -47,11 +47,10 @@ class Edit:
         """The operations of a program that it changes."""
         return {p: change for site, change in (self.changes or {}).items() for p in traced.positions[site]}
 
-    def results(self, traced: Traced, needed: int = -1) -> Values:
+    def results(self, traced: Any, needed: int = -1) -> Values:
         """What it gives in a case; raises where it is not defined."""
-        if self.run is not None:
-            return self.run(traced, needed)
-        return traced.edited(self.at(traced), needed)
+        found: Values = self.run(traced, needed) if self.run else traced.edited(self.at(traced), needed)
+        return found
 
 
 def at_site(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,10 +11,11 @@ from torch import Tensor
 
 from manual_bp.oracle.case import Case
 from manual_bp.oracle.conventions import Conventions
-from manual_bp.oracle.diagnosis.program import PAGE, Traced
+from manual_bp.oracle.diagnosis.edit import Edit
+from manual_bp.oracle.diagnosis.program import PAGE, Called, Traced
 from manual_bp.oracle.diagnosis.records import Record
 from manual_bp.oracle.diagnosis.samples import Sample
-from manual_bp.oracle.diagnosis.tracing import traced
+from manual_bp.oracle.diagnosis.tracing import called, traced
 from manual_bp.oracle.diagnosis.words import PLAIN
 from manual_bp.oracle.variation import wide
 from manual_bp.rule import Rule
@@ -39,7 +41,10 @@ class Point:
     samples: dict[str, Sample]
     rule: Rule
     conventions: Conventions
+    at_kinks: Mapping[str, Sample] = field(default_factory=dict)
+    """As samples, judged where no derivative exists too."""
     _traced: dict[tuple[str, bool], Traced] = field(default_factory=dict)
+    _called: dict[bool, Called] = field(default_factory=dict)
 
     @property
     def case(self) -> Case:
@@ -68,10 +73,23 @@ class Point:
     def traced(self, by: str = PAGE, moved: bool = False) -> Traced:
         """The program at this case; moved: with every number moved by a rounding."""
         if (by, moved) not in self._traced:
-            case = self.record.evidence.case
-            case = replace(case, hyper=self.conventions.hyper(self.rule, case.hyper))
-            self._traced[by, moved] = traced(self.rule, _moved(case) if moved else case, by)
+            self._traced[by, moved] = traced(self.rule, self._declared(moved), by)
         return self._traced[by, moved]
+
+    def called(self, moved: bool = False) -> Called:
+        """The page as it is called at this case; moved: with every number moved by a rounding."""
+        if moved not in self._called:
+            self._called[moved] = called(self.rule, self._declared(moved))
+        return self._called[moved]
+
+    def program(self, edit: Edit, by: str, moved: bool = False) -> Traced | Called:
+        """What an edit is one of."""
+        return self.called(moved) if edit.is_registered else self.traced(by, moved)
+
+    def _declared(self, moved: bool) -> Case:
+        case = self.record.evidence.case
+        case = replace(case, hyper=self.conventions.hyper(self.rule, case.hyper))
+        return _moved(case) if moved else case
 
 
 def _moved(case: Case) -> Case:

@@ -16,6 +16,7 @@ from torch import Tensor
 from manual_bp.oracle.case import Case
 from manual_bp.oracle.diagnosis.quantities import Quantity, quantities
 from manual_bp.oracle.variation import wide
+from manual_bp.outputs import parts
 from manual_bp.program import Node, Ref
 from manual_bp.program.program import mapped, refs_in
 from manual_bp.rule import Rule
@@ -89,6 +90,36 @@ Change = Callable[[At], Any]
 """What an operation gives in place of its result."""
 Altered = Callable[[Any, At], Any]
 """What stands in one place is changed to, seeing what else there is in that run."""
+
+
+@dataclass(eq=False)
+class Called:
+    """A page as it is called at a case, in float64, without its operations: all that is asked of a mistake that it
+    lists.  Of a loop of many rounds these take ten times as long to be written down as to be computed."""
+
+    rule: Rule
+    case: Case
+    inputs: tuple[Tensor | None, ...]
+    dy: Any
+    given: dict[Any, Values] = field(default_factory=dict)
+    """What edits gave here, of all arguments at once."""
+
+    @cached_property
+    def right(self) -> Values:
+        hyper = {**self.rule.defaults, **self.case.hyper}
+        y, residuals = self.rule.pure(*self.inputs, **hyper)
+        grads = self.rule.page.backward(residuals, self.dy) if self.rule.has_backward else ()
+        return by_name(self.rule, y, grads)
+
+    def needed(self, arguments: Sequence[str]) -> int:
+        """All operations: a mistake gives all arguments together."""
+        return -1
+
+
+def by_name(rule: Rule, y: Any, grads: Any) -> Values:
+    """Results by the name of the argument, of those that are there."""
+    named = zip(rule.arguments, (*parts(y), *(grads or ())), strict=False)
+    return {name: x for name, x in named if isinstance(x, Tensor)}
 
 
 @dataclass(eq=False)

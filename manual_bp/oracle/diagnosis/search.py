@@ -21,7 +21,7 @@ from manual_bp.oracle.diagnosis.edits import often_met, seldom_met
 from manual_bp.oracle.diagnosis.multiples import multiples
 from manual_bp.oracle.diagnosis.orders import kept_values
 from manual_bp.oracle.diagnosis.pairs import multiplied, paired
-from manual_bp.oracle.diagnosis.points import MANY, VISIBLE, Point, evenly, spread, worth
+from manual_bp.oracle.diagnosis.points import LARGE, MANY, VISIBLE, Point, evenly, spread, worth
 from manual_bp.oracle.diagnosis.program import PAGE, TORCH, Traced, Values
 from manual_bp.oracle.diagnosis.records import Record, end_of
 from manual_bp.oracle.diagnosis.samples import Sample, samples_of
@@ -72,6 +72,7 @@ class Search:
     """rule, records: what was compared.  wrong: the arguments to be explained.  excused: of these, cases that tell
     nothing.
 
+    points, every: by argument the cases that are looked at, and all that are small: of what the page lists.
     left_out: arguments of which not every case is looked at.  exact, partial: by argument what was found: edits that
     hold in every case, and those that give all that is wrong.
     fresh: cases that are drawn to tell what is said of an argument from what is so by chance.
@@ -91,16 +92,21 @@ class Search:
         self.rule, self.wrong, self.dtype, self.conventions = rule, frozenset(wrong), dtype, conventions
         self.deadline = deadline
         self.tried = 0
-        self._parts: dict[int, list[Asked]] = {}  # by the case asked first
+        self._parts: dict[int, list[Edit]] = {}  # by the case asked first
         self.points: dict[str, list[Point]] = {}
+        self.every: dict[str, list[Point]] = {}
         self.left_out: set[str] = set()
         self.exact: dict[str, list[Verdict]] = {}
         self.partial: dict[str, list[Verdict]] = {}
         self.fresh: Callable[[str, Sequence[Point], Sequence[Point]], list[Point]] = lambda *_: []
         self.nearest: dict[str, tuple[Edit, str]] = {}
         every = [(end_of(r) if r.evidence.row is not None else r) or r for r in records]
-        points = [Point(r, samples_of(rule.arguments, r, False, dtype), rule, conventions) for r in every]
-        at_kinks = [Point(r, samples_of(rule.arguments, r, True, dtype), rule, conventions) for r in every]
+        kinks = [samples_of(rule.arguments, r, True, dtype) for r in every]
+        points = [
+            Point(r, samples_of(rule.arguments, r, False, dtype), rule, conventions, at_kink)
+            for r, at_kink in zip(every, kinks, strict=True)
+        ]
+        at_kinks = [Point(r, at_kink, rule, conventions) for r, at_kink in zip(every, kinks, strict=True)]
         self._telling: dict[str, list[Point]] = {}  # by argument the cases that refuted an edit, the last one first
         self._first: dict[Any, Point] = {}  # by the shape of the first input
         for point in points:
@@ -110,6 +116,7 @@ class Search:
                 for several in (points, at_kinks):
                     there = [p for p in several if argument in p.samples and (argument, p.name) not in excused]
                     if any(p.samples[argument].is_wrong for p in there):
+                        self.every[argument] = [p for p in there if p.size <= LARGE] or there[:2]
                         self.points[argument] = spread(there, argument)
                         self.left_out |= {argument} if len(self.points[argument]) < len(there) else set()
                         break
@@ -141,14 +148,35 @@ class Search:
         deadline, self.deadline = self.deadline, Deadline(LISTED, patience=math.inf)
         try:
             for probe, arguments in self._by_probe():
-                samples = {a: probe.samples[a] for a in arguments}
-                with suppress(TimeIsUp, UntraceableError, RuntimeError, TypeError, ValueError, AttributeError):
-                    program = probe.traced(PAGE)
-                    sketch = Sketch(program, {})
-                    listed = [Asked(e.cost, e, sketch) for e in mistakes(program)]
-                    self._parts[id(probe)] = self._ask_all(listed, probe, samples)
+                with suppress(TimeIsUp, RuntimeError, TypeError, ValueError, AttributeError):
+                    self._ask_listed(probe, {a: probe.samples[a] for a in arguments})
         finally:
             self.deadline = deadline
+
+    def _ask_listed(self, probe: Point, samples: dict[str, Sample]) -> None:
+        """All of them, even if one was found: of several that hold that is told which holds in most cases.  Of those
+        that give one argument alone of what came parts are asked later, as these are seldom made."""
+        program = probe.called()
+        refuted = set[Edit | None]()
+        parts = self._parts.setdefault(id(probe), [])
+        for edit in mistakes(program):
+            self.deadline.check()
+            if edit.exact in refuted:  # its roundings are not what is off
+                continue
+            self.tried += 1
+            try:
+                values = edit.results(program)
+            except Exception:  # not defined for these shapes or kinds
+                continue
+            given = self._given(edit, samples, values)
+            if all(s.is_far_from(values.get(a)) for a, s in samples.items()):
+                refuted.add(edit)
+            if self._is_contradicted(probe, values):
+                parts += [replace(edit, cost=PART)] if given else []
+                continue
+            for argument in given:
+                if not _is_the_same(values[argument], program.right.get(argument)):
+                    self._confirm(edit, argument, PAGE)
 
     def run(self) -> None:
         """Fill `exact` and `partial`; TimeIsUp leaves what was found so far."""
@@ -203,10 +231,10 @@ class Search:
         samples = {a: probe.samples[a] for a in arguments}
         left: list[Asked] = []
         if (bare := self._sketch(probe, PAGE, {})) is not None:
-            unlisted = (edit for edit in whole_edits(bare.program) if not edit.is_registered)  # mistakes were asked
-            whole = self._asked(bare, samples, unlisted, kept_values(bare.program, self._of_first))
-            self._ask_all([each for each in whole if each.cost < FIRST], probe, samples)
-            left = [*(each for each in whole if each.cost >= FIRST), *self._parts.get(id(probe), [])]
+            whole = self._asked(bare, samples, whole_edits(bare.program), kept_values(bare.program, self._of_first))
+            self._ask_all([each for each in whole if each.cost < FIRST], samples)
+            of_mistakes = [Asked(PART, edit, bare, True) for edit in self._parts.get(id(probe), [])]
+            left = [*(each for each in whole if each.cost >= FIRST), *of_mistakes]
         often: dict[Sketch, list[Asked]] = {}
         for by in (PAGE, TORCH):
             if not self._left_of(samples) or (sketch := self._sketch(probe, by, samples)) is None:
@@ -219,14 +247,14 @@ class Search:
             often[sketch] = self._asked(sketch, samples, *families)
             left = [each._replace(sketch=sketch) for each in left] if by == PAGE else left
             left = sorted([*often[sketch], *left], key=lambda each: each.cost)
-            self._ask_all([each for each in left if each.cost <= SOON], probe, samples)
+            self._ask_all([each for each in left if each.cost <= SOON], samples)
             left = [each for each in left if each.cost > SOON]
         for sketch, met in often.items():
             if self._left_of(samples):
                 program, needed = sketch.program, sketch.program.needed(list(samples))
                 late = multiples(sketch) if len(program.nodes) > LONG else iter(())
                 left += self._asked(sketch, samples, seldom_met(program, needed, [each.edit for each in met]), late)
-        self._ask_all(sorted(left, key=lambda each: each.cost), probe, samples)
+        self._ask_all(sorted(left, key=lambda each: each.cost), samples)
         for sketch in often:
             self._ask_two(sketch)
             self._note_nearest(sketch)
@@ -235,17 +263,13 @@ class Search:
         """The arguments that nothing explains so far."""
         return [argument for argument in samples if argument not in self.exact]
 
-    def _ask_all(self, edits: Sequence[Asked], probe: Point, samples: dict[str, Sample]) -> list[Asked]:
-        """Ask one edit after another; what is returned is to be asked later: parts of mistakes, seldom made alone."""
-        parts: list[Asked] = []
-        refuted = set[Edit | None]()
+    def _ask_all(self, edits: Sequence[Asked], samples: dict[str, Sample]) -> None:
+        """Ask one edit after another."""
         for cost, edit, sketch, is_part in edits:
             self.deadline.check()
             if not self._left_of(samples):
                 break
             program = sketch.program
-            if edit.exact in refuted:  # its roundings are not what is off
-                continue
             if is_part:
                 for argument in self.open:
                     self._confirm(edit, argument, program.by, exactly=True)
@@ -253,7 +277,7 @@ class Search:
             self.tried += 1
             try:
                 values: Values | None = None
-                if not edit.is_registered and len(sketch.samples) == len(samples):
+                if len(sketch.samples) == len(samples):
                     change, values = sketch.change(edit)
                     sketch.tried.append((cost, edit, change))
                     if not sketch.fitting(change):
@@ -261,16 +285,9 @@ class Search:
                 values = values or edit.results(program, program.needed(list(samples)))
             except Exception:  # not defined for these shapes or kinds
                 continue
-            given = self._given(edit, samples, values)
-            if edit.is_registered and all(s.is_far_from(values.get(a)) for a, s in samples.items()):
-                refuted.add(edit)
-            if edit.is_registered and self._is_contradicted(probe, values):
-                parts += [Asked(PART, replace(edit, cost=PART), sketch, True)] if given else []
-            else:
-                for argument in given:
-                    if not _is_the_same(values[argument], program.right.get(argument)):
-                        self._confirm(edit, argument, program.by)
-        return parts
+            for argument in self._given(edit, samples, values):
+                if not _is_the_same(values[argument], program.right.get(argument)):
+                    self._confirm(edit, argument, program.by)
 
     def _given(self, edit: Edit, samples: dict[str, Sample], values: Values) -> list[str]:
         """The arguments of which an edit gives what was returned at a case."""
@@ -325,7 +342,7 @@ class Search:
     def _is_contradicted(self, probe: Point, values: Values) -> bool:
         """Whether an edit visibly changes what was returned otherwise."""
         pairs = [(probe.samples.get(a), x.double()) for a, x in values.items() if isinstance(x, Tensor)]
-        return any(s is not None and bool(s.differs(x).any()) and not s.agrees(x) for s, x in pairs)
+        return any(s and bool(s.differs(x).any()) and not (s.agrees(x) or s.breaks_as(x)) for s, x in pairs)
 
     def _unlikely(self, program: Traced, edit: Edit, is_little: bool) -> float:
         """An edit of forward changes y too, which may be right; what is off by little was rounded rather."""
@@ -343,10 +360,11 @@ class Search:
         for name in (argument, *(a for a in self.points if a != argument)):
             found = [*self.exact.get(name, ()), *self.partial.get(name, ())]
             # It has been asked for another argument already: once more it would take the place of another edit.
-            if len(self.exact.get(name, ())) >= ENOUGH or any(v.edit is edit for v in found):
+            is_full = len(self.exact.get(name, ())) >= ENOUGH and not edit.is_registered
+            if is_full or any(v.edit is edit for v in found):
                 continue
             alone = exactly or len(self.partial.get(name, ())) >= PARTIAL
-            verdict = Verdict(edit, by, name, self._in_order(name, alone))
+            verdict = Verdict(edit, by, name, self._in_order(edit, name, alone))
             holds = verdict.holds(self.deadline, self.tried, alone)
             if holds and verdict.explained <= SELDOM:
                 holds = verdict.in_others(self.fresh(name, verdict.agreeing, self.points[name]), self.deadline)
@@ -360,10 +378,10 @@ class Search:
             if name == argument:
                 return
 
-    def _in_order(self, argument: str, exactly: bool) -> list[Point]:
+    def _in_order(self, edit: Edit, argument: str, exactly: bool) -> list[Point]:
         """The cases in which an edit is asked: what refuted others often refutes it too.  Of one that may hold in some
         alone it is first seen in how many that are wrong."""
-        points = self.points[argument]
+        points = (self.every if edit.is_registered else self.points)[argument]
         first = [p for p in self._telling.get(argument, ()) if exactly or p.samples[argument].is_wrong]
         return [*first, *(p for p in points if p not in first)]
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from manual_bp.oracle.candidates import candidate
 from manual_bp.oracle.case import Case
-from manual_bp.oracle.diagnosis.program import PAGE, TORCH, Site, Traced
+from manual_bp.oracle.diagnosis.program import PAGE, TORCH, Called, Site, Traced
 from manual_bp.oracle.variation import wide
 from manual_bp.outputs import parts, whole
 from manual_bp.program import Line, Node, Program, Ref, UntraceableError
@@ -24,7 +24,7 @@ from manual_bp.program.program import PLAYED
 from manual_bp.program.recording import OURS, Recording
 from manual_bp.rule import Rule
 
-__all__ = ["UntraceableError", "traced"]
+__all__ = ["UntraceableError", "called", "traced"]
 
 APART = tuple(str(Path(torch.__file__).parent / name) for name in ("_decomp", "_refs", "_prims_common"))
 """Where torch takes operations apart."""
@@ -138,6 +138,14 @@ def traced(rule: Rule, case: Case, by: str = PAGE) -> Traced:
         sites = _of_lines(program.nodes, sites)
     names = {**recording.named, **dict(enumerate(tensors)), **{p: name for name, p in results.items()}}
     return Traced(rule, case, by, program.nodes, values, sites, names, results, residuals, dy)
+
+
+def called(rule: Rule, case: Case) -> Called:
+    """The page as it is called at a case."""
+    inputs = tuple(None if x is None else wide(x).clone() for x in case.inputs)
+    hyper = {**rule.defaults, **case.hyper}
+    dy = _complete(case.dy, lambda: rule.pure(*inputs, **hyper)[0]) if rule.has_backward else None
+    return Called(rule, case, inputs, dy)
 
 
 def _of_lines(nodes: Sequence[Node], sites: Sequence[Site]) -> list[Site]:

@@ -40,6 +40,7 @@ class Verdict:
     wrong cases, few among many, in which it is something else too. agreed: cases in which it is what came.
     is_broken: whether what is not finite was evidence; is_finite: whether elsewhere what came is finite where it gives
     what is not.  fresh: what it is in cases drawn to tell.  last: the case that was asked last.
+    alike: in how many cases it is what came where no derivative exists too.
     """
 
     edit: Edit
@@ -58,6 +59,7 @@ class Verdict:
     is_finite: bool = False
     fresh: Verdict | None = None
     last: Point | None = None
+    alike: int = 0
 
     @property
     def cost(self) -> float:
@@ -130,7 +132,7 @@ class Verdict:
             return True
         for point in points:
             with suppress(Exception):  # it is not defined there
-                program = point.traced(self.by)
+                program = point.program(exact, self.by)
                 value = exact.results(program, program.needed([self.argument])).get(self.argument)
                 sample = point.samples[self.argument]
                 if value is not None and sample.agrees(value.double()) and sample.shows(value.double()):
@@ -150,7 +152,7 @@ class Verdict:
         self.last = point
         sample = point.samples[argument]
         try:
-            program = point.traced(self.by)
+            program = point.program(edit, self.by)
             values = edit.results(program, program.needed([argument]))
         except UntraceableError:
             return False
@@ -170,6 +172,7 @@ class Verdict:
             own = sample.evidence(unedited.double())
         if sample.agrees(value):
             self.agreed.append(point)
+            self.alike += point.at_kinks.get(argument, sample).agrees(value)
             if sample.shows(value) and own < CERTAIN:
                 self.agreeing.append(point)
             self.evidence += max(sample.evidence(value) - own, 0.0)
@@ -199,7 +202,7 @@ class Verdict:
         if not value.shape == sample.got.shape == sample.expected.shape:
             return False
         try:
-            program = point.traced(self.by, moved=True)
+            program = point.program(self.edit, self.by, moved=True)
             other = self.edit.results(program, program.needed([self.argument]))[self.argument]
         except Exception:
             return False

@@ -15,27 +15,22 @@ from manual_bp.hyperparameters import choices, kinds
 from manual_bp.inputs import Mistake
 from manual_bp.oracle.diagnosis.changes import FUNCTIONS, worded
 from manual_bp.oracle.diagnosis.edit import PAGE, Edit, RefusedError
-from manual_bp.oracle.diagnosis.program import Traced, Values
+from manual_bp.oracle.diagnosis.program import Called, Traced, Values, by_name
 from manual_bp.outputs import parts, whole
 from manual_bp.registry import RULES
 from manual_bp.rule import Rule
 
 
 def whole_edits(traced: Traced) -> Iterator[Edit]:
-    """All of them."""
-    for family in (mistakes, hyperparameters, cotangents, formulas):
+    """All of them but its mistakes, which are asked before."""
+    for family in (hyperparameters, cotangents, formulas):
         yield from family(traced)
-
-
-def _named(rule: Rule, y: Any, grads: Any) -> Values:
-    named = zip(rule.arguments, (*parts(y), *(grads or ())), strict=False)
-    return {name: x for name, x in named if isinstance(x, Tensor)}
 
 
 # --------------------------------------------------------------------------------------------------------- mistakes
 
 
-def mistakes(traced: Traced) -> Iterator[Edit]:
+def mistakes(traced: Called) -> Iterator[Edit]:
     """The wrong formulas that the page lists; the first of several that are equal is the page's first."""
     for i, mistake in enumerate(traced.rule.mistakes):
         if not mistake.loses_digits:
@@ -48,13 +43,20 @@ def mistakes(traced: Traced) -> Iterator[Edit]:
             yield Edit(0.5 + i / 1000, words, run=own, is_registered=True, exact=exact)
 
 
-def _mistaken(mistake: Mistake, own: bool, traced: Traced, needed: int) -> Values:
+def _mistaken(mistake: Mistake, own: bool, traced: Called, needed: int) -> Values:
     """own: whether it is computed in the precision of the case."""
+    key = id(mistake), own
+    if key not in traced.given:
+        traced.given[key] = _computed(mistake, own, traced)
+    return traced.given[key]
+
+
+def _computed(mistake: Mistake, own: bool, traced: Called) -> Values:
     rule, case = traced.rule, traced.case
     inputs, dy = (case.inputs, case.dy) if own else (traced.inputs, traced.dy)
     if not rule.has_backward:
-        return _named(rule, rule.mistaken(mistake.backward)(inputs, **case.hyper), ())
-    return _named(rule, *rule.mistaken(mistake.backward)(inputs, dy, **case.hyper))
+        return by_name(rule, rule.mistaken(mistake.backward)(inputs, **case.hyper), ())
+    return by_name(rule, *rule.mistaken(mistake.backward)(inputs, dy, **case.hyper))
 
 
 # -------------------------------------------------------------------------------------------------- hyperparameters
@@ -150,8 +152,8 @@ def _with(traced: Traced, inputs: Any = None, dy: Any = None, hyper: Mapping[str
     given = traced.inputs if inputs is None else inputs
     y, residuals = rule.pure(*given, **({**rule.defaults, **traced.case.hyper} if hyper is None else hyper))
     if not rule.has_backward:
-        return _named(rule, y, ())
-    return _named(rule, y, rule.page.backward(residuals, traced.dy if dy is None else dy))
+        return by_name(rule, y, ())
+    return by_name(rule, y, rule.page.backward(residuals, traced.dy if dy is None else dy))
 
 
 def _grads(found: Values) -> Values:
@@ -201,7 +203,7 @@ def _of_own(other: Rule, traced: Traced) -> dict[str, Any]:
 def _at_other(other: Rule, traced: Traced, needed: int) -> Values:
     named = dict(zip(traced.rule.inputs, traced.inputs, strict=True))
     y, grads = other.vjp(tuple(named.get(n) for n in other.inputs), traced.dy, **_of_own(other, traced))
-    found = _named(other, y, grads)
+    found = by_name(other, y, grads)
     found = _grads(found) if traced.rule.has_backward else found
     return {name: x for name, x in found.items() if name in traced.rule.arguments}
 
