@@ -19,7 +19,7 @@ from benchmarks.sensitivity import Trial, app, evidence_at, false_alarms, gradch
 from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.oracle import Case, compare
 from manual_bp.oracle.audit.equivalents import REWRITTEN as PROGRAMS
-from manual_bp.oracle.audit.equivalents import rewritten
+from manual_bp.oracle.audit.equivalents import LastFirst, rewritten
 from manual_bp.oracle.audit.mutations import Exact, Mutation, mutated, mutations, scaled
 from manual_bp.oracle.comparison import Comparison
 from manual_bp.oracle.conventions import Conventions
@@ -152,7 +152,10 @@ def test_right_programs_are_accepted(name, dtype, program):
     says of a program nothing that it does not say of the page, of which only the operations are others."""
     rule, contract = bp.RULES[name], contract_of(dtype)
     candidate = rewritten(rule, program)
-    comparison = Comparison(candidate, rule, dtype, "cpu", contract, Conventions(), strict=True)
+    # Where one term after the other is added up, and all are alike, so are their roundings, and no probabilistic bound
+    # holds: of such a program lost digits are a note.
+    strict = program is not LastFirst
+    comparison = Comparison(candidate, rule, dtype, "cpu", contract, Conventions(), strict=strict)
     for found in generated_evidence(rule, dtype, "cpu", contract):
         if isinstance(found, Evidence):
             case = found.case

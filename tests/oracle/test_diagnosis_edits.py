@@ -80,6 +80,8 @@ def diagnosed(rule: Rule, most: int) -> int:
         shows = sum(not _is_right(rule, record) for record in records)
         if shows < CASES or not all(isinstance(x, Tensor) for r in records for x in r.results if x is not None):
             continue
+        if not any(_is_finite(record) for record in records if not _is_right(rule, record)):  # which tells nothing
+            continue
         found = diagnose(rule, edited(rule, edit), records, wrong)
         assert found.sentences, (edit.words, found)
         assert found.explained == wrong, (edit.words, found)
@@ -96,6 +98,10 @@ def _is_right(rule: Rule, record: Any) -> bool:
         e is None or a is None or g is None or bool(((g.double() - e).abs() <= a)[e.isfinite()].all())
         for g, e, a in pairs
     )
+
+
+def _is_finite(record: Any) -> bool:
+    return all(x is None or bool(x.isfinite().all()) for x in record.results)
 
 
 def _computes(rule: Rule) -> bool:

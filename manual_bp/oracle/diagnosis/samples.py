@@ -170,6 +170,7 @@ def samples_of(arguments: Sequence[str], record: Record, kinks: bool, dtype: tor
     """What was returned for each argument; kinks: whether values where no derivative exists are judged too."""
     found, samples = record.evidence, {}
     outputs = len(arguments) - len(found.case.inputs)
+    are_values = all(x is None for x in record.results[outputs:])
     for position, (name, got) in enumerate(zip(arguments, record.results, strict=True)):
         expected, allowance, kink = (x[position] for x in (found.expected, found.allowance, found.kinks))
         if not isinstance(got, Tensor) or not is_dense(got) or expected is None or allowance is None:
@@ -177,8 +178,9 @@ def samples_of(arguments: Sequence[str], record: Record, kinks: bool, dtype: tor
         judged = expected.to(dtype).isfinite() & allowance.isfinite()
         if got.shape == expected.shape:
             returned = got.detach().cpu()
-            # NaN is told from an infinity that is due, whatever is allowed there.
-            judged = judged | (expected.isinf() & returned.isnan())
+            # NaN is told from an infinity that is due, whatever is allowed there; so is a number, where values are all
+            # that there is: of a derivative it may be that nothing overflows on the way.
+            judged = judged | (expected.isinf() & (returned.isnan() | (returned.isfinite() & are_values)))
             # An exact 0 is right where what is due is no normal number, as the comparison has it (errors.py).
             flushed = (returned == 0) & (expected.abs() < torch.finfo(dtype).smallest_normal)
             expected = torch.where(flushed, 0.0, expected)
