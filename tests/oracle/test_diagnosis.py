@@ -51,7 +51,8 @@ def gathered(rule, candidate, dtype=torch.float32):
     comparison = Comparison(candidate, rule, dtype, "cpu", contract_of(dtype), Conventions(), strict=False)
     for evidence, results in records:
         comparison.judge_results(candidate, evidence, results)
-    known = {(m.argument, m.case) for m in comparison.report.mismatches}
+    due = {a for r in records for a, x in zip(rule.arguments, r.evidence.expected, strict=True) if x is not None}
+    known = {(m.argument, m.case) for m in comparison.report.mismatches if m.argument in due}
     excused = {(m.argument, m.case) for several in comparison.judge.excused.values() for m in several}
     return records, {argument for argument, _ in known}, excused - known
 

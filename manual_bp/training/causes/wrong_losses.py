@@ -143,7 +143,7 @@ def _of_a_number(step: Step, now: Moment, run: Callable[..., StepRecord]) -> Ite
 
     for what, own, of in ways:
         for number in numbers(of, float(own)):
-            if number > 0:
+            if number > NONE * own:  # what is 0 is told so, as one of the usual numbers
                 meant = "" if own else f"; if that is meant, declare it: {what[-3:-1]}={number:.6g}"
                 words = f"{what} is {number:.6g}, where {f'{own:g}' if own else 'none'} is due"
                 yield words + (meant if what.endswith(")") else ""), lambda c=number, of=of: run(of(c))  # type: ignore[misc]

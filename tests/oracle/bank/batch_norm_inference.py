@@ -72,7 +72,7 @@ def statistics_of_the_batch(x, weight, bias, running_mean, running_var, dy, eps=
     return y, dy * channels(weight, x) * inv, *sums(xhat, dy), None, None
 
 
-@bank.wrong("mode", r"batch_norm\b")
+@bank.wrong("mode", r"batch_norm\b|'statistics of the batch'")  # of which dweight alone is that
 def training_mode(x, weight, bias, running_mean, running_var, dy, eps=1e-5):
     y, *_ = forward(x, weight, bias, running_mean, running_var, eps)
     over = axes_of(x)
