@@ -27,8 +27,24 @@ def test_it_is_wrong_as_it_stands_and_right_once_mended(entry):
     assert mended.passed, f"{entry.cause}: {mended}"
 
 
+# Of which no cause is told, or that of another edit, in any time; one that is named is to be struck out.  What they
+# should be called was written down before anything had been told of them: so many of 40 the diagnosis does not find.
+OTHERWISE = {
+    "attention_reads_d_by_head",
+    "causal_conv_flips_the_kernel",
+    "cross_entropy_forgets_the_offset",
+    "cross_entropy_smooths_by_the_targets_weight",
+    "embedding_never_writes_the_last_run",
+    "gated_attention_gates_twice",
+    "huber_branches_on_x",
+    "prelu_channels_last",
+    "scan_starts_each_chunk_from_zero",
+}
+NAMED = [pytest.param(e, id=e.name, marks=[pytest.mark.xfail(strict=True)] * (e.name in OTHERWISE)) for e in ENTRIES]
+
+
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+@pytest.mark.parametrize("entry", NAMED)
 def test_the_first_sentence_names_the_cause(entry):
     report = judged(entry.vjp, entry, SECONDS)
     first = report.diagnoses[0].lower() if report.diagnoses else ""

@@ -115,6 +115,8 @@ class Sample:
         error, rest = ((self.got - x)[where].norm() for x in (self.expected, value))
         if not error > 0:
             return 0.0
+        if error.isinf():  # a number where an infinity is due
+            error, rest = torch.ones_like(error), torch.where(rest.isinf(), 1.0, 0.0)
         nearer = max(float(rest / error), torch.finfo(torch.float32).eps)
         bits = -math.log2(nearer) if bool(self.got[where].any()) else min(-math.log2(nearer), OF_ZERO)
         return bits * min(int(self.wrong.sum()), INDEPENDENT)

@@ -60,6 +60,7 @@ def routed(logits, experts):
     "mean",
     "dot product",
     "term",
+    "left out",  # of what the quotient gives the part through the sum
     mend=("dbest = dw / total", "dbest = (dw - (dw * w).sum(1, keepdim=True)) / total"),
     inputs={"logits": (6, 5), "experts": (6, 5, 7)},
 )
