@@ -129,7 +129,8 @@ class Sketch:
             except Exception:  # it is not defined there
                 due = torch.full_like(self.target, torch.nan)
             found = (self._slopes[position] @ step.double().flatten()).reshape(-1, SUMS)
-            self._linear[position] = torch.allclose(found, due, rtol=EXACT, atol=EXACT * float(due.abs().max()))
+            largest = float(due.abs().max())  # NaN where it leaves what a root or logarithm is defined for
+            self._linear[position] = largest < math.inf and torch.allclose(found, due, rtol=EXACT, atol=EXACT * largest)
         return self._linear[position]
 
     def _derived(self) -> dict[int, Tensor]:
