@@ -6,6 +6,9 @@ import pytest
 import torch
 
 import manual_bp as bp
+from manual_bp.inputs import Edge
+from manual_bp.oracle.drawing import draw
+from manual_bp.outputs import parts, whole
 
 x = torch.ones(3, 2)
 
@@ -107,3 +110,17 @@ def test_dtype_of_the_cotangent():
     _, residuals = bp.tanh.forward(x)
     with wrong("dy must have y's dtype"):
         bp.tanh.backward(residuals, x.double())
+
+
+COMPUTED = [name for name, rule in bp.RULES.items() if rule.has_backward and hasattr(rule.page, "AXES")]
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_dy_has_the_lengths_that_a_page_computes(name):
+    """By what its residuals keep of hyperparameters, under their own names and as they were given."""
+    rule = bp.RULES[name]
+    inputs, dy, hyper = draw(rule, Edge("ordinary"), torch.Generator().manual_seed(0))
+    _, residuals = rule.forward(*inputs, **hyper)
+    longer = whole([torch.cat([d, d[..., :1]], -1) for d in parts(dy)], like=dy)
+    with pytest.raises(ValueError, match=name):
+        rule.backward(residuals, longer)

@@ -27,7 +27,7 @@ from manual_bp.oracle.evidence import Evidence
 from manual_bp.oracle.kept_evidence import generated_evidence
 from manual_bp.outputs import parts
 from manual_bp.rule import Grads, Rule, Vjp
-from manual_bp.signature import DTYPES
+from manual_bp.signature import DTYPES, computing_dtype
 from tests.conftest import short
 from tests.pages import PAGES
 
@@ -201,23 +201,25 @@ def test_a_sum_that_starts_at_the_bias_is_accepted(dtype):
 def test_a_formula_that_loses_digits_is_accepted_where_it_keeps_them(rule, dtype):
     """As y(1 - y) does for small y: the page's own numbers elsewhere."""
     for mistake in (m for m in rule.mistakes if m.loses_digits and rule.elementwise):
-        candidate = where_it_keeps(rule, rule.mistaken(mistake.backward), 4 * torch.finfo(dtype).eps)
+        candidate = where_it_keeps(rule, rule.mistaken(mistake.backward), computing_dtype(dtype))
         for seed in FEW:
             case = seeded_case(rule, dtype, seed, long=False)
             report = compare(candidate, rule, dtype=dtype, cases=[case], strict=True, diagnose=0)
             assert not report.mismatches, f"{mistake.name}: {report}"
 
 
-def where_it_keeps(rule: Rule, losing: Vjp, digits: float) -> Vjp:
-    """Another formula where it is that close, and the page elsewhere."""
+def where_it_keeps(rule: Rule, losing: Vjp, computing: torch.dtype) -> Vjp:
+    """Another formula where it is as close as a few roundings, and the page elsewhere; in the precision in which they
+    are computed, as of what 16 bits hold one may be off by as much and have lost nearly all of its digits."""
+    digits = 4 * torch.finfo(computing).eps
 
     def candidate(inputs: Any, dy: Any, **hyper: Any) -> Any:
-        y, own = rule.vjp(inputs, dy, **hyper)
-        _, other = losing(inputs, dy, **hyper)
-        together = zip(own, other, strict=True)
+        y, rounded = rule.vjp(inputs, dy, **hyper)
+        wide, dy = tuple(None if x is None else x.to(computing) for x in inputs), dy.to(computing)
+        together = zip(rule.vjp(wide, dy, **hyper)[1], losing(wide, dy, **hyper)[1], rounded, strict=True)
         return y, tuple(
-            None if g is None or o is None else torch.where((g - o).abs() <= digits * g.abs(), o, g)
-            for g, o in together
+            r if g is None or o is None else torch.where((g - o).abs() <= digits * g.abs(), o, g).to(r.dtype)
+            for g, o, r in together
         )
 
     return candidate

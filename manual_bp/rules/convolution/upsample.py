@@ -52,12 +52,12 @@ Scale = tuple[tuple[int, int], ...]
 
 
 class Residuals(NamedTuple):
-    """y is linear in x: no number of x is needed, only how long it is."""
+    """y is linear in x: no number of x is needed, only how long it is, and the scale as given for dy."""
 
     batch: int
     channels: int
     space: tuple[int, ...]
-    scale: Scale
+    scale: int | float | tuple[int, ...] | tuple[float, ...]
     mode: str
     align_corners: bool
 
@@ -79,14 +79,14 @@ def forward(
     must = "upsample: scale must make a whole number of places on each axis"
     require(is_whole, must, f"{scale} times {tuple(x.shape[2:])}", "Pass m / n for m places.")
     y = _up(x, each, mode, align_corners)
-    return y, Residuals(x.shape[0], x.shape[1], tuple(x.shape[2:]), each, mode, align_corners)
+    return y, Residuals(x.shape[0], x.shape[1], tuple(x.shape[2:]), scale, mode, align_corners)
 
 
 def backward(
     residuals: Residuals, dy: Float[Tensor, "batch channels *steps"]
 ) -> tuple[Float[Tensor, "batch channels *space"]]:
     *_, space, scale, mode, align_corners = residuals
-    return (_down(dy, space, scale, mode, align_corners),)
+    return (_down(dy, space, _fractions(scale, len(space)), mode, align_corners),)
 
 
 class _Between(NamedTuple):
