@@ -191,7 +191,7 @@ def steps(space: tuple[int, ...], scale: float | tuple[float, ...]) -> tuple[int
 INPUTS = {"x": Input(normal())}
 HYPER = {"scale": 2}
 AXES = {"steps": steps}
-SIZES = {"channels": 2, "space": (4, 6)}
+SIZES = {"channels": 2, "space": (2, 6)}  # of thousands of rows there are cases too
 USUAL = {"scale": (3, (1, 3))}
 
 _INF = float("inf")
