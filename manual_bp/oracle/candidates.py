@@ -24,7 +24,7 @@ class Candidate(Protocol):
 
 class Differentiator(Protocol):
     """What the candidate registered as torch offers beside: torch's own derivative of a function, as programs
-    (torch_ref/derivative.py), and an nn.Module as a function of its inputs, parameters and buffers."""
+    (torch_ref/derivative.py) or as a Vjp, and an nn.Module as a function of its inputs, parameters and buffers."""
 
     def derivative(
         self,
@@ -39,6 +39,8 @@ class Differentiator(Protocol):
     def leaving(
         self, function: Callable[..., Any], body: Any, inputs: tuple[Any, ...], hyper: Mapping[str, Any]
     ) -> list[Any]: ...
+
+    def autograd(self, forward: Callable[..., Any]) -> Vjp: ...
 
     def bound(self, module: Any, names: tuple[str, ...]) -> Callable[..., Any]: ...
 

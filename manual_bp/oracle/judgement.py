@@ -289,9 +289,11 @@ class Judge:
         if self.strict or not hasattr(self.rule.page, "FUNCTION") or not bool(none.any()):
             return torch.zeros_like(none)
         there = in_dtype(case, self.kinds.contract.compute, "cpu")
-        dy = tuple(part for part in parts(there.dy) if part is not None)
-        found = self.rule.page.WITHOUT_OVERFLOWN(there.inputs, dy, case.hyper)[self.arguments.index(argument)]
-        none &= found.isnan()
+        inputs = tuple(None if x is None else x.clone() for x in there.inputs)  # it may write into them
+        found = self.rule.page.WITHOUT_OVERFLOWN(inputs, there.dy, case.hyper)
+        if not found:
+            return torch.zeros_like(none)
+        none &= found[self.arguments.index(argument)].isnan()
         if bool(none.any()):
             self.note(f"{argument} is NaN or infinite where a step of the function itself overflows: not judged there")
         return none

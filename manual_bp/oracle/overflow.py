@@ -15,24 +15,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.dispatch import Mode
-from manual_bp.program.program import Evaluate, tensors_in
-
-
-def without_overflown(evaluate: Evaluate) -> Evaluate:
-    """As `evaluate`, with NaN where an operation overflows, which then spreads to whatever depends on it."""
-
-    def evaluated(op: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        result = evaluate(op, args, kwargs)
-        numbers = [x for x in tensors_in((args, kwargs)) if x.is_floating_point()]
-        is_said = any(isinstance(x, float) and math.isinf(x) for x in args)
-        if not numbers or is_said or not isinstance(result, Tensor) or not result.is_floating_point():
-            return result
-        usual = [_is_usual(x) for x in numbers]
-        if torch.Tag.pointwise not in getattr(op, "tags", ()):  # of an element of the result, any may be an operand
-            usual = [(x.isfinite().all() if x.numel() else torch.ones((), dtype=torch.bool)) for x in numbers]
-        return result.masked_fill(reduce(torch.logical_and, usual, result.isinf()), torch.nan)
-
-    return evaluated
+from manual_bp.program.program import tensors_in
 
 
 class Watching(Mode):
@@ -45,18 +28,43 @@ class Watching(Mode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        numbers = [x for x in tensors_in((args, kwargs or {})) if x.is_floating_point()]
-        usual = [_is_usual(x) for x in numbers]  # before it, as it may be in place
+        usual = _usual(func, args, kwargs or {})  # before it, as it may be in place
         result = func(*args, **(kwargs or {}))
-        is_said = any(isinstance(x, float) and math.isinf(x) for x in args)
-        for made in tensors_in((result,)) if usual and not is_said else ():
+        for made in tensors_in((result,)) if usual else ():
             alike = made.is_floating_point() and made.shape == self.overflown.shape
             if alike and all(x.shape == made.shape or not x.ndim for x in usual):
-                found = made.isinf()
-                for each in usual:
-                    found &= each
-                self.overflown |= found.cpu()
+                self.overflown |= reduce(torch.logical_and, usual, made.isinf()).cpu()
         return result
+
+
+class Spreading(Mode):
+    """Where an operation of torch overflows NaN takes the place of its result, and spreads to whatever depends on it.
+    An operation is one of torch's: what its kernel does inside is torch's matter.  has_spread: whether any has."""
+
+    has_spread = False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        usual = _usual(func, args, kwargs or {})
+        result = func(*args, **(kwargs or {}))
+        if usual and isinstance(result, Tensor) and result.is_floating_point():
+            overflown = reduce(torch.logical_and, usual, result.isinf())
+            if bool(overflown.any()):
+                self.has_spread = True
+                result.masked_fill_(overflown, torch.nan)
+        return result
+
+
+def _usual(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """Of each tensor of numbers on which an operation works, where an infinity made of it is an overflow; nothing of
+    one that is told of an infinity."""
+    if any(isinstance(x, float) and math.isinf(x) for x in args):
+        return []
+    numbers = [x for x in tensors_in((args, kwargs)) if x.is_floating_point()]
+    if torch.Tag.pointwise in func.tags:
+        return [_is_usual(x) for x in numbers]
+    return [x.isfinite().all() for x in numbers]  # of an element of the result, any may be an operand
 
 
 def _is_usual(x: Tensor) -> Tensor:

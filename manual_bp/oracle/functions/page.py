@@ -19,7 +19,7 @@ from manual_bp.arithmetic.operators import is_bounded, on_jets, on_tensors
 from manual_bp.dispatch import without_modes
 from manual_bp.oracle.candidates import differentiator
 from manual_bp.oracle.functions.alike import are_broadcast_anew
-from manual_bp.oracle.overflow import without_overflown
+from manual_bp.oracle.overflow import Spreading
 from manual_bp.outputs import parts
 from manual_bp.program import Program
 from manual_bp.program.precision import are_same, with_dtype
@@ -125,14 +125,21 @@ class Recorded:
         """As `forward`, by torch's own formulas, some of which lose digits."""
         return self._run(self.derivative(inputs, hyper, keeps_digits=False), inputs, hyper)
 
-    def without_overflown(
-        self, inputs: tuple[Any, ...], dy: tuple[Tensor, ...], hyper: Mapping[str, Any]
-    ) -> tuple[Any, ...]:
-        """Outputs and cotangents, with NaN wherever they depend on a step of forward that overflows."""
-        found, present = self.derivative(inputs, hyper, keeps_digits=False), [x for x in inputs if x is not None]
-        evaluate = on_tensors(next(x.dtype for x in present if x.is_floating_point()))
-        (y, saved), _ = found.forward.run(_in_order(present), without_overflown(evaluate))
-        return (*parts(y), *found.backward.run((*saved, *_in_order(dy)), evaluate)[0])
+    def without_overflown(self, inputs: tuple[Any, ...], dy: Any, hyper: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Outputs and cotangents by torch.autograd, with NaN wherever they depend on a step of forward that overflows;
+        nothing if none does, or the function raises."""
+        spreading = Spreading()
+
+        def watched(*inputs: Any, **hyper: Any) -> Any:
+            with spreading:
+                return self.function(*inputs, **hyper)
+
+        try:
+            with without_modes():
+                y, grads = differentiator().autograd(watched)(inputs, dy, **hyper)
+        except (RuntimeError, ValueError, IndexError, TypeError):  # as one that holds tensors of another dtype
+            return ()
+        return (*parts(y), *grads) if spreading.has_spread else ()
 
     def _run(self, found: Any, inputs: tuple[Any, ...], hyper: Mapping[str, Any]) -> tuple[Any, Residuals]:
         """Forward on tensors.  Raises ValueError where the function is not defined for their values, as where one is
