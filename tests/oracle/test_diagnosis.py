@@ -105,19 +105,17 @@ def is_named_first(mistake, sentences):
 
 
 def alike(rule, mistake, records, wrong):
-    """The mistakes that the page lists which give in all these cases what this one gives, itself among them: of a
-    function for which two stories are told either is true, and the page's first is named."""
+    """The other mistakes that the page lists which give in all these cases what this one gives: of a function for which
+    two stories are told either is true, and the page's first is named."""
     samples = [samples_of(rule.arguments, record, True, torch.float32) for record in records]
-    for other in (m for m in rule.mistakes if not m.loses_digits):
-        candidate, agrees = rule.mistaken(other.backward), other is mistake
-        if not agrees:
-            called = [call(candidate, rule, record.evidence.case).results for record in records]
-            agrees = all(
-                given is not None and own[a].agrees(given[rule.arguments.index(a)].double())
-                for given, own in zip(called, samples, strict=True)
-                for a in wrong & own.keys()
-            )
-        if agrees:
+    for other in (m for m in rule.mistakes if not m.loses_digits and m is not mistake):
+        candidate = rule.mistaken(other.backward)
+        called = [call(candidate, rule, record.evidence.case).results for record in records]
+        if all(
+            given is not None and own[a].agrees(given[rule.arguments.index(a)].double())
+            for given, own in zip(called, samples, strict=True)
+            for a in wrong & own.keys()
+        ):
             yield other
 
 
@@ -158,7 +156,8 @@ def test_every_registered_mistake_is_named_first(rule, mistake, monkeypatch):
     assert found
     if is_of_layouts(records, wrong, rule) and "as if it were contiguous" in found[0]:
         return
-    assert any(is_named_first(each, found) for each in alike(rule, mistake, records, wrong)), found
+    if not is_named_first(mistake, found):
+        assert any(is_named_first(each, found) for each in alike(rule, mistake, records, wrong)), found
 
 
 # ------------------------------------------------------------------------------------------------------ right programs
