@@ -360,7 +360,7 @@ def parts_exchanged(program):
             [(2, 3, 4, 5), (2, 3, 4, 5), (2, 3, 4, 5), None],
             {},
             "dq",
-            lambda p: p.rule.vjp((*p.inputs[:2], p.inputs[2][:, :1].expand(2, 3, 4, 5), None), p.dy)[1][0],
+            lambda p: p.rule.page.backward(p.residuals._replace(v=p.residuals.v[:, :1].expand(2, 3, 4, 5)), p.dy)[0],
             "the first of `v` along the third axis from the last",
         ),
         (

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
+from manual_bp.arithmetic.operators import VIEWS
 from manual_bp.oracle.case import Case
 from manual_bp.oracle.diagnosis.quantities import Quantity, quantities
 from manual_bp.oracle.variation import wide
@@ -273,6 +275,8 @@ def _step(node: Node, values: list[Any]) -> Callable[[dict[int, Any]], Any]:
     """What a node gives where some of the values are changed.  It is called a million times: what is the same each time
     is found once."""
     op, args, kwargs = node.op, list(node.args), dict(node.kwargs)
+    if op in VIEWS:
+        op = torch.ops.aten.reshape.default  # what was changed may lie in memory in another way than what was recorded
     slots = [(i, ref.position, ref.item) for i, ref in enumerate(args) if isinstance(ref, Ref)]
     nested = [(i, list(a)) for i, a in enumerate(args) if type(a) in (list, tuple) and refs_in(a)]
 
