@@ -25,7 +25,7 @@ import manual_bp as bp
 import torch_ref
 from manual_bp.arithmetic.certified import ALLOWED_ULPS, Balls, truth
 from manual_bp.cli.shared import usage, write_json
-from manual_bp.oracle.errors import ulp
+from manual_bp.oracle.truth.errors import ulp
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

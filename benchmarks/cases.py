@@ -8,7 +8,7 @@ import torch
 
 from manual_bp.inputs import Edge
 from manual_bp.oracle.case import Case, in_dtype
-from manual_bp.oracle.drawing import draw
+from manual_bp.oracle.cases.drawing import draw
 from manual_bp.rule import Rule
 
 LONG = 64  # more than the 37 terms from which the probabilistic bound of a sum is the smaller one (bounded.py)

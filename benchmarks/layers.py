@@ -14,7 +14,7 @@ from benchmarks.rules import RuleProblem, Run
 from manual_bp.inputs import Edge
 from manual_bp.oracle import Case
 from manual_bp.oracle.case import in_dtype
-from manual_bp.oracle.drawing import draw
+from manual_bp.oracle.cases.drawing import draw
 from manual_bp.outputs import parts
 
 FARTHEST = 1e-4

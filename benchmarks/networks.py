@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks.steps import Result, Start, StepContestant
 from manual_bp.arithmetic.perturbed import wide
-from manual_bp.oracle.errors import errors
+from manual_bp.oracle.truth.errors import errors
 from manual_bp.training import Step, TrainingState
 from manual_bp.training.engine import ManualEngine, allowance_of
 

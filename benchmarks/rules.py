@@ -16,7 +16,7 @@ from manual_bp import axes
 from manual_bp.inputs import Edge
 from manual_bp.oracle import NOT_RECORDED, Case, check
 from manual_bp.oracle.case import in_dtype
-from manual_bp.oracle.drawing import draw
+from manual_bp.oracle.cases.drawing import draw
 from manual_bp.outputs import parts, whole
 from torch_ref.functions import function
 

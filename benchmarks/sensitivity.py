@@ -38,9 +38,9 @@ from manual_bp.oracle.audit.handed import Handed
 from manual_bp.oracle.audit.mutations import Exact, Mutation, mutated, mutations
 from manual_bp.oracle.audit.programs import steady
 from manual_bp.oracle.case import in_dtype
-from manual_bp.oracle.errors import errors, ulp
-from manual_bp.oracle.evidence import Evidence, evidence
 from manual_bp.oracle.judgement import NOTES
+from manual_bp.oracle.truth.errors import errors, ulp
+from manual_bp.oracle.truth.evidence import Evidence, evidence
 from manual_bp.outputs import parts
 from manual_bp.rule import Grads, Rule, Vjp, as_vjp
 from manual_bp.signature import DTYPES

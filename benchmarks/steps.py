@@ -13,7 +13,7 @@ from benchmarks.paired import Contestant
 from manual_bp.arithmetic.perturbed import wide
 from manual_bp.chain import leaves
 from manual_bp.models import Model, mlp, residual_mlp
-from manual_bp.oracle.errors import errors
+from manual_bp.oracle.truth.errors import errors
 from manual_bp.training import Step, TrainingState, sgd, training_step
 from manual_bp.training.engine import ManualEngine, StepRecord, allowance_of
 

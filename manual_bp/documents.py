@@ -117,7 +117,7 @@ def _bench() -> Schema:
 
 
 def _report() -> tuple[Schema, Schema]:
-    from manual_bp.oracle.report import SCHEMA, Report
+    from manual_bp.oracle.reports.report import SCHEMA, Report
 
     loose = {"type": "array", "items": WORDS, "description": "Arguments whose allowance is loose."}
     return _of(Report, schema={"const": SCHEMA}, passed=FLAG, loose=loose)

@@ -40,7 +40,7 @@ from manual_bp.pytest_audit import audited, pytest_generate_tests, pytest_pyfunc
 if TYPE_CHECKING:
     import torch
 
-    from manual_bp.oracle.report import Report
+    from manual_bp.oracle.reports.report import Report
     from manual_bp.rule import Rule, Vjp
 
 INDEX = "index.html"
@@ -66,8 +66,8 @@ def cases(
     """
     import torch
 
-    from manual_bp.oracle.cases import generated
-    from manual_bp.oracle.declared import Declared
+    from manual_bp.oracle.cases.declared import Declared
+    from manual_bp.oracle.cases.generated import generated
     from manual_bp.oracle.functions import rule_of
 
     rule = rule_of(rule, inputs, declared.get("hyper"))
@@ -126,7 +126,7 @@ class Oracle:
         options: dict[str, Any],
     ) -> None:
         from manual_bp.files import write_atomically
-        from manual_bp.oracle.html import to_html
+        from manual_bp.oracle.reports.html import to_html
 
         assert self._folder is not None
         self._pages += 1
@@ -232,7 +232,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if folder is None or session.config.getoption("collectonly"):
         return
     from manual_bp.files import write_atomically
-    from manual_bp.oracle.html import index_html
+    from manual_bp.oracle.reports.html import index_html
 
     if _may_be_index(folder / INDEX):  # another plugin may have put its own there meanwhile
         write_atomically(folder / INDEX, f"{index_html(folder)}\n{MADE}\n".encode())
@@ -241,7 +241,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def _is_page(path: Path) -> bool:
     """Whether a file is a page that a test of an earlier run made: neither a link, nor a page that `to_html` made for
     somebody else, nor a copy under another name."""
-    from manual_bp.oracle.html import about_page
+    from manual_bp.oracle.reports.html import about_page
 
     if path.is_symlink() or not path.is_file() or (about := about_page(path)) is None:
         return False

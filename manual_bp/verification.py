@@ -15,13 +15,13 @@ from torch import Tensor
 
 from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.inputs import Mistake
-from manual_bp.oracle.candidates import candidate
+from manual_bp.oracle.calling.candidates import candidate
 from manual_bp.oracle.case import Further, Sized
+from manual_bp.oracle.cases.drawing import draw
 from manual_bp.oracle.checking import compare_page, rejects
-from manual_bp.oracle.drawing import draw
-from manual_bp.oracle.errors import ulp
-from manual_bp.oracle.evidence import Evidence
-from manual_bp.oracle.kept_evidence import generated_evidence
+from manual_bp.oracle.truth.errors import ulp
+from manual_bp.oracle.truth.evidence import Evidence
+from manual_bp.oracle.truth.kept import generated_evidence
 from manual_bp.outputs import parts
 from manual_bp.registry import RULES
 from manual_bp.rule import Rule, Vjp, as_vjp

@@ -13,11 +13,11 @@ import torch_ref
 from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.inputs import Edge
 from manual_bp.oracle.case import Case, Further, in_dtype
+from manual_bp.oracle.cases.drawing import draw
 from manual_bp.oracle.comparison import Comparison
-from manual_bp.oracle.conventions import Conventions
-from manual_bp.oracle.drawing import draw
-from manual_bp.oracle.kept_evidence import generated_evidence
-from manual_bp.oracle.report import Report
+from manual_bp.oracle.reports.report import Report
+from manual_bp.oracle.truth.conventions import Conventions
+from manual_bp.oracle.truth.kept import generated_evidence
 from manual_bp.outputs import parts
 from manual_bp.rule import Grads, Rule, Vjp
 from manual_bp.signature import DTYPES

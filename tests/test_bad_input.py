@@ -7,7 +7,7 @@ import torch
 
 import manual_bp as bp
 from manual_bp.inputs import Edge
-from manual_bp.oracle.drawing import draw
+from manual_bp.oracle.cases.drawing import draw
 from manual_bp.outputs import parts, whole
 
 x = torch.ones(3, 2)

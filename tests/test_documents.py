@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 import benchmarks
 from manual_bp.cli import app
 from manual_bp.documents import DOCUMENTS, schema
-from manual_bp.oracle.mismatch import Mismatch
-from manual_bp.oracle.report import Report
+from manual_bp.oracle.reports.mismatch import Mismatch
+from manual_bp.oracle.reports.report import Report
 from manual_bp.training.fit import EpochRecord
 from tests.documents import valid
 

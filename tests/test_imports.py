@@ -1,7 +1,7 @@
 """No module imports what imports it back: then neither can be read, or moved, alone.
 
 An import inside a function counts, and one that only a type checker sees: what speaks of a type has to know it.  Nor do
-the folders of a package, each as a whole.
+the folders of a package, or of a folder, each as a whole.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ def graph(files) -> Graph:
     return {name: found - {name, None} for name, found in named.items()}
 
 
-def rooms(modules: Graph) -> Graph:
-    """The same of what lies right below a package: a folder as a whole, or a file."""
+def rooms(modules: Graph, depth: int = 2) -> Graph:
+    """The same of what lies so deep (2: right below a package): a folder as a whole, or a file."""
     found: Graph = {}
     for name, others in modules.items():
-        room, *far = (".".join(each.split(".")[:2]) for each in (name, *others))
+        room, *far = (".".join(each.split(".")[:depth]) for each in (name, *others))
         found.setdefault(room, set()).update({*far} - {room})
     return found
 
@@ -66,7 +66,7 @@ def circle(modules: Graph) -> list[str] | None:
 def test_there_is_no_import_circle():
     assert len(FILES) > len(PACKAGES)
     modules = graph(FILES)
-    for found in (circle(modules), circle(rooms(modules))):
+    for found in (circle(modules), circle(rooms(modules)), circle(rooms(modules, depth=3))):
         assert found is None, "imports in a circle: " + " -> ".join(found)
 
 

@@ -19,7 +19,7 @@ from manual_bp.cli import app
 from manual_bp.lockstep import branches_differ, brief, brief_shape, lockstep
 from manual_bp.models import mlp, residual_mlp
 from manual_bp.networks import tiny
-from manual_bp.oracle.candidates import engine_factory
+from manual_bp.oracle.calling.candidates import engine_factory
 from manual_bp.training import adam, sgd, training_step
 from manual_bp.training.data import Dataset
 from manual_bp.training.judging.judge import Judge

@@ -12,7 +12,7 @@ import manual_bp as bp
 from manual_bp import chain
 from manual_bp.lockstep import lockstep
 from manual_bp.models import gpt
-from manual_bp.oracle.candidates import engine_factory
+from manual_bp.oracle.calling.candidates import engine_factory
 from manual_bp.training import adamw
 from manual_bp.training.text import BYTES, Text
 from torch_ref.models import gpt as torch_gpt

@@ -10,7 +10,7 @@ import torch
 import manual_bp as bp
 from manual_bp.lockstep import lockstep
 from manual_bp.models import recurrent
-from manual_bp.oracle.candidates import engine_factory
+from manual_bp.oracle.calling.candidates import engine_factory
 from manual_bp.training import adamw, training_step
 from manual_bp.training.engine import ManualEngine, allowance_of
 from manual_bp.training.text import BYTES, Text

@@ -15,11 +15,11 @@ from manual_bp.arithmetic.bounded import contract_of, widths
 from manual_bp.inputs import Edge
 from manual_bp.oracle import Case, compare
 from manual_bp.oracle.case import Sized, in_dtype
+from manual_bp.oracle.cases.drawing import draw
 from manual_bp.oracle.checking import compare_page, rejects
 from manual_bp.oracle.comparison import Comparison
-from manual_bp.oracle.conventions import Conventions
-from manual_bp.oracle.drawing import draw
-from manual_bp.oracle.kept_evidence import generated_evidence
+from manual_bp.oracle.truth.conventions import Conventions
+from manual_bp.oracle.truth.kept import generated_evidence
 from manual_bp.outputs import parts
 from manual_bp.signature import DTYPES
 from manual_bp.verification import tells_of_sizes

@@ -22,9 +22,9 @@ from manual_bp.oracle.audit.equivalents import REWRITTEN as PROGRAMS
 from manual_bp.oracle.audit.equivalents import LastFirst, rewritten
 from manual_bp.oracle.audit.mutations import Exact, Mutation, mutated, mutations, scaled
 from manual_bp.oracle.comparison import Comparison
-from manual_bp.oracle.conventions import Conventions
-from manual_bp.oracle.evidence import Evidence
-from manual_bp.oracle.kept_evidence import generated_evidence
+from manual_bp.oracle.truth.conventions import Conventions
+from manual_bp.oracle.truth.evidence import Evidence
+from manual_bp.oracle.truth.kept import generated_evidence
 from manual_bp.outputs import parts
 from manual_bp.rule import Grads, Rule, Vjp
 from manual_bp.signature import DTYPES, computing_dtype

@@ -12,7 +12,7 @@ import manual_bp as bp
 from manual_bp.cli import app
 from manual_bp.inputs import Edge, Mistake
 from manual_bp.oracle.case import Sized
-from manual_bp.oracle.cases import generated
+from manual_bp.oracle.cases.generated import generated
 from manual_bp.oracle.checking import compare_page
 from manual_bp.rule import Rule
 from manual_bp.verification import RuleVerdict, parts_of, verify_rule, verify_rules
@@ -35,7 +35,7 @@ def verdict(monkeypatch):
         mistakes=False,
     ):
         twin = vjp(function)
-        monkeypatch.setattr("manual_bp.oracle.by_torch.candidate", lambda name: lambda rule: twin)
+        monkeypatch.setattr("manual_bp.oracle.truth.by_torch.candidate", lambda name: lambda rule: twin)
         rule = Rule("mine", page)
         for found, value in ((bp.RULES._modules, page.__name__), (bp.RULES._loaded, rule)):
             monkeypatch.setitem(found, "mine", value)  # the evidence of what is registered is found once

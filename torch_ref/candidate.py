@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from manual_bp.oracle.adapters import take_keywords_of
-from manual_bp.oracle.ways import INPUTS, only, orders, without
+from manual_bp.oracle.calling.adapters import take_keywords_of
+from manual_bp.oracle.calling.ways import INPUTS, only, orders, without
 from manual_bp.outputs import parts
 from manual_bp.outputs import whole as whole_of
 from manual_bp.registry import RULES

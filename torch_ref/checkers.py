@@ -15,7 +15,7 @@ from torch import Tensor
 
 from manual_bp.inputs import Edge
 from manual_bp.oracle.case import Case, in_dtype
-from manual_bp.oracle.drawing import draw
+from manual_bp.oracle.cases.drawing import draw
 from manual_bp.outputs import parts
 from manual_bp.rule import Rule
 

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.oracle.candidates import candidate
-from manual_bp.oracle.truth import certified_module
+from manual_bp.oracle.calling.candidates import candidate
+from manual_bp.oracle.truth.certified import certified_module
 from manual_bp.outputs import parts
 from manual_bp.rule import Rule
 

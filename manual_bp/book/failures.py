@@ -35,9 +35,9 @@ from manual_bp.book.curves import (
 from manual_bp.book.planes import COLUMNS, ROWS, Plane, plane_of, window_of
 from manual_bp.inputs import Mistake, Value
 from manual_bp.oracle.case import Case
-from manual_bp.oracle.cases import generated
-from manual_bp.oracle.errors import errors, ulp
-from manual_bp.oracle.evidence import Evidence, evidence
+from manual_bp.oracle.cases.generated import generated
+from manual_bp.oracle.truth.errors import errors, ulp
+from manual_bp.oracle.truth.evidence import Evidence, evidence
 from manual_bp.outputs import parts
 from manual_bp.rule import Rule
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import torch
 
     from manual_bp.oracle.case import Case
-    from manual_bp.oracle.report import Report
+    from manual_bp.oracle.reports.report import Report
     from manual_bp.rule import Rule
 
 
@@ -117,9 +117,9 @@ def check(
         from manual_bp.foreign import quoted, readable
         from manual_bp.loading import load
         from manual_bp.oracle import Contract, compare
-        from manual_bp.oracle.isolation import CandidateEnded, Isolated, isolated
+        from manual_bp.oracle.calling.isolation import CandidateEnded, Isolated, isolated
         from manual_bp.oracle.practice import is_practice
-        from manual_bp.oracle.report import Report
+        from manual_bp.oracle.reports.report import Report
 
         check_device(device)
         check_writable(json_file)
@@ -195,7 +195,7 @@ def check(
         out.print(closing, markup=False, highlight=False, soft_wrap=True)
     written = True
     if html_file is not None:
-        from manual_bp.oracle.html import to_html
+        from manual_bp.oracle.reports.html import to_html
 
         alone = mask or isinstance(rule, str)  # of which no further call could be drawn
         page = (

@@ -130,7 +130,7 @@ def lockstep_of(
     Raises EngineError if the factory is none, or makes no engine of this network.
     """
     from manual_bp.lockstep import failed, lockstep
-    from manual_bp.oracle.candidates import engine_factory
+    from manual_bp.oracle.calling.candidates import engine_factory
     from manual_bp.training.engine import EngineError
 
     ((_, model, dataset),) = prepared([name], data)

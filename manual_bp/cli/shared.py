@@ -266,7 +266,7 @@ def write(path: Path, text: str, option: str) -> bool:
 
 def write_json(path: Path | None, command: str, passed: bool, content: dict[str, Any]) -> None:
     """One document.  If it cannot be written, that is said: exit status 2, or 1 if something is wrong besides."""
-    from manual_bp.oracle.report import plain
+    from manual_bp.oracle.reports.report import plain
 
     if path is None:
         return

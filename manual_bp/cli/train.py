@@ -226,7 +226,7 @@ def _run(configuration: Configuration) -> Run:
 
 
 def _verifier(run: Run, checkpoint: Checkpoint) -> Verifier:
-    from manual_bp.oracle.candidates import engine_factory
+    from manual_bp.oracle.calling.candidates import engine_factory
     from manual_bp.training.verifying import Verifier
 
     return Verifier(run.step, run.dtype, engine_factory("torch"), checkpoint.verified)

@@ -48,7 +48,7 @@ def vectors(
     """
     with usage():
         dtypes = [chosen for name in dtype or WIDE for chosen in chosen_dtypes(name)]
-        from manual_bp.oracle.report import plain
+        from manual_bp.oracle.reports.report import plain
         from manual_bp.oracle.vectors import vectors as made
         from manual_bp.registry import RULES
 

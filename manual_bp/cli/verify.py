@@ -111,7 +111,7 @@ def _in_lockstep(runs: list[tuple[str, Any]], device: str) -> list[LockstepRepor
     """The reports on tiny networks, each by name and dtype."""
     from manual_bp.lockstep import CLASSES, brief, brief_shape, failed
     from manual_bp.networks import tiny
-    from manual_bp.oracle.candidates import engine_factory
+    from manual_bp.oracle.calling.candidates import engine_factory
 
     engine, reports = engine_factory("torch"), []
     for name, dtype in runs:
@@ -127,7 +127,7 @@ def _in_lockstep(runs: list[tuple[str, Any]], device: str) -> list[LockstepRepor
 
 def _judged(name: str, dtype: Any, device: str, sizes: bool) -> RuleVerdict:
     """The verdict on one rule in one dtype."""
-    from manual_bp.oracle.kept_evidence import forget_evidence
+    from manual_bp.oracle.truth.kept import forget_evidence
     from manual_bp.verification import verify_rules
 
     (verdict,) = verify_rules([name], [dtype], device, progress=advance, sizes=sizes)

@@ -10,21 +10,21 @@ from typing import Any
 import torch
 
 from manual_bp.arithmetic.bounded import Contract, contract_of
-from manual_bp.oracle.accepted import for_inputs, for_rule, require_candidate, variants
+from manual_bp.oracle.calling.accepted import for_inputs, for_rule, require_candidate, variants
+from manual_bp.oracle.calling.surroundings import plain
 from manual_bp.oracle.case import Case, Further
+from manual_bp.oracle.cases.declared import Declared
+from manual_bp.oracle.cases.supplied import supplied
 from manual_bp.oracle.comparison import Comparison
-from manual_bp.oracle.conventions import Conventions
-from manual_bp.oracle.declared import Declared
-from manual_bp.oracle.evidence import Evidence, evidence
 from manual_bp.oracle.explaining import explain
 from manual_bp.oracle.functions import rule_of
-from manual_bp.oracle.kept_evidence import Generated, generated_evidence, said
 from manual_bp.oracle.own_masks import compare_own_mask, with_the_other
 from manual_bp.oracle.own_sizes import judge_own_sizes, lengths_of
 from manual_bp.oracle.practice import compare_practice, is_practice
-from manual_bp.oracle.report import Report
-from manual_bp.oracle.supplied import supplied
-from manual_bp.oracle.surroundings import plain
+from manual_bp.oracle.reports.report import Report
+from manual_bp.oracle.truth.conventions import Conventions
+from manual_bp.oracle.truth.evidence import Evidence, evidence
+from manual_bp.oracle.truth.kept import Generated, generated_evidence, said
 from manual_bp.oracle.words import counted
 from manual_bp.outputs import parts
 from manual_bp.registry import RULES
@@ -84,7 +84,7 @@ def compare(
     floating-point inputs must have `dtype`. contract: the precisions in which the candidate promises to compute and
     store; by default 16-bit inputs are computed in
         float32 and rounded once.
-    conventions: what the candidate declares to do otherwise than the rule (see `manual_bp.oracle.conventions`).
+    conventions: what the candidate declares to do otherwise than the rule (see `manual_bp.oracle.truth.conventions`).
     strict: lost digits and 16-bit arithmetic are mismatches and not notes.
     diagnose: seconds that the search for the cause of what is wrong may take; 0 for none.
     on_verdict: is called with the report when all is judged, before a cause is sought.
@@ -92,7 +92,7 @@ def compare(
     ndim, min_size: numbers of axes of the rule's first input, and the shortest axis of any input, for which the
         candidate is meant.  No other case is made, nor one of `cases` judged.
     given: inputs that may be absent, and which the candidate always has, such as ("weight",).  (See
-        `manual_bp.oracle.declared` for all four.)
+        `manual_bp.oracle.cases.declared` for all four.)
     mask: "own" for a candidate that draws its own: it takes the other inputs alone, and its mask is read off y (see
         `manual_bp.oracle.own_masks`).
     Raises ValueError for an unknown rule, dtype or convention, a case that does not fit the rule, or a

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from manual_bp.arithmetic.bounded import Contract
-from manual_bp.oracle.conventions import varied_mistakes, varied_rule
+from manual_bp.oracle.cases.variation import wide
 from manual_bp.oracle.diagnosis import Record
 from manual_bp.oracle.diagnosis.deadline import Deadline, TimeIsUp
-from manual_bp.oracle.errors import errors
-from manual_bp.oracle.evidence import Evidence, evidence
-from manual_bp.oracle.variation import wide
+from manual_bp.oracle.truth.conventions import varied_mistakes, varied_rule
+from manual_bp.oracle.truth.errors import errors
+from manual_bp.oracle.truth.evidence import Evidence, evidence
 from manual_bp.outputs import parts
 from manual_bp.rule import Rule
 

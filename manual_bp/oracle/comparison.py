@@ -10,23 +10,23 @@ import torch
 from torch import Tensor
 
 from manual_bp.arithmetic.bounded import Contract
-from manual_bp.oracle.calling import call, call_again, call_filled, call_often
+from manual_bp.oracle.calling.calls import call, call_again, call_filled, call_often
+from manual_bp.oracle.calling.invocation import Call, passable
+from manual_bp.oracle.calling.raising import tracebacks
+from manual_bp.oracle.calling.results import same_bits
+from manual_bp.oracle.calling.unwritten import NEVER
 from manual_bp.oracle.case import NOT_RECORDED, Case, Further
-from manual_bp.oracle.conventions import Conventions
-from manual_bp.oracle.declared import NOTHING, Declared, untaken
+from manual_bp.oracle.cases.declared import NOTHING, Declared, untaken
+from manual_bp.oracle.cases.supplied import tensor_of
 from manual_bp.oracle.diagnosis import Record
-from manual_bp.oracle.evidence import Evidence
-from manual_bp.oracle.invocation import Call, passable
 from manual_bp.oracle.judgement import Judge
 from manual_bp.oracle.kinds import Kinds
-from manual_bp.oracle.mismatch import Mismatch
-from manual_bp.oracle.raising import tracebacks
-from manual_bp.oracle.report import Report
-from manual_bp.oracle.results import same_bits
-from manual_bp.oracle.supplied import tensor_of
+from manual_bp.oracle.reports.mismatch import Mismatch
+from manual_bp.oracle.reports.report import Report
 from manual_bp.oracle.trials import own_defaults, trials
-from manual_bp.oracle.truth import certified_module
-from manual_bp.oracle.unwritten import NEVER
+from manual_bp.oracle.truth.certified import certified_module
+from manual_bp.oracle.truth.conventions import Conventions
+from manual_bp.oracle.truth.evidence import Evidence
 from manual_bp.oracle.vacuity import structurally_zero, untested
 from manual_bp.oracle.words import counted, whose
 from manual_bp.outputs import parts

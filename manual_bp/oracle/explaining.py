@@ -6,21 +6,21 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from manual_bp.oracle.accepted import called_otherwise
 from manual_bp.oracle.accumulation.causes import between_pieces, between_steps
 from manual_bp.oracle.accumulation.pieces import Lengths
+from manual_bp.oracle.calling.accepted import called_otherwise
+from manual_bp.oracle.calling.memory import overlap
+from manual_bp.oracle.calling.raising import where_raised
+from manual_bp.oracle.calling.results import OVERWROTE, is_dense, same_bits
 from manual_bp.oracle.combined import known
 from manual_bp.oracle.comparison import Comparison
-from manual_bp.oracle.conventions import told
 from manual_bp.oracle.diagnosis import Diagnosis, Record, diagnose
 from manual_bp.oracle.diagnosis.deadline import Deadline
-from manual_bp.oracle.memory import overlap
-from manual_bp.oracle.mismatch import Mismatch
 from manual_bp.oracle.misshapen import misshapen
-from manual_bp.oracle.raising import where_raised
-from manual_bp.oracle.report import NOT_SOUGHT
-from manual_bp.oracle.results import OVERWROTE, is_dense, same_bits
-from manual_bp.oracle.summary import named, patterns
+from manual_bp.oracle.reports.mismatch import Mismatch
+from manual_bp.oracle.reports.report import NOT_SOUGHT
+from manual_bp.oracle.reports.summary import named, patterns
+from manual_bp.oracle.truth.conventions import told
 from manual_bp.outputs import parts
 from manual_bp.rule import as_vjp
 

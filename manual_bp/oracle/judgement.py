@@ -11,15 +11,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from manual_bp.foreign import named as named_type
-from manual_bp.oracle.calling import call
+from manual_bp.oracle.calling.calls import call
+from manual_bp.oracle.calling.results import same_bits
 from manual_bp.oracle.case import Case, Further, in_dtype
-from manual_bp.oracle.errors import errors
-from manual_bp.oracle.evidence import Evidence
 from manual_bp.oracle.kinds import Kinds
-from manual_bp.oracle.mismatch import Mismatch, Worst
 from manual_bp.oracle.pattern import pattern
-from manual_bp.oracle.report import Report
-from manual_bp.oracle.results import same_bits
+from manual_bp.oracle.reports.mismatch import Mismatch, Worst
+from manual_bp.oracle.reports.report import Report
+from manual_bp.oracle.truth.errors import errors
+from manual_bp.oracle.truth.evidence import Evidence
 from manual_bp.oracle.vacuity import Judged
 from manual_bp.outputs import parts
 from manual_bp.rule import Rule, Vjp

@@ -19,16 +19,16 @@ from torch import Tensor
 
 from manual_bp.arithmetic.bounded import Contract, How, contract_of, widths
 from manual_bp.inputs import Mistake, Value
-from manual_bp.oracle.calling import call
+from manual_bp.oracle.calling.calls import call
+from manual_bp.oracle.calling.results import is_dense
 from manual_bp.oracle.case import Case
-from manual_bp.oracle.conventions import ANY, KINK, Conventions
-from manual_bp.oracle.evidence import Evidence
-from manual_bp.oracle.kept_evidence import numbers_of
-from manual_bp.oracle.kinks import LARGER_WHOLE, MOST_WHOLE, is_subgradient, kinks_of, widths_nearby
-from manual_bp.oracle.lost_digits import PER_OPERATION, lost_digits, reach_of
-from manual_bp.oracle.results import is_dense
-from manual_bp.oracle.truth import CERTIFIED_ELEMENTS, CERTIFIED_ON_THE_WAY, Values, certified_module
-from manual_bp.oracle.variation import in_precision, wide
+from manual_bp.oracle.cases.variation import in_precision, wide
+from manual_bp.oracle.truth.certified import CERTIFIED_ELEMENTS, CERTIFIED_ON_THE_WAY, Values, certified_module
+from manual_bp.oracle.truth.conventions import ANY, KINK, Conventions
+from manual_bp.oracle.truth.evidence import Evidence
+from manual_bp.oracle.truth.kept import numbers_of
+from manual_bp.oracle.truth.kinks import LARGER_WHOLE, MOST_WHOLE, is_subgradient, kinks_of, widths_nearby
+from manual_bp.oracle.truth.lost_digits import PER_OPERATION, lost_digits, reach_of
 from manual_bp.outputs import parts
 from manual_bp.rule import Rule, Vjp
 

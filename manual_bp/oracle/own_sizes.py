@@ -18,13 +18,13 @@ from torch import Tensor
 from manual_bp import axes
 from manual_bp.arithmetic.bounded_table import precision
 from manual_bp.inputs import Draw, Edge, Index, Input
-from manual_bp.oracle.calling import call
+from manual_bp.oracle.calling.calls import call
 from manual_bp.oracle.case import Case, Further, in_dtype
+from manual_bp.oracle.cases.drawing import draw, sizes_of
+from manual_bp.oracle.cases.sizes import SIGNS, weighted
 from manual_bp.oracle.comparison import Comparison
-from manual_bp.oracle.drawing import draw, sizes_of
-from manual_bp.oracle.evidence import Evidence, evidence
 from manual_bp.oracle.separable import Separable, separable
-from manual_bp.oracle.sizes import SIGNS, weighted
+from manual_bp.oracle.truth.evidence import Evidence, evidence
 from manual_bp.rule import Rule
 
 # So many elements of inputs are looked at together: what analysis of rounding errors keeps of them is some 50 MB.
@@ -103,7 +103,7 @@ def _as_it_is(x: Tensor) -> Draw:
 
 def _whole(rule: Rule, block: Case, along: Separable, length: int, own: Mapping[str, Tensor]) -> Case:
     """The case of which this would be a block, each tensor rounded as soon as it is drawn.  What is not the user's own
-    is light along long axes but for a few numbers, as in all cases of sizes (`manual_bp.oracle.sizes`)."""
+    is light along long axes but for a few numbers, as in all cases of sizes (`manual_bp.oracle.cases.sizes`)."""
     generator = torch.Generator().manual_seed(1)
     tensors = []
     for name, x in block.named(rule).items():

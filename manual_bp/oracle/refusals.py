@@ -18,8 +18,8 @@ from torch import Tensor
 from manual_bp import axes
 from manual_bp.inputs import Edge, Index
 from manual_bp.oracle.case import Case, in_dtype
-from manual_bp.oracle.declared import Declared
-from manual_bp.oracle.drawing import draw, sizes_of
+from manual_bp.oracle.cases.declared import Declared
+from manual_bp.oracle.cases.drawing import draw, sizes_of
 from manual_bp.rule import Rule
 
 Shape = tuple[int, ...]

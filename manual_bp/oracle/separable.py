@@ -17,7 +17,7 @@ from torch import Tensor
 from manual_bp import axes
 from manual_bp.inputs import Edge
 from manual_bp.oracle.case import Case
-from manual_bp.oracle.drawing import draw, sizes_of
+from manual_bp.oracle.cases.drawing import draw, sizes_of
 from manual_bp.outputs import parts
 from manual_bp.rule import Rule
 

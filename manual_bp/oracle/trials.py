@@ -11,17 +11,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from manual_bp.oracle.calling import call
+from manual_bp.oracle.calling.calls import call
+from manual_bp.oracle.calling.invocation import parameters_of, passable
+from manual_bp.oracle.calling.memory import overlap
+from manual_bp.oracle.calling.results import same_bits
+from manual_bp.oracle.calling.ways import ORDERS, named, other, other_hyper, refused, tried, ways, words
 from manual_bp.oracle.case import Case
-from manual_bp.oracle.declared import Declared
+from manual_bp.oracle.cases.declared import Declared
 from manual_bp.oracle.diagnosis import Record
-from manual_bp.oracle.errors import errors
-from manual_bp.oracle.evidence import Evidence
-from manual_bp.oracle.invocation import parameters_of, passable
-from manual_bp.oracle.memory import overlap
 from manual_bp.oracle.refusals import refusals
-from manual_bp.oracle.results import same_bits
-from manual_bp.oracle.ways import ORDERS, named, other, other_hyper, refused, tried, ways, words
+from manual_bp.oracle.truth.errors import errors
+from manual_bp.oracle.truth.evidence import Evidence
 from manual_bp.oracle.words import whose
 from manual_bp.rule import Rule, Vjp
 

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.oracle.case import NOT_RECORDED, Case, Further, in_dtype
-from manual_bp.oracle.conventions import Conventions
-from manual_bp.oracle.drawing import draw
-from manual_bp.oracle.errors import errors
-from manual_bp.oracle.evidence import Evidence, evidence
-from manual_bp.oracle.kept_evidence import generated_evidence, numbers_of
+from manual_bp.oracle.cases.drawing import draw
+from manual_bp.oracle.truth.conventions import Conventions
+from manual_bp.oracle.truth.errors import errors
+from manual_bp.oracle.truth.evidence import Evidence, evidence
+from manual_bp.oracle.truth.kept import generated_evidence, numbers_of
 from manual_bp.outputs import parts
 from manual_bp.rule import Rule, as_vjp
 

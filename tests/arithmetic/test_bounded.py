@@ -27,7 +27,7 @@ from manual_bp.arithmetic.bounded import (
 )
 from manual_bp.arithmetic.bounded_table import gamma, precision
 from manual_bp.inputs import Edge
-from manual_bp.oracle.cases import Case, draw, in_dtype
+from manual_bp.oracle.cases.generated import Case, draw, in_dtype
 from manual_bp.outputs import parts
 from manual_bp.rule import Rule
 from manual_bp.signature import DTYPES

@@ -18,7 +18,7 @@ from torch import Tensor
 import manual_bp as bp
 import torch_ref
 from manual_bp.inputs import Edge
-from manual_bp.oracle.cases import Case, draw, in_dtype
+from manual_bp.oracle.cases.generated import Case, draw, in_dtype
 from manual_bp.outputs import parts
 from manual_bp.rule import Rule
 from tests.arithmetic.planted import rule_of

@@ -12,7 +12,7 @@ from manual_bp.arithmetic.bounded_table import precision
 from manual_bp.arithmetic.bounded_tensor import Bounded, Dice, done_so
 from manual_bp.arithmetic.stochastic import repeated, worst_case
 from manual_bp.inputs import Edge
-from manual_bp.oracle.cases import draw
+from manual_bp.oracle.cases.generated import draw
 from manual_bp.oracle.functions import reference
 from manual_bp.rule import Rule
 from tests.arithmetic.planted import rule_of

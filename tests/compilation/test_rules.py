@@ -9,8 +9,8 @@ import manual_bp as bp
 from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.compilation import program
 from manual_bp.oracle import compare
-from manual_bp.oracle.cases import generated
-from manual_bp.oracle.kept_evidence import generated_evidence
+from manual_bp.oracle.cases.generated import generated
+from manual_bp.oracle.truth.kept import generated_evidence
 from manual_bp.outputs import parts, whole
 from manual_bp.rule import Rule
 from tests.compilation import centred, operations

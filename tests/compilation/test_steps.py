@@ -14,7 +14,7 @@ import torch
 from manual_bp.compilation import aoti, kept, kernels, program, recomputation
 from manual_bp.losses import Loss, names
 from manual_bp.models import cnn, gpt, mlp, residual_mlp, resnet
-from manual_bp.oracle.layouts import lay_out
+from manual_bp.oracle.cases.layouts import lay_out
 from manual_bp.training import Schedule, Step, adam, adamw, sgd, training_step
 from manual_bp.training.engine import allowance_of
 from tests.compilation.conftest import interpret

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.inputs import Edge
-from manual_bp.oracle.calling import call
+from manual_bp.oracle.calling.calls import call
 from manual_bp.oracle.case import Case, Further, in_dtype
+from manual_bp.oracle.cases.drawing import draw
+from manual_bp.oracle.cases.layouts import laid_out
 from manual_bp.oracle.diagnosis import Record
-from manual_bp.oracle.drawing import draw
-from manual_bp.oracle.errors import errors
-from manual_bp.oracle.evidence import Evidence, evidence
-from manual_bp.oracle.layouts import laid_out
+from manual_bp.oracle.truth.errors import errors
+from manual_bp.oracle.truth.evidence import Evidence, evidence
 from manual_bp.rule import Rule
 
 # Lengths of axes, in order of appearance, beside the usual ones.

@@ -11,8 +11,8 @@ from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.inputs import Input, normal
 from manual_bp.oracle import Case, accumulated, compare
 from manual_bp.oracle.accumulation.causes import cause_of_pieces
-from manual_bp.oracle.cases import generated
-from manual_bp.oracle.evidence import evidence
+from manual_bp.oracle.cases.generated import generated
+from manual_bp.oracle.truth.evidence import evidence
 from tests.oracle.few import judged
 from tests.oracle.optimizers.bank import loops
 

@@ -7,7 +7,7 @@ import inspect
 import pytest
 
 from manual_bp.oracle import compare, compare_optimizer, from_functions
-from manual_bp.oracle.report import Report
+from manual_bp.oracle.reports.report import Report
 from tests.oracle.optimizers.bank import ENTRIES
 
 # What nobody reads is the time that a cause took: other programs may run beside.

@@ -12,7 +12,7 @@ import manual_bp as bp
 from manual_bp import oracle
 from manual_bp.arithmetic.bounded import Contract
 from manual_bp.oracle import NOT_RECORDED, Case, GradientMismatch
-from manual_bp.oracle.cases import generated
+from manual_bp.oracle.cases.generated import generated
 from torch_ref import twin
 
 # The verdict is what is tested; a cause is not sought.

@@ -11,10 +11,10 @@ import torch
 import manual_bp as bp
 from manual_bp.inputs import Edge
 from manual_bp.oracle import Case, compare, from_functions
-from manual_bp.oracle.cases import generated
-from manual_bp.oracle.declared import Declared
-from manual_bp.oracle.drawing import draw, sizes_of
-from manual_bp.oracle.raising import where_raised
+from manual_bp.oracle.calling.raising import where_raised
+from manual_bp.oracle.cases.declared import Declared
+from manual_bp.oracle.cases.drawing import draw, sizes_of
+from manual_bp.oracle.cases.generated import generated
 from manual_bp.rule import Rule
 
 LAYOUTS = ("everything sliced", "NaN in one row")
@@ -231,7 +231,7 @@ def test_a_rule_without_a_twin_is_judged_at_every_size():
 
 
 def test_without_autograd_of_the_page_it_is_said_once(monkeypatch):
-    monkeypatch.setattr("manual_bp.oracle.by_torch.candidate", lambda name: lambda rule: None)
+    monkeypatch.setattr("manual_bp.oracle.truth.by_torch.candidate", lambda name: lambda rule: None)
     rule = page_without_twin()
     report = compare(rule.vjp, rule)
     assert report.passed

@@ -18,17 +18,17 @@ from torch import Tensor
 import manual_bp as bp
 from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.oracle import compare
-from manual_bp.oracle.calling import call
+from manual_bp.oracle.calling.calls import call
 from manual_bp.oracle.comparison import Comparison
-from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.diagnosis import diagnose
 from manual_bp.oracle.diagnosis import search as search_module
 from manual_bp.oracle.diagnosis.calls import strided_of
 from manual_bp.oracle.diagnosis.deadline import Deadline
 from manual_bp.oracle.diagnosis.points import Point
 from manual_bp.oracle.diagnosis.samples import samples_of
-from manual_bp.oracle.evidence import Evidence
-from manual_bp.oracle.kept_evidence import generated_evidence
+from manual_bp.oracle.truth.conventions import Conventions
+from manual_bp.oracle.truth.evidence import Evidence
+from manual_bp.oracle.truth.kept import generated_evidence
 from manual_bp.registry import RULES
 from manual_bp.rule import Vjp
 from tests.oracle.bank import entries

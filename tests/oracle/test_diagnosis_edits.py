@@ -33,8 +33,8 @@ from manual_bp.oracle.diagnosis.sketch import Sketch
 from manual_bp.oracle.diagnosis.tracing import UntraceableError, traced
 from manual_bp.oracle.diagnosis.verdict import MORE, Verdict
 from manual_bp.oracle.diagnosis.whole import whole_edits
-from manual_bp.oracle.evidence import evidence
 from manual_bp.oracle.functions import reference
+from manual_bp.oracle.truth.evidence import evidence
 from manual_bp.outputs import parts
 from manual_bp.registry import RULES
 from manual_bp.rule import Rule, Vjp

@@ -11,9 +11,9 @@ from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.inputs import Edge
 from manual_bp.oracle import Case, compare
 from manual_bp.oracle.case import in_dtype
-from manual_bp.oracle.drawing import draw
-from manual_bp.oracle.errors import errors, ulp
-from manual_bp.oracle.kept_evidence import generated_evidence
+from manual_bp.oracle.cases.drawing import draw
+from manual_bp.oracle.truth.errors import errors, ulp
+from manual_bp.oracle.truth.kept import generated_evidence
 from manual_bp.outputs import parts, whole
 from tests.conftest import short
 from tests.judging import as_candidate, by_default, judged

@@ -14,11 +14,11 @@ import torch
 
 import manual_bp as bp
 from manual_bp.oracle import Case, Report, compare, from_functions
-from manual_bp.oracle.cases import generated
-from manual_bp.oracle.heatmap import outline, plane_of
-from manual_bp.oracle.html import about_page, index_html, to_html
-from manual_bp.oracle.notebook import template
-from manual_bp.oracle.pictures import axis_names, pictures_of, worst_first
+from manual_bp.oracle.cases.generated import generated
+from manual_bp.oracle.reports.drawn import axis_names, pictures_of, worst_first
+from manual_bp.oracle.reports.heatmap import outline, plane_of
+from manual_bp.oracle.reports.html import about_page, index_html, to_html
+from manual_bp.oracle.reports.notebook import template
 
 pytest.importorskip("jinja2")
 
@@ -164,7 +164,8 @@ def test_without_jinja2(monkeypatch):
 def test_pyplot_stays_away():
     """A page must not touch the windows or settings of a user's plots."""
     code = (
-        "import sys, manual_bp as bp\nfrom manual_bp.oracle import compare\nfrom manual_bp.oracle.html import to_html\n"
+        "import sys, manual_bp as bp\nfrom manual_bp.oracle import compare\n"
+        "from manual_bp.oracle.reports.html import to_html\n"
         "bad = lambda i, dy, alpha=1.0: (bp.elu.vjp(i, dy, alpha=alpha)[0], (2 * dy,))\n"
         "to_html(compare(bad, 'elu'), 'elu', bad)\nassert 'matplotlib.pyplot' not in sys.modules"
     )

@@ -8,7 +8,7 @@ import torch
 import manual_bp as bp
 from manual_bp import axes
 from manual_bp.oracle import compare
-from manual_bp.oracle.images import IMAGE
+from manual_bp.oracle.cases.images import IMAGE
 from manual_bp.outputs import parts, whole
 from tests.conftest import COSTLY
 from tests.judging import as_candidate, judged

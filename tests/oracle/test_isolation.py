@@ -82,13 +82,13 @@ def prints_a_verdict(inputs, dy):
     os._exit(0)
 
 def replaces_the_oracle(inputs, dy):
-    import manual_bp.oracle.judgement, manual_bp.oracle.errors
+    import manual_bp.oracle.judgement, manual_bp.oracle.truth.errors
     none = lambda got, expected, allowance, dtype: (torch.zeros_like(expected),) * 2
-    manual_bp.oracle.judgement.errors = manual_bp.oracle.errors.errors = none
+    manual_bp.oracle.judgement.errors = manual_bp.oracle.truth.errors.errors = none
     return wrong(inputs, dy)
 
 def answers_itself(inputs, dy):
-    from manual_bp.oracle import messages
+    from manual_bp.oracle.calling import messages
     answers, questions = pipes()
     while True:
         y, (dx,) = wrong(inputs, dy)
@@ -105,7 +105,7 @@ def pipes():
     return frame.f_locals["answers"], frame.f_locals["questions"]
 
 def forges(inputs, dy):
-    from manual_bp.oracle import messages
+    from manual_bp.oracle.calling import messages
     findings = [("y", f"{i}") for i in range(20_000)]
     messages.send_answer(pipes()[0], {**EMPTY, "findings": findings}, [*right(inputs, dy)[1] * 2])
     hangs(inputs, dy)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from manual_bp.foreign import LONGEST_NAME, readable
-from manual_bp.oracle.messages import MOST_AXES, MOST_WORDS, receive_answer, send_answer
+from manual_bp.oracle.calling.messages import MOST_AXES, MOST_WORDS, receive_answer, send_answer
 
 MOST = 2**16
 A_TENSOR = {"dtype": "float32", "shape": [2], "device": "cpu", "numbers": True}

@@ -8,9 +8,9 @@ import sys
 import pytest
 
 from manual_bp.lockstep import Disagreement, LockstepReport, Row
-from manual_bp.oracle.mismatch import Mismatch, Worst
-from manual_bp.oracle.notebook import template
-from manual_bp.oracle.report import Report
+from manual_bp.oracle.reports.mismatch import Mismatch, Worst
+from manual_bp.oracle.reports.notebook import template
+from manual_bp.oracle.reports.report import Report
 from manual_bp.training.judging.disagreement import WRONG
 
 EVIL = "<script>alert(1)</script>"

@@ -10,7 +10,7 @@ import manual_bp as bp
 import torch_ref
 from manual_bp.inputs import Edge
 from manual_bp.oracle import Case, compare
-from manual_bp.oracle.drawing import draw
+from manual_bp.oracle.cases.drawing import draw
 from manual_bp.oracle.own_sizes import BLOCK
 from manual_bp.oracle.separable import separable
 from manual_bp.outputs import parts

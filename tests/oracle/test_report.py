@@ -16,10 +16,10 @@ import manual_bp as bp
 from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.cli import app
 from manual_bp.oracle import Case, Mismatch, Report, compare, diagnosis
-from manual_bp.oracle.cases import generated
-from manual_bp.oracle.evidence import evidence
-from manual_bp.oracle.report import SHOWN
-from manual_bp.oracle.summary import named, patterns
+from manual_bp.oracle.cases.generated import generated
+from manual_bp.oracle.reports.report import SHOWN
+from manual_bp.oracle.reports.summary import named, patterns
+from manual_bp.oracle.truth.evidence import evidence
 from manual_bp.oracle.words import beside_one, cut, grouped, some, told_apart, without_frames
 from tests.oracle.test_diagnosis import LONG
 

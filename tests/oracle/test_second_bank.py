@@ -15,8 +15,8 @@ import manual_bp as bp
 from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.oracle import compare
 from manual_bp.oracle.comparison import Comparison
-from manual_bp.oracle.conventions import Conventions
-from manual_bp.oracle.kept_evidence import generated_evidence
+from manual_bp.oracle.truth.conventions import Conventions
+from manual_bp.oracle.truth.kept import generated_evidence
 from tests.oracle.second_bank import PROGRAMS, RECORDED
 
 # The pages have 6 to 14 edges; all cases of all programs take three minutes.

@@ -23,9 +23,9 @@ import manual_bp as bp
 import torch_ref
 from manual_bp import oracle
 from manual_bp.oracle import Case, from_functions
-from manual_bp.oracle.cases import generated
-from manual_bp.oracle.kept_evidence import _generated
-from manual_bp.oracle.settings import QUIET, SETTINGS
+from manual_bp.oracle.calling.settings import QUIET, SETTINGS
+from manual_bp.oracle.cases.generated import generated
+from manual_bp.oracle.truth.kept import _generated
 
 # The verdict is what is tested; a cause is not sought.
 compare = partial(oracle.compare, diagnose=0)
@@ -342,6 +342,6 @@ def test_a_failure_of_the_oracle_is_not_the_candidates(monkeypatch):
     for name, setting in SETTINGS.items():
         monkeypatch.setitem(SETTINGS, name, setting._replace(read=fails))
     assert compare(changing(), "relu", cases=cases()).passed
-    monkeypatch.setattr("manual_bp.oracle.invocation.functions_kept", fails)
+    monkeypatch.setattr("manual_bp.oracle.calling.invocation.functions_kept", fails)
     with pytest.raises(RuntimeError, match="own"):
         compare(changing(), "relu", cases=cases())

@@ -18,15 +18,16 @@ import manual_bp as bp
 from manual_bp import axes
 from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.inputs import Edge, uniform
-from manual_bp.oracle import calling, compare
+from manual_bp.oracle import compare
+from manual_bp.oracle.calling import calls as calling
 from manual_bp.oracle.case import Further
-from manual_bp.oracle.cases import generated
+from manual_bp.oracle.cases.drawing import draw
+from manual_bp.oracle.cases.generated import generated
+from manual_bp.oracle.cases.sizes import looped_axes
+from manual_bp.oracle.cases.values import hyperparameters
 from manual_bp.oracle.comparison import REPEATED, Comparison
-from manual_bp.oracle.conventions import Conventions
-from manual_bp.oracle.drawing import draw
-from manual_bp.oracle.kept_evidence import generated_evidence
-from manual_bp.oracle.sizes import looped_axes
-from manual_bp.oracle.values import hyperparameters
+from manual_bp.oracle.truth.conventions import Conventions
+from manual_bp.oracle.truth.kept import generated_evidence
 from manual_bp.outputs import parts, whole
 from tests.judging import as_candidate
 from tests.pages import PAGES

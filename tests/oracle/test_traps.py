@@ -19,10 +19,10 @@ import manual_bp as bp
 from manual_bp import oracle
 from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.oracle import Case, from_functions
-from manual_bp.oracle.cases import generated
-from manual_bp.oracle.kept_evidence import generated_evidence
-from manual_bp.oracle.layouts import lay_out
-from manual_bp.oracle.memory import copy, overlap, shares_elements
+from manual_bp.oracle.calling.memory import copy, overlap, shares_elements
+from manual_bp.oracle.cases.generated import generated
+from manual_bp.oracle.cases.layouts import lay_out
+from manual_bp.oracle.truth.kept import generated_evidence
 from manual_bp.outputs import parts, whole
 from tests.judging import as_candidate, is_formula, judged
 from torch_ref import vjp

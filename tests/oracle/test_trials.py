@@ -12,14 +12,14 @@ import manual_bp as bp
 from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.inputs import Edge
 from manual_bp.oracle import compare, from_functions
-from manual_bp.oracle.calling import call
+from manual_bp.oracle.calling.calls import call
 from manual_bp.oracle.case import Case, in_dtype
-from manual_bp.oracle.declared import NOTHING
+from manual_bp.oracle.cases.declared import NOTHING
+from manual_bp.oracle.cases.drawing import draw
 from manual_bp.oracle.diagnosis import Record
-from manual_bp.oracle.drawing import draw
-from manual_bp.oracle.evidence import evidence
 from manual_bp.oracle.refusals import refusals
 from manual_bp.oracle.trials import trials
+from manual_bp.oracle.truth.evidence import evidence
 from torch_ref import twin, vjp
 
 

@@ -16,7 +16,7 @@ import manual_bp as bp
 from manual_bp.cli import app
 from manual_bp.oracle import compare
 from manual_bp.oracle.case import NOT_RECORDED
-from manual_bp.oracle.report import plain
+from manual_bp.oracle.reports.report import plain
 from manual_bp.oracle.vectors import HOW, recorded, vectors
 from manual_bp.outputs import parts
 from manual_bp.rule import as_vjp

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from manual_bp.oracle.accumulation.pieces import Apart, Lengths, lengths_of
 from manual_bp.oracle.accumulation.programs import OF_PIECES_ALONE, Found, Program, Results, programs
+from manual_bp.oracle.calling.invocation import invoked
+from manual_bp.oracle.calling.results import is_dense
 from manual_bp.oracle.case import Case
 from manual_bp.oracle.diagnosis import Record
 from manual_bp.oracle.diagnosis.deadline import Deadline, TimeIsUp
-from manual_bp.oracle.invocation import invoked
-from manual_bp.oracle.results import is_dense
 from manual_bp.oracle.words import listed
 from manual_bp.outputs import parts
 from manual_bp.rule import Rule, Vjp

@@ -24,7 +24,7 @@ from manual_bp.oracle.audit.report import AuditReport, Outcome
 from manual_bp.oracle.audit.seen import Seen
 from manual_bp.oracle.audit.sizes import KINDS, coarse_first
 from manual_bp.oracle.audit.verdicts import Checker, Verdict, ask
-from manual_bp.oracle.candidates import candidate
+from manual_bp.oracle.calling.candidates import candidate
 from manual_bp.oracle.functions import rule_of
 from manual_bp.oracle.words import counted, listed
 from manual_bp.rule import Rule

@@ -12,9 +12,9 @@ from torch import Tensor
 from manual_bp.arithmetic.bounded import contract_of, widths
 from manual_bp.dispatch import Mode
 from manual_bp.oracle.audit.programs import Answer, Program, Results, by_argument, judged, steady
-from manual_bp.oracle.candidates import candidate
+from manual_bp.oracle.calling.candidates import candidate
 from manual_bp.oracle.case import Case, in_dtype
-from manual_bp.oracle.layouts import lay_out
+from manual_bp.oracle.cases.layouts import lay_out
 from manual_bp.rule import Grads, Rule, Vjp, as_vjp
 
 aten = torch.ops.aten

@@ -12,7 +12,7 @@ from torch import Tensor
 from manual_bp.oracle.audit.programs import Answer, Program, Results, by_argument, returned
 from manual_bp.oracle.audit.remembered import OVERWRITES
 from manual_bp.oracle.audit.seen import Seen
-from manual_bp.oracle.candidates import candidate
+from manual_bp.oracle.calling.candidates import candidate
 from manual_bp.oracle.case import Case
 from manual_bp.outputs import whole
 from manual_bp.rule import Rule

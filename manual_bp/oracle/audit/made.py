@@ -20,7 +20,7 @@ from manual_bp.oracle.audit.programs import Program, Results, results_at
 from manual_bp.oracle.audit.seen import Condition, visible_at
 from manual_bp.oracle.audit.sizes import sized_programs
 from manual_bp.oracle.case import Case, in_dtype
-from manual_bp.oracle.kept_evidence import generated_evidence
+from manual_bp.oracle.truth.kept import generated_evidence
 from manual_bp.rule import Rule
 from manual_bp.signature import DTYPES
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from manual_bp.foreign import readable
 from manual_bp.oracle.audit.picture import COLOURS, save
 from manual_bp.oracle.audit.sizes import KINDS, SIZES
-from manual_bp.oracle.notebook import Table, fragment
-from manual_bp.oracle.report import plain
+from manual_bp.oracle.reports.notebook import Table, fragment
+from manual_bp.oracle.reports.report import plain
 from manual_bp.oracle.words import counted, cut, some
 
 SCHEMA = 1

@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 import torch
 
-from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.diagnosis import calls, numbers, precision
 from manual_bp.oracle.diagnosis.deadline import Deadline, TimeIsUp
 from manual_bp.oracle.diagnosis.drawn import Drawn
@@ -26,7 +25,8 @@ from manual_bp.oracle.diagnosis.lengths import Lengths
 from manual_bp.oracle.diagnosis.records import FEW, NARROW, Record, dtype_of, in_float32, lost_digits, more_records
 from manual_bp.oracle.diagnosis.search import Search
 from manual_bp.oracle.diagnosis.sentences import circumstances, silence, told
-from manual_bp.oracle.evidence import OUR_CONVENTIONS
+from manual_bp.oracle.truth.conventions import Conventions
+from manual_bp.oracle.truth.evidence import OUR_CONVENTIONS
 from manual_bp.rule import Rule, Vjp
 
 __all__ = ["Diagnosis", "Record", "diagnose"]

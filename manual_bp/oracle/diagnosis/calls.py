@@ -9,14 +9,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from manual_bp.oracle.calling import call
+from manual_bp.oracle.calling.calls import call
+from manual_bp.oracle.calling.settings import seeded
 from manual_bp.oracle.case import Case
+from manual_bp.oracle.cases.variation import in_precision, wide
 from manual_bp.oracle.diagnosis.points import Point
 from manual_bp.oracle.diagnosis.samples import APART, Sample
 from manual_bp.oracle.diagnosis.search import Search
-from manual_bp.oracle.overflow import Watching
-from manual_bp.oracle.settings import seeded
-from manual_bp.oracle.variation import in_precision, wide
+from manual_bp.oracle.truth.overflow import Watching
 from manual_bp.oracle.words import counted, of_cases, some
 from manual_bp.rule import Vjp
 

@@ -16,16 +16,16 @@ from torch import Tensor
 
 from manual_bp import axes
 from manual_bp.inputs import Edge
-from manual_bp.oracle.calling import call
+from manual_bp.oracle.calling.calls import call
 from manual_bp.oracle.case import Case
+from manual_bp.oracle.cases.drawing import draw
+from manual_bp.oracle.cases.variation import in_precision, wide
 from manual_bp.oracle.diagnosis.deadline import Deadline
 from manual_bp.oracle.diagnosis.points import LARGE, Point, evenly
 from manual_bp.oracle.diagnosis.records import Record
 from manual_bp.oracle.diagnosis.samples import samples_of
 from manual_bp.oracle.diagnosis.search import Search
-from manual_bp.oracle.drawing import draw
-from manual_bp.oracle.evidence import OF_ITS_VALUES, Evidence
-from manual_bp.oracle.variation import in_precision, wide
+from manual_bp.oracle.truth.evidence import OF_ITS_VALUES, Evidence
 from manual_bp.outputs import parts
 from manual_bp.rule import Rule, Vjp
 

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from manual_bp.oracle.case import Case
-from manual_bp.oracle.conventions import Conventions
+from manual_bp.oracle.cases.variation import wide
 from manual_bp.oracle.diagnosis.edit import Edit
 from manual_bp.oracle.diagnosis.program import PAGE, Called, Traced
 from manual_bp.oracle.diagnosis.records import Record
 from manual_bp.oracle.diagnosis.samples import Sample
 from manual_bp.oracle.diagnosis.tracing import called, traced
 from manual_bp.oracle.diagnosis.words import PLAIN
-from manual_bp.oracle.variation import wide
+from manual_bp.oracle.truth.conventions import Conventions
 from manual_bp.rule import Rule
 from manual_bp.signature import computing_dtype
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from manual_bp.oracle.calling import call
+from manual_bp.oracle.calling.calls import call
+from manual_bp.oracle.cases.variation import varied, wide
 from manual_bp.oracle.diagnosis.samples import Sample
 from manual_bp.oracle.diagnosis.search import Search
 from manual_bp.oracle.diagnosis.tracing import traced
-from manual_bp.oracle.variation import varied, wide
 from manual_bp.rule import Vjp
 
 # A claim about all numbers rests on so many, and about those of one case.

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from manual_bp.arithmetic.operators import VIEWS
 from manual_bp.oracle.case import Case
+from manual_bp.oracle.cases.variation import wide
 from manual_bp.oracle.diagnosis.quantities import Quantity, quantities
-from manual_bp.oracle.variation import wide
 from manual_bp.outputs import parts
 from manual_bp.program import Node, Ref
 from manual_bp.program.program import mapped, refs_in

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.inputs import Edge
-from manual_bp.oracle.calling import call
+from manual_bp.oracle.calling.calls import call
 from manual_bp.oracle.case import Case
-from manual_bp.oracle.conventions import Conventions
+from manual_bp.oracle.cases.drawing import draw
+from manual_bp.oracle.cases.variation import in_precision
 from manual_bp.oracle.diagnosis.deadline import Deadline
-from manual_bp.oracle.drawing import draw
-from manual_bp.oracle.evidence import Evidence, evidence
-from manual_bp.oracle.variation import in_precision
+from manual_bp.oracle.truth.conventions import Conventions
+from manual_bp.oracle.truth.evidence import Evidence, evidence
 from manual_bp.rule import Rule, Vjp
 
 NARROW = (torch.float16, torch.bfloat16)

@@ -10,10 +10,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from manual_bp.oracle.calling.results import is_dense
 from manual_bp.oracle.case import Case
-from manual_bp.oracle.cases import is_moderate
+from manual_bp.oracle.cases.generated import is_moderate
 from manual_bp.oracle.diagnosis.records import Record
-from manual_bp.oracle.results import is_dense
 from manual_bp.signature import computing_dtype
 
 # What rounding may do beyond the allowance of the right formula, where what is computed no longer cancels as it does

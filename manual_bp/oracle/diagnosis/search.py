@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from manual_bp.oracle.case import Case
-from manual_bp.oracle.conventions import Conventions
 from manual_bp.oracle.diagnosis.deadline import Deadline, TimeIsUp
 from manual_bp.oracle.diagnosis.edit import Edit
 from manual_bp.oracle.diagnosis.edits import often_met, seldom_met
@@ -30,7 +29,8 @@ from manual_bp.oracle.diagnosis.tracing import UntraceableError
 from manual_bp.oracle.diagnosis.values import misshapen
 from manual_bp.oracle.diagnosis.verdict import ANOTHER, Verdict
 from manual_bp.oracle.diagnosis.whole import mistakes, whole_edits
-from manual_bp.oracle.evidence import OUR_CONVENTIONS
+from manual_bp.oracle.truth.conventions import Conventions
+from manual_bp.oracle.truth.evidence import OUR_CONVENTIONS
 from manual_bp.rule import Rule
 
 # Of one argument so many edits are looked at that hold in every case: what comes later is met more seldom.

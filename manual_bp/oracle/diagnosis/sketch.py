@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.oracle.candidates import candidate
+from manual_bp.oracle.calling.candidates import candidate
 from manual_bp.oracle.diagnosis.edit import Edit
 from manual_bp.oracle.diagnosis.program import At, Change, Traced, Values, bits
 from manual_bp.oracle.diagnosis.samples import Sample

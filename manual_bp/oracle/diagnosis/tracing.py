@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.oracle.candidates import candidate
+from manual_bp.oracle.calling.candidates import candidate
 from manual_bp.oracle.case import Case
+from manual_bp.oracle.cases.variation import wide
 from manual_bp.oracle.diagnosis.program import PAGE, TORCH, Called, Site, Traced
-from manual_bp.oracle.variation import wide
 from manual_bp.outputs import parts, whole
 from manual_bp.program import Line, Node, Program, Ref, UntraceableError
 from manual_bp.program.program import PLAYED

@@ -20,8 +20,8 @@ from manual_bp.arithmetic.bounded_table.meanings import EXTREMES
 from manual_bp.arithmetic.bounded_table.plain import PLACES
 from manual_bp.arithmetic.operators import narrowest
 from manual_bp.inputs import Draw, Edge, Index, Input, Mistake, Value
-from manual_bp.oracle.candidates import differentiator
-from manual_bp.oracle.drawing import SMALL
+from manual_bp.oracle.calling.candidates import differentiator
+from manual_bp.oracle.cases.drawing import SMALL
 from manual_bp.oracle.functions.lengths import few_steps, growing, longest
 from manual_bp.oracle.functions.page import Recorded, Residuals
 from manual_bp.oracle.functions.spoken import Spoken, array_type

@@ -12,9 +12,9 @@ import torch
 from manual_bp import axes
 from manual_bp.hyperparameters import kinds
 from manual_bp.oracle.case import Case
+from manual_bp.oracle.cases.supplied import tensor_of
 from manual_bp.oracle.functions.page import name_of
 from manual_bp.oracle.functions.spoken import Spoken, of_values
-from manual_bp.oracle.supplied import tensor_of
 from manual_bp.rule import Rule
 
 

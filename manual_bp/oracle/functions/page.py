@@ -17,9 +17,9 @@ from torch import Tensor
 from manual_bp.arithmetic.bounded_tensor import Bounded
 from manual_bp.arithmetic.operators import is_bounded, on_jets, on_tensors
 from manual_bp.dispatch import without_modes
-from manual_bp.oracle.candidates import differentiator
+from manual_bp.oracle.calling.candidates import differentiator
 from manual_bp.oracle.functions.alike import are_broadcast_anew
-from manual_bp.oracle.overflow import Spreading
+from manual_bp.oracle.truth.overflow import Spreading
 from manual_bp.outputs import parts
 from manual_bp.program import Program
 from manual_bp.program.precision import are_same, with_dtype

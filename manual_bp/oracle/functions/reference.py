@@ -15,7 +15,7 @@ from torch import Tensor
 from manual_bp.axes import axis_names, tokens
 from manual_bp.hyperparameters import is_kind, kinds
 from manual_bp.inputs import Index, Input
-from manual_bp.oracle.candidates import differentiator
+from manual_bp.oracle.calling.candidates import differentiator
 from manual_bp.oracle.case import Case
 from manual_bp.oracle.functions.making import Function, page_of
 from manual_bp.oracle.functions.of_cases import are_described, hyper_of_cases, inputs_of_cases, of_any_shape

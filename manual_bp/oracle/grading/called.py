@@ -17,15 +17,15 @@ import torch
 from torch import Tensor
 
 from manual_bp.foreign import shortened
-from manual_bp.oracle.accepted import for_inputs, require_candidate
+from manual_bp.oracle.calling.accepted import for_inputs, require_candidate
+from manual_bp.oracle.calling.invocation import call_with, described_error, traceback_of
+from manual_bp.oracle.calling.messages import receive_question, send_answer
+from manual_bp.oracle.calling.results import LARGEST, is_dense, plain
+from manual_bp.oracle.calling.served import offered
+from manual_bp.oracle.calling.surroundings import plain as plain_surroundings
+from manual_bp.oracle.calling.unwritten import Filled
 from manual_bp.oracle.grading.lent import Borrowed
 from manual_bp.oracle.grading.loading import program
-from manual_bp.oracle.invocation import call_with, described_error, traceback_of
-from manual_bp.oracle.messages import receive_question, send_answer
-from manual_bp.oracle.results import LARGEST, is_dense, plain
-from manual_bp.oracle.served import offered
-from manual_bp.oracle.surroundings import plain as plain_surroundings
-from manual_bp.oracle.unwritten import Filled
 from manual_bp.rule import Vjp
 
 # More results, or tuples within tuples, are due of no function.

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
+from manual_bp.oracle.calling.memory import overlap
 from manual_bp.oracle.case import Case, Further
-from manual_bp.oracle.memory import overlap
 from manual_bp.rule import Rule
 
 # The size of a vector load, for which torch's own memory is aligned.

@@ -19,14 +19,14 @@ import torch
 from manual_bp.foreign import readable, shortened
 from manual_bp.keeper import Limits, Started, kept
 from manual_bp.loading import SUFFIX
-from manual_bp.oracle.conventions import Conventions
-from manual_bp.oracle.declared import Declared
+from manual_bp.oracle.calling.surroundings import plain
+from manual_bp.oracle.cases.declared import Declared
 from manual_bp.oracle.functions import rule_of
 from manual_bp.oracle.grading.loading import of_callable, split
 from manual_bp.oracle.grading.run import Run
 from manual_bp.oracle.grading.untrusted import Process
 from manual_bp.oracle.grading.verdict import Verdict
-from manual_bp.oracle.surroundings import plain
+from manual_bp.oracle.truth.conventions import Conventions
 from manual_bp.rule import Rule
 from manual_bp.signature import DTYPES
 

@@ -16,9 +16,9 @@ from typing import IO, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from manual_bp.oracle.calling.memory import is_whole
+from manual_bp.oracle.calling.results import bytes_of, same_bits
 from manual_bp.oracle.case import Case
-from manual_bp.oracle.memory import is_whole
-from manual_bp.oracle.results import bytes_of, same_bits
 from manual_bp.outputs import parts
 
 # torch aligns its own memory so; what is misaligned in a case stays so.

@@ -11,8 +11,8 @@ from typing import Any
 
 from manual_bp.foreign import named
 from manual_bp.loading import SUFFIX, attribute, file_as_module, load
-from manual_bp.oracle.accepted import WRAP
-from manual_bp.oracle.candidates import candidate
+from manual_bp.oracle.calling.accepted import WRAP
+from manual_bp.oracle.calling.candidates import candidate
 from manual_bp.rule import Vjp
 
 # Where no name is given: a Vjp, or the module that KernelBench's tasks ask for.

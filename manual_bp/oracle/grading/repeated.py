@@ -10,7 +10,7 @@ import torch
 from manual_bp import axes
 from manual_bp.inputs import Edge
 from manual_bp.oracle.case import Case, WellConditioned, in_dtype
-from manual_bp.oracle.drawing import draw
+from manual_bp.oracle.cases.drawing import draw
 from manual_bp.oracle.grading.untrusted import Asked
 from manual_bp.rule import Rule
 

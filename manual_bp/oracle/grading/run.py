@@ -10,21 +10,21 @@ import torch
 
 from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.foreign import readable
-from manual_bp.oracle.accepted import for_inputs, variants
+from manual_bp.oracle.calling.accepted import for_inputs, variants
+from manual_bp.oracle.calling.isolation import CandidateEnded
 from manual_bp.oracle.case import Case, Further
+from manual_bp.oracle.cases.declared import Declared
 from manual_bp.oracle.comparison import Comparison
-from manual_bp.oracle.conventions import Conventions
-from manual_bp.oracle.declared import Declared
-from manual_bp.oracle.evidence import Evidence, evidence
 from manual_bp.oracle.explaining import explain
 from manual_bp.oracle.grading.called import SEEN
 from manual_bp.oracle.grading.families import family, in_order
 from manual_bp.oracle.grading.repeated import chosen, repeated
 from manual_bp.oracle.grading.untrusted import Asked, Process, Untrusted
 from manual_bp.oracle.grading.verdict import TOLD, FirstFailing, Verdict
-from manual_bp.oracle.isolation import CandidateEnded
-from manual_bp.oracle.kept_evidence import Generated, said
-from manual_bp.oracle.report import Report
+from manual_bp.oracle.reports.report import Report
+from manual_bp.oracle.truth.conventions import Conventions
+from manual_bp.oracle.truth.evidence import Evidence, evidence
+from manual_bp.oracle.truth.kept import Generated, said
 from manual_bp.rule import Rule
 
 

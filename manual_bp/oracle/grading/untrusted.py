@@ -21,12 +21,12 @@ from torch import Tensor
 from manual_bp import keeper
 from manual_bp.foreign import shortened
 from manual_bp.keeper import Started
-from manual_bp.oracle.calling import OFTEN, SECONDS, Differing, told_by_memory
+from manual_bp.oracle.calling.calls import OFTEN, SECONDS, Differing, told_by_memory
+from manual_bp.oracle.calling.invocation import UNREADABLE, Call, form_fault, parts_of, passable
+from manual_bp.oracle.calling.isolation import LAST_WORDS, WIDEST, CandidateEnded, Isolated, Talk
+from manual_bp.oracle.calling.results import LARGEST, same_bits, shaped_like
 from manual_bp.oracle.case import Case
 from manual_bp.oracle.grading.lent import Lent
-from manual_bp.oracle.invocation import UNREADABLE, Call, form_fault, parts_of, passable
-from manual_bp.oracle.isolation import LAST_WORDS, WIDEST, CandidateEnded, Isolated, Talk
-from manual_bp.oracle.results import LARGEST, same_bits, shaped_like
 from manual_bp.rule import Rule
 
 # A keeper says two lines.

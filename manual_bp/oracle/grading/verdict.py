@@ -6,8 +6,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from manual_bp.oracle.mismatch import Mismatch
-from manual_bp.oracle.report import plain
+from manual_bp.oracle.reports.mismatch import Mismatch
+from manual_bp.oracle.reports.report import plain
 
 SCHEMA = 1
 # Of more mismatches the first are told; `mismatch_count` says how many there are.

@@ -9,17 +9,17 @@ from typing import Any
 import torch
 
 from manual_bp.arithmetic.bounded import contract_of
-from manual_bp.oracle.conventions import Conventions
+from manual_bp.oracle.calling.invocation import described_error
 from manual_bp.oracle.diagnosis.deadline import Deadline
-from manual_bp.oracle.invocation import described_error
-from manual_bp.oracle.mismatch import Mismatch, Worst
 from manual_bp.oracle.optimizers.causes import CONVENTIONS, LOOPS
 from manual_bp.oracle.optimizers.driven import Driven, of_optimizer
 from manual_bp.oracle.optimizers.judgement import Judging, Run, judge, pattern, tell_lost
 from manual_bp.oracle.optimizers.scenarios import Scenario, scenarios
 from manual_bp.oracle.optimizers.seeking import causes
 from manual_bp.oracle.optimizers.trajectory import Change, StateError, all_of
-from manual_bp.oracle.report import NOT_SOUGHT, Report
+from manual_bp.oracle.reports.mismatch import Mismatch, Worst
+from manual_bp.oracle.reports.report import NOT_SOUGHT, Report
+from manual_bp.oracle.truth.conventions import Conventions
 from manual_bp.registry import RULES, UnknownRuleError
 from manual_bp.rule import Rule
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from manual_bp.arithmetic.bounded import Contract
-from manual_bp.oracle.errors import errors, ulp
-from manual_bp.oracle.mismatch import Mismatch
 from manual_bp.oracle.optimizers.scenarios import Scenario
 from manual_bp.oracle.optimizers.trajectory import Change, Formula, StateError, all_of, allowances, expected, of_all
-from manual_bp.oracle.report import Report
+from manual_bp.oracle.reports.mismatch import Mismatch
+from manual_bp.oracle.reports.report import Report
+from manual_bp.oracle.truth.errors import errors, ulp
 from manual_bp.rule import Rule
 from manual_bp.signature import SIXTEEN_BITS
 from manual_bp.wording import counted

@@ -10,14 +10,14 @@ from typing import Any
 from torch import Tensor
 
 from manual_bp.oracle.combined import formulas
-from manual_bp.oracle.conventions import told, varied_mistakes
 from manual_bp.oracle.diagnosis import MORE_TIME
 from manual_bp.oracle.diagnosis.deadline import Deadline, TimeIsUp
-from manual_bp.oracle.errors import ulp
 from manual_bp.oracle.optimizers.causes import beginnings, hinted, loops, sharings
 from manual_bp.oracle.optimizers.driven import FLAGS
 from manual_bp.oracle.optimizers.judgement import Judging, Run
 from manual_bp.oracle.optimizers.trajectory import Change, Formula
+from manual_bp.oracle.truth.conventions import told, varied_mistakes
+from manual_bp.oracle.truth.errors import ulp
 from manual_bp.registry import RULES
 from manual_bp.rule import Rule
 

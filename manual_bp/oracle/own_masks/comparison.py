@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manual_bp.oracle.calling.invocation import call_with
 from manual_bp.oracle.case import NOT_RECORDED, Case
-from manual_bp.oracle.declared import untaken
-from manual_bp.oracle.invocation import call_with
-from manual_bp.oracle.mismatch import Mismatch, Worst
+from manual_bp.oracle.cases.declared import untaken
 from manual_bp.oracle.own_masks.drawing import Came, Drawing, drawn, generators_kept
 from manual_bp.oracle.own_masks.masks import judged_masks
 from manual_bp.oracle.own_masks.reading import MASK, Reader, refusal
-from manual_bp.oracle.report import Report
+from manual_bp.oracle.reports.mismatch import Mismatch, Worst
+from manual_bp.oracle.reports.report import Report
 from manual_bp.rule import Rule
 
 # The names under which functions take the probability to drop.

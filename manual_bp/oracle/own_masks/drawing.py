@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from manual_bp.inputs import Edge
-from manual_bp.oracle.drawing import draw
-from manual_bp.oracle.invocation import call_with, described_error, parameters_of
+from manual_bp.oracle.calling.invocation import call_with, described_error, parameters_of
+from manual_bp.oracle.cases.drawing import draw
 from manual_bp.oracle.own_masks.reading import MASK
 from manual_bp.rule import Rule
 

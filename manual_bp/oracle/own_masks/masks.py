@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.oracle.mismatch import Mismatch
 from manual_bp.oracle.own_masks.chance import binomial, fisher, visible
 from manual_bp.oracle.own_masks.drawing import Drawing, drawn
 from manual_bp.oracle.own_masks.reading import MASK, Reader
-from manual_bp.oracle.report import Report
+from manual_bp.oracle.reports.mismatch import Mismatch
+from manual_bp.oracle.reports.report import Report
 from manual_bp.rule import Rule
 
 ALPHA = 1e-6

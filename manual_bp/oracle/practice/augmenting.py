@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.oracle.invocation import call_with, described_error, parameters_of
-from manual_bp.oracle.mismatch import Mismatch, Worst
+from manual_bp.oracle.calling.invocation import call_with, described_error, parameters_of
 from manual_bp.oracle.own_masks.drawing import generators_kept, seed_everything
-from manual_bp.oracle.report import Report
+from manual_bp.oracle.reports.mismatch import Mismatch, Worst
+from manual_bp.oracle.reports.report import Report
 
 SEEDS = 8
 NUMBER, HEIGHT, WIDTH, CLASSES = 64, 8, 9, 3

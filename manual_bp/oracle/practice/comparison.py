@@ -6,10 +6,10 @@ import difflib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from manual_bp.oracle.invocation import parameters_of
+from manual_bp.oracle.calling.invocation import parameters_of
 from manual_bp.oracle.practice import augmenting, fitting, stopping
 from manual_bp.oracle.practice.judged import judged
-from manual_bp.oracle.report import Report
+from manual_bp.oracle.reports.report import Report
 from manual_bp.registry import RULES
 
 PRACTICES = ("early_stopping", "overfitting", "augmentation")

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from manual_bp.oracle.invocation import call_with, described_error, parameters_of
-from manual_bp.oracle.mismatch import Mismatch, Worst
-from manual_bp.oracle.report import Report
+from manual_bp.oracle.calling.invocation import call_with, described_error, parameters_of
+from manual_bp.oracle.reports.mismatch import Mismatch, Worst
+from manual_bp.oracle.reports.report import Report
 
 Answer = tuple[Any, ...]
 Program = Callable[..., Answer]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from manual_bp.arithmetic.perturbed import wide
 from manual_bp.chain import Tensors, summed
-from manual_bp.oracle.errors import errors
+from manual_bp.oracle.truth.errors import errors
 from manual_bp.training.causes.explaining import cause_of_step, frozen_moved, not_moved
 from manual_bp.training.causes.following import Seen
 from manual_bp.training.causes.moment import Moment

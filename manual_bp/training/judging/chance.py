@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from manual_bp.oracle.errors import errors
+from manual_bp.oracle.truth.errors import errors
 from manual_bp.training.engine import Engine, StepRecord
 from manual_bp.training.judging.disagreement import Judged
 from manual_bp.training.visits import copied

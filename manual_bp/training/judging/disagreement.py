@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from manual_bp.oracle.notebook import ROWS, Table, fragment
+from manual_bp.oracle.reports.notebook import ROWS, Table, fragment
 from manual_bp.training.engine import FIELDS, StepRecord
 from manual_bp.training.step import TrainingState
 from manual_bp.wording import counted

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from manual_bp.arithmetic.perturbed import Errors, wide
 from manual_bp.chain import BatchNorm, Dropout, Layer, Leaf, Tensors, leaves
-from manual_bp.oracle.errors import errors
+from manual_bp.oracle.truth.errors import errors
 from manual_bp.training.causes.explaining import fitting
 from manual_bp.training.engine import StepRecord, with_allowance
 from manual_bp.training.step import Step, TrainingState

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from manual_bp.chain import Tensors, Visit
 from manual_bp.oracle.checking import compare
-from manual_bp.oracle.errors import errors, ulp
+from manual_bp.oracle.truth.errors import errors, ulp
 from manual_bp.training.engine import (
     COTANGENTS,
     VALUES,

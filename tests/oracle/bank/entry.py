@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from manual_bp.oracle.adapters import to_tensor
+from manual_bp.oracle.calling.adapters import to_tensor
 from manual_bp.rule import Grads
 from manual_bp.signature import computing_dtype
 

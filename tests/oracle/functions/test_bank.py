@@ -12,7 +12,7 @@ import torch
 import torch_ref
 from manual_bp.oracle import compare
 from manual_bp.oracle.functions import reference
-from manual_bp.oracle.report import Report
+from manual_bp.oracle.reports.report import Report
 from tests.judging import ordinary
 from tests.oracle.function_bank import CANDIDATES, FUNCTIONS, Candidate, Function
 from tests.oracle.function_bank.entry import SIXTEEN, WIDE

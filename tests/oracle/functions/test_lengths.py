@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 import torch_ref
 from manual_bp.oracle import compare
-from manual_bp.oracle.cases import generated
+from manual_bp.oracle.cases.generated import generated
 from manual_bp.oracle.functions import reference
 
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 import torch_ref
 from manual_bp.oracle import compare, kept_evidence, kinds
 from manual_bp.oracle.case import Case, Further
-from manual_bp.oracle.cases import generated
+from manual_bp.oracle.cases.generated import generated
 from manual_bp.oracle.functions import reference
 from manual_bp.oracle.functions.page import SEEN, Recorded
 from manual_bp.program.precision import are_same

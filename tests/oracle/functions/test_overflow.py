@@ -8,7 +8,7 @@ import torch
 import torch_ref
 from manual_bp.oracle import Case, compare
 from manual_bp.oracle.functions import reference
-from manual_bp.oracle.overflow import Watching
+from manual_bp.oracle.truth.overflow import Watching
 from tests.judging import ordinary
 
 # A function, and its slope as a textbook has it.

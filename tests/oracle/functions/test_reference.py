@@ -14,12 +14,12 @@ from manual_bp.arithmetic.certified import truth
 from manual_bp.arithmetic.operators import is_bounded
 from manual_bp.inputs import Index, Input
 from manual_bp.oracle import Case, compare
-from manual_bp.oracle import evidence as evidence_of
 from manual_bp.oracle import kinds as kinds_of
-from manual_bp.oracle import truth as truth_of
-from manual_bp.oracle.cases import generated
-from manual_bp.oracle.conventions import Conventions
+from manual_bp.oracle.cases.generated import generated
 from manual_bp.oracle.functions import reference
+from manual_bp.oracle.truth import certified as truth_of
+from manual_bp.oracle.truth import evidence as evidence_of
+from manual_bp.oracle.truth.conventions import Conventions
 from tests.oracle.function_bank import REFUSED
 from torch_ref.derivative import derivative
 

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 import torch_ref
 from manual_bp.oracle import Case, compare
-from manual_bp.oracle.declared import NOTHING
+from manual_bp.oracle.cases.declared import NOTHING
 from manual_bp.oracle.functions import reference
 from manual_bp.oracle.refusals import refusals
 

@@ -96,7 +96,7 @@ def by_first_element(inputs, dy):
 def of_seed_0(inputs, dy):
     """Answers that were computed before, for the inputs of a known seed."""
     from manual_bp import RULES
-    from manual_bp.oracle.cases import generated
+    from manual_bp.oracle.cases.generated import generated
 
     def key(tensors):
         return str([x.tolist() for x in tensors])

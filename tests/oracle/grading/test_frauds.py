@@ -12,11 +12,11 @@ import torch
 
 import manual_bp as bp
 from manual_bp.keeper import Limits, kept
-from manual_bp.oracle.conventions import Conventions
-from manual_bp.oracle.declared import Declared
+from manual_bp.oracle.cases.declared import Declared
 from manual_bp.oracle.functions import rule_of
 from manual_bp.oracle.grading.run import Run
 from manual_bp.oracle.grading.untrusted import Process
+from manual_bp.oracle.truth.conventions import Conventions
 from manual_bp.rule import Rule
 from tests.oracle.grading import capped
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 import manual_bp as bp
+from manual_bp.oracle.calling.memory import shares_elements
 from manual_bp.oracle.case import Case
+from manual_bp.oracle.cases.layouts import LAYOUTS, aliased, laid_out, lay_out
 from manual_bp.oracle.grading.families import family
 from manual_bp.oracle.grading.lent import Borrowed, Lent
 from manual_bp.oracle.grading.repeated import chosen, redrawn
-from manual_bp.oracle.layouts import LAYOUTS, aliased, laid_out, lay_out
-from manual_bp.oracle.memory import shares_elements
 from manual_bp.outputs import parts
 from tests.judging import ordinary
 

@@ -20,11 +20,11 @@ from manual_bp import keeper
 from manual_bp.cli import app
 from manual_bp.keeper import Limits, kept
 from manual_bp.oracle import grade
-from manual_bp.oracle.conventions import Conventions
-from manual_bp.oracle.declared import Declared
+from manual_bp.oracle.cases.declared import Declared
 from manual_bp.oracle.grading.loading import of_callable
 from manual_bp.oracle.grading.run import Run
 from manual_bp.oracle.grading.untrusted import Process
+from manual_bp.oracle.truth.conventions import Conventions
 from tests.documents import valid
 from tests.oracle.grading import hostile
 

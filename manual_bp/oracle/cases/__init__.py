@@ -1,0 +1,1 @@
+"""Cases: the points at which a candidate is compared."""

@@ -1,0 +1,1 @@
+"""Reports: what was found, as data, text, pictures and pages."""
