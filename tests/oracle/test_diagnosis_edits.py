@@ -626,6 +626,23 @@ def test_that_0_came_is_little_evidence_for_what_gives_0():
     assert elsewhere.evidence(due + 1) > MORE
 
 
+def test_of_formulas_that_overflow_that_is_named_which_does_so_where_it_came():
+    """In float64 another one overflows in each of the first two cases too; the third tells them apart."""
+    rule = RULES["mish"]
+    generator = torch.Generator().manual_seed(0)
+    ordinary = [3 * torch.rand(4, 16, generator=generator) for _ in range(8)]
+    edges = [
+        torch.tensor(x) for x in ([3.0, 80.0, 800.0], [0.5, 2e2, 3e2, 4e2, 5e2, 6e2, 3e3], [22.5, 44.5, 89.0, 178.0])
+    ]
+    given = [
+        evidence(rule, Case((x,), torch.ones_like(x), {}), contract_of(torch.float32)) for x in [*edges, *ordinary]
+    ]
+    mistake = next(m for m in rule.mistakes if m.name.startswith("softplus by log"))
+    candidate = rule.mistaken(mistake.backward)
+    (sentence,) = diagnose(rule, candidate, *judged(rule, candidate, given, torch.float32)).sentences
+    assert f"'{mistake.name}'" in sentence, sentence
+
+
 def two_at_once(inputs, dy):
     """The sign of dy in one term, and the mask forgotten in the other."""
     x, mask = inputs

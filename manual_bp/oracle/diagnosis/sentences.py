@@ -69,11 +69,12 @@ def _explained(search: Search, verdict: Verdict, arguments: Sequence[str]) -> li
 
 def _alike(search: Search, verdict: Verdict, arguments: Sequence[str]) -> int:
     """Of a mistake that the page lists, in how many cases it is what came, computed in one precision or another, to the
-    last kink: of several that hold where they tell, as one of which the other is a part, that is named which is more
-    often the same."""
+    last kink and the same NaN: of several that hold where they tell, as one of which the other is a part, that is named
+    which is more often the same."""
     if not verdict.edit.is_registered:
         return 0
-    return sum(v.alike for a in arguments for v in search.exact.get(a, ()) if v.edit.words == verdict.edit.words)
+    same = ((a, v) for a in arguments for v in search.exact.get(a, ()) if v.edit.words == verdict.edit.words)
+    return len({(a, point) for a, v in same for point in v.alike})
 
 
 PLURAL = {"equals": "equal", "is": "are", "has": "have", "takes": "take"}

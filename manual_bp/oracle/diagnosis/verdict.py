@@ -40,7 +40,7 @@ class Verdict:
     wrong cases, few among many, in which it is something else too. agreed: cases in which it is what came.
     is_broken: whether what is not finite was evidence; is_finite: whether elsewhere what came is finite where it gives
     what is not.  fresh: what it is in cases drawn to tell.  last: the case that was asked last.
-    alike: in how many cases it is what came where no derivative exists too.
+    alike: cases in which it is what came where no derivative exists, or nothing is finite, too.
     """
 
     edit: Edit
@@ -59,7 +59,7 @@ class Verdict:
     is_finite: bool = False
     fresh: Verdict | None = None
     last: Point | None = None
-    alike: int = 0
+    alike: list[Point] = field(default_factory=list)
 
     @property
     def cost(self) -> float:
@@ -172,12 +172,13 @@ class Verdict:
             own = sample.evidence(unedited.double())
         if sample.agrees(value):
             self.agreed.append(point)
-            self.alike += point.at_kinks.get(argument, sample).agrees(value)
+            self.alike += [point] if point.at_kinks.get(argument, sample).agrees(value) else []
             if sample.shows(value) and own < CERTAIN:
                 self.agreeing.append(point)
             self.evidence += max(sample.evidence(value) - own, 0.0)
         elif edit.is_registered and sample.breaks_as(value):
             self.agreeing.append(point)
+            self.alike.append(point)
             self.is_broken = True
         elif edit.is_registered and sample.is_finite_where(value):
             self.is_finite = True
