@@ -14,10 +14,12 @@ from typing import Any
 from torch import Tensor
 
 from manual_bp.oracle.diagnosis.blocks import blocks
+from manual_bp.oracle.diagnosis.borders import borders
 from manual_bp.oracle.diagnosis.edit import PAGE, Edit, Slot, together
 from manual_bp.oracle.diagnosis.operations import operations
 from manual_bp.oracle.diagnosis.orders import reordered, rounds
 from manual_bp.oracle.diagnosis.program import MOVES, At, Site, Traced
+from manual_bp.oracle.diagnosis.slopes import slopes
 from manual_bp.oracle.diagnosis.uses import uses
 from manual_bp.oracle.diagnosis.values import combined_with_others, constants, functions, operands, others
 
@@ -36,13 +38,14 @@ def often_met(traced: Traced, needed: int) -> Iterator[Edit]:
         is_named, is_move = slot.stage in NAMED, traced.nodes[slot.position].name in MOVES
         single = [functions(slot), others(slot)] if is_named or not is_move else []
         if not is_named:
-            single += [operations(slot), rounds(slot), *map(operands, slot.operands)]
+            single += [operations(slot), rounds(slot), borders(slot), *map(operands, slot.operands)]
             single += [] if is_move else [constants(slot)]
         for edit in itertools.chain(*single):
             if edit.kind:
                 kinds.setdefault(edit.kind, []).append(edit)
             yield edit
     yield from exchanged(traced)
+    yield from slopes(traced, needed)
     for several in kinds.values():
         backward = [edit for edit in several if _stage(traced, edit) == "backward"]
         for group in (several, backward) if 1 < len(backward) < len(several) else (several,):

@@ -4,7 +4,7 @@ another round of a loop, or of an earlier call."""
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -38,9 +38,10 @@ def reordered(slot: Slot) -> Iterator[Edit]:
     for axis, length in enumerate(slot.value.shape):
         for of in (n for n in PARTS if length > n and length % n == 0):
             for one, two in itertools.combinations(range(of), 2):
+                order = [{one: two, two: one}.get(i, i) for i in range(of)]
                 parts = "the halves" if of == 2 else f"parts {one + 1} and {two + 1} of {of}"
                 words = f"{parts} of {name} exchanged along axis {axis}"
-                yield slot.edit(3.3, words, partial(_exchanged, axis, of, one, two))
+                yield slot.edit(3.3, words, partial(rearranged, axis=axis, order=order))
         for i, (words, count) in enumerate(counts(slot.traced)):
             number = count(slot.traced)
             if 1 < number < length and length % number == 0:
@@ -60,10 +61,10 @@ def _counted(change: Callable[[Tensor, int, int], Tensor], axis: int, count: Qua
     return lambda x, at: change(x, axis, int(count(at.traced)))
 
 
-def _exchanged(axis: int, number: int, one: int, two: int, x: Tensor) -> Tensor:
-    parts = list(torch.unflatten(x, axis, (number, -1)).unbind(axis))
-    parts[one], parts[two] = parts[two], parts[one]
-    return torch.cat(parts, axis)
+def rearranged(x: Tensor, axis: int, order: Sequence[int]) -> Tensor:
+    """The parts of an axis, as many as are named, in such an order."""
+    parts = torch.unflatten(x, axis, (len(order), -1)).unbind(axis)
+    return torch.cat([parts[i] for i in order], axis)
 
 
 def _interleaved(x: Tensor, axis: int, count: int) -> Tensor:
@@ -95,7 +96,8 @@ def rounds(slot: Slot) -> Iterator[Edit]:
     for path, own in _rounds(traced, position):
         nodes = [traced.nodes[p] for p in own]
         for i in range(min(len(node.args) for node in nodes)):
-            if len({ref for node in nodes if isinstance(ref := node.args[i], Ref)}) > 1:
+            refs = {ref for node in nodes if isinstance(ref := node.args[i], Ref)}
+            if len(refs) > 1 and any(traced.is_given(ref.position) for ref in refs):
                 name = name_of(traced, nodes[len(nodes) // 2].args[i])  # the first may take what the loop begins with
                 for by, words in ((1, "after"), (-1, "before")):
                     said = f"{name} of the step {words} in place of that of its own step"

@@ -236,6 +236,11 @@ class Traced:
                     found |= 1 << ref.position
         return found
 
+    def is_given(self, position: int) -> bool:
+        """Whether it depends on an input, and is no constant of such a case."""
+        needed = self.needed_at([position])
+        return any(needed >> p & 1 for p, site in enumerate(self.sites) if site.stage == "inputs")
+
     def edited(self, changes: Mapping[int, Change], needed: int = -1) -> Values:
         """The results if the operations at these positions gave what is said of them; those alone that may differ."""
         changed = self.after(changes, needed)

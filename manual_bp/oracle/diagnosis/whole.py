@@ -15,6 +15,7 @@ from manual_bp.hyperparameters import choices, kinds
 from manual_bp.inputs import Mistake
 from manual_bp.oracle.diagnosis.changes import FUNCTIONS, worded
 from manual_bp.oracle.diagnosis.edit import PAGE, Edit, RefusedError
+from manual_bp.oracle.diagnosis.packed import packed
 from manual_bp.oracle.diagnosis.program import Called, Traced, Values, by_name
 from manual_bp.outputs import parts, whole
 from manual_bp.registry import RULES
@@ -23,7 +24,7 @@ from manual_bp.rule import Rule
 
 def whole_edits(traced: Traced) -> Iterator[Edit]:
     """All of them but its mistakes, which are asked before."""
-    for family in (hyperparameters, cotangents, formulas):
+    for family in (hyperparameters, cotangents, formulas, packed):
         yield from family(traced)
 
 
