@@ -57,7 +57,8 @@ a b, and its own size again behind any other function.  Every operation then mak
 in addition, and they propagate like all others.
 
 **Not modelled.**  A comparison decides on the values and gives a plain bool tensor: a program whose number falls on the
-other side of a kink is not covered.  (An input is certain; inside a chain it can happen.)  Flushing of subnormals to
+other side of a kink is not covered.  (An input is certain; inside a chain it can happen.; where it underflows
+to one, sides.py tells what it may have.)  Flushing of subnormals to
 0 is not covered either.
 
 [1] N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., SIAM 2002.
@@ -76,10 +77,12 @@ from torch import Tensor
 from manual_bp.arithmetic.bounded_table import EXACT, holds, precision, rounded
 from manual_bp.arithmetic.bounded_tensor import (
     Bounded,
+    Decide,
     How,
     Paging,
     Running,
     UnknownFunctionError,
+    as_it_is,
     converted,
     done_so,
     magnitude_of,
@@ -183,7 +186,7 @@ def widths(
     """
 
     formulas = forward, backward
-    y, grads, paging = _run(rule, inputs, dy, contract, formulas, how, hyper, lambda x: x)
+    y, grads, paging = run_bounded(rule, inputs, dy, contract, formulas, how, hyper, lambda x: x)
     results = [*y, *grads]
     errors = [None if x is None else leave(x, contract) for x in results]
     share = wide_from(contract.compute, contract.storage)
@@ -238,7 +241,7 @@ def magnitudes(
     """
     contract = contract_of(torch.float64)
     formulas = forward, backward
-    outputs, grads, _ = _run(rule, inputs, dy, contract, formulas, How(roundings=1.0), hyper, magnitude_of)
+    outputs, grads, _ = run_bounded(rule, inputs, dy, contract, formulas, How(roundings=1.0), hyper, magnitude_of)
     return Widths(outputs, grads)
 
 
@@ -246,7 +249,7 @@ Formulas = tuple[Callable[..., Any] | None, Callable[..., Any] | None]
 """For y and for the cotangents, in place of the page's own; None for these."""
 
 
-def _run(
+def run_bounded(
     rule: Rule,
     inputs: tuple[Tensor | None, ...],
     dy: Tensor | tuple[Tensor | None, ...] | None,
@@ -255,8 +258,10 @@ def _run(
     how: How | None,
     hyper: dict[str, Any],
     wanted: Callable[[Tensor], Tensor],
+    decide: Decide = as_it_is,
 ) -> tuple[tuple[Tensor | None, ...], tuple[Tensor | None, ...], Paging]:
-    """The page's text on bounded numbers, what is wanted of each of its results, and what was left open."""
+    """The page's text on bounded numbers, what is wanted of each of its results, and what was left open.  decide: as
+    `Paging` takes it."""
     if len(inputs) != len(rule.inputs):
         raise ValueError(f"{rule.name}: takes {len(rule.inputs)} inputs {list(rule.inputs)}; came {len(inputs)}.")
     hyper = rule.check_hyper(hyper)
@@ -266,7 +271,7 @@ def _run(
         return whole([done_so(enter(d, contract), how) for d in _cotangents(rule.name, y, dy)], like=y)
 
     try:
-        with torch.no_grad(), Paging(how, notes=hasattr(rule.page, "FUNCTION")) as paging:
+        with torch.no_grad(), Paging(how, hasattr(rule.page, "FUNCTION"), decide) as paging:
             y, grads = _results(rule, entered, hyper, formulas, cotangents)
     except UnknownFunctionError as error:
         raise UnknownFunctionError(f"{rule.name}: {error}") from None

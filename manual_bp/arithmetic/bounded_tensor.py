@@ -50,11 +50,13 @@ class How(NamedTuple):
     accumulate: the precision in which sums are added up, before they are rounded once; None for that of the numbers.
     dice: every operation errs at once, by a random part of its own rounding error, and nothing is bounded
         (stochastic.py); None where errors are bounded.
+    underflows: whether results below the smallest normal number are rounded to multiples of the smallest one.
     """
 
     roundings: float = 0.0
     accumulate: torch.dtype | None = None
     dice: Dice | None = None
+    underflows: bool = True
 
 
 class Bounded(Tensor):
@@ -88,6 +90,7 @@ class Bounded(Tensor):
     ) -> Any:
         if not Paging.running or not Paging.running[-1].notes:
             return _done_by(func)(args, kwargs or {})
+        args = Paging.running[-1].decide(func, args, kwargs or {})
         _note(func, args, kwargs or {})
         result = _done_by(func)(args, kwargs or {})
         if func in bounded_table.OF_REGULAR:
@@ -126,16 +129,26 @@ class Running(Mode):
         return func(*args, **(kwargs or {}))
 
 
+Decide = Callable[[Any, tuple[Any, ...], Mapping[str, Any]], tuple[Any, ...]]
+"""Of an aten function and its arguments: what stands in place of those without a name."""
+
+
+def as_it_is(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+    return args
+
+
 class Paging(Running):
     """Where a page is run: zeros that it makes are bounded numbers too, so that it may add to them in place."""
 
     running: ClassVar[list[Paging]] = []
 
-    def __init__(self, how: How | None = None, notes: bool = False) -> None:
+    def __init__(self, how: How | None = None, notes: bool = False, decide: Decide = as_it_is) -> None:
         """notes: whether it is noted if an order was decided that the bounds leave open (is_undecided), or a branch
         (is_close), and if numbers may be equal on which either depends (is_tied), or computed ones are on whose order
-        something depends (is_order_tied).  largest: how many elements the largest tensor has that was made."""
+        something depends (is_order_tied).  decide: what stands in place of an operation's arguments, where that is
+        noted.  largest: how many elements the largest tensor has that was made."""
         super().__init__()
+        self.decide = decide
         self.largest = 0
         self.how = how
         self.notes = notes
@@ -200,7 +213,7 @@ def _done_by(func: Any) -> Done:
 def _note(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     """Note in what is running a branch or an order that the bounds leave open."""
     if func in bounded_table.BRANCHES:
-        _note_branch(*(args[:3] if len(args) > 1 else (args[0], 0.0)), *kwargs.values())
+        _note_branch(args[0], *limits_of(args, kwargs))
     if func in bounded_table.JUMPING and isinstance(args[0], Bounded):
         _note_jump(func, args[0])
     is_place = func in bounded_table.PLACES and len(args) > 1
@@ -257,7 +270,7 @@ def _calculating(func: Any) -> Done:
 
 
 def _precision(dtype: torch.dtype, how: How | None) -> Precision:
-    return precision(dtype, how.accumulate, how.roundings > 0) if how else precision(dtype)
+    return precision(dtype, how.accumulate, how.roundings > 0, how.underflows) if how else precision(dtype)
 
 
 def _ordered(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Bounded, Tensor]:
@@ -309,14 +322,18 @@ def _computed(x: Bounded) -> Tensor:
     return torch.where(x.error > INPUT * precision(x.dtype).u * x.value.abs(), x.error, 0.0)
 
 
+def limits_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
+    """With what a branch compares its first argument: with 0, if with no other."""
+    given = (*args[1:3], *kwargs.values()) if len(args) > 1 or kwargs else (0.0,)
+    return [limit for limit in given if limit is not None and not isinstance(limit, bool)]
+
+
 def _note_branch(x: Any, *limits: Any) -> None:
     """Note where a number lies nearer to a limit than its error, so that another program may take the other branch.
     One that is the limit itself is at a kink, for which there is a convention."""
     if not isinstance(x, Bounded):
         return
     for limit in limits:
-        if limit is None or isinstance(limit, bool):
-            continue
         value, error = pair_of(limit, x.dtype)
         gap = (x.value - value).abs()
         open_ = gap <= x.error + error

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from manual_bp.arithmetic.bounded import Contract
 from manual_bp.foreign import named as named_type
 from manual_bp.oracle.calling.calls import call
 from manual_bp.oracle.calling.results import same_bits
@@ -20,6 +21,7 @@ from manual_bp.oracle.reports.mismatch import Mismatch, Worst
 from manual_bp.oracle.reports.report import Report
 from manual_bp.oracle.truth.errors import errors
 from manual_bp.oracle.truth.evidence import Evidence
+from manual_bp.oracle.truth.underflow import is_either_side
 from manual_bp.oracle.vacuity import Judged
 from manual_bp.outputs import parts
 from manual_bp.rule import Rule, Vjp
@@ -151,6 +153,7 @@ class Judge:
         excused |= self._spreads_nan(found.case, expected, got, self.is_output(argument))
         excused |= self._through_nan(position, found, (ratio > 1) & ~excused)
         excused |= self._overflows_on_the_way(argument, found.case, expected, got, (ratio > 1) & ~excused)
+        excused |= self._underflows_to_a_kink(argument, found.case, got, (ratio > 1) & ~excused)
         if bool(excused.any()):
             ratio, ulps = torch.where(excused, 0, ratio), torch.where(excused, 0, ulps)
             self.judged[argument].append(Judged(found.case, expected[~excused], allowance[~excused]))
@@ -297,6 +300,22 @@ class Judge:
         if bool(none.any()):
             self.note(f"{argument} is NaN or infinite where a step of the function itself overflows: not judged there")
         return none
+
+    def _underflows_to_a_kink(self, argument: str, case: Case, got: Tensor, beyond: Tensor) -> Tensor:
+        """Where a step underflows on its way to a kink, in the arithmetic that was promised or in that of 16 bits, and
+        what came is within what a right program may have that sees the kink, or either side of it."""
+        found, narrow = torch.zeros_like(beyond), Contract(self.dtype, self.dtype)
+        for contract in dict.fromkeys((self.kinds.contract, *(() if self.strict else (narrow,)))):
+            left = beyond & ~found
+            if bool(left.any()):
+                here = left & is_either_side(self.rule, case, self.arguments.index(argument), got, contract)
+                if bool(here.any()):
+                    said = str(contract.compute).removeprefix("torch.")
+                    self.note(
+                        f"{argument}: where a step underflows in {said} to a kink, another valid subgradient there"
+                    )
+                found |= here
+        return found
 
     def trap(self, argument: str, case: Case, detail: str) -> None:
         self.report.mismatches.append(Mismatch("trap", argument, case.name, detail))

@@ -109,10 +109,14 @@ class Precision:
 
 
 @lru_cache
-def precision(dtype: torch.dtype, accumulate: torch.dtype | None = None, in_order: bool = False) -> Precision:
+def precision(
+    dtype: torch.dtype, accumulate: torch.dtype | None = None, in_order: bool = False, underflows: bool = True
+) -> Precision:
+    """underflows: whether there is a smallest number; else eta is 0."""
     info = torch.finfo(dtype)
     u = info.eps / 2
-    eta = max(u * info.tiny, math.ulp(0.0))  # float64's own is no float64 number; the next larger one stands for it
+    # float64's own is no float64 number; the next larger one stands for it.
+    eta = max(u * info.tiny, math.ulp(0.0)) if underflows else 0.0
     if accumulate is None or torch.finfo(accumulate).eps >= info.eps:
         return Precision(dtype, u, info.tiny, eta, info.max, in_order=in_order)
     wide = precision(accumulate)  # what is fused with a sum has the range of its format

@@ -45,6 +45,7 @@ from manual_bp.oracle.truth.certified import (
     truth_at,
 )
 from manual_bp.oracle.truth.conventions import Conventions
+from manual_bp.oracle.truth.underflow import is_close_by_rounding
 from manual_bp.rule import Rule
 
 OUR_CONVENTIONS = Conventions()
@@ -114,7 +115,8 @@ def evidence(rule: Rule, case: Case, contract: Contract, conventions: Convention
         if not hasattr(rule.page, "FUNCTION"):
             raise
         return str(error)  # somebody's function may be defined for some numbers alone
-    if hasattr(rule.page, "FUNCTION") and (width.is_undecided or (width.is_close and _is_far(case))):
+    is_open = width.is_close and _is_far(case) and is_close_by_rounding(rule, case, contract)
+    if hasattr(rule.page, "FUNCTION") and (width.is_undecided or is_open):
         return UNDECIDED
     allowed_by = STOCHASTIC if width.stochastic else ""
     autograd = derivative(rule, case)

@@ -1,0 +1,105 @@
+"""Where a step underflows on its way to a kink any slope between those beside it is right, and nothing else is."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import torch_ref
+from manual_bp.arithmetic.bounded import contract_of
+from manual_bp.arithmetic.sides import between
+from manual_bp.oracle import Case, compare
+from manual_bp.oracle.case import Further
+from manual_bp.oracle.functions import reference
+from manual_bp.oracle.truth.evidence import evidence
+
+FLOAT32 = contract_of(torch.float32)
+SHAPES = {"x": (4, 5), "w": (4, 5)}
+FUNCTIONS = {
+    "relu of a product": lambda x, w: torch.relu(x * w),
+    "abs of a product": lambda x, w: (x * w).abs(),
+    "where": lambda x, w: torch.where(x * w > 0, x * w, 0.1 * x * w),
+    "where, the other way round": lambda x, w: torch.where(0 * x < x * w, x * w, 0.1 * x * w),
+    "clamp": lambda x, w: torch.clamp(x * w, min=0.0, max=6.0),
+    "maximum": lambda x, w: torch.maximum(x * w, torch.zeros_like(x)),
+    "leaky relu": lambda x, w: F.leaky_relu(x * w, 0.1),
+    "prelu": lambda x, w: F.prelu(x * w, torch.full((1,), 0.25, dtype=x.dtype)),
+    "relu of an exponential": lambda x, w: torch.relu(torch.exp(w - 1) * x),
+    "relu of a square": lambda x, w: torch.relu(x * w**2),
+    "relu of a quotient": lambda x, w: torch.relu(x / (4 + w)),
+    "several kinks": lambda x, w: torch.relu(x * w) + 3 * torch.relu(-x * w) + (x * w).abs(),
+    "coupled": lambda x, w: torch.relu(x * w).sum(-1),
+}
+
+
+def at_an_underflow(function, dtype=torch.float32):
+    """Some hundredth of the smallest number of the dtype, of either sign, and in one row ordinary numbers."""
+    info = torch.finfo(dtype)
+    x = torch.full((4, 5), info.smallest_normal * info.eps, dtype=dtype)
+    w = torch.full((4, 5), 0.01, dtype=dtype)
+    x[0], w[1], x[2] = -x[0], -w[1], 0.5
+    y = function(x, w)
+    return Case((x, w), torch.linspace(0.5, 1.5, y.numel()).reshape(y.shape).to(dtype))
+
+
+IN_16_BITS = ["relu of a product", "clamp", "coupled"]
+ALL = [*((name, torch.float32) for name in FUNCTIONS), *((name, torch.float16) for name in IN_16_BITS)]
+
+
+@pytest.mark.parametrize(("name", "dtype"), ALL, ids=[f"{name}, {dtype}" for name, dtype in ALL])
+def test_torchs_own_derivative_is_right(name, dtype) -> None:
+    function = FUNCTIONS[name]
+    case = at_an_underflow(function, dtype)
+    report = compare(torch_ref.vjp(function), function, inputs=SHAPES, cases=[case], dtype=dtype, diagnose=0)
+    assert not report.mismatches, str(report)
+    assert report.cases == 1
+
+
+def test_a_case_of_many_sizes_is_judged() -> None:
+    """It was left out whole where one of its numbers underflows to a kink."""
+    function = FUNCTIONS["abs of a product"]
+    found = evidence(reference(function, SHAPES), Further(**vars(at_an_underflow(function))), FLOAT32)
+    assert not isinstance(found, str)
+
+
+def with_slope(inputs, dy, slope):
+    """relu of the product, with a slope of its own where float32 has it as 0."""
+    x, w = inputs
+    product = x * w
+    own = torch.where(product == 0, slope, (product > 0).to(x.dtype))
+    return torch.relu(product), (dy * w * own, dy * x * own)
+
+
+@pytest.mark.parametrize(
+    ("slope", "is_right"), [(0.0, True), (0.5, True), (1.0, True), (1.01, False), (-0.01, False), (torch.nan, False)]
+)
+def test_the_slopes_beside_the_kink_and_between_them_are_right(slope, is_right) -> None:
+    function = FUNCTIONS["relu of a product"]
+    case = at_an_underflow(function)
+    candidate = partial(with_slope, slope=slope)
+    report = compare(candidate, function, inputs=SHAPES, cases=[case], diagnose=0)
+    assert (not report.mismatches) is is_right, str(report)
+
+
+def test_what_does_not_underflow_is_not_excused() -> None:
+    """Three times the smallest number is no kink."""
+    function = FUNCTIONS["relu of a product"]
+    x = torch.full((4, 5), 3 * 2.0**-149)
+    case = Case((x, torch.ones_like(x)), torch.ones_like(x))
+    candidate = lambda inputs, dy: (torch.relu(inputs[0] * inputs[1]), (0 * dy, 0 * dy))  # noqa: E731
+    report = compare(candidate, function, inputs=SHAPES, cases=[case], diagnose=0)
+    assert report.mismatches, str(report)
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_elements_that_share_a_sum_are_tried_by_turns(number) -> None:
+    """Of two the one makes it larger and the other smaller."""
+    rule = reference(lambda x, w: torch.relu(x @ w), {"x": (1, 1), "w": (1, 3)})
+    x, w = torch.full((1, 1), 2.0**-149), torch.full((1, 3), 0.25)
+    w[0, number:] = 2.0
+    terms, dy = torch.tensor([1.0, -2.0, 3.0]), torch.tensor([[4.0, -8.0, 12.0]])
+    _, dx, _ = between(rule, (x, w), dy, FLOAT32)
+    open_, others = terms[:number], 8 * terms[number:].sum()
+    assert dx.least.item() == pytest.approx(float(open_.clamp(max=0).sum() + others), rel=1e-5)
+    assert dx.most.item() == pytest.approx(float(open_.clamp(min=0).sum() + others), rel=1e-5)
