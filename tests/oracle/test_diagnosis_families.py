@@ -8,10 +8,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from manual_bp.arithmetic.bounded import contract_of
+from manual_bp.inputs import Edge
+from manual_bp.oracle.case import Case, in_dtype
+from manual_bp.oracle.cases.drawing import draw
 from manual_bp.oracle.diagnosis import diagnose
 from manual_bp.oracle.functions import reference
+from manual_bp.oracle.truth.evidence import evidence
 from manual_bp.registry import RULES
-from tests.oracle.few import few_records
+from tests.oracle.few import few_records, judged
 
 
 def first(function: Any, candidate: Any, **options: Any) -> str:
@@ -138,3 +143,69 @@ def test_constants_of_the_page_are_no_steps_of_a_loop():
     said = first(reflected, candidate, inputs={"x": (4, 9)})
     assert "step after" not in said, said
     assert "left out" in said, said
+
+
+# -------------------------------------------------------------------------------------------------------------- numbers
+
+
+def softened(x, beta: float = 1.0, threshold: float = 20.0):
+    t = beta * x
+    return torch.where(t > threshold, x, torch.log1p(torch.exp(t.clamp(max=threshold))) / beta)
+
+
+def shrunk(x, scale: float = 2.0, least: float = 0.5):
+    z = scale * x
+    return torch.where(z.abs() > least, z, 0.0)
+
+
+def softened_wrongly(inputs, dy, beta=1.0, threshold=20.0):
+    (x,) = inputs
+    return softened(x, beta, threshold), (torch.where(x > threshold, dy, dy * torch.sigmoid(beta * x)),)
+
+
+def shrunk_wrongly(inputs, dy, scale=2.0, least=0.5):
+    (x,) = inputs
+    return shrunk(x, scale, least), (torch.where(x.abs() > least, dy * scale, 0.0),)
+
+
+@pytest.mark.parametrize(
+    ("function", "candidate", "hyper", "words"),
+    [
+        # threshold=1 would give the same wherever beta is 0.5
+        (softened, softened_wrongly, {"beta": 0.5, "threshold": 2.0}, "`x` in place of `x·0.5` in `x·0.5 > 2`"),
+        (shrunk, shrunk_wrongly, {"scale": 3.0, "least": 0.7}, "`x` in place of `x·scale` in `|x·scale| > least`"),
+    ],
+)
+def test_a_threshold_of_another_number(function, candidate, hyper, words):
+    x = 3 * torch.randn(4, 33, generator=torch.Generator().manual_seed(0))
+    said = first(function, candidate, inputs={"x": x}, hyper=hyper)
+    assert words in said, said
+
+
+def test_a_number_is_told_from_what_it_is_made_of():
+    """All cases are called with one gain, of which the factor, 1/4, is the inverse square."""
+
+    def gained(x, gain: float = 2.0):
+        return torch.sin(gain * x)
+
+    def candidate(inputs, dy, gain=2.0):
+        return gained(inputs[0], gain), (dy * torch.cos(gain * inputs[0]) / gain,)
+
+    said = first(gained, candidate, inputs={"x": (4, 9)}, hyper={"gain": 2.0})
+    assert "dx is 1/gain² times what it should be" in said, said
+
+
+def test_a_number_is_told_from_a_length_that_is_the_same_in_all_cases():
+    """Of three classes a factor of 3/2 is n/(n - 1)."""
+    rule = RULES["softmax_cross_entropy"]
+
+    def candidate(inputs, dy, **hyper):
+        y, kept = rule.forward(*inputs, **hyper)
+        terms, classes = rule.terms(kept, dy)["dx"], inputs[0].shape[1]
+        return y, (terms["target"] + terms["smoothing"] * classes / max(classes - 1, 1), None, None)
+
+    generator = torch.Generator().manual_seed(0)
+    of_three = [Case(*draw(rule, Edge("", {"label_smoothing": 0.1}, {"classes": 3}), generator)) for _ in range(8)]
+    found = [evidence(rule, in_dtype(case, torch.float32, "cpu"), contract_of(torch.float32)) for case in of_three]
+    (said,) = diagnose(rule, candidate, *judged(rule, candidate, found, torch.float32)).sentences
+    assert "multiplied by classes/(classes - 1)" in said, said

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from manual_bp import axes
+from manual_bp.hyperparameters import kinds
 from manual_bp.inputs import Edge
 from manual_bp.oracle.calling.calls import call
 from manual_bp.oracle.case import Case
@@ -31,8 +32,12 @@ from manual_bp.rule import Rule, Vjp
 
 # How a case is called is put together with the lengths of another, of so many that are wrong and right.
 OF_EACH = 4
-# So long it is drawn for one question.
+# For so many seconds they are drawn for one question.
 SECONDS = 0.3
+# So many are drawn whatever the time is: of none everything holds.
+AT_LEAST = 4
+# By what hyperparameters are multiplied, each by less than the last: a share stays one.
+OTHER = 0.9
 # A case of more elements takes long.
 MOST = 16 * LARGE
 
@@ -51,13 +56,14 @@ class Drawn:
     def __init__(self, search: Search, candidate: Vjp | None) -> None:
         self.search, self.candidate = search, candidate
         self._points: dict[Any, Point | None] = {}
+        self._others: dict[int, Case] = {}  # of a case, that with other hyperparameters
 
     def point(self, like: Case, sizes: Mapping[str, Any], seed: int = 0) -> Point | None:
         """A case that is called as another one, with such lengths; None where the page is not defined or the candidate
         gives nothing."""
         key = id(like), str(sizes), seed
         if key not in self._points:
-            with suppress(ValueError):  # the page is not defined for these lengths
+            with suppress(Exception):  # the page is not defined for these lengths or numbers
                 self._points[key] = self._drawn(like, sizes, seed)
         return self._points.setdefault(key, None)
 
@@ -93,13 +99,25 @@ class Drawn:
         pairs = [*crossed, *((b, a) for a, b in crossed), *((case, case) for case in one)]
         wanted = [(like, lengths_of(self.search.rule, other)) for like, other in pairs]
         beside = [(case, lengths_of(self.search.rule, case)) for case in (*one[:2], *two[:2])]
+        wanted[:0] = [(case, lengths) for like, lengths in beside for case in self._at_other_numbers(like)]
         wanted += [(case, longer) for case, lengths in beside[: len(one[:2])] for longer in _longer(lengths)]
         wanted += [(case, next_to) for case, lengths in beside for next_to in _one_more(lengths)]
         deadline, found = Deadline(SECONDS), []
         for seed, (like, lengths) in enumerate(wanted):
-            point = self.point(like, lengths, seed) if deadline.left else None
+            point = self.point(like, lengths, seed) if deadline.left or seed < AT_LEAST else None
             found += [point] if point is not None and argument in point.samples else []
         return found
+
+    def _at_other_numbers(self, case: Case) -> list[Case]:
+        """Of a function, which may have been called with the same hyperparameters in all cases, the case with others: a
+        number is told from what it is made of."""
+        rule = self.search.rule
+        given = {**rule.defaults, **case.hyper}
+        numbers = [n for n, h in given.items() if type(h) in (int, float) and float in kinds(rule.annotations[n])]
+        if not hasattr(rule.page, "FUNCTION") or not numbers:
+            return []
+        others = {name: given[name] * (OTHER - i / 10) for i, name in enumerate(numbers)}
+        return [self._others.setdefault(id(case), replace(case, hyper={**case.hyper, **others}))]
 
 
 def _longer(sizes: axes.Sizes) -> Iterator[axes.Sizes]:

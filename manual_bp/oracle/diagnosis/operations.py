@@ -11,7 +11,8 @@ from torch import Tensor
 
 from manual_bp.oracle.diagnosis.blocks import BLOCKS
 from manual_bp.oracle.diagnosis.edit import Edit, Slot, at_site
-from manual_bp.oracle.diagnosis.program import At
+from manual_bp.oracle.diagnosis.orders import origin
+from manual_bp.oracle.diagnosis.program import At, Traced
 from manual_bp.oracle.diagnosis.reductions import by_axis, products, reduced, unreduced
 from manual_bp.oracle.diagnosis.words import name_of
 from manual_bp.program import Ref
@@ -123,6 +124,37 @@ def _clamp(slot: Slot) -> Iterator[Edit]:
         yield _called(slot, 2.6, words, changed)
 
 
+def _compared(slot: Slot) -> Iterator[Edit]:
+    """What is multiplied before it is compared, compared without that."""
+    found = _unscaled(slot.traced, slot.position)
+    if found is not None:
+        scaled, bare = found
+        words = f"{name_of(slot.traced, bare)} in place of {name_of(slot.traced, scaled)} in {slot.name}"
+        yield at_site(slot.traced, slot.position, 1.9, words, _bare)
+
+
+def _unscaled(traced: Traced, position: int) -> tuple[Ref, Ref] | None:
+    """Of what is compared, or whose size is, a product, and its first factor, if that has its shape."""
+    of = traced.nodes[position].args[0]
+    scaled = origin(traced, of) if isinstance(of, Ref) else None
+    if scaled is not None and traced.nodes[scaled.position].name == "abs":
+        scaled = origin(traced, traced.nodes[scaled.position].args[0])
+    node = None if scaled is None else traced.nodes[scaled.position]
+    if scaled is None or node is None or node.name not in ("mul", "div") or not isinstance(node.args[0], Ref):
+        return None
+    shapes = {tuple(traced.values[ref.position].shape) for ref in (scaled, node.args[0])}
+    return (scaled, node.args[0]) if len(shapes) == 1 else None
+
+
+def _bare(at: At) -> Any:
+    found = _unscaled(at.traced, at.position)
+    if found is None:
+        raise ValueError("nothing is multiplied here")
+    x = at.value(found[1])
+    is_size = at.traced.nodes[origin(at.traced, at.node.args[0]).position].name == "abs"
+    return at.with_args([x.abs() if is_size else x, *at.args()[1:]])
+
+
 def _axis(slot: Slot) -> Iterator[Edit]:
     """Another axis of a softmax, a cumulative sum, an extremum."""
     args = slot.traced.nodes[slot.position].args
@@ -215,6 +247,7 @@ OPERATIONS: Mapping[str, list[Callable[[Slot], Iterator[Edit]]]] = {
     **{key: [by_axis] for key in WINDOWS},
     **{key: [products] for key in ("mm", "bmm", "mv", "dot")},
     "where": [_where],
+    **{key: [_compared] for key in ("gt", "ge", "lt", "le")},
     **{key: [_axis] for key in ("amax", "amin", "_softmax", "_log_softmax")},
     "cumsum": [_axis, _restarted],
     **{key: [_regrouped] for key in ("view", "_unsafe_view", "_reshape_alias")},

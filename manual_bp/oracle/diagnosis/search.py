@@ -366,8 +366,9 @@ class Search:
             alone = exactly or len(self.partial.get(name, ())) >= PARTIAL
             verdict = Verdict(edit, by, name, self._in_order(edit, name, alone))
             holds = verdict.holds(self.deadline, self.tried, alone)
-            if holds and verdict.explained <= SELDOM:
+            if holds and verdict.is_doubtful:
                 holds = verdict.in_others(self.fresh(name, verdict.agreeing, self.points[name]), self.deadline)
+                holds = holds and verdict.is_known
             if holds and (not exactly or verdict.explained >= TOLD) and (not alone or verdict.is_exact):
                 (self.exact if verdict.is_exact else self.partial).setdefault(name, []).append(verdict)
                 continue
@@ -395,7 +396,5 @@ def _is_the_same(edited: Tensor | None, right: Tensor | None) -> bool:
     return edited is not None and right is not None and torch.equal(edited.double(), right.double())
 
 
-# What is seen in so few cases is asked in more, drawn for that.
-SELDOM = 6
 # A number that is fitted says something from the second case on.
 TOLD = 2

@@ -95,7 +95,7 @@ def _is_near(x: Tensor, due: Tensor) -> bool:
 
 def _others(slot: Slot, argument: int, own: str) -> Iterator[Edit]:
     at = name_of(slot.traced, Ref(argument))
-    others = [(2.0, f"{words} in place of the slope of {own}", f) for words, f in OTHERWISE.get(own, {}).items()]
+    others = [(1.8, f"{words} in place of the slope of {own}", f) for words, f in OTHERWISE.get(own, {}).items()]
     curves = {**SLOPES, **MORE}.items()
     others += [(2.5, f"the slope of {name} in place of that of {own}", f) for name, f in curves if name != own]
     for cost, words, other in others:

@@ -14,7 +14,7 @@ from manual_bp.oracle.diagnosis.edit import Edit, RefusedError
 from manual_bp.oracle.diagnosis.points import Point
 from manual_bp.oracle.diagnosis.program import TORCH
 from manual_bp.oracle.diagnosis.quantities import CONSTANTS, Always, OfHyperparameter
-from manual_bp.oracle.diagnosis.samples import CERTAIN
+from manual_bp.oracle.diagnosis.samples import CERTAIN, Sample
 from manual_bp.oracle.diagnosis.tracing import UntraceableError
 
 # An edit is told where it fits by chance less often than once among as many as were tried, by so many bits; of what a
@@ -26,6 +26,8 @@ FAILING = 9
 OTHERS = 3
 # What is computed may be off by so many times what one rounding of the inputs does to it.
 SHAKY = 16
+# What is seen in so few cases is asked in more, drawn for that.
+SELDOM = 6
 # An edit of torch's derivative is told where none of the page is as simple: by so much.
 ANOTHER = 0.3
 
@@ -41,6 +43,7 @@ class Verdict:
     is_broken: whether what is not finite was evidence; is_finite: whether elsewhere what came is finite where it gives
     what is not.  fresh: what it is in cases drawn to tell.  last: the case that was asked last.
     alike: cases in which it is what came where no derivative exists, or nothing is finite, too.
+    is_drawn: whether what is off is off visibly in all these cases, so that large numbers tell as well.
     """
 
     edit: Edit
@@ -60,6 +63,7 @@ class Verdict:
     fresh: Verdict | None = None
     last: Point | None = None
     alike: list[Point] = field(default_factory=list)
+    is_drawn: bool = False
 
     @property
     def cost(self) -> float:
@@ -93,7 +97,15 @@ class Verdict:
         evidence = math.inf if self.is_broken and not self.is_finite else self.evidence
         if evidence < needed or not self._is_of_argument(points):
             return False
-        return self.explained > self.silent // OTHERS and self.is_known
+        return self.explained > self.silent // OTHERS
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether cases are to be drawn for it: few show it, or it is a number that may be another one elsewhere, or
+        all of a function's are called with the same hyperparameters."""
+        settings = {repr(p.case.hyper) for p in self.agreeing if hasattr(p.rule.page, "FUNCTION") and p.rule.hyper}
+        is_number = isinstance(self.edit.fitted, Always) or not self.is_known
+        return self.explained <= SELDOM or is_number or len(settings) == 1
 
     @property
     def is_known(self) -> bool:
@@ -108,7 +120,8 @@ class Verdict:
         def numbers(points: Sequence[Point]) -> set[float]:
             return {float(f"{quantity(p.traced(self.by)):.6g}") for p in points}
 
-        if len(numbers([*self.agreeing, *self.mixed])) > 1:
+        drawn = self.fresh.agreeing if self.fresh is not None else []
+        if len(numbers([*self.agreeing, *self.mixed, *drawn])) > 1:
             return True
         every = [*self.agreeing, *self.mixed, *self.agreed, *self.contrary]
         return isinstance(quantity, OfHyperparameter) and self.explained > 1 and len(numbers(every)) == 1
@@ -116,7 +129,7 @@ class Verdict:
     def in_others(self, points: list[Point], deadline: Deadline) -> bool:
         """Ask it in more cases, drawn for that; False if in one of them it is not what came.  The counts are those of
         the cases that came before."""
-        self.fresh = Verdict(self.edit, self.by, self.argument, list(points))
+        self.fresh = Verdict(self.edit, self.by, self.argument, list(points), is_drawn=True)
         with suppress(TimeIsUp):
             while self.fresh.left:
                 if not self.fresh._ask_next(deadline) or self.fresh.failed:
@@ -182,7 +195,7 @@ class Verdict:
             self.is_broken = True
         elif edit.is_registered and sample.is_finite_where(value):
             self.is_finite = True
-        elif not sample.is_telling or not value.isfinite().all() or self._is_shaky(point, value):
+        elif not self._tells(sample) or not value.isfinite().all() or self._is_shaky(point, value):
             return True
         elif sample.is_wrong:
             if bool(sample.wrong.any()) and sample.agrees(value, sample.wrong):
@@ -195,6 +208,10 @@ class Verdict:
         else:
             self.contrary.append(point)
         return True
+
+    def _tells(self, sample: Sample) -> bool:
+        """Whether an edit that gives something else here is not the cause."""
+        return sample.is_telling or (self.is_drawn and bool(sample.got.isfinite().all()))
 
     def _is_shaky(self, point: Point, value: Tensor) -> bool:
         """Whether what the edit gives in a case hangs on the roundings of its inputs, so that a program need not give

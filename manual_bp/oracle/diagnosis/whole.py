@@ -17,6 +17,7 @@ from manual_bp.oracle.diagnosis.changes import FUNCTIONS, worded
 from manual_bp.oracle.diagnosis.edit import PAGE, Edit, RefusedError
 from manual_bp.oracle.diagnosis.packed import packed
 from manual_bp.oracle.diagnosis.program import Called, Traced, Values, by_name
+from manual_bp.oracle.diagnosis.quantities import Always
 from manual_bp.outputs import parts, whole
 from manual_bp.registry import RULES
 from manual_bp.rule import Rule
@@ -95,7 +96,8 @@ def hyperparameters(traced: Traced) -> Iterator[Edit]:
         for i, value in enumerate(dict.fromkeys([*tried, *others])):
             written = f"{value:g}" if type(value) in (int, float) else repr(value)
             words = f"{name} is ignored: {{}} is that of {name}={written}"
-            yield Edit(1.5 + i / 10, words, run=partial(_with_hyper, {name: partial(_always, value)}))
+            number = Always(value) if type(value) in (int, float) else None
+            yield Edit(1.5 + i / 10, words, run=partial(_with_hyper, {name: partial(_always, value)}), fitted=number)
         functions = {**{words: function for words, (_, function) in FUNCTIONS.items()}, **ROUNDED}
         for i, (words, function) in enumerate(functions.items() if name in numeric else ()):
             said = f"{{}} is that of {worded(words, name)}"
