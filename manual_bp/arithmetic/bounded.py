@@ -57,9 +57,8 @@ a b, and its own size again behind any other function.  Every operation then mak
 in addition, and they propagate like all others.
 
 **Not modelled.**  A comparison decides on the values and gives a plain bool tensor: a program whose number falls on the
-other side of a kink is not covered.  (An input is certain; inside a chain it can happen.; where it underflows
-to one, sides.py tells what it may have.)  Flushing of subnormals to
-0 is not covered either.
+other side of a kink is not covered.  (An input is certain; inside a chain it can happen, and sides.py tells what is
+right on either side.)  Flushing of subnormals to 0 is not covered either.
 
 [1] N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., SIAM 2002.
 [2] N. J. Higham and T. Mary, A New Approach to Probabilistic Rounding Error Analysis, SIAM J. Sci. Comput. 41 (2019).

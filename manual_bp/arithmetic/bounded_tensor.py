@@ -51,12 +51,14 @@ class How(NamedTuple):
     dice: every operation errs at once, by a random part of its own rounding error, and nothing is bounded
         (stochastic.py); None where errors are bounded.
     underflows: whether results below the smallest normal number are rounded to multiples of the smallest one.
+    enters_exactly: whether inputs carry no rounding.
     """
 
     roundings: float = 0.0
     accumulate: torch.dtype | None = None
     dice: Dice | None = None
     underflows: bool = True
+    enters_exactly: bool = False
 
 
 class Bounded(Tensor):
@@ -102,6 +104,7 @@ def done_so(x: Tensor, how: How | None) -> Tensor:
     """`x`, with which everything is done in such a way from here on."""
     if how and isinstance(x, Bounded):
         x.how = how
+        x.error = torch.zeros_like(x.error) if how.enters_exactly else x.error
         x.magnitude = x.value.abs() + x.error if how.roundings else None
         _err(x)
     return x

@@ -1,16 +1,19 @@
-"""Where a step of a program underflows on its way to a kink: what is right on either side of it.
+"""Where the side of a kink is open on which a program is: what is right on either of them.
 
 x w may be 1e-50, and the slope of relu there is that of numbers above 0; in float32 x w is 0, and the program at the
-kink.  A branch is *open by underflow* where the number lies nearer to its limit than the bound on its rounding error
-(bounded.py), and would not if there were no smallest number, so that errors were roundings alone.  The page is then run
-with such numbers on the limit, just below and just above it, one branch at a time: a right program is between the least
-and the most of what comes, as far as its roundings let it.  Nothing else is open here: an input is what it is, and what
-roundings alone leave open is another matter.
+kink.  A branch is open
+
+    by underflow   where the number lies nearer to its limit than the bound on its rounding error (bounded.py), and
+                   would not if there were no smallest number, so that errors were roundings alone
+    by rounding    where it lies nearer than that bound, or is its limit
+
+and an input is what it is.  The page is then run with such numbers on the limit, just below and just above it, one
+branch at a time: a right program is between the least and the most of what comes, as far as its roundings let it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -25,7 +28,7 @@ aten = torch.ops.aten
 DECIDING = (*BRANCHES, aten.sign.default, aten.sgn.default)
 BESIDE = (-1, 1)
 # Where elements share sums their open branches are tried by turns, so many at most: each is two runs of the page.
-TURNS = 16
+TURNS = 8
 
 
 class Branch(NamedTuple):
@@ -33,6 +36,10 @@ class Branch(NamedTuple):
 
     difference: Tensor
     error: Tensor
+
+
+IsOpen = Callable[[Branch, Branch], Tensor]
+"""Of a branch, and of the same one if nothing underflows: where it is open."""
 
 
 class Between(NamedTuple):
@@ -43,7 +50,12 @@ class Between(NamedTuple):
 
 
 def between(
-    rule: Rule, inputs: tuple[Tensor | None, ...], dy: Any, contract: Contract, **hyper: Any
+    rule: Rule,
+    inputs: tuple[Tensor | None, ...],
+    dy: Any,
+    contract: Contract,
+    is_open: IsOpen,
+    **hyper: Any,
 ) -> tuple[Between | None, ...]:
     """Of each output and each cotangent of somebody's function, None for one that is absent; of none if no branch is
     open."""
@@ -53,25 +65,35 @@ def between(
         return (*y, *grads)
 
     watching, without = Watching(), Watching()
-    run(watching)
-    run(without, How(underflows=False))
-    open_ = [_is_open(*both) for both in zip(watching.branches, without.branches, strict=True)]
+    run(watching, How(enters_exactly=True))
+    run(without, How(enters_exactly=True, underflows=False))
+    open_ = [is_open(*both) for both in zip(watching.branches, without.branches, strict=True)]
     on_limits = [torch.zeros(mask.shape) for mask in open_]
-    columns = [run(Pushing(open_, on_limits))]
+
+    def pushed(sides: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+        try:
+            return run(Pushing(open_, sides))
+        except ValueError:  # on that side the function is not defined
+            return ()
+
+    columns = [pushed(on_limits)]
     for turn in _turns(watching.branches, open_, 1 if rule.elementwise else TURNS):
         for direction in BESIDE:
             sides = [side + direction * other for side, other in zip(on_limits, turn, strict=True)]
-            columns.append(run(Pushing(open_, sides)))
-    if len(columns) == 1:
+            columns.append(pushed(sides) or columns[0])
+    if len(columns) == 1 or not columns[0]:
         return ()
     return tuple(None if same[0] is None else _hull(same, contract) for same in zip(*columns, strict=True))
 
 
-def _is_open(branch: Branch, without: Branch) -> Tensor:
-    """Where a branch is open by underflow.  without: as it is if nothing underflows.  A difference of 0 has an error
-    from that alone where it has underflowed in float64 itself."""
+def by_underflow(branch: Branch, without: Branch) -> Tensor:
+    """A difference of 0 has an error from underflow alone where it has underflowed in float64 itself."""
     gap = branch.difference.abs()
     return (gap <= branch.error) & (branch.error > without.error) & ((gap > without.error) | (gap == 0))
+
+
+def by_rounding(branch: Branch, without: Branch) -> Tensor:
+    return branch.difference.abs() <= branch.error
 
 
 def _turns(branches: Sequence[Branch], open_: Sequence[Tensor], most: int) -> Iterator[list[Tensor]]:

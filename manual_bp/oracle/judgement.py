@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from manual_bp.arithmetic.bounded import Contract
 from manual_bp.foreign import named as named_type
 from manual_bp.oracle.calling.calls import call
 from manual_bp.oracle.calling.results import same_bits
@@ -19,9 +19,9 @@ from manual_bp.oracle.kinds import Kinds
 from manual_bp.oracle.pattern import pattern
 from manual_bp.oracle.reports.mismatch import Mismatch, Worst
 from manual_bp.oracle.reports.report import Report
+from manual_bp.oracle.truth.either_side import EitherSide
 from manual_bp.oracle.truth.errors import errors
 from manual_bp.oracle.truth.evidence import Evidence
-from manual_bp.oracle.truth.underflow import is_either_side
 from manual_bp.oracle.vacuity import Judged
 from manual_bp.outputs import parts
 from manual_bp.rule import Rule, Vjp
@@ -53,6 +53,7 @@ class Judge:
         self.judged: dict[str, list[Judged]] = {argument: [] for argument in self.required}
         self.excused: dict[tuple[str, str, str], list[Mismatch]] = {}
         self._spread: Case | None = None
+        self._either_side = EitherSide(rule, dtype, kinds.contract, strict)
         self._own_dtypes: dict[str, torch.dtype | None] = {}
 
     def finding(self, argument: str, case: Case, text: str) -> None:
@@ -153,7 +154,7 @@ class Judge:
         excused |= self._spreads_nan(found.case, expected, got, self.is_output(argument))
         excused |= self._through_nan(position, found, (ratio > 1) & ~excused)
         excused |= self._overflows_on_the_way(argument, found.case, expected, got, (ratio > 1) & ~excused)
-        excused |= self._underflows_to_a_kink(argument, found.case, got, (ratio > 1) & ~excused)
+        excused |= self._on_either_side(argument, found, got, (ratio > 1) & ~excused)
         if bool(excused.any()):
             ratio, ulps = torch.where(excused, 0, ratio), torch.where(excused, 0, ulps)
             self.judged[argument].append(Judged(found.case, expected[~excused], allowance[~excused]))
@@ -301,21 +302,15 @@ class Judge:
             self.note(f"{argument} is NaN or infinite where a step of the function itself overflows: not judged there")
         return none
 
-    def _underflows_to_a_kink(self, argument: str, case: Case, got: Tensor, beyond: Tensor) -> Tensor:
-        """Where a step underflows on its way to a kink, in the arithmetic that was promised or in that of 16 bits, and
-        what came is within what a right program may have that sees the kink, or either side of it."""
-        found, narrow = torch.zeros_like(beyond), Contract(self.dtype, self.dtype)
-        for contract in dict.fromkeys((self.kinds.contract, *(() if self.strict else (narrow,)))):
-            left = beyond & ~found
-            if bool(left.any()):
-                here = left & is_either_side(self.rule, case, self.arguments.index(argument), got, contract)
-                if bool(here.any()):
-                    said = str(contract.compute).removeprefix("torch.")
-                    self.note(
-                        f"{argument}: where a step underflows in {said} to a kink, another valid subgradient there"
-                    )
-                found |= here
-        return found
+    def _on_either_side(self, argument: str, found: Evidence, got: Tensor, beyond: Tensor) -> Tensor:
+        """Where the precision under test cannot tell on which side of a kink it is, and what came is right on one."""
+        here, position = torch.zeros_like(beyond), self.arguments.index(argument)
+        if bool(beyond.any()):
+            knows, few_bits = self.kinds.knows_kinks(found), partial(self.kinds.is_of_few_bits, found, position, got)
+            for words, where in self._either_side.told(found.case, position, got, beyond, knows, few_bits):
+                self.note(f"{argument}: {words}")
+                here |= where
+        return here
 
     def trap(self, argument: str, case: Case, detail: str) -> None:
         self.report.mismatches.append(Mismatch("trap", argument, case.name, detail))

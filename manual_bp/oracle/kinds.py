@@ -340,6 +340,19 @@ class Kinds:
         kinks = found.kinks[position]
         return kinks is not None and bool(kinks[beyond].all()) and self.is_subgradient(found, grads)
 
+    def is_of_few_bits(self, found: Evidence, position: int, got: Tensor) -> Tensor:
+        """Where a result is as far off as arithmetic in 16 bits may be that leaves digits."""
+        expected = found.expected[position]
+        assert expected is not None
+        bound = self._within_reach(self.widths_of(found.case, self._narrow), found.case, position, expected)
+        return ((got.detach().cpu().double() - expected).abs() <= bound) & bound.isfinite()
+
+    def knows_kinks(self, found: Evidence) -> bool:
+        """Whether ball arithmetic tells the kinks of a case, and which subgradients are right there."""
+        if found.source.startswith("certified truth"):
+            return True
+        return any(mask is not None and bool(mask.any()) for mask in self._with_kinks(found).kinks)
+
     def _with_kinks(self, found: Evidence) -> Evidence:
         """The evidence with its kinks: where nothing was declared, those of a case that was not certified are not known
         before they are asked for."""

@@ -11,7 +11,7 @@ float64 for certified truth, torch's own running-error bound in float64 otherwis
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -45,7 +45,7 @@ from manual_bp.oracle.truth.certified import (
     truth_at,
 )
 from manual_bp.oracle.truth.conventions import Conventions
-from manual_bp.oracle.truth.underflow import is_close_by_rounding
+from manual_bp.oracle.truth.either_side import is_close_by_rounding
 from manual_bp.rule import Rule
 
 OUR_CONVENTIONS = Conventions()
@@ -107,7 +107,7 @@ def evidence(rule: Rule, case: Case, contract: Contract, conventions: Convention
         found = evidence(rule, row, contract, conventions)
         return found if isinstance(found, str) else repeated_in_rows(found, case)
     called, case = case, replace(case, hyper=conventions.hyper(rule, case.hyper))
-    if hasattr(rule.page, "FUNCTION") and (why := _raises(rule, case)):
+    if hasattr(rule.page, "FUNCTION") and (why := raises(rule, wide_case(case)[0], case.hyper)):
         return why
     try:
         width = widths(rule, case.inputs, case.dy, contract, **case.hyper)
@@ -168,13 +168,12 @@ def evidence(rule: Rule, case: Case, contract: Contract, conventions: Convention
     return Evidence(called, expected, allowance, kinks, "certified truth" + allowed_by, dispute)
 
 
-def _raises(rule: Rule, case: Case) -> str:
+def raises(rule: Rule, inputs: Sequence[Any], hyper: Mapping[str, Any]) -> str:
     """What somebody's function raises at a case, which is none then: it may look at numbers before it does what was
     recorded; "" if nothing."""
-    inputs, _ = wide_case(case)
     try:
         with torch.no_grad():
-            rule.page.FUNCTION(*(None if x is None else x.clone() for x in inputs), **case.hyper)
+            rule.page.FUNCTION(*(None if x is None else x.clone() for x in inputs), **hyper)
     except Exception as error:  # whatever it is that a function of somebody's raises
         return f"{rule.name} raises {type(error).__name__} there: {error}"
     return ""

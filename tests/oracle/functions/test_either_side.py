@@ -1,4 +1,4 @@
-"""Where a step underflows on its way to a kink any slope between those beside it is right, and nothing else is."""
+"""Where the side of a kink is open any slope between those beside it is right, and nothing else is."""
 
 from functools import partial
 
@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 import torch_ref
 from manual_bp.arithmetic.bounded import contract_of
-from manual_bp.arithmetic.sides import between
+from manual_bp.arithmetic.sides import between, by_underflow
 from manual_bp.oracle import Case, compare
 from manual_bp.oracle.case import Further
 from manual_bp.oracle.functions import reference
@@ -99,7 +99,57 @@ def test_elements_that_share_a_sum_are_tried_by_turns(number) -> None:
     x, w = torch.full((1, 1), 2.0**-149), torch.full((1, 3), 0.25)
     w[0, number:] = 2.0
     terms, dy = torch.tensor([1.0, -2.0, 3.0]), torch.tensor([[4.0, -8.0, 12.0]])
-    _, dx, _ = between(rule, (x, w), dy, FLOAT32)
+    _, dx, _ = between(rule, (x, w), dy, FLOAT32, by_underflow)
     open_, others = terms[:number], 8 * terms[number:].sum()
     assert dx.least.item() == pytest.approx(float(open_.clamp(max=0).sum() + others), rel=1e-5)
     assert dx.most.item() == pytest.approx(float(open_.clamp(min=0).sum() + others), rel=1e-5)
+
+
+def sparsemax(x, *, is_tied_in=False):
+    """By a sorting, and the number of those that stand above the threshold, which is an index."""
+    ordered = x.sort(dim=-1, descending=True).values
+    sums, counts = ordered.cumsum(-1), torch.arange(1, x.shape[-1] + 1, dtype=x.dtype)
+    is_in = 1 + counts * ordered >= sums if is_tied_in else 1 + counts * ordered > sums
+    count = is_in.sum(-1, keepdim=True)
+    return torch.clamp(x - (sums.gather(-1, count - 1) - 1) / count.to(x.dtype), min=0.0)
+
+
+def rows(dtype, step):
+    """So many that they are not certified, of multiples of a step."""
+    generator = torch.Generator().manual_seed(0)
+    x, dy = (torch.randn(500, 5, generator=generator, dtype=torch.float64) for _ in range(2))
+    return Case(((x / step).round().mul(step).to(dtype),), dy.to(dtype))
+
+
+def judged_rows(candidate, dtype, step, **options):
+    said = {"x": (4, 5)}
+    return compare(candidate, sparsemax, inputs=said, cases=[rows(dtype, step)], dtype=dtype, diagnose=0, **options)
+
+
+def test_a_branch_that_roundings_of_16_bits_leave_open() -> None:
+    """It leads to another index."""
+    report = judged_rows(torch_ref.vjp(sparsemax), torch.bfloat16, 2.0**-10)
+    assert not report.mismatches, str(report)
+    assert any("16-bit: where roundings" in note for note in report.notes)
+    assert judged_rows(torch_ref.vjp(sparsemax), torch.bfloat16, 2.0**-10, strict=True).mismatches
+
+
+@pytest.mark.parametrize(("factor", "is_right"), [(1.0, True), (1.5, False)])
+def test_a_tie_that_leads_to_another_index(factor, is_right) -> None:
+    def tied_in(inputs, dy):
+        y, (dx,) = torch_ref.vjp(partial(sparsemax, is_tied_in=True))(inputs, dy)
+        _, (own,) = torch_ref.vjp(sparsemax)(inputs, dy)
+        return y, (torch.where(dx == own, dx, factor * dx),)
+
+    report = judged_rows(tied_in, torch.float32, 2.0**-3)
+    assert (not report.mismatches) is is_right, str(report)
+
+
+def test_where_the_function_itself_raises_in_that_precision_nothing_is_judged() -> None:
+    """1 is less there than half of what 1000 is rounded to: no number is above the threshold."""
+    x = torch.full((4, 5), 1000.0, dtype=torch.bfloat16)
+    case = Case((x,), torch.ones_like(x))
+    candidate = torch_ref.vjp(sparsemax)
+    report = compare(candidate, sparsemax, inputs={"x": (4, 5)}, cases=[case], dtype=torch.bfloat16, diagnose=0)
+    assert not report.mismatches, str(report)
+    assert any("raises" in text for text in report.not_tested)
