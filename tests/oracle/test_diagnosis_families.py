@@ -182,6 +182,16 @@ def test_a_threshold_of_another_number(function, candidate, hyper, words):
     assert words in said, said
 
 
+def test_a_branch_at_a_hyperparameter():
+    def candidate(inputs, dy, alpha=1.0):
+        (x,) = inputs
+        y, _ = RULES["elu"].vjp(inputs, dy, alpha=alpha)
+        return y, (torch.where(x > -alpha, dy, dy * alpha * torch.exp(x)),)
+
+    said = first("elu", candidate)
+    assert "`-alpha` in place of `0` in `x > 0`" in said, said
+
+
 def test_a_number_is_told_from_what_it_is_made_of():
     """All cases are called with one gain, of which the factor, 1/4, is the inverse square."""
 

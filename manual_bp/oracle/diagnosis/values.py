@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import operator
 from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from manual_bp.oracle.diagnosis.changes import ARRANGED, CLAMPED, FUNCTIONS, INDICES, MASKS, NUMBERS, worded
 from manual_bp.oracle.diagnosis.edit import Edit, RefusedError, Slot
 from manual_bp.oracle.diagnosis.program import MOVES, Altered, At, Traced
+from manual_bp.oracle.diagnosis.quantities import numbers_of
 from manual_bp.oracle.diagnosis.words import called, hyperparameter, name_of
 from manual_bp.program import Ref
 
@@ -169,6 +171,14 @@ def constants(slot: Slot) -> Iterator[Edit]:
             said, kind = f"{worded(words, name)} in {slot.name}", f"{words} for {number}"
             change = _of_number(function, None if own else number)
             yield slot.edit(cost + 0.3, said, change, kind, arg=i)
+        for option in numbers_of(traced) if node.name in ("gt", "ge", "lt", "le") else ():
+            for sign, written in ((1, option), (-1, f"-{option}")):
+                said = f"`{written}` in place of {name} in {slot.name}"
+                yield slot.edit_at(2.5, said, partial(_compared_with, i, sign, option))
+
+
+def _compared_with(i: int, sign: int, option: str, _: Any, at: At) -> Any:
+    return at.altered(lambda own: sign * numbers_of(at.traced)[option], i)
 
 
 def _always(number: float) -> Callable[[Any], float]:

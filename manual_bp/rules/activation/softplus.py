@@ -74,6 +74,7 @@ EDGES = (
     Edge("beta above 1, an integer", {"beta": 2}),
     Edge("large beta", {"x": [0.3, -0.3, 1.1, -1.1, -8.7], "beta": 10.0}),
     Edge("small beta", {"x": [-1.0, 1.0, -3e4, 3e4, -8.9e4], "beta": 1e-3}),
+    Edge("small beta, on both sides of a threshold", {"x": [-25.0, 5.0, 15.0, 19.9, 20.1, 25.0, 40.0], "beta": 0.1}),
     Edge("negative beta", {"beta": -1.0}),
     Edge("negative beta, both tails", {"x": [40.0, 50.0, 400.0, -40.0, -50.0, -400.0], "beta": -2.0}),
     Edge("beta 0", {"beta": 0.0}, raises=ValueError),
@@ -135,6 +136,12 @@ MISTAKES = (
         forgets="that the slope is 1 nowhere: a threshold, here of 1, is another function",
         shows="where beta x is a little above the threshold",
         seen="https://github.com/pytorch/pytorch/issues/61568",
+    ),
+    Mistake(
+        "threshold of 20 on x",
+        lambda x, dy, beta: (torch.where(x > 20, dy, dy * _s(x, beta)),),
+        forgets="that beta x, and not x, says where the slope has rounded to 1",
+        shows="for a beta that is small or negative, above the threshold, here of 20",
     ),
     Mistake(
         "exponential overflows",

@@ -355,6 +355,12 @@ MISTAKES = (
         seen="https://github.com/pytorch/pytorch/issues/7455",
     ),
     Mistake(
+        "nothing of ε at the label",
+        _of(lambda r: r.dx(t=r.t(on_each=0.0) + r.on_each * (1 - r.one_hot) * per_class(r.weight, r.x))),
+        forgets="that the label has its part of ε too: this is 1 - ε for it, and ε/K for each of the others",
+        shows="for label_smoothing above 0",
+    ),
+    Mistake(
         "smoothing at full strength",
         _of(lambda r: r.dx(t=r.t(on_each=1 / r.classes if r.on_each else 0.0))),
         forgets="the ε of ε/K",
