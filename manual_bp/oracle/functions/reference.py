@@ -84,6 +84,9 @@ def reference(
 ABSENT = Input(lambda shape, generator: None, cotangent=False, optional=True)  # type: ignore[arg-type, return-value]
 """An input that is left out in every case."""
 
+TOLD = (ValueError, RuntimeError, IndexError, TypeError, AssertionError)
+"""What a function raises where it is not defined, as every caller of one knows it; anything else is made one of them."""
+
 _MADE: deque[tuple[Any, dict[str, Any], Rule]] = deque(maxlen=64)
 """The functions that were references lately, with what was said of them."""
 
@@ -129,7 +132,12 @@ def made(
     def called(*some: Any, **more: Any) -> Any:
         """The function by names, with what is no tensor and no hyperparameter of a known kind."""
         names = taking if len(some) == len(taking) else present
-        y = function(**{**dict.fromkeys(absent), **dict(zip(names, some, strict=True))}, **fixed, **more)
+        try:
+            y = function(**{**dict.fromkeys(absent), **dict(zip(names, some, strict=True))}, **fixed, **more)
+        except TOLD:
+            raise
+        except Exception as error:  # a number of buckets that is 0, a key that no table has, an error of its own
+            raise ValueError(f"{name_of(function)} raises {type(error).__name__}: {error}") from error
         if not all(isinstance(part, Tensor) for part in parts(y)) or not parts(y):
             raise ValueError(f"{name_of(function)} must return a tensor or a tuple of tensors; came {y!r:.60}")
         return y
