@@ -45,6 +45,7 @@ WHOLE = 1.0
 # Kinds whose own reason says more than that no number is looked at.
 PLAIN_TO_SEE = (NOT_A_NUMBER, NOTHING, RAISES, SHAPE, DTYPE, OVERWRITES)
 NO_NUMBERS = (NOTHING, RAISES, SHAPE, DTYPE)
+PLACES = (ELEMENT, ROW)
 # An error in one place, or of both signs, that must be so many times one everywhere to be seen is averaged away.
 AVERAGED = 5.0
 
@@ -204,17 +205,19 @@ class Reasons:
         assert o.size is not None
         argument = o.argument
         up, down = (self.report.smallest_seen(argument, side) for side in SIDES)
-        if o.kind in SIDES and self._one_passes(up, down):
+        if o.kind in (*SIDES, *PLACES) and self._one_passes(up, down):
             above, below = SIDES
             passing, seen = (below, above) if down is None or (up is not None and down > up) else (above, below)
-            if o.kind == passing:
+            # Which way a factor moves one place depends on the sign of what is there.
+            from_where = min(s for s in (up, down) if s is not None)
+            if o.kind == passing or (o.kind in PLACES and o.shown >= from_where):
                 yield f"errors of one sign pass: {argument} {passing} passes, and {argument} {seen} is seen"
         large, small = (self.report.smallest_seen(argument, kind) for kind in FACTORS)
         if o.kind in FACTORS and large is None and small is not None and small >= WHOLE:
             yield f"every positive factor of {argument} passes: its direction alone is compared"
         if o.kind in FACTORS and self._one_passes(large, small):
             yield f"errors of one sign pass: a {argument} {o.kind} passes, and what is off to the other side is seen"
-        if o.kind in (ELEMENT, ROW):
+        if o.kind in PLACES:
             own, factor = self.report.smallest_seen(argument, o.kind), self._surely_from(argument)
             off = o.size if o.kind == ELEMENT else o.shown  # a row of small numbers is little off
             if factor is not None and (own is None or own > AVERAGED * factor) and off >= factor:

@@ -15,7 +15,7 @@ from manual_bp.oracle.audit.auditing import KINDS_OF_WRONG
 from manual_bp.oracle.audit.conditions import LAYOUT, OPTION, SIZE
 from manual_bp.oracle.audit.degenerate import NOT_A_NUMBER, NOTHING, RAISES
 from manual_bp.oracle.audit.formulas import MISTAKE
-from manual_bp.oracle.audit.sizes import FACTORS, SIDES, written
+from manual_bp.oracle.audit.sizes import FACTORS, ROW, SIDES, written
 from manual_bp.rule import Rule
 from tests.documents import valid
 from tests.oracle.audit.checkers import Checkers, due
@@ -122,6 +122,24 @@ def test_errors_of_one_sign_pass_without_abs():
     assert report.smallest_seen("dx", up) == 0.01
     reason(of("lopsided"), f"errors of one sign pass: dx {down} passes, and dx {up} is seen")
     assert not [r for name in ("sound", "twice", "by_norm") for r in of(name).reasons if "one sign" in r]
+
+
+def test_an_error_in_one_place_that_its_sign_hides_is_not_said_to_be_averaged_or_left_out():
+    def weighted(x, weight):
+        return x * weight
+
+    def without_abs(program):
+        x, weight = torch.ones(4, 5).requires_grad_(), torch.ones(5).requires_grad_()
+        dy = torch.tensor([1.0, 2.0, 3.0, 4.0, -5.0]).expand(4, 5).contiguous()
+        program(x, weight).backward(dy)
+        assert (weight.grad - 4 * dy[0]).max() < 1e-3  # twice the last element, which is negative, lies lower
+
+    report = audit(without_abs, weighted, inputs={"x": (4, 5), "weight": (5,)})
+    up, down = SIDES
+    last = [o for o in report.of_kind(ROW) if o.argument == "dweight" and o.shown > 0.01]
+    assert last and all(o.accepted and o.why.startswith("errors of one sign pass") for o in last)
+    reason(report, f"errors of one sign pass: dweight {down} passes, and dweight {up} is seen")
+    assert not [r for r in report.reasons if "averaged" in r or "not all is compared" in r]
 
 
 def test_what_is_caught_or_missing_passes():
