@@ -103,9 +103,12 @@ class Signature:
         return annotation
 
     def annotation(self, name: str) -> Any:
-        """The axes of an input, an output ("y", "y.h_n"), or the cotangent of one ("dy", "dx", "dy.h_n")."""
-        known = {**dict(zip(self.cotangents, self.output_annotations.values(), strict=True)), **self.annotations}
-        known |= {f"d{name}": self.annotations[name] for name in self.inputs}
+        """The axes of an input, an output ("y", "y.h_n"), or the cotangent of one ("dy", "dx", "dy.h_n").
+
+        Of a function an input may be called y: then y are its axes, and dy those of the output's cotangent.
+        """
+        known = {f"d{name}": self.annotations[name] for name in self.inputs}
+        known |= {**dict(zip(self.cotangents, self.output_annotations.values(), strict=True)), **self.annotations}
         return known[name] if name in known else known[f"d{name}"]
 
     @property

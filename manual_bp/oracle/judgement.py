@@ -83,7 +83,8 @@ class Judge:
             kind = "a nested one" if got.is_nested else f"one of layout {got.layout}"
             self.trap(argument, case, f"a dense tensor is due, {kind} came")
             return False
-        kind = self.rule.annotation(argument)  # a count or a truth value may be an output
+        # A count or a truth value may be an output; an input may be called y as well, and the output's cotangent is dy.
+        kind = self.rule.annotation(f"d{argument}" if self.is_output(argument) else argument)
         due = (
             self.dtype if kind.dtype is Float or str(got.dtype).removeprefix("torch.") not in kind.dtypes else got.dtype
         )

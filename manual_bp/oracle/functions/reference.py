@@ -85,7 +85,7 @@ ABSENT = Input(lambda shape, generator: None, cotangent=False, optional=True)  #
 """An input that is left out in every case."""
 
 TOLD = (ValueError, RuntimeError, IndexError, TypeError, AssertionError)
-"""What a function raises where it is not defined, as every caller of one knows it; anything else is made one of them."""
+"""What a function raises where it is not defined, as every caller knows it; anything else is made a ValueError."""
 
 _MADE: deque[tuple[Any, dict[str, Any], Rule]] = deque(maxlen=64)
 """The functions that were references lately, with what was said of them."""

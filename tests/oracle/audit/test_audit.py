@@ -137,7 +137,8 @@ def test_an_error_in_one_place_that_its_sign_hides_is_not_said_to_be_averaged_or
     report = audit(without_abs, weighted, inputs={"x": (4, 5), "weight": (5,)})
     up, down = SIDES
     last = [o for o in report.of_kind(ROW) if o.argument == "dweight" and o.shown > 0.01]
-    assert last and all(o.accepted and o.why.startswith("errors of one sign pass") for o in last)
+    assert last
+    assert all(o.accepted and o.why.startswith("errors of one sign pass") for o in last)
     reason(report, f"errors of one sign pass: dweight {down} passes, and dweight {up} is seen")
     assert not [r for r in report.reasons if "averaged" in r or "not all is compared" in r]
 

@@ -291,35 +291,6 @@ def test_where_a_function_is_not_defined_for_the_numbers_of_a_case_it_is_not_jud
     assert any("raises IndexError" in text for text in report.not_tested), report.not_tested
 
 
-class OfItsOwnError(Exception):
-    pass
-
-
-def by_fours(x):
-    return x * (1 / (x.shape[-1] // 4))
-
-
-def from_a_table(x):
-    return x * {4: 0.5, 8: 2.0}[x.shape[-1]]
-
-
-def checked(x):
-    if x.shape[-1] % 4:
-        raise OfItsOwnError("by fours")
-    return 2 * x
-
-
-@pytest.mark.parametrize(
-    ("function", "words"),
-    [(by_fours, "ZeroDivisionError"), (from_a_table, "KeyError"), (checked, "OfItsOwnError: by fours")],
-)
-def test_whatever_a_function_raises_at_a_length_says_that_it_is_not_defined_there(function, words) -> None:
-    rule = reference(function, {"x": (3, 8)})
-    rule.forward(torch.randn(3, 4))
-    with pytest.raises(ValueError, match=f"{function.__name__} raises {words}"):
-        rule.forward(torch.randn(3, 3))
-
-
 def gelu(x):
     return F.gelu(x)
 
