@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from manual_bp.oracle.case import Case
 from manual_bp.oracle.diagnosis.deadline import Deadline, TimeIsUp
 from manual_bp.oracle.diagnosis.edit import Edit
 from manual_bp.oracle.diagnosis.edits import often_met, seldom_met
+from manual_bp.oracle.diagnosis.looked_at import LookedAt
 from manual_bp.oracle.diagnosis.multiples import multiples
 from manual_bp.oracle.diagnosis.orders import kept_values
 from manual_bp.oracle.diagnosis.pairs import multiplied, paired
-from manual_bp.oracle.diagnosis.points import LARGE, MANY, VISIBLE, Point, evenly, spread, worth
+from manual_bp.oracle.diagnosis.points import Point
 from manual_bp.oracle.diagnosis.program import PAGE, TORCH, Traced, Values
-from manual_bp.oracle.diagnosis.records import Record, end_of
-from manual_bp.oracle.diagnosis.samples import Sample, samples_of
+from manual_bp.oracle.diagnosis.records import Record
+from manual_bp.oracle.diagnosis.samples import Sample
 from manual_bp.oracle.diagnosis.sketch import LONG, Sketch
 from manual_bp.oracle.diagnosis.tracing import UntraceableError
 from manual_bp.oracle.diagnosis.values import misshapen
@@ -45,8 +44,6 @@ LITTLE = -1.5
 SOON = 3.3
 # How seldom a part of a registered mistake is met.
 PART = 2.6
-# In so many seconds a page is written down at the cases that are looked at, but at so many cases at least.
-WRITTEN, FEWEST = 1.2, 16
 # Seconds that are taken for what the page lists: a tenth of one mostly, and what a process of some GB takes to collect
 # its garbage meanwhile.  They are part of the search's own.
 LISTED = 2.5
@@ -68,13 +65,10 @@ class Asked(NamedTuple):
     is_part: bool = False
 
 
-class Search:
-    """rule, records: what was compared.  wrong: the arguments to be explained.  excused: of these, cases that tell
-    nothing.
+class Search(LookedAt):
+    """Of the cases that are looked at, what was found.
 
-    points, every: by argument the cases that are looked at, and all that are small: of what the page lists.
-    left_out: arguments of which not every case is looked at.  exact, partial: by argument what was found: edits that
-    hold in every case, and those that give all that is wrong.
+    exact, partial: by argument: edits that hold in every case, and those that give all that is wrong.
     fresh: cases that are drawn to tell what is said of an argument from what is so by chance.
     nearest: by argument the edit that gives most of what is wrong at the case that was asked first, and its program's.
     """
@@ -89,65 +83,26 @@ class Search:
         conventions: Conventions = OUR_CONVENTIONS,
         excused: Collection[tuple[str, str]] = (),
     ) -> None:
-        self.rule, self.wrong, self.dtype, self.conventions = rule, frozenset(wrong), dtype, conventions
+        super().__init__(rule, records, wrong, dtype, conventions, excused)
         self.deadline = deadline
         self.tried = 0
         self._parts: dict[int, list[Edit]] = {}  # by the case asked first
-        self.points: dict[str, list[Point]] = {}
-        self.every: dict[str, list[Point]] = {}
-        self.left_out: set[str] = set()
+        self._telling: dict[str, list[Point]] = {}  # by argument the cases that refuted an edit, the last one first
         self.exact: dict[str, list[Verdict]] = {}
         self.partial: dict[str, list[Verdict]] = {}
         self.fresh: Callable[[str, Sequence[Point], Sequence[Point]], list[Point]] = lambda *_: []
         self.nearest: dict[str, tuple[Edit, str]] = {}
-        every = [(end_of(r) if r.evidence.row is not None else r) or r for r in records]
-        kinks = [samples_of(rule.arguments, r, True, dtype) for r in every]
-        points = [
-            Point(r, samples_of(rule.arguments, r, False, dtype), rule, conventions, at_kink)
-            for r, at_kink in zip(every, kinks, strict=True)
-        ]
-        at_kinks = [Point(r, at_kink, rule, conventions) for r, at_kink in zip(every, kinks, strict=True)]
-        self._telling: dict[str, list[Point]] = {}  # by argument the cases that refuted an edit, the last one first
-        self._first: dict[Any, Point] = {}  # by the shape of the first input
-        for point in points:
-            self._first.setdefault(_shape(point.record.evidence.case), point)
-        for argument in rule.arguments:
-            if argument in wrong:
-                for several in (points, at_kinks):
-                    there = [p for p in several if argument in p.samples and (argument, p.name) not in excused]
-                    if any(p.samples[argument].is_wrong for p in there):
-                        self.every[argument] = [p for p in there if p.size <= LARGE] or there[:2]
-                        self.points[argument] = spread(there, argument)
-                        self.left_out |= {argument} if len(self.points[argument]) < len(there) else set()
-                        break
 
     @property
     def open(self) -> list[str]:
         return [a for a in self.points if a not in self.exact]
-
-    def thin(self) -> None:
-        """Of a page that takes long to be written down, as in a loop, look at fewer cases, the same for all arguments;
-        those at which edits are asked first are among them."""
-        start = time.thread_time()
-        probes = [probe for probe, _ in self._by_probe()]
-        with suppress(UntraceableError, RuntimeError, TypeError, ValueError, AttributeError):
-            for probe in probes[:1]:
-                probe.traced(PAGE)
-        most = max(int(WRITTEN / max(time.thread_time() - start, 1e-3)), FEWEST) // 2
-        every = dict.fromkeys(p for points in self.points.values() for p in points)
-        wrong = [p for p in every if any(p.samples[a].is_wrong for a in self.points if a in p.samples)]
-        right = [p for p in every if p not in wrong]
-        kept = {id(p) for some in (wrong, right) for p in evenly(some, most)} | {id(p) for p in probes}
-        for argument, points in self.points.items():
-            self.points[argument] = [p for p in points if id(p) in kept]
-            self.left_out |= {argument} if len(self.points[argument]) < len(points) else set()
 
     def run_listed(self) -> None:
         """Ask the mistakes that the page lists, each at one case, and in all others where it fits: they are few, and
         are asked at any rate, unless they take long to be computed, however busy the machine is."""
         deadline, self.deadline = self.deadline, Deadline(LISTED, patience=math.inf)
         try:
-            for probe, arguments in self._by_probe():
+            for probe, arguments in self.by_probe(self.open):
                 with suppress(TimeIsUp, RuntimeError, TypeError, ValueError, AttributeError):
                     self._ask_listed(probe, {a: probe.samples[a] for a in arguments})
         finally:
@@ -180,27 +135,8 @@ class Search:
 
     def run(self) -> None:
         """Fill `exact` and `partial`; TimeIsUp leaves what was found so far."""
-        for probe, arguments in self._by_probe():
+        for probe, arguments in self.by_probe(self.open):
             self._search(probe, arguments)
-
-    def _by_probe(self) -> list[tuple[Point, list[str]]]:
-        """The cases at which edits are asked first, and of which arguments: of several together where it can be."""
-        found: dict[int, tuple[Point, list[str]]] = {}
-        for argument in self.open:
-            probe = self.probe(argument)
-            count = min(int(probe.samples[argument].wrong.sum()), MANY)
-            for other, _ in found.values():
-                sample = other.samples.get(argument)
-                if sample and sample.is_telling and int(sample.wrong.sum()) >= max(count, 1) and sample.error > VISIBLE:
-                    probe = other
-            found.setdefault(id(probe), (probe, []))[1].append(argument)
-        return list(found.values())
-
-    def probe(self, argument: str) -> Point:
-        """The case at which edits are asked first: small, with numbers that tell, and as many wrong as there are."""
-        wrong = [p for p in self.points[argument] if p.samples[argument].is_wrong]
-        telling = [p for p in wrong if p.samples[argument].is_telling] or wrong
-        return max(telling, key=lambda p: worth(p, argument))
 
     def _sketch(self, probe: Point, by: str, samples: Mapping[str, Sample]) -> Sketch | None:
         """Of a program at a case; None where there is none."""
@@ -220,18 +156,13 @@ class Search:
                     found.append(Asked(edit.cost + self._unlikely(program, edit, is_little) + more, edit, sketch))
         return sorted(found, key=lambda each: each.cost)
 
-    def _of_first(self, program: Traced) -> Traced | None:
-        """The program at the first case with such a shape; None if it is that."""
-        first = self._first.get(_shape(program.case))
-        return None if first is None or first.name == program.case.name else first.traced(program.by)
-
     def _search(self, probe: Point, arguments: list[str]) -> None:
         """Beside its mistakes ask the page as a whole, edits of the families that are met often, of the page and of
         torch's derivative, then all others, then two at once: what comes later is not so much as made before."""
         samples = {a: probe.samples[a] for a in arguments}
         left: list[Asked] = []
         if (bare := self._sketch(probe, PAGE, {})) is not None:
-            whole = self._asked(bare, samples, whole_edits(bare.program), kept_values(bare.program, self._of_first))
+            whole = self._asked(bare, samples, whole_edits(bare.program), kept_values(bare.program, self.of_first))
             self._ask_all([each for each in whole if each.cost < FIRST], samples)
             of_mistakes = [Asked(PART, edit, bare, True) for edit in self._parts.get(id(probe), [])]
             left = [*(each for each in whole if each.cost >= FIRST), *of_mistakes]
@@ -385,10 +316,6 @@ class Search:
         points = (self.every if edit.is_registered else self.points)[argument]
         first = [p for p in self._telling.get(argument, ()) if exactly or p.samples[argument].is_wrong]
         return [*first, *(p for p in points if p not in first)]
-
-
-def _shape(case: Case) -> Any:
-    return case.inputs[0].shape if case.inputs and case.inputs[0] is not None else None
 
 
 def _is_the_same(edited: Tensor | None, right: Tensor | None) -> bool:
