@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import chain, combinations
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -17,9 +17,10 @@ from manual_bp.oracle.cases.drawing import draw, sizes_of
 from manual_bp.oracle.cases.images import images
 from manual_bp.oracle.cases.indices import indexed, thinned
 from manual_bp.oracle.cases.layouts import aliased, laid_out
+from manual_bp.oracle.cases.options import absences, options
 from manual_bp.oracle.cases.short_lengths import of_short_lengths
 from manual_bp.oracle.cases.sizes import BEYOND, BLOCKS, LONG, OFF, SIGNS, fits, sized, weighted
-from manual_bp.oracle.cases.values import hyperparameters, named, valued, within_range
+from manual_bp.oracle.cases.values import valued, within_range
 from manual_bp.outputs import parts
 from manual_bp.rule import Rule
 
@@ -43,8 +44,6 @@ SOUND = 0.1
 DRAWN = 6
 # Numbers with which a recurrence leaves the range are halved at most so often: to a 64th.
 HALVED = 6
-# Up to so many inputs that may be absent, every set of them is left out; of more, each alone and all.
-TOGETHER = 3
 
 
 def is_moderate(case: Case) -> bool:
@@ -88,7 +87,7 @@ def generating(
     ordinary, *others = declared.edges(rule, edges, usual)
     # Not every edge is one for other values and axes.
     found = [*cases([ordinary]), *(defined(others) if declared else cases(others))]
-    found += defined(declared.edges(rule, [*_absences(rule), *indexed(rule)], usual))
+    found += defined(declared.edges(rule, [*absences(rule), *indexed(rule)], usual))
     sizes = declared.sizes(rule, (edge for edge in _sizes(rule) if fits(rule, edge, usual)), usual)
     rows = list(cases(_one_row(rule)))
     found += [
@@ -120,8 +119,7 @@ def _further(
     generator: torch.Generator,
 ) -> Iterator[Further]:
     """What lies further out: options and values, memory that is shared, and every size."""
-    options = [Edge(named(given), given) for given in hyperparameters(rule)]
-    values = defined(declared.edges(rule, [*options, *valued(rule, dtype)], sizes_of(rule)))
+    values = defined(declared.edges(rule, [*options(rule), *valued(rule, dtype)], sizes_of(rule)))
     if rule.elementwise and hasattr(rule.page, "FUNCTION"):
         values = (within_range(rule, case, dtype) for case in values)
     for case in chain(values, aliased(rule, found[0])):
@@ -249,14 +247,6 @@ def _is_weighted(rule: Rule, name: str) -> bool:
     """Whether numbers of that name are weights of sums: cotangents, and inputs of any size; but not those that a
     function puts in order, as light ones lie so near to each other that rounding errors decide it."""
     return name not in rule.inputs or (rule.may_be_scaled(name) and not getattr(rule.page, "ORDERS", False))
-
-
-def _absences(rule: Rule) -> Iterator[Edge]:
-    """Without each input that may be absent, and without several of them."""
-    names = [name for name in rule.inputs if name in rule.absentable]
-    for number in range(1, len(names) + 1) if len(names) <= TOGETHER else (1, len(names)):
-        for absent in combinations(names, number):
-            yield Edge(f"without {' and '.join(absent)}", dict.fromkeys(absent))
 
 
 def _telling(rule: Rule, cases: Iterable[AnyCase]) -> Iterator[AnyCase]:

@@ -46,10 +46,17 @@ def indexed(rule: Rule) -> Iterator[Edge]:
         ]
         for words, positions, length, number in kinds:
             yield Edge(f"{name} {words}", {name: _drawn(positions, length)}, _sizes(rule, name, spec, length, number))
-        if spec.unless and rule.ordinary[spec.unless] is not None:
+    for edge, _ in partly_ignored(rule):
+        yield edge
+
+
+def partly_ignored(rule: Rule) -> Iterator[tuple[Edge, str]]:
+    """Each index of which some may be ignored, as some are, and by which hyperparameter."""
+    for name, spec in rule.inputs.items():
+        if isinstance(spec, Index) and spec.unless and rule.ordinary[spec.unless] is not None:
             ignored = _partly(spec.positions, rule.ordinary[spec.unless])
             sizes = _sizes(rule, name, spec, FEW, SEVERAL)
-            yield Edge(f"{name} partly {spec.unless}", {name: _drawn(ignored, FEW)}, sizes)
+            yield Edge(f"{name} partly {spec.unless}", {name: _drawn(ignored, FEW)}, sizes), spec.unless
 
 
 def _sizes(rule: Rule, name: str, spec: Index, length: int, number: int) -> dict[str, int | tuple[int, ...]]:

@@ -73,14 +73,18 @@ def _typed(value: Any) -> tuple[type, Any]:
 
 def hyperparameters(rule: Rule) -> Iterator[dict[str, Any]]:
     """Every usual value by itself, and every pair of those of two hyperparameters that are not ordinary."""
-    options = usual(rule)
-    for name, values in options.items():
+    for name, values in usual(rule).items():
         for value in values:
             yield {name: value}
-    unusual = {name: [v for v in values if v != rule.ordinary[name]] for name, values in options.items()}
+    options = unusual(rule)
     for a, b in combinations(options, 2):
-        for first, second in product(unusual[a], unusual[b]):
+        for first, second in product(options[a], options[b]):
             yield {a: first, b: second}
+
+
+def unusual(rule: Rule) -> dict[str, list[Any]]:
+    """Of each hyperparameter the usual values that are not its ordinary one."""
+    return {name: [v for v in values if v != rule.ordinary[name]] for name, values in usual(rule).items()}
 
 
 def valued(rule: Rule, dtype: torch.dtype) -> Iterator[Edge]:
