@@ -380,6 +380,10 @@ def _expanded(
     ]
     if func in bounded_table.DIVISIONS:  # by what it is, not by what its terms add up to
         operands[1] = pair_of(args[1], result.dtype)[0].abs()
+    if func in bounded_table.CHOICES:  # what cannot be the larger is no part of it, as the -1e38 of an empty maximum
+        pairs = [pair_of(x, result.dtype) for x in args]
+        may_be = [(value - result.value).abs() <= error + result.error for value, error in pairs]
+        operands = [torch.where(chosen, size, EXACT) for chosen, size in zip(may_be, operands, strict=True)]
     return torch.maximum(own, bounded_table.MAGNITUDES[func](*operands, **kwargs))
 
 

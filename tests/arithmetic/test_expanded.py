@@ -9,6 +9,7 @@ import torch
 
 import manual_bp as bp
 from manual_bp.arithmetic.bounded import Bounded, Contract, How, contract_of, enter, magnitudes, widths
+from manual_bp.arithmetic.bounded_tensor import done_so, magnitude_of
 
 BFLOAT16 = Contract(torch.bfloat16, torch.bfloat16)
 
@@ -23,6 +24,16 @@ def test_magnitudes_are_those_of_the_expanded_terms():
     # (|x| + |t|)² / 2, summed; |x| + |t|
     assert found.outputs[0].item() == pytest.approx((5.5**2 + 2.5**2) / 2, rel=1e-9)
     assert found.grads[0].flatten().tolist() == pytest.approx([5.5, 2.5], rel=1e-9)
+
+
+def test_what_a_maximum_does_not_take_is_no_part_of_its_terms():
+    lowest, two, three = (done_so(entered(number), How(roundings=8.0)) for number in (-1e38, 2.0, 3.0))
+    assert magnitude_of(torch.maximum(lowest, two)).item() == pytest.approx(
+        2.0, rel=1e-5
+    )  # a maximum that starts at the lowest number
+    assert magnitude_of(torch.minimum(lowest, two)).item() == pytest.approx(1e38, rel=1e-5)
+    of_large = two + 2.0**30 - 2.0**30  # anything within 64 or more of 2: it may be the larger, and the smaller
+    assert magnitude_of(torch.maximum(of_large, three)).item() >= 2.0**30
 
 
 def test_an_expanded_variance_is_within_the_bound_and_not_within_the_width():

@@ -23,7 +23,7 @@ from manual_bp.arithmetic.bounded_table import (
     transcendental,
 )
 from manual_bp.arithmetic.bounded_table.elementary import JUMPING
-from manual_bp.arithmetic.bounded_table.expanded import ADDITIONS, DIVISIONS, MAGNITUDES, TERMS
+from manual_bp.arithmetic.bounded_table.expanded import ADDITIONS, CHOICES, DIVISIONS, MAGNITUDES, TERMS
 from manual_bp.arithmetic.bounded_table.exponentials import APART
 from manual_bp.arithmetic.bounded_table.formats import (
     EXACT,
@@ -45,6 +45,7 @@ __all__ = [
     "APART",
     "ARITHMETIC",
     "BRANCHES",
+    "CHOICES",
     "CONSTANTS",
     "DECISIONS",
     "DIVISIONS",

@@ -73,4 +73,5 @@ MAGNITUDES: dict[Any, Callable[..., Tensor]] = {
 }
 """What the terms of an expanded result add up to, from what those of its operands do; never less than its own size,
 which holds for every function that is not here."""
+CHOICES = {aten.maximum.default, aten.minimum.default}
 DIVISIONS = {aten.div.Tensor}
