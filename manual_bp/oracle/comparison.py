@@ -214,7 +214,7 @@ class Comparison:
                 f"{name} > {most}: the work of the function grows with it; a longer one in inputs= is tried"
                 for name, most in getattr(self.rule.page, "GROWING", {}).items()
             ]
-            report.not_tested += [*self._at_one_value(), *self._of_one_shape()]
+            report.not_tested += [*self._at_one_value(), *self._of_one_shape(), *getattr(self.rule.page, "UNMET", ())]
         report.notes += self.declared.notes()
         for (argument, kind, detail), found in self.judge.excused.items():
             worst = max(found, key=lambda m: m.error_over_allowance or 0.0)

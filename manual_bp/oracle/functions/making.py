@@ -22,6 +22,7 @@ from manual_bp.arithmetic.operators import narrowest
 from manual_bp.inputs import Draw, Edge, Index, Input, Mistake, Value
 from manual_bp.oracle.calling.candidates import differentiator
 from manual_bp.oracle.cases.drawing import SMALL
+from manual_bp.oracle.functions.kinked import Kinks, kinked
 from manual_bp.oracle.functions.lengths import few_steps, growing, longest
 from manual_bp.oracle.functions.page import Recorded, Residuals
 from manual_bp.oracle.functions.spoken import Spoken, array_type
@@ -103,6 +104,9 @@ def page_of(function: Function) -> ModuleType:
     sizes = _bound(function, annotations, ordinary)
     whole = [annotations[n] for n, x in zip(names, ordinary, strict=True) if x is not None and x.dtype in WHOLE]
 
+    kinks = Kinks(derivative.value)
+    edges = tuple(_special(function, recorded, ordinary, kinks))
+
     def recorded_at(sizes: axes.Sizes) -> Any:
         return recorded.derivative(_drawn(function, annotations, sizes), function.hyper)
 
@@ -123,7 +127,8 @@ def page_of(function: Function) -> ModuleType:
         STEPS=steps,
         FEW_STEPS=few_steps(sizes, steps, recorded_at),
         LARGEST=max(LARGEST, 2 * sum(x.numel() for x in ordinary if x is not None)),
-        EDGES=tuple(_special(function, recorded, ordinary)),
+        EDGES=edges,
+        UNMET=tuple(kinks.unmet()),
         MISTAKES=(mistake,) if derivative.changed else (),
         CERTIFIED=not derivative.is_its_own,
         ORDERS=any(node.op in EXTREMES or node.op in PLACES for node in derivative.forward.nodes),
@@ -316,10 +321,14 @@ def _specs(function: Function, grads: tuple[Any, ...]) -> dict[str, Input | Inde
     return found
 
 
-def _special(function: Function, recorded: Recorded, ordinary: tuple[Tensor | None, ...]) -> Iterator[Edge]:
-    """A mask that hides nothing or all, zeros in an input, few values, so that there are ties, and a tensor that was
-    given of the opposite sign, if torch's own derivative is finite there: what divides by an input, or by how many are
-    left, or takes every maximum, shows there alone."""
+def _special(
+    function: Function, recorded: Recorded, ordinary: tuple[Tensor | None, ...], kinks: Kinks
+) -> Iterator[Edge]:
+    """A mask that hides nothing or all, zeros in an input, few values, so that there are ties, a tensor that was given
+    of the opposite sign, and what meets the function's kinks, if torch's own derivative is finite there: what divides
+    by an input, or by how many are left, or takes every maximum, shows there alone."""
+    free = [""] * len(ordinary)
+    kinks.meet(ordinary)
     for position, (name, spec) in enumerate(function.specs.items()):
         x, said = ordinary[position], function.given.get(name)
         if isinstance(spec, Input) and x is not None and x.dtype is torch.bool:
@@ -331,6 +340,7 @@ def _special(function: Function, recorded: Recorded, ordinary: tuple[Tensor | No
                     )
         if not isinstance(spec, Input) or not spec.cotangent or not spec.free or x is None:
             continue
+        free[position] = name
         changes: dict[str, Callable[[Tensor], Tensor]] = {
             f"zeros in {name}": _with_zeros,
             f"few values in {name}": torch.round,
@@ -338,8 +348,11 @@ def _special(function: Function, recorded: Recorded, ordinary: tuple[Tensor | No
         if said is not None and said.tensor is not None:
             changes[f"{name} negated"] = torch.neg
         for words, change in changes.items():
-            if _is_finite(function, recorded, (*ordinary[:position], change(x), *ordinary[position + 1 :])):
+            changed = (*ordinary[:position], change(x), *ordinary[position + 1 :])
+            if _is_finite(function, recorded, changed):
+                kinks.meet(changed)
                 yield Edge(words, {name: _changed(spec.draw, change)})
+    yield from kinked(kinks, free, ordinary, partial(_is_finite, function, recorded))
 
 
 def _is_finite(function: Function, recorded: Recorded, inputs: tuple[Tensor | None, ...]) -> bool:
