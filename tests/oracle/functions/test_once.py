@@ -6,11 +6,12 @@ import torch
 from torch.nn import functional as F
 
 import torch_ref
-from manual_bp.oracle import compare, kept_evidence, kinds
+from manual_bp.oracle import compare, kinds
 from manual_bp.oracle.case import Case, Further
 from manual_bp.oracle.cases.generated import generated
 from manual_bp.oracle.functions import reference
 from manual_bp.oracle.functions.page import SEEN, Recorded
+from manual_bp.oracle.truth import kept
 from manual_bp.program.precision import are_same
 
 
@@ -86,14 +87,14 @@ PRODUCT = {"x": (4, 5), "weight": (3, 5)}
 
 
 def test_cases_that_lie_further_out_are_made_for_a_candidate_that_is_right_so_far(monkeypatch):
-    made, generating = [], kept_evidence.generating
+    made, generating = [], kept.generating
 
     def noted(*given):
         for case in generating(*given):
             made.append(case)
             yield case
 
-    monkeypatch.setattr(kept_evidence, "generating", noted)
+    monkeypatch.setattr(kept, "generating", noted)
     right = torch_ref.vjp(product)
 
     def wrong(inputs, dy):
@@ -124,7 +125,7 @@ def test_where_making_cases_was_interrupted_it_goes_on():
                 raise KeyboardInterrupt
             yield Case((), None, name=str(number))
 
-    cases = kept_evidence.AsAskedFor(make)
+    cases = kept.AsAskedFor(make)
     with pytest.raises(KeyboardInterrupt):
         list(cases)
     assert [case.name for case in cases] == list("01234")
