@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -84,7 +85,8 @@ def derivative(
     present = [x for x in leaves if x is not None]
     wanted = [x for x in present if x.requires_grad]
     apart, plain = sdpa_kernel(SDPBackend.MATH), _without_mkldnn()
-    with _uncollected(), torch.inference_mode(False), torch.enable_grad(), apart, plain, _WithoutLooking() as looking:
+    looking = _WithoutLooking(keeps_digits)
+    with _uncollected(), torch.inference_mode(False), torch.enable_grad(), apart, plain, looking:
         refusing = nullcontext() if is_known else Recording(present, lambda op: True, formula_of)
         with torch.no_grad(), refusing:  # what no program tells
             like = parts(function(*leaves, **hyper))
@@ -139,10 +141,12 @@ def _without_mkldnn() -> Iterator[None]:
 class _WithoutLooking(TorchFunctionMode):
     """What torch looks at numbers for before it does something that depends on none of them.
 
-    skipped: whether it would raise for some.
+    keeps_digits: as in `derivative`.  skipped: whether it would raise for some.
     """
 
-    skipped = False
+    def __init__(self, keeps_digits: bool) -> None:
+        super().__init__()
+        self.keeps_digits, self.skipped = keeps_digits, False
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -155,6 +159,8 @@ class _WithoutLooking(TorchFunctionMode):
             return (index.unsqueeze(-1) == torch.arange(number)).to(torch.int64)
         if func in (torch.corrcoef, Tensor.corrcoef):  # whether a number between -1 and 1 is rounded to one beyond
             return _corrcoef(*args, **(kwargs or {}))
+        if self.keeps_digits and func in (torch.logcumsumexp, Tensor.logcumsumexp):
+            return running_logsumexp(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 
@@ -182,6 +188,19 @@ def _corrcoef(input: Tensor) -> Tensor:
         return covariance / covariance
     root = covariance.diagonal().sqrt()
     return covariance / root[:, None] / root
+
+
+def running_logsumexp(input: Tensor, dim: int) -> Tensor:
+    """Each the logarithm of a sum of two, of slopes e^(x − y) ≤ 1.
+
+    torch's derivative takes log |dy|, and where that is none the lowest number, from which nothing can be subtracted:
+    its bound is infinite.
+    """
+    if not input.ndim or not input.shape[dim]:
+        return torch.logcumsumexp(input, dim)
+    first, *others = input.unbind(dim)
+    sums = accumulate(others, lambda y, x: torch.stack([y, x]).logsumexp(0), initial=first)
+    return torch.stack([*sums], dim)
 
 
 def _classes(tensor: Tensor, num_classes: int = -1) -> int:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import torch_ref
+from manual_bp.arithmetic.bounded import contract_of, widths
 from manual_bp.oracle import Case, compare
 from manual_bp.oracle.functions import reference
 from manual_bp.oracle.truth.overflow import Watching
@@ -200,3 +201,24 @@ def test_where_torchs_derivative_is_nan_at_finite_numbers_nothing_is_asked_for()
         assert "drate" not in {m.argument for m in report.mismatches}, str(report)
     wrong = compare(partial(stable_decayed, slope=2.0), decayed, inputs=inputs, cases=[case], diagnose=0)
     assert {m.argument for m in wrong.mismatches} == {"drate"}
+
+
+def running_share(x):
+    return x.logcumsumexp(dim=1).exp()
+
+
+def test_a_derivative_whose_formula_in_torch_takes_the_lowest_number_away_has_a_bound() -> None:
+    x, dy = torch.tensor([[0.5, -1.0, 0.25, 2.0]]), torch.tensor([[1.0, -2.0, 0.0, 3.0]])
+    rule = reference(running_share, {"x": (1, 4)})
+    (dx,) = widths(rule, (x,), dy, contract_of(torch.float32)).grads
+    due = torch.autograd.functional.vjp(running_share, x.double(), dy.double())[1]
+    assert bool((dx < 1e-4 * due.abs()).all())
+
+    def without_the_last(inputs, dy):
+        y, (dx,) = torch_ref.vjp(running_share)(inputs, dy)
+        return y, (dx * torch.tensor([1.0, 1.0, 1.0, 0.999]),)
+
+    case = Case((x,), dy)
+    assert compare(torch_ref.vjp(running_share), running_share, inputs={"x": (1, 4)}, cases=[case], diagnose=0).passed
+    found = compare(without_the_last, running_share, inputs={"x": (1, 4)}, cases=[case], diagnose=0)
+    assert [m.index for m in found.mismatches] == [(0, 3)], str(found)
