@@ -42,9 +42,9 @@ class Derivative:
     depend on it or it is no number.  changed: whether formulas that keep their digits stand in place of torch's own.
     unknown: operations that are neither elementary nor can be taken apart.  elements: how many each result on the way
     has, in the order in which they were made.  broadcast: likewise, the shapes of tensors of which one may be broadcast
-    to another.  is_its_own: whether the derivative is declared and not that of the operations
-    forward (an autograd.Function, a result made under no_grad).  raises: whether the function looks whether its numbers
-    are fit for it, and may raise.
+    to another.  placed: likewise, of what is taken from places along an axis, its shape and the index's on all others.
+    is_its_own: whether the derivative is declared and not that of the operations forward (an autograd.Function, a
+    result made under no_grad).  raises: whether the function looks whether its numbers are fit for it, and may raise.
     """
 
     forward: Program
@@ -53,6 +53,7 @@ class Derivative:
     unknown: tuple[Node, ...]
     elements: tuple[int, ...]
     broadcast: tuple[tuple[tuple[int, ...], ...], ...]
+    placed: tuple[tuple[tuple[int, ...], ...], ...]
     is_its_own: bool
     raises: bool
 
@@ -110,8 +111,8 @@ def derivative(
     forward, backward = _parted(kept, len(present))
     unknown = tuple(recording.unknown)
     raises = looking.skipped or any(node.op in CHECKS for node in recording.nodes)
-    elements, broadcast = tuple(recording.elements), tuple(recording.broadcast)
-    return Derivative(forward, backward, kept != whole, unknown, elements, broadcast, is_its_own, raises)
+    elements, broadcast, placed = tuple(recording.elements), tuple(recording.broadcast), tuple(recording.placed)
+    return Derivative(forward, backward, kept != whole, unknown, elements, broadcast, placed, is_its_own, raises)
 
 
 @contextmanager

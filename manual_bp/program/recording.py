@@ -72,8 +72,8 @@ class Recording(Mode):
     nodes: what was seen so far, the inputs first.  unknown: those on numbers that are neither elementary nor can be
     taken apart.  unseen: those forward that torch.autograd is not shown, though they depend on an input (no_grad, the
     body of an autograd.Function).  elements: how many each result has, in the order in which they were made.
-    broadcast: likewise, the shapes of tensors of which one may be broadcast to another.  stage: what new ones belong
-    to.
+    broadcast: likewise, the shapes of tensors of which one may be broadcast to another.  placed: of what is taken from
+    places along an axis, or goes there, its shape and the index's on all other axes.  stage: what new ones belong to.
     """
 
     def __init__(
@@ -87,6 +87,7 @@ class Recording(Mode):
         self.unseen: list[Node] = []
         self.elements: list[int] = []
         self.broadcast: list[tuple[tuple[int, ...], ...]] = []
+        self.placed: list[tuple[tuple[int, ...], ...]] = []
         self.stage = "forward"
         self._kept: list[Any] = []  # so that no address is used twice
         self._own: dict[int, _Known] = {}
@@ -128,6 +129,9 @@ class Recording(Mode):
             raise UntraceableError(f"{words}write it in their real and imaginary parts, which are judged")
         if _broadcasts(func):
             self.broadcast.append(tuple(tuple(x.shape) for x in (*tensors, *tensors_in((result,)))))
+        if func in PLACING and args[0].ndim:
+            x, dim, index = args[:3]
+            self.placed.append(tuple(tuple(each.movedim(dim, -1).shape[:-1]) for each in (x, index)))
         self._leave(result, node, moving)
         return result
 
@@ -322,6 +326,9 @@ def _may_be_refused(func: Any) -> bool:
     """Whether a program might not tell what an operation does."""
     tags = (torch.Tag.nondeterministic_seeded, torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
     return func._schema.name == "aten::equal" or any(tag in func.tags for tag in tags)
+
+
+PLACING = {aten.gather.default, aten.scatter.src, aten.scatter.value, aten.scatter_add.default}
 
 
 @cache

@@ -17,6 +17,20 @@ def are_broadcast_anew(usual: Sequence[Shapes], other: Sequence[Shapes]) -> bool
     return len(usual) == len(other) and any(map(_is_broadcast_anew, usual, other))
 
 
+def are_placed_anew(usual: Sequence[Shapes], other: Sequence[Shapes]) -> bool:
+    """Whether an index is shorter than what it points into, on an axis where both are of one length at the usual ones:
+    torch leaves the rest out.  (The labels of 4 rows out of 33.)
+
+    usual, other: as in `are_broadcast_anew`, of pairs.
+    """
+
+    def is_anew(were: Shapes, are: Shapes) -> bool:
+        by_axis = zip(*were, *are, strict=False)
+        return any(x == index and new != new_index for x, index, new, new_index in by_axis)
+
+    return len(usual) == len(other) and any(map(is_anew, usual, other))
+
+
 def _is_broadcast_anew(usual: Shapes, other: Shapes) -> bool:
     for position in range(1, 1 + max(map(len, usual), default=0)):
         were, are = ([shape[-position] for shape in shapes if len(shape) >= position] for shapes in (usual, other))

@@ -18,7 +18,7 @@ from manual_bp.arithmetic.bounded_tensor import Bounded
 from manual_bp.arithmetic.operators import is_bounded, on_jets, on_tensors
 from manual_bp.dispatch import without_modes
 from manual_bp.oracle.calling.candidates import differentiator
-from manual_bp.oracle.functions.alike import are_broadcast_anew
+from manual_bp.oracle.functions.alike import are_broadcast_anew, are_placed_anew
 from manual_bp.oracle.truth.overflow import Spreading
 from manual_bp.outputs import parts
 from manual_bp.program import Program
@@ -51,7 +51,9 @@ class Recorded:
     def is_broadcast_anew(self, usual: Any, inputs: tuple[Any, ...], hyper: Mapping[str, Any]) -> bool:
         """Whether it is defined at these inputs by chance.  usual: its programs at the usual ones."""
         wide = tuple(x.double() if x is not None and x.is_floating_point() else x for x in inputs)
-        return are_broadcast_anew(usual.broadcast, self.derivative(wide, hyper).broadcast)
+        other = self.derivative(wide, hyper)
+        is_placed_anew = are_placed_anew(usual.placed, other.placed)
+        return is_placed_anew or are_broadcast_anew(usual.broadcast, other.broadcast)
 
     def derivative(self, inputs: tuple[Any, ...], hyper: Mapping[str, Any], keeps_digits: bool = True) -> Any:
         """Its programs for inputs like these.  Raises ValueError where the function raises, or no program tells what it

@@ -41,6 +41,18 @@ def test_whatever_a_function_raises_at_a_length_says_that_it_is_not_defined_ther
         rule.forward(torch.randn(3, 3))
 
 
+def of_labels_drawn(logits, target):
+    return -logits.log_softmax(-1).gather(-1, target[:, None])[:, 0]
+
+
+def test_rows_without_an_index_are_no_case_where_the_index_keeps_its_shape() -> None:
+    inputs = {"logits": (4, 3), "target": lambda generator: torch.randint(3, (4,), generator=generator)}
+    cases = generating(reference(of_labels_drawn, inputs), torch.float32)
+    shapes = {tuple(case.inputs[0].shape) for case in takewhile(lambda case: not isinstance(case, Sized), cases)}
+    assert {rows for rows, _ in shapes} == {4}
+    assert (4, 33) in shapes
+
+
 def squared_distance(x, y):
     return (x - y).square().mean()
 
