@@ -90,11 +90,14 @@ class Bounded(Tensor):
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
+        done = _done_by(func)
         if not Paging.running or not Paging.running[-1].notes:
-            return _done_by(func)(args, kwargs or {})
+            return done(args, kwargs or {})
         args = Paging.running[-1].decide(func, args, kwargs or {})
+        if not _is_noted(func):
+            return done(args, kwargs or {})
         _note(func, args, kwargs or {})
-        result = _done_by(func)(args, kwargs or {})
+        result = done(args, kwargs or {})
         if func in bounded_table.OF_REGULAR:
             _note_singular(args[0], result[0] if isinstance(result, tuple) else result)
         return result
@@ -113,7 +116,7 @@ def done_so(x: Tensor, how: How | None) -> Tensor:
 def _err(x: Bounded) -> None:
     """The error of a number made at random, where that is how things are done."""
     if x.how and x.how.dice is not None:
-        off = x.error * x.how.dice.parts(x.value.shape)
+        off = x.how.dice.parts(x.value.shape).mul_(x.error)
         erred = x.value + off
         if x.dtype is torch.float64:
             erred = x.how.dice.rounded(erred, off - (erred - x.value))
@@ -211,6 +214,14 @@ def _done_by(func: Any) -> Done:
     if func._schema.is_mutable:
         return partial(_in_place, func)
     raise UnknownFunctionError(f"{func} has no entry in manual_bp/arithmetic/bounded_table/; add its meaning.")
+
+
+@cache  # each table that is asked for an operation hashes it anew, which is done in Python
+def _is_noted(func: Any) -> bool:
+    """Whether an operation may leave something open."""
+    table = bounded_table
+    tables = (table.BRANCHES, table.JUMPING, table.PLACES, table.EXTREMES, table.OF_REGULAR)
+    return any(func in each for each in tables)
 
 
 def _note(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:

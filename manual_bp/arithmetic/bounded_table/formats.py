@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache, reduce
+from functools import cached_property, lru_cache, reduce
 
 import torch
 from torch import Tensor
@@ -93,7 +93,7 @@ class Precision:
     accumulate: Precision | None = None
     in_order: bool = False
 
-    @property
+    @cached_property
     def overflow(self) -> float:
         """Exact results below it are rounded to numbers: max and half a unit in its last place, max u / (2 − 2u), of
         which a little is left out; in float64, where that is no number, max itself.  A score less finfo.min, which
