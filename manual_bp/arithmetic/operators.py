@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.arithmetic import bounded_table
-from manual_bp.arithmetic.bounded_tensor import Bounded, done_so, pair_of
+from manual_bp.arithmetic.bounded_tensor import Bounded, Paging, comes_as_it_is, done_so, pair_of
 from manual_bp.program.program import Program, tensors_in
 
 aten = torch.ops.aten
@@ -61,6 +61,7 @@ def on_tensors(
 
     are_bounded: whether numbers that it makes itself carry a bound too.
     """
+    paging = Paging.running[-1] if are_bounded and Paging.running and Paging.running[-1].is_next() else None
 
     def evaluate(op: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         wanted = kwargs.get("dtype")
@@ -86,6 +87,8 @@ def on_tensors(
             return made.to(dtype)
         elif wanted is not None and wanted.is_floating_point:
             kwargs = {**kwargs, "dtype": dtype}
+        if paging is not None and comes_as_it_is(op, args):
+            return paging.done(op, args, kwargs)
         result = op(*args, **kwargs)
         is_other = isinstance(result, Tensor) and result.dtype is not dtype and result.is_floating_point()
         if is_other and not any(x.is_floating_point() for x in tensors_in(args)):  # a quotient of whole numbers

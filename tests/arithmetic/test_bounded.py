@@ -26,6 +26,7 @@ from manual_bp.arithmetic.bounded import (
     widths,
 )
 from manual_bp.arithmetic.bounded_table import gamma, precision
+from manual_bp.arithmetic.bounded_tensor import comes_as_it_is
 from manual_bp.inputs import Edge
 from manual_bp.oracle.cases.generated import Case, draw, in_dtype
 from manual_bp.outputs import parts
@@ -515,3 +516,21 @@ def test_inputs_that_require_grad_are_accepted_and_nothing_is_recorded() -> None
     case = drawn(rule, torch.float32)
     result: Widths = widths(rule, (case.inputs[0].requires_grad_(),), case.dy, contract_of(torch.float32))
     assert not any(width.requires_grad for width in result.outputs)
+
+
+def test_an_operation_of_a_program_is_done_alike_with_and_without_the_dispatcher() -> None:
+    aten = torch.ops.aten
+    generator = torch.Generator().manual_seed(0)
+    a, b = (enter(torch.randn(3, 4, generator=generator), contract_of(torch.float32)) for _ in range(2))
+    operations = (aten.add.Tensor, (a, b)), (aten.sigmoid.default, (a,)), (aten.slice.Tensor, (a, 1, 0, 2))
+    with torch.no_grad(), Paging() as paging:
+        assert paging.is_next()
+        assert not torch.vmap(lambda x: x * paging.is_next())(torch.ones(2)).any()
+        for op, args in operations:
+            assert comes_as_it_is(op, args)
+            found, due = paging.done(op, args, {}), op(*args)
+            assert found.dtype == due.dtype
+            assert torch.equal(found.value, due.value)
+            assert torch.equal(found.error, due.error)
+    assert not comes_as_it_is(aten.mul.Tensor, (a, 0.1)), "the dispatcher makes a tensor of the number, in float64"
+    assert not comes_as_it_is(aten.reshape.default, (a, [12])), "the dispatcher takes it apart"
