@@ -179,6 +179,10 @@ def chosen(choice: Choice, pick: Callable[[Tensor], Jets]) -> Jets:
     return Jets(here.shape, list(map(_agreed, here.cells, branches, undecided)))
 
 
+# A jump of a thousandth of a unit in the last place of float64 is none.
+MEETING = 2.0**-63
+
+
 class Cut(NamedTuple):
     """A number at a kink: the leaf that stands for it, its derivatives by each branch that is possible nearby, and the
     inputs that decide which one is taken."""
@@ -209,7 +213,7 @@ def _agreed(here: Cell, nearby: tuple[Cell, ...], undecided: frozenset[Leaf]) ->
     """The value at the point; for the inputs that can change the branch, the slope that all possible branches share."""
     if not undecided:
         return here
-    continuous = all(_identical(cell.value, here.value) for cell in nearby)
+    continuous = all(_meets(cell.value, here.value) for cell in nearby)
     branches = [tangent(cell) for cell in nearby]
     if _CUTS and continuous and any(branch != branches[0] for branch in branches):
         cut = Cut(Leaf(here.value, -2 - len(_CUTS[-1])), tuple(branches), undecided)
@@ -226,6 +230,12 @@ def _agreed(here: Cell, nearby: tuple[Cell, ...], undecided: frozenset[Leaf]) ->
 def _identical(a: arb, b: arb) -> bool:
     """Certainly equal: == of two balls holds only if both are exact."""
     return a is b or bool(a == b)
+
+
+def _meets(a: arb, b: arb) -> bool:
+    """Equal, or certainly so near that float64 has no number between: log ½ and −log(1 + e⁰) are equal, and no ball
+    tells."""
+    return _identical(a, b) or bool(abs(a - b) <= abs(b) * MEETING)
 
 
 @means("where")

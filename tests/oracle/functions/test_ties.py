@@ -125,3 +125,24 @@ def test_one_number_worked_out_twice_is_no_tie() -> None:
     assert not compare(partial(first_of_equals, inside=False), policy_loss, inputs=inputs, cases=[case]).mismatches
     half = compare(lambda i, dy: (policy_loss(*i), (-dy * i[1] / 18, -dy * i[0] / 9)), policy_loss, cases=[case])
     assert [m.argument for m in half.mismatches] == ["dratio"]
+
+
+def meeting(h, *, gap: float = 0.0):
+    """At 0 both branches are -log 2, which no ball holds exactly."""
+    return torch.where(h >= 0, (torch.relu(h) + 0.5).log(), gap - torch.nn.functional.softplus(-h))
+
+
+@pytest.mark.parametrize(
+    ("slope", "gap", "passes"),
+    [(0.5, 0.0, True), (2.0, 0.0, True), (2.1, 0.0, False), (0.5, 1e-12, False)],
+    ids=["left", "right", "neither", "a jump"],
+)
+def test_branches_that_meet_in_a_number_that_no_ball_holds_have_a_kink(slope, gap, passes) -> None:
+    def candidate(inputs, dy, gap):
+        y, (dh,) = torch_ref.vjp(meeting)(inputs, dy, gap=gap)
+        return y, (torch.where(inputs[0] == 0, slope * dy, dh),)
+
+    case = Case((torch.tensor([0.0, 1.0, -1.0]).double(),), torch.tensor([1.0, -0.5, 2.0]).double(), {"gap": gap})
+    how = {"inputs": {"h": (3,)}, "hyper": {"gap": gap}, "dtype": torch.float64, "cases": [case], "diagnose": 0}
+    report = compare(candidate, meeting, **how)
+    assert bool(report.mismatches) != passes, str(report)
