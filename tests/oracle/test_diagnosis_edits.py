@@ -14,8 +14,7 @@ from torch import Tensor
 from manual_bp.arithmetic.bounded import contract_of
 from manual_bp.oracle import compare
 from manual_bp.oracle.case import Case
-from manual_bp.oracle.diagnosis import diagnose
-from manual_bp.oracle.diagnosis import search as search_module
+from manual_bp.oracle.diagnosis import diagnose, looked_at
 from manual_bp.oracle.diagnosis.changes import ARRANGED
 from manual_bp.oracle.diagnosis.conditions import Feature, between, condition
 from manual_bp.oracle.diagnosis.deadline import Deadline
@@ -500,8 +499,8 @@ def test_of_a_page_that_takes_long_fewer_cases_are_looked_at(monkeypatch):
     records, _ = few_records(page, lambda inputs, dy: (page.vjp(inputs, dy)[0], (inputs[0] + dy, None)))
     search = Search(page, records, {"y", "dx"}, torch.float32, Deadline())
     every = len(search.points["dx"])
-    monkeypatch.setattr(search_module, "WRITTEN", 0.0)
-    monkeypatch.setattr(search_module, "FEWEST", 6)
+    monkeypatch.setattr(looked_at, "WRITTEN", 0.0)
+    monkeypatch.setattr(looked_at, "FEWEST", 6)
     search.thin()
     assert 3 <= len(search.points["dx"]) <= 7 < every
     assert search.probe("dx") in search.points["dx"]

@@ -13,10 +13,13 @@ from manual_bp.inputs import Edge
 from manual_bp.oracle.case import Case, in_dtype
 from manual_bp.oracle.cases.drawing import draw
 from manual_bp.oracle.diagnosis import diagnose
+from manual_bp.oracle.diagnosis.tracing import traced
+from manual_bp.oracle.diagnosis.words import name_of
 from manual_bp.oracle.functions import reference
 from manual_bp.oracle.truth.evidence import evidence
+from manual_bp.program import Ref
 from manual_bp.registry import RULES
-from tests.oracle.few import few_records, judged
+from tests.oracle.few import few_cases, few_records, judged
 
 
 def first(function: Any, candidate: Any, **options: Any) -> str:
@@ -219,3 +222,14 @@ def test_a_number_is_told_from_a_length_that_is_the_same_in_all_cases():
     found = [evidence(rule, in_dtype(case, torch.float32, "cpu"), contract_of(torch.float32)) for case in of_three]
     (said,) = diagnose(rule, candidate, *judged(rule, candidate, found, torch.float32)).sentences
     assert "multiplied by classes/(classes - 1)" in said, said
+
+
+def test_values_that_differ_by_an_axis_have_names_that_differ():
+    def contrastive(a, b):
+        s = 2 * a @ b.T
+        return torch.log_softmax(s, 1).diagonal() + torch.log_softmax(s, 0).diagonal()
+
+    rule = reference(contrastive, inputs={"a": (4, 3), "b": (4, 3)})
+    program = traced(rule, next(few_cases(rule)))
+    names = [name_of(program, Ref(p)) for p, node in enumerate(program.nodes) if node.name == "_log_softmax"]
+    assert names == ["`log_softmax(a·2 @ bᵀ)`", "`log_softmax(a·2 @ bᵀ along axis 0)`"]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.oracle.diagnosis.program import MOVES, TORCH, Traced
-from manual_bp.program import Ref
+from manual_bp.program import Node, Ref
 
 # Of an expression so many operations are written out; of what lies deeper "…".
 DEEP = 3
@@ -57,7 +57,8 @@ def _called(traced: Traced, position: int, depth: int) -> str:
     node = traced.nodes[position]
     operands = [a for a in node.args if isinstance(a, Ref)]
     if node.name in MOVES and operands:
-        return called(traced, operands[0], depth)
+        text = called(traced, operands[0], depth)
+        return f"{text if text.isidentifier() else f'({text})'}ᵀ" if _is_turned(traced, node) else text
     if node.name == "scalar_tensor":
         return called(traced, node.args[0], depth)
     if depth == 0:
@@ -75,7 +76,19 @@ def _called(traced: Traced, position: int, depth: int) -> str:
     if node.name in PREFIX:
         return PREFIX[node.name].format(inner(node.args[0]))
     args = ", ".join(called(traced, a, depth - 1) for a in operands or node.refs)
-    return f"{node.name.strip('_')}({args})"
+    axis = node.args[1] % traced.values[position].ndim if node.name in ("_softmax", "_log_softmax") else -1
+    along = f" along axis {axis}" if 0 <= axis < traced.values[position].ndim - 1 else ""
+    return f"{node.name.strip('_')}({args}{along})"
+
+
+def _is_turned(traced: Traced, node: Node) -> bool:
+    """Whether the last two axes are exchanged."""
+    x = traced.values[node.args[0].position] if isinstance(node.args[0], Ref) else None
+    if node.name == "t" or not isinstance(x, Tensor):
+        return node.name == "t"
+    if node.name == "transpose":
+        return {axis % x.ndim for axis in node.args[1:3]} == {x.ndim - 2, x.ndim - 1}
+    return node.name == "permute" and [a % x.ndim for a in node.args[1]][-2:] == [x.ndim - 1, x.ndim - 2]
 
 
 def _is_loose(traced: Traced, ref: Ref) -> bool:
