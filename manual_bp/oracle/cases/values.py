@@ -108,7 +108,7 @@ def valued(rule: Rule, dtype: torch.dtype) -> Iterator[Edge]:
         drawn = _of_one_sign(ordinary, sign)
         yield from _over_octaves(rule, first, 0, drawn, f"every {first} {word},")
     for exponent in SCALES:
-        if 2.0**exponent < torch.finfo(dtype).max:
+        if 2.0**exponent < min(torch.finfo(dtype).max, getattr(rule.page, "MOST_NEGATIVE", torch.inf)):
             drawn = _of_one_sign(ordinary, -(2.0**exponent))
             yield Edge(f"every {first} negative, near {-(2.0**exponent):g}", {first: drawn})
 

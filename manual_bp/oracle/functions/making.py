@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from itertools import cycle
 from types import ModuleType
@@ -19,13 +19,15 @@ from manual_bp.arithmetic.bounded import Paging, contract_of, enter, leave
 from manual_bp.arithmetic.bounded_table.meanings import EXTREMES
 from manual_bp.arithmetic.bounded_table.plain import PLACES
 from manual_bp.arithmetic.operators import narrowest
-from manual_bp.inputs import Draw, Edge, Index, Input, Mistake, Value
+from manual_bp.inputs import Index, Input, Mistake, Value
 from manual_bp.oracle.calling.candidates import differentiator
 from manual_bp.oracle.cases.drawing import SMALL
-from manual_bp.oracle.functions.kinked import Kinks, kinked
+from manual_bp.oracle.functions.edges import special
+from manual_bp.oracle.functions.function import Function
+from manual_bp.oracle.functions.kinked import Kinks
 from manual_bp.oracle.functions.lengths import few_steps, growing, longest
 from manual_bp.oracle.functions.page import Recorded, Residuals
-from manual_bp.oracle.functions.spoken import Spoken, array_type
+from manual_bp.oracle.functions.spoken import array_type
 from manual_bp.oracle.words import listed
 from manual_bp.outputs import parts
 from manual_bp.program import Program
@@ -33,30 +35,10 @@ from manual_bp.program.recording import at
 
 # No case has more elements: unknown operations, each of which is run a dozen times.
 LARGEST = 2**15
+# torch's polygamma goes up from a negative number in steps of 1: from further below it takes minutes, or hangs.
+POLYGAMMA, STEPPED = torch.ops.aten.polygamma.default, 2.0**20
 # Of positions on an axis.
 WHOLE = (torch.int32, torch.int64)
-
-
-@dataclass(frozen=True)
-class Function:
-    """called: the function, of its present inputs by position and its hyperparameters by name.  text, body: its
-    docstring and code.
-
-    annotations, specs, given: of each input its axes, how it is drawn, and what was said of it, if anything.
-    large: what was said of inputs that were made small.  absentable: inputs that may be None.
-    hyper, kinds: values and kinds of hyperparameters.
-    """
-
-    called: Callable[..., Any]
-    text: str
-    body: Any
-    annotations: Mapping[str, Any]
-    specs: Mapping[str, Input | Index]
-    given: Mapping[str, Spoken]
-    large: Mapping[str, Spoken]
-    absentable: list[str]
-    hyper: Mapping[str, Any]
-    kinds: Mapping[str, Any]
 
 
 def page_of(function: Function) -> ModuleType:
@@ -105,7 +87,7 @@ def page_of(function: Function) -> ModuleType:
     whole = [annotations[n] for n, x in zip(names, ordinary, strict=True) if x is not None and x.dtype in WHOLE]
 
     kinks = Kinks(derivative.value)
-    edges = tuple(_special(function, recorded, ordinary, kinks))
+    edges = tuple(special(function, recorded, ordinary, kinks))
 
     def recorded_at(sizes: axes.Sizes) -> Any:
         return recorded.derivative(_drawn(function, annotations, sizes), function.hyper)
@@ -129,6 +111,7 @@ def page_of(function: Function) -> ModuleType:
         LARGEST=max(LARGEST, 2 * sum(x.numel() for x in ordinary if x is not None)),
         EDGES=edges,
         UNMET=tuple(kinks.unmet()),
+        MOST_NEGATIVE=STEPPED if POLYGAMMA in {node.op for node in derivative.value.nodes} else torch.inf,
         MISTAKES=(mistake,) if derivative.changed else (),
         CERTIFIED=not derivative.is_its_own,
         ORDERS=any(node.op in EXTREMES or node.op in PLACES for node in derivative.forward.nodes),
@@ -319,57 +302,3 @@ def _specs(function: Function, grads: tuple[Any, ...]) -> dict[str, Input | Inde
         is_free = grad is None and isinstance(spec, Input) and spec.cotangent
         found[name] = replace(spec, optional=True) if is_free else spec
     return found
-
-
-def _special(
-    function: Function, recorded: Recorded, ordinary: tuple[Tensor | None, ...], kinks: Kinks
-) -> Iterator[Edge]:
-    """A mask that hides nothing or all, zeros in an input, few values, so that there are ties, a tensor that was given
-    of the opposite sign, and what meets the function's kinks, if torch's own derivative is finite there: what divides
-    by an input, or by how many are left, or takes every maximum, shows there alone."""
-    free = [""] * len(ordinary)
-    kinks.meet(ordinary)
-    for position, (name, spec) in enumerate(function.specs.items()):
-        x, said = ordinary[position], function.given.get(name)
-        if isinstance(spec, Input) and x is not None and x.dtype is torch.bool:
-            for value in (False, True):
-                all_so = torch.full_like(x, value)
-                if _is_finite(function, recorded, (*ordinary[:position], all_so, *ordinary[position + 1 :])):
-                    yield Edge(
-                        f"all {name} {value}", {name: _changed(spec.draw, partial(torch.full_like, fill_value=value))}
-                    )
-        if not isinstance(spec, Input) or not spec.cotangent or not spec.free or x is None:
-            continue
-        free[position] = name
-        changes: dict[str, Callable[[Tensor], Tensor]] = {
-            f"zeros in {name}": _with_zeros,
-            f"few values in {name}": torch.round,
-        }
-        if said is not None and said.tensor is not None:
-            changes[f"{name} negated"] = torch.neg
-        for words, change in changes.items():
-            changed = (*ordinary[:position], change(x), *ordinary[position + 1 :])
-            if _is_finite(function, recorded, changed):
-                kinks.meet(changed)
-                yield Edge(words, {name: _changed(spec.draw, change)})
-    yield from kinked(kinks, free, ordinary, partial(_is_finite, function, recorded))
-
-
-def _is_finite(function: Function, recorded: Recorded, inputs: tuple[Tensor | None, ...]) -> bool:
-    """Whether the function is defined at these numbers, and its value and derivative are finite."""
-    try:
-        y, residuals = recorded.forward(inputs, function.hyper)
-    except ValueError:
-        return False
-    grads = recorded.backward(residuals, tuple(torch.ones_like(part) for part in parts(y)))
-    found = [part for part in (*parts(y), *grads) if part is not None and part.is_floating_point()]
-    return all(bool(part.isfinite().all()) for part in found)
-
-
-def _with_zeros(x: Tensor) -> Tensor:
-    """Every other number is 0."""
-    return x * (torch.arange(x.numel()).reshape(x.shape) % 2)
-
-
-def _changed(draw: Draw, change: Callable[[Tensor], Tensor]) -> Draw:
-    return lambda shape, generator: change(draw(shape, generator))

@@ -17,7 +17,8 @@ from manual_bp.hyperparameters import is_kind, kinds
 from manual_bp.inputs import Index, Input
 from manual_bp.oracle.calling.candidates import differentiator
 from manual_bp.oracle.case import Case
-from manual_bp.oracle.functions.making import Function, page_of
+from manual_bp.oracle.functions.function import Function
+from manual_bp.oracle.functions.making import page_of
 from manual_bp.oracle.functions.of_cases import are_described, hyper_of_cases, inputs_of_cases, of_any_shape
 from manual_bp.oracle.functions.page import name_of
 from manual_bp.oracle.functions.shrinking import shrunk

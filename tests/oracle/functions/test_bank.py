@@ -24,8 +24,6 @@ NOT_YET = {
     "soft_pool_by_mean": "overflows at inputs times 1000, where the function does not: labelled at inputs without it",
     "segments_one_maximum": "0/0 at inputs times 1000 in a segment far below the maximum of all: labelled without them",
     "residual_rms_norm_added_in_bf16": "a 16-bit note, and a mismatch under strict alone",
-    "sparsemax_support": "where a threshold is met exactly, ball arithmetic does not know which elements count, and "
-    "torch's subgradient is the only one that is taken for right",
 }
 """Programs of which the verdict is not their label, and why."""
 

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 import torch_ref
 from manual_bp.oracle import compare
 from manual_bp.oracle.cases.generated import generated
+from manual_bp.oracle.cases.values import valued
 from manual_bp.oracle.functions import reference
 
 
@@ -104,3 +105,13 @@ def test_that_a_sample_stays_of_its_shape_is_said() -> None:
     report = compare(few_rows, loss, inputs={"x": (6, 5), "target": draw}, diagnose=0)
     assert not report.passed
     assert not any("shape" in text for text in report.not_tested)
+
+
+def test_no_case_is_made_at_which_torchs_polygamma_hangs() -> None:
+    """It goes up from -2^40 to 9 in steps of 1."""
+    names = [
+        [edge.name for edge in valued(reference(function, {"x": (4, 5)}), torch.float32)]
+        for function in (lambda x: torch.polygamma(2, x).sum(-1), lambda x: x.tanh().sum(-1))
+    ]
+    assert [any("near -1.09951e+12" in name for name in each) for each in names] == [False, True]
+    assert all(any("near -131072" in name for name in each) for each in names)
