@@ -310,7 +310,7 @@ def _placed(
     if not isinstance(said.spec, Index):
         return said
     shapes = {other: given[other].shape or () for other in annotations if other in given and given[other].shape}
-    limit = said.spec.axis
+    limit = str(said.spec.axis)  # Index(100) is said as well
     if not limit.isdecimal():
         names = axis_names(annotations.values(), hyper)
         if limit not in names:

@@ -87,6 +87,13 @@ def test_annotations_say_what_inputs_need_not() -> None:
         compare(torch_ref.vjp(head), head)
 
 
+@pytest.mark.parametrize("limit", ["7", 7])
+def test_positions_below_a_number(limit) -> None:
+    inputs = {"input": (4, 7), "target": ((4,), Index(limit))}
+    function = torch.nn.functional.cross_entropy
+    assert compare(torch_ref.vjp(function), function, inputs=inputs, diagnose=0).passed
+
+
 def test_a_module_is_a_function_of_its_parameters() -> None:
     module = nn.Linear(3, 5)
     report = compare(
