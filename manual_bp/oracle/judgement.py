@@ -77,7 +77,9 @@ class Judge:
             self.note(f"{argument} is None: it is optional and was not judged")
             return False
         if not isinstance(got, Tensor):
-            self.trap(argument, case, f"a tensor is due, {_came(got)}")
+            may_have_none = got is None and hasattr(self.rule.page, "FUNCTION") and not self.is_output(argument)
+            hint = "; if it has no cotangent, pass it as Input(draw, cotangent=False)" if may_have_none else ""
+            self.trap(argument, case, f"a tensor is due, {_came(got)}{hint}")
             return False
         if got.layout is not torch.strided or got.is_quantized or got.is_nested:
             kind = "a nested one" if got.is_nested else f"one of layout {got.layout}"

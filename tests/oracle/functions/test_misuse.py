@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from manual_bp.inputs import Input
 from manual_bp.oracle import Case, compare
 
 
@@ -114,3 +115,21 @@ def test_what_has_no_derivative_is_refused_in_words(function, given, words) -> N
 def test_a_number_among_the_inputs_is_told_to_be_a_hyperparameter() -> None:
     with pytest.raises(ValueError, match=r'hyper=\{"weight": 2.0\}'):
         compare(summed, scaled, inputs={"x": (4, 3), "weight": 2.0})
+
+
+@pytest.mark.parametrize("has_cotangent", [True, False])
+def test_who_gives_none_for_an_input_without_a_cotangent_is_told_how_to_say_so(has_cotangent) -> None:
+    def poisson(x, counts):
+        return (x.exp() - counts * x).mean()
+
+    def without_counts(inputs, dy):
+        x, counts = inputs
+        return poisson(x, counts), (dy * (x.exp() - counts) / x.numel(), None)
+
+    def some(shape, generator):
+        return torch.randint(9, shape, generator=generator).double()
+
+    counts = ((4, 5), Input(some, cotangent=has_cotangent))
+    report = compare(without_counts, poisson, inputs={"x": (4, 5), "counts": counts}, diagnose=0)
+    assert report.passed is not has_cotangent
+    assert ("pass it as Input(draw, cotangent=False)" in str(report)) is has_cotangent
