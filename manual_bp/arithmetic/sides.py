@@ -68,7 +68,6 @@ def between(
     run(watching, How(enters_exactly=True))
     run(without, How(enters_exactly=True, underflows=False))
     open_ = [is_open(*both) for both in zip(watching.branches, without.branches, strict=True)]
-    on_limits = [torch.zeros(mask.shape) for mask in open_]
 
     def pushed(sides: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
         try:
@@ -76,11 +75,10 @@ def between(
         except ValueError:  # on that side the function is not defined
             return ()
 
-    columns = [pushed(on_limits)]
+    columns = [pushed([torch.zeros(mask.shape) for mask in open_])]  # all on their limits
     for turn in _turns(watching.branches, open_, 1 if rule.elementwise else TURNS):
         for direction in BESIDE:
-            sides = [side + direction * other for side, other in zip(on_limits, turn, strict=True)]
-            columns.append(pushed(sides) or columns[0])
+            columns.append(pushed([direction * where for where in turn]) or columns[0])
     if len(columns) == 1 or not columns[0]:
         return ()
     return tuple(None if same[0] is None else _hull(same, contract) for same in zip(*columns, strict=True))

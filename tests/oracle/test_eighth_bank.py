@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
-
 import pytest
 
-from manual_bp.oracle import compare
 from tests.oracle.eighth_bank import ENTRIES
-
-# On a machine that others keep busy, too.
-SECONDS = 10.0
-
-
-def judged(vjp, entry, diagnose):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of means of nothing
-        return compare(vjp, entry.reference, diagnose=diagnose, **entry.options)
+from tests.oracle.one_fault import assert_it_is_named, assert_it_is_the_fault, assert_whole, marked
 
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 def test_it_is_wrong_as_it_stands_and_right_once_mended(entry):
-    assert not judged(entry.vjp, entry, 0).passed, entry.cause
-    mended = judged(entry.mended(), entry, 0)
-    assert mended.passed, f"{entry.cause}: {mended}"
+    assert_it_is_the_fault(entry)
 
 
 # Of which no cause is told, or that of another edit, in any time; one that is named is to be struck out.  What they
@@ -40,19 +27,13 @@ OTHERWISE = {
     "prelu_channels_last",
     "scan_starts_each_chunk_from_zero",
 }
-NAMED = [pytest.param(e, id=e.name, marks=[pytest.mark.xfail(strict=True)] * (e.name in OTHERWISE)) for e in ENTRIES]
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("entry", NAMED)
+@pytest.mark.parametrize("entry", marked(ENTRIES, OTHERWISE))
 def test_the_first_sentence_names_the_cause(entry):
-    report = judged(entry.vjp, entry, SECONDS)
-    first = report.diagnoses[0].lower() if report.diagnoses else ""
-    assert any(word in first for word in entry.keywords), f"{entry.cause}: {first or 'nothing is said'}"
+    assert_it_is_named(entry)
 
 
 def test_the_bank_is_whole():
-    assert len({entry.name for entry in ENTRIES}) == len(ENTRIES) == 40
-    for entry in ENTRIES:
-        assert entry.keywords
-        assert entry.mended() is not entry.vjp
+    assert_whole(ENTRIES, 40)

@@ -20,6 +20,8 @@ from manual_bp.rule import Rule
 
 # In so many seconds a page is written down at the cases that are looked at, but at so many cases at least.
 WRITTEN, FEWEST = 1.2, 16
+# Seconds below which the time of one page is the clock's noise, and all cases are taken anyway.
+NO_TIME = 1e-3
 
 
 class LookedAt:
@@ -71,7 +73,7 @@ class LookedAt:
         with suppress(UntraceableError, RuntimeError, TypeError, ValueError, AttributeError):
             for probe in probes[:1]:
                 probe.traced(PAGE)
-        most = max(int(WRITTEN / max(time.thread_time() - start, 1e-3)), FEWEST) // 2
+        most = max(int(WRITTEN / max(time.thread_time() - start, NO_TIME)), FEWEST) // 2
         every = dict.fromkeys(p for points in self.points.values() for p in points)
         wrong = [p for p in every if any(p.samples[a].is_wrong for a in self.points if a in p.samples)]
         right = [p for p in every if p not in wrong]
