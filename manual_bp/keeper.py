@@ -39,8 +39,9 @@ SERVE = "from manual_bp.oracle.grading.called import serve; serve({})"
 
 
 class Limits(NamedTuple):
-    """timeout: seconds that the import of a candidate and all of its calls may take together.  memory: MiB that all of
-    its processes may hold together, and each of them allocate.  processes: how many there may be at once."""
+    """timeout: seconds that the import of a candidate and all of its calls may take together, but for what it waits for
+    a busy machine (oracle/calling/time_limit.py).  memory: MiB that all of its processes may hold together, and each
+    of them allocate.  processes: how many there may be at once."""
 
     timeout: float = 60.0
     memory: int = 4096

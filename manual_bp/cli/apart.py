@@ -14,13 +14,13 @@ import select
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import IO, Any
 
 from manual_bp.foreign import LONGEST_NAME, readable, shortened, signal_name
 from manual_bp.oracle.audit.report import AuditReport, Outcome
+from manual_bp.oracle.calling.time_limit import Limit
 
 SERVE = "from manual_bp.cli.apart import serve; serve()"
 # Seconds for the imports and for the programs to be made, and beyond the time of one program until it is ended.
@@ -64,7 +64,7 @@ def audit_apart(
         os.close(write)
         try:
             with os.fdopen(read, "rb", buffering=0) as pipe:
-                for came in _told(pipe, lambda: patience[0]):
+                for came in _told(pipe, lambda: Limit(patience[0], process.pid)):
                     if "usage" in came:
                         raise ValueError(str(came["usage"]))
                     if "report" in came:
@@ -90,14 +90,14 @@ def audit_apart(
     return report
 
 
-def _told(pipe: IO[bytes], patience: Callable[[], float]) -> Iterator[dict[str, Any]]:
+def _told(pipe: IO[bytes], patience: Callable[[], Limit]) -> Iterator[dict[str, Any]]:
     """What is told, line by line.  Raises TimeoutError where nothing comes for so long."""
     left = b""
     while len(left) < LONGEST:
-        end = time.monotonic() + patience()
-        ready, _, _ = select.select([pipe], [], [], max(end - time.monotonic(), 0))
-        if not ready:
-            raise TimeoutError
+        limit = patience()
+        while not select.select([pipe], [], [], max(limit.left(), 0))[0]:
+            if limit.left() <= 0:
+                raise TimeoutError
         if not (chunk := pipe.read(CHUNK)):
             return
         *lines, left = (left + chunk).split(b"\n")

@@ -25,6 +25,7 @@ from manual_bp.oracle.audit.seen import Seen
 from manual_bp.oracle.audit.sizes import KINDS, coarse_first
 from manual_bp.oracle.audit.verdicts import Checker, Verdict, ask
 from manual_bp.oracle.calling.candidates import candidate
+from manual_bp.oracle.calling.time_limit import own_limit
 from manual_bp.oracle.functions import rule_of
 from manual_bp.oracle.words import counted, listed
 from manual_bp.rule import Rule
@@ -68,7 +69,7 @@ def audit(
     inputs, hyper: of such a function, what is said of its inputs and hyperparameters, as for `compare`.
     dtype: in which the checker promises to see errors; smaller ones than rounding in that dtype are none.
     timeout: seconds that one program may take; without a verdict then the checker is interrupted.  seconds: that all of
-        them may take; what is left out then is said.
+        them may take; what is left out then is said.  What it waits for a busy machine does not count (on Linux).
     smallest: errors of a smaller size, as fractions of what is due, need not be seen.  allow: nor need these kinds of
         wrong programs (a report names them).
     on_progress: is called with how many programs have been tried, and how many there are.  on_program, on_outcome: with
@@ -125,7 +126,7 @@ class Audit:
         self.made = made(rule, dtype)
         self.seen = Seen(rule, self.made.conditions)
         self.begin = time.monotonic()
-        self.end = self.begin + seconds
+        self.limit = own_limit(seconds)
         self.late = 0
         self.noise: dict[str, float] = {}
         self.on_program: Callable[[str], None] = lambda name: None
@@ -143,7 +144,7 @@ class Audit:
             self.noise = self.seen.noise
             tried = list(_in_turns(wrong))
             for number, program in enumerate(tried):
-                if time.monotonic() > self.end or self.late >= LATE:
+                if self.limit.left() < 0 or self.late >= LATE:
                     self.report.untried += [p.name for p in tried[number:]]
                     break
                 self._ask(program, shows=wrong[program])
@@ -208,7 +209,7 @@ class Audit:
         others = plain[:: max(len(plain) // AGAIN, 1)][:AGAIN]
         unsteady: dict[str, list[str]] = {}
         for program in [itself] * (TIMES - 1) + others:
-            if time.monotonic() > self.end:
+            if self.limit.left() < 0:
                 break
             verdict, _ = self._verdict(program)
             unsteady.setdefault(program.name, [by_name[program.name].how]).append(verdict.how)

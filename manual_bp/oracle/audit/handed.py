@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from manual_bp.oracle.audit.programs import Answer, Program, Results, by_argumen
 from manual_bp.oracle.audit.remembered import OVERWRITES
 from manual_bp.oracle.audit.seen import Seen
 from manual_bp.oracle.calling.candidates import candidate
+from manual_bp.oracle.calling.time_limit import Limit
 from manual_bp.oracle.case import Case
 from manual_bp.outputs import whole
 from manual_bp.rule import Rule
@@ -50,7 +50,7 @@ class Handed:
         self._noise = noise or {}
         self._before: list[tuple[Tensor, Tensor]] = []
         self._function: Callable[..., Any] | None = None
-        self.deadline: float | None = None
+        self.limit: Limit | None = None
         self.calls = 0
         self.shown = 0.0
         self.__name__ = self.__qualname__ = rule.name
@@ -115,7 +115,7 @@ class Handed:
                 x.detach()[once].copy_(before[once])
 
     def _in_time(self) -> None:
-        if self.deadline is not None and time.monotonic() > self.deadline:
+        if self.limit is not None and self.limit.left() < 0:
             raise TookTooLong
 
     def _got(self, case: Case, right: Results) -> Results:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from manual_bp.foreign import named, readable
 from manual_bp.oracle.audit.handed import Handed, TookTooLong
+from manual_bp.oracle.calling.time_limit import Limit, own_limit
 from manual_bp.oracle.words import cut
 
 Checker = Callable[[Any], Any]
@@ -50,19 +51,20 @@ class Verdict:
 
 
 def ask(checker: Checker, program: Handed, timeout: float) -> Verdict:
-    """The verdict of a checker on a program, for which it has `timeout` seconds.  What it prints is not shown.
+    """The verdict of a checker on a program, for which it has `timeout` seconds (calling/time_limit.py).  What it
+    prints is not shown.
 
     A checker that does not return is interrupted: by a signal where this is the main thread of a Unix process, and else
     when it next calls the program.  Code outside Python that never comes back cannot be.
     """
-    program.deadline = time.monotonic() + timeout
+    program.limit = limit = own_limit(timeout)
     silent = io.StringIO()
     try:
         with (
             contextlib.redirect_stdout(silent),
             contextlib.redirect_stderr(silent),
             warnings.catch_warnings(),
-            _interrupted_after(timeout),
+            _interrupted_after(limit),
         ):
             warnings.simplefilter("ignore")
             said = checker(program)
@@ -106,18 +108,21 @@ def _shown(value: Any) -> str:
 
 
 @contextlib.contextmanager
-def _interrupted_after(seconds: float) -> Iterator[None]:
-    """Raises TookTooLong inside, after so many seconds, where a signal can."""
+def _interrupted_after(limit: Limit) -> Iterator[None]:
+    """Raises TookTooLong inside, when the limit is over, where a signal can."""
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def late(*_: object) -> None:
-        raise TookTooLong
+        if (left := limit.left()) > 0:  # the machine was busy
+            signal.setitimer(signal.ITIMER_REAL, left, AGAIN)
+        else:
+            raise TookTooLong
 
     begin = time.monotonic()
     handler = signal.signal(signal.SIGALRM, late)
-    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
+    left, interval = signal.setitimer(signal.ITIMER_REAL, limit.seconds, AGAIN)
     try:
         yield
     finally:

@@ -34,6 +34,7 @@ from manual_bp.oracle.calling.accepted import Elsewhere
 from manual_bp.oracle.calling.invocation import Call, passable
 from manual_bp.oracle.calling.messages import MOST_TEXTS, form_of, receive_answer, send_question
 from manual_bp.oracle.calling.results import LARGEST, shaped_like
+from manual_bp.oracle.calling.time_limit import waited, worked
 from manual_bp.oracle.calling.ways import NAMES
 from manual_bp.oracle.case import Case
 from manual_bp.rule import Rule
@@ -61,7 +62,7 @@ def isolated(target: str, timeout: float) -> Iterator[Isolated]:
     """The candidate that `target` names, in a process of its own, which is ended with all that it has started when the
     block ends, or this process does.
 
-    timeout: seconds that the import of its module and all of its calls may take together.
+    timeout: seconds that the import of its module and all of its calls may take together (time_limit.py).
     Raises ValueError as `load` does, and CandidateEnded.
     """
     with contextlib.ExitStack() as at_end:
@@ -189,7 +190,7 @@ class Talk:
             except queue.Empty:
                 if ended:
                     raise self.ended() from None
-                if time.monotonic() - start > self._timeout - self.seconds:
+                if self._is_over(self.seconds + time.monotonic() - start):
                     self.seconds = self._timeout
                     words = f"the candidate did not return within {self._timeout:g} s and was stopped"
                     raise self._end(words) from None
@@ -198,6 +199,14 @@ class Talk:
             if answer is None:
                 raise self.ended()
             return answer
+
+    def _is_over(self, passed: float) -> bool:
+        """Whether so many seconds are more than the candidate has, but for what it waited for a busy machine."""
+        return passed > self._timeout and worked(passed, waited(self._candidate())) > self._timeout
+
+    def _candidate(self) -> int:
+        """Its process."""
+        return self.process.pid
 
     def _exchange(self, question: dict[str, Any], devices: Collection[str], most: int) -> None:
         assert self.process.stdin is not None

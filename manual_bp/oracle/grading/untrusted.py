@@ -66,6 +66,9 @@ class Kept(Talk):
         status = self._outcome.get("status")
         return status if isinstance(status, int) else self.process.returncode or 0
 
+    def _candidate(self) -> int:
+        return self._first if isinstance(self._first, int) else super()._candidate()
+
     def ended(self) -> CandidateEnded:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.status()
