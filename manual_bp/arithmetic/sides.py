@@ -24,8 +24,6 @@ from manual_bp.arithmetic.bounded_table import BRANCHES
 from manual_bp.arithmetic.bounded_tensor import Bounded, Decide, limits_of, pair_of
 from manual_bp.rule import Rule
 
-aten = torch.ops.aten
-DECIDING = (*BRANCHES, aten.sign.default, aten.sgn.default)
 BESIDE = (-1, 1)
 # Where elements share sums their open branches are tried by turns, so many at most: each is two runs of the page.
 TURNS = 8
@@ -163,4 +161,4 @@ class Pushing:
 
 
 def _limits(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
-    return limits_of(args, kwargs) if func in DECIDING and isinstance(args[0], Bounded) else []
+    return limits_of(args, kwargs) if func in BRANCHES and isinstance(args[0], Bounded) else []

@@ -38,7 +38,7 @@ from manual_bp.arithmetic.bounded_table.formats import (
 )
 from manual_bp.arithmetic.bounded_table.matrices import OF_REGULAR
 from manual_bp.arithmetic.bounded_table.meanings import ARITHMETIC, EXTREMES, SOLVED
-from manual_bp.arithmetic.bounded_table.plain import BRANCHES, CONSTANTS, DECISIONS, FILLED, PLACES, SHAPES
+from manual_bp.arithmetic.bounded_table.plain import BRANCHES, CONSTANTS, DECISIONS, FILLED, PLACES, SHAPES, SIGNS
 
 __all__ = [
     "ADDITIONS",
@@ -57,6 +57,7 @@ __all__ = [
     "OF_REGULAR",
     "PLACES",
     "SHAPES",
+    "SIGNS",
     "SOLVED",
     "TERMS",
     "NoMeaning",

@@ -19,7 +19,10 @@ DECISIONS = {
 }
 """Made on the values; the answer is a plain tensor."""
 
+SIGNS = {aten.sign.default, aten.sgn.default}
+
 BRANCHES = {
+    *SIGNS,
     *(comparison.Tensor for comparison in _COMPARISONS),
     *(comparison.Scalar for comparison in _COMPARISONS),
     *(aten.relu.default, aten.abs.default, aten.clamp.default, aten.clamp_min.default, aten.clamp_max.default),

@@ -82,6 +82,26 @@ def test_the_slopes_beside_the_kink_and_between_them_are_right(slope, is_right) 
     assert (not report.mismatches) is is_right, str(report)
 
 
+def with_sign(inputs, dy, sign):
+    """x times the sign of the product, with a sign of its own where float32 has the product as 0."""
+    x, w = inputs
+    own = torch.where(x * w == 0, sign, (x * w).sign())
+    return own * x, (dy * own, 0 * dy)
+
+
+@pytest.mark.parametrize(
+    ("sign", "is_right"), [(-1.0, True), (0.0, True), (1.0, True), (-1.01, False), (1.01, False), (3.0, False)]
+)
+def test_a_sign_is_open_between_those_beside_the_jump_and_no_further(sign, is_right) -> None:
+    function = lambda x, w: torch.sign(x * w) * x  # noqa: E731
+    tiny = torch.full((4, 5), 2.0**-100)
+    case, given = Case((tiny, tiny), torch.ones(4, 5)), {"inputs": SHAPES, "diagnose": 0}
+    report = compare(partial(with_sign, sign=sign), function, cases=[case], **given)
+    assert (not [m for m in report.mismatches if m.argument == "dx"]) is is_right, str(report)
+    generated = compare(partial(with_sign, sign=0.0), function, **given)
+    assert generated.passed, str(generated)  # though 0 is due for dw, and 0 times NaN beside a NaN
+
+
 def test_what_does_not_underflow_is_not_excused() -> None:
     """Three times the smallest number is no kink."""
     function = FUNCTIONS["relu of a product"]
