@@ -76,17 +76,14 @@ from torch import Tensor
 from manual_bp.arithmetic.bounded_table import EXACT, holds, precision, rounded
 from manual_bp.arithmetic.bounded_tensor import (
     Bounded,
-    Decide,
     How,
-    Paging,
-    Running,
     UnknownFunctionError,
-    as_it_is,
     converted,
     done_so,
     magnitude_of,
     pair_of,
 )
+from manual_bp.arithmetic.paging import Decide, Paging, Running, as_it_is
 from manual_bp.arithmetic.stochastic import is_wide, narrowed, repeated, wide_from
 from manual_bp.outputs import parts, whole
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from manual_bp.arithmetic import bounded_table
-from manual_bp.arithmetic.bounded_tensor import Bounded, Paging, comes_as_it_is, done_so, pair_of
+from manual_bp.arithmetic.bounded_tensor import Bounded, comes_as_it_is, done_so, pair_of
+from manual_bp.arithmetic.paging import Paging
 from manual_bp.program.program import Program, tensors_in
 
 aten = torch.ops.aten

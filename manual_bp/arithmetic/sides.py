@@ -21,7 +21,8 @@ from torch import Tensor
 
 from manual_bp.arithmetic.bounded import Contract, How, leave, run_bounded
 from manual_bp.arithmetic.bounded_table import BRANCHES
-from manual_bp.arithmetic.bounded_tensor import Bounded, Decide, limits_of, pair_of
+from manual_bp.arithmetic.bounded_tensor import Bounded, pair_of
+from manual_bp.arithmetic.paging import Decide, limits_of
 from manual_bp.rule import Rule
 
 BESIDE = (-1, 1)

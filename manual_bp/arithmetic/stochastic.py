@@ -47,7 +47,8 @@ import torch
 from torch import Tensor
 
 from manual_bp.arithmetic.bounded_table import precision
-from manual_bp.arithmetic.bounded_tensor import Bounded, Dice, How, Paging, done_so
+from manual_bp.arithmetic.bounded_tensor import Bounded, Dice, How, done_so
+from manual_bp.arithmetic.paging import Paging
 
 RUNS = 16
 DEVIATIONS = 8.0

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from manual_bp.arithmetic.bounded_table.plain import BRANCHES
-from manual_bp.arithmetic.bounded_tensor import limits_of
 from manual_bp.arithmetic.operators import on_tensors
+from manual_bp.arithmetic.paging import limits_of
 from manual_bp.inputs import Edge
 from manual_bp.program import Program
 from manual_bp.program.program import Node, placed
