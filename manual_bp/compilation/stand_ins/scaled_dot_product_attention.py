@@ -18,6 +18,7 @@ from torch import Tensor
 
 from manual_bp.compilation.stand_ins import VIEWS
 from manual_bp.rules.attention import scaled_dot_product_attention as page
+from manual_bp.rules.attention._heads import default_scale, keys_ahead
 
 aten = torch.ops.aten
 
@@ -38,7 +39,7 @@ def forward(
     hyper: Any = {"causal": causal, "alignment": alignment, "scale": scale}
     if not all(_is_taken(t) for t in (q, k, v)):
         return page.forward(q, k, v, mask, **hyper)
-    scale = page._default_scale(q) if scale is None else scale
+    scale = default_scale(q) if scale is None else scale
     four = [_four_axes(t) for t in (q, k, v)]
     y, m, w = (
         t.reshape(*q.shape[:-1], t.shape[-1])
@@ -235,7 +236,7 @@ def _call(function: str, read: list[Any], written: list[Any], causal: bool, alig
 
     q, k, v = ([int(n) for n in t.get_size()] for t in read[:3])
     (batch, heads, queries, width), (_, kv_heads, keys, _), value_width = q, k, v[-1]
-    ahead = page._ahead(queries, keys, alignment)
+    ahead = keys_ahead(queries, keys, alignment)
     numbers = (batch, kv_heads, heads // kv_heads, queries, keys, width, value_width, int(causal), ahead)
     sizes = f"attention::Sizes{{{', '.join(map(str, numbers))}, {scale!r}f}}"
     call_cpp(text("attention.h"), f"attention::{function}<{config.cpp.threads}>", [sizes], read, written)

@@ -41,7 +41,6 @@ Source: Vaswani et al., "Attention Is All You Need" (2017), eq. 1; D: Dao et al.
 groups: Ainslie et al., "GQA" (2023), section 2.2.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -50,7 +49,18 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from manual_bp.inputs import Edge, Input, Mistake, Shape, coin, constant, normal, require
+from manual_bp.rules.attention._heads import (
+    all_heads,
+    by_group,
+    default_scale,
+    for_group,
+    keys_ahead,
+    largest,
+    not_later,
+    over_group,
+)
 from manual_bp.rules.attention._memory import as_if_contiguous, at_strides_of
+from manual_bp.rules.attention._parts import Cotangents, Parts
 
 ROWS, SCORES = 128, 2**15
 """At least so many rows of a head at a time, which products of matrices need to be fast, and more where there are few
@@ -84,15 +94,15 @@ def forward(
 ) -> tuple[Float[Tensor, "*batch kv_heads*group queries value_width"], Residuals]:
     kv_heads = k.shape[-3]
     require(kv_heads >= 1, "scaled_dot_product_attention: there must be a head", kv_heads, "Axis -3 holds the heads.")
-    scale = _default_scale(q) if scale is None else scale
+    scale = default_scale(q) if scale is None else scale
     found = []
     for rows in _blocks(q, k, mask, causal, alignment):
         s = _scores(rows.of(q), rows.seen(k), rows.allowed, scale)
-        m = _largest(s)
+        m = largest(s)
         looks = ~torch.isneginf(m)
         p = torch.where(looks, torch.softmax(s, -1), 0)
-        by_group = _for_group(p, rows.seen(v)), torch.where(looks, m, 0), torch.where(looks, _largest(p), 0)
-        found.append([_all_heads(part) for part in by_group])
+        by_group = for_group(p, rows.seen(v)), torch.where(looks, m, 0), torch.where(looks, largest(p), 0)
+        found.append([all_heads(part) for part in by_group])
     y, m, w = (torch.cat(blocks, -2) for blocks in zip(*found, strict=True))
     return y, Residuals(q, k, v, mask, y, m, w, causal, alignment, scale)
 
@@ -131,48 +141,17 @@ def _cotangents(
         q_rows, dy_rows = rows.of(q), rows.of(dy)
         p = rows.of(w) * torch.exp(_scores(q_rows, rows.seen(k), rows.allowed, scale) - rows.of(m))
         along = torch.sum(dy_rows * rows.of(y), -1, keepdim=True)
-        ds = through_softmax(p, _for_group(dy_rows, rows.seen(v).mT), along)
-        dq.append(_all_heads(scale * _for_group(ds, rows.seen(k))))
-        dk = dk + rows.unseen(_over_group(ds, scale * q_rows))
-        dv = dv + rows.unseen(_over_group(p, dy_rows))
+        ds = through_softmax(p, for_group(dy_rows, rows.seen(v).mT), along)
+        dq.append(all_heads(scale * for_group(ds, rows.seen(k))))
+        dk = dk + rows.unseen(over_group(ds, scale * q_rows))
+        dv = dv + rows.unseen(over_group(p, dy_rows))
     return torch.cat(dq, -2), dk, dv
 
 
 def _scores(q: Tensor, k: Tensor, allowed: Tensor | None, scale: float) -> Tensor:
     """s, of a group's rows (..., kv_heads, group, rows, width) and its keys."""
-    s = _for_group(scale * q, k.mT)
+    s = for_group(scale * q, k.mT)
     return s if allowed is None else torch.where(allowed, s, -torch.inf)
-
-
-def _for_group(a: Tensor, b: Tensor) -> Tensor:
-    """a b, where the heads of a group share b: to b they are more rows."""
-    return (a.flatten(-3, -2) @ b).reshape(*a.shape[:-1], b.shape[-1])
-
-
-def _over_group(a: Tensor, b: Tensor) -> Tensor:
-    """aᵀ b, a sum over the rows of all heads of a group."""
-    return a.flatten(-3, -2).mT @ b.flatten(-3, -2)
-
-
-def _by_group(x: Tensor, heads: tuple[int, int]) -> Tensor:
-    """(..., kv_heads, group, rows, ·) from (..., kv_heads·group, rows, ·)."""
-    return x.reshape(*x.shape[:-3], *heads, *x.shape[-2:])
-
-
-def _all_heads(x: Tensor) -> Tensor:
-    """(..., kv_heads·group, rows, ·) from (..., kv_heads, group, rows, ·)."""
-    return x.flatten(-4, -3)
-
-
-def _largest(s: Tensor) -> Tensor:
-    """The largest score of each row; −∞ where there is none."""
-    s = s.detach()  # a choice between equal ones changes nothing
-    return torch.amax(s, -1, keepdim=True) if s.shape[-1] else s.new_full((*s.shape[:-1], 1), -torch.inf)
-
-
-def _default_scale(q: Tensor) -> float:
-    """1/√width; where there is no width, scores are 0 and any number will do."""
-    return 1 / math.sqrt(max(q.shape[-1], 1))
 
 
 class _Block(NamedTuple):
@@ -186,7 +165,7 @@ class _Block(NamedTuple):
 
     def of(self, x: Tensor) -> Tensor:
         """These rows, by group: (..., kv_heads, group, rows, ·) from (..., kv_heads·group, queries, ·)."""
-        return _by_group(x[..., self.rows, :], self.heads)
+        return by_group(x[..., self.rows, :], self.heads)
 
     def seen(self, x: Tensor) -> Tensor:
         """The keys or values that these rows can see."""
@@ -203,22 +182,12 @@ def _blocks(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool, alignment: 
     length = max(ROWS, SCORES // max(keys, 1))
     for start in range(0, max(queries, 1), length):
         stop = min(start + length, queries)
-        seen = min(max(stop + _ahead(queries, keys, alignment), 0), keys) if causal else keys
+        seen = min(max(stop + keys_ahead(queries, keys, alignment), 0), keys) if causal else keys
         allowed = None if mask is None else mask[start:stop, :seen]
         if causal:
-            order = _order(torch.arange(start, stop, device=q.device), seen, _ahead(queries, keys, alignment))
+            order = not_later(torch.arange(start, stop, device=q.device), seen, keys_ahead(queries, keys, alignment))
             allowed = order if allowed is None else allowed & order
         yield _Block(slice(start, stop), seen, keys - seen, allowed, (kv_heads, q.shape[-3] // kv_heads))
-
-
-def _ahead(queries: int, keys: int, alignment: str) -> int:
-    """How many more keys than its own number the first query may see."""
-    return keys - queries if alignment == "bottom-right" else 0
-
-
-def _order(query: Tensor, keys: int, ahead: int) -> Tensor:
-    """Whether a key is not later than a query."""
-    return torch.arange(keys, device=query.device) <= query[:, None] + ahead
 
 
 def _mostly(shape: Shape, generator: torch.Generator) -> Tensor:
@@ -362,123 +331,41 @@ EDGES = (
 )
 
 
-class _Parts:
-    """The parts of the right formula, of all rows at once, from which wrong ones are made."""
-
-    def __init__(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        mask: Tensor | None,
-        dy: Tensor,
-        causal: bool,
-        alignment: str,
-        scale: float | None,
-    ) -> None:
-        self.kv_heads, self.queries, self.keys = k.shape[-3], q.shape[-2], k.shape[-2]
-        self.heads = (self.kv_heads, q.shape[-3] // self.kv_heads)
-        self.q, self.dy = _by_group(q, self.heads), _by_group(dy, self.heads)
-        self.k, self.v = k, v
-        self.scale = _default_scale(q) if scale is None else scale
-        self.mask, self.causal = mask, causal
-        self.ahead = _ahead(self.queries, self.keys, alignment)
-        self.s = self.scores()
-        self.m, self.w = self.of_rows(self.s)
-        self.p = self.from_scores(self.s)
-        self.y = _for_group(self.p, v)
-        self.dp = _for_group(self.dy, v.mT)
-        self.along = self.rows(self.dy * self.y)
-
-    def allowed(self, ahead: int | None = None) -> Tensor:
-        """Which query may look at which key, if the first may see so many more keys than its own number."""
-        allowed = torch.ones(self.queries, self.keys, dtype=torch.bool, device=self.k.device)
-        if self.causal:
-            rows = torch.arange(self.queries, device=self.k.device)
-            allowed = _order(rows, self.keys, self.ahead if ahead is None else ahead)
-        return allowed if self.mask is None else allowed & self.mask
-
-    def scores(self, allowed: Tensor | None = None, scale: float | None = None) -> Tensor:
-        allowed = self.allowed() if allowed is None else allowed
-        return _scores(self.q, self.k, allowed, self.scale if scale is None else scale)
-
-    def of_rows(self, s: Tensor) -> tuple[Tensor, Tensor]:
-        """m and w."""
-        m = _largest(s)
-        looks = ~torch.isneginf(m)
-        m = torch.where(looks, m, 0)
-        return m, torch.where(looks, 1 / self.rows(torch.exp(s - m)), 0)
-
-    def from_scores(self, s: Tensor) -> Tensor:
-        """p, with the m and w of forward."""
-        return self.w * torch.exp(s - self.m)
-
-    def rows(self, x: Tensor) -> Tensor:
-        """Σ over each row."""
-        return torch.sum(x, -1, keepdim=True)
-
-    def cotangents(
-        self,
-        *,
-        p: Tensor | None = None,
-        ds: Tensor | None = None,
-        along: Tensor | float | None = None,
-        scale: float | None = None,
-        dq: Tensor | None = None,
-        dk: Tensor | None = None,
-        dv: Tensor | None = None,
-        over_group: Callable[[Tensor, Tensor], Tensor] = _over_group,
-    ) -> tuple[Tensor, Tensor, Tensor, None]:
-        """The right ones, but for what is given."""
-        p = self.p if p is None else p
-        ds = p * (self.dp - (self.along if along is None else along)) if ds is None else ds
-        scale = self.scale if scale is None else scale
-        return (
-            _all_heads(scale * _for_group(ds, self.k)) if dq is None else dq,
-            over_group(ds, scale * self.q) if dk is None else dk,
-            over_group(p, self.dy) if dv is None else dv,
-            None,
-        )
-
-
-Cotangents = tuple[Tensor, Tensor, Tensor, None]
-
-
-def _of(formula: Callable[[_Parts], Cotangents]) -> Callable[..., Cotangents]:
-    return lambda **g: formula(_Parts(**g))
+def _of(formula: Callable[[Parts], Cotangents]) -> Callable[..., Cotangents]:
+    return lambda **g: formula(Parts(**g))
 
 
 def _with(g: dict[str, Any], **changed: Any) -> Cotangents:
     """The cotangents with p and c of another mask or other hyperparameters than forward's, but its y, m and w."""
-    parts, other = _Parts(**g), _Parts(**{**g, **changed})
+    parts, other = Parts(**g), Parts(**{**g, **changed})
     return parts.cotangents(p=parts.from_scores(other.s), scale=other.scale)
 
 
-def _seeing(g: dict[str, Any], allowed: Callable[[_Parts], Tensor]) -> Cotangents:
+def _seeing(g: dict[str, Any], allowed: Callable[[Parts], Tensor]) -> Cotangents:
     """The cotangents where queries may look at other keys than in forward."""
-    parts = _Parts(**g)
+    parts = Parts(**g)
     return parts.cotangents(p=parts.from_scores(parts.scores(allowed(parts))))
 
 
-def _earlier(parts: _Parts) -> Tensor:
+def _earlier(parts: Parts) -> Tensor:
     """Keys that are not later, the other way round: not earlier."""
     return parts.allowed(parts.keys) & ~parts.allowed(parts.ahead - 1) if parts.causal else parts.allowed()
 
 
-def _of_first_values(parts: _Parts) -> Tensor:
+def _of_first_values(parts: Parts) -> Tensor:
     """ds of the first half of the values' width."""
     some = (parts.v.shape[-1] + 1) // 2
-    dp = _for_group(parts.dy[..., :some], parts.v[..., :some].mT)
+    dp = for_group(parts.dy[..., :some], parts.v[..., :some].mT)
     return parts.p * (dp - parts.rows(parts.dy[..., :some] * parts.y[..., :some]))
 
 
-def _padded(parts: _Parts, block: int) -> Tensor:
+def _padded(parts: Parts, block: int) -> Tensor:
     """p where keys up to a multiple of a block are there, all zeros, and none is masked."""
     missing = -parts.keys % block
     return parts.p / (1 + missing * torch.exp(-parts.m) * parts.w)
 
 
-def _without_diagonal(parts: _Parts, block: int) -> Tensor:
+def _without_diagonal(parts: Parts, block: int) -> Tensor:
     """ds for dq, of which causal attention has left out the last block that a query reaches."""
     ds = parts.p * (parts.dp - parts.along)
     if not parts.causal:
@@ -487,32 +374,32 @@ def _without_diagonal(parts: _Parts, block: int) -> Tensor:
     return torch.where(torch.arange(parts.keys, device=ds.device) < reach // block * block, ds, 0)
 
 
-def _by_remainder(parts: _Parts) -> Cotangents:
+def _by_remainder(parts: Parts) -> Cotangents:
     """Head h with head h mod kv_heads of k and v, and not with head h // group."""
     kv_heads, group = parts.heads
     shared = torch.arange(kv_heads * group, device=parts.k.device) % kv_heads
-    q, dy, y, m, w = (_all_heads(x) for x in (parts.q, parts.dy, parts.y, parts.m, parts.w))
+    q, dy, y, m, w = (all_heads(x) for x in (parts.q, parts.dy, parts.y, parts.m, parts.w))
     k, v = parts.k[..., shared, :, :], parts.v[..., shared, :, :]
     p = w * torch.exp(torch.where(parts.allowed(), parts.scale * q @ k.mT, -torch.inf) - m)
     ds = p * (dy @ v.mT - torch.sum(dy * y, -1, keepdim=True))
 
     def over_heads(x: Tensor) -> Tensor:
-        return torch.sum(_by_group(x, (group, kv_heads)), -4)
+        return torch.sum(by_group(x, (group, kv_heads)), -4)
 
     return parts.scale * ds @ k, over_heads(parts.scale * ds.mT @ q), over_heads(p.mT @ dy), None
 
 
-def _y_at_strides_of_dy(parts: _Parts, dy: Tensor) -> Cotangents:
-    y = _by_group(at_strides_of(dy, _all_heads(parts.y)), parts.heads)
+def _y_at_strides_of_dy(parts: Parts, dy: Tensor) -> Cotangents:
+    y = by_group(at_strides_of(dy, all_heads(parts.y)), parts.heads)
     return parts.cotangents(along=parts.rows(parts.dy * y))
 
 
-def _not_a_number_without_queries(parts: _Parts) -> Cotangents:
+def _not_a_number_without_queries(parts: Parts) -> Cotangents:
     dq, dk, dv, _ = parts.cotangents()
     return (dq, dk, dv, None) if parts.queries else (dq, dk + torch.nan, dv + torch.nan, None)
 
 
-def _masked_by_a_number(parts: _Parts) -> Cotangents:
+def _masked_by_a_number(parts: Parts) -> Cotangents:
     """Scores of what may not be looked at are -10000."""
     allowed = parts.allowed()
     s = torch.where(allowed, parts.scores(torch.ones_like(allowed)), -1e4)
@@ -521,7 +408,7 @@ def _masked_by_a_number(parts: _Parts) -> Cotangents:
 
 def _not_transposed(ds: Tensor, q: Tensor) -> Tensor:
     """Σ ds q over the heads of a group, where the shapes let it."""
-    return torch.sum(ds @ q, -3) if ds.shape[-2] == ds.shape[-1] else _over_group(ds, q)
+    return torch.sum(ds @ q, -3) if ds.shape[-2] == ds.shape[-1] else over_group(ds, q)
 
 
 MISTAKES = (
@@ -617,7 +504,7 @@ MISTAKES = (
     ),
     Mistake(
         "the root of the values' width",
-        lambda **g: _with(g, scale=_default_scale(g["v"]) if g["scale"] is None else g["scale"]),
+        lambda **g: _with(g, scale=default_scale(g["v"]) if g["scale"] is None else g["scale"]),
         forgets="whose width it is",
         shows="where values have another width than keys",
     ),
@@ -644,14 +531,14 @@ MISTAKES = (
     ),
     Mistake(
         "y at dy's strides",
-        lambda **g: _y_at_strides_of_dy(_Parts(**g), g["dy"]),
+        lambda **g: _y_at_strides_of_dy(Parts(**g), g["dy"]),
         forgets="that y and dy lie in memory in ways of their own",
         shows="where dy is not contiguous",
         seen="https://github.com/Dao-AILab/flash-attention/commit/9ee0ff1d9b6a",
     ),
     Mistake(
         "dy read as if contiguous",
-        lambda **g: _Parts(**{**g, "dy": as_if_contiguous(g["dy"])}).cotangents(),
+        lambda **g: Parts(**{**g, "dy": as_if_contiguous(g["dy"])}).cotangents(),
         forgets="the strides of dy",
         shows="where dy is not contiguous",
     ),
@@ -664,7 +551,7 @@ MISTAKES = (
     ),
     Mistake(
         "last block left out of dq",
-        _of(lambda r: r.cotangents(dq=_all_heads(r.scale * _for_group(_without_diagonal(r, 2), r.k)))),
+        _of(lambda r: r.cotangents(dq=all_heads(r.scale * for_group(_without_diagonal(r, 2), r.k)))),
         forgets="to round up how many blocks of keys a query reaches",
         shows="for causal",
         seen="https://github.com/Dao-AILab/flash-attention/commit/ab66326aaa4f",
@@ -684,7 +571,7 @@ MISTAKES = (
     ),
     Mistake(
         "mean over the group",
-        _of(lambda r: r.cotangents(over_group=lambda a, b: _over_group(a, b) / max(a.shape[-3], 1))),
+        _of(lambda r: r.cotangents(over_group=lambda a, b: over_group(a, b) / max(a.shape[-3], 1))),
         forgets="that what is shared gets a sum",
         shows="where heads of keys are shared",
     ),
@@ -788,13 +675,13 @@ MISTAKES = (
     ),
     Mistake(
         "dv from ds",
-        _of(lambda r: r.cotangents(dv=_over_group(r.p * (r.dp - r.along), r.dy))),
+        _of(lambda r: r.cotangents(dv=over_group(r.p * (r.dp - r.along), r.dy))),
         forgets="that the buffer of p has been written over, and holds ds by now",
         shows="everywhere",
     ),
     Mistake(
         "dv from dp",
-        _of(lambda r: r.cotangents(dv=_over_group(r.dp, r.dy))),
+        _of(lambda r: r.cotangents(dv=over_group(r.dp, r.dy))),
         forgets="that values are weighted by p",
         shows="everywhere",
     ),
@@ -812,7 +699,7 @@ MISTAKES = (
     ),
     Mistake(
         "cotangent dropped",
-        lambda **g: _Parts(**{**g, "dy": torch.ones_like(g["dy"])}).cotangents(),
+        lambda **g: Parts(**{**g, "dy": torch.ones_like(g["dy"])}).cotangents(),
         forgets="dy",
         shows="wherever dy is not 1",
     ),
