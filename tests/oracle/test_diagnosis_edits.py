@@ -24,11 +24,9 @@ from manual_bp.oracle.diagnosis.edits import edits_of
 from manual_bp.oracle.diagnosis.lengths import Lengths
 from manual_bp.oracle.diagnosis.program import PAGE, TORCH
 from manual_bp.oracle.diagnosis.quantities import Always
-from manual_bp.oracle.diagnosis.records import Record
-from manual_bp.oracle.diagnosis.samples import CERTAIN, Sample, samples_of
+from manual_bp.oracle.diagnosis.samples import CERTAIN, Sample
 from manual_bp.oracle.diagnosis.search import Search
 from manual_bp.oracle.diagnosis.sentences import of_ratios, ratios_of, told
-from manual_bp.oracle.diagnosis.sketch import Sketch
 from manual_bp.oracle.diagnosis.tracing import UntraceableError, traced
 from manual_bp.oracle.diagnosis.verdict import MORE, Verdict
 from manual_bp.oracle.diagnosis.whole import whole_edits
@@ -263,41 +261,6 @@ def test_a_bound_is_one_number_where_no_other_could_stand_there_and_a_gap_elsewh
     # Where x is nearly 0 nothing is seen of it, and no bound stands there.
     near_0 = torch.where(torch.arange(40) < 4, torch.arange(40) / 100, torch.arange(40))
     assert condition({"|x|": feature(near_0)}, (near_0 > 0.02) & ~many) == "|x| < 20"
-
-
-def test_a_sketch_tells_what_the_program_gives():
-    """What an edit changes is told from one value, and is what running the program gives; a value on which the results
-    depend in another way than linearly is not asked so."""
-    page = PAGES["masked_row"]
-    records, _ = few_records(page, lambda inputs, dy: (page.vjp(inputs, dy)[0], (inputs[0] + dy, None)))
-    program = traced(page, records[0].evidence.case)
-    sketch = Sketch(program, samples_of(page.arguments, records[0], False, torch.float32))
-    direct = 0
-    for edit in edits_of(program, sketch.needed):
-        try:
-            due = sketch.sums(edit.results(program, sketch.needed))
-        except Exception:  # it is not defined there
-            continue
-        if not bool(due.isfinite().all()):
-            continue
-        torch.testing.assert_close(sketch.change(edit)[0], due, msg=edit.words)
-        changes = edit.at(program)
-        direct += len(changes) == 1 and all(sketch._directly(*each) is not None for each in changes.items())
-    assert direct > 20
-
-
-def test_a_sketch_asks_of_what_stands_below_a_root():
-    """The step by which it is seen whether the results depend on it linearly may leave where a root is defined."""
-    rule = RULES["batch_norm_inference"]
-    x, statistics = drawn(4, 3), torch.tensor([0.02, 0.5, 3.0], dtype=torch.float64)
-    case = Case((x, statistics, statistics, statistics, statistics), drawn(2, 4, 3)[1], {"eps": 1.0})
-    due = rule.vjp(case.inputs, case.dy, **case.hyper)
-    found = evidence(rule, case, contract_of(torch.float64))
-    program = traced(rule, case)
-    record = Record(found, (due[0], 2 * due[1][0], *due[1][1:]))
-    sketch = Sketch(program, samples_of(rule.arguments, record, False, torch.float64))
-    asked = [e for e in edits_of(program, sketch.needed) if "in place of a plus in `running_var" in e.words]
-    assert any(bool(sketch.change(edit)[0].isfinite().all()) for edit in asked)
 
 
 def words_of_edits_that_give(due, program, argument="dx"):

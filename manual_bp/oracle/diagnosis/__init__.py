@@ -20,9 +20,9 @@ import torch
 
 from manual_bp.oracle.diagnosis import calls, numbers, precision
 from manual_bp.oracle.diagnosis.deadline import Deadline, TimeIsUp
-from manual_bp.oracle.diagnosis.drawn import Drawn
+from manual_bp.oracle.diagnosis.drawn import FEW, Drawn, in_float32, lost_digits, more_records
 from manual_bp.oracle.diagnosis.lengths import Lengths
-from manual_bp.oracle.diagnosis.records import FEW, NARROW, Record, dtype_of, in_float32, lost_digits, more_records
+from manual_bp.oracle.diagnosis.records import Record, dtype_of
 from manual_bp.oracle.diagnosis.search import Search
 from manual_bp.oracle.diagnosis.sentences import circumstances, silence, told
 from manual_bp.oracle.truth.conventions import Conventions
@@ -31,6 +31,8 @@ from manual_bp.rule import Rule, Vjp
 
 __all__ = ["Diagnosis", "Record", "diagnose"]
 
+# 16 bits have too few digits to tell one cause from another.
+NARROW = (torch.float16, torch.bfloat16)
 # For cases of other lengths this share of the time is taken, then for edits; what is left is for how it goes wrong.
 EARLY, SEARCH = 0.3, 0.8
 # A search that was cut short is worth trying with so many times the time.
@@ -42,7 +44,6 @@ Detector = Callable[[Search, Vjp, str], str]
 BEFORE: tuple[Detector, ...] = (calls.unsteady, calls.contiguous, calls.overflown)
 """What calls the candidate again: no edit is what it depends on."""
 AFTER: tuple[Callable[[Search, Vjp | None, str], str], ...] = (
-    calls.own_mask,
     numbers.not_finite,
     numbers.misplaced,
     precision.sixteen_bits,
@@ -99,7 +100,8 @@ class _Examination:
 
     def examine(self, records: Sequence[Record], seen: str = "", excused: Collection[tuple[str, str]] = ()) -> None:
         """Seek why it is wrong in these records."""
-        search = Search(self.rule, records, self.left, dtype_of(records), self.deadline, self.conventions, excused)
+        dtype = dtype_of(r.evidence.case for r in records)
+        search = Search(self.rule, records, self.left, dtype, self.deadline, self.conventions, excused)
         drawn = Drawn(search, self.candidate)
         search.fresh, lengths = drawn.fresh, Lengths(drawn)
         try:
@@ -154,10 +156,10 @@ def diagnose(
         try:
             if candidate is not None and len(every) < FEW:
                 every += more_records(rule, candidate, every[0].evidence.case, conventions, deadline)
-            if candidate is not None and dtype_of(every) in NARROW:
+            if candidate is not None and dtype_of(r.evidence.case for r in every) in NARROW:
                 wider = list(in_float32(rule, candidate, every, conventions, deadline))
                 if wider:
-                    lost = lost_digits(rule, candidate, wider, found.left, deadline)
+                    lost = lost_digits(rule, candidate, wider, deadline)
                     found.examine(wider, "; seen in float32, where it is wrong too", lost)
             if found.left:
                 found.examine(every, excused=excused)

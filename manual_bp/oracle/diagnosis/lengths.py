@@ -44,10 +44,8 @@ class Lengths:
         matter of length."""
         if candidate is not None and argument not in self.found:
             self.found[argument] = ""
-            for axis, length, like in _suspicious(search, argument):
-                if said := _of_length(_Along(self.drawn, axis, like.case, argument), length):
-                    self.found[argument] = said
-                    break
+            asked = (_Along(self.drawn, axis, like.case, argument) for axis, like in _suspicious(search, argument))
+            self.found[argument] = next((said for along in asked if (said := along.said())), "")
         return self.found.get(argument, "")
 
 
@@ -74,48 +72,46 @@ class _Along:
         """One wrong number has none."""
         return any(int(w.sum()) >= min(EVIDENT, w.numel()) for w in self.wrong(length) if w.numel())
 
-    def said(self, where: str, length: int) -> str:
+    def said(self) -> str:
+        """At which lengths it is wrong, of which that of the case is one; "" if it is right at none below."""
+        is_wrong, length = self.is_wrong, _lengths(self.drawn.search, self.like).get(self.axis, 0)
+        if not is_wrong(length):
+            return ""
+        for block in BLOCKS:
+            is_right = not any(is_wrong(n) for n in (block, 2 * block, 3 * block, 1, block // 2, block - 1))
+            if is_right and is_wrong(block + 1) and is_wrong(2 * block - 1) and is_wrong(2 * block + 1):
+                longer = f"longer than {block} and no multiple of {block}"
+                return self._seen(f"wrong where the axis {self.axis} is {longer}", block + 1)
+        low, high = 1, length
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if is_wrong(middle) else (middle, high)
+        while low > 1 and is_wrong(low, MORE):  # what shows by chance alone is not seen in every case
+            low, high = low - 1, low
+        is_longer = high > SHORT and not is_wrong(max(low // 2, 1), MORE) and is_wrong(high + 1)
+        if is_longer and self.has_system(2 * high + 1):
+            return self._seen(f"right up to a length of {low} of the axis {self.axis}, and wrong from {high} on", high)
+        return ""
+
+    def _seen(self, where: str, length: int) -> str:
         wrong = next(w for w in self.wrong(length, MORE) if bool(w.any()))
         evidence = f"seen in {len(self.asked)} cases drawn for it, all else alike"
         return f"{self.argument} is {where}; at a length of {length} in {place(wrong)}; {evidence}"
 
 
-def _of_length(along: _Along, length: int) -> str:
-    is_wrong = along.is_wrong
-    if not is_wrong(length):
-        return ""
-    for block in BLOCKS:
-        is_right = not any(is_wrong(n) for n in (block, 2 * block, 3 * block, 1, block // 2, block - 1))
-        if is_right and is_wrong(block + 1) and is_wrong(2 * block - 1) and is_wrong(2 * block + 1):
-            longer = f"longer than {block} and no multiple of {block}"
-            return along.said(f"wrong where the axis {along.axis} is {longer}", block + 1)
-    low, high = 1, length
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if is_wrong(middle) else (middle, high)
-    while low > 1 and is_wrong(low, MORE):  # what shows by chance alone is not seen in every case
-        low, high = low - 1, low
-    if high > SHORT and not is_wrong(max(low // 2, 1), MORE) and is_wrong(high + 1) and along.has_system(2 * high + 1):
-        return along.said(f"right up to a length of {low} of the axis {along.axis}, and wrong from {high} on", high)
-    return ""
-
-
-def _suspicious(search: Search, argument: str) -> Iterator[tuple[str, int, Point]]:
-    """Axes of which every wrong case has more than most of the right ones, by how many; the least length that is wrong,
-    and the case."""
-    several: tuple[list[tuple[dict[str, int], Point]], list[tuple[dict[str, int], Point]]] = [], []
-    for point in search.points[argument]:
-        several[not point.samples[argument].is_wrong].append((_lengths(search, point), point))
-    wrong, right = several
+def _suspicious(search: Search, argument: str) -> Iterator[tuple[str, Point]]:
+    """Axes of which every wrong case has more than most of the right ones, by how many, with the shortest of these."""
+    lengths = {point: _lengths(search, point.case) for point in search.points[argument]}
+    wrong = [p for p in lengths if p.samples[argument].is_wrong]
     found = []
-    for axis in search.rule.axis_names:
-        least, like = min(((n.get(axis, 0), i) for i, (n, _) in enumerate(wrong)), default=(0, 0))
-        shorter = sum(n.get(axis, 0) < least for n, _ in right)
-        if least > SHORT and 2 * shorter > len(right):
-            found.append((shorter, axis, least, wrong[like][1]))
-    for _, axis, least, point in sorted(found, key=lambda each: -each[0])[:AXES]:
-        yield axis, least, point
+    for axis in search.rule.axis_names if wrong else ():
+        like = min(wrong, key=lambda p: lengths[p].get(axis, 0))
+        least = lengths[like].get(axis, 0)
+        shorter = sum(own.get(axis, 0) < least for own in lengths.values())
+        if least > SHORT and 2 * shorter > len(lengths) - len(wrong):
+            found.append((shorter, axis, like))
+    yield from ((axis, like) for _, axis, like in sorted(found, key=lambda each: -each[0])[:AXES])
 
 
-def _lengths(search: Search, point: Point) -> dict[str, int]:
-    return {name: math.prod(length) for name, length in lengths_of(search.rule, point.case).items()}
+def _lengths(search: Search, case: Case) -> dict[str, int]:
+    return {name: math.prod(length) for name, length in lengths_of(search.rule, case).items()}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -11,7 +9,7 @@ from manual_bp.oracle.calling.calls import call
 from manual_bp.oracle.cases.variation import varied, wide
 from manual_bp.oracle.diagnosis.samples import Sample
 from manual_bp.oracle.diagnosis.search import Search
-from manual_bp.oracle.diagnosis.tracing import traced
+from manual_bp.oracle.diagnosis.tracing import called
 from manual_bp.rule import Vjp
 
 # A claim about all numbers rests on so many, and about those of one case.
@@ -25,27 +23,28 @@ RUNS, CHANCE = 8, 1 / 16
 
 
 def sixteen_bits(search: Search, candidate: Vjp | None, argument: str) -> str:
-    """Whether most of its numbers are off, none by more than a few roundings of 16 bits, and as often up as down."""
-    if search.dtype not in (torch.float32, torch.float64):
+    """Whether most of its numbers are off, none by more than a few roundings of 16 bits, and as often up as down; and
+    nothing that is wrong with no edit that says why is off by more in any argument: what is has a cause that may well
+    be that of the others."""
+    if candidate is None or search.dtype not in (torch.float32, torch.float64):
         return ""
-    samples = [p.samples[argument] for p in search.points[argument] if p.samples[argument].is_telling]
-    samples = [s for s in samples if s.got.shape == s.expected.shape]
-    fitting = [half for half in (torch.float16, torch.bfloat16) if _is_off_by(samples, half)]
-    fitting = [half for half in fitting if all(_is_within(s, half) for s in _unexplained(search))]
-    if not fitting or candidate is None or _is_systematic(search, candidate, argument):
+    own = [p.samples[argument] for p in search.points[argument]]
+    own = [s for s in own if s.is_telling and s.got.shape == s.expected.shape]
+    if sum(int(s.wrong.sum()) for s in own) < ENOUGH:
+        return ""
+    share, up = (
+        float(torch.cat(numbers).double().mean())
+        for numbers in ([s.wrong[s.judged] for s in own], [(s.got.abs() > s.expected.abs())[s.wrong] for s in own])
+    )
+    others = [p.samples[a] for a in search.open if a not in search.partial for p in search.points[a]]
+    every = [*own, *(s for s in others if s.is_wrong and s.is_telling)]
+    fitting = [half for half in (torch.float16, torch.bfloat16) if all(_is_within(s, half) for s in every)]
+    is_random = share > MOST and SELDOM <= up <= 1 - SELDOM
+    if not fitting or not is_random or _is_systematic(search, candidate, argument):
         return ""
     names = " or ".join(str(half).removeprefix("torch.") for half in fitting)
-    share = float(torch.cat([s.wrong[s.judged] for s in samples]).double().mean())
     words = f"off as after arithmetic in 16 bits ({names}): {share:.0%} of its numbers are wrong"
     return f"{argument} is {words}, none by more than {ROUNDINGS} roundings, and as often up as down"
-
-
-def _unexplained(search: Search) -> list[Sample]:
-    """What is wrong with no edit that says why, in every argument: a program that computes in 16 bits is off by no more
-    in any of them, and what is off by more has a cause that may well be that of the others."""
-    open_ = [a for a in search.open if a not in search.partial]
-    every = [p.samples[a] for a in open_ for p in search.points[a]]
-    return [s for s in every if s.is_wrong and s.is_telling]
 
 
 def _is_within(sample: Sample, half: torch.dtype) -> bool:
@@ -55,22 +54,6 @@ def _is_within(sample: Sample, half: torch.dtype) -> bool:
     error = (sample.got - sample.expected)[sample.judged].abs()
     largest = sample.expected[sample.judged].abs()
     return not error.numel() or float(error.max()) <= ROUNDINGS * torch.finfo(half).eps * float(largest.max())
-
-
-def _is_off_by(samples: Sequence[Sample], half: torch.dtype) -> bool:
-    """Whether most numbers are wrong, none by more than a few roundings of a format, and as often up as down."""
-    off, up = [], []
-    for s in samples:
-        error = (s.got - s.expected)[s.judged]
-        if not error.numel():
-            continue
-        if not _is_within(s, half):
-            return False
-        off.append(s.wrong[s.judged])
-        up.append((s.got.abs() > s.expected.abs())[s.wrong])
-    if sum(map(len, up)) < ENOUGH or float(torch.cat(off).double().mean()) <= MOST:
-        return False
-    return SELDOM <= float(torch.cat(up).double().mean()) <= 1 - SELDOM
 
 
 def _is_systematic(search: Search, candidate: Vjp, argument: str) -> bool:
@@ -85,10 +68,10 @@ def _is_systematic(search: Search, candidate: Vjp, argument: str) -> bool:
     own, stable = torch.sign(sample.got - sample.expected), sample.wrong
     for _ in range(RUNS):
         search.deadline.check()
-        case = varied(search.rule, point.record.evidence.case, generator)
+        case = varied(search.rule, point.case, generator)
         results = call(candidate, search.rule, case).results
         got = results[search.rule.arguments.index(argument)] if results else None
-        due = traced(search.rule, case).right.get(argument)
+        due = called(search.rule, case).right.get(argument)
         if not isinstance(got, Tensor) or due is None or got.shape != due.shape:
             return False
         stable = stable & (torch.sign(wide(got) - due) == own)

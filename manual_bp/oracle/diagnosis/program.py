@@ -6,9 +6,10 @@ loop does in every round has one site, and is edited in every round.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -16,11 +17,10 @@ from torch import Tensor
 
 from manual_bp.arithmetic.operators import VIEWS
 from manual_bp.oracle.case import Case
-from manual_bp.oracle.cases.variation import wide
 from manual_bp.oracle.diagnosis.quantities import Quantity, quantities
 from manual_bp.outputs import parts
 from manual_bp.program import Node, Ref
-from manual_bp.program.program import mapped, refs_in
+from manual_bp.program.program import mapped
 from manual_bp.rule import Rule
 
 # Of so many terms that are made alike a sum may be that of the rounds of a loop.
@@ -67,13 +67,13 @@ class At(NamedTuple):
 
     def result(self) -> Any:
         """What the operation itself gives; of an input, what it is."""
-        if self.node.op is None:
-            return self.traced.values[self.position]
-        return self.traced.step(self.position, self.changed)
+        return self.traced.values[self.position] if self.node.op is None else self.with_args(self.args())
 
     def with_args(self, args: Sequence[Any]) -> Any:
         """What it gives for other arguments."""
-        return self.node.op(*args, **self.place(self.node.kwargs))
+        # What was changed may lie in memory in another way than what was recorded.
+        op = torch.ops.aten.reshape.default if self.node.op in VIEWS else self.node.op
+        return op(*args, **self.place(self.node.kwargs))
 
     def args(self) -> list[Any]:
         """With what it is called."""
@@ -103,13 +103,19 @@ class Called:
     case: Case
     inputs: tuple[Tensor | None, ...]
     dy: Any
-    given: dict[Any, Values] = field(default_factory=dict)
-    """What edits gave here, of all arguments at once."""
+
+    @cached_property
+    def given(self) -> dict[Any, Values]:
+        """What edits gave here, of all arguments at once."""
+        return {}
+
+    @property
+    def hyper(self) -> dict[str, Any]:
+        return {**self.rule.defaults, **self.case.hyper}
 
     @cached_property
     def right(self) -> Values:
-        hyper = {**self.rule.defaults, **self.case.hyper}
-        y, residuals = self.rule.pure(*self.inputs, **hyper)
+        y, residuals = self.rule.pure(*self.inputs, **self.hyper)
         grads = self.rule.page.backward(residuals, self.dy) if self.rule.has_backward else ()
         return by_name(self.rule, y, grads)
 
@@ -125,14 +131,12 @@ def by_name(rule: Rule, y: Any, grads: Any) -> Values:
 
 
 @dataclass(eq=False)
-class Traced:
+class Traced(Called):
     """nodes, values: the operations in order, the inputs first, and what each gave.  sites: of each.  names: of those
     that are known by one.  results: of each argument, the position of its value; absent where it is None.
-    residuals, dy: with which backward was called.
+    residuals: with which backward was called.
     """
 
-    rule: Rule
-    case: Case
     by: str
     nodes: tuple[Node, ...]
     values: list[Any]
@@ -140,14 +144,11 @@ class Traced:
     names: dict[int, str]
     results: dict[str, int]
     residuals: Any
-    dy: Any
-    called: dict[tuple[int, int], str] = field(default_factory=dict)
-    """What values are called, once it was asked (`words`)."""
 
     @cached_property
-    def inputs(self) -> tuple[Tensor | None, ...]:
-        """Those of the case, in float64."""
-        return tuple(None if x is None else wide(x) for x in self.case.inputs)
+    def called(self) -> dict[tuple[int, int], str]:
+        """What values are called, once it was asked (`words`)."""
+        return {}
 
     @cached_property
     def alike(self) -> list[int]:
@@ -198,16 +199,14 @@ class Traced:
         return list(quantities(self))
 
     @cached_property
-    def _needed(self) -> dict[tuple[str, ...], int]:
-        return {}
-
-    @cached_property
-    def _steps(self) -> list[Callable[[dict[int, Any]], Any]]:
-        return [_step(node, self.values) for node in self.nodes]
-
-    def step(self, position: int, changed: dict[int, Any]) -> Any:
-        """What an operation gives where some of the earlier values are changed."""
-        return self._steps[position](changed)
+    def earlier(self) -> list[int]:
+        """Of each operation, itself and those on which it depends, as bits."""
+        found: list[int] = []
+        for position, node in enumerate(self.nodes):
+            found.append(1 << position)
+            for ref in node.refs:
+                found[position] |= found[ref.position]
+        return found
 
     @cached_property
     def later(self) -> list[int]:
@@ -220,26 +219,19 @@ class Traced:
 
     def needed(self, arguments: Sequence[str]) -> int:
         """The operations on which these results depend, as bits."""
-        key = tuple(arguments)
-        if key not in self._needed:
-            self._needed[key] = self.needed_at([self.results[a] for a in key if a in self.results])
-        return self._needed[key]
+        return self.needed_at(self.results[a] for a in arguments if a in self.results)
 
     def needed_at(self, positions: Iterable[int]) -> int:
-        """The operations on which these depend, as bits."""
-        found = 0
-        for position in positions:
-            found |= 1 << position
-        for position in range(len(self.nodes) - 1, -1, -1):
-            if found >> position & 1:
-                for ref in self.nodes[position].refs:
-                    found |= 1 << ref.position
-        return found
+        """The operations on which these depend, with themselves, as bits."""
+        return reduce(operator.or_, (self.earlier[p] for p in positions), 0)
+
+    def before(self, position: int) -> set[int]:
+        """The operations on which one depends."""
+        return set(bits(self.earlier[position])) - {position}
 
     def is_given(self, position: int) -> bool:
         """Whether it depends on an input, and is no constant of such a case."""
-        needed = self.needed_at([position])
-        return any(needed >> p & 1 for p, site in enumerate(self.sites) if site.stage == "inputs")
+        return any(self.sites[p].stage == "inputs" for p in bits(self.earlier[position]))
 
     def edited(self, changes: Mapping[int, Change], needed: int = -1) -> Values:
         """The results if the operations at these positions gave what is said of them; those alone that may differ."""
@@ -248,21 +240,13 @@ class Traced:
 
     def after(self, changes: Mapping[int, Change], needed: int) -> dict[int, Any]:
         """As `edited`, what operations give, of those that are needed."""
-        mask = 0
-        for position in changes:
-            mask |= 1 << position | self.later[position]
+        mask = reduce(operator.or_, (1 << position | self.later[position] for position in changes), 0)
         changed: dict[int, Any] = {}
-        steps = self._steps
         for position in bits(mask & needed):
-            change = changes.get(position)
-            changed[position] = steps[position](changed) if change is None else change(At(self, position, changed))
+            changed[position] = changes.get(position, At.result)(At(self, position, changed))
         return changed
 
-    def before(self, position: int) -> set[int]:
-        """The operations on which one depends."""
-        return set(bits(self.needed_at([position]))) - {position}
-
-    @property
+    @cached_property
     def right(self) -> Values:
         return {argument: self.values[p] for argument, p in self.results.items()}
 
@@ -274,37 +258,3 @@ def _key(x: Tensor) -> Any:
 def bits(mask: int) -> list[int]:
     """The positions of the bits that are set, in order."""
     return [position for position, bit in enumerate(reversed(f"{mask:b}")) if bit == "1"]
-
-
-def _step(node: Node, values: list[Any]) -> Callable[[dict[int, Any]], Any]:
-    """What a node gives where some of the values are changed.  It is called a million times: what is the same each time
-    is found once."""
-    op, args, kwargs = node.op, list(node.args), dict(node.kwargs)
-    if op in VIEWS:
-        op = torch.ops.aten.reshape.default  # what was changed may lie in memory in another way than what was recorded
-    slots = [(i, ref.position, ref.item) for i, ref in enumerate(args) if isinstance(ref, Ref)]
-    nested = [(i, list(a)) for i, a in enumerate(args) if type(a) in (list, tuple) and refs_in(a)]
-
-    def value(changed: dict[int, Any], ref: Any) -> Any:
-        if not isinstance(ref, Ref):
-            return ref
-        x = changed[ref.position] if ref.position in changed else values[ref.position]
-        return x if ref.item is None else x[ref.item]
-
-    def step(changed: dict[int, Any]) -> Any:
-        own = args.copy()
-        for i, position, item in slots:
-            x = changed[position] if position in changed else values[position]
-            own[i] = x if item is None else x[item]
-        for i, items in nested:
-            own[i] = [value(changed, ref) for ref in items]
-        return op(*own, **kwargs)
-
-    def general(changed: dict[int, Any]) -> Any:
-        def of(ref: Ref) -> Any:
-            return value(changed, ref)
-
-        return op(*mapped(args, of), **mapped(kwargs, of))
-
-    is_flat = all(isinstance(ref, Ref) or not refs_in(ref) for _, items in nested for ref in items)
-    return step if is_flat and not refs_in(kwargs) else general

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
@@ -20,11 +20,11 @@ from manual_bp.oracle.diagnosis.multiples import multiples
 from manual_bp.oracle.diagnosis.orders import kept_values
 from manual_bp.oracle.diagnosis.pairs import multiplied, paired
 from manual_bp.oracle.diagnosis.points import Point
-from manual_bp.oracle.diagnosis.program import PAGE, TORCH, Traced, Values
+from manual_bp.oracle.diagnosis.program import PAGE, TORCH, Called, Traced, Values
 from manual_bp.oracle.diagnosis.records import Record
 from manual_bp.oracle.diagnosis.samples import Sample
 from manual_bp.oracle.diagnosis.sketch import LONG, Sketch
-from manual_bp.oracle.diagnosis.tracing import UntraceableError
+from manual_bp.oracle.diagnosis.tracing import UNTRACEABLE
 from manual_bp.oracle.diagnosis.values import misshapen
 from manual_bp.oracle.diagnosis.verdict import ANOTHER, Verdict
 from manual_bp.oracle.diagnosis.whole import mistakes, whole_edits
@@ -53,6 +53,8 @@ FORWARD, BOTH = 1.0, 0.4
 NEAREST = 300
 # Of one argument so many edits are kept that hold in some cases alone: beside them an exact one is sought.
 PARTIAL = 16
+# Of what may be one of many a number that is fitted says something from the second case on.
+TOLD = 2
 
 
 class Asked(NamedTuple):
@@ -65,12 +67,20 @@ class Asked(NamedTuple):
     is_part: bool = False
 
 
+class Nearest(NamedTuple):
+    """An edit that gives a share of the numbers that are wrong in a case."""
+
+    share: float
+    edit: Edit
+    case: str
+
+
 class Search(LookedAt):
     """Of the cases that are looked at, what was found.
 
     exact, partial: by argument: edits that hold in every case, and those that give all that is wrong.
     fresh: cases that are drawn to tell what is said of an argument from what is so by chance.
-    nearest: by argument the edit that gives most of what is wrong at the case that was asked first, and its program's.
+    nearest: by argument the edit that gives most of what is wrong at the case that was asked first.
     """
 
     def __init__(
@@ -86,16 +96,20 @@ class Search(LookedAt):
         super().__init__(rule, records, wrong, dtype, conventions, excused)
         self.deadline = deadline
         self.tried = 0
-        self._parts: dict[int, list[Edit]] = {}  # by the case asked first
+        self._parts: dict[Point, list[Edit]] = {}  # by the case asked first
         self._telling: dict[str, list[Point]] = {}  # by argument the cases that refuted an edit, the last one first
         self.exact: dict[str, list[Verdict]] = {}
         self.partial: dict[str, list[Verdict]] = {}
         self.fresh: Callable[[str, Sequence[Point], Sequence[Point]], list[Point]] = lambda *_: []
-        self.nearest: dict[str, tuple[Edit, str]] = {}
+        self.nearest: dict[str, Nearest] = {}
 
     @property
     def open(self) -> list[str]:
-        return [a for a in self.points if a not in self.exact]
+        """The arguments that nothing explains so far."""
+        return self._left_of(self.points)
+
+    def _left_of(self, arguments: Iterable[str]) -> list[str]:
+        return [argument for argument in arguments if argument not in self.exact]
 
     def run_listed(self) -> None:
         """Ask the mistakes that the page lists, each at one case, and in all others where it fits: they are few, and
@@ -103,124 +117,118 @@ class Search(LookedAt):
         deadline, self.deadline = self.deadline, Deadline(LISTED, patience=math.inf)
         try:
             for probe, arguments in self.by_probe(self.open):
-                with suppress(TimeIsUp, RuntimeError, TypeError, ValueError, AttributeError):
+                with suppress(TimeIsUp, *UNTRACEABLE):
                     self._ask_listed(probe, {a: probe.samples[a] for a in arguments})
         finally:
             self.deadline = deadline
 
-    def _ask_listed(self, probe: Point, samples: dict[str, Sample]) -> None:
+    def _ask_listed(self, probe: Point, samples: Mapping[str, Sample]) -> None:
         """All of them, even if one was found: of several that hold that is told which holds in most cases.  Of those
         that give one argument alone of what came parts are asked later, as these are seldom made."""
-        program = probe.called()
         refuted = set[Edit | None]()
-        parts = self._parts.setdefault(id(probe), [])
-        for edit in mistakes(program):
+        parts = self._parts.setdefault(probe, [])
+        for edit in mistakes(probe.called):
             self.deadline.check()
             if edit.exact in refuted:  # its roundings are not what is off
                 continue
             self.tried += 1
             try:
-                values = edit.results(program)
+                values = edit.results(probe.called)
             except Exception:  # not defined for these shapes or kinds
                 continue
-            given = self._given(edit, samples, values)
             if all(s.is_far_from(values.get(a)) for a, s in samples.items()):
                 refuted.add(edit)
-            if self._is_contradicted(probe, values):
-                parts += [replace(edit, cost=PART)] if given else []
-                continue
-            for argument in given:
-                if not _is_the_same(values[argument], program.right.get(argument)):
-                    self._confirm(edit, argument, PAGE)
+            if not self._is_contradicted(probe, values):
+                self._enter(edit, samples, values, probe.called)
+            elif self._given(edit, samples, values):
+                parts.append(replace(edit, cost=PART))
 
     def run(self) -> None:
         """Fill `exact` and `partial`; TimeIsUp leaves what was found so far."""
         for probe, arguments in self.by_probe(self.open):
-            self._search(probe, arguments)
+            self._search(probe, {a: probe.samples[a] for a in arguments})
 
-    def _sketch(self, probe: Point, by: str, samples: Mapping[str, Sample]) -> Sketch | None:
-        """Of a program at a case; None where there is none."""
-        with suppress(UntraceableError, RuntimeError, TypeError, ValueError, AttributeError):
-            return Sketch(probe.traced(by), samples, lambda: self.deadline.check())
-        return None
-
-    def _asked(self, sketch: Sketch, samples: Mapping[str, Sample], *families: Iterator[Edit]) -> list[Asked]:
-        """The edits of some families that say something in this precision, those that are met most often first."""
-        found, program = [], sketch.program
-        more = ANOTHER if program.by == TORCH else 0.0
-        is_little = all(sample.is_off_by_little for sample in samples.values())
-        with suppress(UntraceableError, RuntimeError, TypeError, ValueError, AttributeError):  # it has no more
-            for edit in itertools.chain(*families):
-                self.deadline.check()
-                if self.dtype == torch.float64 or "rounded to float32" not in edit.words:
-                    found.append(Asked(edit.cost + self._unlikely(program, edit, is_little) + more, edit, sketch))
-        return sorted(found, key=lambda each: each.cost)
-
-    def _search(self, probe: Point, arguments: list[str]) -> None:
+    def _search(self, probe: Point, samples: Mapping[str, Sample]) -> None:
         """Beside its mistakes ask the page as a whole, edits of the families that are met often, of the page and of
         torch's derivative, then all others, then two at once: what comes later is not so much as made before."""
-        samples = {a: probe.samples[a] for a in arguments}
-        left: list[Asked] = []
-        if (bare := self._sketch(probe, PAGE, {})) is not None:
-            whole = self._asked(bare, samples, whole_edits(bare.program), kept_values(bare.program, self.of_first))
-            self._ask_all([each for each in whole if each.cost < FIRST], samples)
-            of_mistakes = [Asked(PART, edit, bare, True) for edit in self._parts.get(id(probe), [])]
-            left = [*(each for each in whole if each.cost >= FIRST), *of_mistakes]
         often: dict[Sketch, list[Asked]] = {}
+        left: list[Asked] = []
         for by in (PAGE, TORCH):
             if not self._left_of(samples) or (sketch := self._sketch(probe, by, samples)) is None:
                 continue
-            program, needed = sketch.program, sketch.program.needed(list(samples))
-            families = [multiples(sketch, len(program.nodes) > LONG), often_met(program, needed)]
+            program, often[sketch] = sketch.program, []
+            if by == PAGE:
+                left = self._asked(sketch, samples, whole_edits(program), kept_values(program, self.of_first))
+                left = self._ask_all(left, samples, FIRST)
+                left += [Asked(PART, edit, sketch, True) for edit in self._parts.get(probe, [])]
+                if not self._left_of(samples):
+                    return
+            families = [multiples(sketch, len(program.nodes) > LONG), often_met(program, sketch.needed)]
             for argument, sample in samples.items():
                 if sample.got.shape != sample.expected.shape and argument in program.results:
                     families.append(misshapen(program, argument, tuple(sample.got.shape)))
             often[sketch] = self._asked(sketch, samples, *families)
-            left = [each._replace(sketch=sketch) for each in left] if by == PAGE else left
-            left = sorted([*often[sketch], *left], key=lambda each: each.cost)
-            self._ask_all([each for each in left if each.cost <= SOON], samples)
-            left = [each for each in left if each.cost > SOON]
+            left = self._ask_all([*often[sketch], *left], samples, SOON)
         for sketch, met in often.items():
             if self._left_of(samples):
-                program, needed = sketch.program, sketch.program.needed(list(samples))
-                late = multiples(sketch) if len(program.nodes) > LONG else iter(())
-                left += self._asked(sketch, samples, seldom_met(program, needed, [each.edit for each in met]), late)
-        self._ask_all(sorted(left, key=lambda each: each.cost), samples)
+                late = multiples(sketch) if len(sketch.program.nodes) > LONG else iter(())
+                seldom = seldom_met(sketch.program, sketch.needed, [each.edit for each in met])
+                left += self._asked(sketch, samples, seldom, late)
+        self._ask_all(left, samples)
         for sketch in often:
             self._ask_two(sketch)
             self._note_nearest(sketch)
 
-    def _left_of(self, samples: Mapping[str, Sample]) -> list[str]:
-        """The arguments that nothing explains so far."""
-        return [argument for argument in samples if argument not in self.exact]
+    def _sketch(self, probe: Point, by: str, samples: Mapping[str, Sample]) -> Sketch | None:
+        """Of a program at a case; None where there is none."""
+        with suppress(*UNTRACEABLE):
+            return Sketch(probe.traced(by), samples, lambda: self.deadline.check())
+        return None
 
-    def _ask_all(self, edits: Sequence[Asked], samples: dict[str, Sample]) -> None:
-        """Ask one edit after another."""
-        for cost, edit, sketch, is_part in edits:
+    def _asked(self, sketch: Sketch, samples: Mapping[str, Sample], *families: Iterator[Edit]) -> list[Asked]:
+        """The edits of some families that say something in this precision."""
+        found, program = [], sketch.program
+        more = ANOTHER if program.by == TORCH else 0.0
+        is_little = all(sample.is_off_by_little for sample in samples.values())
+        with suppress(*UNTRACEABLE):  # it has no more
+            for edit in itertools.chain(*families):
+                self.deadline.check()
+                if self.dtype == torch.float64 or "rounded to float32" not in edit.words:
+                    found.append(Asked(edit.cost + self._unlikely(program, edit, is_little) + more, edit, sketch))
+        return found
+
+    def _ask_all(self, edits: Sequence[Asked], samples: Mapping[str, Sample], most: float = math.inf) -> list[Asked]:
+        """Ask one edit after another, those that are met most often first.  most: those that are met more seldom are
+        left, and returned."""
+        ordered = sorted(edits, key=lambda each: each.cost)
+        for cost, edit, sketch, is_part in (each for each in ordered if each.cost <= most):
             self.deadline.check()
             if not self._left_of(samples):
                 break
-            program = sketch.program
             if is_part:
                 for argument in self.open:
-                    self._confirm(edit, argument, program.by, exactly=True)
+                    self._confirm(edit, argument, PAGE, exactly=True)
                 continue
             self.tried += 1
             try:
-                values: Values | None = None
-                if len(sketch.samples) == len(samples):
-                    change, values = sketch.change(edit)
-                    sketch.tried.append((cost, edit, change))
-                    if not sketch.fitting(change):
-                        continue
-                values = values or edit.results(program, program.needed(list(samples)))
+                change, values = sketch.change(edit)
             except Exception:  # not defined for these shapes or kinds
                 continue
-            for argument in self._given(edit, samples, values):
-                if not _is_the_same(values[argument], program.right.get(argument)):
-                    self._confirm(edit, argument, program.by)
+            sketch.tried.append((cost, edit, change))
+            if len(sketch.samples) < len(samples) or sketch.fitting(change):
+                self._enter(edit, samples, values, sketch.program)
+        return [each for each in ordered if each.cost > most]
 
-    def _given(self, edit: Edit, samples: dict[str, Sample], values: Values) -> list[str]:
+    def _enter(self, edit: Edit, samples: Mapping[str, Sample], values: Values, program: Called) -> None:
+        """Confirm an edit of what it gives at a case, unless that is what the program gives without it: of a page that
+        is wrong itself each such edit would be told."""
+        by = program.by if isinstance(program, Traced) else PAGE
+        for argument in self._given(edit, samples, values):
+            value, right = values[argument], program.right.get(argument)
+            if value is not None and (right is None or not torch.equal(value.double(), right.double())):
+                self._confirm(edit, argument, by)
+
+    def _given(self, edit: Edit, samples: Mapping[str, Sample], values: Values) -> list[str]:
         """The arguments of which an edit gives what was returned at a case."""
         found = []
         for argument, sample in samples.items():
@@ -228,17 +236,10 @@ class Search(LookedAt):
             if not isinstance(value, Tensor) or value.is_complex():
                 continue
             value = value.double()
-            gives = sample.agrees(value) or self._share(sample, value) == 1
-            if (gives and sample.shows(value)) or (edit.is_registered and sample.breaks_as(value)):
-                found.append(argument)
+            is_wrong_so = int(sample.wrong.sum()) >= EVIDENT and sample.agrees(value, sample.wrong)
+            gives = (sample.agrees(value) or is_wrong_so) and sample.shows(value)
+            found += [argument] if gives or (edit.is_registered and sample.breaks_as(value)) else []
         return found
-
-    @staticmethod
-    def _share(sample: Sample, value: Tensor) -> float:
-        """What share of the wrong numbers a value explains, of which there are some."""
-        if not value.shape == sample.got.shape == sample.expected.shape or int(sample.wrong.sum()) < EVIDENT:
-            return 0.0
-        return float((sample.right_by(value) & sample.wrong).sum() / sample.wrong.sum())
 
     def _ask_two(self, sketch: Sketch) -> None:
         """Seek two causes at once of what no single edit gives."""
@@ -257,18 +258,16 @@ class Search(LookedAt):
 
     def _note_nearest(self, sketch: Sketch) -> None:
         """Which of the edits that are met most often gives most of what is wrong."""
-        most = 0
-        for _, edit, _ in sketch.tried[:NEAREST]:
+        left = {a: s for a, s in sketch.samples.items() if a not in self.exact and a not in self.partial}
+        for _, edit, _ in sketch.tried[:NEAREST] if left else ():
             self.deadline.check()
-            left = {a: s for a, s in sketch.samples.items() if a not in self.exact and a not in self.partial}
-            if not left:
-                return
             with suppress(Exception):  # it is not defined here
                 values = edit.results(sketch.program, sketch.needed)
-                count = sum(s.reproduced(value) for a, s in left.items() if (value := values.get(a)) is not None)
-                if count > most:
-                    most = count
-                    self.nearest |= dict.fromkeys(left, (edit, sketch.program.by))
+                for argument, sample in left.items():
+                    if (value := values.get(argument)) is not None:
+                        share = sample.reproduced(value) / int(sample.wrong.sum())
+                        found = Nearest(share, edit, sketch.program.case.name)
+                        self.nearest[argument] = max(self.nearest.get(argument, found), found, key=lambda n: n.share)
 
     def _is_contradicted(self, probe: Point, values: Values) -> bool:
         """Whether an edit visibly changes what was returned otherwise."""
@@ -316,12 +315,3 @@ class Search(LookedAt):
         points = (self.every if edit.is_registered else self.points)[argument]
         first = [p for p in self._telling.get(argument, ()) if exactly or p.samples[argument].is_wrong]
         return [*first, *(p for p in points if p not in first)]
-
-
-def _is_the_same(edited: Tensor | None, right: Tensor | None) -> bool:
-    """Whether an edit changes nothing: of a page that is wrong itself each such edit would be told."""
-    return edited is not None and right is not None and torch.equal(edited.double(), right.double())
-
-
-# A number that is fitted says something from the second case on.
-TOLD = 2

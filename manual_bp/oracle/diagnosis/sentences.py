@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 
 from manual_bp.oracle.diagnosis import conditions
-from manual_bp.oracle.diagnosis.deadline import Deadline, TimeIsUp
-from manual_bp.oracle.diagnosis.edit import PAGE, PAGES, Edit
+from manual_bp.oracle.diagnosis.deadline import Deadline
+from manual_bp.oracle.diagnosis.edit import PAGE, PAGES
 from manual_bp.oracle.diagnosis.points import LARGE, Point
 from manual_bp.oracle.diagnosis.program import PAGE as PROGRAM
 from manual_bp.oracle.diagnosis.samples import Sample
@@ -161,10 +161,6 @@ def _in(verdict: Verdict) -> str:
     """In which of the wrong cases an edit gives what came."""
     points = [*verdict.agreeing, *verdict.mixed]
     names = some((repr(p.name) for p in points), NAMED)
-    if verdict.failed:
-        others = some((repr(p.name) for p in verdict.failed), NAMED)
-        count = len(points) + len(verdict.failed)
-        return f"{len(points)} of {count} cases in which it is wrong, and not in {others}"
     if verdict.silent:
         return f"{counted(len(points), 'case')} in which it is wrong: {names}"
     if len(points) == 1:
@@ -184,10 +180,9 @@ def _of_elements(verdict: Verdict, argument: str) -> tuple[str, int]:
     for point in [*verdict.mixed, *verdict.agreeing, *verdict.contrary]:
         sample, value = point.samples[argument], None
         with suppress(Exception):  # it is not defined there
-            program = point.program(verdict.edit, verdict.by)
-            value = verdict.edit.results(program, program.needed([argument])).get(argument)
+            value = point.given(verdict.edit, verdict.by, argument)
         if value is not None and value.shape == sample.got.shape and value.numel():
-            differs = sample.differs(value.double())
+            differs = sample.differs(value)
             pairs.append((point, differs & (sample.wrong | sample.right_by(sample.expected))))
     return _where(pairs, argument)
 
@@ -260,14 +255,11 @@ def silence(search: Search, argument: str) -> str:
     ratios = [r for r, _ in found if r.numel() >= EVIDENT]
     if ratios:
         said.append(of_ratios(ratios) + (", but for what is due near 0" if any(near for _, near in found) else ""))
-    if argument in search.nearest:
-        edit, by = search.nearest[argument]
-        arguments, share = reproduced(search, edit, by)
-        if argument in arguments and share >= NEAR:
-            words = edit.words.removeprefix(PAGE).replace("{} is that", "that")
-            looked_at = " in the cases looked at" if search.left_out & set(arguments) else ""
-            of = f"the numbers that are wrong in {listed(arguments)}{looked_at}"
-            said.append(f"closest: {words}, which gives {int(100 * share)}% of {of}")
+    nearest = search.nearest.get(argument)
+    if nearest is not None and nearest.share >= NEAR:
+        words = nearest.edit.words.removeprefix(PAGE).replace("{} is that", "that")
+        numbers = f"{int(100 * nearest.share)}% of the numbers that are wrong in {nearest.case!r}"
+        said.append(f"closest: {words}, which gives {numbers}")
     return "; ".join(said)
 
 
@@ -285,26 +277,3 @@ def of_ratios(ratios: Sequence[torch.Tensor]) -> str:
     ):
         return f"off by one factor that differs from case to case, from {low} to {high}"
     return f"what is wrong is {low} to {high} times what is due"
-
-
-def reproduced(search: Search, edit: Edit, by: str) -> tuple[list[str], float]:
-    """Of all numbers that are wrong, with no edit that says why, the share that an edit gives within the allowance, and
-    the arguments in which they stand."""
-    arguments = [a for a in search.open if a not in search.partial]
-    count = wrong = 0
-    deadline = Deadline(COMPLETED)
-    for argument in arguments:
-        for point in search.points[argument]:
-            try:
-                deadline.check()
-            except TimeIsUp:
-                return arguments, 0.0
-            sample = point.samples[argument]
-            if not sample.is_wrong:
-                continue
-            wrong += int(sample.wrong.sum()) or sample.got.numel()  # all of another shape
-            with suppress(Exception):  # it is not defined there
-                program = point.traced(by)
-                value = edit.results(program, program.needed([argument])).get(argument, program.right.get(argument))
-                count += sample.reproduced(value) if value is not None else 0
-    return arguments, count / wrong if wrong else 0.0

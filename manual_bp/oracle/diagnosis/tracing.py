@@ -24,7 +24,10 @@ from manual_bp.program.program import PLAYED
 from manual_bp.program.recording import OURS, Recording
 from manual_bp.rule import Rule
 
-__all__ = ["UntraceableError", "called", "traced"]
+__all__ = ["UNTRACEABLE", "UntraceableError", "called", "traced"]
+
+UNTRACEABLE = (RuntimeError, TypeError, ValueError, AttributeError)
+"""What is raised where no program can be made of a page, an UntraceableError among them: pages are anybody's."""
 
 APART = tuple(str(Path(torch.__file__).parent / name) for name in ("_decomp", "_refs", "_prims_common"))
 """Where torch takes operations apart."""
@@ -102,12 +105,20 @@ def _line_of(file: str, number: int) -> Line:
     return Line(file, number, linecache.getline(file, number).strip())
 
 
+def called(rule: Rule, case: Case) -> Called:
+    """The page as it is called at a case, in float64."""
+    inputs = tuple(None if x is None else wide(x).clone() for x in case.inputs)
+    dy = None
+    if rule.has_backward:
+        dy = _complete(case.dy, lambda: rule.pure(*inputs, **{**rule.defaults, **case.hyper})[0])
+    return Called(rule, case, inputs, dy)
+
+
 def traced(rule: Rule, case: Case, by: str = PAGE) -> Traced:
     """The page at a case, in float64, or torch's derivative of the same function (by=TORCH).  Raises UntraceableError
     where no program can be made of it."""
-    inputs = tuple(None if x is None else wide(x).clone() for x in case.inputs)
-    hyper = {**rule.defaults, **case.hyper}
-    dy = _complete(case.dy, lambda: rule.pure(*inputs, **hyper)[0]) if rule.has_backward else None
+    page = called(rule, case)
+    inputs, dy, hyper = page.inputs, page.dy, page.hyper
     named = {n: x for n, x in zip(rule.inputs, inputs, strict=True) if x is not None}
     cotangents = dict(zip(rule.cotangents, parts(dy), strict=True)) if dy is not None else {}
     tensors = {**named, **{n: x for n, x in cotangents.items() if x is not None}}
@@ -137,15 +148,7 @@ def traced(rule: Rule, case: Case, by: str = PAGE) -> Traced:
     if hasattr(rule.page, "FUNCTION"):
         sites = _of_lines(program.nodes, sites)
     names = {**recording.named, **dict(enumerate(tensors)), **{p: name for name, p in results.items()}}
-    return Traced(rule, case, by, program.nodes, values, sites, names, results, residuals, dy)
-
-
-def called(rule: Rule, case: Case) -> Called:
-    """The page as it is called at a case."""
-    inputs = tuple(None if x is None else wide(x).clone() for x in case.inputs)
-    hyper = {**rule.defaults, **case.hyper}
-    dy = _complete(case.dy, lambda: rule.pure(*inputs, **hyper)[0]) if rule.has_backward else None
-    return Called(rule, case, inputs, dy)
+    return Traced(rule, case, inputs, dy, by, program.nodes, values, sites, names, results, residuals)
 
 
 def _of_lines(nodes: Sequence[Node], sites: Sequence[Site]) -> list[Site]:
