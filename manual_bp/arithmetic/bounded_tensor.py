@@ -64,13 +64,15 @@ class Bounded(Tensor):
     """A tensor that carries a bound on its rounding error.
 
     `dtype` is the precision of the arithmetic that is modelled.  `value` and `error` are float64; error ≥ 0.  `terms`
-    is the number of terms of the sum that made it, 1 for anything else.  `how` and `magnitude`, of the expanded terms,
+    is the number of terms of the sum that made it, 1 for anything else, and `is_choice` whether it is one of several
+    numbers, such as the larger.  `how` and `magnitude`, of the expanded terms,
     are None unless they were asked for.
     """
 
     value: Tensor
     error: Tensor
     terms: int = 1
+    is_choice: bool = False
     how: How | None = None
     magnitude: Tensor | None = None
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
@@ -167,6 +169,7 @@ def _calculating(func: Any) -> Done:
     positions, meaning = bounded_table.ARITHMETIC[func]
     terms = bounded_table.TERMS.get(func)
     adds = func in bounded_table.ADDITIONS
+    is_choice = func in bounded_table.CHOICES
     apart = bounded_table.APART.get(func)
 
     def calculated(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Bounded:
@@ -183,6 +186,7 @@ def _calculating(func: Any) -> Done:
             result = Bounded(*meaning(p, *operands, **kwargs), dtype)
         except NoMeaning as error:
             raise UnknownFunctionError(f"{func} {error} has no entry in manual_bp/arithmetic/bounded_table/.") from None
+        result.is_choice = is_choice
         if terms:
             result.terms = max(terms(*args, **kwargs), 1)
         elif adds:
@@ -251,9 +255,11 @@ def _expanded(
     if func in bounded_table.DIVISIONS:  # by what it is, not by what its terms add up to
         operands[1] = pair_of(args[1], result.dtype)[0].abs()
     if func in bounded_table.CHOICES:  # what cannot be the larger is no part of it, as the -1e38 of an empty maximum
-        pairs = [pair_of(x, result.dtype) for x in args]
-        may_be = [(value - result.value).abs() <= error + result.error for value, error in pairs]
-        operands = [torch.where(chosen, size, EXACT) for chosen, size in zip(may_be, operands, strict=True)]
+        pairs = [None if x is None else pair_of(x, result.dtype) for x in args]
+        operands = [
+            pair and torch.where((pair[0] - result.value).abs() <= pair[1] + result.error, size, EXACT)
+            for pair, size in zip(pairs, operands, strict=True)
+        ]
     return torch.maximum(own, bounded_table.MAGNITUDES[func](*operands, **kwargs))
 
 

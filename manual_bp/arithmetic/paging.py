@@ -126,12 +126,11 @@ class Paging(Running):
         if not isinstance(x, Bounded):
             return
         for limit in limits:
-            value, error = pair_of(limit, x.dtype)
-            gap = (x.value - value).abs()
-            open_ = gap <= x.error + error
+            difference, error = beside(x, limit)
+            open_ = difference.abs() <= error
             if bool(open_.any()):
                 self.is_tied = True
-                self.is_close |= bool((open_ & (gap > 0)).any())
+                self.is_close |= bool((open_ & (difference != 0)).any())
 
     def _note_jump(self, func: Any, x: Bounded) -> None:
         """Note where a computed number lies nearer to a jump than its error, so that another program may be on the
@@ -160,6 +159,16 @@ class Paging(Running):
         """Note where a matrix may be singular, so that programs have there what their roundings make of it."""
         if bool(x.value.isfinite().all()):
             self.is_undecided |= bool(result.error.isinf().any())
+
+
+def beside(x: Bounded, limit: Any) -> tuple[Tensor, Tensor]:
+    """The difference of a number and a limit, and the error of both: nothing is open where that is smaller.
+
+    It is below 0 where a choice was made that is the limit itself: torch's derivative of relu asks whether relu(x) is
+    above 0, which is 0 for half of all numbers, and the branch was that of x."""
+    value, error = pair_of(limit, x.dtype)
+    difference, both = x.value - value, x.error + error
+    return difference, torch.where((difference == 0) & (both == 0), -1.0, both) if x.is_choice else both
 
 
 @cache  # each table that is asked for an operation hashes it anew, which is done in Python

@@ -22,7 +22,7 @@ from torch import Tensor
 from manual_bp.arithmetic.bounded import Contract, How, leave, run_bounded
 from manual_bp.arithmetic.bounded_table import BRANCHES
 from manual_bp.arithmetic.bounded_tensor import Bounded, pair_of
-from manual_bp.arithmetic.paging import Decide, limits_of
+from manual_bp.arithmetic.paging import Decide, beside, limits_of
 from manual_bp.rule import Rule
 
 BESIDE = (-1, 1)
@@ -54,12 +54,14 @@ def between(
     dy: Any,
     contract: Contract,
     is_open: IsOpen,
+    accumulate: torch.dtype | None = None,
     **hyper: Any,
 ) -> tuple[Between | None, ...]:
     """Of each output and each cotangent of somebody's function, None for one that is absent; of none if no branch is
-    open."""
+    open.  accumulate: the precision in which sums are added up, if it is another one."""
 
-    def run(decide: Decide, how: How | None = None) -> tuple[Tensor | None, ...]:
+    def run(decide: Decide, how: How = How()) -> tuple[Tensor | None, ...]:  # noqa: B008
+        how = how._replace(accumulate=accumulate)
         y, grads, _ = run_bounded(rule, inputs, dy, contract, (None, None), how, hyper, lambda x: x, decide)
         return (*y, *grads)
 
@@ -136,8 +138,7 @@ class Watching:
 
     def __call__(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
         for limit in _limits(func, args, kwargs):
-            value, error = pair_of(limit, args[0].dtype)
-            self.branches.append(Branch(args[0].value - value, args[0].error + error))
+            self.branches.append(Branch(*beside(args[0], limit)))
         return args
 
 

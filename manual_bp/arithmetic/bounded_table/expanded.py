@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import torch
@@ -34,6 +35,11 @@ def _chosen_of(condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return torch.where(condition.bool(), a, b)
 
 
+def _largest_of(*sizes: Tensor | None, **_: float) -> Tensor:
+    """Of what may have been chosen; a limit that is given by name counts by the result's own size."""
+    return reduce(torch.maximum, [size for size in sizes if size is not None])
+
+
 def _sum_of_three(a: Tensor, b: Tensor, c: Tensor, *, value: float = 1) -> Tensor:
     return a + b * c * abs(value)
 
@@ -49,7 +55,14 @@ def _deviation_of(a: Tensor, dim: Axes = None, correction: float | None = None, 
     return terms / max(count(a, dim) - (1 if correction is None else correction), 1)
 
 
+CHOICES = {
+    *(aten.maximum.default, aten.minimum.default, aten.relu.default, aten.clamp.default, aten.clamp.Tensor),
+    *(aten.clamp_min.default, aten.clamp_min.Tensor, aten.clamp_max.default, aten.clamp_max.Tensor),
+}
+"""Of which the result is one of the operands, or 0."""
+
 MAGNITUDES: dict[Any, Callable[..., Tensor]] = {
+    **dict.fromkeys(CHOICES, _largest_of),
     **dict.fromkeys((aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor), _sum_of),
     **dict.fromkeys((aten.rsub.Scalar, aten.rsub.Tensor), _sum_of),
     aten.mul.Scalar: torch.mul,
@@ -65,7 +78,7 @@ MAGNITUDES: dict[Any, Callable[..., Tensor]] = {
             *(aten.mul.Tensor, aten.div.Tensor, aten.neg.default, aten.abs.default),
             *(aten.sum.default, aten.sum.dim_IntList, aten.mean.default, aten.mean.dim),
             *(aten.mm.default, aten.bmm.default, aten.mv.default, aten.dot.default),
-            *(aten.maximum.default, aten.minimum.default, aten.cumsum.default, aten.convolution.default),
+            *(aten.cumsum.default, aten.convolution.default),
             *(aten.index_add.default, aten.scatter_add.default, aten.index_put.default),
             *(aten.prod.default, aten.prod.dim_int, aten.cumprod.default),
         )
@@ -73,5 +86,4 @@ MAGNITUDES: dict[Any, Callable[..., Tensor]] = {
 }
 """What the terms of an expanded result add up to, from what those of its operands do; never less than its own size,
 which holds for every function that is not here."""
-CHOICES = {aten.maximum.default, aten.minimum.default}
 DIVISIONS = {aten.div.Tensor}

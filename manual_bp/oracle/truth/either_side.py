@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,13 +23,19 @@ from manual_bp.oracle.case import Case
 from manual_bp.rule import Rule
 
 # No larger case is looked at, which takes up to thirty runs of the page: where sides are open, small ones tell.
-LARGEST = 2**15
+LARGEST = 2**17
 # Where nothing is right for that reason in so many cases of an argument, further ones are not asked about.
 PLAIN = 4
 
 
-Way = tuple[IsOpen, Contract, str]
-"""Where a branch is open, in which arithmetic, and why, in words."""
+class Way(NamedTuple):
+    """Where a branch is open, in which arithmetic, and why, in words.  accumulate: in which sums are added up, if that
+    is another precision."""
+
+    is_open: IsOpen
+    contract: Contract
+    words: str
+    accumulate: torch.dtype | None = None
 
 
 class EitherSide:
@@ -39,11 +46,14 @@ class EitherSide:
         narrow = Contract(dtype, dtype)
         self._rule = rule
         self._plain: Counter[int] = Counter()
-        self._underflow: Way = by_underflow, contract, f"where a step underflows in {said} to a kink"
-        self._rounding: Way = by_rounding, contract, f"where roundings of {said} leave a branch open"
-        self._few_bits: Way | None = None
+        self._underflow = Way(by_underflow, contract, f"where a step underflows in {said} to a kink")
+        self._rounding = Way(by_rounding, contract, f"where roundings of {said} leave a branch open")
+        self._few_bits: list[Way] = []
         if narrow != contract and not strict:
-            self._few_bits = by_rounding, narrow, f"16-bit: where roundings of {few} leave a branch open"
+            words = f"16-bit: where roundings of {few} leave a branch open"
+            # Of sums that are added up in 16 bits nearly every branch is open, and each counts for less.
+            sums = (contract.compute, None)
+            self._few_bits = [Way(by_rounding, narrow, words, accumulate) for accumulate in sums]
 
     def told(
         self, case: Case, position: int, got: Tensor, beyond: Tensor, certified: bool, few_bits: Callable[[], Tensor]
@@ -57,24 +67,21 @@ class EitherSide:
         if too_large or not hasattr(self._rule.page, "FUNCTION") or not bool(beyond.any()):
             return
         number, left = got.detach().cpu().double(), beyond.clone()
-        for way in (self._underflow, None if certified else self._rounding, self._few_bits):
-            if way is None:
-                continue
-            left &= ~few_bits() if way is self._few_bits else True
-            is_open, contract, words = way
-            found = _between(self._rule, case, contract, is_open) if bool(left.any()) else ()
+        for way in (self._underflow, *(() if certified else (self._rounding,)), *self._few_bits):
+            left &= ~few_bits() if way in self._few_bits else True
+            found = _between(self._rule, case, way) if bool(left.any()) else ()
             ends = found[position] if found else None
             if ends is not None:
                 here = left & (number >= ends.least) & (number <= ends.most) & number.isfinite()
                 left &= ~here
                 if bool(here.any()):
-                    yield f"{words}, another valid subgradient there", here
+                    yield f"{way.words}, another valid subgradient there", here
         self._plain[position] += bool(left.any())
 
 
 @lru_cache(maxsize=8)  # of the arguments of a case, one after the other
-def _between(rule: Rule, case: Case, contract: Contract, is_open: IsOpen) -> tuple[Between | None, ...]:
-    return between(rule, case.inputs, case.dy, contract, is_open, **case.hyper)
+def _between(rule: Rule, case: Case, way: Way) -> tuple[Between | None, ...]:
+    return between(rule, case.inputs, case.dy, way.contract, way.is_open, way.accumulate, **case.hyper)
 
 
 def is_close_by_rounding(rule: Rule, case: Case, contract: Contract) -> bool:

@@ -108,3 +108,44 @@ def test_an_output_may_have_the_dtype_in_which_the_function_returns_it() -> None
         other = compare(partial(by_hand, loss_dtype=dtype), routed, **given)
         assert {m.kind for m in other.mismatches} == {"trap"}
     assert compare(torch_ref.vjp(routed), routed, **given).passed
+
+
+def affine(x, weight, bias):
+    return x @ weight.mT + bias
+
+
+KINKED = {
+    "relu": lambda x, weight, bias: torch.relu(affine(x, weight, bias)),
+    "clamp": lambda x, weight, bias: torch.clamp(affine(x, weight, bias), min=-1.0, max=1.0),
+    "hinge": lambda x, weight, bias: torch.clamp_min(1 - affine(x, weight, bias), 0.0).mean(0),
+}
+
+
+SEEDS = {"relu": 1, "clamp": 4, "hinge": 4}
+"""At which some number of bfloat16 is on the other side of a kink."""
+
+
+@pytest.mark.parametrize("name", KINKED)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_a_sum_behind_a_kink_has_the_digits_of_its_terms(name, dtype) -> None:
+    """What is small there may be the difference of large numbers, and its branch be another one; but no more than that
+    is excused in a case too large to be certified."""
+    function, generator = KINKED[name], torch.Generator().manual_seed(SEEDS[name])
+    inputs = tuple(torch.randn(s, generator=generator).to(dtype) for s in ((8, 64), (127, 64), (127,)))
+    dy = torch.randn(function(*inputs).shape, generator=generator).to(dtype)
+
+    def without_the_kink(inputs, dy):
+        y, _ = torch_ref.vjp(function)(inputs, dy)
+        each = dy.expand(8, 127).float() / (-8 if name == "hinge" else 1)
+        x, weight, _ = (part.float() for part in inputs)
+        return y, tuple(g.to(dtype) for g in (each @ weight, each.mT @ x, each.sum(0)))
+
+    def judged(vjp):
+        given = {"x": (8, 64), "weight": (16, 64), "bias": (16,)}
+        return compare(vjp, function, inputs=given, cases=[Case(inputs, dy)], dtype=dtype, diagnose=0)
+
+    report = judged(torch_ref.vjp(function))
+    assert not report.mismatches, str(report)
+    # Of a sum of 127 terms in bfloat16 no digit need be left.
+    sure = {"dweight", "dbias"} if dtype is torch.bfloat16 else {"dx", "dweight", "dbias"}
+    assert sure <= {m.argument for m in judged(without_the_kink).mismatches}
