@@ -309,7 +309,8 @@ class Judge:
         """Where the precision under test cannot tell on which side of a kink it is, and what came is right on one."""
         here, position = torch.zeros_like(beyond), self.arguments.index(argument)
         if bool(beyond.any()):
-            knows, few_bits = self.kinds.knows_kinks(found), partial(self.kinds.is_of_few_bits, found, position, got)
+            knows = self.kinds.knows_kinks(found)
+            few_bits = partial(self.kinds.excuses.is_of_few_bits, found, position, got)
             for words, where in self._either_side.told(found.case, position, got, beyond, knows, few_bits):
                 self.note(f"{argument}: {words}")
                 here |= where
