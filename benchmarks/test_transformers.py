@@ -19,6 +19,7 @@ from benchmarks.paired import measure
 from benchmarks.rows import counted_row, timed_row
 from benchmarks.steps import timed
 from benchmarks.transformers import PROBLEMS, TINY, BareProducts, Torchs, start_of
+from manual_bp.compilation import onednn
 
 OURS = "manual, compiled"
 Build = Callable[..., Any]
@@ -64,7 +65,7 @@ def test_step(problem, device, quick, judge, timing, report) -> None:
     for contestant in contestants:
         contestant.load(start)
     threads = [None, *([1] if device == "cpu" and torch.get_num_threads() > 1 else [])]
-    libraries = [False, *([True] if device == "cpu" and torch.backends.mkldnn.is_available() else [])]
+    libraries = [False, *([True] if device == "cpu" and onednn.function() is not None else [])]
     limits = [BareProducts(problem, onednn, n, device) for onednn in libraries for n in threads]
     timings = measure([timed(c) for c in (*contestants, *limits)], **timing)
     families = {"torch": [n for n in found if n != OURS], "eager": ["torch, eager"], "limit": [c.name for c in limits]}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from manual_bp.compilation import onednn
 from manual_bp.compilation.cache import processor
 from manual_bp.compilation.measured import onednn_is_faster
 from manual_bp.compilation.products import Product
@@ -84,6 +85,6 @@ def choose(
 
 
 def _by_onednn(products: Collection[Product], threads: int) -> tuple[Product, ...]:
-    built_in: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    tried = sorted(product for product in products if built_in and product.multiply_adds >= ONEDNN_PRODUCT)
+    is_there = onednn.function() is not None
+    tried = sorted(product for product in products if is_there and product.multiply_adds >= ONEDNN_PRODUCT)
     return tuple(product for product in tried if onednn_is_faster(product, threads, processor()))

@@ -16,6 +16,7 @@ from functools import cache
 
 import torch
 
+from manual_bp.compilation import onednn
 from manual_bp.compilation.cache import keep_text, kept_text
 from manual_bp.compilation.products import Product
 
@@ -35,7 +36,8 @@ def onednn_is_faster(product: Product, threads: int, machine: str) -> bool:
 
     machine: what it depends on beside the other arguments.
     """
-    key = hashlib.sha256(f"{machine}\0{torch.__version__}\0{threads}\0{product}".encode()).hexdigest()[:32]
+    asked = f"{machine}\0{torch.__version__}\0{threads}\0{product}\0{onednn.SYMBOL}"
+    key = hashlib.sha256(asked.encode()).hexdigest()[:32]
     name = f"products/{key}.json"
     try:
         ratio = float(json.loads(kept_text(name) or "")["fastest onednn over mkl"])
@@ -50,20 +52,19 @@ def onednn_is_faster(product: Product, threads: int, machine: str) -> bool:
 def _ratio(product: Product, threads: int) -> float:
     """oneDNN's time over MKL's.
 
-    A product whose left factor is transposed is the gradient of a weight, δᵀ x.  MKL adds it to the weight in the
-    same call; oneDNN needs another pass over both.
+    A product whose left factor is transposed is the gradient of a weight, δᵀ x, and is added to the weight.
     """
     m, n, k, left_transposed, right_transposed = product
     x = torch.ones(k, m).T if left_transposed else torch.ones(m, k)
     w = torch.ones(n, k).T if right_transposed else torch.ones(k, n)
     y = torch.ones(m, n)
+    beta, alpha = (0.5, 1 / k) if left_transposed else (0.0, 1.0)
 
-    def by_mkl() -> object:
-        return torch.addmm(y, x, w, beta=0.5, alpha=1 / k, out=y) if left_transposed else torch.mm(x, w, out=y)
+    def by_mkl() -> None:
+        torch.addmm(y, x, w, beta=beta, alpha=alpha, out=y)
 
-    def by_onednn() -> object:
-        result = torch.ops.mkldnn._linear_pointwise(x.contiguous(), w.T, None, "none", [], "")
-        return torch.add(y, result, alpha=1 / k, out=y) if left_transposed else result
+    def by_onednn() -> None:
+        onednn.multiply(y, x, w, beta, alpha)
 
     # One thread's own time does not count what others do while it waits for a processor.
     clock = time.thread_time if threads == 1 else time.perf_counter
@@ -71,7 +72,8 @@ def _ratio(product: Product, threads: int) -> float:
     torch.set_num_threads(threads)
     try:
         with torch.no_grad():
-            by_mkl(), by_onednn()  # what is prepared once
+            by_mkl()  # what is prepared once
+            by_onednn()
             calls = math.ceil(SAMPLE_SECONDS / max(_seconds(by_mkl, 1, clock), 1e-9))
             turns: list[tuple[float, float]] = []
             began = time.perf_counter()
@@ -79,10 +81,10 @@ def _ratio(product: Product, threads: int) -> float:
                 turns.append((_seconds(by_mkl, calls, clock), _seconds(by_onednn, calls, clock)))
     finally:
         torch.set_num_threads(before)
-    return min(onednn for _, onednn in turns) / min(mkl for mkl, _ in turns)
+    return min(theirs for _, theirs in turns) / min(mkl for mkl, _ in turns)
 
 
-def _seconds(call: Callable[[], object], calls: int, clock: Callable[[], float]) -> float:
+def _seconds(call: Callable[[], None], calls: int, clock: Callable[[], float]) -> float:
     began = clock()
     for _ in range(calls):
         call()

@@ -40,7 +40,7 @@ def passes(onednn: Collection[Product], keeps: bool = False) -> Any:
     class Passes(CustomGraphPass):
         def __call__(self, graph: torch.fx.Graph) -> None:
             graph.eliminate_dead_code()
-            fold(graph, elsewhere=lambda product: product_of(product) in onednn)
+            fold(graph, by_onednn=lambda product: product_of(product) in onednn)
             by_onednn(graph, onednn)
             separate_biases(graph)
             rewrite(graph)

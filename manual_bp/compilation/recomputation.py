@@ -20,7 +20,7 @@ import torch
 
 from manual_bp.compilation import taps  # noqa: F401  (makes the operation)
 from manual_bp.compilation.numbers import stored
-from manual_bp.compilation.products import onednn_linear
+from manual_bp.compilation.products import onednn_product
 from manual_bp.compilation.updates import add_product
 
 aten, compared = torch.ops.aten, torch.ops.manual_bp.compared.default
@@ -105,15 +105,13 @@ def _store(graph: torch.fx.Graph, node: Node) -> None:
 
 def is_product(node: Node) -> bool:
     """Whether a node multiplies matrices, in any of the forms that a step's products are rewritten to."""
-    return node.target in (aten.mm.default, aten.mm.dtype, aten.addmm.default, onednn_linear, add_product)
+    return node.target in (aten.mm.default, aten.mm.dtype, aten.addmm.default, onednn_product, add_product)
 
 
 def _factors(product: Node) -> tuple[Node, Node]:
     """The two matrices multiplied, transposed or not."""
     if product.target is add_product:
         _, left, right, *_ = product.args
-    elif product.target is onednn_linear:
-        left, right, _ = product.args
     else:
         left, right = product.args[-2:]
     return _base(left), _base(right)

@@ -4,8 +4,8 @@ The gradient of a weight is a matrix product, and plain gradient descent adds it
 
     W ← W − lr (δᵀ x + λ W)  =  (1 − lr λ) W − lr δᵀ x
 
-which BLAS does in one call, `C ← β C + α A B`, with W for C.  So the gradient is never stored, and W is read and
-written once.  An autograd engine cannot do so: its gradients exist before the optimiser sees them.
+which BLAS and oneDNN do in one call, `C ← β C + α A B`, with W for C.  So the gradient is never stored, and W is read
+and written once.  An autograd engine cannot do so: its gradients exist before the optimiser sees them.
 """
 
 from __future__ import annotations
@@ -15,45 +15,48 @@ from typing import Any, NamedTuple
 
 import torch
 
+from manual_bp.compilation import onednn
+
 aten = torch.ops.aten
 Node = Any  # torch.fx.Node; mypy cannot know the types of its arguments
 
 
 class Update(NamedTuple):
-    """of_weight · weight + of_product · left right."""
+    """of_weight · weight + of_product · product."""
 
     weight: Node
-    left: Node
-    right: Node
+    product: Node
     of_weight: float
     of_product: float
 
 
-def fold(graph: torch.fx.Graph, elsewhere: Callable[[Node], bool]) -> None:
+def fold(graph: torch.fx.Graph, by_onednn: Callable[[Node], bool]) -> None:
     """Rewrites every new value of an input, copied into it or returned, that is an `Update` of it.
 
-    elsewhere: whether a product goes to another library, which cannot add to what is there.
+    by_onednn: whether a product goes to oneDNN, which adds to what is there: a new value that is returned is left.
     """
     for node in list(graph.nodes):
         if node.target is aten.copy_.default:
             old, new = node.args
-            found = _update(new, elsewhere)
+            found = _update(new)
             if found and found.weight is old:
+                factors = found.product.args[-2:]
                 with graph.inserting_before(node):
-                    graph.call_function(add_product, (old, *found[1:]))
+                    numbers = (found.of_weight, found.of_product)
+                    graph.call_function(add_product, (old, *factors, *numbers, by_onednn(found.product)))
                 graph.erase_node(node)
     (output,) = (node for node in graph.nodes if node.op == "output")
     for new in list(output.all_input_nodes):
-        if found := _update(new, elsewhere):
+        if (found := _update(new)) and not by_onednn(found.product):
             with graph.inserting_before(new):
-                factors: dict[str, Any] = {"beta": found.of_weight, "alpha": found.of_product}
-                folded = graph.call_function(aten.addmm.default, (found.weight, found.left, found.right), factors)
+                scales: dict[str, Any] = {"beta": found.of_weight, "alpha": found.of_product}
+                folded = graph.call_function(aten.addmm.default, (found.weight, *found.product.args[-2:]), scales)
                 folded.meta.update(new.meta)
             new.replace_all_uses_with(folded)
     graph.eliminate_dead_code()
 
 
-def _update(value: Node, elsewhere: Callable[[Node], bool]) -> Update | None:
+def _update(value: Node) -> Update | None:
     """`value` as an `Update` of an input of the graph, or None if it is something else."""
     terms = _terms(value, 1.0)
     if terms is None:
@@ -64,10 +67,9 @@ def _update(value: Node, elsewhere: Callable[[Node], bool]) -> Update | None:
         return None
     ((product, of_product),) = products.items()
     (weight,) = weights
-    if weight.meta["val"].shape != product.meta["val"].shape or elsewhere(product):
+    if weight.meta["val"].shape != product.meta["val"].shape:
         return None
-    left, right = product.args[-2:]
-    return Update(weight, left, right, sum(factor for node, factor in terms if node is weight), of_product)
+    return Update(weight, product, sum(factor for node, factor in terms if node is weight), of_product)
 
 
 def _terms(value: Any, factor: float) -> list[tuple[Node, float]] | None:
@@ -95,12 +97,13 @@ def _terms(value: Any, factor: float) -> list[tuple[Node, float]] | None:
     return None
 
 
-def add_product(weight: Any, left: Any, right: Any, of_weight: float, of_product: float) -> None:
-    """weight ← of_weight · weight + of_product · left right, in place, as inductor's node for BLAS's own call."""
+def add_product(weight: Any, left: Any, right: Any, of_weight: float, of_product: float, by_onednn: bool) -> None:
+    """weight ← of_weight · weight + of_product · left right, in place, as inductor's node for BLAS's or oneDNN's own
+    call."""
     from torch._inductor.ir import ExternKernel
 
     operands = [ExternKernel.realize_input(t) for t in (weight, left, right)]
-    _in_place()(operands, of_weight, of_product)
+    _in_place()(operands, of_weight, of_product, by_onednn)
 
 
 add_product._inductor_lowering_function = True  # type: ignore[attr-defined]  # how inductor knows a lowering
@@ -113,9 +116,10 @@ def _in_place() -> Any:
     from torch._inductor.virtualized import V
 
     class AddProduct(ExternKernel):
-        def __init__(self, operands: list[Any], of_weight: float, of_product: float) -> None:
+        def __init__(self, operands: list[Any], of_weight: float, of_product: float, by_onednn: bool) -> None:
             layout = NoneLayout(device=operands[0].get_device())
             super().__init__(None, layout, self.unwrap_storage(operands), (of_weight, of_product))
+            self._by_onednn = by_onednn
             V.graph.mark_buffer_mutated(operands[0].get_name())
             self.name = V.graph.register_buffer(self)
             V.graph.register_operation(self)
@@ -123,9 +127,11 @@ def _in_place() -> Any:
         def codegen(self, wrapper: Any) -> None:
             operands: Any = self.inputs
             weight, left, right = (t.codegen_reference() for t in operands)
-            beta, alpha = (repr(factor) for factor in self.constant_args)
-            if V.graph.cpp_wrapper:
-                arguments = [weight, weight, left, right, beta, alpha]
+            beta, alpha = self.constant_args
+            if self._by_onednn:
+                onednn.call(wrapper, weight, left, right, beta, alpha)
+            elif V.graph.cpp_wrapper:
+                arguments = [weight, weight, left, right, repr(beta), repr(alpha)]
                 wrapper.generate_c_shim_extern_kernel_call("at::addmm_out", arguments, "cpu")
             else:
                 factors = f"beta={beta}, alpha={alpha}"

@@ -18,7 +18,7 @@ from torch._inductor.pattern_matcher import stable_topological_sort
 from manual_bp.compilation import kernels, passes, program, tracing
 from manual_bp.compilation.choice import Choice
 from manual_bp.compilation.numbers import stored
-from manual_bp.compilation.products import onednn_linear
+from manual_bp.compilation.products import onednn_product
 from manual_bp.compilation.recomputation import again
 from manual_bp.compilation.rows import sum_of_rows
 from manual_bp.compilation.updates import add_product
@@ -60,7 +60,7 @@ class Interpreted(torch.fx.Interpreter):
     def call_function(self, target, args, kwargs):
         self.seen.add(target)
         if target is add_product:
-            weight, left, right, of_weight, of_product = args
+            weight, left, right, of_weight, of_product, _ = args
             return weight.copy_(torch.addmm(weight, left, right, beta=of_weight, alpha=of_product))
         if target is again:
             return args[0].clone()
@@ -72,8 +72,8 @@ class Interpreted(torch.fx.Interpreter):
         if target is torch.ops.higher_order.scan:  # inductor refuses a step that takes numbers of Python
             *_, beside = args
             assert all(isinstance(each, torch.Tensor) for each in beside), "the step of a loop takes numbers"
-        if target is onednn_linear:
-            return torch.nn.functional.linear(*args)
+        if target is onednn_product:
+            return torch.mm(*args)
         return super().call_function(target, args, kwargs)
 
 

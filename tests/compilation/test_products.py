@@ -1,4 +1,4 @@
-"""Which products go to tensor cores: as graphs for a GPU, which can be made without one."""
+"""Who multiplies: tensor cores, as graphs for a GPU, which can be made without one; and oneDNN."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from torch._inductor.decomposition import select_decomp_table
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from manual_bp.compilation import measured
+from manual_bp.compilation import aoti, choice, kernels, measured, onednn
 from manual_bp.compilation.products import Product, by_tensor_cores
 from manual_bp.compilation.products import products as products_of
 from manual_bp.compilation.program import build
 from manual_bp.compilation.tracing import traced
+from manual_bp.models import mlp
+from manual_bp.training import sgd, training_step
 
 aten = torch.ops.aten
 NARROW = (torch.float16, torch.bfloat16)
@@ -89,6 +91,50 @@ def test_the_fastest_turn_of_each_library_counts(monkeypatch):
     monkeypatch.setattr(measured, "_seconds", lambda *_: next(turns))
     monkeypatch.setattr(measured, "SECONDS", 0.0)
     assert measured._ratio(Product(2, 2, 2, False, True), 1) == 2.0 / 1.0
+
+
+@pytest.mark.parametrize("transposed", [(False, False), (True, False), (False, True), (True, True)])
+def test_onednn_multiplies_into_memory_that_is_there(transposed):
+    """What lies there counts for nothing where beta is 0, even NaN, and is added to otherwise; sums of small integers
+    are exact."""
+    if onednn.function() is None:
+        pytest.skip("this torch has no such function")
+    left, right = torch.arange(15.0).reshape(3, 5), torch.arange(20.0).reshape(5, 4)
+    left, right = (m.T.contiguous().T if t else m for m, t in zip((left, right), transposed, strict=True))
+    out = torch.full((3, 4), torch.nan)
+    onednn.multiply(out, left, right)
+    assert torch.equal(out, left @ right)
+    onednn.multiply(out, left, right, 0.5, -2.0)
+    assert torch.equal(out, -1.5 * (left @ right))
+
+
+@pytest.mark.parametrize(
+    "called_from_python", [False, pytest.param(True, marks=pytest.mark.exhaustive)], ids=["C++", "Python"]
+)
+def test_a_step_multiplies_by_onednn(called_from_python, monkeypatch, tmp_path):
+    """Forward, δ of the layer below, and the updates: the same as uncompiled, but for roundings."""
+    if onednn.function() is None:
+        pytest.skip("this torch has no such function")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(choice, "ONEDNN_PRODUCT", 1)
+    monkeypatch.setattr(choice, "onednn_is_faster", lambda *_: True)
+    if called_from_python:
+        monkeypatch.setattr(aoti, "compiled", lambda graph, example, chosen: kernels.compiled(graph, chosen))
+    generator = torch.Generator().manual_seed(0)
+    x, target = torch.randn(5, 8, generator=generator), torch.randint(3, (5,), generator=generator)
+    found = []
+    for compiled in (True, False):
+        options = {"compiled": True, "donate": True} if compiled else {}
+        step = training_step(mlp([8, 7, 3]), "softmax_cross_entropy", optimizer=sgd(0.1), l2=0.1, **options)
+        state = step.init(torch.Generator().manual_seed(1))
+        for _ in range(3):
+            state, loss = step(state, x, target)
+        found.append({**state.params, "loss": loss})
+        if compiled:
+            assert ", oneDNN for" in step.programs[0].why
+    got, expected = found
+    for name, value in expected.items():
+        torch.testing.assert_close(got[name], value, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

@@ -24,7 +24,7 @@ def traced(function):
 
 def folded(function):
     module = traced(function)
-    fold(module.graph, elsewhere=lambda product: False)
+    fold(module.graph, by_onednn=lambda product: False)
     return module
 
 
@@ -82,18 +82,23 @@ def test_anything_else_is_left_alone(function):
         assert torch.equal(one, other)
 
 
-def test_a_product_of_another_library_is_left_alone():
-    module = traced(lambda w, d, x: (w - LR * torch.mm(d.t(), x), d.sum()))
-    fold(module.graph, elsewhere=lambda product: True)
-    assert not nodes(module, torch.ops.aten.addmm.default)
+def test_a_product_of_onednn_is_folded_where_it_writes_into_the_weight():
+    """What is returned is a sum of its own: oneDNN adds to what is there, and w is asked for as it was."""
+    returned = traced(lambda w, d, x: (w - LR * torch.mm(d.t(), x), d.sum()))
+    fold(returned.graph, by_onednn=lambda product: True)
+    assert not nodes(returned, torch.ops.aten.addmm.default)
+    in_place = traced(lambda w, d, x: (w.copy_(w - LR * torch.mm(d.t(), x)), d.sum())[1])
+    fold(in_place.graph, by_onednn=lambda product: True)
+    (node,) = nodes(in_place, add_product)
+    assert node.args[-1] is True
 
 
 def test_a_step_on_a_gpu_folds_every_update(device, built, monkeypatch, tmp_path):
     """Its graph takes another way to inductor than a step on the CPU."""
     folded_updates = []
 
-    def counting(graph, elsewhere):
-        fold(graph, elsewhere)
+    def counting(graph, by_onednn):
+        fold(graph, by_onednn)
         folded_updates.append(sum(node.target is add_product for node in graph.nodes))
 
     monkeypatch.setattr(passes, "fold", counting)
