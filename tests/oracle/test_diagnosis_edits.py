@@ -21,7 +21,7 @@ from manual_bp.oracle.diagnosis.deadline import Deadline
 from manual_bp.oracle.diagnosis.drawn import Drawn
 from manual_bp.oracle.diagnosis.edit import Edit, RefusedError
 from manual_bp.oracle.diagnosis.edits import edits_of
-from manual_bp.oracle.diagnosis.lengths import Lengths
+from manual_bp.oracle.diagnosis.lengths import longer
 from manual_bp.oracle.diagnosis.program import PAGE, TORCH
 from manual_bp.oracle.diagnosis.quantities import Always
 from manual_bp.oracle.diagnosis.samples import CERTAIN, Sample
@@ -514,7 +514,7 @@ def test_from_which_length_on_it_is_wrong_is_found_by_calling_it(is_wrong, words
 
     records, wrong = few_records(page, candidate)
     search = Search(page, records, wrong, torch.float32, Deadline())
-    said = Lengths(Drawn(search, candidate)).longer(search, candidate, "dx")
+    said = longer(Drawn(search, candidate), search, candidate, "dx")
     assert words in said
     assert bool(words) == bool(said)
 

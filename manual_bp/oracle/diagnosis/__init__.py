@@ -14,6 +14,7 @@ a right candidate gets no diagnosis, and neither does one that is wrong without 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -21,7 +22,7 @@ import torch
 from manual_bp.oracle.diagnosis import calls, numbers, precision
 from manual_bp.oracle.diagnosis.deadline import Deadline, TimeIsUp
 from manual_bp.oracle.diagnosis.drawn import FEW, Drawn, in_float32, lost_digits, more_records
-from manual_bp.oracle.diagnosis.lengths import Lengths
+from manual_bp.oracle.diagnosis.lengths import longer
 from manual_bp.oracle.diagnosis.records import Record, dtype_of
 from manual_bp.oracle.diagnosis.search import Search
 from manual_bp.oracle.diagnosis.sentences import circumstances, silence, told
@@ -33,16 +34,13 @@ __all__ = ["Diagnosis", "Record", "diagnose"]
 
 # 16 bits have too few digits to tell one cause from another.
 NARROW = (torch.float16, torch.bfloat16)
-# For cases of other lengths this share of the time is taken, then for edits; what is left is for how it goes wrong.
-EARLY, SEARCH = 0.3, 0.8
+# For edits this share of the time is taken; what is left is for how it goes wrong.
+SEARCH = 0.75
 # A search that was cut short is worth trying with so many times the time.
 MORE_TIME = 10
 
-Detector = Callable[[Search, Vjp, str], str]
-"""What is said of an argument; "" if it is not so."""
-
-BEFORE: tuple[Detector, ...] = (calls.unsteady, calls.contiguous, calls.overflown)
-"""What calls the candidate again: no edit is what it depends on."""
+BEFORE: tuple[Callable[[Search, Vjp, str], str], ...] = (calls.unsteady, calls.contiguous, calls.overflown)
+"""What calls the candidate again: no edit is what it depends on.  Of an argument is said what is so, and else ""."""
 AFTER: tuple[Callable[[Search, Vjp | None, str], str], ...] = (
     numbers.not_finite,
     numbers.misplaced,
@@ -103,20 +101,15 @@ class _Examination:
         dtype = dtype_of(r.evidence.case for r in records)
         search = Search(self.rule, records, self.left, dtype, self.deadline, self.conventions, excused)
         drawn = Drawn(search, self.candidate)
-        search.fresh, lengths = drawn.fresh, Lengths(drawn)
+        search.fresh = drawn.fresh
         try:
             try:
-                for detector in BEFORE if self.candidate is not None else ():
-                    self.ask(search, detector, seen)
+                for before in BEFORE if self.candidate is not None else ():
+                    self.ask(search, before, seen)
             finally:
                 search.points = {a: points for a, points in search.points.items() if a in self.left}
                 search.thin()
                 search.run_listed()
-            try:
-                search.deadline = Deadline(EARLY * self.deadline.left)
-                lengths.ask_early()
-            except TimeIsUp:
-                pass
             try:
                 search.deadline = Deadline(SEARCH * self.deadline.left)
                 search.run()
@@ -127,7 +120,8 @@ class _Examination:
             for arguments, sentence in told(search):
                 self.tell(arguments, sentence + seen)
             self.shared |= {a: silence(search, a) for a in search.points if a in self.left}
-        for after in (lengths.longer, *AFTER):
+        self.ask(search, partial(longer, drawn), seen)
+        for after in AFTER:
             self.ask(search, after, seen)
 
 

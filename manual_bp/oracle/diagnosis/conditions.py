@@ -16,7 +16,6 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from manual_bp import axes
 from manual_bp.inputs import Index
 from manual_bp.oracle.diagnosis.program import Traced
 from manual_bp.oracle.diagnosis.quantities import Called, counts_of, numbers_of
@@ -61,10 +60,11 @@ def condition(features: Features, holds: Tensor, spare: float = 0.0) -> str:
     things fit as well.  spare: of so many others it may be true, as a share of those that hold."""
     if not bool(holds.any()) or bool(holds.all()):
         return ""
-    single, needed = list(_singles(features, holds)), math.log2(2 * len(features)) + CERTAIN
+    needed, boxes = math.log2(2 * len(features)) + CERTAIN, _boxes(features, holds)
+    single = [_fit(w, [features[n]], holds, x) for n, x in boxes.items() if (w := _words(n, features[n], holds, x))]
     spared = [f for f in single if f.is_natural and f.spared <= spare * int(holds.sum())]
     fits = [f for f in single if not f.spared and f.bits >= needed]
-    fits = fits or [f for f in _pairs(features, holds) if f.bits >= 2 * needed - CERTAIN]
+    fits = fits or [f for f in _pairs(features, holds, boxes) if f.bits >= 2 * needed - CERTAIN]
     fits = fits or [f for f in spared if f.bits >= needed]
     if not fits:
         return ""
@@ -76,18 +76,21 @@ def condition(features: Features, holds: Tensor, spare: float = 0.0) -> str:
     return best.words + more
 
 
-def _singles(features: Features, holds: Tensor) -> Iterator[_Fit]:
+def _boxes(features: Features, holds: Tensor) -> dict[str, Tensor]:
+    """Where each feature lies outside the bounds of what holds, of those that are known of all that do."""
+    found = {}
     for name, feature in features.items():
-        outside = _outside(feature, holds)
-        if outside is not None and (words := _words(name, feature, holds, outside)):
-            yield _fit(words, [feature], holds, outside)
+        mine = feature.numbers[holds]
+        if not bool(mine.isnan().any()):
+            numbers = feature.numbers
+            found[name] = (numbers < mine.min()) | (numbers > mine.max()) | numbers.isnan()
+    return found
 
 
-def _pairs(features: Features, holds: Tensor) -> Iterator[_Fit]:
+def _pairs(features: Features, holds: Tensor, boxes: Mapping[str, Tensor]) -> Iterator[_Fit]:
     """Two features of different things of which each leaves some out; of lengths and places any two might."""
-    found = {n: _outside(f, holds) for n, f in features.items() if not f.subject.startswith(("axis ", "place"))}
-    boxes = {name: x for name, x in found.items() if x is not None and bool(x[~holds].any())}
-    for one, two in itertools.combinations(boxes, 2):
+    several = [n for n in boxes if not features[n].subject.startswith(("axis ", "place")) and boxes[n][~holds].any()]
+    for one, two in itertools.combinations(several, 2):
         both = boxes[one] | boxes[two]
         if features[one].subject == features[two].subject or not bool(both[~holds].all()):
             continue
@@ -112,14 +115,6 @@ def _fit(words: str, features: Sequence[Feature], holds: Tensor, outside: Tensor
 def _ways(some: int, of: int) -> float:
     """In how many ways so many may be chosen, in bits."""
     return (math.lgamma(of + 1) - math.lgamma(some + 1) - math.lgamma(of - some + 1)) / math.log(2)
-
-
-def _outside(feature: Feature, holds: Tensor) -> Tensor | None:
-    """Where a feature lies outside the bounds of what holds; None if it is not known of all that do."""
-    mine = feature.numbers[holds]
-    if bool(mine.isnan().any()):
-        return None
-    return (feature.numbers < mine.min()) | (feature.numbers > mine.max()) | feature.numbers.isnan()
 
 
 def _words(name: str, feature: Feature, holds: Tensor, outside: Tensor, mine: Tensor | None = None) -> str:
@@ -283,16 +278,4 @@ def of_elements(traced: Traced, argument: str, shape: tuple[int, ...]) -> dict[s
         found[f"the index on axis {axis}"] = Feature(index, "place", "count")
         found[f"the index from the end of axis {axis}"] = Feature(shape[axis] - 1 - index, "place", "count")
         found[f"the index on axis {axis} is odd"] = Feature(index % 2, "place", "flag")
-    for name, spec in traced.rule.inputs.items():
-        if isinstance(spec, Index) and name in known and (place := _axis_of(traced, argument, spec.axis)) is not None:
-            count = torch.bincount(known[name].flatten().clamp(min=0), minlength=shape[place])[: shape[place]]
-            by_axis = count.reshape(-1, *(1,) * (len(shape) - place - 1)).expand(shape)
-            found[f"how often {name} names it"] = Feature(by_axis.double().flatten(), name, "count")
     return found
-
-
-def _axis_of(traced: Traced, argument: str, name: str) -> int | None:
-    """Which axis of a cotangent has this name, if any."""
-    annotation = traced.rule.annotations.get(argument.removeprefix("d"))
-    names = axes.tokens(annotation) if annotation is not None else []
-    return names.index(name) if name in names and not any(n.startswith("*") for n in names) else None

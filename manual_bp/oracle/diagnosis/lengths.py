@@ -16,8 +16,6 @@ from manual_bp.rule import Vjp
 
 # Of so many axes it is asked.
 AXES = 3
-# What is wrong in one of so many cases at most may well be a matter of length.
-SELDOM = 4
 # A length is called right where it is in so many cases drawn, and the last that is so in more.
 DRAWN, MORE = 2, 8
 # Of more blocks of a length it is not asked whether what is no multiple of them is wrong.
@@ -26,27 +24,13 @@ BLOCKS = (2, 4, 8, 16, 32, 64, 128)
 SHORT = 2
 
 
-class Lengths:
-    """Of a search: what was found of each argument, and the cases that were drawn for it."""
-
-    def __init__(self, drawn: Drawn) -> None:
-        self.drawn, self.search, self.candidate = drawn, drawn.search, drawn.candidate
-        self.found: dict[str, str] = {}
-
-    def ask_early(self) -> None:
-        """Ask of what is wrong in few cases, and of these alone that are longer than most, before any edit is."""
-        for argument, points in self.search.points.items():
-            if len(points) >= SELDOM * sum(p.samples[argument].is_wrong for p in points):
-                self.longer(self.search, self.candidate, argument)
-
-    def longer(self, search: Search, candidate: Vjp | None, argument: str) -> str:
-        """From which length of an axis on, or at which lengths, it is wrong, all else being alike; "" if it is no
-        matter of length."""
-        if candidate is not None and argument not in self.found:
-            self.found[argument] = ""
-            asked = (_Along(self.drawn, axis, like.case, argument) for axis, like in _suspicious(search, argument))
-            self.found[argument] = next((said for along in asked if (said := along.said())), "")
-        return self.found.get(argument, "")
+def longer(drawn: Drawn, search: Search, candidate: Vjp | None, argument: str) -> str:
+    """From which length of an axis on, or at which lengths, it is wrong, all else being alike; "" if it is no matter of
+    length."""
+    if candidate is None:
+        return ""
+    asked = (_Along(drawn, axis, like.case, argument) for axis, like in _suspicious(search, argument))
+    return next((said for along in asked if (said := along.said())), "")
 
 
 class _Along:

@@ -6,6 +6,7 @@ import linecache
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import FrameType
@@ -17,7 +18,7 @@ from torch import Tensor
 from manual_bp.oracle.calling.candidates import candidate
 from manual_bp.oracle.case import Case
 from manual_bp.oracle.cases.variation import wide
-from manual_bp.oracle.diagnosis.program import PAGE, TORCH, Called, Site, Traced
+from manual_bp.oracle.diagnosis.program import PAGE, TORCH, Called, Site, Traced, by_name
 from manual_bp.outputs import parts, whole
 from manual_bp.program import Line, Node, Program, Ref, UntraceableError
 from manual_bp.program.program import PLAYED
@@ -119,9 +120,7 @@ def traced(rule: Rule, case: Case, by: str = PAGE) -> Traced:
     where no program can be made of it."""
     page = called(rule, case)
     inputs, dy, hyper = page.inputs, page.dy, page.hyper
-    named = {n: x for n, x in zip(rule.inputs, inputs, strict=True) if x is not None}
-    cotangents = dict(zip(rule.cotangents, parts(dy), strict=True)) if dy is not None else {}
-    tensors = {**named, **{n: x for n, x in cotangents.items() if x is not None}}
+    tensors = replace(case, inputs=inputs, dy=dy).named(rule)
     twin = candidate("torch")(rule.name) if by == TORCH else None
     if by == TORCH and (twin is None or not rule.has_backward):
         raise UntraceableError("torch has no derivative of this")
@@ -137,14 +136,12 @@ def traced(rule: Rule, case: Case, by: str = PAGE) -> Traced:
             recording.stage = "backward"
             grads = rule.page.backward(residuals, dy) if rule.has_backward else ()
         recording.stage = "results"
-        outputs = dict(zip(rule.arguments, (*parts(y), *grads), strict=False))
-        copies = {name: _copy(recording, x, name) for name, x in outputs.items() if isinstance(x, Tensor)}
+        copies = {name: _copy(recording, x, name) for name, x in by_name(rule, y, grads).items() if x is not None}
     results = {name: recording.refs(x).position for name, x in copies.items()}
     program = Program(tuple(recording.nodes), recording.inputs, ())
     _, values = program.run(list(tensors.values()))
-    sites = [recording.sites.get(p, Site("inputs", (p,), "input")) for p in range(len(program.nodes))]
-    for position, name in enumerate(tensors):
-        sites[position] = Site("inputs", (name,), "input")
+    sites = [Site("inputs", (name,), "input") for name in tensors]
+    sites += [recording.sites[p] for p in range(len(tensors), len(program.nodes))]
     if hasattr(rule.page, "FUNCTION"):
         sites = _of_lines(program.nodes, sites)
     names = {**recording.named, **dict(enumerate(tensors)), **{p: name for name, p in results.items()}}
