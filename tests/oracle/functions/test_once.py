@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 import torch_ref
-from manual_bp.oracle import compare, kinds
+from manual_bp.oracle import compare, excuses
 from manual_bp.oracle.case import Case, Further
 from manual_bp.oracle.cases.generated import generated
 from manual_bp.oracle.functions import reference
@@ -65,8 +65,8 @@ def saturating(x):
 
 def test_a_bound_that_excuses_a_result_is_found_once_for_all_candidates(monkeypatch):
     found = []
-    widths = kinds.widths
-    monkeypatch.setattr(kinds, "widths", lambda *given, **more: found.append(given) or widths(*given, **more))
+    widths = excuses.widths
+    monkeypatch.setattr(excuses, "widths", lambda *given, **more: found.append(given) or widths(*given, **more))
     first, second = (compare(torch_ref.vjp(saturating), saturating, inputs={"x": (4, 9)}, diagnose=0) for _ in "ab")
     assert first.passed
     assert any("loses digits" in note for note in first.notes)
@@ -76,7 +76,7 @@ def test_a_bound_that_excuses_a_result_is_found_once_for_all_candidates(monkeypa
     compare(lambda inputs, dy: torch_ref.vjp(saturating)(inputs, dy), saturating, inputs={"x": (4, 9)}, diagnose=0)
     anew = [sum(x.numel() for x in inputs) for _, inputs, *_ in found[before:]]
     assert len(anew) < before / 4
-    assert all(elements > kinds.BOUNDED for elements in anew)  # of which none are kept
+    assert all(elements > excuses.BOUNDED for elements in anew)  # of which none are kept
 
 
 def product(x, weight):
