@@ -107,8 +107,9 @@ class Signature:
 
         Of a function an input may be called y: then y are its axes, and dy those of the output's cotangent.
         """
-        known = {f"d{name}": self.annotations[name] for name in self.inputs}
-        known |= {**dict(zip(self.cotangents, self.output_annotations.values(), strict=True)), **self.annotations}
+        own = {name: self.annotations[name] for name in self.inputs}
+        known = {f"d{name}": kind for name, kind in own.items()}
+        known |= {**dict(zip(self.cotangents, self.output_annotations.values(), strict=True)), **own}
         return known[name] if name in known else known[f"d{name}"]
 
     @property

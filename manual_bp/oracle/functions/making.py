@@ -54,8 +54,9 @@ def page_of(function: Function) -> ModuleType:
     outputs, y_annotation = _outputs(y)
     annotations = dict(function.annotations)
     if is_pointwise and not any(spoken.is_fixed for spoken in function.given.values()):
-        annotations = {name: found.dtype[Tensor, "*shape"] for name, found in annotations.items()}
-        y_annotation = Float[Tensor, "*shape"]
+        axes_of_all = "*shape" if "shape" not in function.hyper else "*shape_"
+        annotations = {name: found.dtype[Tensor, axes_of_all] for name, found in annotations.items()}
+        y_annotation = Float[Tensor, axes_of_all]
 
     def forward(*inputs: Any, **hyper: Any) -> tuple[Any, Residuals]:
         value, residuals = recorded.forward(inputs, hyper)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, get_type_hints
 
 from jaxtyping import Float
@@ -85,6 +85,12 @@ ABSENT = Input(lambda shape, generator: None, cotangent=False, optional=True)  #
 TOLD = (ValueError, RuntimeError, IndexError, TypeError, AssertionError)
 """What a function raises where it is not defined, as every caller knows it; anything else is made a ValueError."""
 
+# Beside a hyperparameter calls of a candidate, and of what stands in arithmetic/, have arguments of these names.
+TAKEN = frozenset(
+    {"self", "inputs", "dy", "rule", "contract", "forward", "backward", "how", "beside"}
+    | {"is_open", "accumulate", "grads", "allowance", "asked_before"}
+)
+
 _MADE: deque[tuple[Any, dict[str, Any], Rule]] = deque(maxlen=64)
 """The functions that were references lately, with what was said of them."""
 
@@ -126,6 +132,7 @@ def made(
     numbers = _hyperparameters(parameters, hints, tensors, hyper or {})
     taken = {name: value for name, value in numbers.items() if _kind_of(value, hints.get(name)) is not None}
     fixed = {name: value for name, value in numbers.items() if name not in taken}
+    _check_names(function, taking, taken)
 
     def called(*some: Any, **more: Any) -> Any:
         """The function by names, with what is no tensor and no hyperparameter of a known kind."""
@@ -233,6 +240,18 @@ def _check(
                 f"{name}: nothing is said of its parameter {given}; name it in inputs= (a shape, a tensor, or a "
                 "function that draws) or in hyper= (a number)."
             )
+
+
+def _check_names(function: Callable[..., Any], tensors: Iterable[str], hyper: Iterable[str]) -> None:
+    """Raises ValueError for a name that means something else to who is called with all of them."""
+    called = [("an input", name) for name in tensors if name == "dy"]
+    called += [("a hyperparameter", name) for name in hyper if name in TAKEN]
+    for kind, name in called:
+        own = name_of(function)
+        raise ValueError(
+            f"{own} calls {kind} {name}, which is the name of something else where it is judged; pass a function "
+            f"that gives it another name: lambda x, {name}_: {own}(x, {name}={name}_), say."
+        )
 
 
 def _hyperparameters(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from itertools import starmap
 
 from torch import Tensor
 
@@ -27,9 +28,14 @@ def family(rule: Rule, case: Case) -> str:
         return f"{words} {name}"
     lengths = re.findall(LENGTH, case.name)
     if lengths and all(name in rule.axis_names for name, _ in lengths):
-        said = [f"{name} of {'shape' if length.startswith('(') else 'length'} {length}" for name, length in lengths]
-        return ", ".join(said) + re.sub(rf"{LENGTH}(, )?", "", case.name)
+        return ", ".join(starmap(_length, lengths)) + re.sub(rf"{LENGTH}(, )?", "", case.name)
     return "ordinary inputs" if case.name == "ordinary" else case.name
+
+
+def _length(name: str, length: str) -> str:
+    """That of an axis, or the shape of a list of them, whose own name may be one of these words."""
+    kind = "shape" if length.startswith("(") else "length"
+    return f"{kind} {length}" if name == kind else f"{name} of {kind} {length}"
 
 
 def in_order(rule: Rule, cases: Iterable[Case]) -> list[Case]:

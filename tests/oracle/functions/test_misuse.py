@@ -1,11 +1,18 @@
 """What shapes and parameters alone tell of a candidate that cannot be right is said in words."""
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
 
+from manual_bp.arithmetic.bounded import widths
+from manual_bp.arithmetic.certified import truth
+from manual_bp.arithmetic.sides import between
+from manual_bp.arithmetic.subgradients import passes_as_subgradient
 from manual_bp.inputs import Input
 from manual_bp.oracle import Case, compare
+from manual_bp.rule import Rule
 
 
 def scaled(x, weight):
@@ -133,3 +140,60 @@ def test_who_gives_none_for_an_input_without_a_cotangent_is_told_how_to_say_so(h
     report = compare(without_counts, poisson, inputs={"x": (4, 5), "counts": counts}, diagnose=0)
     assert report.passed is not has_cotangent
     assert ("pass it as Input(draw, cotangent=False)" in str(report)) is has_cotangent
+
+
+def named(kind, name):
+    """A function of which an input or a hyperparameter has this name, and a candidate for it."""
+    text = f"def function(x, {'*, ' if kind == 'hyperparameter' else ''}{name}): return torch.relu(x) * {name}"
+    function = vars_of(text)["function"]
+
+    def candidate(inputs, dy, **hyper):
+        x, *others = inputs
+        factor = others[0] if others else hyper[name]
+        dx = dy * factor * (x > 0)
+        return torch.relu(x) * factor, (dx, dy * torch.relu(x)) if others else (dx,)
+
+    return function, candidate
+
+
+def vars_of(text):
+    found = {"torch": torch}
+    exec(text, found)
+    return found
+
+
+def names_beside_hyperparameters():
+    """Those of all parameters beside which hyperparameters are passed by name."""
+    functions = [Rule.vjp, Rule.forward, between, truth, passes_as_subgradient, widths]
+    return sorted({name for f in functions for name in inspect.signature(f).parameters} - {"hyper", "given"})
+
+
+OTHERS = ("y", "dx", "ddy", "shape", "case", "name", "index", "generator", "hyper", "residuals", "y0")
+
+
+def judged(kind, name):
+    function, candidate = named(kind, name)
+    inputs = {"x": (4, 5), **({name: (4, 5)} if kind == "input" else {})}
+    hyper = {} if kind == "input" else {name: 2.0}
+    numbers = torch.linspace(-1, 1.5, 20).reshape(4, 5)
+    case = Case(tuple(numbers.clone() for _ in inputs), 2 - numbers)
+    return compare(candidate, function, inputs=inputs, hyper=hyper, cases=[case], diagnose=0)
+
+
+@pytest.mark.parametrize("name", names_beside_hyperparameters())
+def test_a_hyperparameter_that_is_named_as_what_stands_beside_it_is_refused(name):
+    with pytest.raises(ValueError, match=f"calls a hyperparameter {name}, .* gives it another name"):
+        judged("hyperparameter", name)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("kind", ["input", "hyperparameter"])
+def test_other_names_do_no_harm(kind, name):
+    report = judged(kind, name)
+    assert report.passed, report
+
+
+def test_an_input_that_is_named_as_the_cotangent_is_refused():
+    with pytest.raises(ValueError, match=r"calls an input dy, .* lambda x, dy_: function\(x, dy=dy_\), say"):
+        judged("input", "dy")
+    assert judged("input", "inputs").passed

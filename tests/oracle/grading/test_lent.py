@@ -136,3 +136,5 @@ def test_families_in_words():
     assert family(rule, replace(case, name="in = 1025")) == "in of length 1025"
     assert family(rule, replace(case, name="batch = (33, 5), in = 7")) == "batch of shape (33, 5), in of length 7"
     assert family(rule, replace(case, name="eps = 0.001")) == "eps = 0.001"
+    pointwise = bp.RULES["relu"]
+    assert family(pointwise, Case((torch.ones(()),), torch.ones(()), name="shape = ()")) == "shape ()"
