@@ -49,6 +49,9 @@ class Limits(NamedTuple):
 
     def check(self) -> None:
         """Raises ValueError for what nothing could be called in."""
+        for name, value in self._asdict().items():
+            if not isinstance(value, int | float):
+                raise ValueError(f"{name} must be a number; came {value!r:.60}.")
         if not self.timeout > 0:
             raise ValueError(f"timeout must be seconds, more than 0; came {self.timeout}.")
         if self.memory < LEAST_MEMORY:

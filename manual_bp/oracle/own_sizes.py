@@ -26,6 +26,7 @@ from manual_bp.oracle.comparison import Comparison
 from manual_bp.oracle.separable import Separable, separable
 from manual_bp.oracle.truth.evidence import Evidence, evidence
 from manual_bp.rule import Rule
+from manual_bp.wording import counted
 
 # So many elements of inputs are looked at together: what analysis of rounding errors keeps of them is some 50 MB.
 BLOCK = 2**17
@@ -37,6 +38,9 @@ def lengths_of(rule: Rule, sizes: Mapping[str, int | tuple[int, ...]]) -> axes.S
     """A user's lengths of axes, checked.  Raises ValueError for an axis that the rule has not, or a length that is
     none."""
     names = rule.axis_names
+    if not isinstance(sizes, Mapping):
+        first = next(iter(names), "rows")
+        raise ValueError(f'sizes must be lengths of axes by name, as in sizes={{"{first}": 4096}}; came {sizes!r:.60}.')
     for name, length in sizes.items():
         if name not in names:
             raise ValueError(f"sizes: {rule.name} has no axis {name!r}; its axes are {', '.join(names)}.")
@@ -177,7 +181,7 @@ def _in_blocks(
     for argument, got in zip(rule.arguments, results, strict=True):
         if argument in sums and argument not in wrong and judge.fits(argument, whole, got):
             judge.judge(None, argument, whole, got, results[comparison.outputs :])
-    judge.note(f"{case.name}: judged in {math.ceil(length / rows)} blocks of {along.name}")
+    judge.note(f"{case.name}: judged in {counted(math.ceil(length / rows), 'block')} of {along.name}")
 
 
 def _growth(dtype: torch.dtype, rows: int, length: int) -> float:

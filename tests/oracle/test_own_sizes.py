@@ -78,7 +78,9 @@ def test_what_is_wrong_there_alone_is_seen(argument, change, words) -> None:
 def test_sizes_of_a_rule_are_its_axes() -> None:
     report = compare(torch_ref.twin("linear"), "linear", sizes={"batch": (70, 3), "in": 300}, diagnose=0)
     assert report.passed
-    assert "batch = (70, 3), in = 300: judged in 1 blocks of batch" in report.notes
+    assert "batch = (70, 3), in = 300: judged in 1 block of batch" in report.notes
+    with pytest.raises(ValueError, match=r'sizes must be lengths of axes by name, as in sizes=\{"batch": 4096\}'):
+        compare(torch_ref.twin("linear"), "linear", sizes=4096)
     with pytest.raises(ValueError, match="no axis 'rows'"):
         compare(torch_ref.twin("linear"), "linear", sizes={"rows": 3})
     with pytest.raises(ValueError, match="must be a length"):

@@ -83,6 +83,9 @@ def audit(
         raise ValueError(f"dtype must be one of {[str(d) for d in DTYPES]}; came {dtype}. Pass dtype=torch.float32.")
     if unknown := [kind for kind in allow if kind not in KINDS_OF_WRONG]:
         raise ValueError(f"allow must name kinds of wrong programs, of {list(KINDS_OF_WRONG)}; came {unknown[0]!r}.")
+    for option, value in (("timeout", timeout), ("seconds", seconds), ("smallest", smallest)):
+        if not isinstance(value, int | float):
+            raise ValueError(f"{option} must be a number; came {value!r:.60}.")
     if not 0 < timeout < math.inf:
         raise ValueError(f"timeout must be a positive number of seconds; came {timeout}.")
     if not (seconds >= 0 and smallest >= 0):

@@ -224,6 +224,11 @@ class Reasons:
                 where = "one element" if o.kind == ELEMENT else "the last row"
                 if own is None:
                     yield f"{where} of {argument} may be off by {SIZES[-1]:g} times the largest: not all is compared"
+                elif self._places_pass(argument):
+                    yield (
+                        f"an error in {where} of {argument} passes that does not change one number made of all of it, "
+                        f"such as its largest: it is seen only from {own:.0e} on"
+                    )
                 else:
                     yield f"an error in {where} of {argument} is averaged away: it is seen only from {own:.0e} on"
         threshold, factor = self.report.smallest_seen(argument, o.kind), self._from(argument, FACTORS)

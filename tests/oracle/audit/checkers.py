@@ -146,6 +146,10 @@ class Checkers:
         got, expected = self.both(program, 100, 99)
         return bool((got - expected).norm() < 0.05 * expected.norm())
 
+    def by_largest(self, program: Any) -> bool:
+        got, expected = self.both(program, 4, 5)
+        return bool((got.abs().max() - expected.abs().max()).abs() < 1e-4)
+
     def by_signed_mean(self, program: Any) -> bool:
         got, expected = self.both(program, 100, 99)
         return bool(((got - expected) / expected).mean().abs() < 0.01)

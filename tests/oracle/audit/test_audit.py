@@ -200,6 +200,7 @@ def test_a_tolerance_is_told_with_the_smallest_error_that_is_seen():
         ("sound", "each program is called once"),
         ("of_a_fixed_seed", "it tries the same numbers every time it is run"),
         ("by_norm", "an error in one element of dx is averaged away"),
+        ("by_largest", "an error in one element of dx passes that does not change one number made of all of it"),
         ("by_signed_mean", "errors of both signs cancel"),
         ("by_total", "errors of both signs cancel: dx is compared by its sum or mean, which is 0"),
         ("by_direction", "every positive factor of dx passes: its direction alone is compared"),
@@ -411,6 +412,9 @@ def test_unknown_options_are_value_errors():
     for wrong in (-1, 0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="timeout must be a positive number"):
             audit(len, RULE, timeout=wrong)
+    for option in ("timeout", "seconds", "smallest"):
+        with pytest.raises(ValueError, match=f"{option} must be a number; came '5'"):
+            audit(len, RULE, **{option: "5"})
     for option in ("seconds", "smallest"):
         with pytest.raises(ValueError, match="must be 0 or more"):
             audit(len, RULE, **{option: float("nan")})

@@ -169,6 +169,8 @@ def test_the_judge_s_memory_is_closed_to_other_processes():
         (HOSTILE, {"against": 3}, "must be a rule, its name, or a function"),
         (HOSTILE, {"seeds": "many"}, 'seeds must be "fresh" or an integer'),
         (HOSTILE, {"timeout": 0}, "timeout must be seconds"),
+        (HOSTILE, {"timeout": "60"}, "timeout must be a number; came '60'"),
+        (HOSTILE, {"memory": "4GB"}, "memory must be a number; came '4GB'"),
         (HOSTILE, {"memory": 100}, "memory must be MiB, 512 or more"),
         (HOSTILE, {"processes": 0}, "processes must be 1 or more"),
         (HOSTILE, {"dtype": torch.int64}, "dtype must be one of"),
