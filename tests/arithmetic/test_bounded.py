@@ -91,6 +91,13 @@ def at_edges(name: str) -> list[tuple[Case, Widths]]:
     return [(case, found_widths(rule, case)) for case in filter(is_finite, cases)]
 
 
+LONG = 100
+
+
+def longest(case: Case) -> int:
+    return max((length for x in case.tensors for length in x.shape), default=0)
+
+
 def ratio(error: Tensor, width: Tensor) -> Tensor:
     """error / width, where 0 / 0 is 0: something exact that came out exact."""
     return torch.where(error == 0, 0.0, error / width)
@@ -193,19 +200,22 @@ def test_low_precision_arithmetic_is_wider_than_one_rounding(name: str) -> None:
 
 @every_rule
 def test_lost_digits_are_within_the_width_of_their_own_formula(name: str) -> None:
-    """And somewhere beyond the page's, at one of its edges."""
+    """And somewhere beyond the page's, at one of its edges.  On a long axis, where each width takes seconds, the first
+    formula is asked, and of the others those that are further off than the page."""
     rule = rule_of(name)
-    for mistake in (each for each in rule.mistakes if each.loses_digits):
+    for number, mistake in enumerate(each for each in rule.mistakes if each.loses_digits):
         beyond = False
         for case, page in at_edges(name):
             truths = rule.vjp(wide(case).inputs, wide(case).dy, **case.hyper)[1]
             grads = rule.mistaken(mistake.backward)(case.inputs, case.dy, **case.hyper)[1]
-            own = found_widths(rule, case, **mistake.instead).grads
-            for truth, grad, allowed, right in zip(truths, grads, own, page.grads, strict=True):
-                if truth is not None and grad is not None:
-                    error = (grad.double() - truth).abs()
-                    assert not (error > allowed).any(), f"{mistake.name} at {case.name!r}"
-                    beyond |= bool((error > right).any())
+            found = zip(truths, grads, page.grads, strict=True)
+            errors = [None if t is None or g is None else ((g.double() - t).abs(), right) for t, g, right in found]
+            is_off = any(bool((error > right).any()) for error, right in filter(None, errors))
+            if is_off or number == 0 or longest(case) < LONG:
+                own = found_widths(rule, case, **mistake.instead).grads
+                for there, allowed in zip(errors, own, strict=True):
+                    assert there is None or not (there[0] > allowed).any(), f"{mistake.name} at {case.name!r}"
+            beyond |= is_off
         assert beyond, f"{mistake.name} loses no digits at any edge"
 
 
