@@ -1,21 +1,23 @@
-"""Edits of the whole page: its registered mistakes, other hyperparameters, other cotangents, another page's formula."""
+"""Edits of the whole page: its registered mistakes, other hyperparameters, other cotangents, the parts of an axis in
+another order, another page's formula."""
 
 from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from manual_bp import axes
 from manual_bp.hyperparameters import choices, kinds
 from manual_bp.inputs import Mistake
 from manual_bp.oracle.diagnosis.changes import FUNCTIONS, worded
 from manual_bp.oracle.diagnosis.edit import PAGE, Edit, RefusedError
-from manual_bp.oracle.diagnosis.packed import packed
+from manual_bp.oracle.diagnosis.orders import PARTS, rearranged
 from manual_bp.oracle.diagnosis.program import Called, Traced, Values, by_name
 from manual_bp.oracle.diagnosis.quantities import Always
 from manual_bp.outputs import parts, whole
@@ -27,6 +29,17 @@ def whole_edits(traced: Traced) -> Iterator[Edit]:
     """All of them but its mistakes, which are asked before."""
     for family in (hyperparameters, cotangents, formulas, packed):
         yield from family(traced)
+
+
+def _called(traced: Traced, inputs: Any = None, dy: Any = None, hyper: Any = None, kept: Any = None) -> Values:
+    """What the page gives when it is called with something else; kept: a function of what forward keeps."""
+    rule = traced.rule
+    given = {**rule.defaults, **traced.case.hyper, **(hyper or {})}
+    y, residuals = rule.pure(*(traced.inputs if inputs is None else inputs), **given)
+    if not rule.has_backward:
+        return by_name(rule, y, ())
+    residuals = residuals if kept is None else kept(residuals)
+    return by_name(rule, y, rule.page.backward(residuals, traced.dy if dy is None else dy))
 
 
 # --------------------------------------------------------------------------------------------------------- mistakes
@@ -47,69 +60,55 @@ def mistakes(traced: Called) -> Iterator[Edit]:
 
 def _mistaken(mistake: Mistake, own: bool, traced: Called, needed: int) -> Values:
     """own: whether it is computed in the precision of the case."""
-    key = id(mistake), own
+    rule, case, key = traced.rule, traced.case, (id(mistake), own)
     if key not in traced.given:
-        traced.given[key] = _computed(mistake, own, traced)
+        inputs, dy = (case.inputs, case.dy) if own else (traced.inputs, traced.dy)
+        given = (inputs, dy) if rule.has_backward else (inputs,)
+        found = rule.mistaken(mistake.backward)(*given, **case.hyper)
+        traced.given[key] = by_name(rule, *(found if rule.has_backward else (found, ())))
     return traced.given[key]
-
-
-def _computed(mistake: Mistake, own: bool, traced: Called) -> Values:
-    rule, case = traced.rule, traced.case
-    inputs, dy = (case.inputs, case.dy) if own else (traced.inputs, traced.dy)
-    if not rule.has_backward:
-        return by_name(rule, rule.mistaken(mistake.backward)(inputs, **case.hyper), ())
-    return by_name(rule, *rule.mistaken(mistake.backward)(inputs, dy, **case.hyper))
 
 
 # -------------------------------------------------------------------------------------------------- hyperparameters
 
 # Where a hyperparameter is written as a number, these are the usual ones: slopes, decay rates, eps of the libraries.
 USUAL = (1, 0, 2, -1, 0.5, 0.1, 0.2, 0.25, 0.3, 0.9, 0.99, 0.01, 5e-3, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-12)
-
-
 # Stands for 0 where that is refused.
 TINY = 1e-300
-NARROW = (torch.bfloat16, torch.float16, torch.float8_e5m2, torch.float8_e4m3fn)
-
-
-def _rounded(dtype: torch.dtype, number: float) -> float:
-    return float(torch.tensor(number, dtype=torch.float64).to(dtype))
-
-
 ROUNDED: Mapping[str, Callable[[float], float]] = {
     "`int({0})`": int,
     "`max({0}, 0)`": lambda h: max(h, 0),
     "`min({0}, 1)`": lambda h: min(h, 1),
-    **{f"{{0}} rounded to {str(dtype).removeprefix('torch.')}": partial(_rounded, dtype) for dtype in NARROW},
+    "{0} rounded to bfloat16": lambda h: float(torch.tensor(h, dtype=torch.float64).bfloat16()),
+    "{0} rounded to float16": lambda h: float(torch.tensor(h, dtype=torch.float64).half()),
 }
 """What a hyperparameter is beside a function of it."""
+CHANGED = {words: function for words, (_, function) in FUNCTIONS.items()} | ROUNDED
 
 
 def hyperparameters(traced: Traced) -> Iterator[Edit]:
     """A hyperparameter at its default, an ordinary or usual number, another choice, a function of the right one, or
     taken for another hyperparameter."""
     rule = traced.rule
-    numeric = [n for n in rule.hyper if any(kind in (int, float) for kind in kinds(rule.annotations[n]))]
     for name in rule.hyper:
+        is_numeric = any(kind in (int, float) for kind in kinds(rule.annotations[name]))
         tried = [given[name] for given in (rule.defaults, rule.ordinary) if name in given]
-        others = list(USUAL) if name in numeric else list(choices(rule.annotations[name]))
+        others = USUAL if is_numeric else choices(rule.annotations[name])
         for i, value in enumerate(dict.fromkeys([*tried, *others])):
-            written = f"{value:g}" if type(value) in (int, float) else repr(value)
-            words = f"{name} is ignored: {{}} is that of {name}={written}"
-            number = Always(value) if type(value) in (int, float) else None
-            yield Edit(1.5 + i / 10, words, run=partial(_with_hyper, {name: partial(_always, value)}), fitted=number)
-        functions = {**{words: function for words, (_, function) in FUNCTIONS.items()}, **ROUNDED}
-        for i, (words, function) in enumerate(functions.items() if name in numeric else ()):
-            said = f"{{}} is that of {worded(words, name)}"
-            yield Edit(1.8 + i / 20, said, run=partial(_with_hyper, {name: partial(_of_number, function, name)}))
+            is_number = type(value) in (int, float)
+            words = f"{name} is ignored: {{}} is that of {name}={f'{value:g}' if is_number else repr(value)}"
+            run = partial(_with_hyper, {name: partial(_always, value)})
+            yield Edit(1.5 + i / 10, words, run=run, fitted=Always(value) if is_number else None)
+        for i, (words, function) in enumerate(CHANGED.items() if is_numeric else ()):
+            run = partial(_with_hyper, {name: partial(_of_number, function, name)})
+            yield Edit(1.8 + i / 20, f"{{}} is that of {worded(words, name)}", run=run)
     for one, two in itertools.permutations(rule.hyper, 2):
         if rule.annotations[one] == rule.annotations[two]:
-            words = f"{{}} is that of {two} in place of {one}"
-            yield Edit(2.3, words, run=partial(_with_hyper, {one: operator.itemgetter(two)}))
+            another, own = ({a: operator.itemgetter(b)} for a, b in ((one, two), (two, one)))
+            yield Edit(2.3, f"{{}} is that of {two} in place of {one}", run=partial(_with_hyper, another))
             if one < two:
                 words = f"{{}} is that of {one} and {two} exchanged"
-                exchanged = {one: operator.itemgetter(two), two: operator.itemgetter(one)}
-                yield Edit(2.2, words, run=partial(_with_hyper, exchanged))
+                yield Edit(2.2, words, run=partial(_with_hyper, another | own))
 
 
 def _always(value: Any, _: Any) -> Any:
@@ -124,13 +123,13 @@ def _of_number(function: Callable[[Any], Any], name: str, hyper: Mapping[str, An
 
 def _with_hyper(changed: Mapping[str, Callable[[Mapping[str, Any]], Any]], traced: Traced, needed: int) -> Values:
     """In forward and backward."""
-    hyper = {**traced.rule.defaults, **traced.case.hyper}
-    hyper |= {name: value(hyper) for name, value in changed.items()}
+    own = {**traced.rule.defaults, **traced.case.hyper}
+    hyper = {name: value(own) for name, value in changed.items()}
     try:
         try:
-            return _with(traced, hyper=hyper)
+            return _called(traced, hyper=hyper)
         except ValueError:  # 0 is refused where it is divided by
-            return _with(traced, hyper=hyper | {name: hyper[name] or TINY for name in changed})
+            return _called(traced, hyper={name: value or TINY for name, value in hyper.items()})
     except ValueError as error:
         raise RefusedError from error
 
@@ -144,34 +143,73 @@ def cotangents(traced: Traced) -> Iterator[Edit]:
     if not rule.has_backward:
         return
     for i, name in enumerate(rule.cotangents if len(rule.cotangents) > 1 else ()):
-        words = f"{name} is ignored: {{}} is that of {name} = 0"
-        yield Edit(1.4, words, run=partial(_at_dy, partial(_without, i)))
-    words = "is multiplied by y: it is that of the cotangent dy·y"
-    yield Edit(3.2, words, run=partial(_at_dy, lambda _, d, y: d * y))
+        yield Edit(1.4, f"{name} is ignored: {{}} is that of {name} = 0", run=partial(_at_dy, i))
+    yield Edit(3.2, "is multiplied by y: it is that of the cotangent dy·y", run=partial(_at_dy, None))
 
 
-def _with(traced: Traced, inputs: Any = None, dy: Any = None, hyper: Mapping[str, Any] | None = None) -> Values:
-    rule = traced.rule
-    given = traced.inputs if inputs is None else inputs
-    y, residuals = rule.pure(*given, **({**rule.defaults, **traced.case.hyper} if hyper is None else hyper))
-    if not rule.has_backward:
-        return by_name(rule, y, ())
-    return by_name(rule, y, rule.page.backward(residuals, traced.dy if dy is None else dy))
+def _at_dy(ignored: int | None, traced: Traced, needed: int) -> Values:
+    """ignored: of which output the cotangent is taken for 0; None: all are multiplied by y."""
+    outputs = [traced.right[name] for name in traced.rule.arguments[: len(traced.rule.outputs)]]
+    pairs = zip(parts(traced.dy), outputs, strict=True)
+    if ignored is None:
+        dy = [None if d is None or y is None else d * y for d, y in pairs]
+    else:
+        dy = [None if d is None else torch.zeros_like(d) if i == ignored else d for i, (d, _) in enumerate(pairs)]
+    return _grads(_called(traced, dy=whole(dy, like=traced.dy)))
 
 
 def _grads(found: Values) -> Values:
     return {name: x for name, x in found.items() if name.startswith("d")}
 
 
-def _without(i: int, j: int, d: Tensor, y: Tensor) -> Tensor:
-    return torch.zeros_like(d) if i == j else d
+# ---------------------------------------------------------------------------------------------------- packed axes
 
 
-def _at_dy(change: Callable[[int, Tensor, Tensor], Tensor], traced: Traced, needed: int) -> Values:
-    outputs = [traced.right[name] for name in traced.rule.arguments[: len(traced.rule.outputs)]]
-    pairs = zip(parts(traced.dy), outputs, strict=True)
-    dy = [None if d is None else change(i, d, y) for i, (d, y) in enumerate(pairs)]  # type: ignore[arg-type]
-    return _grads(_with(traced, dy=whole(dy, like=traced.dy)))
+def packed(traced: Traced) -> Iterator[Edit]:
+    """The gates of a cell, or whatever else is packed along one axis, in another order: in forward and backward, or in
+    what forward keeps alone."""
+    rule = traced.rule
+    for token, number in _packed_axes(rule) if rule.has_backward else ():
+        for order in itertools.permutations(range(number)):
+            if order != tuple(range(number)):
+                said = ", ".join(str(i + 1) for i in order)
+                what = f"the {number} parts of the axis {token} (gates, halves, or what else is packed there)"
+                words = f"{{}} is as if {what} stood in the order {said}"
+                yield Edit(1.5, words, run=partial(_in_order, token, order, False))
+                yield Edit(1.55, f"{words}, in backward alone", run=partial(_in_order, token, order, True))
+
+
+def _packed_axes(rule: Rule) -> Iterator[tuple[str, int]]:
+    """Axes that are so many times as long as another one, and how many times."""
+    found = [t for n in rule.inputs for t in axes.tokens(rule.annotations[n])]
+    for token, number in itertools.product(dict.fromkeys(found), PARTS):
+        part = f"{int(token) // number}" if token.isdigit() and int(token) % number == 0 else ""
+        if token.startswith(f"{number}*") or (part != "1" and part in found):
+            yield token, number
+
+
+def _in_order(token: str, order: Sequence[int], in_backward_alone: bool, traced: Traced, needed: int) -> Values:
+    """What the page gives of parts in such an order, with its cotangents' parts put back."""
+    rule = traced.rule
+
+    def moved(x: Any, annotation: Any, order: Sequence[int]) -> Any:
+        names = axes.tokens(annotation) if isinstance(x, Tensor) and hasattr(annotation, "dim_str") else []
+        for from_end, name in enumerate(reversed(names), 1):
+            x = rearranged(x, x.ndim - from_end, order) if name == token else x
+        return x
+
+    def kept(residuals: Any) -> Any:
+        own = type(residuals).__annotations__
+        return residuals._replace(**{name: moved(getattr(residuals, name), own[name], order) for name in own})
+
+    if in_backward_alone:
+        found = _called(traced, kept=kept)
+    else:
+        pairs = zip(traced.inputs, rule.inputs, strict=True)
+        found = _called(traced, inputs=[moved(x, rule.annotations[name], order) for x, name in pairs])
+    back = [order.index(i) for i in range(len(order))]
+    of = {f"d{name}": rule.annotations[name] for name in rule.inputs}
+    return {name: moved(x, of.get(name), back) for name, x in found.items()}
 
 
 # --------------------------------------------------------------------------------------------------------- formulas
