@@ -326,17 +326,6 @@ def parts_exchanged(program):
             "the first of `v` along the third axis from the last",
         ),
         (
-            "huber",
-            [(4, 5), (4, 5)],
-            {"delta": 0.3, "reduction": "sum"},
-            "dx",
-            lambda p: (
-                p.dy
-                * torch.where(p.residuals.difference.abs() < 0.3, p.residuals.difference, p.residuals.difference.sign())
-            ),
-            "±1 in place of ±`delta` where |difference| > `delta`",
-        ),
-        (
             "rms_norm",
             [(3, 4), None],
             {"eps": 0.7},
@@ -362,10 +351,6 @@ def of_the_whole(program, argument):
             yield edit.words, edit.results(program, program.needed([argument])).get(argument)
 
 
-def with_sigmoid_on_top(rule, inputs, dy, hyper):
-    return RULES["sigmoid"].vjp(inputs, rule.vjp(inputs, dy, **hyper)[1][0])[1][0]
-
-
 def with_betas_exchanged(rule, inputs, dy, hyper):
     return rule.pure(*inputs, **hyper | {"beta1": hyper["beta2"], "beta2": hyper["beta1"]})[0].param
 
@@ -373,7 +358,6 @@ def with_betas_exchanged(rule, inputs, dy, hyper):
 @pytest.mark.parametrize(
     ("name", "argument", "change", "words"),
     [
-        ("softmax", "dx", with_sigmoid_on_top, "the derivative of sigmoid on top of dx"),
         ("adam_update", "y.param", with_betas_exchanged, "beta1 and beta2 exchanged"),
     ],
 )
@@ -491,7 +475,12 @@ def test_a_state_that_is_one_step_late_is_told_in_loops_of_any_length(gate, step
     rule = reference(scan, {"a": a, "b": b})
     program = traced(rule, Case((a, b), dy, {}))
     edits = [e for e in edits_of(program, program.needed(["da"])) if "of the step after" in e.words]
-    edit = next(e for e in edits if torch.allclose(e.results(program)["da"], late(program)))
+
+    def gives(edit):
+        with suppress(ValueError):  # a state cannot be made of itself
+            return torch.allclose(edit.results(program).get("da", torch.zeros(())), late(program))
+
+    edit = next(filter(gives, edits))
     program = traced(rule, Case((a[:3], b[:3]), dy[:3], {}))
     torch.testing.assert_close(edit.results(program)["da"], late(program))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 
@@ -49,32 +50,38 @@ BLOCKED: dict[str, tuple[float, Callable[[int, Tensor, int], Tensor]]] = {
 
 
 @cache
-def weights(length: int) -> tuple[tuple[str, float, Weights], ...]:
+def _weights(length: int) -> tuple[tuple[str, float, Weights], ...]:
     """What is done to the parts of an axis of this length, that are not left as they are, with how seldom it is met."""
     index = torch.arange(length)
     found = [(words, cost, weigh) for words, (cost, weigh) in PARTS.items()]
-    for j, block in enumerate(BLOCKS):
-        for words, (cost, weigh) in BLOCKED.items():
-            found.append((words.format("{0}", "{1}", block), cost + j / 100, partial(weigh, block)))
+    for (j, block), (words, (cost, of_block)) in itertools.product(enumerate(BLOCKS), BLOCKED.items()):
+        found.append((words.format("{0}", "{1}", block), cost + j / 100, partial(of_block, block)))
     return tuple(each for each in found if length and bool((each[2](index, length) != 1).any()))
 
 
-def weighted(weigh: Weights, axis: int | None, x: Tensor) -> Tensor:
+def _weighted(weigh: Weights, axis: int | None, x: Tensor) -> Tensor:
     """x with 0 where an index on one axis (None: in memory order) is not kept, or with every index multiplied."""
     if axis is None:
-        return weighted(weigh, 0, x.reshape(-1)).reshape(x.shape)
+        return _weighted(weigh, 0, x.reshape(-1)).reshape(x.shape)
     length = x.shape[axis]
     by = weigh(torch.arange(length), length).reshape(-1, *(1,) * (x.ndim - axis % x.ndim - 1))
     return torch.where(by, x, torch.zeros((), dtype=x.dtype)) if by.dtype == torch.bool else x * by
 
 
+def left_out(
+    slot: Slot, place: str, length: int, axis: int | None, more: float, arg: int | None = None
+) -> Iterator[Edit]:
+    """Parts of an axis of what stands there, or of what the operation there is called with, left out; such edits of
+    several operations are one."""
+    for words, cost, weigh in _weights(length):
+        if slot.value.is_floating_point() or weigh(torch.arange(1), 1).dtype == torch.bool:
+            said = words.format(place, slot.name)
+            yield slot.edit(cost + more, said, partial(_weighted, weigh, axis), words if arg == 0 else "", arg)
+
+
 def blocks(slot: Slot) -> Iterator[Edit]:
     """Of an input, a residual or a result the elements, rows or columns of a part."""
-    value, name = slot.value, slot.name
+    value = slot.value
     places = (("element", value.numel(), None), ("column", value.shape[-1], -1), ("row", value.shape[0], 0))
     for i, (place, length, axis) in enumerate(places[: 1 if value.ndim == 1 else 3]):
-        for words, cost, weigh in weights(length):
-            if not value.is_floating_point() and weigh(torch.arange(1), 1).dtype != torch.bool:
-                continue
-            more = i / 10 + {"results": -0.3, "inputs": 0.0}.get(slot.stage, 0.1)
-            yield slot.edit(cost + more, words.format(place, name), partial(weighted, weigh, axis))
+        yield from left_out(slot, place, length, axis, i / 10 + {"results": -0.3, "inputs": 0.0}.get(slot.stage, 0.1))

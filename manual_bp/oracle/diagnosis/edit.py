@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from manual_bp.oracle.diagnosis.program import Altered, At, Change, Site, Traced, Values
+from manual_bp.oracle.diagnosis.program import Altered, Change, Site, Traced, Values
 from manual_bp.oracle.diagnosis.words import name_of
 from manual_bp.program import Ref
 
@@ -53,15 +53,6 @@ class Edit:
         return found
 
 
-def at_site(
-    traced: Traced, position: int, cost: float, words: str, change: Change, kind: str = "", operand: int | None = None
-) -> Edit:
-    """An operation that gives something else, wherever it is reached from the same place; of edits that give the same,
-    that which stands next to the result is told."""
-    cost += EARLY * (1 - position / len(traced.nodes))
-    return Edit(cost, PAGE + words, {traced.sites[position]: change}, None, position, kind, operand)
-
-
 class Slot(NamedTuple):
     """Where something else may stand: a value of a program, or one operand of an operation alone."""
 
@@ -98,22 +89,35 @@ class Slot(NamedTuple):
         """Whether what stands there is used elsewhere too."""
         return len(self.traced.used_by[self.ref.position]) > 1
 
+    def instead(self, cost: float, words: str, change: Change, kind: str = "") -> Edit:
+        """The operation gives something else, wherever it is reached from the same place; of edits that give the same,
+        that which stands next to the result is told."""
+        cost += EARLY * (1 - self.position / len(self.traced.nodes))
+        site = self.traced.sites[self.position]
+        return Edit(cost, PAGE + words, {site: change}, None, self.position, kind, self.operand)
+
+    def edit_at(self, cost: float, words: str, function: Altered, kind: str = "", arg: int | None = None) -> Edit:
+        """A function of what stands there, and of what else there is in that run.  arg: of what the operation is called
+        with, which is no tensor, in its place."""
+        operand = self.operand if arg is None else arg
+        return self.instead(cost, words, lambda at: at.altered(lambda x: function(x, at), operand), kind)
+
     def edit(
         self, cost: float, words: str, function: Callable[[Any], Any], kind: str = "", arg: int | None = None
     ) -> Edit:
-        """A function of what stands there.  arg: of what the operation is called with, which is no tensor, in its
-        place."""
-        change = partial(_altered, lambda x, _: function(x), self.operand if arg is None else arg)
-        return at_site(self.traced, self.position, cost, words, change, kind, self.operand)
-
-    def edit_at(self, cost: float, words: str, function: Altered, kind: str = "") -> Edit:
-        """A function of what stands there, and of what else there is in that run."""
-        change = partial(_altered, function, self.operand)
-        return at_site(self.traced, self.position, cost, words, change, kind, self.operand)
+        """A function of what stands there alone."""
+        return self.edit_at(cost, words, lambda x, _: function(x), kind, arg)
 
 
-def _altered(function: Altered, operand: int | None, at: At) -> Any:
-    return at.altered(lambda x: function(x, at), operand)
+NAMED = ("inputs", "residuals", "results")
+"""What has a name, and is no operation of the page."""
+
+
+def slots_of(traced: Traced, needed: int) -> Iterator[Slot]:
+    """The value of every operation, each site once."""
+    for every in traced.positions.values():
+        there = (p for p in every if needed >> p & 1 and isinstance(traced.values[p], Tensor))
+        yield from (Slot(traced, p) for p in itertools.islice(there, 1))
 
 
 def together(edits: Sequence[Edit]) -> Edit:

@@ -11,17 +11,13 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from torch import Tensor
-
 from manual_bp.oracle.diagnosis.blocks import blocks
-from manual_bp.oracle.diagnosis.borders import borders
-from manual_bp.oracle.diagnosis.edit import PAGE, Edit, Slot, together
+from manual_bp.oracle.diagnosis.edit import NAMED, PAGE, Edit, slots_of, together
 from manual_bp.oracle.diagnosis.operations import operations
 from manual_bp.oracle.diagnosis.orders import reordered, rounds
 from manual_bp.oracle.diagnosis.program import MOVES, At, Site, Traced
-from manual_bp.oracle.diagnosis.slopes import slopes
 from manual_bp.oracle.diagnosis.uses import uses
-from manual_bp.oracle.diagnosis.values import combined_with_others, constants, functions, operands, others
+from manual_bp.oracle.diagnosis.values import constants, functions, operands, others
 
 
 def edits_of(traced: Traced, needed: int) -> Iterator[Edit]:
@@ -34,54 +30,38 @@ def edits_of(traced: Traced, needed: int) -> Iterator[Edit]:
 def often_met(traced: Traced, needed: int) -> Iterator[Edit]:
     """Of the families of which some edits are met often: of one value, operand, operation or number."""
     kinds: dict[str, list[Edit]] = {}
-    for slot in _slots(traced, needed):
+    for slot in slots_of(traced, needed):
         is_named, is_move = slot.stage in NAMED, traced.nodes[slot.position].name in MOVES
         single = [functions(slot), others(slot)] if is_named or not is_move else []
         if not is_named:
-            single += [operations(slot), rounds(slot), borders(slot), *map(operands, slot.operands)]
+            single += [operations(slot), *map(operands, slot.operands)]
             single += [] if is_move else [constants(slot)]
         for edit in itertools.chain(*single):
             if edit.kind:
                 kinds.setdefault(edit.kind, []).append(edit)
             yield edit
     yield from exchanged(traced)
-    yield from slopes(traced, needed)
+    yield from rounds(traced, needed)
     for several in kinds.values():
-        backward = [edit for edit in several if _stage(traced, edit) == "backward"]
+        backward = [edit for edit in several if traced.sites[edit.position or 0].stage == "backward"]
         for group in (several, backward) if 1 < len(backward) < len(several) else (several,):
             if len(group) > 1:
                 yield together(group)
 
 
 def seldom_met(traced: Traced, needed: int, often: Sequence[Edit]) -> Iterator[Edit]:
-    """The others: one use alone, one value with another once more, parts and orders of axes.  often: those that are
+    """The others: one use alone, parts and orders of axes.  often: those that are
     met often."""
     yield from uses(traced, needed, often)
-    for slot in _slots(traced, needed):
-        is_named = slot.stage in NAMED
-        if is_named or traced.nodes[slot.position].name not in MOVES:
-            yield from combined_with_others(slot)
-        if is_named and slot.value.ndim:
+    for slot in slots_of(traced, needed):
+        if slot.stage in NAMED and slot.value.ndim:
             yield from blocks(slot)
             yield from reordered(slot)
 
 
-NAMED = ("inputs", "residuals", "results")
-"""What has a name, and is no operation of the page."""
-
-
-def _slots(traced: Traced, needed: int) -> Iterator[Slot]:
-    """The value of every operation, each site once."""
-    seen: set[Site] = set()
-    for position, site in enumerate(traced.sites):
-        if site not in seen and needed >> position & 1 and isinstance(traced.values[position], Tensor):
-            seen.add(site)
-            yield Slot(traced, position)
-
-
 def exchanged(traced: Traced) -> Iterator[Edit]:
     """Two inputs, two residuals or two results of one shape, each in place of the other."""
-    for stage in ("inputs", "residuals", "results"):
+    for stage in NAMED:
         there = [p for p, site in enumerate(traced.sites) if site.stage == stage and p in traced.names]
         for one, two in itertools.combinations(there, 2):
             x, other = traced.values[one], traced.values[two]
@@ -96,7 +76,3 @@ def _value_of(site: Site, at: At) -> Any:
     """What stands there, before anything is exchanged; results depend on each other in no way."""
     (position,) = at.traced.positions[site]
     return at.traced.values[position]
-
-
-def _stage(traced: Traced, edit: Edit) -> str:
-    return traced.sites[edit.position].stage if edit.position is not None else ""

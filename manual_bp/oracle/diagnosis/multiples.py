@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from manual_bp.oracle.diagnosis.edit import PAGE, Edit, Slot
-from manual_bp.oracle.diagnosis.program import MOVES, Altered, At, Site, Traced, Values
+from manual_bp.oracle.diagnosis.edit import NAMED, Edit, Slot, slots_of
+from manual_bp.oracle.diagnosis.program import MOVES, Altered, Traced, Values
 from manual_bp.oracle.diagnosis.quantities import CONSTANTS, Always, Quantity
 from manual_bp.oracle.diagnosis.sketch import Sketch
 from manual_bp.oracle.words import beside_one
@@ -28,21 +27,15 @@ UNCERTAIN = 0.02
 NAMES = 6
 
 
-def slots_of(traced: Traced, needed: int) -> Iterator[Slot]:
+def _places(traced: Traced, needed: int) -> Iterator[Slot]:
     """Where something may be multiplied, each once."""
-    seen: set[Site] = set()
-    for position, node in enumerate(traced.nodes):
-        site, value = traced.sites[position], traced.values[position]
-        if site in seen or not needed >> position & 1 or not isinstance(value, Tensor):
-            continue
-        seen.add(site)
-        slot, is_named = Slot(traced, position), site.stage in ("inputs", "residuals", "results")
-        if not value.is_floating_point() and (site.stage != "results" or value.dtype == torch.bool):
-            continue
-        if is_named or node.name not in MOVES:
-            yield slot
-        if node.name in ("add", "sub", "mul", "where") and not is_named:
-            yield from slot.operands
+    for slot in slots_of(traced, needed):
+        name, is_named = traced.nodes[slot.position].name, slot.stage in NAMED
+        if slot.value.is_floating_point() or (slot.stage == "results" and slot.value.dtype != torch.bool):
+            if is_named or name not in MOVES:
+                yield slot
+            if name in ("add", "sub", "mul", "where") and not is_named:
+                yield from slot.operands
 
 
 def _times(factor: Quantity) -> Altered:
@@ -55,7 +48,7 @@ def multiples(sketch: Sketch, of_results: bool = False) -> Iterator[Edit]:
     for argument, sample in sketch.samples.items():
         if argument in traced.results and not sample.got.any():  # which says no more than that, of however few numbers
             yield from _single(Slot(traced, traced.results[argument]), 0.0, 0.0)
-    for slot in slots_of(traced, sketch.needed):
+    for slot in _places(traced, sketch.needed):
         if of_results and slot.stage != "results":
             continue
         twice = slot.edit(0, "", lambda x: 2 * x)
@@ -63,27 +56,17 @@ def multiples(sketch: Sketch, of_results: bool = False) -> Iterator[Edit]:
             change, found = sketch.change(twice)
         except Exception:  # not defined here
             continue
-        known = {1.0, 0.0}
+        is_multiple = False
         for argument in _solvable(sketch, change):
             found = twice.results(traced, sketch.needed) if found is None else found
             if solved := _solved(sketch, argument, _growth(traced, found, argument)):
-                known.add(solved.factor)
+                is_multiple = True
                 yield from _single(slot, *solved)
-        # It may have come as a mean or a sum of several, and what is made of it be no multiple for that.
-        if slot.stage == "inputs":
-            for factor in CONSTANTS.values():
-                if all(abs(factor - other) > UNCERTAIN for other in known):
-                    yield from _single(slot, factor, 0.0)
         # Of a variance that is kept the results are no multiple, and it may have been divided by another count.
-        if slot.stage == "residuals" and known == {1.0, 0.0}:
+        if slot.stage == "residuals" and not is_multiple:
             for words, quantity in traced.quantities:
                 if "- 1)" in words and "√" not in words:
                     yield slot.edit_at(2.6, _multiplied_words(slot, words), _times(quantity))
-    for argument in sketch.samples:
-        inputs = [p for p in traced.names if traced.sites[p].stage == "inputs"]
-        for position in (p for p in inputs if traced.values[p].is_floating_point()):
-            if solved := _solved(sketch, argument, traced.values[position]):
-                yield from _added(traced, argument, position, solved.factor - 1, solved.off)
 
 
 def _solvable(sketch: Sketch, change: Tensor) -> Iterator[str]:
@@ -160,26 +143,6 @@ def _single(slot: Slot, factor: float, off: float) -> Iterator[Edit]:
         cost = (1.2 if is_result else 1.9 if is_summand else 2.0) + more
         said, position = (_of_result(words), None) if is_result else (edit.words, slot.position)
         yield replace(edit, cost=cost, words=said, position=position, fitted=quantity)
-
-
-def _added(traced: Traced, argument: str, position: int, factor: float, off: float) -> Iterator[Edit]:
-    """A multiple of an input added to a result; none of it is no edit."""
-    if abs(factor) <= off:
-        return
-    site, name = traced.sites[traced.results[argument]], traced.names[position]
-    of = traced.sites[position]
-
-    def plus(quantity: Quantity, at: At) -> Any:
-        (own,) = at.traced.positions[of]
-        return at.result() + quantity(at.traced) * at.traced.values[own]
-
-    every = [*names_of(factor, off, traced)]
-    if abs(factor - 1) <= off:
-        every = [(0.0, "", Always(1.0))]
-    for more, words, quantity in every:
-        times_ = f"{words}·" if words else ""
-        said = f"{PAGE}`{times_}{name}` added to `{argument}`"
-        yield Edit(2.2 + more, said, {site: partial(plus, quantity)}, fitted=quantity)
 
 
 def _of_result(factor: str) -> str:

@@ -9,11 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.oracle.diagnosis.blocks import BLOCKS
-from manual_bp.oracle.diagnosis.edit import Edit, Slot, at_site
-from manual_bp.oracle.diagnosis.orders import origin
-from manual_bp.oracle.diagnosis.program import At, Traced
-from manual_bp.oracle.diagnosis.reductions import by_axis, products, reduced, unreduced
+from manual_bp.oracle.diagnosis.edit import Edit, Slot
+from manual_bp.oracle.diagnosis.program import At
+from manual_bp.oracle.diagnosis.reductions import by_axis, products, reduced
 from manual_bp.oracle.diagnosis.words import name_of
 from manual_bp.program import Ref
 
@@ -59,7 +57,7 @@ def _another(slot: Slot) -> Iterator[Edit]:
 
 def _called(slot: Slot, cost: float, words: str, op: Callable[..., Any], kind: str = "") -> Edit:
     """Something else called with what an operation is called with."""
-    return at_site(slot.traced, slot.position, cost, words, lambda at: op(*at.args(), **at.place(at.node.kwargs)), kind)
+    return slot.instead(cost, words, lambda at: op(*at.args(), **at.place(at.node.kwargs)), kind)
 
 
 def _left_out(slot: Slot) -> Iterator[Edit]:
@@ -104,55 +102,7 @@ def _outside(slot: Slot) -> Iterator[Edit]:
         return 1 / (1 / found + added) if at.node.name in ("rsqrt", "reciprocal") else found + added
 
     words = f"{name_of(slot.traced, inner.args[1])} added outside and not inside {slot.name}"
-    yield at_site(slot.traced, slot.position, 2.2, words, change, "outside")
-
-
-def _clamp(slot: Slot) -> Iterator[Edit]:
-    """What lies beyond two bounds of one size, or where that begins, taken for 1."""
-    args = slot.traced.nodes[slot.position].args
-    if len(args) != 3 or type(args[2]) not in (int, float) or args[1] != -args[2]:
-        return
-    of, bound = name_of(slot.traced, args[0]).strip("`"), name_of(slot.traced, args[2])
-    for words, begin, end in (
-        (f"±1 in place of ±{bound} where |{of}| > {bound}", lambda most: most, lambda most: 1),
-        (f"±{bound} where |{of}| > 1, and not where it is > {bound}", lambda most: 1, lambda most: most),
-    ):
-
-        def changed(x: Tensor, _: float, most: float, begin: Any = begin, end: Any = end) -> Tensor:
-            return torch.where(x.abs() <= begin(most), x, torch.sign(x) * end(most))
-
-        yield _called(slot, 2.6, words, changed)
-
-
-def _compared(slot: Slot) -> Iterator[Edit]:
-    """What is multiplied before it is compared, compared without that."""
-    found = _unscaled(slot.traced, slot.position)
-    if found is not None:
-        scaled, bare = found
-        words = f"{name_of(slot.traced, bare)} in place of {name_of(slot.traced, scaled)} in {slot.name}"
-        yield at_site(slot.traced, slot.position, 1.9, words, _bare)
-
-
-def _unscaled(traced: Traced, position: int) -> tuple[Ref, Ref] | None:
-    """Of what is compared, or whose size is, a product, and its first factor, if that has its shape."""
-    of = traced.nodes[position].args[0]
-    scaled = origin(traced, of) if isinstance(of, Ref) else None
-    if scaled is not None and traced.nodes[scaled.position].name == "abs":
-        scaled = origin(traced, traced.nodes[scaled.position].args[0])
-    node = None if scaled is None else traced.nodes[scaled.position]
-    if scaled is None or node is None or node.name not in ("mul", "div") or not isinstance(node.args[0], Ref):
-        return None
-    shapes = {tuple(traced.values[ref.position].shape) for ref in (scaled, node.args[0])}
-    return (scaled, node.args[0]) if len(shapes) == 1 else None
-
-
-def _bare(at: At) -> Any:
-    found = _unscaled(at.traced, at.position)
-    if found is None:
-        raise ValueError("nothing is multiplied here")
-    x = at.value(found[1])
-    is_size = at.traced.nodes[origin(at.traced, at.node.args[0]).position].name == "abs"
-    return at.with_args([x.abs() if is_size else x, *at.args()[1:]])
+    yield slot.instead(2.2, words, change, "outside")
 
 
 def _axis(slot: Slot) -> Iterator[Edit]:
@@ -166,23 +116,6 @@ def _axis(slot: Slot) -> Iterator[Edit]:
 
 def _instead(another: Any, _: Any) -> Any:
     return another
-
-
-def _restarted(slot: Slot) -> Iterator[Edit]:
-    """A running sum that begins anew in each block."""
-    axis = slot.traced.nodes[slot.position].args[1]
-    for j, block in enumerate(BLOCKS):
-        for from_end, words in ((False, ""), (True, ", counted from the end")):
-            if block < slot.value.shape[axis]:
-                said = f"{slot.name} begun anew in every block of {block}{words}"
-                yield at_site(slot.traced, slot.position, 2.6 + j / 100, said, partial(_anew, block, from_end))
-
-
-def _anew(block: int, from_end: bool, at: At) -> Any:
-    x, axis, *others = at.args()
-    first = x.shape[axis] % block if from_end else 0
-    parts = [x.narrow(axis, 0, first), *x.narrow(axis, first, x.shape[axis] - first).split(block, axis)]
-    return torch.cat([at.with_args([part, axis, *others]) for part in parts], axis)
 
 
 def _regrouped(slot: Slot) -> Iterator[Edit]:
@@ -219,21 +152,16 @@ def _only_written(slot: Slot) -> Iterator[Edit]:
     yield _called(slot, 1.9, words, WRITING[slot.traced.nodes[slot.position].name], "written")
 
 
-def _put(x: Tensor, indices: Any, values: Tensor, *_: Any) -> Tensor:
-    written: Tensor = aten.index_put(x, indices, values)
-    return written
-
-
 WRITING: Mapping[str, Callable[..., Tensor]] = {
     "index_add": lambda x, dim, index, source, **_: aten.index_copy(x, dim, index, source),
     "scatter_add": aten.scatter,
-    "index_put": _put,
+    "index_put": lambda x, indices, values, *_: aten.index_put(x, indices, values),
 }
 """By what adds at an index, what writes there."""
 
 FUNCTIONS = (
     *("sqrt", "exp", "log", "neg", "abs", "reciprocal", "rsqrt", "tanh", "sigmoid", "expm1", "log1p", "erf", "relu"),
-    *("pow", "square", "sin", "cos", "clamp_min", "clamp_max", "bitwise_not", "logical_not"),
+    *("pow", "square", "sin", "cos", "clamp", "clamp_min", "clamp_max", "bitwise_not", "logical_not"),
 )
 
 WINDOWS = ("convolution", "avg_pool2d", "avg_pool3d", "unfold", "im2col", "col2im", "constant_pad_nd")
@@ -242,16 +170,13 @@ OPERATIONS: Mapping[str, list[Callable[[Slot], Iterator[Edit]]]] = {
     "sub": [_swapped(2.5, "{1} - {0} in place of {0} - {1}")],
     "rsub": [_swapped(2.5, "{0} - {1} in place of {1} - {0}")],
     "div": [_swapped(2.9, "{1}/{0} in place of {0}/{1}")],
-    "sum": [reduced, unreduced],
-    "mean": [reduced, unreduced],
+    "sum": [reduced],
+    "mean": [reduced],
     **{key: [by_axis] for key in WINDOWS},
     **{key: [products] for key in ("mm", "bmm", "mv", "dot")},
     "where": [_where],
-    **{key: [_compared] for key in ("gt", "ge", "lt", "le")},
-    **{key: [_axis] for key in ("amax", "amin", "_softmax", "_log_softmax")},
-    "cumsum": [_axis, _restarted],
+    **{key: [_axis] for key in ("amax", "amin", "_softmax", "_log_softmax", "cumsum")},
     **{key: [_regrouped] for key in ("view", "_unsafe_view", "_reshape_alias")},
-    "clamp": [_left_out, _outside, _clamp],
     **{key: [_only_written] for key in WRITING},
     **{key: [_left_out, _outside] for key in FUNCTIONS},
 }

@@ -1,5 +1,5 @@
-"""Edits of order: an axis read in groups or interleaved, its halves exchanged, moved on by a hyperparameter; a value of
-another round of a loop, or of an earlier call."""
+"""Edits of order: an axis read in groups or interleaved, its halves exchanged; a value of another round of a loop, or
+of an earlier call."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.oracle.diagnosis.edit import PAGE, Edit, Slot, at_site
-from manual_bp.oracle.diagnosis.program import Altered, At, Traced
+from manual_bp.oracle.diagnosis.edit import EARLY, PAGE, Edit, Slot
+from manual_bp.oracle.diagnosis.program import At, Traced, Values
 from manual_bp.oracle.diagnosis.quantities import Quantity, counts_of, numbers_of
 from manual_bp.oracle.diagnosis.words import name_of
 from manual_bp.program import Ref
@@ -46,19 +46,12 @@ def reordered(slot: Slot) -> Iterator[Edit]:
             number = count(slot.traced)
             if 1 < number < length and length % number == 0:
                 groups = f"the groups along axis {axis} of {name} ({words} of them) read as if they"
-                said = f"{groups} were interleaved, and did not stand one after the other"
-                yield slot.edit_at(3.5 + i / 50, said, _counted(_apart, axis, count))
-                said = f"{groups} stood one after the other, and were not interleaved"
-                yield slot.edit_at(3.5 + i / 50, said, _counted(_interleaved, axis, count))
-            if words in slot.traced.rule.hyper and 0 < abs(number) < length:
-                for sign, by in ((1, words), (-1, f"-{words}")):
-                    said = f"{name} moved by {by} along axis {axis}"
-                    yield slot.edit_at(3.7 + i / 50, said, _counted(partial(_moved, sign), axis, count))
-
-
-def _counted(change: Callable[[Tensor, int, int], Tensor], axis: int, count: Quantity) -> Altered:
-    """A change along an axis by a whole number that is known in each case."""
-    return lambda x, at: change(x, axis, int(count(at.traced)))
+                for is_interleaved, how in (
+                    (False, "were interleaved, and did not stand one after the other"),
+                    (True, "stood one after the other, and were not interleaved"),
+                ):
+                    change = partial(_regrouped, axis, count, is_interleaved)
+                    yield slot.edit_at(3.5 + i / 50, f"{groups} {how}", change)
 
 
 def rearranged(x: Tensor, axis: int, order: Sequence[int]) -> Tensor:
@@ -67,93 +60,71 @@ def rearranged(x: Tensor, axis: int, order: Sequence[int]) -> Tensor:
     return torch.cat([parts[i] for i in order], axis)
 
 
-def _interleaved(x: Tensor, axis: int, count: int) -> Tensor:
-    return torch.unflatten(x, axis, (count, -1)).transpose(axis, axis + 1).flatten(axis, axis + 1)
-
-
-def _apart(x: Tensor, axis: int, count: int) -> Tensor:
-    return torch.unflatten(x, axis, (-1, count)).transpose(axis, axis + 1).flatten(axis, axis + 1)
-
-
-def _moved(sign: int, x: Tensor, axis: int, count: int) -> Tensor:
-    """With 0 where nothing is moved to."""
-    by, index = sign * count, torch.arange(x.shape[axis]).reshape(-1, *(1,) * (x.ndim - axis - 1))
-    came = (index - by >= 0) & (index - by < x.shape[axis])
-    return torch.where(came, x.roll(by, axis), torch.zeros((), dtype=x.dtype))
+def _regrouped(axis: int, count: Quantity, is_interleaved: bool, x: Tensor, at: At) -> Tensor:
+    """Groups that stand one after the other interleaved, or the other way round."""
+    groups = int(count(at.traced))
+    split = torch.unflatten(x, axis, (groups, -1) if is_interleaved else (-1, groups))
+    return split.transpose(axis, axis + 1).flatten(axis, axis + 1)
 
 
 # ----------------------------------------------------------------------------------------------------------- in a loop
-
 
 # So many operations deep is looked into what a loop makes in every round, where what all give is stacked.
 DEEP = 3
 
 
-def rounds(slot: Slot) -> Iterator[Edit]:
-    """What an operation in a loop takes of the round before or after its own: one that stands in one place of the page,
-    or that is of what all rounds give and is put together."""
-    traced, position = slot.traced, slot.position
-    for path, own in _rounds(traced, position):
+def rounds(traced: Traced, needed: int) -> Iterator[Edit]:
+    """What an operation in a loop takes of the round before or after its own."""
+    for key, own in _rounds(traced):
         nodes = [traced.nodes[p] for p in own]
-        for i in range(min(len(node.args) for node in nodes)):
+        for i in range(min(len(node.args) for node in nodes) if needed >> own[0] & 1 else 0):
             refs = {ref for node in nodes if isinstance(ref := node.args[i], Ref)}
             if len(refs) > 1 and any(traced.is_given(ref.position) for ref in refs):
                 name = name_of(traced, nodes[len(nodes) // 2].args[i])  # the first may take what the loop begins with
-                for by, words in ((1, "after"), (-1, "before")):
-                    said = f"{name} of the step {words} in place of that of its own step"
-                    if path is None:
-                        yield at_site(traced, position, 2.9, said, partial(_of_round, i, by, None), operand=i)
-                    else:
-                        run = partial(_all_of_round, list(traced.gathered).index(position), path, i, by)
-                        yield Edit(2.9, f"{PAGE}{said}", run=run, position=position)
+                for by, step in ((1, "after"), (-1, "before")):
+                    words = f"{PAGE}{name} of the step {step} in place of that of its own step"
+                    cost = 2.9 + EARLY * (1 - own[0] / len(traced.nodes))
+                    yield Edit(cost, words, run=partial(_of_round, key, i, by), position=own[0])
 
 
-def _rounds(traced: Traced, position: int) -> Iterator[tuple[tuple[int, ...] | None, list[int]]]:
-    """One operation in each round, and by which operands it is reached from what is put together, if that is how it is
-    known."""
-    every = traced.gathered.get(position)
-    if every is None:
-        own = traced.positions[traced.sites[position]]
-        yield from [(None, own)] if len(own) > 1 else ()
-        return
-    layers: list[tuple[tuple[int, ...], list[int]]] = [((), [ref.position for ref in every])]
-    for path, own in layers:
-        nodes = [traced.nodes[p] for p in own]
-        if len(set(own)) < 2 or len({n.name for n in nodes}) > 1:
-            continue
-        yield path, own
-        for i in range(min(len(n.args) for n in nodes) if len(path) < DEEP else 0):
-            refs = [n.args[i] for n in nodes if isinstance(n.args[i], Ref) and n.args[i].item is None]
-            if len(refs) == len(nodes):
-                layers.append(((*path, i), [ref.position for ref in refs]))
+def _rounds(traced: Traced) -> Iterator[tuple[Any, list[int]]]:
+    """One operation in each round, and how it is known: it stands in one place of the page; or what all rounds give is
+    put together, and it is reached from that by such operands."""
+    for site, own in traced.positions.items():
+        is_computed = site.stage in ("forward", "backward") and isinstance(traced.values[own[0]], Tensor)
+        if is_computed and len(own) > 1 and own[0] not in traced.gathered:
+            yield site, own
+    for which, every in enumerate(traced.gathered.values()):
+        layers: list[tuple[tuple[int, ...], list[int]]] = [((), [ref.position for ref in every])]
+        for path, own in layers:
+            nodes = [traced.nodes[p] for p in own]
+            if len(set(own)) < 2 or len({n.name for n in nodes}) > 1:
+                continue
+            yield (which, path), own
+            for i in range(min(len(n.args) for n in nodes) if len(path) < DEEP else 0):
+                refs = [n.args[i] for n in nodes if isinstance(n.args[i], Ref) and n.args[i].item is None]
+                if len(refs) == len(nodes):
+                    layers.append(((*path, i), [ref.position for ref in refs]))
 
 
-def _all_of_round(
-    which: int, path: tuple[int, ...], i: int, by: int, traced: Traced, needed: int
-) -> dict[str, Tensor | None]:
-    """which: of the places where something is put together."""
-    position = list(traced.gathered)[which]
-    own = next(positions for p, positions in _rounds(traced, position) if p == path)
-    return traced.edited(dict.fromkeys(own, partial(_of_round, i, by, own)), needed)
-
-
-def _of_round(i: int, by: int, own: list[int] | None, at: At) -> Any:
-    """by: so many values later of those that stand there in any round; the last is taken for what lies beyond.  own:
-    the operations of all rounds, if no site tells."""
-    traced = at.traced
-    own = own or traced.positions[traced.sites[at.position]]
-    each = sorted({origin(traced, traced.nodes[p].args[i]) for p in own})
-    end = each[-1] if by > 0 else each[0]
-    if (beyond := _beyond(traced, end, by)) is not None:  # a loop's last value may stand in none of its rounds
-        each = sorted({*each, beyond})
-    found = each.index(origin(traced, at.node.args[i])) + by
-    other = each[min(max(found, 0), len(each) - 1)]
-    if any(traced.later[p] >> other.position & 1 for p in own):
+def _of_round(key: Any, i: int, by: int, traced: Traced, needed: int) -> Values:
+    """by: so many values later of those that stand there in any round; the last is taken for what lies beyond."""
+    own = next(positions for other, positions in _rounds(traced) if other == key)
+    taken = {p: _origin(traced, traced.nodes[p].args[i]) for p in own}
+    each = sorted(set(taken.values()))
+    if (beyond := _beyond(traced, each[-1] if by > 0 else each[0], by)) is not None:
+        each = sorted({*each, beyond})  # a loop's last value may stand in none of its rounds
+    others = {p: each[min(max(each.index(ref) + by, 0), len(each) - 1)] for p, ref in taken.items()}
+    if any(traced.later[p] >> other.position & 1 for p in own for other in others.values()):
         raise ValueError("it would depend on itself")
-    return at.altered(lambda x: at.value(other).reshape(x.shape), i)
+
+    def change(at: At) -> Any:
+        return at.altered(lambda x: at.value(others[at.position]).reshape(x.shape), i)
+
+    return traced.edited(dict.fromkeys(own, change), needed)
 
 
-def origin(traced: Traced, ref: Ref) -> Ref:
+def _origin(traced: Traced, ref: Ref) -> Ref:
     """What a value is a copy or a view of."""
     node = traced.nodes[ref.position]
     while node.name in ("clone", "detach", "alias", "view") and isinstance(node.args[0], Ref):
@@ -182,7 +153,7 @@ def kept_values(traced: Traced, first: Callable[[Traced], Traced | None]) -> Ite
         value = traced.values[position]
         if traced.sites[position].stage != "results" and isinstance(value, Tensor) and value.is_floating_point():
             words = f"`{name}` of the first call with such a shape in place of its own, as if it were kept"
-            yield at_site(traced, position, 2.8, f"{words} (a stale cache)", partial(_of_call, first))
+            yield Slot(traced, position).instead(2.8, f"{words} (a stale cache)", partial(_of_call, first))
 
 
 def _of_call(first: Callable[[Traced], Traced | None], at: At) -> Any:

@@ -12,12 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.oracle.diagnosis.blocks import weighted, weights
+from manual_bp.oracle.diagnosis.blocks import left_out
 from manual_bp.oracle.diagnosis.edit import Edit, Slot
 from manual_bp.oracle.diagnosis.orders import counts
 from manual_bp.oracle.diagnosis.program import MOVES, Altered, At, Site
 from manual_bp.oracle.diagnosis.quantities import Quantity
-from manual_bp.oracle.diagnosis.values import meets
 from manual_bp.oracle.diagnosis.words import name_of
 from manual_bp.program import Ref
 
@@ -59,17 +58,8 @@ def reduced(slot: Slot) -> Iterator[Edit]:
             if 1 < length(traced) < x.shape[axes[0]]:
                 words = f"the mean over each of {said} parts of the axis in place of that over all of it, in {name}"
                 yield slot.edit_at(3.3, words, partial(_of_each_part, length), f"mean of {said} parts")
-    for words, cost, weigh in weights(x.shape[axes[-1]] if axes else 0):
-        part = partial(weighted, weigh, axes[-1])
-        yield slot.edit(cost - 0.7, words.format("element", name), part, words, arg=0)
-
-
-def unreduced(slot: Slot) -> Iterator[Edit]:
-    """What is summed in place of the sum, where both are broadcast to the same shape."""
-    of = slot.traced.nodes[slot.position].args[0]
-    if isinstance(of, Ref) and slot.value.ndim == slot.traced.values[of.position].ndim:
-        words = f"{name_of(slot.traced, of)} of each element alone in place of {slot.name}"
-        yield slot.edit_at(2.5, words, lambda _, at: at.args()[0])
+    if axes:
+        yield from left_out(slot, "element", x.shape[axes[-1]], axes[-1], -0.7, arg=0)
 
 
 SHAPED: Mapping[str, Callable[[list[int]], list[int]]] = {
@@ -104,48 +94,48 @@ def _shaped(i: int, function: Callable[[list[int]], list[int]], right: Tensor, a
     return aten.constant_pad_nd(found, pads)
 
 
-def _over_other_axes(slot: Slot, x: Tensor, axes: list[int]) -> Iterator[Edit]:
-    """Where what it gives keeps its shape, or is broadcast to that of what was reduced."""
-    traced, right, how = slot.traced, slot.value, slot.traced.nodes[slot.position].name
-    met = [slot] if right.ndim == x.ndim or (x.ndim and meets(right, x)) else []
-    for moved in traced.used_by[slot.position]:
-        value = traced.values[moved]
-        if traced.nodes[moved].name in MOVES and isinstance(value, Tensor) and value.numel() == right.numel():
-            met += [Slot(traced, moved)] if meets(value, x) else []
-    subsets = itertools.chain(*(itertools.combinations(range(x.ndim), size) for size in range(1, x.ndim + 1)))
-    others = {over: (3.1, f"the {how} over {_said(over)}") for over in subsets if set(over) != set(axes)}
-    for over, (_, words) in others.items():
-        if len(over) == len(axes):
-            said = f"{words} in place of {slot.name}"
-            yield slot.edit_at(3.2, said, partial(_over, over), f"{how} over {over}")
-    if x.ndim > 1:
-        others |= {EACH: (3.0, f"the {how} of each example"), SPACE: (3.1, f"the {how} over all axes past the second")}
-    for user, (over, (cost, words)) in itertools.product(met, others.items()):
-        change = partial(_kept_axes, traced.sites[slot.position], over)
-        yield user.edit_at(cost, f"{words} in place of {slot.name}", change, f"kept {how} over {over}")
-
-
 EACH, SPACE = (-1,), ()
 """All axes but the first, and all past the second, of however many."""
 
 
-def _kept_axes(site: Site, over: tuple[int, ...], right: Tensor, at: At) -> Tensor:
+def _over_other_axes(slot: Slot, x: Tensor, axes: list[int]) -> Iterator[Edit]:
+    """Where what it gives keeps its shape, or is broadcast to that of what was reduced."""
+    traced, how = slot.traced, slot.traced.nodes[slot.position].name
+    moved = [Slot(traced, p) for p in traced.used_by[slot.position] if traced.nodes[p].name in MOVES]
+    moved = [user for user in moved if isinstance(user.value, Tensor) and user.value.numel() == slot.value.numel()]
+    subsets = itertools.chain(*(itertools.combinations(range(x.ndim), size) for size in range(1, x.ndim + 1)))
+    others = {over: (3.1, f"the {how} over {_said(over)}") for over in subsets if set(over) != set(axes)}
+    if x.ndim > 1:
+        others |= {EACH: (3.0, f"the {how} of each example"), SPACE: (3.1, f"the {how} over all axes past the second")}
+    for user in (slot, *moved):
+        for over, (cost, words) in others.items():
+            change = partial(_over, traced.sites[slot.position], over)
+            if _meets(user.value, x) or (user is slot and len(over) == len(axes)):
+                yield user.edit_at(
+                    cost, f"{words} in place of {slot.name}", change, f"{how} over {over}, {user is slot}"
+                )
+
+
+def _meets(x: Tensor, value: Tensor) -> bool:
+    """Whether they broadcast to the shape of the second."""
+    pairs = zip(reversed(x.shape), reversed(value.shape), strict=False)
+    return x.ndim <= value.ndim and all(own in (1, due) for own, due in pairs)
+
+
+def _over(site: Site, over: tuple[int, ...], right: Tensor, at: At) -> Tensor:
+    """The sum or mean that stands at a site over these axes, which are kept where the result is broadcast."""
     others, own = at.traced.positions[site], at.traced.positions[at.traced.sites[at.position]]
     node = at.traced.nodes[others[own.index(at.position)] if len(others) == len(own) else others[-1]]
     x = at.place(node.args[0])
-    axes = {EACH: range(1, x.ndim), SPACE: range(2, x.ndim)}.get(over, over)
-    return REDUCED[node.name](x, tuple(axes), keepdim=True) if axes else right
+    axes = tuple({EACH: range(1, x.ndim), SPACE: range(2, x.ndim)}.get(over, over))
+    if not axes:
+        return right
+    found = REDUCED[node.name](x, axes, keepdim=True)
+    dropped = REDUCED[node.name](x, axes)
+    return dropped if right.ndim < x.ndim and dropped.shape == right.shape else found
 
 
 REDUCED: Mapping[str, Callable[..., Tensor]] = {"mean": torch.mean, "sum": torch.sum}
-
-
-def _over(axes: tuple[int, ...], right: Tensor, at: At) -> Tensor:
-    x = at.args()[0]
-    found = REDUCED[at.node.name](x, axes, keepdim=right.ndim == x.ndim)
-    if right.ndim != x.ndim and found.shape != right.shape:
-        raise ValueError("of another shape here")
-    return found
 
 
 def _axes(args: Any, x: Tensor) -> list[int]:
@@ -175,5 +165,5 @@ def products(slot: Slot) -> Iterator[Edit]:
     for operand in operands[:2]:
         if operand.value.ndim >= 2 and operand.value.shape[-1] == operand.value.shape[-2]:
             yield operand.edit(2.6, f"{operand.name} transposed in {slot.name}", lambda x: x.mT)
-    for words, cost, weigh in weights(operands[0].value.shape[-1] if operands else 0):
-        yield slot.edit(cost - 0.7, words.format("element", slot.name), partial(weighted, weigh, -1), words, arg=0)
+    if operands:
+        yield from left_out(slot, "element", operands[0].value.shape[-1], -1, -0.7, arg=0)

@@ -9,7 +9,7 @@ from typing import Any
 from manual_bp.oracle.diagnosis.edit import PAGE, Edit, Slot
 from manual_bp.oracle.diagnosis.program import MOVES, Altered, At, Traced
 from manual_bp.oracle.diagnosis.sketch import LONG
-from manual_bp.oracle.diagnosis.values import with_other
+from manual_bp.oracle.diagnosis.values import another
 from manual_bp.oracle.diagnosis.words import name_of
 from manual_bp.program import Ref
 
@@ -69,7 +69,7 @@ def _made_with(traced: Traced, position: int, needed: int, edits: Sequence[Edit]
 
 def _made_otherwise(edit: Edit, slot: Slot, position: int) -> Altered:
     """What a value that stands somewhere is after an edit."""
-    find = with_other(lambda _, made: made, slot.traced, slot.position, position)
+    find = another(slot.traced, slot.position, position)
 
     def otherwise(x: Any, at: At) -> Any:
         changed = at.traced.after(edit.at(at.traced), at.traced.needed_at([at.position]))

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-import operator
 from collections.abc import Callable, Collection, Iterator, Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +11,6 @@ from torch import Tensor
 from manual_bp.oracle.diagnosis.changes import ARRANGED, CLAMPED, FUNCTIONS, INDICES, MASKS, NUMBERS, worded
 from manual_bp.oracle.diagnosis.edit import Edit, RefusedError, Slot
 from manual_bp.oracle.diagnosis.program import MOVES, Altered, At, Traced
-from manual_bp.oracle.diagnosis.quantities import numbers_of
 from manual_bp.oracle.diagnosis.words import called, hyperparameter, name_of
 from manual_bp.program import Ref
 
@@ -60,7 +56,7 @@ def others(slot: Slot) -> Iterator[Edit]:
         if other != slot.ref.position and x.shape == value.shape and x.dtype == value.dtype:
             cost = (2.9 if other in slot.traced.names else 3.3 if other in near else 3.9) + more
             words = f"{name_of(slot.traced, Ref(other))} in place of {name}"
-            yield slot.edit_at(cost, words, with_other(_second, slot.traced, slot.position, other))
+            yield slot.edit_at(cost, words, another(slot.traced, slot.position, other))
 
 
 def _near(traced: Traced, position: int) -> set[int]:
@@ -89,49 +85,15 @@ def _others(traced: Traced, position: int, near: Collection[int] = ()) -> Iterat
             yield other
 
 
-def with_other(combine: Callable[[Any, Any], Any], traced: Traced, position: int, other: int) -> Altered:
-    """What stands somewhere combined with another value, wherever that is in any run: in a loop in the same round."""
+def another(traced: Traced, position: int, other: int) -> Altered:
+    """In place of what stands somewhere another value, wherever that is in any run: in a loop in the same round."""
     site, own = traced.sites[other], traced.sites[position]
 
-    def combined(x: Any, at: At) -> Any:
+    def instead(_: Any, at: At) -> Any:
         found, each = at.traced.positions[site], at.traced.positions[own]
-        return combine(x, at.value(Ref(found[each.index(at.position)] if len(found) == len(each) else found[-1])))
+        return at.value(Ref(found[each.index(at.position)] if len(found) == len(each) else found[-1]))
 
-    return combined
-
-
-def _second(_: Any, other: Any) -> Any:
-    return other
-
-
-ONCE_MORE: Mapping[str, tuple[float, Callable[[Any, Any], Any]]] = {
-    "{0} multiplied by {1} once more": (0.0, operator.mul),
-    "{0} divided by {1} once more": (0.1, operator.truediv),
-    "{1} added to {0}": (0.3, operator.add),
-    "{1} subtracted from {0}": (0.4, operator.sub),
-}
-"""What is made of a value and another; which broadcasts to its shape."""
-
-
-def combined_with_others(slot: Slot) -> Iterator[Edit]:
-    """A value with another multiplied, divided or added once more."""
-    value, traced, name = slot.value, slot.traced, slot.name
-    if not value.is_floating_point() or not value.numel():
-        return
-    for other in _others(traced, slot.position):
-        x = traced.values[other]
-        if not x.is_floating_point() or not meets(x, value):
-            continue
-        cost = (3.0 if other in traced.names else 4.0) + (0.2 if slot.stage == "results" else 0.4)
-        for words, (more, combine) in ONCE_MORE.items():
-            said = words.format(name, name_of(traced, Ref(other)))
-            yield slot.edit_at(cost + more, said, with_other(combine, traced, slot.position, other))
-
-
-def meets(x: Tensor, value: Tensor) -> bool:
-    """Whether they broadcast to the shape of the second."""
-    pairs = zip(reversed(x.shape), reversed(value.shape), strict=False)
-    return x.ndim <= value.ndim and all(own in (1, due) for own, due in pairs)
+    return instead
 
 
 def operands(slot: Slot) -> Iterator[Edit]:
@@ -171,14 +133,6 @@ def constants(slot: Slot) -> Iterator[Edit]:
             said, kind = f"{worded(words, name)} in {slot.name}", f"{words} for {number}"
             change = _of_number(function, None if own else number)
             yield slot.edit(cost + 0.3, said, change, kind, arg=i)
-        for option in numbers_of(traced) if node.name in ("gt", "ge", "lt", "le") else ():
-            for sign, written in ((1, option), (-1, f"-{option}")):
-                said = f"`{written}` in place of {name} in {slot.name}"
-                yield slot.edit_at(2.5, said, partial(_compared_with, i, sign, option))
-
-
-def _compared_with(i: int, sign: int, option: str, _: Any, at: At) -> Any:
-    return at.altered(lambda own: sign * numbers_of(at.traced)[option], i)
 
 
 def _always(number: float) -> Callable[[Any], float]:
@@ -207,8 +161,7 @@ def _of_number(function: Callable[[float], float], number: float | None) -> Call
 
 
 def misshapen(traced: Traced, argument: str, shape: tuple[int, ...]) -> Iterator[Edit]:
-    """What has the shape that came, where another is due: a value that was not reduced, or by another axis; the right
-    numbers arranged otherwise."""
+    """What has the shape that came, where another is due: what was not reduced, or is arranged otherwise."""
     slot = Slot(traced, traced.results[argument])
     right, name = slot.value, f"`{argument}`"
     seen: list[Tensor] = []
@@ -234,13 +187,7 @@ def misshapen(traced: Traced, argument: str, shape: tuple[int, ...]) -> Iterator
             continue
         of = name_of(traced, Ref(other))
         if new(x):
-            yield slot.edit_at(2.5, f"{of} in place of {name}", with_other(_second, traced, slot.position, other))
-        for axis, (how, reduce) in itertools.product(range(x.ndim), (("sum", torch.sum), ("mean", torch.mean))):
-            for keeps in (False, True):
-                if new(reduce(x, axis, keepdim=keeps)):
-                    words = f"the {how} of {of} over axis {axis} alone in place of {name}"
-                    reduced = _over_one(reduce, axis, keeps)
-                    yield slot.edit_at(2.7, words, with_other(reduced, traced, slot.position, other))
+            yield slot.edit_at(2.5, f"{of} in place of {name}", another(traced, slot.position, other))
 
 
 def _arranged(change: Callable[..., Tensor], rank: int, due: int) -> Callable[[Tensor], Tensor]:
@@ -251,7 +198,3 @@ def _arranged(change: Callable[..., Tensor], rank: int, due: int) -> Callable[[T
         return change(x, shape)
 
     return arranged
-
-
-def _over_one(reduce: Callable[..., Tensor], axis: int, keeps: bool) -> Callable[[Any, Tensor], Tensor]:
-    return lambda _, other: reduce(other, axis, keepdim=keeps)

@@ -1,44 +1,36 @@
-"""Edits of the whole page: its registered mistakes, other hyperparameters, other cotangents, the parts of an axis in
-another order, another page's formula."""
+"""Edits of the whole page: its registered mistakes, other hyperparameters, other cotangents."""
 
 from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from manual_bp import axes
 from manual_bp.hyperparameters import choices, kinds
 from manual_bp.inputs import Mistake
 from manual_bp.oracle.diagnosis.changes import FUNCTIONS, worded
-from manual_bp.oracle.diagnosis.edit import PAGE, Edit, RefusedError
-from manual_bp.oracle.diagnosis.orders import PARTS, rearranged
+from manual_bp.oracle.diagnosis.edit import Edit, RefusedError
 from manual_bp.oracle.diagnosis.program import Called, Traced, Values, by_name
 from manual_bp.oracle.diagnosis.quantities import Always
 from manual_bp.outputs import parts, whole
-from manual_bp.registry import RULES
-from manual_bp.rule import Rule
 
 
 def whole_edits(traced: Traced) -> Iterator[Edit]:
     """All of them but its mistakes, which are asked before."""
-    for family in (hyperparameters, cotangents, formulas, packed):
-        yield from family(traced)
+    yield from hyperparameters(traced)
+    yield from cotangents(traced)
 
 
-def _called(traced: Traced, inputs: Any = None, dy: Any = None, hyper: Any = None, kept: Any = None) -> Values:
-    """What the page gives when it is called with something else; kept: a function of what forward keeps."""
+def _called(traced: Traced, dy: Any = None, **hyper: Any) -> Values:
+    """What the page gives when it is called with something else."""
     rule = traced.rule
-    given = {**rule.defaults, **traced.case.hyper, **(hyper or {})}
-    y, residuals = rule.pure(*(traced.inputs if inputs is None else inputs), **given)
+    y, residuals = rule.pure(*traced.inputs, **{**rule.defaults, **traced.case.hyper, **hyper})
     if not rule.has_backward:
         return by_name(rule, y, ())
-    residuals = residuals if kept is None else kept(residuals)
     return by_name(rule, y, rule.page.backward(residuals, traced.dy if dy is None else dy))
 
 
@@ -83,7 +75,7 @@ ROUNDED: Mapping[str, Callable[[float], float]] = {
     "{0} rounded to float16": lambda h: float(torch.tensor(h, dtype=torch.float64).half()),
 }
 """What a hyperparameter is beside a function of it."""
-CHANGED = {words: function for words, (_, function) in FUNCTIONS.items()} | ROUNDED
+CHANGED = {**{words: function for words, (_, function) in FUNCTIONS.items()}, **ROUNDED}
 
 
 def hyperparameters(traced: Traced) -> Iterator[Edit]:
@@ -127,9 +119,9 @@ def _with_hyper(changed: Mapping[str, Callable[[Mapping[str, Any]], Any]], trace
     hyper = {name: value(own) for name, value in changed.items()}
     try:
         try:
-            return _called(traced, hyper=hyper)
+            return _called(traced, **hyper)
         except ValueError:  # 0 is refused where it is divided by
-            return _called(traced, hyper={name: value or TINY for name, value in hyper.items()})
+            return _called(traced, **{name: value or TINY for name, value in hyper.items()})
     except ValueError as error:
         raise RefusedError from error
 
@@ -155,100 +147,5 @@ def _at_dy(ignored: int | None, traced: Traced, needed: int) -> Values:
         dy = [None if d is None or y is None else d * y for d, y in pairs]
     else:
         dy = [None if d is None else torch.zeros_like(d) if i == ignored else d for i, (d, _) in enumerate(pairs)]
-    return _grads(_called(traced, dy=whole(dy, like=traced.dy)))
-
-
-def _grads(found: Values) -> Values:
+    found = _called(traced, whole(dy, like=traced.dy))
     return {name: x for name, x in found.items() if name.startswith("d")}
-
-
-# ---------------------------------------------------------------------------------------------------- packed axes
-
-
-def packed(traced: Traced) -> Iterator[Edit]:
-    """The gates of a cell, or whatever else is packed along one axis, in another order: in forward and backward, or in
-    what forward keeps alone."""
-    rule = traced.rule
-    for token, number in _packed_axes(rule) if rule.has_backward else ():
-        for order in itertools.permutations(range(number)):
-            if order != tuple(range(number)):
-                said = ", ".join(str(i + 1) for i in order)
-                what = f"the {number} parts of the axis {token} (gates, halves, or what else is packed there)"
-                words = f"{{}} is as if {what} stood in the order {said}"
-                yield Edit(1.5, words, run=partial(_in_order, token, order, False))
-                yield Edit(1.55, f"{words}, in backward alone", run=partial(_in_order, token, order, True))
-
-
-def _packed_axes(rule: Rule) -> Iterator[tuple[str, int]]:
-    """Axes that are so many times as long as another one, and how many times."""
-    found = [t for n in rule.inputs for t in axes.tokens(rule.annotations[n])]
-    for token, number in itertools.product(dict.fromkeys(found), PARTS):
-        part = f"{int(token) // number}" if token.isdigit() and int(token) % number == 0 else ""
-        if token.startswith(f"{number}*") or (part != "1" and part in found):
-            yield token, number
-
-
-def _in_order(token: str, order: Sequence[int], in_backward_alone: bool, traced: Traced, needed: int) -> Values:
-    """What the page gives of parts in such an order, with its cotangents' parts put back."""
-    rule = traced.rule
-
-    def moved(x: Any, annotation: Any, order: Sequence[int]) -> Any:
-        names = axes.tokens(annotation) if isinstance(x, Tensor) and hasattr(annotation, "dim_str") else []
-        for from_end, name in enumerate(reversed(names), 1):
-            x = rearranged(x, x.ndim - from_end, order) if name == token else x
-        return x
-
-    def kept(residuals: Any) -> Any:
-        own = type(residuals).__annotations__
-        return residuals._replace(**{name: moved(getattr(residuals, name), own[name], order) for name in own})
-
-    if in_backward_alone:
-        found = _called(traced, kept=kept)
-    else:
-        pairs = zip(traced.inputs, rule.inputs, strict=True)
-        found = _called(traced, inputs=[moved(x, rule.annotations[name], order) for x, name in pairs])
-    back = [order.index(i) for i in range(len(order))]
-    of = {f"d{name}": rule.annotations[name] for name in rule.inputs}
-    return {name: moved(x, of.get(name), back) for name, x in found.items()}
-
-
-# --------------------------------------------------------------------------------------------------------- formulas
-
-
-# What people put on top of a gradient once more is the derivative of an activation.
-ON_TOP = "activation"
-
-
-def formulas(traced: Traced) -> Iterator[Edit]:
-    """The formula of another page of the same chapter; the derivative of an activation on top of the right one."""
-    own = traced.rule
-    near = [name for name, chapter in RULES.chapters.items() if chapter in (own.chapter, ON_TOP) and name != own.name]
-    for other in (RULES[name] for name in near):  # to load them all takes a second
-        needed = set(other.inputs) - other.absentable
-        has_hyper = other.defaults.keys() >= set(other.hyper) - set(own.hyper)
-        if other.has_backward != own.has_backward or not has_hyper:
-            continue
-        if other.chapter == own.chapter and needed <= set(own.inputs):
-            yield Edit(3, f"is the formula of {other.name}", run=partial(_at_other, other))
-        if other.chapter == ON_TOP and len(other.inputs) == 1:
-            for name in own.inputs:
-                if own.is_number(name) and traced.right.get(f"d{name}") is not None:
-                    words = f"{PAGE}the derivative of {other.name} on top of d{name}"
-                    yield Edit(3.1, words, run=partial(_on_top, other, name))
-
-
-def _of_own(other: Rule, traced: Traced) -> dict[str, Any]:
-    return {n: v for n, v in {**traced.rule.defaults, **traced.case.hyper}.items() if n in other.hyper}
-
-
-def _at_other(other: Rule, traced: Traced, needed: int) -> Values:
-    named = dict(zip(traced.rule.inputs, traced.inputs, strict=True))
-    y, grads = other.vjp(tuple(named.get(n) for n in other.inputs), traced.dy, **_of_own(other, traced))
-    found = by_name(other, y, grads)
-    found = _grads(found) if traced.rule.has_backward else found
-    return {name: x for name, x in found.items() if name in traced.rule.arguments}
-
-
-def _on_top(other: Rule, name: str, traced: Traced, needed: int) -> Values:
-    x, dx = traced.inputs[list(traced.rule.inputs).index(name)], traced.right[f"d{name}"]
-    return {f"d{name}": other.vjp((x,), dx, **_of_own(other, traced))[1][0]}
