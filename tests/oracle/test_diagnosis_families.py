@@ -77,7 +77,7 @@ def shrunk_wrongly(inputs, dy, scale=2.0, least=0.5):
     [
         # threshold=1 would give the same wherever beta is 0.5
         (softened, softened_wrongly, {"beta": 0.5, "threshold": 2.0}, "`x` in place of `x·0.5`"),
-        (shrunk, shrunk_wrongly, {"scale": 3.0, "least": 0.7}, "`x` in place of `x·scale`"),
+        (shrunk, shrunk_wrongly, {"scale": 3.0, "least": 0.7}, "`1` in place of `scale` in `x·scale`"),
     ],
 )
 def test_a_threshold_of_another_number(function, candidate, hyper, words):
