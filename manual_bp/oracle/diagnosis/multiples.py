@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from manual_bp.oracle.diagnosis.edit import NAMED, Edit, Slot, slots_of
-from manual_bp.oracle.diagnosis.program import MOVES, Altered, Traced, Values
+from manual_bp.oracle.diagnosis.edit import NAMED, PAGE, Edit, Slot, slots_of
+from manual_bp.oracle.diagnosis.program import MOVES, Altered, At, Traced, Values
 from manual_bp.oracle.diagnosis.quantities import CONSTANTS, Always, Quantity
 from manual_bp.oracle.diagnosis.sketch import Sketch
 from manual_bp.oracle.words import beside_one
@@ -67,6 +68,11 @@ def multiples(sketch: Sketch, of_results: bool = False) -> Iterator[Edit]:
             for words, quantity in traced.quantities:
                 if "- 1)" in words and "√" not in words:
                     yield slot.edit_at(2.6, _multiplied_words(slot, words), _times(quantity))
+    for argument in sketch.samples:
+        inputs = [p for p in traced.names if traced.sites[p].stage == "inputs"]
+        for position in (p for p in inputs if traced.values[p].is_floating_point()):
+            if solved := _solved(sketch, argument, traced.values[position]):
+                yield from _added(traced, argument, position, solved.factor - 1, solved.off)
 
 
 def _solvable(sketch: Sketch, change: Tensor) -> Iterator[str]:
@@ -143,6 +149,26 @@ def _single(slot: Slot, factor: float, off: float) -> Iterator[Edit]:
         cost = (1.2 if is_result else 1.9 if is_summand else 2.0) + more
         said, position = (_of_result(words), None) if is_result else (edit.words, slot.position)
         yield replace(edit, cost=cost, words=said, position=position, fitted=quantity)
+
+
+def _added(traced: Traced, argument: str, position: int, factor: float, off: float) -> Iterator[Edit]:
+    """A multiple of an input added to a result; none of it is no edit."""
+    if abs(factor) <= off:
+        return
+    site, name = traced.sites[traced.results[argument]], traced.names[position]
+    of = traced.sites[position]
+
+    def plus(quantity: Quantity, at: At) -> Any:
+        (own,) = at.traced.positions[of]
+        return at.result() + quantity(at.traced) * at.traced.values[own]
+
+    every = [*names_of(factor, off, traced)]
+    if abs(factor - 1) <= off:
+        every = [(0.0, "", Always(1.0))]
+    for more, words, quantity in every:
+        times_ = f"{words}·" if words else ""
+        said = f"{PAGE}`{times_}{name}` added to `{argument}`"
+        yield Edit(2.2 + more, said, {site: partial(plus, quantity)}, fitted=quantity)
 
 
 def _of_result(factor: str) -> str:
