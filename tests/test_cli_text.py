@@ -83,7 +83,7 @@ def test_interrupted_and_resumed_is_the_same_bit_for_bit(tmp_path, whole, text, 
             signal.raise_signal(signal.SIGINT)
         return right(self, *arguments)
 
-    monkeypatch.setattr(TextSession, "_text_pictures", lambda *_: [])
+    monkeypatch.setattr(TextSession, "_pictures", lambda *_: [])
     with monkeypatch.context() as patch:
         patch.setattr(Step, "__call__", signalled)
         assert run("train", "--out", tmp_path, *options(text)).exit_code == 128 + signal.SIGINT

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import shlex
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """No room on the disk, or none left for this user."""
+
+Figures = Callable[[str], dict[str, Any]]
+"""What stands below each -> figures by the name of their file."""
 
 
 class Session:
@@ -127,28 +131,37 @@ class Session:
         for name, verdict in (("over-fitting", found.verdict), ("gradient", flow.verdict)):
             say(verdict if name in verdict else f"{name}: {verdict}")
         say(flat.verdict)  # which names the activation, and says of each whether it is saturated or dead
-        names = [CHECKPOINT, METRICS, MODEL, *self._pictures(found, flat, answers, said, checkpoint)]
+        names = [CHECKPOINT, METRICS, MODEL, *self._pictures(found, flat, said, checkpoint, self._confusions(answers))]
         say(f"{self.folder}: {', '.join(names)}")
         return self._verification(checkpoint)
 
-    def _pictures(
-        self, found: Overfitting, flat: Saturation, answers: Tensor, accuracy: str, checkpoint: Checkpoint
-    ) -> list[str]:
-        """The names of the files."""
-        from manual_bp.training import confusion, pictures
+    def _confusions(self, answers: Tensor) -> Figures:
+        """Of labels: which are taken for which, and examples that are."""
+        from manual_bp.training import confusion
 
-        run, c, kept = self.run, self.run.configuration, checkpoint.stopping.best_epoch
-        labels, classes = run.test.labels, run.classes
-        about = f"{c.model} on {Path(c.data).name}, {c.optimizer}, lr {c.lr}: {accuracy}"
-        lost = {name: layer.lost for name, layer in flat.layers.items()}
+        test, classes = self.run.test, self.run.classes
+        counts = confusion.confusion(test.labels, answers, classes)
+        return lambda about: {
+            "confusion.svg": confusion.confusion_matrix(counts, about),
+            "misclassified.svg": confusion.misclassified(test.x, self.run.image, test.labels, answers, about),
+        }
+
+    def _pictures(
+        self, found: Overfitting, flat: Saturation, said: str, checkpoint: Checkpoint, of_kind: Figures
+    ) -> list[str]:
+        """The names of the files.  of_kind: figures that this kind of run alone has."""
+        from manual_bp.training import pictures
+
+        c, kept = self.run.configuration, checkpoint.stopping.best_epoch
+        about = f"{c.model} on {Path(c.data).name}, {c.optimizer}, lr {c.lr}: {said}"
         try:
             figures = {
                 "learning_curves.svg": pictures.learning_curves(self.records, found, kept, about),
                 "gradient_norms.svg": pictures.gradient_norms(self.records, about),
-                "confusion.svg": confusion.confusion_matrix(confusion.confusion(labels, answers, classes), about),
-                "misclassified.svg": confusion.misclassified(run.test.x, run.image, labels, answers, about),
+                **of_kind(about),
             }
             if self.records[0].saturation:  # a network without activations has none
+                lost = {name: layer.lost for name, layer in flat.layers.items()}
                 figures["saturation.svg"] = pictures.saturation(self.records, lost, about)
         except ValueError as error:  # without matplotlib, as it says
             say(str(error))

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from manual_bp.cli.session import Session, say
+from manual_bp.cli.session import Figures, Session, say
 from manual_bp.cli.shared import out
 from manual_bp.wording import counted
 
 if TYPE_CHECKING:
-    from manual_bp.curves.overfitting import Overfitting
     from manual_bp.training.checkpoint import Checkpoint
-    from manual_bp.training.saturation import Saturation
     from manual_bp.training.saved import SavedModel
 
 SAMPLE, TEMPERATURE = 400, 0.8
@@ -51,7 +48,7 @@ class TextSession(Session):
         found = overfitting([r.training_loss for r in self.records], [r.validation_loss for r in self.records])
         for name, verdict in (("over-fitting", found.verdict), ("gradient", flow.verdict)):
             say(verdict if name in verdict else f"{name}: {verdict}")
-        names = [CHECKPOINT, METRICS, MODEL, *self._text_pictures(saved, found, flat, said, checkpoint)]
+        names = [CHECKPOINT, METRICS, MODEL, *self._pictures(found, flat, said, checkpoint, self._attention(saved))]
         say(f"{self.folder}: {', '.join(names)}")
         say(f"more of it: manual-bp sample --model {self.folder} --prompt ...")
         return self._verification(checkpoint)
@@ -66,30 +63,12 @@ class TextSession(Session):
         drawn = sample(layer, saved.params, saved.buffers, prompt, SAMPLE, context=context, temperature=TEMPERATURE)
         return Symbols(saved.symbols).text(drawn)
 
-    def _text_pictures(
-        self, saved: SavedModel, found: Overfitting, flat: Saturation, said: str, checkpoint: Checkpoint
-    ) -> list[str]:
-        """The names of the files."""
-        from manual_bp.training import attention_map, pictures
+    def _attention(self, saved: SavedModel) -> Figures:
+        """Of a network that has it: at what each character looks."""
+        from manual_bp.training import attention_map
 
-        run, c, kept = self.run, self.run.configuration, checkpoint.stopping.best_epoch
-        about = f"{c.model} on {Path(c.data).name}, {c.optimizer}, lr {c.lr}: {said}"
+        run = self.run
         tokens = run.validation.x[0, : attention_map.SHOWN]
         characters = [run.symbols[token].decode(errors="replace") for token in tokens.tolist()]
         looks = attention_map.weights(saved.model.inference(), saved.params, saved.buffers, tokens)
-        try:
-            figures = {
-                "learning_curves.svg": pictures.learning_curves(self.records, found, kept, about),
-                "gradient_norms.svg": pictures.gradient_norms(self.records, about),
-            }
-            if looks:
-                figures["attention.svg"] = attention_map.attention_map(looks, characters, about)
-            if self.records[0].saturation:
-                lost = {name: layer.lost for name, layer in flat.layers.items()}
-                figures["saturation.svg"] = pictures.saturation(self.records, lost, about)
-        except ValueError as error:  # without matplotlib, as it says
-            say(str(error))
-            return []
-        for name, figure in figures.items():
-            pictures.save(figure, self.folder / name)
-        return list(figures)
+        return lambda about: {"attention.svg": attention_map.attention_map(looks, characters, about)} if looks else {}
