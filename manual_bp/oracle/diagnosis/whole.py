@@ -1,4 +1,5 @@
-"""Edits of the whole page: its registered mistakes, other hyperparameters, other cotangents."""
+"""Edits of the whole page: its registered mistakes, other hyperparameters, other cotangents, another
+page's formula."""
 
 from __future__ import annotations
 
@@ -17,12 +18,15 @@ from manual_bp.oracle.diagnosis.edit import Edit, RefusedError
 from manual_bp.oracle.diagnosis.program import Called, Traced, Values, by_name
 from manual_bp.oracle.diagnosis.quantities import Always
 from manual_bp.outputs import parts, whole
+from manual_bp.registry import RULES
+from manual_bp.rule import Rule
 
 
 def whole_edits(traced: Traced) -> Iterator[Edit]:
     """All of them but its mistakes, which are asked before."""
     yield from hyperparameters(traced)
     yield from cotangents(traced)
+    yield from formulas(traced)
 
 
 def _called(traced: Traced, dy: Any = None, **hyper: Any) -> Values:
@@ -147,5 +151,32 @@ def _at_dy(ignored: int | None, traced: Traced, needed: int) -> Values:
         dy = [None if d is None or y is None else d * y for d, y in pairs]
     else:
         dy = [None if d is None else torch.zeros_like(d) if i == ignored else d for i, (d, _) in enumerate(pairs)]
-    found = _called(traced, whole(dy, like=traced.dy))
+    return _grads(_called(traced, whole(dy, like=traced.dy)))
+
+
+def _grads(found: Values) -> Values:
     return {name: x for name, x in found.items() if name.startswith("d")}
+
+
+# --------------------------------------------------------------------------------------------------------- formulas
+
+
+def formulas(traced: Traced) -> Iterator[Edit]:
+    """The formula of another page of the same chapter."""
+    own = traced.rule
+    near = [name for name, chapter in RULES.chapters.items() if chapter == own.chapter and name != own.name]
+    for other in (RULES[name] for name in near):  # to load them all takes a second
+        has_inputs = set(other.inputs) - other.absentable <= set(own.inputs)
+        has_hyper = other.defaults.keys() >= set(other.hyper) - set(own.hyper)
+        if other.has_backward == own.has_backward and has_inputs and has_hyper:
+            yield Edit(3, f"is the formula of {other.name}", run=partial(_at_other, other))
+
+
+def _at_other(other: Rule, traced: Traced, needed: int) -> Values:
+    own = traced.rule
+    hyper = {n: v for n, v in {**own.defaults, **traced.case.hyper}.items() if n in other.hyper}
+    named = dict(zip(own.inputs, traced.inputs, strict=True))
+    y, grads = other.vjp(tuple(named.get(n) for n in other.inputs), traced.dy, **hyper)
+    found = by_name(other, y, grads)
+    found = _grads(found) if own.has_backward else found
+    return {name: x for name, x in found.items() if name in own.arguments}
