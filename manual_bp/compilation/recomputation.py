@@ -2,7 +2,8 @@
 
 Backward needs the input x of every linear layer, for dW = δᵀ x.  Between the two it can be given up and made again
 
-  * from what its own layer keeps anyway: x = relu(batch_norm(z)), where the backward of batch_norm keeps z;
+  * from what its own layer keeps anyway: x = relu(batch_norm(z)), where the backward of batch_norm keeps z; of a
+    transformer, whose positions go through a layer one by one, x = layer_norm(z) or gelu(z);
   * from the input of the layer below: x = x' + relu(batch_norm(z)), the sum of a residual block;
   * by another matrix product: x = relu(x' Wᵀ + b), the layer of a plain network.
 
@@ -21,6 +22,7 @@ import torch
 from manual_bp.compilation import taps  # noqa: F401  (makes the operation)
 from manual_bp.compilation.numbers import stored
 from manual_bp.compilation.products import onednn_product
+from manual_bp.compilation.stand_ins import VIEWS
 from manual_bp.compilation.updates import add_product
 
 aten, compared = torch.ops.aten, torch.ops.manual_bp.compared.default
@@ -44,6 +46,7 @@ def recompute(graph: torch.fx.Graph) -> None:
     made again."""
     forward = _ancestors_of_loss(graph)
     _images_again(graph, forward)
+    _positions_again(graph, forward)
     gradients = {node: delta for node in graph.nodes if (delta := _gradient_with(node, forward)) is not None}
     inputs = list(gradients)
     if len(inputs) < DEEP:
@@ -90,6 +93,38 @@ def _images_again(graph: torch.fx.Graph, forward: Collection[Node]) -> None:
                         _store(graph, passed)
             _Copier(graph, forward, {x}, delta, made).copy(x)
         gradient.replace_input_with(x, made[x])
+
+
+def _positions_again(graph: torch.fx.Graph, forward: Collection[Node]) -> None:
+    """Makes the input x of a layer that every position of a text goes through again for δᵀ x, where that takes no
+    product, and backward asks nothing else of x: a norm of what it keeps anyway, or GELU of what it keeps.
+
+    A block of 384 (context 256, batch 4) keeps 9 MiB less so, two norms and a GELU.
+    """
+    late: dict[Node, list[tuple[Node, Node]]] = {}  # by x the views of it that are multiplied, each with its δ
+    for product in graph.nodes:
+        if product in forward or not is_product(product):
+            continue
+        left, right = _factors(product)
+        for view, delta in ((left, right), (right, left)):
+            x = _viewed(view)
+            if x in forward and x.op != "placeholder" and x.meta["val"].ndim > 2:
+                late.setdefault(x, []).append((view, _viewed(delta)))
+    for x, factors in late.items():
+        views = {view for view, _ in factors}
+        copier = _Copier(graph, forward, {x}, min(delta for _, delta in factors), {})
+        is_cheap = all(_is_elementwise(node) or _is_view(node) for node in copier.wanted(x))
+        if is_cheap and views == {user for user in x.users if user not in forward}:
+            made = copier.copy(x)
+            for view in views:
+                view.replace_input_with(x, made)
+
+
+def _viewed(node: Node) -> Node:
+    """What a node is another shape or order of the axes of, or the node itself."""
+    while node.target in (*VIEWS, aten.permute.default):
+        node = node.args[0]
+    return node
 
 
 def _is_elementwise(node: Node) -> bool:
@@ -223,14 +258,14 @@ class _Copier:
 
     def copy(self, x: Node) -> Node:
         """x again, from what is kept."""
-        for node in self._wanted(x):
+        for node in self.wanted(x):
             copies = self._made if node in self._given_up else self._between
             new = self._add(node.target, *torch.fx.map_arg((node.args, node.kwargs), self._copied), node)
             is_late = node in self._given_up or is_product(node)
             copies[node] = self._add(again, (new, self._after), {}, node) if is_late else new
         return self._copied(x)
 
-    def _wanted(self, x: Node) -> list[Node]:
+    def wanted(self, x: Node) -> list[Node]:
         """The nodes to be copied for x, in their order."""
         found, waiting = set(), [x]
         while waiting:

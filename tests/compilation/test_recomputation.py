@@ -10,8 +10,8 @@ import torch
 from manual_bp.compilation import passes, recomputation
 from manual_bp.compilation.products import Product
 from manual_bp.losses import Loss, names
-from manual_bp.models import cnn, mlp, residual_mlp, resnet
-from manual_bp.training import adam, sgd, training_step
+from manual_bp.models import cnn, gpt, mlp, residual_mlp, resnet
+from manual_bp.training import adam, adamw, sgd, training_step
 from tests.compilation.conftest import interpret
 from tests.training.examples import targets
 
@@ -84,6 +84,32 @@ def test_where_onednn_multiplies_too(device, monkeypatch, tmp_path):
     monkeypatch.setattr(passes, "passes", lambda onednn: rewriting(every))
     interpret(monkeypatch)
     test_the_same_bits("multiplied", "square_loss", device, "interpreted", monkeypatch, tmp_path)
+
+
+@pytest.mark.parametrize("options", [{}, {"norm": "rms", "feedforward": "swiglu", "position": "rope"}], ids=["", "rms"])
+def test_positions_are_the_same_bits(options, built, monkeypatch, tmp_path):
+    """Two norms and what the feed-forward layer ends with are made again, in each of two blocks."""
+    model = gpt(7, 6, 8, 2, 2, **options)
+    x, target = torch.randint(7, (2, 3, 6), generator=torch.Generator().manual_seed(0))
+    found, made, copy = [], [], recomputation._Copier.copy
+
+    def counting(copier, node):
+        made.append(node)
+        return copy(copier, node)
+
+    monkeypatch.setattr(recomputation._Copier, "copy", counting)
+    for what in ("again", "kept"):
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / what))
+        if what == "kept":
+            monkeypatch.setattr(recomputation, "_positions_again", lambda graph, forward: None)
+        step = training_step(model, "softmax_cross_entropy", optimizer=adamw(0.1), compiled=True, donate=True)
+        state = step.init(torch.Generator().manual_seed(1))
+        for _ in range(3):
+            state, cost = step(state, x, target)
+        found.append({**state.params, "loss": cost})
+        assert len(made) == 3 * 2 + 1  # and the norm in front of the head
+    got, kept = found
+    assert not [n for n, t in kept.items() if not torch.equal(got[n], t)]
 
 
 @pytest.mark.exhaustive  # four networks are compiled

@@ -39,7 +39,7 @@ def _is_taken(x: Tensor) -> bool:
     return x.dtype is torch.float32 and x.device.type == "cpu"
 
 
-@torch.library.custom_op("manual_bp::gelu", mutates_args=())
+@torch.library.custom_op("manual_bp::gelu", mutates_args=(), tags=(torch.Tag.pointwise,))
 def _forward(x: Tensor, bias: Tensor | None) -> Tensor:
     """Of x + bias, as the page where nothing is compiled."""
     y, _ = page.forward(_plus(x, bias))

@@ -7,15 +7,16 @@ namespace softmax_cross_entropy {
 
 using namespace softmax;
 
-// log p of the label; dx = each * (p - 1 at the label).  One largest logit is left out of the sum, so that log1p and
-// expm1 keep the digits of a p that is nearly 1.
+// log p of the label; dx = each * (p - 1 at the label), which may take the place of x.  One largest logit is left out of
+// the sum, so that log1p and expm1 keep the digits of a p that is nearly 1.
 inline float row(int64_t n, const float* x, float* dx, int64_t label, float each) {
   float most = largest_of(x, n);
   int64_t place = place_of(most, x, n);
+  float chosen = x[label];
   exponentials(n, x, most, dx);
   float its_own = dx[place];  // 1, or NaN
   dx[place] = 0;
-  float total = sum_of(n, dx) + (its_own - 1), z = x[label] - most - std::log1p(total);
+  float total = sum_of(n, dx) + (its_own - 1), z = chosen - most - std::log1p(total);
   dx[place] = its_own;
   scale_row(n, each / (1 + total), dx);
   dx[label] = each * std::expm1(z);

@@ -4,7 +4,7 @@ The page asks where the largest logit stands, and its text goes through the logi
 library's exponential in each.  Here a row of them is read once, and its cotangent is made for dy = 1 while the row is
 in the caches: it is what is kept in place of log p, and that no weight is kept says so.  A row is what lies side by
 side: the classes of a matrix, or of a network of sequences.  Then those of the cotangent do too, as the products behind
-it want them.
+it want them; it takes the place of logits that nobody else reads.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.compilation import scaling
+from manual_bp.compilation.stand_ins import VIEWS
 from manual_bp.rules.loss import softmax_cross_entropy as page
 
 
@@ -77,27 +78,39 @@ def _lowered(x: Any, target: Any, weight: Any, ignore_index: int, is_mean: bool)
     from torch._inductor import config
     from torch._inductor.ir import ExternKernel
     from torch._inductor.lowering import empty_strided, permute
+    from torch._inductor.virtualized import V
 
     from manual_bp.compilation.cpp import call_cpp, text
 
     sizes = [int(n) for n in x.get_size()]
     order = [0, *range(2, len(sizes)), 1]
-    given = (permute(x, order), target, weight)
-    read = [None if t is None else ExternKernel.require_contiguous(t) for t in given]
-    strides = dict(zip(order, _contiguous_strides([sizes[axis] for axis in order]), strict=True))
+    rows: Any = ExternKernel.require_contiguous(permute(x, order))
+    others = [None if t is None else ExternKernel.require_contiguous(t) for t in (target, weight)]
     how = {"dtype": torch.float32, "device": x.get_device()}
-    dx = empty_strided(sizes, [strides[axis] for axis in range(len(sizes))], **how)
-    written = [empty_strided([], None, **how), dx]
+    y = empty_strided([], None, **how)
+    is_copied = rows.get_name() != x.get_name()
+    if _is_read_here_alone(V.graph.current_node.args[0]) and not is_copied:
+        dx = x
+    else:
+        strides = dict(zip(order, _contiguous_strides([sizes[axis] for axis in order]), strict=True))
+        dx = empty_strided(sizes, [strides[axis] for axis in range(len(sizes))], **how)
     numbers = f"{math.prod(sizes) // sizes[1]}, {sizes[1]}, {ignore_index}, {str(is_mean).lower()}"
     function = f"softmax_cross_entropy::cost<{config.cpp.threads}>"
     call_cpp(
         text("softmax.h", "softmax_cross_entropy.h"),
         function,
         [f"softmax_cross_entropy::Sizes{{{numbers}}}"],
-        read,
-        written,
+        [rows, *others],
+        [y, ExternKernel.realize_input(dx)],
     )
-    return tuple(written)
+    return y, dx
+
+
+def _is_read_here_alone(x: Any) -> bool:
+    """Whether a node is a result that nobody else reads, whatever its shape there: then dx may take its place."""
+    while x.target in (*VIEWS, torch.ops.aten.permute.default) and len(x.users) == 1:
+        x = x.args[0]
+    return x.op != "placeholder" and len(x.users) == 1
 
 
 def _contiguous_strides(sizes: list[int]) -> list[int]:
