@@ -84,7 +84,7 @@ from manual_bp.arithmetic.bounded_tensor import (
     pair_of,
 )
 from manual_bp.arithmetic.paging import Decide, Paging, Running, as_it_is
-from manual_bp.arithmetic.stochastic import is_wide, narrowed, repeated, wide_from
+from manual_bp.arithmetic.stochastic import fit, is_wide, narrowed, repeated, wide_from
 from manual_bp.outputs import parts, whole
 
 if TYPE_CHECKING:
@@ -198,10 +198,10 @@ def widths(
             return [*parts(y), *grads]
 
         def run(how: How, count: int) -> list[Tensor | None]:
-            return repeated(again, given, lambda x: enter(x, contract), how, count)
+            return repeated(again, given, lambda x: enter(x, contract), how, count, is_recorded=is_recorded)
 
         try:
-            found = narrowed(results, errors, run, how, lambda x: leave(x, contract), share)
+            found = narrowed(results, errors, run, how, lambda x: leave(x, contract), share, is_recorded and fit(given))
         except ValueError:  # somebody's function may be defined for the numbers as they are alone
             if not is_recorded:
                 raise

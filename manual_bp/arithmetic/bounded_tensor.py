@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Container, Iterable, Mapping
 from functools import cache, partial, reduce
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,14 @@ aten = torch.ops.aten
 
 class UnknownFunctionError(NotImplementedError):
     """A page uses a function that the table lacks."""
+
+
+Done = Callable[[tuple[Any, ...], Mapping[str, Any]], Any]
+"""What is done instead of an aten function: of its arguments."""
+
+
+class NotAtOnce(NotImplementedError):
+    """An operation that cannot be done in several runs at once."""
 
 
 class Dice:
@@ -60,26 +68,62 @@ class How(NamedTuple):
     enters_exactly: bool = False
 
 
-class Bounded(Tensor):
-    """A tensor that carries a bound on its rounding error.
+class Carrying:
+    """What carries a bound on its rounding error.
 
     `dtype` is the precision of the arithmetic that is modelled.  `value` and `error` are float64; error ≥ 0.  `terms`
     is the number of terms of the sum that made it, 1 for anything else, and `is_choice` whether it is one of several
     numbers, such as the larger.  `how` and `magnitude`, of the expanded terms,
-    are None unless they were asked for.
+    are None unless they were asked for.  `runs`: of so many runs an axis stands before all others of value and
+    error, of which whoever works with it knows nothing (stochastic.py); 0 where there is none.
     """
 
     value: Tensor
     error: Tensor
+    dtype: torch.dtype
     terms: int = 1
     is_choice: bool = False
     how: How | None = None
     magnitude: Tensor | None = None
+    runs: int = 0
+    ndim: Any
+
+
+class Numbers(Carrying):
+    """Numbers that are no tensor, which takes ten times as long to make: what the table gives, and programs run on."""
+
+    def __init__(self, value: Tensor, error: Tensor, dtype: torch.dtype) -> None:
+        self.value = value
+        self.error = error if error.shape == value.shape else error.expand(value.shape)
+        self.dtype = dtype
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.value.shape
+
+    @property
+    def ndim(self) -> int:
+        return self.value.ndim
+
+
+class Constant(NamedTuple):
+    """A Python number where an operation takes a tensor, as torch's dispatcher would make one of it."""
+
+    value: Tensor
+    error: Tensor
+    number: float
+
+
+class Bounded(Carrying, Tensor):
+    """A tensor that carries a bound on its rounding error, on which torch's own functions work."""
+
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
-    def __new__(cls, value: Tensor, error: Tensor, dtype: torch.dtype) -> Bounded:
-        bounded: Bounded = Tensor._make_wrapper_subclass(cls, value.shape, dtype=dtype, device=value.device)
+    def __new__(cls, value: Tensor, error: Tensor, dtype: torch.dtype, runs: int = 0) -> Bounded:
+        shape = value.shape[1:] if runs else value.shape
+        bounded: Bounded = Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=value.device)
+        bounded.runs = runs
         bounded.value = value
         bounded.error = error if error.shape == value.shape else error.expand(value.shape)
         return bounded
@@ -91,12 +135,31 @@ class Bounded(Tensor):
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        return _done_by(func)(args, kwargs or {})
+        if any(type(x) is Bounded and x.runs for x in args):
+            raise NotAtOnce(str(func))  # which a recorded program alone can do
+        return _as_tensors(done_by(func)(args, kwargs or {}))
 
 
-def done_so(x: Tensor, how: How | None) -> Tensor:
+def as_tensor(x: Any) -> Any:
+    """`Numbers` as a tensor, and anything else as it is."""
+    if type(x) is not Numbers:
+        return x
+    bounded = Bounded(x.value, x.error, x.dtype, x.runs)
+    bounded.terms, bounded.how, bounded.magnitude = x.terms, x.how, x.magnitude
+    bounded.is_choice = x.is_choice
+    return bounded
+
+
+def _as_tensors(result: Any) -> Any:
+    return type(result)(map(as_tensor, result)) if type(result) in (tuple, list) else as_tensor(result)
+
+
+Made = TypeVar("Made")
+
+
+def done_so(x: Made, how: How | None) -> Made:
     """`x`, with which everything is done in such a way from here on."""
-    if how and isinstance(x, Bounded):
+    if how and isinstance(x, Carrying):
         x.how = how
         x.error = torch.zeros_like(x.error) if how.enters_exactly else x.error
         x.magnitude = x.value.abs() + x.error if how.roundings else None
@@ -104,7 +167,7 @@ def done_so(x: Tensor, how: How | None) -> Tensor:
     return x
 
 
-def _err(x: Bounded) -> None:
+def _err(x: Carrying) -> None:
     """The error of a number made at random, where that is how things are done."""
     if x.how and x.how.dice is not None:
         off = x.how.dice.parts(x.value.shape).mul_(x.error)
@@ -114,12 +177,8 @@ def _err(x: Bounded) -> None:
         x.value, x.error = torch.where(x.error > 0, erred, x.value), torch.zeros_like(x.value)
 
 
-Done = Callable[[tuple[Any, ...], Mapping[str, Any]], Any]
-"""What is done instead of an aten function: of its arguments."""
-
-
 @cache  # asked some hundred times for a page, and each table costs as much as an addition
-def _done_by(func: Any) -> Done:
+def done_by(func: Any) -> Done:
     """Raises UnknownFunctionError."""
     if func in bounded_table.ARITHMETIC:
         return _calculating(func)
@@ -130,7 +189,7 @@ def _done_by(func: Any) -> Done:
         (bounded_table.SOLVED, _solved),
         (bounded_table.FILLED, _filled),
         (bounded_table.CONSTANTS, _constant),
-        ((aten._to_copy.default,), lambda _, args, kwargs: converted(*args, **kwargs)),
+        ((aten._to_copy.default,), lambda _, args, kwargs: _copied(*args, **kwargs)),
         ((aten.squeeze_.dim,), lambda _, args, __: _squeeze_in_place(*args)),
     )
     for table, done in known:
@@ -151,14 +210,6 @@ def tensors_taken(func: Any) -> tuple[int, ...]:
     return tuple(i for i, argument in enumerate(func._schema.arguments) if str(argument.type) == "Tensor")
 
 
-def comes_as_it_is(func: Any, args: tuple[Any, ...]) -> bool:
-    """Whether the dispatcher would hand these arguments on as they are: it makes tensors of Python numbers."""
-    positions = tensors_taken(func)
-    if not positions or not any(type(x) is Bounded for x in args):
-        return False
-    return all(isinstance(args[i], Tensor) for i in positions if i < len(args))
-
-
 def _decided(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """On the values."""
     return func(*_mapped(_value, args), **kwargs)
@@ -172,7 +223,7 @@ def _calculating(func: Any) -> Done:
     is_choice = func in bounded_table.CHOICES
     apart = bounded_table.APART.get(func)
 
-    def calculated(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Bounded:
+    def calculated(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Numbers:
         dtype = kwargs.get("dtype") or _promoted(args)
         if "dtype" in kwargs:
             kwargs = {name: x for name, x in kwargs.items() if name != "dtype"}
@@ -183,7 +234,7 @@ def _calculating(func: Any) -> Done:
             for position, x in enumerate(args)
         ]
         try:
-            result = Bounded(*meaning(p, *operands, **kwargs), dtype)
+            result = Numbers(*meaning(p, *operands, **kwargs), dtype)
         except NoMeaning as error:
             raise UnknownFunctionError(f"{func} {error} has no entry in manual_bp/arithmetic/bounded_table/.") from None
         result.is_choice = is_choice
@@ -213,35 +264,35 @@ def _precision(dtype: torch.dtype, how: How | None) -> Precision:
     return precision(dtype, how.accumulate, how.roundings > 0, how.underflows) if how else precision(dtype)
 
 
-def _ordered(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Bounded, Tensor]:
+def _ordered(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Numbers, Tensor]:
     """What is the largest or comes first, and its indices, which are decided on the values."""
     x = args[0]
     pair, indices = bounded_table.EXTREMES[func](_precision(x.dtype, x.how), (x.value, x.error), *args[1:], **kwargs)
-    result = Bounded(*pair, x.dtype)
+    result = Numbers(*pair, x.dtype)
     result.how = x.how
     if x.magnitude is not None:
         result.magnitude = result.value.abs() + result.error
     return result, indices
 
 
-def _solved(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, ...]:
+def _solved(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
     """What a matrix is solved for, and what comes beside it."""
     operands, meaning = bounded_table.SOLVED[func]
     dtype, how = _promoted(args[:operands]), _how(args)
     pairs = [pair_of(x, dtype) for x in args[:operands]]
     found = meaning(_precision(dtype, how), *pairs, *args[operands:], **kwargs)
-    return tuple(x if isinstance(x, Tensor) else done_so(Bounded(x[0], x[1], dtype), how) for x in found)
+    return tuple(x if isinstance(x, Tensor) else done_so(Numbers(x[0], x[1], dtype), how) for x in found)
 
 
 def _how(args: Iterable[Any]) -> How | None:
     for x in args:
-        if isinstance(x, Bounded) and x.how:
+        if isinstance(x, Carrying) and x.how:
             return x.how
     return None
 
 
 def _expanded(
-    result: Bounded, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], positions: tuple[int, ...]
+    result: Carrying, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], positions: tuple[int, ...]
 ) -> Tensor:
     """What the magnitudes of the terms add up to into which a result expands; at least its own."""
     own = result.value.abs() + result.error
@@ -263,24 +314,25 @@ def _expanded(
     return torch.maximum(own, bounded_table.MAGNITUDES[func](*operands, **kwargs))
 
 
-def magnitude_of(x: Tensor | float) -> Tensor:
-    if isinstance(x, Bounded):
+def magnitude_of(x: Carrying | Constant | Tensor | float) -> Tensor:
+    if isinstance(x, Carrying):
         return x.value.abs() + x.error if x.magnitude is None else x.magnitude
-    return torch.as_tensor(x, dtype=torch.float64).abs()
+    return (x.value if isinstance(x, Constant) else torch.as_tensor(x, dtype=torch.float64)).abs()
 
 
 def _magnitude_of_number(x: Any) -> Any:
-    return magnitude_of(x) if isinstance(x, Tensor) and x.is_floating_point() else x
+    is_number = isinstance(x, Carrying) or (isinstance(x, Tensor) and x.is_floating_point())
+    return magnitude_of(x) if is_number else x
 
 
-def _in_any_order(result: Bounded, operands: Iterable[Any], p: Precision) -> None:
+def _in_any_order(result: Carrying, operands: Iterable[Any], p: Precision) -> None:
     """What is added to a sum of n terms may be added first (torch's linear does so), and takes part in n roundings.
 
     An infinity is not rounded, and of a NaN nothing is known: what is due to them is in the result's error already."""
     a, b = operands
     for sum_, other in ((a, b), (b, a)):
-        terms = sum_.terms if isinstance(sum_, Bounded) else 1
-        if terms > 1 and isinstance(other, Bounded):
+        terms = sum_.terms if isinstance(sum_, Carrying) else 1
+        if terms > 1 and isinstance(other, Carrying):
             rounding = p.gamma(terms) * (other.value.abs() + other.error)
             result.error = result.error + torch.where(other.value.isfinite(), rounding, bounded_table.EXACT)
             result.terms = max(result.terms, terms + other.terms)
@@ -290,21 +342,20 @@ def _alike(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """Values and errors take the same way.  A plain tensor of numbers is exact, one of integers is an index."""
     func = bounded_table.SHAPES[func]
     x, rest = args[0], args[1:]
-    if isinstance(x, Bounded) and not any(map(_holds_tensor, rest)):
+    if isinstance(x, Carrying) and not any(map(_holds_tensor, rest)):
         ways: list[Any] = [func(part, *rest, **kwargs) for part in (x.value, x.error)]
         ways.append(None if x.magnitude is None else func(x.magnitude, *rest, **kwargs))
         dtype, how, terms = x.dtype, x.how, x.terms
     else:
-        tensors = [
-            x for arg in args for x in (arg if isinstance(arg, list | tuple) else [arg]) if isinstance(x, Tensor)
-        ]
+        each = [x for arg in args for x in (arg if isinstance(arg, list | tuple) else [arg])]
+        tensors = [x for x in each if isinstance(x, Tensor | Carrying)]
         dtype, how = _promoted(tensors), _how(tensors)
-        terms = max((x.terms for x in tensors if isinstance(x, Bounded)), default=1)
+        terms = max((x.terms for x in tensors if isinstance(x, Carrying)), default=1)
         ways = [func(*_mapped(part, args), **kwargs) for part in (_value_of_number, _error_of_number)]
         ways.append(func(*_mapped(_magnitude_of_number, args), **kwargs) if how and how.roundings else None)
 
-    def result(value: Tensor, error: Tensor, magnitude: Tensor | None) -> Bounded:
-        bounded = Bounded(value, error, dtype)
+    def result(value: Tensor, error: Tensor, magnitude: Tensor | None) -> Numbers:
+        bounded = Numbers(value, error, dtype)
         bounded.terms, bounded.how, bounded.magnitude = terms, how, magnitude
         return bounded
 
@@ -315,7 +366,9 @@ def _alike(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
 
 
 def _holds_tensor(x: Any) -> bool:
-    return isinstance(x, Tensor) or (isinstance(x, list | tuple) and any(isinstance(each, Tensor) for each in x))
+    return isinstance(x, Tensor | Carrying) or (
+        isinstance(x, list | tuple) and any(isinstance(each, Tensor | Carrying) for each in x)
+    )
 
 
 def _value_of_number(x: Any) -> Any:
@@ -323,7 +376,7 @@ def _value_of_number(x: Any) -> Any:
 
 
 def _error_of_number(x: Any) -> Any:
-    if isinstance(x, Bounded):
+    if isinstance(x, Carrying):
         return x.error
     return torch.zeros_like(x, dtype=torch.float64) if isinstance(x, Tensor) and x.is_floating_point() else x
 
@@ -338,7 +391,7 @@ def _filled(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         moved: Tensor = func(*map(part, before), filled.item(), **kwargs)
         return moved
 
-    result = Bounded(taken(_value_of_number, value), taken(_error_of_number, error), dtype)
+    result = Numbers(taken(_value_of_number, value), taken(_error_of_number, error), dtype)
     result.how = how
     if how and how.roundings:
         result.magnitude = taken(_magnitude_of_number, value.abs() + error)
@@ -346,21 +399,20 @@ def _filled(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     return result
 
 
-def _constant(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+def _constant(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """One number everywhere, rounded on entering the format."""
     dtype = kwargs.get("dtype") or args[0].dtype
     if not dtype.is_floating_point:
-        plain: Tensor = func(args[0].value, *args[1:], **kwargs)
-        return plain
+        return func(args[0].value, *args[1:], **kwargs)
     fill = bounded_table.CONSTANTS[func]
     value, error = number(float(args[-1] if fill is None else fill), dtype)
     shape = func(args[0].value, *args[1:]).shape
-    filled = Bounded(value.repeat(shape), error.repeat(shape), dtype)  # in memory of their own, to be written into
+    filled = Numbers(value.repeat(shape), error.repeat(shape), dtype)  # in memory of their own, to be written into
     return done_so(filled, args[0].how)
 
 
 def _value(x: Any) -> Any:
-    return x.value if isinstance(x, Bounded) else x
+    return x.value if isinstance(x, Carrying | Constant) else x
 
 
 def _mapped(f: Callable[[Any], Any], args: tuple[Any, ...]) -> list[Any]:
@@ -368,42 +420,48 @@ def _mapped(f: Callable[[Any], Any], args: tuple[Any, ...]) -> list[Any]:
     return [[f(x) for x in arg] if isinstance(arg, list | tuple) else f(arg) for arg in args]
 
 
-def converted(x: Bounded, *, dtype: torch.dtype | None = None, **_: Any) -> Tensor:
-    """Widening is exact; anything else is one rounding.  Device and layout are ignored: all is done on the CPU."""
+def converted(x: Bounded, *, dtype: torch.dtype | None = None) -> Tensor:
+    """Widening is exact; anything else is one rounding."""
+    tensor: Tensor = as_tensor(_copied(x, dtype=dtype))
+    return tensor
+
+
+def _copied(x: Carrying, *, dtype: torch.dtype | None = None, **_: Any) -> Any:
+    """As `converted`.  Device and layout are ignored: all is done on the CPU."""
     dtype = dtype or x.dtype
     if not dtype.is_floating_point:
         return x.value.to(dtype)
     if holds(dtype, x.dtype):
-        copied = Bounded(x.value, x.error, dtype)
+        copied = Numbers(x.value, x.error, dtype)
     else:
-        copied = Bounded(*rounded(precision(dtype), x.value, x.error, (x.value, x.error)), dtype)
+        copied = Numbers(*rounded(precision(dtype), x.value, x.error, (x.value, x.error)), dtype)
     copied.how, copied.magnitude = x.how, x.magnitude
     _err(copied)
     return copied
 
 
-def _in_place(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Bounded:
+def _in_place(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Carrying:
     """The function that is not in place, and its result written where the tensor is, which may be part of another."""
     x = args[0]
-    if not isinstance(x, Bounded):
+    if not isinstance(x, Carrying):
         raise UnknownFunctionError(f"{func} would write a bounded number into a tensor that has no bound.")
     if func in (aten.copy_.default, aten.fill_.Scalar, aten.fill_.Tensor, aten.zero_.default):
         source = args[1] if len(args) > 1 else 0.0
-        whole = source if isinstance(source, Bounded) else Bounded(*pair_of(source, x.dtype), x.dtype)
-        result: Any = converted(whole, dtype=x.dtype)
+        whole = source if isinstance(source, Carrying) else Numbers(*pair_of(source, x.dtype), x.dtype)
+        result: Any = _copied(whole, dtype=x.dtype)
     else:
         name = func._schema.name.removeprefix("aten::").removesuffix("_")
         same = getattr(getattr(aten, name, None), func._overloadname, None)
         if same is None:
             raise UnknownFunctionError(f"{func} has no counterpart that is not in place; write it otherwise.")
-        result = Bounded.__torch_dispatch__(same, (), args, kwargs)
+        result = done_by(same)(args, kwargs)
     x.value.copy_(result.value)
     x.error.copy_(result.error)
     if x.magnitude is not None:
         x.magnitude.copy_(magnitude_of(result))
     x.terms = max(x.terms, result.terms)
-    bounded: Bounded = x
-    return bounded
+    carrying: Carrying = x
+    return carrying
 
 
 def _squeeze_in_place(x: Bounded, dim: int) -> Bounded:
@@ -416,8 +474,8 @@ def _squeeze_in_place(x: Bounded, dim: int) -> Bounded:
     return x
 
 
-def pair_of(x: Tensor | float, dtype: torch.dtype) -> Pair:
-    if isinstance(x, Bounded):
+def pair_of(x: Carrying | Constant | Tensor | float, dtype: torch.dtype) -> Pair:
+    if isinstance(x, Carrying | Constant):
         return x.value, x.error
     if isinstance(x, Tensor) and (x.ndim or not x.is_floating_point()):
         return x.double(), EXACT
@@ -438,6 +496,6 @@ def _promoted(args: Iterable[Any]) -> torch.dtype:
     """The dtype to which torch promotes: a tensor without axes counts only where there is no other."""
     dtypes, without_axes = set[torch.dtype](), set[torch.dtype]()
     for x in args:
-        if isinstance(x, Tensor) and x.is_floating_point():
+        if isinstance(x, Tensor | Carrying) and x.dtype.is_floating_point:
             (dtypes if x.ndim else without_axes).add(x.dtype)
     return reduce(torch.promote_types, dtypes or without_axes)

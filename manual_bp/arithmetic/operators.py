@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.arithmetic import bounded_table
-from manual_bp.arithmetic.bounded_tensor import Bounded, comes_as_it_is, done_so, pair_of
-from manual_bp.arithmetic.paging import Paging
+from manual_bp.arithmetic.bounded_tensor import Bounded, Carrying, Numbers, as_tensor, done_so, pair_of
 from manual_bp.program.program import Program, tensors_in
 
 aten = torch.ops.aten
@@ -62,12 +61,11 @@ def on_tensors(
 
     are_bounded: whether numbers that it makes itself carry a bound too.
     """
-    paging = Paging.running[-1] if are_bounded and Paging.running and Paging.running[-1].is_next() else None
 
     def evaluate(op: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         wanted = kwargs.get("dtype")
         if are_bounded:
-            args = tuple(map(_entered, args))
+            args = tuple(as_tensor(entered(x)) for x in args)
         if op in VIEWS and not isinstance(args[0], Bounded):
             op = aten.reshape.default  # what comes may lie in memory in another way than what was recorded
         if op is aten.take.default:  # which torch.vmap runs one by one
@@ -78,44 +76,49 @@ def on_tensors(
             if wanted.is_floating_point and x.is_floating_point() and (x.dtype == dtype or isinstance(x, Bounded)):
                 return x  # and else it is no number of the run, but a constant of the function's
             if wanted.is_floating_point:
-                return rounded_on_entering(args[0], dtype) if are_bounded else args[0].to(dtype)
+                return as_tensor(rounded_on_entering(args[0], dtype)) if are_bounded else args[0].to(dtype)
         elif op in MADE:
             made = op(*args, **kwargs)
             if not made.is_floating_point():
                 return made
             if are_bounded:
-                return rounded_on_entering(op(*args, **{**kwargs, "dtype": torch.float64}), dtype)
+                return as_tensor(rounded_on_entering(op(*args, **{**kwargs, "dtype": torch.float64}), dtype))
             return made.to(dtype)
         elif wanted is not None and wanted.is_floating_point:
             kwargs = {**kwargs, "dtype": dtype}
-        if paging is not None and comes_as_it_is(op, args):
-            return paging.done(op, args, kwargs)
-        result = op(*args, **kwargs)
-        is_other = isinstance(result, Tensor) and result.dtype is not dtype and result.is_floating_point()
-        if is_other and not any(x.is_floating_point() for x in tensors_in(args)):  # a quotient of whole numbers
-            wide = (x.double() if isinstance(x, Tensor) and x.dtype is not torch.bool else x for x in args)
-            made = op(*wide, **kwargs)
-            return rounded_on_entering(made, dtype) if are_bounded else made.to(dtype)
-        return result
+        return as_tensor(with_numbers(op, args, kwargs, op(*args, **kwargs), dtype, are_bounded))
 
     return evaluate
 
 
-def _entered(x: Any) -> Any:
+def with_numbers(
+    op: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any, dtype: torch.dtype, are_bounded: bool
+) -> Any:
+    """The result, or what it is in the precision of the run where an operation made numbers of none: a quotient of
+    whole numbers."""
+    is_other = isinstance(result, Tensor) and result.dtype is not dtype and result.is_floating_point()
+    if not is_other or any(x.is_floating_point() for x in tensors_in(args)):
+        return result
+    wide = (x.double() if isinstance(x, Tensor) and x.dtype is not torch.bool else x for x in args)
+    made = op(*wide, **kwargs)
+    return rounded_on_entering(made, dtype) if are_bounded else made.to(dtype)
+
+
+def entered(x: Any) -> Any:
     """A tensor without axes is what torch made of a Python number, which may have been rounded."""
     if type(x) is not Tensor or x.ndim or not x.is_floating_point():
         return x
     value, error = pair_of(x, x.dtype)
-    return Bounded(value, error.expand_as(value).clone(), x.dtype)
+    return Numbers(value, error.expand_as(value).clone(), x.dtype)
 
 
-def rounded_on_entering(made: Tensor, dtype: torch.dtype) -> Tensor:
+def rounded_on_entering(made: Tensor, dtype: torch.dtype) -> Carrying:
     """Numbers as bounded ones: each as `bounded_table.number` has a Python number."""
     if isinstance(made, Bounded):  # zeros, which a page may write into
-        return done_so(Bounded(made.value, made.error, dtype), made.how)
+        return done_so(Numbers(made.value, made.error, dtype), made.how)
     value = made.double()
     is_exact = (value.float().double() == value) | (value.abs() == torch.finfo(torch.float64).max)
-    return Bounded(value, torch.where(is_exact, 0.0, 2 * bounded_table.precision(dtype).u * value.abs()), dtype)
+    return Numbers(value, torch.where(is_exact, 0.0, 2 * bounded_table.precision(dtype).u * value.abs()), dtype)
 
 
 def on_jets(op: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

@@ -7,7 +7,7 @@ lies nearer to a limit, to a jump or to another number than their errors, and wh
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any, ClassVar
 
 import torch
@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from manual_bp.arithmetic import bounded_table
 from manual_bp.arithmetic.bounded_table import precision
-from manual_bp.arithmetic.bounded_tensor import Bounded, How, done_so, pair_of
+from manual_bp.arithmetic.bounded_tensor import Bounded, Carrying, Done, How, done_so, pair_of
 from manual_bp.dispatch import Mode
 
 aten = torch.ops.aten
@@ -80,7 +80,7 @@ class Paging(Running):
     ) -> Any:
         if Bounded in types:
             if self.notes:
-                result = self._noted(func, types, args, kwargs or {})
+                result = self.noted(func, partial(Bounded.__torch_dispatch__, func, types), args, kwargs or {})
             else:
                 result = Bounded.__torch_dispatch__(func, types, args, kwargs)
             if isinstance(result, Tensor) and result.numel() > self.largest:
@@ -96,24 +96,18 @@ class Paging(Running):
         """Whether it is this mode to which the dispatcher comes first: no other was entered since, nor torch.vmap."""
         return _get_current_dispatch_mode() is self and torch._C._functorch.peek_interpreter_stack() is None
 
-    def done(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """What comes of a call by the dispatcher, whose way here takes a quarter of the time of an addition.  The
-        operation is one that `comes_as_it_is`."""
-        with torch._C._DisableTorchDispatch(), torch._C._AutoDispatchBelowAutograd():
-            return self.__torch_dispatch__(func, (Bounded,), args, kwargs)
-
-    def _noted(self, func: Any, types: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def noted(self, func: Any, done: Done, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         args = self.decide(func, args, kwargs)
         if not _is_noted(func):
-            return Bounded.__torch_dispatch__(func, types, args, kwargs)
+            return done(args, kwargs)
         if func in bounded_table.BRANCHES:
             self._note_branch(args[0], *limits_of(args, kwargs))
-        if func in bounded_table.JUMPING and isinstance(args[0], Bounded):
+        if func in bounded_table.JUMPING and isinstance(args[0], Carrying):
             self._note_jump(func, args[0])
         is_place = func in bounded_table.PLACES and len(args) > 1
-        if (is_place or func in bounded_table.EXTREMES) and isinstance(args[0], Bounded):
+        if (is_place or func in bounded_table.EXTREMES) and isinstance(args[0], Carrying):
             self._note_order(args[0], _dimension(func, args, kwargs))
-        result = Bounded.__torch_dispatch__(func, types, args, kwargs)
+        result = done(args, kwargs)
         if func in bounded_table.OF_REGULAR:
             self._note_singular(args[0], result[0] if isinstance(result, tuple) else result)
         if func in bounded_table.SIGNS:  # as of every branch sides.py tells what is right on either side of it
@@ -123,7 +117,7 @@ class Paging(Running):
     def _note_branch(self, x: Any, *limits: Any) -> None:
         """Note where a number lies nearer to a limit than its error, so that another program may take the other branch.
         One that is the limit itself is at a kink, for which there is a convention."""
-        if not isinstance(x, Bounded):
+        if not isinstance(x, Carrying):
             return
         for limit in limits:
             difference, error = beside(x, limit)
@@ -132,14 +126,14 @@ class Paging(Running):
                 self.is_tied = True
                 self.is_close |= bool((open_ & (difference != 0)).any())
 
-    def _note_jump(self, func: Any, x: Bounded) -> None:
+    def _note_jump(self, func: Any, x: Carrying) -> None:
         """Note where a computed number lies nearer to a jump than its error, so that another program may be on the
         other side."""
         computed = _computed(x)
         is_open = func(x.value - computed) != func(x.value + computed)
         self.is_undecided |= bool((is_open & x.value.isfinite()).any())
 
-    def _note_order(self, x: Bounded, dim: int) -> None:
+    def _note_order(self, x: Carrying, dim: int) -> None:
         """Note where two numbers lie nearer to each other than their errors, so that another program may order them in
         another way.  Equal ones are a tie, for which there is a convention; but computed ones may be so here alone, as
         the products with equal rows of a matrix, of which a kernel may add up the last columns in another order."""
@@ -155,13 +149,13 @@ class Paging(Running):
         self.is_order_tied |= bool(((gaps == 0) & is_computed).any())
         self.is_undecided |= bool((open_ & (gaps > 0)).any())
 
-    def _note_singular(self, x: Bounded, result: Bounded) -> None:
+    def _note_singular(self, x: Carrying, result: Carrying) -> None:
         """Note where a matrix may be singular, so that programs have there what their roundings make of it."""
         if bool(x.value.isfinite().all()):
             self.is_undecided |= bool(result.error.isinf().any())
 
 
-def beside(x: Bounded, limit: Any) -> tuple[Tensor, Tensor]:
+def beside(x: Carrying, limit: Any) -> tuple[Tensor, Tensor]:
     """The difference of a number and a limit, and the error of both: nothing is open where that is smaller.
 
     It is below 0 where a choice was made that is the limit itself: torch's derivative of relu asks whether relu(x) is
@@ -179,7 +173,7 @@ def _is_noted(func: Any) -> bool:
     return any(func in each for each in tables)
 
 
-def _computed(x: Bounded) -> Tensor:
+def _computed(x: Carrying) -> Tensor:
     """The errors of computed numbers.  An input, which has one rounding at most, is what it is."""
     return torch.where(x.error > INPUT * precision(x.dtype).u * x.value.abs(), x.error, 0.0)
 
@@ -195,3 +189,9 @@ def _dimension(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> i
     names = [argument.name for argument in func._schema.arguments]
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     return int(given.get("dim", -1))
+
+
+def performed(func: Any, done: Done, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """What an operation gives, and what it leaves open noted where that is asked.  done: what is done instead."""
+    paging = Paging.running[-1] if Paging.running else None
+    return paging.noted(func, done, args, kwargs) if paging and paging.notes else done(args, kwargs)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from manual_bp.arithmetic.bounded import Contract, How, leave, run_bounded
 from manual_bp.arithmetic.bounded_table import BRANCHES
-from manual_bp.arithmetic.bounded_tensor import Bounded, pair_of
+from manual_bp.arithmetic.bounded_tensor import Carrying, Numbers, pair_of
 from manual_bp.arithmetic.paging import Decide, beside, limits_of
 from manual_bp.rule import Rule
 
@@ -158,9 +158,9 @@ class Pushing:
                 x, (value, _) = args[0], pair_of(limit, args[0].dtype)
                 beside = torch.where(side == 0, value, torch.nextafter(value, side.double() * torch.inf))
                 pushed = torch.where(where, beside, x.value), torch.where(where, 0.0, x.error)
-                args = (Bounded(*pushed, x.dtype), *args[1:])
+                args = (Numbers(*pushed, x.dtype), *args[1:])
         return args
 
 
 def _limits(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
-    return limits_of(args, kwargs) if func in BRANCHES and isinstance(args[0], Bounded) else []
+    return limits_of(args, kwargs) if func in BRANCHES and isinstance(args[0], Carrying) else []

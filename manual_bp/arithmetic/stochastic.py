@@ -47,7 +47,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.arithmetic.bounded_table import precision
-from manual_bp.arithmetic.bounded_tensor import Bounded, Dice, How, done_so
+from manual_bp.arithmetic.bounded_tensor import Bounded, Dice, How, NotAtOnce, done_so
 from manual_bp.arithmetic.paging import Paging
 
 RUNS = 16
@@ -96,6 +96,11 @@ def is_wide(result: Tensor | None, error: Tensor | None, share: float) -> bool:
     return bool((finite & ~(error <= share * size)).any() and size > 0)
 
 
+def fit(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether all runs may be done at once."""
+    return RUNS * max((x.numel() for x in tensors if x is not None), default=0) <= AT_ONCE
+
+
 def worst_case(thrown: int, count: int) -> float:
     """How many times the root mean square of so many runs, in which so many numbers were thrown, errors may make."""
     return math.sqrt(3 * thrown / count)
@@ -108,17 +113,18 @@ def narrowed(
     how: How | None,
     leave: Callable[[Tensor], Tensor],
     share: float,
+    is_cheap: bool = False,
 ) -> list[Tensor | None]:
     """The errors, and where they are wide what stochastic arithmetic finds, if that is small.
 
     results, errors: of the bounded run.  run: the page so many times more, done in another way; its results have an
     axis of runs before all others.  leave: the error of a result once it is stored.  share: from where on an error is
-    wide (`wide_from`).
+    wide (`wide_from`).  is_cheap: whether all runs take about as long as one.
     """
     dice = Dice()
     squares = [torch.zeros(x.shape, dtype=torch.float64) if isinstance(x, Bounded) else None for x in results]
     done = 0
-    for count in (FIRST, RUNS):
+    for count in (RUNS,) if is_cheap else (FIRST, RUNS):
         thrown = run((how or How())._replace(dice=dice), count - done)
         for square, x, erred in zip(squares, results, thrown, strict=True):
             if square is not None and isinstance(x, Bounded) and isinstance(erred, Bounded):
@@ -142,17 +148,20 @@ def repeated(
     how: How,
     count: int,
     at_once: bool = True,
+    is_recorded: bool = False,
 ) -> list[Tensor | None]:
     """The results of a function of tensors, in each of so many runs: with an axis of runs before all others.
 
     tensors: numbers; what is none (None, masks, indices) is the same in every run.  enter: a number as it is received.
-    how: where `Dice` says how to err.  at_once: by torch.vmap where it can, and not one after the other.
+    how: where `Dice` says how to err.  at_once: where that can be, and not one after the other.  is_recorded: whether
+    what the function does is a recorded program.
     """
     largest = max((x.numel() for x in tensors if x is not None), default=1)
     most = max(1, AT_ONCE // max(largest, 1))
     if count > most:
         some = [
-            repeated(function, tensors, enter, how, min(most, count - done), at_once) for done in range(0, count, most)
+            repeated(function, tensors, enter, how, min(most, count - done), at_once, is_recorded)
+            for done in range(0, count, most)
         ]
         with Paging(how):
             return [None if any(x is None for x in each) else torch.cat(each) for each in zip(*some, strict=True)]
@@ -170,6 +179,15 @@ def repeated(
             for x, is_number in zip(tensors, are_numbers, strict=True)
         ]
 
+    def of_program() -> Sequence[Tensor] | None:
+        thrown = how.dice.thrown if how.dice else 0
+        try:
+            return [_with_axis(x, count) for x in run(*(_hidden(x, count) for x in entered(count)))]
+        except NotAtOnce:
+            if how.dice:
+                how.dice.thrown = thrown  # of these runs nothing is left
+            return None
+
     def all_at_once() -> Sequence[Tensor] | None:
         dims = tuple(0 if is_number else None for is_number in are_numbers)
         try:
@@ -185,11 +203,30 @@ def repeated(
 
     with torch.no_grad(), Paging(how):
         # A single run needs no axis; a convolution that has one is of groups, which takes many times as long.
-        found = all_at_once() if at_once and count > 1 else None
+        found = of_program() if at_once and is_recorded and count > 1 else None
+        if found is None and at_once and count > 1:
+            found = all_at_once()
         if found is None:
             found = [torch.stack(each) for each in zip(*one_by_one(), strict=True)]
     rest = iter(found)
     return [next(rest) if is_there else None for is_there in there]
+
+
+def _hidden(x: Tensor | None, runs: int) -> Tensor | None:
+    """Numbers whose first axis is that of runs, of which nobody shall know."""
+    if not isinstance(x, Bounded):
+        return x
+    hidden = Bounded(x.value, x.error, x.dtype, runs)
+    hidden.how = x.how
+    return hidden
+
+
+def _with_axis(x: Tensor, runs: int) -> Tensor:
+    if isinstance(x, Bounded) and x.runs:
+        return Bounded(x.value, x.error, x.dtype)
+    if isinstance(x, Bounded):
+        return Bounded(x.value.expand(runs, *x.shape), x.error.expand(runs, *x.shape), x.dtype)
+    return x.expand(runs, *x.shape)
 
 
 def _less(

@@ -64,11 +64,13 @@ Evaluate = Callable[[Any, tuple[Any, ...], Mapping[str, Any]], Any]
 
 @dataclass(frozen=True)
 class Program:
-    """nodes: the inputs first, then the operations.  results: Refs, constants and None, nested as was returned."""
+    """nodes: the inputs first, then the operations.  results: Refs, constants and None, nested as was returned.
+    prepared: what is kept by whoever runs it often."""
 
     nodes: tuple[Node, ...]
     inputs: int
     results: Any
+    prepared: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def run(
         self, inputs: Sequence[Any], evaluate: Evaluate = lambda op, args, kwargs: op(*args, **kwargs)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 import manual_bp as bp
 from manual_bp.arithmetic.bounded import (
@@ -25,9 +26,11 @@ from manual_bp.arithmetic.bounded import (
     magnitudes,
     widths,
 )
+from manual_bp.arithmetic.bounded_program import run_bounded_program
 from manual_bp.arithmetic.bounded_table import gamma, precision
-from manual_bp.arithmetic.bounded_tensor import comes_as_it_is
+from manual_bp.arithmetic.operators import is_bounded, on_tensors
 from manual_bp.inputs import Edge
+from manual_bp.oracle.calling.candidates import differentiator
 from manual_bp.oracle.cases.generated import Case, draw, in_dtype
 from manual_bp.outputs import parts
 from manual_bp.rule import Rule
@@ -528,19 +531,35 @@ def test_inputs_that_require_grad_are_accepted_and_nothing_is_recorded() -> None
     assert not any(width.requires_grad for width in result.outputs)
 
 
-def test_an_operation_of_a_program_is_done_alike_with_and_without_the_dispatcher() -> None:
-    aten = torch.ops.aten
-    generator = torch.Generator().manual_seed(0)
-    a, b = (enter(torch.randn(3, 4, generator=generator), contract_of(torch.float32)) for _ in range(2))
-    operations = (aten.add.Tensor, (a, b)), (aten.sigmoid.default, (a,)), (aten.slice.Tensor, (a, 1, 0, 2))
+def mixed(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers of its own, a cast, lists, sums, what lies elsewhere in memory, a formula, a mask, a write."""
+    h = torch.zeros(4)
+    states = []
+    for part in x.unbind():
+        h = torch.tanh(0.7 * h + weight @ part) + F.gelu(part) / 3
+        states.append(h)
+    y = torch.stack(states).t().contiguous().view(-1)
+    y = torch.where(y > 0.25, y, torch.full((), 1 / 3)) * (torch.arange(len(y)) * 2 - 1).to(torch.float32)
+    written = torch.zeros(3, 4)
+    written[1:] = F.softmax(x, -1)[:2]
+    return y, torch.cat([written, x.cumsum(0)]).sum(0)
+
+
+def test_a_program_is_run_alike_with_and_without_the_dispatcher() -> None:
+    generator, contract = torch.Generator().manual_seed(0), contract_of(torch.float32)
+    x, weight = (torch.randn(*shape, generator=generator) for shape in ((3, 4), (4, 4)))
+    found = differentiator().derivative(mixed, (x, weight), {}, is_bounded, True, False)
+    given = [enter(t, contract) for t in (x, weight)]
+    dy = [enter(torch.randn(*shape, generator=generator), contract) for shape in ((12,), (4,))]
     with torch.no_grad(), Paging() as paging:
         assert paging.is_next()
         assert not torch.vmap(lambda x: x * paging.is_next())(torch.ones(2)).any()
-        for op, args in operations:
-            assert comes_as_it_is(op, args)
-            found, due = paging.done(op, args, {}), op(*args)
-            assert found.dtype == due.dtype
-            assert torch.equal(found.value, due.value)
-            assert torch.equal(found.error, due.error)
-    assert not comes_as_it_is(aten.mul.Tensor, (a, 0.1)), "the dispatcher makes a tensor of the number, in float64"
-    assert not comes_as_it_is(aten.reshape.default, (a, [12])), "the dispatcher takes it apart"
+        y, saved = run_bounded_program(found.forward, given, torch.float32)
+        grads = run_bounded_program(found.backward, [*saved, *dy], torch.float32)
+    with torch.no_grad(), Paging():
+        (due, kept), _ = found.forward.run(given, on_tensors(torch.float32, are_bounded=True))
+        due_grads, _ = found.backward.run([*kept, *dy], on_tensors(torch.float32, are_bounded=True))
+    for own, other in zip((*y, *grads), (*due, *due_grads), strict=True):
+        assert own.dtype == other.dtype
+        assert torch.equal(own.value, other.value)
+        assert torch.equal(own.error, other.error)

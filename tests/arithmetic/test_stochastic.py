@@ -6,6 +6,7 @@ import pytest
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from manual_bp.arithmetic.bounded import How, Paging, contract_of, enter, widths
 from manual_bp.arithmetic.bounded_table import precision
@@ -14,6 +15,7 @@ from manual_bp.arithmetic.stochastic import repeated, worst_case
 from manual_bp.inputs import Edge
 from manual_bp.oracle.cases.generated import draw
 from manual_bp.oracle.functions import reference
+from manual_bp.outputs import parts
 from manual_bp.rule import Rule
 from tests.arithmetic.planted import rule_of
 from tests.pages import PAGES
@@ -232,6 +234,63 @@ def test_runs_at_once_err_as_runs_one_after_the_other_do(inputs: tuple[Tensor, T
 
     ratio = spread(at_once=True) / spread(at_once=False)
     assert ((ratio > 0.7) & (ratio < 1.4)).all()  # four standard deviations of a quotient of two from 100 runs each
+
+
+def layers(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    h = torch.relu(x @ weight + bias) * bias.mean()
+    score = (h @ h.t()).masked_fill(torch.ones(5, 5).triu(1).bool(), float("-inf"))
+    parts = torch.softmax(score, -1).split([2, 3], 1)
+    return torch.cat([parts[1], parts[0]], 1).sum(0), torch.stack([h[0], F.gelu(h[1, None])[0]]).flip(0) - bias.dot(
+        bias
+    )
+
+
+def steps(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    h, states = bias[:4], []
+    for part in x:
+        h = torch.sigmoid(torch.where(h > 0.1, h, part @ weight)) + (weight.permute(1, 0).reshape(-1)[:4] * h).mean()
+        states.append(h)
+    return torch.stack(states, 1)
+
+
+@pytest.mark.parametrize("function", [layers, steps])
+def test_runs_at_once_of_a_program_err_as_runs_one_after_the_other_do(function, monkeypatch) -> None:
+    """Of all that they give: values, and cotangents by the recorded derivative."""
+    generator = torch.Generator().manual_seed(0)
+    given = [torch.randn(*shape, generator=generator) for shape in ((5, 4), (4, 4), (4,))]
+    rule = reference(function, {"x": (5, 4), "weight": (4, 4), "bias": (4,)})
+    given += [torch.randn(part.shape, generator=generator) for part in parts(rule.forward(*given)[0])]
+
+    def again(x, weight, bias, *dy):
+        y, residuals = rule.pure(x, weight, bias)
+        return [*parts(y), *rule.page.backward(residuals, dy if len(dy) > 1 else dy[0])]
+
+    def runs(count: int, **more) -> list[Tensor]:
+        found = repeated(again, given, lambda t: enter(t, FLOAT32), How(dice=Dice()), count, **more)
+        return [x.value for x in found]
+
+    one_by_one = runs(40, at_once=False)
+    monkeypatch.setattr(torch, "vmap", None)
+    for own, other in zip(runs(1000, is_recorded=True), one_by_one, strict=True):
+        assert own.shape[1:] == other.shape[1:]
+        spread = own.std(0)
+        assert ((own.mean(0) - other.mean(0)).abs() <= spread).all()  # six standard deviations of a mean of forty
+        ratio = (other.std(0) / spread)[spread > 0]
+        assert ((ratio > 0.45) & (ratio < 1.6)).all()  # five of a root mean square of forty
+
+
+def test_what_no_program_does_at_once_is_left_to_torch(monkeypatch) -> None:
+    rule, x = reference(ordered, {"x": (5, 4)}), torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    vmapped, vmap, dice = [], torch.vmap, Dice()
+    monkeypatch.setattr(torch, "vmap", lambda *given, **more: vmapped.append(given) or vmap(*given, **more))
+    (y,) = repeated(lambda x: [rule.pure(x)[0]], [x], lambda t: enter(t, FLOAT32), How(dice=dice), 3, is_recorded=True)
+    assert vmapped
+    assert y.shape == (3, 5, 4)
+    assert dice.thrown == 3 * 20 * 3  # the input, the product, the sum: what was begun counts for nothing
+
+
+def ordered(x: Tensor) -> Tensor:
+    return (x * 3).sort(0).values + x
 
 
 @pytest.mark.parametrize("start", [1.01, 1.5, 1.99], ids=["above a power of 2", "between", "below one"])

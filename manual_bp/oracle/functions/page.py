@@ -7,15 +7,17 @@ whatever comes: tensors, bounded tensors, jets.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from manual_bp.arithmetic.bounded_tensor import Bounded
+from manual_bp.arithmetic.bounded_program import run_bounded_program
+from manual_bp.arithmetic.bounded_tensor import Bounded, Carrying, as_tensor
 from manual_bp.arithmetic.operators import is_bounded, on_jets, on_tensors
+from manual_bp.arithmetic.paging import Paging
 from manual_bp.dispatch import without_modes
 from manual_bp.oracle.calling.candidates import differentiator
 from manual_bp.oracle.functions.alike import are_broadcast_anew, are_placed_anew
@@ -117,9 +119,9 @@ class Recorded:
 
     def backward(self, residuals: Residuals, dy: tuple[Tensor, ...]) -> tuple[Any, ...]:
         given = (*residuals.saved, *_in_order(dy))
-        grads, _ = residuals.backward.run(given, on_tensors(residuals.dtype, _are_bounded(given)))
+        grads = _played(residuals.backward, given, residuals.dtype)
         return tuple(
-            torch.zeros_like(x) if g is None and x is not None and x.is_floating_point() else g
+            _nothing(x) if g is None and x is not None and x.is_floating_point() else as_tensor(g)
             for g, x in zip(grads, residuals.inputs, strict=True)
         )
 
@@ -151,11 +153,12 @@ class Recorded:
             self._require_defined(inputs, hyper)
         dtype = next((x.dtype for x in present if x.is_floating_point()), torch.float64)
         try:
-            (y, saved), _ = found.forward.run(_in_order(present), on_tensors(dtype, _are_bounded(present)))
+            y, saved = _played(found.forward, _in_order(present), dtype)
         except (IndexError, RuntimeError) as error:
             if isinstance(error, NotImplementedError):  # an operation without a bound is another matter
                 raise
             raise ValueError(f"{name_of(self.function)} raises {type(error).__name__} there: {error}") from error
+        y = tuple(map(as_tensor, y)) if isinstance(y, tuple) else as_tensor(y)
         return y, Residuals(saved, found.backward, dtype, inputs)
 
     def _require_defined(self, inputs: tuple[Any, ...], hyper: Mapping[str, Any]) -> None:
@@ -172,8 +175,23 @@ def _in_order(given: Iterable[Any]) -> tuple[Any, ...]:
     return tuple(x.contiguous() if type(x) is Tensor else x for x in given)
 
 
+def _played(program: Program, given: Sequence[Any], dtype: torch.dtype) -> Any:
+    """The results of a program on tensors; on bounded ones those may be `Numbers`."""
+    are_bounded = _are_bounded(given)
+    if are_bounded and Paging.running and Paging.running[-1].is_next():
+        return run_bounded_program(program, given, dtype)
+    return program.run([as_tensor(x) for x in given], on_tensors(dtype, are_bounded))[0]
+
+
+def _nothing(x: Tensor) -> Tensor:
+    if not isinstance(x, Bounded):
+        return torch.zeros_like(x)
+    zero = torch.zeros(x.shape, dtype=torch.float64)
+    return Bounded(zero, zero.clone(), x.dtype)
+
+
 def _are_bounded(values: Iterable[Any]) -> bool:
-    return any(isinstance(_without_runs(x), Bounded) for x in values)
+    return any(isinstance(_without_runs(x), Carrying) for x in values)
 
 
 def _without_runs(x: Any) -> Any:
@@ -209,7 +227,7 @@ def _widened(x: Any) -> Any:
 def _plain(x: Any) -> Tensor:
     """A tensor of its shape and kind, with its values where it has plain ones."""
     if isinstance(x, Bounded):
-        return x.value.to(x.dtype)
+        return (x.value[0] if x.runs else x.value).to(x.dtype)  # of several runs the first
     if isinstance(x, Tensor):
         return x
     return torch.tensor([float(cell.value.mid()) for cell in x.cells], dtype=torch.float64).reshape(x.shape)
