@@ -93,6 +93,8 @@ class Slot(NamedTuple):
         """The operation gives something else, wherever it is reached from the same place; of edits that give the same,
         that which stands next to the result is told."""
         cost += EARLY * (1 - self.position / len(self.traced.nodes))
+        if self.operand is not None and self.traced.nodes[self.position].name in COMPARISONS:
+            words += f" where {name_of(self.traced, Ref(self.position))} is asked"  # and nowhere else
         site = self.traced.sites[self.position]
         return Edit(cost, PAGE + words, {site: change}, None, self.position, kind, self.operand)
 
@@ -109,6 +111,7 @@ class Slot(NamedTuple):
         return self.edit_at(cost, words, lambda x, _: function(x), kind, arg)
 
 
+COMPARISONS = ("gt", "ge", "lt", "le", "eq", "ne")
 NAMED = ("inputs", "residuals", "results")
 """What has a name, and is no operation of the page."""
 
