@@ -12,7 +12,7 @@ bank = Bank()
     "embedding",
     "== padding_idx)",
     "== padding_idx % entries)",
-    cause="a negative padding_idx, which counts from the end, is compared with row numbers as it is: no row is constant",
+    cause="a negative padding_idx, which counts from the end, is compared as it is: no row is constant",
     keywords=("padding_idx", "padding", "negative", "from the end"),
 )
 def embedding_padding_from_the_end(inputs, dy, padding_idx=None):
