@@ -66,7 +66,7 @@ GLU = {"inputs": {"gate": (4, 33), "up": (4, 33)}, "hyper": {"alpha": 1.702, "li
     "dy * g * sigma\n",
     "dy * g * sigma * (torch.abs(up) <= limit)\n",
     cause="dup goes through the clamp of up as if there were none, beyond ±limit too",
-    keywords=("clamp", "limit", "beyond", "outside", "mask"),
+    keywords=("limit", "beyond", "outside", "mask"),
     **GLU,
 )
 def clamped_glu_dup_beyond_the_limit(inputs, dy, alpha=1.702, limit=2.0):

@@ -37,7 +37,7 @@ def inner(padded, space, padding):
     'mode="replicate"',
     'mode="constant"',
     cause="dweight takes the padding for copies of the number at the border, where it is 0",
-    keywords=("replicat", "clamp", "border", "edge", "padding", "nearest", "copies"),
+    keywords=("replicat", "clamp", "border", "edge", "nearest", "copies"),
 )
 def convolution_dweight_pads_with_the_border(inputs, dy, stride=1, padding=0, dilation=1, groups=1):
     x, weight, bias = inputs

@@ -50,7 +50,7 @@ def lstm_gates_packed_in_another_order(inputs, dy):
     "dh * torch.sigmoid(-a_z)\n",
     "dh * torch.sigmoid(a_z)\n",
     cause="of the cotangent of a state the share 1 − z goes back to the state before beside the step, where z does",
-    keywords=("1 − z", "1 - z", "(1 − z", "update gate", "kept", "z_t", " z ", "complement"),
+    keywords=("1 − z", "1 - z", "(1 − z", "update gate", "kept", "z_t", "a_z", " z ", "complement"),
 )
 def gru_keeps_the_other_share(inputs, dy, reset="after"):
     x, h0, weight_ih, weight_hh, bias_ih, bias_hh = inputs
