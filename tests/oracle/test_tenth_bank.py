@@ -42,7 +42,7 @@ UNTRUE = {
     "sink_attention_normalised_without_the_sink",  # "only where |v| ≤ 3.4", while dv does not depend on v
 }
 
-# It is named in one run and not in the next, whatever time there is, and whatever else runs.
+# It is named in one run and not in the next, of 40 s too.
 AT_TIMES = {"attention_causal_in_place_of_the_mask"}
 
 ALWAYS = [entry for entry in ENTRIES if entry.name not in AT_TIMES]
