@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from manual_bp.arithmetic.bounded_table import NO_ERROR
 from manual_bp.arithmetic.bounded_tensor import (
     Bounded,
     Carrying,
@@ -101,6 +102,8 @@ def _as_numbers(x: Any) -> Any:
     numbers = Numbers(x.value, x.error, x.dtype)
     numbers.terms, numbers.is_choice, numbers.runs = x.terms, x.is_choice, x.runs
     numbers.how, numbers.magnitude = x.how, x.magnitude
+    if x.how and x.how.dice is not None and not bool(x.error.any()):
+        numbers.error, numbers.has_erred = NO_ERROR.expand(x.value.shape), True
     return numbers
 
 
@@ -128,7 +131,7 @@ def _cast(args: tuple[Any, ...], kwargs: Mapping[str, Any], dtype: torch.dtype) 
         if x.dtype is not torch.bool:
             return x
         made = Numbers(x.value, x.error, dtype)
-        made.runs = x.runs
+        made.runs, made.has_erred = x.runs, x.has_erred
         return made
     if isinstance(x, Carrying):
         if x.runs:

@@ -12,7 +12,17 @@ from torch import Tensor
 from torch.utils._mode_utils import no_dispatch
 
 from manual_bp.arithmetic import bounded_table
-from manual_bp.arithmetic.bounded_table import EXACT, NoMeaning, Pair, Precision, holds, number, precision, rounded
+from manual_bp.arithmetic.bounded_table import (
+    EXACT,
+    NO_ERROR,
+    NoMeaning,
+    Pair,
+    Precision,
+    holds,
+    number,
+    precision,
+    rounded,
+)
 
 aten = torch.ops.aten
 
@@ -75,7 +85,8 @@ class Carrying:
     is the number of terms of the sum that made it, 1 for anything else, and `is_choice` whether it is one of several
     numbers, such as the larger.  `how` and `magnitude`, of the expanded terms,
     are None unless they were asked for.  `runs`: of so many runs an axis stands before all others of value and
-    error, of which whoever works with it knows nothing (stochastic.py); 0 where there is none.
+    error, of which whoever works with it knows nothing (stochastic.py); 0 where there is none.  `has_erred`: whether
+    its error is known to be 0 because it was made at random.
     """
 
     value: Tensor
@@ -86,6 +97,7 @@ class Carrying:
     how: How | None = None
     magnitude: Tensor | None = None
     runs: int = 0
+    has_erred: bool = False
     ndim: Any
 
 
@@ -144,7 +156,8 @@ def as_tensor(x: Any) -> Any:
     """`Numbers` as a tensor, and anything else as it is."""
     if type(x) is not Numbers:
         return x
-    bounded = Bounded(x.value, x.error, x.dtype, x.runs)
+    error = torch.zeros_like(x.value) if x.has_erred else x.error  # in memory of its own, to be written into
+    bounded = Bounded(x.value, error, x.dtype, x.runs)
     bounded.terms, bounded.how, bounded.magnitude = x.terms, x.how, x.magnitude
     bounded.is_choice = x.is_choice
     return bounded
@@ -174,7 +187,10 @@ def _err(x: Carrying) -> None:
         erred = x.value + off
         if x.dtype is torch.float64:
             erred = x.how.dice.rounded(erred, off - (erred - x.value))
-        x.value, x.error = torch.where(x.error > 0, erred, x.value), torch.zeros_like(x.value)
+        errs_everywhere = x.error.numel() > 0 and x.error.min().item() > 0
+        x.value = erred if errs_everywhere else torch.where(x.error > 0, erred, x.value)
+        x.has_erred = type(x) is Numbers
+        x.error = NO_ERROR.expand(x.value.shape) if x.has_erred else torch.zeros_like(x.value)
 
 
 @cache  # asked some hundred times for a page, and each table costs as much as an addition
@@ -333,8 +349,11 @@ def _in_any_order(result: Carrying, operands: Iterable[Any], p: Precision) -> No
     for sum_, other in ((a, b), (b, a)):
         terms = sum_.terms if isinstance(sum_, Carrying) else 1
         if terms > 1 and isinstance(other, Carrying):
-            rounding = p.gamma(terms) * (other.value.abs() + other.error)
-            result.error = result.error + torch.where(other.value.isfinite(), rounding, bounded_table.EXACT)
+            size = other.value.abs() if other.has_erred else other.value.abs() + other.error
+            rounding = p.gamma(terms) * size
+            if rounding.numel() and not rounding.max().item() < math.inf:  # the ordinary case is that all are finite
+                rounding = torch.where(other.value.isfinite(), rounding, EXACT)
+            result.error = result.error + rounding
             result.terms = max(result.terms, terms + other.terms)
 
 
@@ -343,20 +362,25 @@ def _alike(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     func = bounded_table.SHAPES[func]
     x, rest = args[0], args[1:]
     if isinstance(x, Carrying) and not any(map(_holds_tensor, rest)):
-        ways: list[Any] = [func(part, *rest, **kwargs) for part in (x.value, x.error)]
+        dtype, how, terms, has_erred = x.dtype, x.how, x.terms, x.has_erred
+        ways: list[Any] = [func(x.value, *rest, **kwargs)]
+        ways.append(ways[0] if has_erred else func(x.error, *rest, **kwargs))
         ways.append(None if x.magnitude is None else func(x.magnitude, *rest, **kwargs))
-        dtype, how, terms = x.dtype, x.how, x.terms
     else:
         each = [x for arg in args for x in (arg if isinstance(arg, list | tuple) else [arg])]
         tensors = [x for x in each if isinstance(x, Tensor | Carrying)]
         dtype, how = _promoted(tensors), _how(tensors)
-        terms = max((x.terms for x in tensors if isinstance(x, Carrying)), default=1)
-        ways = [func(*_mapped(part, args), **kwargs) for part in (_value_of_number, _error_of_number)]
+        carrying = [x for x in tensors if isinstance(x, Carrying)]
+        terms = max((x.terms for x in carrying), default=1)
+        has_erred = bool(carrying) and all(x.has_erred for x in carrying)
+        ways = [func(*_mapped(_value_of_number, args), **kwargs)]
+        ways.append(ways[0] if has_erred else func(*_mapped(_error_of_number, args), **kwargs))
         ways.append(func(*_mapped(_magnitude_of_number, args), **kwargs) if how and how.roundings else None)
 
     def result(value: Tensor, error: Tensor, magnitude: Tensor | None) -> Numbers:
-        bounded = Numbers(value, error, dtype)
+        bounded = Numbers(value, NO_ERROR if has_erred else error, dtype)
         bounded.terms, bounded.how, bounded.magnitude = terms, how, magnitude
+        bounded.has_erred = has_erred
         return bounded
 
     values, errors, magnitudes = ways
@@ -475,7 +499,9 @@ def _squeeze_in_place(x: Bounded, dim: int) -> Bounded:
 
 
 def pair_of(x: Carrying | Constant | Tensor | float, dtype: torch.dtype) -> Pair:
-    if isinstance(x, Carrying | Constant):
+    if isinstance(x, Carrying):
+        return x.value, NO_ERROR if x.has_erred else x.error
+    if isinstance(x, Constant):
         return x.value, x.error
     if isinstance(x, Tensor) and (x.ndim or not x.is_floating_point()):
         return x.double(), EXACT

@@ -50,12 +50,13 @@ def of_each_run(x: Any, runs: int) -> Any:
         x = Numbers(x.double(), bounded_table.EXACT, x.dtype)
     if not isinstance(x, Numbers):
         raise NotAtOnce(f"a part of {type(x).__name__}")
-    return x if x.runs else _like(x, x.value.expand(runs, *x.shape), x.error.expand(runs, *x.shape))
+    return x if x.runs else _like(x, lambda t: t.expand(runs, *x.shape))
 
 
-def _like(x: Numbers, value: Tensor, error: Tensor) -> Numbers:
-    made = Numbers(value, error, x.dtype)
-    made.terms, made.how = x.terms, x.how
+def _like(x: Numbers, change: Callable[[Tensor], Tensor]) -> Numbers:
+    value = change(x.value)
+    made = Numbers(value, bounded_table.NO_ERROR if x.has_erred else change(x.error), x.dtype)
+    made.terms, made.how, made.has_erred = x.terms, x.how, x.has_erred
     return made
 
 
@@ -69,7 +70,7 @@ def _aligned(x: Any, rank: int) -> Any:
     if not (isinstance(x, Numbers) and x.runs) or _rank(x) == rank:
         return x
     shape = (x.runs, *(1,) * (rank - _rank(x)), *x.shape[1:])
-    return _like(x, x.value.reshape(shape), x.error.reshape(shape))
+    return _like(x, lambda t: t.reshape(shape))
 
 
 def _pointwise(op: Any, done: Done, args: list[Any], kwargs: Mapping[str, Any], runs: int) -> Any:
@@ -154,7 +155,7 @@ def _product(op: Any, done: Done, args: list[Any], kwargs: Mapping[str, Any], ru
 
 
 def _shaped(x: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    return _like(x, change(x.value), change(x.error)) if isinstance(x, Numbers) else change(x)
+    return _like(x, change) if isinstance(x, Numbers) else change(x)
 
 
 def _written(place: int, axis: int) -> Rule:

@@ -27,6 +27,7 @@ from manual_bp.arithmetic.bounded_table.expanded import ADDITIONS, CHOICES, DIVI
 from manual_bp.arithmetic.bounded_table.exponentials import APART
 from manual_bp.arithmetic.bounded_table.formats import (
     EXACT,
+    NO_ERROR,
     NoMeaning,
     Pair,
     Precision,
@@ -54,6 +55,7 @@ __all__ = [
     "FILLED",
     "JUMPING",
     "MAGNITUDES",
+    "NO_ERROR",
     "OF_REGULAR",
     "PLACES",
     "SHAPES",

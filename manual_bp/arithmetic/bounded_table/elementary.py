@@ -9,7 +9,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from manual_bp.arithmetic.bounded_table.formats import EXACT, INF, Pair, Precision, number, rounded, ulps
+from manual_bp.arithmetic.bounded_table.formats import EXACT, INF, NO_ERROR, Pair, Precision, number, rounded, ulps
 from manual_bp.arithmetic.bounded_table.meanings import arithmetic, aten
 
 # ------------------------------------------------------------------------------------------------- element by element
@@ -20,7 +20,7 @@ def add(p: Precision, a: Pair, b: Pair, alpha: float = 1) -> Pair:
     b = scaled(p, b, alpha)
     if _are_whole(p, a, b):
         return a[0] + b[0], EXACT
-    return rounded(p, a[0] + b[0], a[1] + b[1], a, b, underflows=False)
+    return rounded(p, a[0] + b[0], _of_both(a, b), a, b, underflows=False)
 
 
 @arithmetic(aten.sub.Tensor, operands=2)
@@ -28,7 +28,11 @@ def subtract(p: Precision, a: Pair, b: Pair, alpha: float = 1) -> Pair:
     b = scaled(p, b, alpha)
     if _are_whole(p, a, b):
         return a[0] - b[0], EXACT
-    return rounded(p, a[0] - b[0], a[1] + b[1], a, b, underflows=False)
+    return rounded(p, a[0] - b[0], _of_both(a, b), a, b, underflows=False)
+
+
+def _of_both(a: Pair, b: Pair) -> Tensor:
+    return NO_ERROR if a[1] is NO_ERROR and b[1] is NO_ERROR else a[1] + b[1]
 
 
 @arithmetic(aten.rsub.Scalar, aten.rsub.Tensor, operands=2)
@@ -52,7 +56,9 @@ def scaled(p: Precision, a: Pair, factor: float) -> Pair:
 
 @arithmetic(aten.mul.Tensor, aten.mul.Scalar, operands=2)
 def multiply(p: Precision, a: Pair, b: Pair) -> Pair:
-    if b[1] is EXACT or a[1] is EXACT:
+    if b[1] is NO_ERROR and a[1] is NO_ERROR:
+        propagated = NO_ERROR
+    elif b[1] is EXACT or a[1] is EXACT:
         propagated = b[0].abs() * a[1] if b[1] is EXACT else a[0].abs() * b[1]
     else:
         propagated = a[0].abs() * b[1] + (b[0].abs() + b[1]) * a[1]
@@ -264,8 +270,10 @@ def _log1p(p: Precision, a: Pair) -> Pair:
 
 @arithmetic(aten.tanh.default, operands=1)
 def _tanh(p: Precision, a: Pair) -> Pair:
-    e = torch.exp(-2 * nearest_to_zero(a))
-    propagated = times(4 * e / (1 + e) ** 2, a[1])
+    propagated = NO_ERROR
+    if a[1] is not NO_ERROR:
+        e = torch.exp(-2 * nearest_to_zero(a))
+        propagated = times(4 * e / (1 + e) ** 2, a[1])
     return rounded(p, a[0].tanh(), propagated, a, roundings=ulps("tanh"))
 
 
@@ -274,10 +282,15 @@ def _sigmoid(p: Precision, a: Pair) -> Pair:
     """Computed as 1 / (1 + e⁻ˣ): a division, an addition, and the exponential's ulps, weighted by e⁻ˣ / (1 + e⁻ˣ) ≤ 1.
     Where e⁻ˣ overflows, the program has 0.  Never 0 itself, so that eta is due even where float64 has underflowed."""
     e = torch.exp(-a[0].abs())
-    value = torch.where(a[0] < 0, e, 1.0) / (1 + e)  # torch.sigmoid itself flushes e⁻⁷⁴⁰ to 0
-    e = torch.exp(-nearest_to_zero(a))
-    flushed = torch.where(-a[0] > math.log(p.max), value, EXACT)
-    propagated = times(e / (1 + e) ** 2, a[1]) + flushed + p.eta
+    value = a[0].clamp(max=0).exp() / (1 + e)  # torch.sigmoid itself flushes e⁻⁷⁴⁰ to 0
+    propagated = NO_ERROR
+    if a[1] is not NO_ERROR:
+        e = torch.exp(-nearest_to_zero(a))
+        propagated = times(e / (1 + e) ** 2, a[1])
+    lowest = -math.log(p.max)
+    if not (a[0].numel() and a[0].min().item() >= lowest):
+        propagated = propagated + torch.where(a[0] < lowest, value, EXACT)
+    propagated = propagated + p.eta
     return rounded(p, value, propagated, a, roundings=2 + ulps("exp"))
 
 

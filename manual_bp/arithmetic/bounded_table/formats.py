@@ -70,6 +70,8 @@ float32."""
 INF = torch.tensor(math.inf, dtype=torch.float64)
 EXACT = torch.tensor(0.0, dtype=torch.float64)
 """The error of what has not been rounded."""
+NO_ERROR = torch.tensor(0.0, dtype=torch.float64)
+"""Likewise, of numbers that are none of a page's text: where every operation errs at once, nothing is left to bound."""
 
 
 class NoMeaning(Exception):
@@ -156,10 +158,12 @@ def rounded(
     underflows: whether a result below tiny may be inexact (not so for + and −).
     product: whether it is 0 only where an operand is 0, so that any other 0 has underflowed in float64 itself.
     """
-    magnitude = value.abs() + propagated
+    magnitude = value.abs() if propagated is NO_ERROR else value.abs() + propagated
     if magnitude.numel():
         least, largest = magnitude.aminmax()
         if least.item() >= 2 * p.tiny and largest.item() <= p.overflow:  # the ordinary case: nothing of what follows
+            if propagated is NO_ERROR and roundings:
+                return value, magnitude.mul_(roundings * p.u)
             return value, torch.add(propagated, magnitude, alpha=roundings * p.u) if roundings else propagated
     fresh = magnitude * (roundings * p.u)
     if underflows:

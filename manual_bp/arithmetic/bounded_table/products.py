@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.arithmetic.bounded_table.elementary import add, scaled
-from manual_bp.arithmetic.bounded_table.formats import Pair, Precision
+from manual_bp.arithmetic.bounded_table.formats import NO_ERROR, Pair, Precision
 from manual_bp.arithmetic.bounded_table.meanings import arithmetic, aten
 from manual_bp.arithmetic.bounded_table.sums import accumulated
 
@@ -19,12 +19,13 @@ def _bilinear(p: Precision, a: Pair, b: Pair, terms: int, product: Callable[[Ten
     (x, y), (e, f) = (a[0], b[0]), (a[1].expand_as(a[0]), b[1].expand_as(b[0]))
     size, other = x.abs(), y.abs()
     magnitude = product(size, other)
-    propagated = torch.zeros_like(magnitude)
+    propagated = NO_ERROR
     if b[1].any():  # where errors are drawn at random, there are none that are bounded
         propagated = propagated + product(size, f)
     if a[1].any():
         propagated = propagated + product(e, other + f)
-    magnitude = magnitude + propagated
+    if propagated is not NO_ERROR:
+        magnitude = magnitude + propagated
     fresh = magnitude * p.gamma(terms)
     if magnitude.numel() and magnitude.min() > 0:
         fresh = fresh + terms * p.eta

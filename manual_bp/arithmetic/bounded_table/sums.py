@@ -10,7 +10,17 @@ from torch import Tensor
 
 from manual_bp.arithmetic.bounded_table.elementary import absolute, divide, multiply, power, scaled, sqrt, subtract
 from manual_bp.arithmetic.bounded_table.extremes import amax
-from manual_bp.arithmetic.bounded_table.formats import EXACT, INF, NoMeaning, Pair, Precision, number, rounded, ulps
+from manual_bp.arithmetic.bounded_table.formats import (
+    EXACT,
+    INF,
+    NO_ERROR,
+    NoMeaning,
+    Pair,
+    Precision,
+    number,
+    rounded,
+    ulps,
+)
 from manual_bp.arithmetic.bounded_table.meanings import arithmetic, aten
 
 Axes = int | Sequence[int] | None
@@ -27,7 +37,7 @@ def count(x: Tensor, dim: Axes) -> int:
 @arithmetic(aten.sum.default, aten.sum.dim_IntList, operands=1)
 def summed(p: Precision, a: Pair, dim: Axes = None, keepdim: bool = False) -> Pair:
     axes = axes_of(a[0], dim)
-    propagated = a[1].expand_as(a[0]).sum(axes, keepdim)
+    propagated = NO_ERROR if a[1] is NO_ERROR else a[1].expand_as(a[0]).sum(axes, keepdim)
     magnitude = a[0].abs().sum(axes, keepdim) + propagated
     fresh = magnitude * p.gamma(max(count(a[0], dim) - 1, 0))
     return accumulated(p, a[0].sum(axes, keepdim), propagated, fresh, magnitude)
