@@ -7,7 +7,6 @@ their rounding error.
 
 from __future__ import annotations
 
-import gc
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -23,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from manual_bp.outputs import parts
 from manual_bp.program import Node, Program, Recording, Ref
-from manual_bp.program.program import mapped, refs_in, replaced
+from manual_bp.program.program import mapped, refs_in, replaced, uncollected
 from torch_ref.keeping_digits import FORMULAS, OF_THE_RESULT
 from torch_ref.paired import Paired
 from torch_ref.taken_apart import formula_of
@@ -67,6 +66,7 @@ class Derivative:
         return Program(self.forward.nodes, self.forward.inputs, self.forward.results[0]).pruned()
 
 
+@uncollected()
 def derivative(
     function: Callable[..., Any],
     inputs: Sequence[Tensor | None],
@@ -87,7 +87,7 @@ def derivative(
     wanted = [x for x in present if x.requires_grad]
     apart, plain = sdpa_kernel(SDPBackend.MATH), _without_mkldnn()
     looking = _WithoutLooking(keeps_digits)
-    with _uncollected(), torch.inference_mode(False), torch.enable_grad(), apart, plain, looking:
+    with torch.inference_mode(False), torch.enable_grad(), apart, plain, looking:
         refusing = nullcontext() if is_known else Recording(present, lambda op: True, formula_of)
         with torch.no_grad(), refusing:  # what no program tells
             like = parts(function(*leaves, **hyper))
@@ -113,19 +113,6 @@ def derivative(
     raises = looking.skipped or any(node.op in CHECKS for node in recording.nodes)
     elements, broadcast, placed = tuple(recording.elements), tuple(recording.broadcast), tuple(recording.placed)
     return Derivative(forward, backward, kept != whole, unknown, elements, broadcast, placed, is_its_own, raises)
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Of the many objects of a long recording all are kept: to look again and again which are not takes half the
-    time."""
-    before = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if before:
-            gc.enable()
 
 
 @contextmanager

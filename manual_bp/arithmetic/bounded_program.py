@@ -31,7 +31,7 @@ from manual_bp.arithmetic.operators import ALWAYS, CASTS, MADE, VIEWS, entered, 
 from manual_bp.arithmetic.paging import Paging, performed
 from manual_bp.arithmetic.runs_at_once import performed_at_once
 from manual_bp.dispatch import without_modes
-from manual_bp.program.program import Node, Program, Ref, placed, refs_in
+from manual_bp.program.program import Node, Program, Ref, placed, refs_in, uncollected
 from manual_bp.program.recording import recorded
 
 aten = torch.ops.aten
@@ -52,6 +52,7 @@ class Step(NamedTuple):
     carries: bool
 
 
+@uncollected()
 def run_bounded_program(program: Program, inputs: Sequence[Any], dtype: torch.dtype) -> Any:
     """The program's results for inputs some of which carry a bound: with `Numbers` among them.  Must be called where
     `Paging` is what comes first (`Paging.is_next`)."""

@@ -524,4 +524,5 @@ def _promoted(args: Iterable[Any]) -> torch.dtype:
     for x in args:
         if isinstance(x, Tensor | Carrying) and x.dtype.is_floating_point:
             (dtypes if x.ndim else without_axes).add(x.dtype)
-    return reduce(torch.promote_types, dtypes or without_axes)
+    found = dtypes or without_axes
+    return found.pop() if len(found) == 1 else reduce(torch.promote_types, found)

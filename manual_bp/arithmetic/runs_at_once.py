@@ -57,6 +57,7 @@ def _like(x: Numbers, change: Callable[[Tensor], Tensor]) -> Numbers:
     value = change(x.value)
     made = Numbers(value, bounded_table.NO_ERROR if x.has_erred else change(x.error), x.dtype)
     made.terms, made.how, made.has_erred = x.terms, x.how, x.has_erred
+    made.magnitude = None if x.magnitude is None else change(x.magnitude)
     return made
 
 

@@ -217,7 +217,7 @@ def _hidden(x: Tensor | None, runs: int) -> Tensor | None:
     if not isinstance(x, Bounded):
         return x
     hidden = Bounded(x.value, x.error, x.dtype, runs)
-    hidden.how = x.how
+    hidden.how, hidden.magnitude = x.how, x.magnitude
     return hidden
 
 

@@ -253,8 +253,9 @@ def steps(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.stack(states, 1)
 
 
+@pytest.mark.parametrize("roundings", [0.0, 8.0], ids=["", "of expanded terms"])
 @pytest.mark.parametrize("function", [layers, steps])
-def test_runs_at_once_of_a_program_err_as_runs_one_after_the_other_do(function, monkeypatch) -> None:
+def test_runs_at_once_of_a_program_err_as_runs_one_after_the_other_do(function, roundings, monkeypatch) -> None:
     """Of all that they give: values, and cotangents by the recorded derivative."""
     generator = torch.Generator().manual_seed(0)
     given = [torch.randn(*shape, generator=generator) for shape in ((5, 4), (4, 4), (4,))]
@@ -266,7 +267,7 @@ def test_runs_at_once_of_a_program_err_as_runs_one_after_the_other_do(function, 
         return [*parts(y), *rule.page.backward(residuals, dy if len(dy) > 1 else dy[0])]
 
     def runs(count: int, **more) -> list[Tensor]:
-        found = repeated(again, given, lambda t: enter(t, FLOAT32), How(dice=Dice()), count, **more)
+        found = repeated(again, given, lambda t: enter(t, FLOAT32), How(roundings, dice=Dice()), count, **more)
         return [x.value for x in found]
 
     one_by_one = runs(40, at_once=False)

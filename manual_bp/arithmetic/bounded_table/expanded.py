@@ -71,13 +71,13 @@ MAGNITUDES: dict[Any, Callable[..., Tensor]] = {
     **dict.fromkeys((aten.masked_fill.Scalar, aten.masked_fill.Tensor), lambda a, mask, v: _chosen_of(mask, v, a)),
     aten.addcmul.default: _sum_of_three,
     **dict.fromkeys((aten.addmm.default, aten.baddbmm.default), _product_and_sum),
+    **dict.fromkeys((aten.mm.default, aten.bmm.default, aten.mv.default, aten.dot.default), torch.matmul),
     aten.var.correction: _deviation_of,
     **{
         same: same
         for same in (
             *(aten.mul.Tensor, aten.div.Tensor, aten.neg.default, aten.abs.default),
             *(aten.sum.default, aten.sum.dim_IntList, aten.mean.default, aten.mean.dim),
-            *(aten.mm.default, aten.bmm.default, aten.mv.default, aten.dot.default),
             *(aten.cumsum.default, aten.convolution.default),
             *(aten.index_add.default, aten.scatter_add.default, aten.index_put.default),
             *(aten.prod.default, aten.prod.dim_int, aten.cumprod.default),
