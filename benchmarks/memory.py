@@ -81,6 +81,7 @@ def _peak_on_cpu(build: Callable[[], StepContestant], start: Start) -> int:
         return contestant
 
     loaded()()  # what it compiles comes from the disk from now on: a profile of a compilation lost all that came after
+    gc.collect()  # of what an earlier profile saw allocated: its release would be counted in this one
     labels = [f"step {i} that is measured" for i in range(MEASURED)]
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         step = loaded()
