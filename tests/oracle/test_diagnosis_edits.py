@@ -30,6 +30,7 @@ from manual_bp.oracle.diagnosis.sentences import of_ratios, ratios_of, told
 from manual_bp.oracle.diagnosis.tracing import UntraceableError, traced
 from manual_bp.oracle.diagnosis.verdict import MORE, Verdict
 from manual_bp.oracle.diagnosis.whole import whole_edits
+from manual_bp.oracle.diagnosis.words import called
 from manual_bp.oracle.functions import reference
 from manual_bp.oracle.truth.evidence import evidence
 from manual_bp.outputs import parts
@@ -240,6 +241,24 @@ def test_a_condition_is_not_read_off_by_chance():
     assert condition(both, many) == ""
     absent = {"weight is absent": feature(~many, "weight", "flag", True)}
     assert condition({**both, **absent}, many) == "weight is given"
+
+
+def test_where_numbers_hide_an_error_is_no_condition():
+    """All of ordinary size is wrong, and right is what is far larger, where it does not show; but few large ones, or
+    few small ones, may well be wrong alone."""
+    ordinary, far = torch.linspace(0.1, 3, 60), torch.linspace(18, 40, 20)
+    numbers = torch.cat([ordinary, far]).double()
+    small = numbers < 10
+    assert condition({"|v|": feature(numbers)}, small) == ""
+    assert condition({"|v|": feature(numbers)}, ~small) == "|v| ≥ 18 (right up to 3)"
+    few = numbers <= 0.5
+    said = condition({"|v|": feature(numbers * torch.where(few, 0.01, 1.0))}, few)
+    assert said.startswith("|v| ≤ 0.0049"), said
+
+
+def test_parts_of_what_is_taken_apart_have_their_own_names():
+    program = next(p for case in few_cases(RULES["gru"]) if "a_z" in (p := traced(RULES["gru"], case)).parts.values())
+    assert {called(program, ref) for ref in program.parts} >= {"a_r", "a_z", "a_n"}
 
 
 def test_what_no_program_is_wrong_for_is_no_condition():

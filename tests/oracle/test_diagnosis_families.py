@@ -30,6 +30,33 @@ def first(function: Any, candidate: Any, **options: Any) -> str:
     return found.sentences[0]
 
 
+# -------------------------------------------------------------------------------------------------------------- borders
+
+
+def blurred(x):
+    p = F.pad(x[:, None], (1, 1), mode="replicate")[:, 0]
+    return (p[:, :-2] + 2 * p[:, 1:-1] + p[:, 2:]) ** 2
+
+
+def _moved(d, by):
+    """With 0 where nothing is moved to."""
+    return F.pad(d, (by, 0))[:, : d.shape[1]] if by > 0 else F.pad(d, (0, -by))[:, -by:]
+
+
+@pytest.mark.parametrize(
+    ("moved", "words"), [(_moved, "left out"), (lambda d, by: d.roll(by, 1), "taken from the other end")]
+)
+def test_what_a_border_gave_is_lost(moved, words):
+    def candidate(inputs, dy):
+        (x,) = inputs
+        p = F.pad(x[:, None], (1, 1), mode="replicate")[:, 0]
+        d = 2 * dy * (p[:, :-2] + 2 * x + p[:, 2:])
+        return blurred(x), (2 * d + moved(d, 1) + moved(d, -1),)
+
+    said = first(blurred, candidate, inputs={"x": (4, 9)})
+    assert f"what lies beyond the ends of its axis {words} in" in said, said
+
+
 # ---------------------------------------------------------------------------------------------------------------- loops
 
 

@@ -138,6 +138,10 @@ def _words(name: str, feature: Feature, holds: Tensor, outside: Tensor, mine: Te
         said.append(_bound(name, feature, float(below.max()), low, "<"))
     if above.numel():
         said.append(_bound(name, feature, float(above.min()), high, ">"))
+    # Where most is wrong, and only what lies far further out is right, an error does not show out there.
+    far = [x for x, mine in ((below, low), (above, high)) if x.numel() and float(x.abs().min()) > abs(mine)]
+    if far and "(" in "".join(said) and feature.kind == "number" and len(own) > len(theirs):
+        return ""
     # What lies between two bounds of which nobody can say where they are is together by chance.
     return " and ".join(said) if len(said) < 2 or "(" not in "".join(said) else ""
 

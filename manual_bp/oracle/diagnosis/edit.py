@@ -93,10 +93,16 @@ class Slot(NamedTuple):
         """The operation gives something else, wherever it is reached from the same place; of edits that give the same,
         that which stands next to the result is told."""
         cost += EARLY * (1 - self.position / len(self.traced.nodes))
-        if self.operand is not None and self.traced.nodes[self.position].name in COMPARISONS:
-            words += f" where {name_of(self.traced, Ref(self.position))} is asked"  # and nowhere else
+        if asked := self._asked():
+            cost += ASKED if self.operand is None else 0.0
+            words += f" where {' and '.join(name_of(self.traced, Ref(p)) for p in asked)} is asked"  # and nowhere else
         site = self.traced.sites[self.position]
         return Edit(cost, PAGE + words, {site: change}, None, self.position, kind, self.operand)
+
+    def _asked(self) -> list[int]:
+        """The comparisons that alone are changed by what is done here; none if something else is too."""
+        there = self.traced.used_by[self.position] if self.operand is None else [self.position]
+        return there if all(self.traced.nodes[p].name in COMPARISONS for p in there) else []
 
     def edit_at(self, cost: float, words: str, function: Altered, kind: str = "", arg: int | None = None) -> Edit:
         """A function of what stands there, and of what else there is in that run.  arg: of what the operation is called
@@ -111,6 +117,8 @@ class Slot(NamedTuple):
         return self.edit_at(cost, words, lambda x, _: function(x), kind, arg)
 
 
+# How much more seldom what is compared is changed than what comes of the comparison, which may only help the page.
+ASKED = 1.5
 COMPARISONS = ("gt", "ge", "lt", "le", "eq", "ne")
 NAMED = ("inputs", "residuals", "results")
 """What has a name, and is no operation of the page."""

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from manual_bp.oracle.diagnosis.blocks import blocks
+from manual_bp.oracle.diagnosis.borders import borders
 from manual_bp.oracle.diagnosis.edit import NAMED, PAGE, Edit, slots_of, together
 from manual_bp.oracle.diagnosis.operations import operations
 from manual_bp.oracle.diagnosis.orders import reordered, rounds
@@ -34,7 +35,7 @@ def often_met(traced: Traced, needed: int) -> Iterator[Edit]:
         is_named, is_move = slot.stage in NAMED, traced.nodes[slot.position].name in MOVES
         single = [functions(slot), others(slot)] if is_named or not is_move else []
         if not is_named:
-            single += [operations(slot), *map(operands, slot.operands)]
+            single += [operations(slot), borders(slot), *map(operands, slot.operands)]
             single += [] if is_move else [constants(slot)]
         for edit in itertools.chain(*single):
             if edit.kind:

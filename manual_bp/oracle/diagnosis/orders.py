@@ -110,7 +110,7 @@ def _rounds(traced: Traced) -> Iterator[tuple[Any, list[int]]]:
 def _of_round(key: Any, i: int, by: int, traced: Traced, needed: int) -> Values:
     """by: so many values later of those that stand there in any round; the last is taken for what lies beyond."""
     own = next(positions for other, positions in _rounds(traced) if other == key)
-    taken = {p: _origin(traced, traced.nodes[p].args[i]) for p in own}
+    taken = {p: origin(traced, traced.nodes[p].args[i]) for p in own}
     each = sorted(set(taken.values()))
     if (beyond := _beyond(traced, each[-1] if by > 0 else each[0], by)) is not None:
         each = sorted({*each, beyond})  # a loop's last value may stand in none of its rounds
@@ -124,7 +124,7 @@ def _of_round(key: Any, i: int, by: int, traced: Traced, needed: int) -> Values:
     return traced.edited(dict.fromkeys(own, change), needed)
 
 
-def _origin(traced: Traced, ref: Ref) -> Ref:
+def origin(traced: Traced, ref: Ref) -> Ref:
     """What a value is a copy or a view of."""
     node = traced.nodes[ref.position]
     while node.name in ("clone", "detach", "alias", "view") and isinstance(node.args[0], Ref):

@@ -133,7 +133,8 @@ def by_name(rule: Rule, y: Any, grads: Any) -> Values:
 @dataclass(eq=False)
 class Traced(Called):
     """nodes, values: the operations in order, the inputs first, and what each gave.  sites: of each.  names: of those
-    that are known by one.  results: of each argument, the position of its value; absent where it is None.
+    that are known by one, parts: of one of several that an operation gives.  results: of each argument, the position
+    of its value; absent where it is None.
     residuals: with which backward was called.
     """
 
@@ -142,6 +143,7 @@ class Traced(Called):
     values: list[Any]
     sites: list[Site]
     names: dict[int, str]
+    parts: dict[Ref, str]
     results: dict[str, int]
     residuals: Any
 

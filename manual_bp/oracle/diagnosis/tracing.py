@@ -45,6 +45,7 @@ class _Sited(Recording):
     def __init__(self, inputs: Sequence[Tensor], elementary: Callable[[Any], bool]) -> None:
         self.sites: dict[int, Site] = {}
         self.named: dict[int, str] = {}
+        self.parts: dict[Ref, str] = {}  # of what gives several, such as the parts of a packed axis
         self._calls: tuple[Any, ...] = ()
         self._derived: dict[int, int] = {}
         super().__init__(inputs, elementary)
@@ -93,7 +94,10 @@ class _Sited(Recording):
             if name in arguments or not isinstance(x, Tensor):
                 continue
             if (known := self._own.get(id(x))) is not None:
-                self.named.setdefault(known.ref.position, name)
+                if known.ref.item is None:
+                    self.named.setdefault(known.ref.position, name)
+                else:
+                    self.parts.setdefault(known.ref, name)
 
     def _refuse_what_no_program_tells(self, func: Any, args: Any, moving: bool, line: Line | None) -> None:
         """A program is made for every case anew, so that what depends on numbers of one is as it should be there."""
@@ -145,7 +149,7 @@ def traced(rule: Rule, case: Case, by: str = PAGE) -> Traced:
     if hasattr(rule.page, "FUNCTION"):
         sites = _of_lines(program.nodes, sites)
     names = {**recording.named, **dict(enumerate(tensors)), **{p: name for name, p in results.items()}}
-    return Traced(rule, case, inputs, dy, by, program.nodes, values, sites, names, results, residuals)
+    return Traced(rule, case, inputs, dy, by, program.nodes, values, sites, names, recording.parts, results, residuals)
 
 
 def _of_lines(nodes: Sequence[Node], sites: Sequence[Site]) -> list[Site]:

@@ -29,6 +29,8 @@ LOOSE = ("add", "sub", "rsub", "gt", "ge", "lt", "le", "eq", "ne")
 def called(traced: Traced, what: Any, depth: int = DEEP) -> str:
     """What a value, or a constant, is called: by its variable, or as an expression."""
     if isinstance(what, Ref):
+        if what in traced.parts:
+            return traced.parts[what]
         key = what.position, depth
         if key not in traced.called:
             traced.called[key] = _called(traced, what.position, depth)
