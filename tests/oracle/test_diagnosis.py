@@ -360,6 +360,7 @@ OTHERWISE = {
     "l1_penalty-smoothed sign",
     "l2_penalty-absolute cotangent",
     "leaky_relu-slope on the wrong side",
+    "leaky_relu-value on the left",
     "linear-mean over outputs",
     "linear-weight gradient over batch size",
     "linear-weights already updated",
