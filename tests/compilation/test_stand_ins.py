@@ -19,6 +19,7 @@ from manual_bp.compilation.stand_ins import scaled_dot_product_attention as stan
 from manual_bp.compilation.stand_ins import standing_in
 from manual_bp.oracle import Case, compare
 from manual_bp.rule import text_of
+from manual_bp.rules.attention._heads import keys_ahead
 from manual_bp.rules.convolution import _correlation as pages
 from tests.compilation.conftest import Interpreted
 
@@ -94,7 +95,7 @@ def source():
 def called(function, written, read, biases, mask, causal, alignment, scale):
     """What the function wrote."""
     (batch, heads, queries, width), (_, kv_heads, keys, _), (*_, value_width) = (t.shape for t in read[:3])
-    ahead = stand_in.page._ahead(queries, keys, alignment)
+    ahead = keys_ahead(queries, keys, alignment)
     sizes = (batch, kv_heads, heads // kv_heads, queries, keys, width, value_width, causal, ahead)
     tensors, flat = [*written, *read, *biases, None if mask is None else mask.contiguous()], []
     for t in tensors:
