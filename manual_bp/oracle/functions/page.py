@@ -186,7 +186,7 @@ def _played(program: Program, given: Sequence[Any], dtype: torch.dtype) -> Any:
 def _nothing(x: Tensor) -> Tensor:
     if not isinstance(x, Bounded):
         return torch.zeros_like(x)
-    zero = torch.zeros(x.shape, dtype=torch.float64)
+    zero = x.value.new_zeros(x.shape)  # where a page is run torch.zeros is a bounded number itself
     return Bounded(zero, zero.clone(), x.dtype)
 
 

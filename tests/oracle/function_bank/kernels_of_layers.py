@@ -438,7 +438,7 @@ def _bilinear(inputs, dy, eps, *, project=True, places=True):
     z = torch.einsum("bip,bjp->bij", a, b).flatten(1) / a.shape[2]
     root = torch.sqrt(z.abs() + eps)
     r = z.sign() * root
-    norm = r.square().sum(1, keepdim=True).sqrt()
+    norm = r.square().sum(1, keepdim=True).sqrt().clamp_min(1e-12)  # as F.normalize has it
     y = r / norm
     dr = (dy - y * (y * dy).sum(1, keepdim=True) * project) / norm
     dz = (dr * z.sign().square() / (2 * root)).unflatten(1, (a.shape[1], -1)) / (a.shape[2] if places else 1)

@@ -603,3 +603,16 @@ def test_a_recurrence_of_many_steps_stays_in_range() -> None:
     long = [case for case in generated(rule, torch.float32) if len(case.inputs[0]) > 100]
     assert long
     assert all(bool(rule.forward(*case.inputs)[0].isfinite().all()) for case in long)
+
+
+def test_an_input_of_which_nothing_is_derived_gets_0_where_bounds_are_wide():
+    """Beside the others, whose bounds are narrowed by runs at random."""
+
+    def divided(x, weight, u):
+        with torch.no_grad():
+            v = F.normalize(weight.T @ u, dim=0, eps=1e-12)
+            left = F.normalize(weight @ v, dim=0, eps=1e-12)
+        return x @ (weight / (left @ weight @ v)).T
+
+    report = compare(torch_ref.vjp(divided), divided, inputs={"x": (4, 5), "weight": (3, 5), "u": (3,)}, diagnose=0)
+    assert report.passed, str(report)
