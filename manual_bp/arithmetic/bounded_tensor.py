@@ -509,13 +509,17 @@ def pair_of(x: Carrying | Constant | Tensor | float, dtype: torch.dtype) -> Pair
     return value, error if _is_short(x) else 2 * precision(dtype).u * value.abs()
 
 
+LARGEST = {torch.finfo(dtype).max for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)}
+
+
 def _is_short(x: Tensor | float) -> bool:
     """Whether a tensor without axes, which is what torch makes of a Python number, holds that number itself: half the
-    digits of its format are enough for it.  Anything longer has been rounded."""
+    digits of its format are enough for it, or it is the largest number of a format, by which masks hide.  Anything
+    longer has been rounded."""
     if not isinstance(x, Tensor):
         return True
     digits = -math.log2(torch.finfo(x.dtype).eps) + 1
-    return not x.isfinite() or (math.frexp(x.item())[0] * 2 ** (digits // 2)).is_integer()
+    return not x.isfinite() or abs(x.item()) in LARGEST or (math.frexp(x.item())[0] * 2 ** (digits // 2)).is_integer()
 
 
 def _promoted(args: Iterable[Any]) -> torch.dtype:

@@ -84,6 +84,7 @@ def _lowered(x: Any, target: Any, weight: Any, ignore_index: int, is_mean: bool)
 
     sizes = [int(n) for n in x.get_size()]
     order = [0, *range(2, len(sizes)), 1]
+    x.realize()
     rows: Any = ExternKernel.require_contiguous(permute(x, order))
     others = [None if t is None else ExternKernel.require_contiguous(t) for t in (target, weight)]
     how = {"dtype": torch.float32, "device": x.get_device()}
