@@ -510,6 +510,7 @@ def pair_of(x: Carrying | Constant | Tensor | float, dtype: torch.dtype) -> Pair
 
 
 LARGEST = {torch.finfo(dtype).max for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)}
+"""Of the formats; a mask adds one of them, negative, to what it hides."""
 
 
 def _is_short(x: Tensor | float) -> bool:

@@ -11,12 +11,13 @@ from importlib import import_module
 import pytest
 import torch
 from torch._inductor.fx_passes.post_grad import stable_topological_sort
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import manual_bp as bp
 from manual_bp.compilation import kernels, stand_ins, taps, tracing
 from manual_bp.compilation.cpp import text
 from manual_bp.compilation.stand_ins import scaled_dot_product_attention as stand_in
-from manual_bp.compilation.stand_ins import standing_in
+from manual_bp.compilation.stand_ins import softmax_cross_entropy, standing_in
 from manual_bp.oracle import Case, compare
 from manual_bp.rule import text_of
 from manual_bp.rules.attention._heads import keys_ahead
@@ -504,3 +505,19 @@ def test_recurrence_passes_the_oracle_and_is_the_page(name, monkeypatch):
         due = rule.vjp(tuple(t.double() for t in given), rule.page.Outputs(*(d.double() for d in dy)))
         for ours, exact in zip((*got[0], *got[1]), (*due[0], *due[1]), strict=True):
             torch.testing.assert_close(ours.double(), exact, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("of", "may"),
+    [
+        (lambda x, w: (x @ w).view(2, 2, 3).exp(), True),
+        (lambda x, w: x.exp(), False),
+        (lambda x, w: x[:2].exp(), False),  # of an input
+        (lambda x, w: (x @ w)[:2].exp(), False),
+        (lambda x, w: (lambda z: (z.exp(), z))(x @ w), False),  # read by others
+    ],
+)
+def test_a_cotangent_takes_the_place_of_logits_that_are_a_result_and_read_once(of, may):
+    graph = make_fx(of)(torch.ones(4, 3), torch.ones(3, 3)).graph
+    (logits,) = (node.args[0] for node in graph.nodes if node.target is torch.ops.aten.exp.default)
+    assert softmax_cross_entropy._is_read_here_alone(logits) is may

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.compilation import scaling
+from manual_bp.compilation.products import onednn_product
 from manual_bp.compilation.stand_ins import VIEWS
 from manual_bp.rules.loss import softmax_cross_entropy as page
 
@@ -108,10 +109,15 @@ def _lowered(x: Any, target: Any, weight: Any, ignore_index: int, is_mean: bool)
 
 
 def _is_read_here_alone(x: Any) -> bool:
-    """Whether a node is a result that nobody else reads, whatever its shape there: then dx may take its place."""
+    """Whether nobody else reads what a node holds, whatever its shape there: then dx may take its place.  A part of
+    something else, or of an input, is no result of its own."""
     while x.target in (*VIEWS, torch.ops.aten.permute.default) and len(x.users) == 1:
         x = x.args[0]
-    return x.op != "placeholder" and len(x.users) == 1
+    if isinstance(x.target, torch._ops.OpOverload):
+        is_own = not any(returned.alias_info for returned in x.target._schema.returns)
+    else:
+        is_own = x.target is onednn_product
+    return is_own and len(x.users) == 1
 
 
 def _contiguous_strides(sizes: list[int]) -> list[int]:

@@ -51,8 +51,7 @@ def often_met(traced: Traced, needed: int) -> Iterator[Edit]:
 
 
 def seldom_met(traced: Traced, needed: int, often: Sequence[Edit]) -> Iterator[Edit]:
-    """The others: one use alone, parts and orders of axes.  often: those that are
-    met often."""
+    """The others: one use alone, parts and orders of axes.  often: those that are met often."""
     yield from uses(traced, needed, often)
     for slot in slots_of(traced, needed):
         if slot.stage in NAMED and slot.value.ndim:
