@@ -178,7 +178,7 @@ def test_fused_cross_entropy_passes_the_oracle(monkeypatch):
 
 ROWS = """
 extern "C" void cost(const int64_t* n, const int64_t* t) {
-  softmax_cross_entropy::cost<2>(softmax_cross_entropy::Sizes{n[0], n[1], n[2], n[3] != 0}, {(float*)t[0]},
+  softmax_cross_entropy::cost<2>(softmax_cross_entropy::Sizes{n[0], n[1], n[2], n[3] != 0, n[4]}, {(float*)t[0]},
       {(float*)t[1]}, {(const float*)t[2]}, {(const int64_t*)t[3]}, {(const float*)t[4]});
 }
 """
@@ -195,33 +195,38 @@ def test_softmax_cross_entropy_passes_the_oracle(monkeypatch):
 
     def cost(x, target, weight, ignore_index, is_mean):
         y, dx = x.new_empty(()), module._laid_out(x)
-        read = [x.movedim(1, -1).contiguous(), target.contiguous(), None if weight is None else weight.contiguous()]
-        sizes = [x.numel() // x.shape[1], x.shape[1], ignore_index, is_mean]
+        beside = 1 if module._are_rows(x) else math.prod(x.shape[2:])
+        read = [x, target.contiguous(), None if weight is None else weight.contiguous()]
+        sizes = [x.numel() // x.shape[1], x.shape[1], ignore_index, is_mean, beside]
         addresses = [0 if t is None else t.data_ptr() for t in (y, dx, *read)]
-        library.cost((array * 4)(*sizes), (array * 5)(*addresses))
+        library.cost((array * 5)(*sizes), (array * 5)(*addresses))
         called.append(x.shape)
         return y, dx
 
     monkeypatch.setattr(torch.ops.manual_bp, "softmax_cross_entropy", cost)
     generator, dy, cases = torch.Generator().manual_seed(0), torch.tensor(-1.5), []
-    for classes in (1, 5, 37):  # less than a vector, and more
-        x, target = torch.randn(4, classes, generator=generator), torch.arange(4) % classes
+    # Classes, or positions of an image, that are less than a vector, and more.
+    for classes, *space in ((1,), (5,), (37,), (5, 2, 3), (5, 37)):
+        x = torch.randn(4, classes, *space, generator=generator)
+        target = torch.arange(4 * math.prod(space)).reshape(4, *space) % classes
         far, equal, never = x * 1e4, torch.full_like(x, -2e4), x.clone()
         never[1:, 3:] = -math.inf
         for name, logits in {"usual": x, "far": far, "equal": equal, "never": never}.items():
             hyper = {"ignore_index": 2, "reduction": "sum" if name == "far" else "mean"}
             weight = 0.5 + torch.rand(classes, generator=generator) if name in ("usual", "far") else None
-            cases.append(Case((logits, target, weight), dy, hyper, f"{name}, {classes} classes"))
-        cases.append(Case((x, torch.full((4,), 2), None), dy, {"ignore_index": 2}, f"none counts, {classes} classes"))
+            cases.append(Case((logits, target, weight), dy, hyper, f"{name}, {tuple(x.shape)}"))
+        none = torch.full_like(target, 2)
+        cases.append(Case((x, none, None), dy, {"ignore_index": 2}, f"none counts, {tuple(x.shape)}"))
     assert_right("softmax_cross_entropy", cases=cases)
     assert len(called) >= len(cases)
-    x = torch.randn(2, 3, 20, generator=generator).transpose(1, 2)
-    target = torch.tensor([[1, -100, 19], [0, 7, 7]])
     page = bp.RULES["softmax_cross_entropy"].page
-    y, dx = cost(x, target, None, -100, True)
-    assert dx.stride() == x.stride()
-    due, kept = page.forward(x, target)
-    torch.testing.assert_close((y, dx), (due, page.backward(kept, torch.ones(()))[0]))
+    target = torch.tensor([[1, -100, 19], [0, 7, 7]])
+    positions = torch.randn(2, 20, 3, generator=generator)
+    for x in (positions, positions.mT.contiguous().mT):
+        y, dx = cost(x, target, None, -100, True)
+        assert dx.stride() == x.stride()
+        due, kept = page.forward(x, target)
+        torch.testing.assert_close((y, dx), (due, page.backward(kept, torch.ones(()))[0]))
 
 
 # Softmax in C++, likewise.

@@ -2,9 +2,9 @@
 
 The page asks where the largest logit stands, and its text goes through the logits several times, with a call of the
 library's exponential in each.  Here a row of them is read once, and its cotangent is made for dy = 1 while the row is
-in the caches: it is what is kept in place of log p, and that no weight is kept says so.  A row is what lies side by
-side: the classes of a matrix, or of a network of sequences.  Then those of the cotangent do too, as the products behind
-it want them; it takes the place of logits that nobody else reads.
+in the caches: it is what is kept in place of log p, and that no weight is kept says so.  What lies side by side are the
+classes, in a matrix or a network of sequences, or else the positions of an image, of which a vector at a time is made.
+Then that is so in the cotangent too, as what is behind it wants it; it takes the place of logits that nobody else reads.
 """
 
 from __future__ import annotations
@@ -32,8 +32,7 @@ def forward(
     reduction: Literal["mean", "sum"] = "mean",
 ) -> tuple[Tensor, page.Residuals]:
     on_cpu = x.dtype is torch.float32 and x.device.type == "cpu"
-    side_by_side = x.movedim(1, -1).is_contiguous()
-    if not on_cpu or label_smoothing or x.numel() == 0 or not side_by_side:
+    if not on_cpu or label_smoothing or x.numel() == 0 or not (_are_rows(x) or x.is_contiguous()):
         how: Any = {"ignore_index": ignore_index, "label_smoothing": label_smoothing, "reduction": reduction}
         return page.forward(x, target, weight, **how)
     y, dx = torch.ops.manual_bp.softmax_cross_entropy(x, target.long(), weight, ignore_index, reduction == "mean")
@@ -61,9 +60,14 @@ def _(x: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
 
 
 def _laid_out(x: Tensor) -> Tensor:
-    """The shape of x, its classes side by side."""
+    """The shape of x, its classes side by side if they are so there."""
     batch, classes, *space = x.shape
-    return x.new_empty(batch, *space, classes).movedim(-1, 1)
+    return x.new_empty(batch, *space, classes).movedim(-1, 1) if _are_rows(x) else x.new_empty(x.shape)
+
+
+def _are_rows(x: Tensor) -> bool:
+    """Whether the classes lie side by side."""
+    return x.movedim(1, -1).is_contiguous()
 
 
 @cache
@@ -84,7 +88,8 @@ def _lowered(x: Any, target: Any, weight: Any, ignore_index: int, is_mean: bool)
     from manual_bp.compilation.cpp import call_cpp, text
 
     sizes = [int(n) for n in x.get_size()]
-    order = [0, *range(2, len(sizes)), 1]
+    are_rows = _are_rows(V.graph.current_node.args[0].meta["val"])
+    order = [0, *range(2, len(sizes)), 1] if are_rows else list(range(len(sizes)))
     x.realize()
     rows: Any = ExternKernel.require_contiguous(permute(x, order))
     others = [None if t is None else ExternKernel.require_contiguous(t) for t in (target, weight)]
@@ -96,7 +101,8 @@ def _lowered(x: Any, target: Any, weight: Any, ignore_index: int, is_mean: bool)
     else:
         strides = dict(zip(order, _contiguous_strides([sizes[axis] for axis in order]), strict=True))
         dx = empty_strided(sizes, [strides[axis] for axis in range(len(sizes))], **how)
-    numbers = f"{math.prod(sizes) // sizes[1]}, {sizes[1]}, {ignore_index}, {str(is_mean).lower()}"
+    beside = 1 if are_rows else math.prod(sizes[2:])
+    numbers = f"{math.prod(sizes) // sizes[1]}, {sizes[1]}, {ignore_index}, {str(is_mean).lower()}, {beside}"
     function = f"softmax_cross_entropy::cost<{config.cpp.threads}>"
     call_cpp(
         text("softmax.h", "softmax_cross_entropy.h"),
