@@ -1,4 +1,4 @@
-"""Layers of everyday sizes, forward and backward: recurrent ones, convolutions, poolings and a cost with its layer."""
+"""Layers of everyday sizes, forward and backward: recurrences, convolutions, poolings, attention, a cost with its layer."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _off(result: Tensor | None, exact: Tensor) -> float:
 class Layer:
     """A rule, how long its axes are, and the ratio to the faster torch that is not to be exceeded.
 
-    small: whether `--quick` has it.
+    small: whether `--quick` has it; memory: likewise the ratio of peak memory to that of the torch that takes least.
     """
 
     row: str
@@ -66,6 +66,7 @@ class Layer:
     target: float
     hyper: Mapping[str, Any] = field(default_factory=dict)
     small: bool = True
+    memory: float | None = None
 
     def problem(self) -> LayerProblem:
         """With numbers drawn."""
@@ -99,10 +100,27 @@ def _pool(name: str, batch: int, channels: int, length: int, kernel: int, **hype
 def _cost(rows: int, features: int, classes: int) -> Layer:
     row = f"fused_linear_cross_entropy, {rows} × {features}, {classes} classes"
     sizes = {"rows": rows, "features": features, "classes": classes}
-    return Layer(row, "fused_linear_cross_entropy", sizes, 1.0, small=False)
+    return Layer(row, "fused_linear_cross_entropy", sizes, 1.0, small=False, memory=0.2)
+
+
+def _attention(heads: int, positions: int, width: int) -> Layer:
+    row = f"attention, causal, {BATCH} × {heads} heads of {positions} × {width}"
+    sizes = {"batch": (BATCH,), "kv_heads": heads, "group": 1, "queries": positions, "keys": positions}
+    sizes |= {"width": width, "value_width": width}
+    return Layer(
+        row,
+        "scaled_dot_product_attention",
+        sizes,
+        1.05,
+        {"causal": True, "mask": None},
+        small=positions < 1000,
+        memory=1.0,
+    )
 
 
 POOLS = ("max_pool", "avg_pool")
+BATCH = 4
+"""Of attention."""
 
 LAYERS = (
     _recurrent("lstm", 0.7),
@@ -114,6 +132,8 @@ LAYERS = (
     *(_pool(name, 128, 32, 8, 2) for name in POOLS),
     *(_pool(name, 128, 32, 28, 2) for name in POOLS),
     *(_pool(name, 32, 64, 56, 3, stride=2, padding=1) for name in POOLS),
+    _attention(4, 256, 32),
+    _attention(4, 2048, 64),
     _cost(1024, 512, 32768),
 )
 """The rows of the table."""

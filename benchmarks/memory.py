@@ -31,7 +31,15 @@ def peak_bytes(build: Callable[[], StepContestant], start: Start) -> int:
     build: makes the contestant.  It is called here so that what a program allocates beforehand, such as buffers that it
         uses again in every step, counts too.
     """
-    return _peak_on_cuda(build, start) if start.x.is_cuda else _peak_on_cpu(build, start)
+    if start.x.is_cuda:
+        return _peak_on_cuda(build, start)
+
+    def loaded() -> StepContestant:
+        contestant = build()
+        contestant.load(start)
+        return contestant
+
+    return peak_on_cpu(loaded)
 
 
 def _peak_on_cuda(build: Callable[[], StepContestant], start: Start) -> int:
@@ -69,27 +77,22 @@ def _no_workspace() -> Iterator[None]:
             torch._C._cuda_clearCublasWorkspaces()
 
 
-def _peak_on_cpu(build: Callable[[], StepContestant], start: Start) -> int:
-    """From the profile of torch's CPU allocator, which reports every allocation and every release with its size.
+def peak_on_cpu(prepared: Callable[[], Callable[[], object]]) -> int:
+    """The peak during a call, after a few others.  prepared: makes what is called.
 
+    From the profile of torch's CPU allocator, which reports every allocation and every release with its size.
     What other libraries allocate for themselves (scratch space of a matrix product) is not in it, for any program.
     """
-
-    def loaded() -> StepContestant:
-        contestant = build()
-        contestant.load(start)
-        return contestant
-
-    loaded()()  # what it compiles comes from the disk from now on: a profile of a compilation lost all that came after
+    prepared()()  # what it compiles comes from the disk from now on: a profile of a compilation lost what came after
     gc.collect()  # of what an earlier profile saw allocated: its release would be counted in this one
     labels = [f"step {i} that is measured" for i in range(MEASURED)]
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        step = loaded()
+        call = prepared()
         for _ in range(STEPS):
-            step()
+            call()
         for label in labels:
             with record_function(label):
-                step()
+                call()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
         profiled.export_chrome_trace(str(path))

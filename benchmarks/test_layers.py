@@ -16,29 +16,37 @@ import torch
 from benchmarks.contestants.torch_steps import not_compiled
 from benchmarks.images import PROBLEMS, TINY, ImageProblem, Judge, Torchs, start_of
 from benchmarks.layers import LAYERS, UNROLLED, Layer
-from benchmarks.memory import peak_bytes
+from benchmarks.memory import peak_bytes, peak_on_cpu
 from benchmarks.networks import NetworkJudge, Ours
 from benchmarks.paired import Contestant, measure
 from benchmarks.rows import counted_row, timed_row
-from benchmarks.rules import manual_compiled, torch_compiled, torch_eager
+from benchmarks.rules import RuleProblem, Run, manual_compiled, torch_compiled, torch_eager
 from benchmarks.steps import timed
 
 OURS = "manual, compiled"
 
 
-@pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.row)
-def test_layer(layer: Layer, device: str, quick: bool, timing, report) -> None:
+def skip_unless_asked(layer: Layer, device: str, quick: bool) -> None:
     if device != "cpu":
         pytest.skip("recurrences are one loop on the CPU alone; on a GPU these layers were not measured")
     if quick and not layer.small:
         pytest.skip("--quick: small layers only")
-    problem = layer.problem()
-    runs = {OURS: manual_compiled(problem), "torch, eager": torch_eager(problem)}
-    missing = {}
+
+
+def programs(layer: Layer) -> tuple[dict[str, Callable[[RuleProblem], Run]], dict[str, str]]:
+    """By name, what makes a contestant for a problem; and who cannot take part, and why."""
+    found = {OURS: manual_compiled, "torch, eager": torch_eager}
     if why_not := UNROLLED.get(layer.name) or not_compiled():
-        missing["torch.compile"] = why_not
-    else:
-        runs["torch.compile"] = torch_compiled(problem)
+        return found, {"torch.compile": why_not}
+    return {**found, "torch.compile": torch_compiled}, {}
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.row)
+def test_layer(layer: Layer, device: str, quick: bool, timing, report) -> None:
+    skip_unless_asked(layer, device, quick)
+    problem = layer.problem()
+    found, missing = programs(layer)
+    runs = {name: build(problem) for name, build in found.items()}
     for name, run in runs.items():
         problem.check(name, run)
     timings = measure([Contestant(name, run) for name, run in runs.items()], **timing)
@@ -47,6 +55,21 @@ def test_layer(layer: Layer, device: str, quick: bool, timing, report) -> None:
     about = {"device": device, "precision": "float32", "rule": problem.rule.name}
     report(timed_row("layers", problem.row, timings, OURS, families, targets, missing, **about), runs[OURS])
     torch.compiler.reset()
+
+
+@pytest.mark.parametrize("layer", [each for each in LAYERS if each.memory], ids=lambda layer: layer.row)
+def test_peak_memory_of_a_layer(layer: Layer, device: str, quick: bool, report) -> None:
+    """Of a call, with its results and without its inputs."""
+    skip_unless_asked(layer, device, quick)
+    problem = layer.problem()
+    found, missing = programs(layer)
+    values = {}
+    for name, build in found.items():
+        values[name] = float(peak_on_cpu(partial(build, problem)))
+        torch.compiler.reset()
+    families, row = {"torch": [name for name in values if name != OURS]}, f"{layer.row}, peak memory"
+    about = {"device": device, "precision": "float32", "rule": layer.name}
+    report(counted_row("layers", row, values, "bytes", OURS, families, {"torch": layer.memory}, missing, **about), None)
 
 
 def of_images() -> tuple[dict[str, Callable[..., Any]], dict[str, str]]:
