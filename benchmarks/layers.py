@@ -1,4 +1,4 @@
-"""Layers of everyday sizes, forward and backward: recurrences, convolutions, poolings, attention, a cost with its layer."""
+"""Layers of everyday sizes, forward and backward: recurrent ones, convolutions, poolings, attention, fused costs."""
 
 from __future__ import annotations
 

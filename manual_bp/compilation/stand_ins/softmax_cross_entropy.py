@@ -4,7 +4,7 @@ The page asks where the largest logit stands, and its text goes through the logi
 library's exponential in each.  Here a row of them is read once, and its cotangent is made for dy = 1 while the row is
 in the caches: it is what is kept in place of log p, and that no weight is kept says so.  What lies side by side are the
 classes, in a matrix or a network of sequences, or else the positions of an image, of which a vector at a time is made.
-Then that is so in the cotangent too, as what is behind it wants it; it takes the place of logits that nobody else reads.
+Then so they do in the cotangent, as what is behind it wants them; it takes the place of logits that nobody else reads.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ def _lowered(x: Any, target: Any, weight: Any, ignore_index: int, is_mean: bool)
     from manual_bp.compilation.cpp import call_cpp, text
 
     sizes = [int(n) for n in x.get_size()]
-    are_rows = _are_rows(V.graph.current_node.args[0].meta["val"])
+    logits: Any = V.graph.current_node.args[0]
+    are_rows = _are_rows(logits.meta["val"])
     order = [0, *range(2, len(sizes)), 1] if are_rows else list(range(len(sizes)))
     x.realize()
     rows: Any = ExternKernel.require_contiguous(permute(x, order))
@@ -96,7 +97,7 @@ def _lowered(x: Any, target: Any, weight: Any, ignore_index: int, is_mean: bool)
     how = {"dtype": torch.float32, "device": x.get_device()}
     y = empty_strided([], None, **how)
     is_copied = rows.get_name() != x.get_name()
-    if _is_read_here_alone(V.graph.current_node.args[0]) and not is_copied:
+    if _is_read_here_alone(logits) and not is_copied:
         dx = x
     else:
         strides = dict(zip(order, _contiguous_strides([sizes[axis] for axis in order]), strict=True))
