@@ -141,9 +141,15 @@ def test_a_registered_mistake_is_named_first(rule):
 @pytest.mark.exhaustive
 @pytest.mark.parametrize(("rule", "mistake"), MISTAKES, ids=[f"{rule}-{m.name}" for rule, m in MISTAKES])
 def test_every_registered_mistake_is_named_first(rule, mistake, monkeypatch):
+    """At every generated case; every other one of a page at few cases, if these tell it."""
     monkeypatch.setattr(search_module, "LISTED", LONG)
     rule = RULES[rule]
     candidate = rule.mistaken(mistake.backward)
+    if rule.mistakes.index(mistake) % 2:
+        records, wrong = few_records(rule, candidate)
+        found = diagnose(rule, candidate, records, wrong, deadline=Deadline(BESIDE)).sentences if wrong else []
+        if found and is_named_first(mistake, found):
+            return
     records, wrong, excused = gathered(rule, candidate)
     if not wrong:  # a note, unless the comparison is strict
         wrong, excused = {argument for argument, _ in excused}, set()
@@ -164,11 +170,14 @@ def test_every_registered_mistake_is_named_first(rule, mistake, monkeypatch):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("rule", RULES)
-def test_a_right_candidate_gets_none_even_if_everything_were_called_wrong(rule, dtype):
-    page = RULES[rule]
-    for candidate in filter(None, (page.candidate, twin(rule))):
+def test_a_right_candidate_gets_none_even_if_everything_were_called_wrong(rule):
+    """The page in float32 and torch's twin in float64, and for the next rule the other way about."""
+    page, dtypes = RULES[rule], [torch.float32, torch.float64]
+    position = list(RULES).index(rule) % 2
+    for candidate, dtype in zip((page.candidate, twin(rule)), (dtypes[position], dtypes[1 - position]), strict=True):
+        if candidate is None:
+            continue
         records, wrong, excused = gathered(page, candidate, dtype)
         assert not wrong
         assert diagnose(page, candidate, records, set(page.arguments), excused=excused).sentences == []
@@ -340,8 +349,9 @@ WRONG = [entry for entry in BANK if entry.kind != "right"]
 RIGHT = [entry for entry in BANK if entry.kind == "right"]
 
 
-# Of which the cause is told in other words than were foreseen, or not at all, in any time: `python -m
-# benchmarks.diagnoses` counts such programs, and shows what is said of each.  One that is named is to be struck out.
+# Of which the cause is told in other words than were foreseen, or not at all, in any time.  Such searches take the
+# longest: they are run with --runxfail alone, and one that is named then is to be struck out.  `python -m
+# benchmarks.diagnoses` counts such programs, and shows what is said of each.
 OTHERWISE = {
     "batch_norm-unbiased deviation",
     "batch_norm_inference-bias over batch size",
@@ -381,7 +391,7 @@ OTHERWISE = {
     "tanh-formula of the sigmoid",
 }
 TOLD = [
-    pytest.param(entry, id=str(entry), marks=[pytest.mark.xfail(strict=True)] * (str(entry) in OTHERWISE))
+    pytest.param(entry, id=str(entry), marks=[pytest.mark.xfail(run=False)] * (str(entry) in OTHERWISE))
     for entry in WRONG
 ]
 

@@ -40,7 +40,7 @@ from tests.oracle.few import few_cases, few_records, judged, spread
 from tests.pages import PAGES
 
 # Of each page so many edits by default are tried, evenly spread over those that people make often.
-BY_DEFAULT, ALL = 1, 12
+BY_DEFAULT, ALL = 1, 6
 OFTEN = 3.0
 # An edit that shows in fewer cases may be given by another one, too.
 CASES = 5

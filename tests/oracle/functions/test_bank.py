@@ -3,7 +3,7 @@
 By default a few functions with one right and one wrong program each; all of it under --exhaustive.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import pytest
@@ -47,21 +47,25 @@ def torchs(function: Function) -> Candidate:
     return Candidate(f"torch_s_{function.name}", function, torch_ref.vjp(function.forward), True, "by torch.autograd")
 
 
+def by_turns(position: int, dtypes: Collection[torch.dtype]) -> Iterator[torch.dtype]:
+    """One of the wide dtypes and one of 16 bits, each for every other function."""
+    for both in (WIDE, SIXTEEN[::-1]):
+        there = [dtype for dtype in both if dtype in dtypes]
+        yield from there[position % len(there) :][:1] if there else ()
+
+
 def programs() -> Iterator[Any]:
-    """Every labelled program and torch's, function by function, since those of one share evidence: a wrong one in every
-    dtype that shows it, a right one in the wide ones and, by turns, in one of the two of 16 bits.
+    """Every labelled program and torch's, function by function, since those of one share evidence: in one wide dtype
+    and one of 16 bits by turns.  What a dtype has of its own is in the contract, and not in a function: each is tried
+    on every other one.
     By default those of a few functions, the first right and the first wrong one in float32."""
     for position, function in enumerate(FUNCTIONS):
         seen: set[bool] = set()
-        for dtype in (dtype for dtype in WIDE if dtype in function.dtypes):
+        for dtype in (dtype for dtype in by_turns(position, function.dtypes) if dtype in WIDE):
             name = f"torch_s_{function.name}-{str(dtype).removeprefix('torch.')}"
             yield pytest.param(torchs(function), dtype, marks=pytest.mark.exhaustive, id=name)
         for candidate in (c for c in CANDIDATES if c.function is function):
-            has_both = candidate.right and set(SIXTEEN) <= {*function.dtypes}
-            left_out = SIXTEEN[position % 2] if has_both else None
-            for dtype in function.dtypes if candidate.right else candidate.shows:
-                if dtype is left_out:
-                    continue
+            for dtype in by_turns(position, function.dtypes if candidate.right else candidate.shows):
                 is_first = dtype is torch.float32 and candidate.right not in seen and not candidate.shown_by
                 seen |= {candidate.right} if is_first else set()
                 marks = [] if is_first and position % THINNED == 1 else [pytest.mark.exhaustive]
