@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from manual_bp import chain, sequences
+from manual_bp.arguments import check_bool, is_finite
 from manual_bp.chain import Chain, Layer, Leaf
 from manual_bp.inputs import require
 from manual_bp.models.model import Model
@@ -105,7 +106,9 @@ class _Parts:
         is_paired = self.position == "learned" or self.per_head % 2 == 0
         require(is_paired, "gpt: rope turns pairs, so width / heads must be even", self.per_head, "Choose other heads.")
         must = "gpt: dropout must be a probability, 0 ≤ p < 1"
-        require(0 <= self.dropout < 1, must, repr(self.dropout), "0 leaves it out.")
+        is_probability = is_finite(self.dropout) and 0 <= self.dropout < 1
+        require(is_probability, must, repr(self.dropout), "0 leaves it out.")
+        check_bool("gpt", tied=self.tied)
 
     @property
     def per_head(self) -> int:

@@ -67,7 +67,11 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # the library's own, or OSError
         raise ValueError(f"{path}: cannot be read as a safetensors file: {error}") from error
     named = {name.removeprefix("transformer."): tensor for name, tensor in read.items()}
-    return {name: tensor for name, tensor in named.items() if not MASKS.fullmatch(name)}
+    found = {name: tensor for name, tensor in named.items() if not MASKS.fullmatch(name)}
+    integers = [f"{name} of {tensor.dtype}" for name, tensor in found.items() if not tensor.is_floating_point()]
+    must, remedy = f"{path}: weights must be floating-point numbers", "What is quantised must be brought back first."
+    require(not integers, must, integers[:3], remedy)
+    return found
 
 
 def _block(found: dict[str, Tensor], prefix: str, name: str, width: int) -> dict[str, Tensor]:

@@ -28,10 +28,15 @@ def sample(
 
     layer: the network as it is after training (`Model.inference`); it sees the last `context` tokens.
     temperature: by which its outputs are divided; the lower, the likelier what is drawn; at 0 always the likeliest.
-    Raises ValueError for an empty prompt, a negative length and a negative or infinite temperature.
+    Raises ValueError for an empty prompt or what is none, a negative length, a context of no token, and a negative or
+    infinite temperature.
     """
+    is_prompt = isinstance(prompt, Tensor) and prompt.ndim == 1
+    came = tuple(prompt.shape) if isinstance(prompt, Tensor) else type(prompt).__name__
+    require(is_prompt, "sample: the prompt must be a tensor of tokens, (n,)", came, "Symbols.numbers makes one of a text.")
     require(len(prompt) > 0, "sample: the prompt must have a token", 0, "Give it one, such as a line's end.")
     require(is_whole(length), "sample: length must be a number of tokens, at least 0", repr(length), "")
+    require(is_whole(context, 1), "sample: context must be a number of tokens, at least 1", repr(context), "")
     must = "sample: temperature must be a finite number, at least 0"
     require(is_finite(temperature) and temperature >= 0, must, repr(temperature), "1 draws as the network expects.")
     generator = torch.Generator().manual_seed(seed)

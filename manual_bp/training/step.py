@@ -221,15 +221,19 @@ class Step:
     def _penalised(
         self, params: Tensors, cost: Tensor, gradients: Tensors, vjp: RuleVjp
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The cost and its gradient with the penalties."""
-        total = dict(gradients)
+        """The cost and its gradient with the penalties.
+
+        Costs of 16 bits are added up in float32 and rounded once: of a deep network's penalties there are dozens.
+        """
+        total, dtype = dict(gradients), cost.dtype
+        cost = cost.to(torch.promote_types(dtype, torch.float32))
         for penalty, lam in (("l1_penalty", self.l1), ("l2_penalty", self.l2)):
             for name in self.weights if lam else ():
                 one = torch.ones((), dtype=params[name].dtype, device=params[name].device)
                 value, (gradient,) = vjp(RULES[penalty], (params[name],), one, lam=lam)
                 assert gradient is not None
                 cost, total[name] = cost + value, total[name] + gradient
-        return cost, total
+        return cost.to(dtype), total
 
 
 def _joined(batches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:

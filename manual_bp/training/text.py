@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from manual_bp.arguments import is_whole
+from manual_bp.inputs import require
 from manual_bp.training.data import Dataset
 
 PYTHON = "python"
@@ -30,8 +32,10 @@ class Text:
     def windows(self, context: int) -> Dataset:
         """The text cut into pieces of `context` tokens, with the tokens that follow each as labels.
 
-        What is left at the end is dropped.  Raises ValueError if there is no piece.
+        What is left at the end is dropped.  Raises ValueError if there is no piece, and for a context of none.
         """
+        must = f"{self.name}: context must be a whole number of tokens, at least 1"
+        require(is_whole(context, 1), must, repr(context), "")
         number = (len(self.tokens) - 1) // context
         if number < 1:
             raise ValueError(

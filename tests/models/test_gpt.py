@@ -159,6 +159,8 @@ def test_a_batch_in_pieces_makes_the_same_step():
         ({"heads": 3}, "width must be a multiple of heads; came 8 and 3"),
         ({"kv_heads": 3}, "heads must be a multiple of kv_heads; came 4 and 3"),
         ({"dropout": 1.0}, "0 ≤ p < 1"),
+        ({"dropout": "0.1"}, "0 ≤ p < 1; came '0.1'"),
+        ({"tied": "no"}, "tied must be True or False; came 'no'"),
         ({"norm": "batch"}, r"norm must be one of \['layer', 'rms'\]; came 'batch'"),
         ({"feedforward": "relu"}, "feedforward must be one of"),
         ({"position": "sine"}, "position must be one of"),
@@ -261,6 +263,7 @@ def test_published_weights_give_what_gpt2_gives(tmp_path, prefix, head):
     [
         (lambda w: w.pop("h.1.mlp.c_fc.bias"), r"h\.1\.mlp\.c_fc\.bias must be there, with 1 axes; came no such"),
         (lambda w: w.update({"score.weight": torch.ones(2)}), r"no other tensors; came \['score.weight'\]"),
+        (lambda w: w.update({"ln_f.bias": w["ln_f.bias"].to(torch.int8)}), r"\['ln_f.bias of torch.int8'\]"),
         (lambda w: w.update({"wpe.weight": torch.ones(6, 64)}), r"of one width, 128; came \[\('embedding.positions"),
         (lambda w: w.update({"wte.weight": torch.ones(6, 96)}), "multiple of 64, as a published head has it; came 96"),
         (lambda w: w.update({"h.0.attn.c_attn.weight": torch.ones(128, 128)}), "q, k and v of 128 features each"),

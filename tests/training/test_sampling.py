@@ -63,6 +63,8 @@ def test_a_seed_is_a_text():
     ("prompt", "options", "message"),
     [
         ([], {}, "prompt must have a token"),
+        ([[0]], {}, r"prompt must be a tensor of tokens, \(n,\); came \(1, 1\)"),
+        ([0], {"context": 0}, "context must be a number of tokens, at least 1; came 0"),
         ([0], {"length": -1}, "length must be a number of tokens, at least 0; came -1"),
         ([0], {"temperature": -0.1}, "temperature must be a finite number, at least 0"),
         ([0], {"temperature": float("nan")}, "temperature must be a finite number"),
@@ -71,6 +73,11 @@ def test_a_seed_is_a_text():
 def test_bad_requests_are_refused(prompt, options, message):
     with pytest.raises(ValueError, match=message):
         sample(always([1.0]), {}, {}, torch.tensor(prompt, dtype=torch.int64), **{"length": 1, "context": 4, **options})
+
+
+def test_a_prompt_that_is_no_tensor_is_refused():
+    with pytest.raises(ValueError, match="prompt must be a tensor of tokens, .*; came list"):
+        sample(always([1.0]), {}, {}, [0], 1, context=4)
 
 
 def saved():

@@ -71,6 +71,19 @@ def test_given_parameters_are_used():
         step.init(generator, params={"W1": params["W1"]})
 
 
+def test_a_cost_of_16_bits_is_rounded_once_for_all_penalties():
+    """One after another, 40 penalties of a hundredth of the cost round it 40 times, and the last ones hardly count."""
+    model, lam = mlp([8] * 41, "tanh"), 0.01
+    plain, penalised = (training_step(model, optimizer=sgd(0.1), l2=l2) for l2 in (0.0, lam))
+    state = plain.init(torch.Generator().manual_seed(0), dtype=torch.bfloat16)
+    x, target = torch.ones(2, 8, dtype=torch.bfloat16), 2 * torch.ones(2, 8, dtype=torch.bfloat16)
+    (_, without), (_, cost) = (step(state, x, target) for step in (plain, penalised))
+    exact = without.double() + lam / 2 * sum(state.params[name].double().pow(2).sum() for name in plain.weights)
+    assert cost.dtype == torch.bfloat16
+    # Each penalty is rounded, and so is their sum with the cost, each by half of eps.
+    assert (cost.double() - exact).abs() <= torch.finfo(torch.bfloat16).eps * exact
+
+
 def test_penalty_leaves_biases_and_scales_alone():
     step = training_step(residual_mlp(4, 1, "relu", True, inputs=4, outputs=3), optimizer=sgd(lr=0.1), l2=1.0)
     assert step.weights == ["input.weight", "block1.linear.weight", "output.weight"]

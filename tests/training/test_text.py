@@ -44,6 +44,12 @@ def test_a_text_that_is_too_short_is_refused(length, tmp_path):
         load(str(tmp_path / "short")).windows(3)
 
 
+@pytest.mark.parametrize("context", [0, -1, 2.0])
+def test_a_context_of_no_token_is_refused(context):
+    with pytest.raises(ValueError, match="some: context must be a whole number of tokens, at least 1; came"):
+        Text("some", torch.arange(11), BYTES[:20]).windows(context)
+
+
 def test_what_cannot_be_read_is_said(tmp_path):
     for path, why in ((tmp_path / "none", "No such file"), (tmp_path, "Is a directory")):
         with pytest.raises(ValueError, match=f"'python' or a file that can be read; came .*: {why}"):
