@@ -76,7 +76,7 @@ def test_bad_requests_are_refused(prompt, options, message):
 
 
 def test_a_prompt_that_is_no_tensor_is_refused():
-    with pytest.raises(ValueError, match="prompt must be a tensor of tokens, .*; came list"):
+    with pytest.raises(ValueError, match=r"prompt must be a tensor of tokens, .*; came list"):
         sample(always([1.0]), {}, {}, [0], 1, context=4)
 
 
