@@ -33,7 +33,8 @@ def sample(
     """
     is_prompt = isinstance(prompt, Tensor) and prompt.ndim == 1
     came = tuple(prompt.shape) if isinstance(prompt, Tensor) else type(prompt).__name__
-    require(is_prompt, "sample: the prompt must be a tensor of tokens, (n,)", came, "Symbols.numbers makes one of a text.")
+    must, remedy = "sample: the prompt must be a tensor of tokens, (n,)", "Symbols.numbers makes one of a text."
+    require(is_prompt, must, came, remedy)
     require(len(prompt) > 0, "sample: the prompt must have a token", 0, "Give it one, such as a line's end.")
     require(is_whole(length), "sample: length must be a number of tokens, at least 0", repr(length), "")
     require(is_whole(context, 1), "sample: context must be a number of tokens, at least 1", repr(context), "")
