@@ -124,6 +124,21 @@ def test_pieces_are_no_share_of_a_batch_where_all_batches_are_of_one_length():
     assert "pieces of 16, 16 and 1 rows" in said(33, 33)
 
 
+def test_a_multiple_is_not_told_as_pieces_that_nobody_declared():
+    """Two equal pieces whose means are added up are twice what is due; so is a factor that was lost."""
+    rule = bp.RULES["square_loss"]
+
+    def twice(inputs, dy):
+        y, grads = rule.vjp(inputs, dy)
+        return y, tuple(2 * g for g in grads)
+
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(2, n, 5, generator=generator) for n in (8, 16, 32)]
+    cases = [Case((x, target), torch.tensor(1.0), name=str(i)) for i, (x, target) in enumerate(inputs)]
+    every = [evidence(rule, case, contract_of(torch.float32)) for case in cases]
+    assert not cause_of_pieces(rule, judged(rule, twice, every, torch.float32)[0], None, lambda: None)
+
+
 def test_a_nan_is_no_sum_of_calls():
     def deviation_over_n(inputs, dy):
         (x,) = inputs

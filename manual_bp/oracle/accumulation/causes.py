@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.oracle.accumulation.pieces import Apart, Lengths, lengths_of
-from manual_bp.oracle.accumulation.programs import OF_PIECES_ALONE, Found, Program, Results, programs
+from manual_bp.oracle.accumulation.programs import OF_PIECES_ALONE, SAME, Found, Program, Results, programs
 from manual_bp.oracle.calling.invocation import invoked
 from manual_bp.oracle.calling.results import is_dense
 from manual_bp.oracle.case import Case
@@ -157,10 +157,29 @@ def cause_of_pieces(
                     break
                 telling += [taken] if told and len(taken.pieces) > 1 else []  # one alone is no piece
             else:
+                if pieces is None and _is_a_multiple(program, telling):
+                    continue  # it need not have been taken apart
                 if len(telling) >= min(TELLING, len(some)):
                     said = words if pieces is not None else _worded(words, way, telling)
                     return program_words.replace("{pieces}", said)
     return ""
+
+
+def _is_a_multiple(program: Program, telling: Sequence[Found]) -> bool:
+    """Whether its cotangents are everywhere what is due, times one number."""
+    factors = {_factor(found, results) for found in telling if (results := program(found)) is not None}
+    return len(factors) == 1 and None not in factors
+
+
+def _factor(found: Found, results: Results) -> float | None:
+    """By which number, to six digits, all cotangents differ from those of the whole; None if by none."""
+    due = found.whole[1]
+    pairs = [(g, d) for g, d in zip(results[-len(due) :], due, strict=True) if g is not None and d is not None]
+    if not pairs:
+        return None
+    came, right = (torch.cat([x.reshape(-1) for x in some]) for some in zip(*pairs, strict=True))
+    factor = float(came @ right / right.square().sum())  # NaN, which is within nothing, where all is 0
+    return round(factor, 6) if bool(((came - factor * right).abs() <= SAME * right.abs().max()).all()) else None
 
 
 def _worded(words: str, way: Lengths, telling: Sequence[Found]) -> str:

@@ -31,14 +31,14 @@ def wide_case(case: Case) -> tuple[tuple[Any, ...], Any]:
     return own.inputs, own.dy
 
 
-def varied(rule: Rule, case: Case, generator: torch.Generator) -> Case:
-    """The case with every number moved by up to half of it, in the same layout; masks, 0 and NaN stay."""
+def varied(rule: Rule, case: Case, generator: torch.Generator, by: float = VARIED) -> Case:
+    """The case with every number moved by up to such a part of it, in the same layout; masks, 0 and NaN stay."""
 
     def moved(x: Tensor) -> Tensor:
         same = copy(x)
         numbers = whole(same)  # what shares memory stays alike
         noise = 2 * torch.rand(numbers.shape, generator=generator, dtype=torch.float64) - 1
-        numbers.mul_((1 + VARIED * noise).to(x.device, x.dtype))
+        numbers.mul_((1 + by * noise).to(x.device, x.dtype))
         return same
 
     named = case.named(rule).items()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.oracle.calling.calls import call
-from manual_bp.oracle.cases.variation import varied, wide
+from manual_bp.oracle.cases.variation import VARIED, varied, wide
 from manual_bp.oracle.diagnosis.samples import Sample
 from manual_bp.oracle.diagnosis.search import Search
 from manual_bp.oracle.diagnosis.tracing import called
@@ -20,6 +20,10 @@ MOST, SELDOM, ROUNDINGS = 0.5, 1 / 8, 8
 # Whether an error is systematic is seen in as many more runs, at other numbers of the same sign and size.  A random
 # error keeps its sign in 8 runs with probability 1/256.
 RUNS, CHANCE = 8, 1 / 16
+# An error of a formula changes as little as its inputs, whatever its sign elsewhere: a mean that is left out has that of
+# dy. Rounding is drawn anew where inputs differ by several units of 16 bits; its errors are then no nearer to what they
+# were than half of them, but by chance: of three numbers less than once in 2³, so in all of these runs once in 2¹².
+NEARBY, MOVED, SAME = 4, 2.0**-5, 1 / 2
 
 
 def sixteen_bits(search: Search, candidate: Vjp | None, argument: str) -> str:
@@ -57,22 +61,35 @@ def _is_within(sample: Sample, half: torch.dtype) -> bool:
 
 
 def _is_systematic(search: Search, candidate: Vjp, argument: str) -> bool:
-    """Whether many errors keep their sign while inputs and dy vary: those of rounding do not.  It is asked in the
-    smallest case, where no long sum stands still."""
+    """Whether many errors keep their sign while inputs and dy vary, or all are much the same at numbers nearby: those of
+    rounding are neither.  It is asked in the smallest case, where no long sum stands still."""
     points = [p for p in search.points[argument] if p.samples[argument].is_telling]
     points = [p for p in points if int(p.samples[argument].wrong.sum()) >= LEAST]
     if not points:
         return False
     point = min(points, key=lambda p: p.size)
     sample, generator = point.samples[argument], torch.Generator().manual_seed(0)
-    own, stable = torch.sign(sample.got - sample.expected), sample.wrong
-    for _ in range(RUNS):
+    error, stable = sample.got - sample.expected, sample.wrong
+
+    def moved(by: float) -> Tensor | None:
+        """Its errors at other numbers."""
         search.deadline.check()
-        case = varied(search.rule, point.case, generator)
+        case = varied(search.rule, point.case, generator, by)
         results = call(candidate, search.rule, case).results
         got = results[search.rule.arguments.index(argument)] if results else None
         due = called(search.rule, case).right.get(argument)
-        if not isinstance(got, Tensor) or due is None or got.shape != due.shape:
+        if not isinstance(got, Tensor) or due is None or not got.shape == due.shape == error.shape:
+            return None
+        return wide(got) - due
+
+    for _ in range(NEARBY):
+        there = moved(MOVED)
+        if there is None or not bool((there - error)[sample.wrong].norm() <= SAME * error[sample.wrong].norm()):
+            break
+    else:
+        return True
+    for _ in range(RUNS):
+        if (there := moved(VARIED)) is None:
             return False
-        stable = stable & (torch.sign(wide(got) - due) == own)
+        stable = stable & (torch.sign(there) == torch.sign(error))
     return int(stable.sum()) > CHANCE * int(sample.wrong.sum())
