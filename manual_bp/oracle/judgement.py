@@ -155,6 +155,7 @@ class Judge:
         ratio, ulps = errors(got, expected, allowance, self.dtype)
         excused = self._excused(position, found, expected) | self._overflows_alike(position, found, got, ratio)
         excused |= self._spreads_nan(found.case, expected, got, self.is_output(argument))
+        excused |= self._is_undefined(argument, found.case, expected, got)
         excused |= self._through_nan(position, found, (ratio > 1) & ~excused)
         excused |= self._overflows_on_the_way(argument, found.case, expected, got, (ratio > 1) & ~excused)
         excused |= self._on_either_side(argument, found, got, (ratio > 1) & ~excused)
@@ -250,6 +251,15 @@ class Judge:
         elif got.ndim:
             apart &= expected.isnan() | _rows_with_nan(numbers, got)
         return apart
+
+    def _is_undefined(self, argument: str, case: Case, expected: Tensor, got: Tensor) -> Tensor:
+        """Where somebody's function has no value at finite numbers, and what came is no number either: the logarithm
+        that stands for acosh is -inf where acosh is NaN."""
+        none = expected.isnan() & got.detach().cpu().isinf()
+        if self.strict or not hasattr(self.rule.page, "FUNCTION") or not bool(none.any()) or not _is_finite(case):
+            return torch.zeros_like(none)
+        self.note(f"{argument} is infinite where the function itself is NaN at finite numbers: not judged there")
+        return none
 
     def _through_nan(self, position: int, found: Evidence, beyond: Tensor) -> Tensor:
         """Where a cotangent depends on that of an output that is NaN: how a mask falls there (u > 0, or not u <= 0) is

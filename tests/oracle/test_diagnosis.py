@@ -220,9 +220,10 @@ def test_one_wrong_element_has_no_system():
 def test_a_formula_that_is_wrong_by_little_is_not_called_low_precision(frequency):
     """Its errors are within those of 16 bits, but they do not change when the numbers vary a little; the faster ones
     change their sign when numbers vary by half, as those of a term that is left out may."""
-    found = diagnosis(PAGES["bell"], changed("bell", lambda g, x, **_: g * (1 + 0.004 * torch.sin(frequency * x + 0.5))))
+    found = diagnosis(
+        PAGES["bell"], changed("bell", lambda g, x, **_: g * (1 + 0.004 * torch.sin(frequency * x + 0.5)))
+    )
     assert not any("16 bits" in sentence for sentence in found)
-
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)

@@ -20,9 +20,9 @@ MOST, SELDOM, ROUNDINGS = 0.5, 1 / 8, 8
 # Whether an error is systematic is seen in as many more runs, at other numbers of the same sign and size.  A random
 # error keeps its sign in 8 runs with probability 1/256.
 RUNS, CHANCE = 8, 1 / 16
-# An error of a formula changes as little as its inputs, whatever its sign elsewhere: a mean that is left out has that of
-# dy. Rounding is drawn anew where inputs differ by several units of 16 bits; its errors are then no nearer to what they
-# were than half of them, but by chance: of three numbers less than once in 2³, so in all of these runs once in 2¹².
+# An error of a formula changes as little as its inputs, whatever its sign elsewhere: a mean that is left out has that
+# of dy.  Rounding is drawn anew where inputs differ by several units of 16 bits; its errors are then no nearer to what
+# they were than half of them, but by chance: of three numbers less than once in 2³, so in all these runs once in 2¹².
 NEARBY, MOVED, SAME = 4, 2.0**-5, 1 / 2
 
 
@@ -61,8 +61,8 @@ def _is_within(sample: Sample, half: torch.dtype) -> bool:
 
 
 def _is_systematic(search: Search, candidate: Vjp, argument: str) -> bool:
-    """Whether many errors keep their sign while inputs and dy vary, or all are much the same at numbers nearby: those of
-    rounding are neither.  It is asked in the smallest case, where no long sum stands still."""
+    """Whether many errors keep their sign while inputs and dy vary, or all are much the same at numbers nearby: those
+    of rounding are neither.  It is asked in the smallest case, where no long sum stands still."""
     points = [p for p in search.points[argument] if p.samples[argument].is_telling]
     points = [p for p in points if int(p.samples[argument].wrong.sum()) >= LEAST]
     if not points:

@@ -71,6 +71,34 @@ def test_what_is_wrong_beside_an_overflow_is_wrong(name):
         assert {(m.kind, m.argument) for m in report.mismatches} == {("wrong", "dx")}, str(report)
 
 
+def test_no_number_is_judged_where_the_function_is_not_defined():
+    """acosh is NaN below 1, and the logarithm that stands for it -inf where its digits end; 0 there is an invention."""
+
+    def logarithm(inputs, dy):
+        (x,) = inputs
+        root = torch.sqrt(x * x - 1)
+        return torch.log(x + root), (dy / root,)
+
+    def invented(inputs, dy):
+        y, grads = logarithm(inputs, dy)
+        return y.nan_to_num(0.0, neginf=0.0), grads
+
+    def acosh(x):
+        return torch.acosh(x)
+
+    x = torch.tensor([1.5, 2.0, -1e6, -2.0])
+    options = {
+        "inputs": {"x": (4,)},
+        "cases": [Case((x,), torch.ones(4)), Case((x.abs(),), torch.ones(4))],
+        "diagnose": 0,
+    }
+    report = compare(logarithm, acosh, **options)
+    assert not report.mismatches, str(report)
+    assert any("NaN at finite numbers" in note for note in report.notes)
+    assert compare(logarithm, acosh, strict=True, **options).mismatches
+    assert {m.argument for m in compare(invented, acosh, **options).mismatches} == {"y"}
+
+
 def test_it_is_said_and_wrong_where_notes_are_mismatches():
     by_turns = (QUOTIENT[0], lambda x: (1 - x * x) / (x * x + 1) / (x * x + 1))  # of an infinite x * x alone NaN
     report = judged(by_turns)
