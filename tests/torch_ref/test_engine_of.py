@@ -8,9 +8,11 @@ from torch import nn
 
 import torch_ref
 from manual_bp.lockstep import lockstep
-from manual_bp.models import mlp, residual_mlp
+from manual_bp.models import gpt, mlp, residual_mlp
 from manual_bp.training import adamw, sgd
+from manual_bp.training.text import BYTES, Text
 from tests.test_own_engines import data
+from torch_ref.models import GPT
 
 
 def plain():
@@ -57,6 +59,18 @@ def test_layers_of_a_module_are_judged_alone():
     for layer, letters in (("linear2", ("z", "delta")), ("activation1", ("a", "da"))):
         assert {(layer, f"{letter} of mine alone") for letter in letters} <= judged
     assert report.unshown == []
+
+
+@pytest.mark.parametrize("options", [{}, {"position": "rope", "tied": False}], ids=["a weight", "tables"])
+def test_what_two_layers_share_is_told_apart(options):
+    """A head is tied to an embedding; one part, whose result is two tensors, serves several layers."""
+    tokens = Text("some", torch.randint(7, (41,), generator=torch.Generator().manual_seed(0)), BYTES[:7]).windows(5)
+    model = gpt(7, 5, 12, 3, 1, **options)
+    engine = torch_ref.engine_of(GPT(**model.config))
+    report = lockstep(model, tokens, engine=engine, against="mine", steps=1, batch_size=2, free=False)
+    assert report.passed, report.verdict
+    judged = {(row.layer, row.quantity) for row in report.rows}
+    assert {("embedding.tokens", "y of mine alone"), ("head", "z of mine alone")} <= judged
 
 
 def test_a_wrong_module_is_named_at_its_layer():

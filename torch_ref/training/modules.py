@@ -240,14 +240,16 @@ class ModuleEngine:
         def keep(dy: Tensor) -> None:
             found[LETTERS[letter]] = dy.detach().clone()
 
-        def hook(_: nn.Module, given: tuple[Any, ...], y: Tensor) -> Tensor | None:
+        def hook(_: nn.Module, given: tuple[Any, ...], y: Any) -> Tensor | None:
             replaced = None
+            if not isinstance(y, Tensor):  # such as the states of a recurrent module beside its output
+                return None
             if isinstance(part, nn.Dropout) and part.training and mask is not None:
                 # Its own mask would be another than the hand-derived step's.
                 y = replaced = torch.where(state.buffers[mask], given[0] / (1 - part.p), 0)
             found[letter] = y.detach().clone()  # what comes behind it may write into it
             if y.requires_grad:
-                y.register_hook(keep)  # type: ignore[no-untyped-call]
+                y.register_hook(keep)
             return replaced
 
         return hook
@@ -272,10 +274,8 @@ class ModuleEngine:
     def _parts(self) -> dict[str, nn.Module]:
         """The part that each layer is, where that can be told: of layers with parameters by these, of the others by
         their place between them."""
-        owner = {name: layer for layer, leaf in self.leaves.items() for name in leaf.names.values()}
-        by_parameter = {theirs.rpartition(".")[0]: name for name, theirs in self.names.items() if name in owner}
         parts = [(path, part) for path, part in self.module.named_modules() if not list(part.children()) and path]
-        known = {path: owner.get(by_parameter.get(path, ""), "") for path, _ in parts}
+        known = {path: self._layer_of(part) for path, part in parts}
         found = {layer: dict(parts)[path] for path, layer in known.items() if layer}
         if sorted(found) != sorted(n for n, leaf in self.leaves.items() if _has_tensors(leaf)):
             return found if len(set(map(id, found.values()))) == len(found) else {}
@@ -290,6 +290,21 @@ class ModuleEngine:
             if len(gap) == len(there):
                 found |= {layer: dict(parts)[path] for layer, path in zip(gap, there, strict=True)}
         return found
+
+    def _layer_of(self, part: nn.Module) -> str:
+        """The layer that has all of a part's tensors; "" for none, and where several have them.
+
+        A head that is tied to an embedding shares its weight, but is no nn.Embedding.
+        """
+        tensors = dict(self.module.named_parameters()) | dict(self.module.named_buffers())
+        ours = {id(tensors[theirs]): name for name, theirs in self.names.items()}
+        names = {layer: set(leaf.names.values()) for layer, leaf in self.leaves.items()}
+        own = {ours.get(id(t)) for t in (*part.parameters(), *part.buffers())} & set().union(*names.values())
+        is_embedding = isinstance(part, nn.Embedding)
+        having = [layer for layer, its in names.items() if own and own <= its]
+        if len(having) > 1:
+            having = [layer for layer in having if (self.leaves[layer].rule.name == "embedding") == is_embedding]
+        return having[0] if len(having) == 1 else ""
 
 
 def _has_tensors(leaf: Leaf) -> bool:

@@ -34,9 +34,11 @@ def _as_shown(judge: Compared, layer: str, visit: Visit, judged: Judged) -> Visi
     theirs = judged.theirs
     below = [name for name, above in judge.takers.items() if above == [layer]]
     dx = visit.dx
-    if len(below) == 1 and not isinstance(dx, tuple):
+    if len(below) == 1 and isinstance(dx, Tensor):
         shown = theirs.layers.get(below[0], {})
-        dx = next((shown[k].detach().cpu().double() for k in COTANGENTS if k in shown), dx)
+        # Of another shape it is where the numbers stand in other places in between, as heads are split.
+        fitting = (shown[k] for k in COTANGENTS if k in shown and shown[k].shape == dx.shape)
+        dx = next((t.detach().cpu().double() for t in fitting), dx)
     dparams = dict(visit.dparams)
     for name in dparams:
         sharing = [leaf for leaf in judge.leaves.values() if name in leaf.names.values()]
