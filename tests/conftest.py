@@ -34,12 +34,19 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Tests of one rule go to one process, which makes the rule's evidence once for all of them and keeps it; so do the
-    others of one file, which share fixtures, where there is room."""
+    others of one file, which share fixtures, where there is room.  Many tests go first, but before them the files that
+    compile: a few tests of half a minute each, for which one process would wait in the end."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByRule(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             return rule_of(nodeid) or nodeid.partition("::")[0]
+
+        def _assign_work_unit(self, node: Any) -> None:
+            if not any(self.assigned_work.values()):
+                for scope in [scope for scope in self.workqueue if scope.startswith("tests/compilation/")]:
+                    self.workqueue.move_to_end(scope, last=False)
+            super()._assign_work_unit(node)
 
     return ByRule(config, log)
 
