@@ -66,7 +66,7 @@ right on either side.)  Flushing of subnormals to 0 is not covered either.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -76,7 +76,9 @@ from torch import Tensor
 from manual_bp.arithmetic.bounded_table import EXACT, holds, precision, rounded
 from manual_bp.arithmetic.bounded_tensor import (
     Bounded,
+    Dice,
     How,
+    NotAtOnce,
     UnknownFunctionError,
     converted,
     done_so,
@@ -84,7 +86,7 @@ from manual_bp.arithmetic.bounded_tensor import (
     pair_of,
 )
 from manual_bp.arithmetic.paging import Decide, Paging, Running, as_it_is
-from manual_bp.arithmetic.stochastic import fit, is_wide, narrowed, repeated, wide_from
+from manual_bp.arithmetic.stochastic import RUNS, at_once, fit, is_wide, most_at_once, narrowed, repeated, wide_from
 from manual_bp.outputs import parts, whole
 
 if TYPE_CHECKING:
@@ -103,6 +105,7 @@ __all__ = [
     "leave",
     "magnitudes",
     "widths",
+    "widths_together",
 ]
 
 
@@ -181,41 +184,124 @@ def widths(
         beside it is not narrowed.
     """
 
-    formulas = forward, backward
+    found = _analysed(rule, inputs, dy, contract, (forward, backward), how, hyper, beside)
+    return found.widths(found.narrowed(found.runs, how) if found.is_wide else found.errors)
+
+
+def widths_together(
+    rule: Rule, points: Sequence[tuple[tuple[Tensor | None, ...], Any]], contract: Contract, hyper: Mapping[str, Any]
+) -> list[Widths | None]:
+    """As `widths` of a recorded function, at several points: inputs and dy, of equal shapes, that differ in numbers
+    alone.  Their runs at random are one.  None where the function is not defined."""
+    analysed: list[_Analysed | None] = []
+    for inputs, dy in points:
+        try:
+            analysed.append(_analysed(rule, inputs, dy, contract, (None, None), None, dict(hyper), ()))
+        except ValueError:
+            analysed.append(None)
+    wide = [each for each in analysed if each is not None and each.is_wide]
+    narrow: dict[int, list[Tensor | None]] = {}
+    most = most_at_once(wide[0].given) if wide else 1
+    for some in (wide[first : first + most] for first in range(0, len(wide), most)):
+        narrow.update(zip(map(id, some), _narrowed_together(some), strict=True))
+    return [None if each is None else each.widths(narrow.get(id(each), each.errors)) for each in analysed]
+
+
+@dataclass(frozen=True, eq=False)
+class _Analysed:
+    """A bounded run: results, their errors, and whether those that are sought are wide.
+
+    outputs: how many of the results are y.  given: the numbers that went in, dy among them.  again: the results of
+    others in their place.  is_recorded: whether a recorded program gives them.
+    """
+
+    contract: Contract
+    outputs: int
+    results: list[Tensor | None]
+    errors: list[Tensor | None]
+    is_wide: bool
+    given: list[Tensor | None]
+    again: Callable[..., list[Tensor | None]]
+    is_recorded: bool
+    paging: Paging
+
+    def enter(self, x: Tensor) -> Tensor:
+        return enter(x, self.contract)
+
+    def runs(self, how: How, count: int) -> list[Tensor | None]:
+        return repeated(self.again, self.given, self.enter, how, count, is_recorded=self.is_recorded)
+
+    def narrowed(
+        self, runs: Callable[[How, int], list[Tensor | None]], how: How | None, is_cheap: bool = False
+    ) -> list[Tensor | None]:
+        """The errors, and where they are wide what runs at random find.  is_cheap: as `narrowed` takes it."""
+        is_cheap = is_cheap or (self.is_recorded and fit(self.given))
+        share = wide_from(self.contract.compute, self.contract.storage)
+        try:
+            return narrowed(self.results, self.errors, runs, how, lambda x: leave(x, self.contract), share, is_cheap)
+        except ValueError:  # somebody's function may be defined for the numbers as they are alone
+            if not self.is_recorded:
+                raise
+        return self.errors
+
+    def widths(self, found: list[Tensor | None]) -> Widths:
+        return Widths(
+            tuple(found[: self.outputs]),
+            tuple(found[self.outputs :]),
+            stochastic=any(narrow is not error for narrow, error in zip(found, self.errors, strict=True)),
+            is_undecided=self.paging.is_undecided,
+            is_close=self.paging.is_close,
+            is_tied=self.paging.is_tied,
+            is_order_tied=self.paging.is_order_tied,
+            largest=self.paging.largest,
+        )
+
+
+def _analysed(
+    rule: Rule,
+    inputs: tuple[Tensor | None, ...],
+    dy: Any,
+    contract: Contract,
+    formulas: Formulas,
+    how: How | None,
+    hyper: dict[str, Any],
+    beside: Sequence[Tensor | None],
+) -> _Analysed:
     y, grads, paging = run_bounded(rule, inputs, dy, contract, formulas, how, hyper, lambda x: x)
     results = [*y, *grads]
     errors = [None if x is None else leave(x, contract) for x in results]
     share = wide_from(contract.compute, contract.storage)
-    found = errors
     sought = [error if _tells(error, other) else None for error, other in zip(errors, beside or errors, strict=True)]
-    if any(is_wide(x, error, share) for x, error in zip(results, sought, strict=True)):
-        given = [*inputs, *(_cotangents(rule.name, y, dy) if rule.has_backward else ())]
-        is_recorded = hasattr(rule.page, "FUNCTION")  # whose interpreter asks which tensors are bounded
+    are_wide = any(is_wide(x, error, share) for x, error in zip(results, sought, strict=True))
+    given = [*inputs, *(_cotangents(rule.name, y, dy) if rule.has_backward else ())]
+    is_recorded = hasattr(rule.page, "FUNCTION")  # whose interpreter asks which tensors are bounded
 
-        def again(*entered: Tensor | None) -> list[Tensor | None]:
-            inputs, cotangents = entered[: len(rule.inputs)], entered[len(rule.inputs) :]
-            y, grads = _results(rule, inputs, rule.check_hyper(hyper), formulas, lambda y: whole(cotangents, like=y))
-            return [*parts(y), *grads]
+    def again(*entered: Tensor | None) -> list[Tensor | None]:
+        inputs, cotangents = entered[: len(rule.inputs)], entered[len(rule.inputs) :]
+        y, grads = _results(rule, inputs, rule.check_hyper(hyper), formulas, lambda y: whole(cotangents, like=y))
+        return [*parts(y), *grads]
 
-        def run(how: How, count: int) -> list[Tensor | None]:
-            return repeated(again, given, lambda x: enter(x, contract), how, count, is_recorded=is_recorded)
+    return _Analysed(contract, len(rule.outputs), results, errors, are_wide, given, again, is_recorded, paging)
 
-        try:
-            found = narrowed(results, errors, run, how, lambda x: leave(x, contract), share, is_recorded and fit(given))
-        except ValueError:  # somebody's function may be defined for the numbers as they are alone
-            if not is_recorded:
-                raise
-    outputs = len(rule.outputs)
-    return Widths(
-        tuple(found[:outputs]),
-        tuple(found[outputs:]),
-        stochastic=any(narrow is not error for narrow, error in zip(found, errors, strict=True)),
-        is_undecided=paging.is_undecided,
-        is_close=paging.is_close,
-        is_tied=paging.is_tied,
-        is_order_tied=paging.is_order_tied,
-        largest=paging.largest,
-    )
+
+def _narrowed_together(some: Sequence[_Analysed]) -> list[list[Tensor | None]]:
+    """The errors of each, narrowed by runs that are done at once."""
+    dice = Dice()
+    try:
+        every = at_once(some[0].again, [each.given for each in some], some[0].enter, How(dice=dice), RUNS)
+    except (NotAtOnce, ValueError):
+        return [each.narrowed(each.runs, None) for each in some]
+    thrown = dice.thrown // len(some)
+
+    def narrowed_by(each: _Analysed, results: list[Tensor | None]) -> list[Tensor | None]:
+        def runs(how: How, count: int) -> list[Tensor | None]:
+            assert how.dice is not None
+            how.dice.thrown += thrown
+            return results
+
+        return each.narrowed(runs, None, is_cheap=True)
+
+    return [narrowed_by(each, results) for each, results in zip(some, every, strict=True)]
 
 
 def _tells(error: Tensor | None, beside: Tensor | None) -> bool:

@@ -41,7 +41,8 @@ class Step(NamedTuple):
     """An operation, ready to be done.
 
     done: of its arguments, where some of them carry a bound.  args: with what is known of them.  places: where results
-    of earlier ones stand among them, if no list holds any.  carries: whether what is known carries a bound.
+    of earlier ones stand among them, if no list holds any.  carries: whether what is known carries a bound.  ends: the
+    results that no later operation asks for, nor anybody else: of a long program all of them fill the memory.
     """
 
     op: Any
@@ -50,6 +51,7 @@ class Step(NamedTuple):
     kwargs: Mapping[str, Any]
     places: tuple[tuple[int, Ref], ...] | None
     carries: bool
+    ends: tuple[int, ...]
 
 
 @uncollected()
@@ -67,18 +69,21 @@ def run_bounded_program(program: Program, inputs: Sequence[Any], dtype: torch.dt
 
 def _run(program: Program, steps: Sequence[Step], values: list[Any], dtype: torch.dtype, runs: int) -> Any:
     paging = Paging.running[-1]
-    for op, done, known, kwargs, places, carries in steps:
+    for op, done, known, kwargs, places, carries, ends in steps:
         if places is None:
             args, kwargs = placed(known, values), placed(kwargs, values)
             carries = any(isinstance(x, Carrying) for arg in args for x in (arg if type(arg) is list else (arg,)))
+            in_runs = _runs(args) if runs else 0
         else:
-            given = list(known)
+            given, in_runs = list(known), 0
             for place, (position, item) in places:
                 x = values[position] if item is None else values[position][item]
                 given[place] = x
-                carries = carries or type(x) is Numbers
+                if type(x) is Numbers:
+                    carries = True
+                    in_runs = in_runs or x.runs
             args = tuple(given)
-        if carries and runs and _runs(args):
+        if in_runs:
             is_own = op in CASTS or not hasattr(op, "_schema")
             result = done(args, kwargs) if is_own else performed_at_once(op, done, args, kwargs, runs)
         elif carries:
@@ -88,6 +93,8 @@ def _run(program: Program, steps: Sequence[Step], values: list[Any], dtype: torc
         else:
             result = _plain(op, args, kwargs, dtype)
         values.append(result)
+        for position in ends:
+            values[position] = None
     return placed(program.results, values)
 
 
@@ -144,10 +151,17 @@ def _cast(args: tuple[Any, ...], kwargs: Mapping[str, Any], dtype: torch.dtype) 
 
 
 def _steps(program: Program, dtype: torch.dtype) -> tuple[Step, ...]:
-    return tuple(_step(node, dtype) for node in program.nodes[program.inputs :])
+    results = {ref.position for ref in refs_in(program.results)}
+    last = {ref.position: position for position, node in enumerate(program.nodes) for ref in node.refs}
+    ends: dict[int, list[int]] = {}
+    for position, asked_by in last.items():
+        if position not in results:
+            ends.setdefault(asked_by, []).append(position)
+    operations = enumerate(program.nodes[program.inputs :], program.inputs)
+    return tuple(_step(node, dtype, tuple(ends.get(position, ()))) for position, node in operations)
 
 
-def _step(node: Node, dtype: torch.dtype) -> Step:
+def _step(node: Node, dtype: torch.dtype, ends: tuple[int, ...]) -> Step:
     op, kwargs = node.op, dict(node.kwargs)
     args = tuple(map(entered, node.args)) if hasattr(op, "_schema") else node.args
     if kwargs.get("dtype") is not None and kwargs["dtype"].is_floating_point:
@@ -161,7 +175,8 @@ def _step(node: Node, dtype: torch.dtype) -> Step:
         op = aten.reshape.default if op in VIEWS else op  # what comes may lie in memory otherwise
     places = tuple((i, x) for i, x in enumerate(args) if isinstance(x, Ref))
     is_flat = len(places) == len(refs_in((args, kwargs)))
-    return Step(op, done, args, kwargs, places if is_flat else None, any(isinstance(x, Numbers) for x in args))
+    carries = any(isinstance(x, Numbers) for x in args)
+    return Step(op, done, args, kwargs, places if is_flat else None, carries, ends)
 
 
 def _done(op: Any, dtype: torch.dtype) -> Done:

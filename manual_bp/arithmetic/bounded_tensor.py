@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Container, Iterable, Mapping
 from functools import cache, partial, reduce
+from random import Random
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -39,23 +40,45 @@ class NotAtOnce(NotImplementedError):
     """An operation that cannot be done in several runs at once."""
 
 
+POOL = 2**18
+"""So many random numbers are made, in 2 MB, of which every operation takes those from a random place on: to make some
+anew takes longer than all else that an operation does.  Two numbers that two operations take are one with a chance of
+2⁻¹⁸."""
+
+
+@cache
+def _pool() -> Tensor:
+    """Evenly distributed between -1 and 1, each with its opposite, so that their mean is 0: that of fewer numbers than
+    are taken would be the mean of all."""
+    half = torch.empty(POOL // 2, dtype=torch.float64).uniform_(-1, 1, generator=torch.Generator().manual_seed(0))
+    return torch.cat([half, -half])
+
+
 class Dice:
     """Random numbers, and how many of them were thrown."""
 
     def __init__(self, seed: int = 0) -> None:
+        self.places = Random(seed)
         self.generator = torch.Generator().manual_seed(seed)
+        self.pool = _pool()
         self.thrown = 0
 
     def parts(self, shape: torch.Size) -> Tensor:
-        """Evenly distributed between -1 and 1."""
+        """Evenly distributed between -1 and 1; not to be written into."""
         self.thrown += shape.numel()
-        return torch.empty(shape, dtype=torch.float64).uniform_(-1, 1, generator=self.generator)
+        return self._taken(shape)
+
+    def _taken(self, shape: torch.Size) -> Tensor:
+        count = shape.numel()
+        if count > POOL // 4:
+            return torch.empty(shape, dtype=torch.float64).uniform_(-1, 1, generator=self.generator)
+        return self.pool.narrow(0, int(self.places.random() * (POOL - count)), count).view(shape)
 
     def rounded(self, x: Tensor, rest: Tensor) -> Tensor:
         """x + rest, with a rest of less than the distance to x's neighbour, as one of both by chance: rounded to the
         nearest, errors of one rounding of float64 would vanish just above a power of 2, where they are half of it."""
         step = torch.nextafter(x, rest.sign() * torch.inf) - x
-        chance = torch.empty(x.shape, dtype=torch.float64).uniform_(generator=self.generator)
+        chance = self._taken(x.shape).abs()
         return torch.where(chance * step.abs() < rest.abs(), x + step, x)
 
 
@@ -104,10 +127,23 @@ class Carrying:
 class Numbers(Carrying):
     """Numbers that are no tensor, which takes ten times as long to make: what the table gives, and programs run on."""
 
+    _error: Tensor
+
     def __init__(self, value: Tensor, error: Tensor, dtype: torch.dtype) -> None:
         self.value = value
-        self.error = error if error.shape == value.shape else error.expand(value.shape)
+        self.error = error
         self.dtype = dtype
+
+    @property
+    def error(self) -> Tensor:
+        """Of the value's shape, which it is given when it is first asked for: of errors made at random it never is."""
+        if self._error.shape != self.value.shape:
+            self._error = self._error.expand(self.value.shape)
+        return self._error
+
+    @error.setter
+    def error(self, error: Tensor) -> None:
+        self._error = error
 
     @property
     def shape(self) -> torch.Size:
@@ -183,14 +219,17 @@ def done_so(x: Made, how: How | None) -> Made:
 def _err(x: Carrying) -> None:
     """The error of a number made at random, where that is how things are done."""
     if x.how and x.how.dice is not None:
-        off = x.how.dice.parts(x.value.shape).mul_(x.error)
-        erred = x.value + off
+        parts = x.how.dice.parts(x.value.shape)
         if x.dtype is torch.float64:
+            off = parts * x.error
+            erred = x.value + off
             erred = x.how.dice.rounded(erred, off - (erred - x.value))
+        else:
+            erred = torch.addcmul(x.value, parts, x.error)
         errs_everywhere = x.error.numel() > 0 and x.error.min().item() > 0
         x.value = erred if errs_everywhere else torch.where(x.error > 0, erred, x.value)
         x.has_erred = type(x) is Numbers
-        x.error = NO_ERROR.expand(x.value.shape) if x.has_erred else torch.zeros_like(x.value)
+        x.error = NO_ERROR if x.has_erred else torch.zeros_like(x.value)
 
 
 @cache  # asked some hundred times for a page, and each table costs as much as an addition
@@ -198,9 +237,10 @@ def done_by(func: Any) -> Done:
     """Raises UnknownFunctionError."""
     if func in bounded_table.ARITHMETIC:
         return _calculating(func)
+    if func in bounded_table.SHAPES:
+        return partial(_alike, bounded_table.SHAPES[func])
     known: tuple[tuple[Container[Any], Callable[..., Any]], ...] = (
         (bounded_table.DECISIONS, _decided),
-        (bounded_table.SHAPES, _alike),
         (bounded_table.EXTREMES, _ordered),
         (bounded_table.SOLVED, _solved),
         (bounded_table.FILLED, _filled),
@@ -358,9 +398,14 @@ def _in_any_order(result: Carrying, operands: Iterable[Any], p: Precision) -> No
 
 
 def _alike(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """Values and errors take the same way.  A plain tensor of numbers is exact, one of integers is an index."""
-    func = bounded_table.SHAPES[func]
+    """Values and errors take the same way.  A plain tensor of numbers is exact, one of integers is an index.
+
+    func: as it is done to values (`bounded_table.SHAPES`).
+    """
     x, rest = args[0], args[1:]
+    if type(x) is Numbers and x.has_erred and x.magnitude is None and not any(map(_holds_tensor, rest)):
+        moved = func(x.value, *rest, **kwargs)
+        return _moved(x, moved) if isinstance(moved, Tensor) else [_moved(x, each) for each in moved]
     if isinstance(x, Carrying) and not any(map(_holds_tensor, rest)):
         dtype, how, terms, has_erred = x.dtype, x.how, x.terms, x.has_erred
         ways: list[Any] = [func(x.value, *rest, **kwargs)]
@@ -389,10 +434,20 @@ def _alike(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     return [result(*each) for each in zip(values, errors, magnitudes or [None] * len(values), strict=True)]
 
 
+def _moved(x: Numbers, value: Tensor) -> Numbers:
+    """A part of numbers that have erred at random, or all of them elsewhere."""
+    moved = Numbers(value, NO_ERROR, x.dtype)
+    moved.terms, moved.how, moved.has_erred = x.terms, x.how, True
+    return moved
+
+
+TENSORS = (Tensor, Carrying)
+
+
 def _holds_tensor(x: Any) -> bool:
-    return isinstance(x, Tensor | Carrying) or (
-        isinstance(x, list | tuple) and any(isinstance(each, Tensor | Carrying) for each in x)
-    )
+    if isinstance(x, list | tuple):
+        return any(isinstance(each, TENSORS) for each in x)
+    return isinstance(x, TENSORS)
 
 
 def _value_of_number(x: Any) -> Any:
@@ -525,9 +580,9 @@ def _is_short(x: Tensor | float) -> bool:
 
 def _promoted(args: Iterable[Any]) -> torch.dtype:
     """The dtype to which torch promotes: a tensor without axes counts only where there is no other."""
-    dtypes, without_axes = set[torch.dtype](), set[torch.dtype]()
-    for x in args:
-        if isinstance(x, Tensor | Carrying) and x.dtype.is_floating_point:
-            (dtypes if x.ndim else without_axes).add(x.dtype)
-    found = dtypes or without_axes
+    numbers = [x for x in args if isinstance(x, TENSORS) and x.dtype.is_floating_point]
+    first = numbers[0].dtype if numbers else None
+    if first is not None and all(x.dtype is first for x in numbers):
+        return first
+    found = {x.dtype for x in numbers if x.ndim} or {x.dtype for x in numbers}
     return found.pop() if len(found) == 1 else reduce(torch.promote_types, found)

@@ -7,7 +7,7 @@ the operations of which most programs consist; the others are left to it (`NotAt
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -26,18 +26,27 @@ Rule = Callable[[Any, Done, list[Any], Mapping[str, Any], int], Any]
 
 def performed_at_once(op: Any, done: Done, args: Sequence[Any], kwargs: Mapping[str, Any], runs: int) -> Any:
     """What an operation gives some of whose arguments have an axis of runs.  Raises NotAtOnce."""
-    rule = RULES.get(op) or (_pointwise if torch.Tag.pointwise in op.tags else None)
-    if rule is None:
-        raise NotAtOnce(str(op))
-    is_of_masks = all(x.dtype is torch.bool for x in args if isinstance(x, Carrying))
-    if is_of_masks and op not in bounded_table.SHAPES:
+    rule, moves, is_the_same = _way_of(op)
+    if not moves and all(x.dtype is torch.bool for x in args if isinstance(x, Carrying)):
         done = partial(_of_masks, op)
     result = rule(op, done, list(args), kwargs, runs)
     if isinstance(result, Tensor):  # a decision
         result = Numbers(result.double(), bounded_table.EXACT, torch.bool)
     for each in result if isinstance(result, tuple | list) else (result,):
-        each.runs = 0 if op in THE_SAME else runs
+        if not isinstance(each, Numbers):  # positions, which are the same in each
+            continue
+        each.runs = 0 if is_the_same else runs
     return result
+
+
+@cache  # asked of every operation, and tables compare operators by their schemas
+def _way_of(op: Any) -> tuple[Rule, bool, bool]:
+    """How an operation is done in several runs, whether it only moves elements about, and whether it gives the same in
+    each.  Raises NotAtOnce."""
+    rule = RULES.get(op) or (_pointwise if torch.Tag.pointwise in op.tags else None)
+    if rule is None:
+        raise NotAtOnce(str(op))
+    return rule, op in bounded_table.SHAPES, op in THE_SAME
 
 
 def _of_masks(op: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -63,7 +72,9 @@ def _like(x: Numbers, change: Callable[[Tensor], Tensor]) -> Numbers:
 
 def _rank(x: Any) -> int:
     """How many axes it has beside that of runs."""
-    return x.ndim - bool(getattr(x, "runs", 0)) if isinstance(x, Tensor | Carrying) else 0
+    if type(x) is Numbers:
+        return x.value.ndim - (x.runs > 0)
+    return x.ndim if isinstance(x, Tensor) else 0
 
 
 def _aligned(x: Any, rank: int) -> Any:
@@ -169,13 +180,66 @@ def _written(place: int, axis: int) -> Rule:
     return rule
 
 
+def _positions(x: Any) -> Tensor:
+    """Positions that are the same in every run."""
+    if not isinstance(x, Tensor) or x.dtype is torch.bool:
+        raise NotAtOnce("places that numbers decide, or a mask")
+    return x
+
+
+def _indexed(args: list[Any]) -> tuple[list[Tensor | None], int]:
+    """Indices behind the axis of runs, and how many axes they leave and make.  What is taken by indices that are not
+    side by side comes first, before the runs."""
+    indices = [None if i is None else _positions(i) for i in args[1]]
+    there = [n for n, i in enumerate(indices) if i is not None]
+    if not there or there[-1] - there[0] >= len(there):
+        raise NotAtOnce("indices apart from each other")
+    made = max(i.ndim for i in indices if i is not None)
+    return [None, *indices], _rank(args[0]) - len(there) + made
+
+
+def _at_places(op: Any, done: Done, args: list[Any], kwargs: Mapping[str, Any], runs: int) -> Any:
+    indices, _ = _indexed(args)
+    return performed(op, done, (args[0], indices), kwargs)
+
+
+def _put(op: Any, done: Done, args: list[Any], kwargs: Mapping[str, Any], runs: int) -> Any:
+    indices, rank = _indexed(args)
+    x, source = of_each_run(args[0], runs), _aligned(of_each_run(args[2], runs), rank)
+    return performed(op, done, (x, indices, source, *args[3:]), kwargs)
+
+
+def _embedded(op: Any, done: Done, args: list[Any], kwargs: Mapping[str, Any], runs: int) -> Any:
+    by_index = aten.index.Tensor
+    return performed(by_index, done_by(by_index), (args[0], [None, _positions(args[1])]), {})
+
+
+def _by_index(op: Any, done: Done, args: list[Any], kwargs: Mapping[str, Any], runs: int) -> Any:
+    """Of a tensor, an axis, an index for each element, and what goes there: one more tensor, or a number."""
+    index = _positions(args[2])
+    if not _rank(args[0]) or not index.ndim:
+        raise NotAtOnce(f"{op} without axes")
+    args[0], args[2] = of_each_run(args[0], runs), index.expand(runs, *index.shape)
+    args[3:4] = [of_each_run(x, runs) if isinstance(x, Tensor | Carrying) else x for x in args[3:4]]
+    return _along(1)(op, done, args, kwargs, runs)
+
+
+def _chosen(op: Any, done: Done, args: list[Any], kwargs: Mapping[str, Any], runs: int) -> Any:
+    """What is the largest along an axis and where it stands, if that is one place in all runs."""
+    values, indices = _along(1)(op, done, args, kwargs, runs)
+    if not bool((indices == indices[:1]).all()):
+        raise NotAtOnce(f"{op} that runs decide otherwise")
+    return values, indices[0]
+
+
 THE_SAME = (aten.new_zeros.default, aten.new_ones.default)
 """What is the same in every run."""
 
 RULES: dict[Any, Rule] = dict.fromkeys(
     (
         *(aten.clone.default, aten.detach.default, aten.alias.default, aten.tril.default, aten.triu.default),
-        *(aten.zeros_like.default, aten.ones_like.default, aten.constant_pad_nd.default, *THE_SAME),
+        *(aten.zeros_like.default, aten.ones_like.default, aten.full_like.default, aten.constant_pad_nd.default),
+        *(aten.pixel_shuffle.default, aten.pixel_unshuffle.default, *THE_SAME),
     ),
     _as_it_is,
 )
@@ -190,7 +254,15 @@ for _ops, _rule in (
     ((aten.all.dim, aten.any.dim, aten._softmax.default, aten._log_softmax.default, aten.var.correction), _along(1)),
     ((aten.split.Tensor, aten.split_with_sizes.default), _along(2)),
     ((aten.select_scatter.default, aten.slice_scatter.default), _written(1, 2)),
-    ((aten.index_copy.default,), _written(3, 1)),
+    ((aten.index_copy.default, aten.index_add.default), _written(3, 1)),
+    ((aten.index.Tensor,), _at_places),
+    ((aten.index_put.default,), _put),
+    ((aten.embedding.default,), _embedded),
+    ((aten.gather.default, aten.scatter_add.default, aten.scatter.src, aten.scatter.value), _by_index),
+    ((aten.max.dim, aten.min.dim), _chosen),
+    ((aten.__and__.Tensor, aten.__or__.Tensor), _pointwise),
+    ((aten.logsumexp.default, aten.unfold.default), _along(1)),
+    ((aten.linalg_vector_norm.default,), _along(2)),
     ((aten.expand.default,), _expanded),
     ((aten.take.default,), _taken),
     ((aten.sum.default,), _all(aten.sum.dim_IntList)),

@@ -80,6 +80,10 @@ AT_ONCE = 2**19
 """Runs are done at once as long as no tensor that goes in or comes out has more elements in all: 4 MiB, beyond which
 the arithmetic takes the time, and no longer the calls."""
 
+TOGETHER = 2**14
+"""And those of several cases are, as long as none has more than so many in all: 128 KiB, beyond which the arithmetic
+takes most of the time of an operation."""
+
 
 def wide_from(compute: torch.dtype, storage: torch.dtype) -> float:
     """The share of a result's largest element beyond which a bound is wide, and so is not what storing it makes."""
@@ -210,6 +214,47 @@ def repeated(
             found = [torch.stack(each) for each in zip(*one_by_one(), strict=True)]
     rest = iter(found)
     return [next(rest) if is_there else None for is_there in there]
+
+
+def at_once(
+    function: Callable[..., Sequence[Tensor | None]],
+    several: Sequence[Sequence[Tensor | None]],
+    enter: Callable[[Tensor], Tensor],
+    how: How,
+    count: int,
+) -> list[list[Tensor | None]]:
+    """What `repeated` gives of a recorded program, for several sets of tensors of equal shapes: of a few numbers an
+    operation takes as long as of one, so that all runs of all of them are one run.  Raises NotAtOnce.
+
+    several: what is no number is the same in all of them.
+    """
+    runs = count * len(several)
+
+    def entered(of_each: Sequence[Tensor | None]) -> Tensor | None:
+        there = [x for x in of_each if x is not None and x.is_floating_point()]
+        if not there:
+            return of_each[0]
+        shape = there[0].shape
+        repeated = torch.stack(there).unsqueeze(1).expand(len(several), count, *shape)
+        return _hidden(done_so(enter(repeated.reshape(runs, *shape)), how), runs)
+
+    with torch.no_grad(), Paging(how):
+        results = function(*map(entered, zip(*several, strict=True)))
+        whole = [None if x is None else _with_axis(x, runs) for x in results]
+    return [[None if x is None else _part(x, first, count) for x in whole] for first in range(0, runs, count)]
+
+
+def _part(x: Tensor, first: int, count: int) -> Tensor:
+    """So many runs, from one on."""
+    if isinstance(x, Bounded):
+        return Bounded(x.value.narrow(0, first, count), x.error.narrow(0, first, count), x.dtype)
+    return x.narrow(0, first, count)
+
+
+def most_at_once(tensors: Sequence[Tensor | None]) -> int:
+    """Of so many sets of tensors like these all runs are best done at once."""
+    largest = max((x.numel() for x in tensors if x is not None), default=1)
+    return max(1, TOGETHER // (RUNS * max(largest, 1)))
 
 
 def _hidden(x: Tensor | None, runs: int) -> Tensor | None:

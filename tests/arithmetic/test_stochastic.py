@@ -253,8 +253,19 @@ def steps(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.stack(states, 1)
 
 
+def places(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
+    index, columns = torch.tensor([3, 0, 0, 2]), torch.tensor([[1, 0], [3, 3], [2, 1], [0, 2], [1, 1]])
+    h = F.embedding(index, x) * x[index, columns[:4, 0]][:, None] + torch.full_like(weight, 0.3)
+    added = torch.zeros_like(x).index_add(0, index, h) + x.gather(1, columns).sum(1, keepdim=True)
+    put = added.index_put((index[:3],), bias, accumulate=True) + added.scatter_add(1, columns, x[:, 1:3])
+    largest, _ = (10 * torch.arange(5)[:, None] * bias + put).max(0)
+    mask = (x > 0.2) & (put > -1) | (x < -0.5)
+    ends = torch.where(mask, put, largest).scatter(1, columns[:, :1], 0.7).logsumexp(1)
+    return ends, torch.linalg.vector_norm(put, dim=0), x.unfold(1, 2, 1) * h[0, 0]
+
+
 @pytest.mark.parametrize("roundings", [0.0, 8.0], ids=["", "of expanded terms"])
-@pytest.mark.parametrize("function", [layers, steps])
+@pytest.mark.parametrize("function", [layers, steps, places])
 def test_runs_at_once_of_a_program_err_as_runs_one_after_the_other_do(function, roundings, monkeypatch) -> None:
     """Of all that they give: values, and cotangents by the recorded derivative."""
     generator = torch.Generator().manual_seed(0)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.arithmetic.bounded import Contract, Widths, widths
+from manual_bp.arithmetic.bounded import Contract, Widths, widths, widths_together
 from manual_bp.oracle.case import Case, Further, WellConditioned
 from manual_bp.oracle.cases.exponents import exponents, fits_float64
 from manual_bp.oracle.cases.generated import one_row
@@ -101,8 +101,14 @@ class Evidence:
     largest: int = 0
 
 
-def evidence(rule: Rule, case: Case, contract: Contract, conventions: Conventions = OUR_CONVENTIONS) -> Evidence | str:
-    """The evidence at a case, or why there is none."""
+def evidence(
+    rule: Rule,
+    case: Case,
+    contract: Contract,
+    conventions: Conventions = OUR_CONVENTIONS,
+    known: Widths | None = None,
+) -> Evidence | str:
+    """The evidence at a case, or why there is none.  known: its widths, if they are."""
     if rule.elementwise and (row := one_row(case)) is not None:
         found = evidence(rule, row, contract, conventions)
         return found if isinstance(found, str) else repeated_in_rows(found, case)
@@ -110,7 +116,7 @@ def evidence(rule: Rule, case: Case, contract: Contract, conventions: Convention
     if hasattr(rule.page, "FUNCTION") and (why := raises(rule, wide_case(case)[0], case.hyper)):
         return why
     try:
-        width = widths(rule, case.inputs, case.dy, contract, **case.hyper)
+        width = known or widths(rule, case.inputs, case.dy, contract, **case.hyper)
     except ValueError as error:
         if not hasattr(rule.page, "FUNCTION"):
             raise
@@ -166,6 +172,14 @@ def evidence(rule: Rule, case: Case, contract: Contract, conventions: Convention
     if dispute and hasattr(rule.page, "FUNCTION"):  # both are of one program
         return UNDECIDED
     return Evidence(called, expected, allowance, kinks, "certified truth" + allowed_by, dispute)
+
+
+def widths_of_cases(
+    rule: Rule, cases: Sequence[Case], contract: Contract, conventions: Conventions
+) -> list[Widths | None]:
+    """The widths of somebody's function at cases that differ in numbers alone, None where it is not defined."""
+    points = [(case.inputs, case.dy) for case in cases]
+    return widths_together(rule, points, contract, conventions.hyper(rule, cases[0].hyper))
 
 
 def raises(rule: Rule, inputs: Sequence[Any], hyper: Mapping[str, Any]) -> str:

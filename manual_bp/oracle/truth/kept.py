@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from manual_bp.arithmetic.bounded import Contract
+from manual_bp.arithmetic.bounded import Contract, Widths
 from manual_bp.oracle.calling.surroundings import plain
 from manual_bp.oracle.case import Case, Further
 from manual_bp.oracle.cases.declared import NOTHING, Declared
@@ -23,7 +24,14 @@ from manual_bp.oracle.truth.by_torch import NO_TWIN, OTHER_ARGUMENTS
 from manual_bp.oracle.truth.certified import CERTIFIED_ELEMENTS
 from manual_bp.oracle.truth.conventions import Conventions
 from manual_bp.oracle.truth.elements import Bin, binned, together
-from manual_bp.oracle.truth.evidence import OUR_CONVENTIONS, Evidence, evidence, repeated_in_rows
+from manual_bp.oracle.truth.evidence import (
+    OUR_CONVENTIONS,
+    Evidence,
+    evidence,
+    repeated_in_rows,
+    widths_of_cases,
+)
+from manual_bp.outputs import parts
 from manual_bp.rule import Rule
 
 
@@ -86,6 +94,7 @@ class Generated:
         self.cases = AsAskedFor(lambda: generating(rule, dtype, device, seed, declared))
         self._found: dict[int, Evidence | str] = {}
         self._kept: dict[object, Evidence | str] = {}  # many cases are the same numbers in another layout
+        self._widths: dict[object, Widths | None] = {}  # of cases that are asked about later
 
     def __iter__(self) -> Iterator[Evidence | str]:
         return (self.at(position) for position, _ in enumerate(self.cases))
@@ -102,9 +111,28 @@ class Generated:
     def _at(self, case: Case) -> Evidence | str:
         numbers = numbers_of(case)
         if numbers not in self._kept:
-            self._kept[numbers] = evidence(self.rule, case, self.contract, self.conventions)
+            known = self._widths_at(case, numbers) if hasattr(self.rule.page, "FUNCTION") else None
+            self._kept[numbers] = evidence(self.rule, case, self.contract, self.conventions, known)
         found = self._kept[numbers]
         return found if isinstance(found, str) else replace(found, case=case)
+
+    def _widths_at(self, case: Case, numbers: object) -> Widths | None:
+        """The widths at a case, found together with those of all cases that differ from it in numbers alone."""
+        if isinstance(case, Further):  # which is made when it is asked for
+            return None
+        alike = self._alike.pop(_but_for_numbers(case), {})
+        if numbers in alike and len(alike) > 1:
+            found = widths_of_cases(self.rule, list(alike.values()), self.contract, self.conventions)
+            self._widths.update(zip(alike, found, strict=True))
+        return self._widths.pop(numbers, None)
+
+    @cached_property
+    def _alike(self) -> dict[object, dict[object, Case]]:
+        """The cases that are none further out, by what they are but for their numbers, and by these."""
+        found: dict[object, dict[object, Case]] = {}
+        for case in takewhile(lambda case: not isinstance(case, Further), self.cases):
+            found.setdefault(_but_for_numbers(case), {}).setdefault(numbers_of(case), case)
+        return found
 
     def _of_elements(self, position: int) -> Evidence | str:
         """The evidence of one row or block where a large case repeats it, found together with that of other cases."""
@@ -185,3 +213,15 @@ def numbers_of(case: Case) -> object:
         return case
     absent = tuple(x is None for x in case.inputs)
     return (absent, *case.hyper.items(), *((tuple(x.shape), wide(x).numpy().tobytes()) for x in case.tensors))
+
+
+def _but_for_numbers(case: Case) -> object:
+    """What cases have in common that differ in numbers alone."""
+    absent = tuple(x is None for x in (*case.inputs, *parts(case.dy)))
+    kinds = ((tuple(x.shape), x.dtype, _bytes_of_positions(x)) for x in case.tensors)
+    return (absent, *case.hyper.items(), *kinds)
+
+
+def _bytes_of_positions(x: Tensor) -> bytes:
+    """Those of what is no number."""
+    return b"" if x.is_floating_point() else x.numpy(force=True).tobytes()
