@@ -47,7 +47,8 @@ def multiples(sketch: Sketch, of_results: bool = False) -> Iterator[Edit]:
     """One value multiplied so that in this case what was returned results; or a result alone, which takes no time."""
     traced = sketch.program
     for argument, sample in sketch.samples.items():
-        if argument in traced.results and not sample.got.any():  # which says no more than that, of however few numbers
+        wrong = sample.got[sample.wrong] if sample.wrong.any() else sample.got
+        if argument in traced.results and not wrong.any():  # which says no more than that, of however few numbers
             yield from _single(Slot(traced, traced.results[argument]), 0.0, 0.0)
     for slot in _places(traced, sketch.needed):
         if of_results and slot.stage != "results":

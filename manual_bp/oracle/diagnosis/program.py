@@ -73,6 +73,8 @@ class At(NamedTuple):
         """What it gives for other arguments."""
         # What was changed may lie in memory in another way than what was recorded.
         op = torch.ops.aten.reshape.default if self.node.op in VIEWS else self.node.op
+        if self.node.name in ("index_select", "index_add"):  # an index that has become negative counts from the end
+            args = [*args[:2], torch.where(args[2] < 0, args[2] + args[0].shape[args[1]], args[2]), *args[3:]]
         return op(*args, **self.place(self.node.kwargs))
 
     def args(self) -> list[Any]:

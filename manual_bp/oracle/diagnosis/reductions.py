@@ -53,6 +53,7 @@ def reduced(slot: Slot) -> Iterator[Edit]:
     for words, (cost, factor) in FACTORS[how].items():
         yield slot.edit_at(cost, words.format(of, name), _by_count(factor), words)
     yield from _over_other_axes(slot, x, axes)
+    yield from _plain(slot)
     if len(axes) == 1 and slot.value.ndim == x.ndim:
         for said, length in counts(traced):
             if 1 < length(traced) < x.shape[axes[0]]:
@@ -60,6 +61,23 @@ def reduced(slot: Slot) -> Iterator[Edit]:
                 yield slot.edit_at(3.3, words, partial(_of_each_part, length), f"mean of {said} parts")
     if axes:
         yield from left_out(slot, "element", x.shape[axes[-1]], axes[-1], -0.7, arg=0)
+
+
+def _plain(slot: Slot) -> Iterator[Edit]:
+    """A plain mean in place of a sum of products, which is a mean that is weighted."""
+    of = slot.traced.nodes[slot.position].args[0]
+    product = slot.traced.nodes[of.position] if isinstance(of, Ref) else None
+    if slot.traced.nodes[slot.position].name != "sum" or product is None or product.name != "mul":
+        return
+    for ref in product.args:
+        if isinstance(ref, Ref) and slot.traced.values[ref.position].shape == slot.traced.values[of.position].shape:
+            words = f"the plain mean of {name_of(slot.traced, ref)} in place of {slot.name}"
+            yield slot.instead(2.8, words, partial(_mean_of, ref))
+
+
+def _mean_of(ref: Ref, at: At) -> Tensor:
+    right, x = at.result(), at.value(ref)
+    return torch.mean(x, _axes(at.node.args, x)).reshape(right.shape)
 
 
 SHAPED: Mapping[str, Callable[[list[int]], list[int]]] = {

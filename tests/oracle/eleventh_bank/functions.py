@@ -181,7 +181,16 @@ def masked_square_loss(x, target, mask):
     "2 * mask * (x - target) / x.numel()",
     "2 * mask * (x - target) / mask.sum()",
     cause="dx is divided by the number of all elements, and not of those that the mask keeps",
-    keywords=("number of all", "numel", "divid", "count", "all elements", "mask.sum", "sum of the mask", "every element"),
+    keywords=(
+        "number of all",
+        "numel",
+        "divid",
+        "count",
+        "all elements",
+        "mask.sum",
+        "sum of the mask",
+        "every element",
+    ),
     inputs={
         "x": (6, 11),
         "target": (6, 11),
@@ -269,7 +278,18 @@ def gated_scan(decay, u):
     "states[:, t] * gate",
     "(states[:, t - 1] if t else 0) * gate",
     cause="ddecay is made of the state after the step, and not of the one before",
-    keywords=("shift", "h_t", "step before", "previous", "stale", "after the step", "one step", "neighbour", "roll", "later"),
+    keywords=(
+        "shift",
+        "h_t",
+        "step before",
+        "previous",
+        "stale",
+        "after the step",
+        "one step",
+        "neighbour",
+        "roll",
+        "later",
+    ),
     inputs={"decay": (3, 6, 5), "u": (3, 6, 5)},
 )
 def gated_scan_of_the_state_after(inputs, dy):
@@ -386,7 +406,7 @@ def tied(ids, table):
 @bank.wrong(
     tied,
     "dtable = of_scores\n",
-    "dtable = of_scores.index_add(0, ids.flatten(), each.flatten(0, 1))\n",
+    "dtable = of_scores.index_add(0, ids.flatten(), (dy @ table / ids.shape[1]).repeat_interleave(ids.shape[1], 0))\n",
     cause="dtable is that of the scores alone: the table was read by its ids too",
     keywords=("ids", "lookup", "index", "two", "twice", "one of", "gather", "path", "missing", "lacks", "left out"),
     inputs={"ids": ((4, 3), Index("table.shape[0]")), "table": (13, 6)},
@@ -395,6 +415,5 @@ def tied_table_of_the_scores_alone(inputs, dy):
     ids, table = inputs
     mean = table[ids].mean(1)
     of_scores = dy.mT @ mean
-    each = ((dy @ table) / ids.shape[1])[:, None].expand(*ids.shape, table.shape[1])
     dtable = of_scores
     return mean @ table.mT, (None, dtable)

@@ -35,7 +35,11 @@ def read_by(tap, counts, stride, dilation):
 def linear_dweight_mean_of_sequences(inputs, dy):
     x, weight, bias = inputs
     y, _ = bp.linear.forward(x, weight, bias)
-    dw = dy.reshape(-1, dy.shape[-1]).T @ x.reshape(-1, x.shape[-1]) if dy.numel() and x.numel() else torch.zeros_like(weight)
+    dw = (
+        dy.reshape(-1, dy.shape[-1]).T @ x.reshape(-1, x.shape[-1])
+        if dy.numel() and x.numel()
+        else torch.zeros_like(weight)
+    )
     db = dy.sum_to_size(bias.shape) if dy.ndim > 1 else dy.clone()
     return y, (dy @ weight, dw / len(dy) if dy.ndim > 2 and len(dy) else dw, db)
 

@@ -216,9 +216,7 @@ def multi_margin_counts_the_right_class(inputs, dy, margin=1.0):
     keywords=("k − 1", "k - 1", "classes − 1", "classes - 1", "smoothing", "n − 1", "n - 1", "(n − 1)"),
     min_size=2,
 )
-def cross_entropy_smoothed_over_the_other_classes(
-    inputs, dy, ignore_index=-100, label_smoothing=0.0, reduction="mean"
-):
+def cross_entropy_smoothed_over_the_other_classes(inputs, dy, ignore_index=-100, label_smoothing=0.0, reduction="mean"):
     x, target, weight = inputs
     hyper = {"ignore_index": ignore_index, "label_smoothing": label_smoothing, "reduction": reduction}
     y, kept = bp.softmax_cross_entropy.forward(x, target, weight, **hyper)
