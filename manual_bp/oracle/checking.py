@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from manual_bp.arithmetic.bounded import Contract, contract_of
 from manual_bp.oracle.calling.accepted import for_inputs, for_rule, require_candidate, variants
@@ -15,7 +16,9 @@ from manual_bp.oracle.calling.surroundings import plain
 from manual_bp.oracle.case import Case, Further
 from manual_bp.oracle.cases.declared import Declared
 from manual_bp.oracle.cases.supplied import supplied
+from manual_bp.oracle.cases.variation import in_precision
 from manual_bp.oracle.comparison import Comparison
+from manual_bp.oracle.excuses import FINER, SHRINKS, result_of
 from manual_bp.oracle.explaining import explain
 from manual_bp.oracle.functions import rule_of
 from manual_bp.oracle.own_masks import compare_own_mask, with_the_other
@@ -195,6 +198,8 @@ def _of_the_storage(wrong: Comparison, found: Generated) -> list[str]:
     """
     if not wrong.report.mismatches or any(m.kind != "wrong" for m in wrong.report.mismatches):
         return []
+    if _stays_in_finer(wrong):
+        return []
     again = _under(wrong, found.contract)
     names = {m.case for m in wrong.report.mismatches}
     positions, missing = [], set(names)
@@ -218,6 +223,26 @@ def _of_the_storage(wrong: Comparison, found: Generated) -> list[str]:
         f"it is right for a program that computes in {words} throughout, and not in float32; if that is all that it "
         f"promises, declare contract=Contract({name}, {name})"
     ]
+
+
+def _stays_in_finer(wrong: Comparison) -> bool:
+    """Whether what is off is much the same where the candidate is called in the next finer precision: then it is no
+    rounding.  Nothing is learnt from one that cannot do that, or returns the same numbers there."""
+    cases, finer = {m.case for m in wrong.report.mismatches}, FINER[wrong.dtype]
+    for found, results in (r for r in wrong.records if r.evidence.case.name in cases and r.evidence.row is None):
+        for position, (due, width) in enumerate(zip(found.expected, found.allowance, strict=True)):
+            got = results[position]
+            if due is None or width is None or not isinstance(got, Tensor) or got.shape != due.shape:
+                continue
+            error = (got.detach().cpu().double() - due).abs()
+            if wrong.candidate is None or not bool((error > width).any()):
+                continue
+            there = result_of(wrong.candidate, wrong.rule, in_precision(found.case, finer), position, due)
+            if there is None or torch.equal(there, there.to(wrong.dtype).double()):
+                continue
+            if bool(((there - due).abs() > SHRINKS * error)[error > width].any()):
+                return True
+    return False
 
 
 def _under(comparison: Comparison, contract: Contract) -> Comparison:

@@ -236,6 +236,21 @@ def test_a_default_of_its_own_is_named_first(candidate, words):
     assert not report.patterns
 
 
+def test_what_has_gone_wrong_meanwhile_is_no_default():
+    """As a candidate that is wrong from some call on, which may be the first that leaves alpha to it."""
+    gone = False
+
+    def worn(inputs, dy, **hyper):
+        nonlocal gone
+        gone = gone or "alpha" not in hyper
+        y, (dx,) = bp.elu.vjp(inputs, dy, **hyper)
+        return y, (2 * dx if gone else dx,)
+
+    report = compare(worn, "elu", diagnose=0.1)
+    assert report.mismatches
+    assert not any("own default" in sentence for sentence in report.diagnoses), str(report)
+
+
 def test_the_default_of_a_declared_hyperparameter_is_never_taken():
     assert compare(elu_named, "elu", hyper={"alpha": 2.0}).passed
 
