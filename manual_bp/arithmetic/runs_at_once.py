@@ -159,7 +159,7 @@ def _product(op: Any, done: Done, args: list[Any], kwargs: Mapping[str, Any], ru
     if op is not aten.mm.default and op is not aten.bmm.default:
         b, axes = _shaped(b, lambda t: t.unsqueeze(-1)), [*axes, -1]
     product = performed(aten.mm.default, done_by(aten.mm.default), (a, b), kwargs)
-    for axis in axes[::-1]:
+    for axis in axes:
         terms = product.terms
         product = _shaped(product, partial(torch.squeeze, dim=axis))
         product.terms = terms

@@ -261,7 +261,7 @@ def places(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
     largest, _ = (10 * torch.arange(5)[:, None] * bias + put).max(0)
     mask = (x > 0.2) & (put > -1) | (x < -0.5)
     ends = torch.where(mask, put, largest).scatter(1, columns[:, :1], 0.7).logsumexp(1)
-    return ends, torch.linalg.vector_norm(put, dim=0), x.unfold(1, 2, 1) * h[0, 0]
+    return ends, torch.linalg.vector_norm(put, dim=0), x.unfold(1, 2, 1) * torch.dot(h[0], bias)
 
 
 @pytest.mark.parametrize("roundings", [0.0, 8.0], ids=["", "of expanded terms"])
