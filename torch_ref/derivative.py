@@ -112,7 +112,8 @@ def derivative(
     unknown = tuple(recording.unknown)
     raises = looking.skipped or any(node.op in CHECKS for node in recording.nodes)
     elements, broadcast, placed = tuple(recording.elements), tuple(recording.broadcast), tuple(recording.placed)
-    return Derivative(forward, backward, kept != whole, unknown, elements, broadcast, placed, is_its_own, raises)
+    changed = looking.changed or kept != whole
+    return Derivative(forward, backward, changed, unknown, elements, broadcast, placed, is_its_own, raises)
 
 
 @contextmanager
@@ -129,12 +130,13 @@ def _without_mkldnn() -> Iterator[None]:
 class _WithoutLooking(TorchFunctionMode):
     """What torch looks at numbers for before it does something that depends on none of them.
 
-    keeps_digits: as in `derivative`.  skipped: whether it would raise for some.
+    keeps_digits: as in `derivative`.  skipped: whether it would raise for some.  changed: whether a formula has taken
+    the place of torch's because it keeps its digits.
     """
 
     def __init__(self, keeps_digits: bool) -> None:
         super().__init__()
-        self.keeps_digits, self.skipped = keeps_digits, False
+        self.keeps_digits, self.skipped, self.changed = keeps_digits, False, False
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -147,8 +149,9 @@ class _WithoutLooking(TorchFunctionMode):
             return (index.unsqueeze(-1) == torch.arange(number)).to(torch.int64)
         if func in (torch.corrcoef, Tensor.corrcoef):  # whether a number between -1 and 1 is rounded to one beyond
             return _corrcoef(*args, **(kwargs or {}))
-        if self.keeps_digits and func in (torch.logcumsumexp, Tensor.logcumsumexp):
-            return running_logsumexp(*args, **(kwargs or {}))
+        if func in (torch.logcumsumexp, Tensor.logcumsumexp):
+            self.changed |= self.keeps_digits
+            return (running_logsumexp if self.keeps_digits else logsumexps)(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 
@@ -189,6 +192,13 @@ def running_logsumexp(input: Tensor, dim: int) -> Tensor:
     first, *others = input.unbind(dim)
     sums = accumulate(others, lambda y, x: torch.stack([y, x]).logsumexp(0), initial=first)
     return torch.stack([*sums], dim)
+
+
+def logsumexps(input: Tensor, dim: int) -> Tensor:
+    """Each by itself, of slopes e^(x − y), which lose digits where x and y are large, as torch's own do."""
+    if not input.ndim or not input.shape[dim]:
+        return torch.logcumsumexp(input, dim)
+    return torch.stack([input.narrow(dim, 0, n).logsumexp(dim) for n in range(1, input.shape[dim] + 1)], dim)
 
 
 def _classes(tensor: Tensor, num_classes: int = -1) -> int:
