@@ -31,7 +31,6 @@ NOT_YET = {
     },
     "softmax_cross_entropy: log p in 16 bits, 16-bit logits": "p near 1 is lost as in float32, but refused",
     "gelu: tanh in float16": "no case of an option has numbers of thousands, where x² overflows in float16",
-    "softmax_cross_entropy: 1 from a rounded p": "in float16 it is within what arithmetic in 16 bits is granted",
     "softplus: 0 below -10": "in float16 no large dy meets a small derivative",
 }
 
