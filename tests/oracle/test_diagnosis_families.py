@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from manual_bp.inputs import Edge
 from manual_bp.oracle.case import Case, in_dtype
 from manual_bp.oracle.cases.drawing import draw
 from manual_bp.oracle.diagnosis import diagnose
+from manual_bp.oracle.diagnosis.quantities import OF_A_COUNT, OF_A_HYPERPARAMETER, UNDEFINED
 from manual_bp.oracle.diagnosis.tracing import traced
 from manual_bp.oracle.diagnosis.words import name_of
 from manual_bp.oracle.functions import reference
@@ -151,3 +153,11 @@ def test_values_that_differ_by_an_axis_have_names_that_differ():
     program = traced(rule, next(few_cases(rule)))
     names = [name_of(program, Ref(p)) for p, node in enumerate(program.nodes) if node.name == "_log_softmax"]
     assert names == ["`log_softmax(a·2 @ bᵀ)`", "`log_softmax(a·2 @ bᵀ along axis 0)`"]
+
+
+@pytest.mark.parametrize("number", [-1.0, 0.0, 1.0, 0.3])
+def test_a_number_of_another_is_real_or_undefined(number):
+    """A root of a negative one is none."""
+    for function in (*OF_A_COUNT.values(), *OF_A_HYPERPARAMETER.values()):
+        with suppress(*UNDEFINED):
+            assert isinstance(function(number), float)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from manual_bp.oracle.diagnosis.edit import NAMED, PAGE, Edit, Slot, slots_of
 from manual_bp.oracle.diagnosis.program import MOVES, Altered, At, Traced, Values
-from manual_bp.oracle.diagnosis.quantities import CONSTANTS, Always, Quantity
+from manual_bp.oracle.diagnosis.quantities import CONSTANTS, UNDEFINED, Always, Quantity
 from manual_bp.oracle.diagnosis.sketch import Sketch
 from manual_bp.oracle.words import beside_one
 
@@ -129,7 +129,7 @@ def names_of(factor: float, off: float, traced: Traced) -> Iterator[tuple[float,
     for i, (words, quantity) in enumerate(traced.quantities):
         try:
             value = quantity(traced)
-        except (ArithmeticError, ValueError, KeyError, TypeError):
+        except UNDEFINED:
             continue
         if isinstance(value, float) and abs(value - factor) <= off and abs(value - 1) > off:
             found += 1

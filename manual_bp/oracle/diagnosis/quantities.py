@@ -28,12 +28,12 @@ OF_A_COUNT: Mapping[str, Callable[[float], float]] = {
     "{} - 1": lambda n: n - 1,
     "1/({} - 1)": lambda n: 1 / (n - 1),
     "{}/({} + 1)": lambda n: n / (n + 1),
-    "1/√{}": lambda n: n**-0.5,
-    "√{}": lambda n: n**0.5,
+    "1/√{}": lambda n: 1 / math.sqrt(n),
+    "√{}": math.sqrt,
     "1/{}²": lambda n: n**-2,
     "{}²": lambda n: n * n,
-    "√({0}/({0} - 1))": lambda n: (n / (n - 1)) ** 0.5,
-    "√(({0} - 1)/{0})": lambda n: ((n - 1) / n) ** 0.5,
+    "√({0}/({0} - 1))": lambda n: math.sqrt(n / (n - 1)),
+    "√(({0} - 1)/{0})": lambda n: math.sqrt((n - 1) / n),
 }
 OF_A_HYPERPARAMETER: Mapping[str, Callable[[float], float]] = {
     "{}": lambda h: h,
@@ -45,14 +45,14 @@ OF_A_HYPERPARAMETER: Mapping[str, Callable[[float], float]] = {
     "1/(1 + {})": lambda h: 1 / (1 + h),
     "{}²": lambda h: h * h,
     "1/{}²": lambda h: h**-2,
-    "√{}": lambda h: h**0.5,
-    "1/√{}": lambda h: h**-0.5,
+    "√{}": math.sqrt,
+    "1/√{}": lambda h: 1 / math.sqrt(h),
     "{0}/(1 - {0})": lambda h: h / (1 - h),
     "(1 - {0})/{0}": lambda h: (1 - h) / h,
     "(1 - {})²": lambda h: (1 - h) ** 2,
     "1 - {}²": lambda h: 1 - h * h,
-    "√(1 - {})": lambda h: (1 - h) ** 0.5,
-    "1/√(1 - {})": lambda h: (1 - h) ** -0.5,
+    "√(1 - {})": lambda h: math.sqrt(1 - h),
+    "1/√(1 - {})": lambda h: 1 / math.sqrt(1 - h),
 }
 
 
@@ -67,7 +67,9 @@ class Called(Protocol):
 
 
 Quantity = Callable[[Called], float]
-"""What a number is in a case; raises where it is not defined."""
+"""What a number is in a case; raises one of UNDEFINED where it has no value, as 1/limit of 0 or the root of -1."""
+
+UNDEFINED = (ArithmeticError, ValueError, KeyError, TypeError)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from manual_bp.oracle.diagnosis.deadline import Deadline, TimeIsUp
 from manual_bp.oracle.diagnosis.edit import Edit, RefusedError
 from manual_bp.oracle.diagnosis.points import Point
 from manual_bp.oracle.diagnosis.program import TORCH
-from manual_bp.oracle.diagnosis.quantities import CONSTANTS, Always, OfHyperparameter
+from manual_bp.oracle.diagnosis.quantities import CONSTANTS, UNDEFINED, Always, OfHyperparameter
 from manual_bp.oracle.diagnosis.samples import CERTAIN, Sample
 from manual_bp.oracle.diagnosis.tracing import UntraceableError
 
@@ -112,7 +112,11 @@ class Verdict:
             return self.explained > 1
 
         def numbers(points: Sequence[Point]) -> set[float]:
-            return {float(f"{quantity(p.traced(self.by)):.6g}") for p in points}
+            found = set()
+            for point in points:
+                with suppress(*UNDEFINED):
+                    found.add(float(f"{quantity(point.traced(self.by)):.6g}"))
+            return found
 
         drawn = self.fresh.agreeing if self.fresh is not None else []
         if len(numbers([*self.agreeing, *self.mixed, *drawn])) > 1:
