@@ -109,6 +109,12 @@ MISTAKES = (
         shows="at x = 0",
     ),
     Mistake(
+        "multiplied",
+        lambda x, dy: (dy * (2 * _r(x)),),
+        forgets="that 0 times infinity is NaN",
+        shows="where x ≤ 0 and dy is infinite",
+    ),
+    Mistake(
         "root of y",
         lambda x, dy: (dy * (2 * torch.sqrt(_r(x) ** 2)),),
         forgets="that y has underflowed, or overflowed, where x has not",
@@ -127,12 +133,6 @@ MISTAKES = (
         forgets="that the sign of x opens the gate, not the sign of dy",
         shows="where the signs differ",
         seen="https://github.com/Oneflow-Inc/oneflow/commit/6946b483560b",
-    ),
-    Mistake(
-        "multiplied",
-        lambda x, dy: (dy * (2 * _r(x)),),
-        forgets="that 0 times infinity is NaN",
-        shows="where x ≤ 0 and dy is infinite",
     ),
     Mistake(
         "cotangent dropped",
