@@ -336,7 +336,12 @@ UNNAMED = {
     ),
     "statistics in 16 bits": (batch_norm_like(stored=torch.bfloat16), "batch_norm", SIXTEEN),
     "unequal shards": (unequal_shards, "square_loss", ""),
-    "frozen batch": (FrozenBatch(), "square_loss", "batch times the page's with `dy` multiplied by 1/4"),
+    # By 1/4, as often as the batch is long; 2 that divides in place of multiplying is 1/4 as well.
+    "frozen batch": (
+        FrozenBatch(),
+        "square_loss",
+        "batch times (the page's with `dy` multiplied by 1/4|.*a division in place of a product in `.x - target.·2`)",
+    ),
     "off by what is kept": (by_what_is_kept, "dropout", "^dx is shape times that of p=0"),
     # What is left of a count that is halved, and odd ones dropped, is its largest power of two.
     "tree that drops odd ones": (tree_reduction, "linear", "beyond the largest power of two left out of"),
