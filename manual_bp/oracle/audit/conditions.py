@@ -235,8 +235,13 @@ def _edges(rule: Rule) -> Iterator[Condition]:
 # -------------------------------------------------------------------------------------------------------- cotangents
 
 
+NOT_CONSTANT = "dy is not constant"
+
+
 def constant_dy(seen: Seen) -> str:
-    """What is to be said of a checker whose cotangents are constant."""
+    """What is to be said of a checker whose cotangents are constant, or the same as others made of them."""
+    if NOT_CONSTANT in seen.held:
+        return "dy holds no number but 0 and 1, as where it asks for one element after the other"
     if seen.of_losses:
         value = f"{next(iter(seen.constants)):g}" if len(seen.constants) == 1 else "positive"
         return f"dy is {value} in every call, as if the loss were never part of another"
@@ -249,7 +254,7 @@ def _cotangents() -> Iterator[Condition]:
     def varies(d: Tensor) -> bool:
         return bool((d != d.reshape(-1)[0]).any()) if d.numel() else False
 
-    yield Condition(COTANGENT, "dy is not constant", lambda case: any(map(varies, _cotangents_of(case))), constant_dy)
+    yield Condition(COTANGENT, NOT_CONSTANT, lambda case: any(map(varies, _cotangents_of(case))), constant_dy)
     yield Condition(
         COTANGENT,
         "dy is not 1",

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from manual_bp.oracle.audit.conditions import constant_dy
+from manual_bp.oracle.audit.conditions import NOT_CONSTANT, constant_dy
 from manual_bp.oracle.audit.degenerate import (
     CONSTANT,
     DTYPE,
@@ -122,7 +122,7 @@ class Reasons:
 
     @property
     def _dy_varies(self) -> bool:
-        return "dy is not constant" in self.seen.held
+        return NOT_CONSTANT in self.seen.held
 
     def _unseen(self, o: Outcome, program: Program) -> Iterator[str]:
         if program.unmet is not None:

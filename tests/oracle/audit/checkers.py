@@ -56,6 +56,12 @@ class Checkers:
         """Not faulty, but at one size, and in one dtype."""
         torch.testing.assert_close(*self.both(program, 4, 5))
 
+    def element_by_element(self, program: Any) -> None:
+        """A row of the Jacobian after the other, as gradcheck takes them."""
+        x = self.drawn(2, 3)
+        for dy in torch.eye(6).view(6, 2, 3):
+            torch.testing.assert_close(program((x,), dy)[1][0], due(self.reference, x, dy))
+
     def relative_error_without_abs(self, program: Any) -> bool:
         """The loss is a plain sum; the error is a mean of (a - b)/(a + b), of which NaN is above no limit."""
         x = torch.linspace(-1, 2, 20, dtype=torch.float64).reshape(4, 5)

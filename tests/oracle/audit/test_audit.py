@@ -197,6 +197,7 @@ def test_a_tolerance_is_told_with_the_smallest_error_that_is_seen():
         ("sound", "only contiguous dy is tried"),
         ("sound", "only float32 is tried"),
         ("sound", "y is not looked at"),
+        ("element_by_element", "dy holds no number but 0 and 1"),
         ("sound", "each program is called once"),
         ("of_a_fixed_seed", "it tries the same numbers every time it is run"),
         ("by_norm", "an error in one element of dx is averaged away"),
